@@ -1,0 +1,136 @@
+"""What a plugin may declare: frozen, import-light descriptions.
+
+`build` (and every other Ref) is either the thing itself or "module:attribute", imported only when it is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+Ref: TypeAlias = str | Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """Something with a name in the registry of its kind. `build(context)` gives the kind's Protocol object."""
+
+    kind: ClassVar[str] = ""
+
+    name: str
+    build: Ref
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightMap:
+    """How a checkpoint's names become the model's.
+
+    `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
+    before; `ignored` are expressions of names to leave unread; `fused` says which neighbouring parameters lie one
+    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}.
+    """
+
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(Component):
+    """A model family. `name` is the entry of "architectures" in config.json.
+
+    `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
+    what `--cache-strategy model_default` stands for.
+    """
+
+    kind: ClassVar[str] = "architecture"
+
+    aliases: tuple[str, ...] = ()
+    config: Ref = "maxserve.core.model.config:from_transformers"
+    weights: WeightMap = field(default_factory=WeightMap)
+    encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    cache_strategy: str = "paged"
+    tensor_parallel: bool = False
+    task: str = "text_generation"
+    example_repos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStrategy(Component):
+    """A keeper of keys and values. `build(CacheContext)` gives a Cache."""
+
+    kind: ClassVar[str] = "cache_strategy"
+
+    shares_prefixes: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler(Component):
+    """Who runs next. `build(SchedulerContext)` gives a StepPolicy."""
+
+    kind: ClassVar[str] = "scheduler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler(Component):
+    """A transform of logits that requests can ask for. `build(SamplerContext)` gives a LogitTransform.
+
+    `params` is a frozen dataclass whose fields become request fields and which validates itself by raising
+    ValueError. A smaller `stage` runs earlier, ties by name. `keeps_argmax`: skipped when every row is greedy.
+    """
+
+    kind: ClassVar[str] = "sampler"
+
+    params: Ref | None = None
+    stage: int = 50
+    keeps_argmax: bool = False
+    with_speculation: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBackend(Component):
+    """A way to attend over the cache on some torch device types. `build(AttentionContext)` gives an Attention."""
+
+    kind: ClassVar[str] = "attention_backend"
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes(Component):
+    """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
+
+    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root.
+    """
+
+    kind: ClassVar[str] = "routes"
+
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observer(Component):
+    """A sink of statistics in the API process. `build(ObserverContext)` gives a StatsObserver."""
+
+    kind: ClassVar[str] = "observer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSection:
+    """A plugin's own settings: a frozen dataclass; `[name]` in the file, `--name.field`, MAX_SERVE_NAME_FIELD."""
+
+    kind: ClassVar[str] = "config"
+
+    name: str
+    schema: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a model reference leads: a local folder with config.json, weights and tokenizer."""
+
+    path: str
+    note: str = ""

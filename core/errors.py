@@ -1,0 +1,71 @@
+"""What can go wrong, as one tree.
+
+MaxserveError
+├── UsageError            what the operator asked for cannot be done; one line on stderr, exit status 2
+│   ├── SettingsError     an option, file key or environment value is wrong
+│   ├── UnsupportedError  an option whose feature is not there yet
+│   ├── PluginError       a plugin cannot be found, imported, or clashes with another
+│   └── ModelError        a model cannot be found, read or fitted
+├── RequestError          what a client asked for cannot be done; an HTTP error body
+│   └── QueueFullError    too many requests wait already (429)
+└── EngineError           the engine failed while it served
+    └── WorkerDied        the worker process is gone
+
+Messages name the thing, the cause and the fix, in one line.
+"""
+
+from __future__ import annotations
+
+
+class MaxserveError(Exception):
+    """Base of everything maxserve raises on purpose."""
+
+
+class UsageError(MaxserveError):
+    """What the operator asked for cannot be done."""
+
+
+class SettingsError(UsageError):
+    """An option, a file key or an environment value is wrong."""
+
+
+class UnsupportedError(UsageError):
+    """An option whose feature is not there yet."""
+
+
+class PluginError(UsageError):
+    """A plugin cannot be found or imported, offers the wrong thing, or clashes with another."""
+
+
+class ModelError(UsageError):
+    """A model cannot be found, read, or fitted into memory."""
+
+
+class RequestError(MaxserveError):
+    """What a client asked for cannot be done.
+
+    `status` is the HTTP status, `param` the request field at fault, `code` OpenAI's error code.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+class QueueFullError(RequestError):
+    """Too many requests wait already; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message, code="queue_full", status=429)
+        self.retry_after = retry_after
+
+
+class EngineError(MaxserveError):
+    """The engine failed while it served."""
+
+
+class WorkerDied(EngineError):
+    """The worker process is gone; its open requests are lost."""

@@ -1,0 +1,137 @@
+"""Every hook there is. A plugin implements the ones it needs with `@hookimpl`.
+
+Each hook is called once per process, at start, and answers "what do you offer?" with declarations from
+`maxserve.core.components`. None is called while requests are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from maxserve.core.components import (
+    Architecture,
+    AttentionBackend,
+    CacheStrategy,
+    ConfigSection,
+    ModelSource,
+    Observer,
+    Routes,
+    Sampler,
+    Scheduler,
+)
+
+if TYPE_CHECKING:
+    import click
+
+    from maxserve.core.host import ProcessInfo
+
+PROJECT = "maxserve"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+# --- before the command line is built -------------------------------------------------------------------------
+
+
+@hookspec
+def maxserve_config() -> Iterable[ConfigSection]:
+    """The plugin's own settings.
+
+    Example: ``yield ConfigSection(name="shortest-first", schema=Config)``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_commands(cli: click.Group) -> None:
+    """Adds subcommands to `max`; replacing an existing one is an error.
+
+    Example: ``cli.add_command(my_command)``
+    """
+
+
+# --- when the host starts, in the API process and in every worker ---------------------------------------------
+
+
+@hookspec
+def maxserve_architectures() -> Iterable[Architecture]:
+    """Model families.
+
+    Example: ``yield Architecture(name="AcmeForCausalLM", build="acme.model:Model")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
+    """Keepers of keys and values.
+
+    Example: ``yield CacheStrategy(name="hits-per-token", build="acme.cache:build")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_schedulers() -> Iterable[Scheduler]:
+    """Policies that decide who runs in a step.
+
+    Example: ``yield Scheduler(name="shortest-first", build="acme.policy:ShortestFirst")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_samplers() -> Iterable[Sampler]:
+    """Logit transforms requests can ask for.
+
+    Example: ``yield Sampler(name="min_p", params="acme:MinP", build="acme.min_p:build")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_attention_backends() -> Iterable[AttentionBackend]:
+    """Ways to attend over the cache.
+
+    Example: ``yield AttentionBackend(name="torch", build="acme.attention:Paged", devices=("cpu",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_process_start(process: ProcessInfo) -> None:
+    """Runs after the registries are filled, before any device is used; may raise to stop the start.
+
+    Example: ``process.on_exit(close_my_file)``
+    """
+
+
+# --- in the API process only ----------------------------------------------------------------------------------
+
+
+@hookspec
+def maxserve_routes() -> Iterable[Routes]:
+    """HTTP routes, mounted when the operator names the plugin in `--enable-routes`.
+
+    Example: ``yield Routes(name="acme", build="acme.http:router")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_observers() -> Iterable[Observer]:
+    """Sinks of statistics.
+
+    Example: ``yield Observer(name="statsd", build="acme.statsd:Observer")``
+    """
+    return ()
+
+
+@hookspec(firstresult=True)
+def maxserve_model_source(ref: str) -> ModelSource | None:
+    """Resolves a model reference the plugin knows; the first answer that is not None wins.
+
+    Example: ``return ModelSource(path="/models/acme") if ref == "acme/demo" else None``
+    """

@@ -1,0 +1,380 @@
+"""What the builds of plugins return, and what they are given.
+
+Protocols of a few methods each; contexts are small and frozen, and none carries the engine. Optional methods are
+looked for once, when the engine is put together, never in the step loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from maxserve.core.nouns import Batch, CacheLayer, CacheSizes, KVLayer, Limits, Node, Output, Request, Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from maxserve.core.host import Host
+    from maxserve.core.model.chat_template import ChatTemplate
+    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.settings import Settings
+
+S = TypeVar("S")
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every build gets at least: the settings sections of plugins, by schema."""
+
+    sections: Mapping[type[Any], Any] = field(default_factory=dict)
+
+    def config(self, schema: type[C]) -> C:
+        """The plugin's own validated settings; the schema's defaults when nothing was set."""
+        found = self.sections.get(schema)
+        return schema() if found is None else found
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+class ModelSpec(Protocol):
+    """What the engine must know of a model's config, whatever else its architecture keeps there."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
+        ...
+
+    @property
+    def cache_layers(self) -> tuple[CacheLayer, ...]: ...
+    @property
+    def prompt_regimes(self) -> tuple[int, ...]:
+        """Prompt lengths, rising, above which every token's keys change: prefixes are shared within a regime only.
+
+        Empty for models whose keys depend on nothing but the tokens up to theirs.
+        """
+        return ()
+
+
+@runtime_checkable
+class Model(Protocol):
+    """An nn.Module. Parameter names follow the checkpoint, but for what the WeightMap fuses and renames."""
+
+    def prepare(self) -> None:
+        """Computes what no checkpoint holds (rope tables); called once, when the weights are on their device."""
+        ...
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Hidden states after the last norm, [T, dim]."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, dim] to [rows, vocab_size]."""
+        ...
+
+
+# --- cache ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContext(Context):
+    """Rows are numbered 0 … rows-1 and handed out by the engine. `dtype` and `device` are torch's.
+
+    `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
+    """
+
+    layers: tuple[CacheLayer, ...]
+    pages: int
+    page_size: int
+    rows: int
+    max_length: int
+    dtype: torch.dtype
+    device: torch.device
+    share_prefixes: bool = True
+
+
+class Cache(Protocol):
+    """Keeps keys and values in pages, and shares the pages of equal prefixes.
+
+    The engine calls: open, then reserve → (model writes) → commit each step, then close. Tokens are int64 arrays.
+    """
+
+    tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined
+    layers: Sequence[KVLayer]
+
+    def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
+        """How many leading tokens `open` would find; claims nothing."""
+        ...
+
+    def open(self, row: int, tokens: NDArray[np.int64], salt: str) -> int:
+        """Takes `row` into use and claims the longest cached prefix; always fewer than len(tokens)."""
+        ...
+
+    def reserve(self, row: int, length: int) -> bool:
+        """Gives `row` pages for its first `length` tokens, evicting unused prefixes; False changes nothing."""
+        ...
+
+    def commit(self, row: int, tokens: NDArray[np.int64]) -> None:
+        """Says that keys and values of `tokens`, all from the start, are written: full pages may be shared."""
+        ...
+
+    def close(self, row: int) -> None:
+        """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
+        ...
+
+    def sizes(self) -> CacheSizes: ...
+
+    def reset(self) -> int:
+        """Forgets every prefix nobody uses; returns the pages freed."""
+        ...
+
+    def check(self) -> None:
+        """Recounts everything; raises AssertionError naming what is wrong."""
+        ...
+
+
+class EvictionPolicy(Protocol):
+    """Orders the pages nobody uses. The smallest key is freed first."""
+
+    def key(self, node: Node) -> tuple[float, ...]: ...
+
+
+# --- attention ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionContext(Context):
+    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
+
+    layers: tuple[CacheLayer, ...]
+    storage: Sequence[KVLayer]
+    page_size: int
+    device: torch.device
+
+
+class Attention(Protocol):
+    """Attends over the pages of a batch."""
+
+    def begin(self, batch: Batch) -> None:
+        """Called once a step, before the model runs: plan here what all layers share."""
+        ...
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Writes k, v to `batch.slots`; returns causal attention scaled by head_dim ** -0.5, [T, heads, head_dim]."""
+        ...
+
+
+# --- scheduling -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerContext(Context):
+    limits: Limits
+
+
+class SequenceView(Protocol):
+    """A sequence as a policy sees it; read-only."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def todo(self) -> int:
+        """Tokens to compute before the next one can be drawn; what the prefix cache holds is not counted."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Prompt and generated tokens so far."""
+        ...
+
+    @property
+    def prompt_length(self) -> int: ...
+    @property
+    def generated(self) -> int: ...
+    @property
+    def started(self) -> bool:
+        """Holds pages: part of its prompt is computed."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it arrived."""
+        ...
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+
+
+class View(Protocol):
+    """What a policy may look at: who decodes, who waits (by arrival, started ones first), how full the cache is."""
+
+    @property
+    def running(self) -> Sequence[SequenceView]: ...
+    @property
+    def waiting(self) -> Iterable[SequenceView]: ...
+    @property
+    def waiting_count(self) -> int: ...
+    @property
+    def cache(self) -> CacheSizes: ...
+    @property
+    def now(self) -> float: ...
+
+
+class Plan(Protocol):
+    """What a policy fills; it checks and clips, so that the worst a policy can do is be unfair."""
+
+    @property
+    def tokens_left(self) -> int: ...
+    @property
+    def rows_left(self) -> int:
+        """How many sequences may still join the running ones."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Sequences planned so far."""
+        ...
+
+    def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
+        """Plans up to `tokens` tokens of a sequence; returns how many were granted, 0 if none.
+
+        `whole`: all of its `todo` or nothing, and the first such sequence may exceed the token budget.
+        """
+        ...
+
+    def preempt(self, sequence: SequenceView) -> None:
+        """Takes the pages of a running sequence; it waits again, first in line, and loses no token."""
+        ...
+
+
+class StepPolicy(Protocol):
+    """Decides who runs in the next step."""
+
+    def plan(self, view: View, plan: Plan) -> None: ...
+
+
+# --- sampling -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerContext(Context):
+    vocab_size: int
+    device: torch.device
+
+
+class LogitTransform(Protocol[S]):
+    """Changes logits before the draw. Two optional methods are found once, at build:
+
+    `greedy(rows) -> Sequence[bool]` says which rows want the likeliest token and no draw;
+    `observe(accepted)` hears of accepted tokens.
+    """
+
+    def prepare(self, rows: Rows) -> S | None:
+        """What `apply` needs, or None when no row asked for this transform (it is then skipped)."""
+        ...
+
+    def apply(self, logits: torch.Tensor, state: S) -> torch.Tensor:
+        """New logits, same shape [rows, vocab], float32; may work in place."""
+        ...
+
+
+# --- serving --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the API process knows of the served model once it is ready."""
+
+    name: str
+    path: str
+    architecture: str
+    max_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    parameters: int
+    max_batch_size: int
+    created: int
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
+
+
+class EngineClient(Protocol):
+    """The way from the API process to the engine."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""
+        ...
+
+    async def reset_prefix_cache(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What the worker says of its state, at most once per step; counters are totals since it started."""
+
+    time: float
+    running: int
+    waiting: int
+    cache: CacheSizes
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """One finished request, as the API process measured it; times in seconds."""
+
+    route: str
+    status: int
+    prompt_tokens: int
+    generated_tokens: int
+    cached_tokens: int
+    finish: str
+    queue_to_first_token: float | None
+    total: float
+    inter_token: tuple[float, ...] = ()
+    n: int = 1
+    max_tokens: int | None = None
+
+
+class StatsObserver(Protocol):
+    """Hears of steps and requests, in the API process. Must return at once."""
+
+    def on_step(self, stats: StepStats) -> None: ...
+    def on_request(self, stats: RequestStats) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserverContext(Context):
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext(Context):
+    """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself."""
+
+    settings: Settings
+    host: Host
+    model: ModelInfo
+    engine: EngineClient
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    observers: Sequence[StatsObserver] = ()

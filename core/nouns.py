@@ -1,0 +1,191 @@
+"""The things maxserve speaks of. Every other module uses these words and no others for them.
+
+No torch at import: the CLI, the API process and plugin declarations read this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from maxserve.core.interfaces import Attention
+
+P = TypeVar("P")
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one request wants its tokens chosen and when it ends.
+
+    `fields` holds, by sampler name, the JSON fields the request gave that sampler; what is absent has the
+    sampler's defaults. `max_tokens` None means: as many as the model's length allows.
+    """
+
+    max_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts."""
+
+    id: str
+    prompt: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    salt: str = ""
+    user: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What one step gave one request: new tokens, and at the end why it ended.
+
+    `cached` counts the prompt tokens found in the prefix cache (known from the first output on).
+    A stop or eos token is part of `tokens`; who makes text of them leaves it out.
+    """
+
+    id: str
+    tokens: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    error: str | None = None
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLayer:
+    """What one attention layer keeps of a token. `window`: it looks back at most that many tokens."""
+
+    kv_heads: int
+    head_dim: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayer:
+    """Storage of one layer: keys and values, each [pages, page_size, kv_heads, head_dim], contiguous.
+
+    Flattened over the first two axes, row `page * page_size + offset` is a slot: one token's entry.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSizes:
+    """Pages by state. free + cached + owned = total, always; shared pages in use count once, as owned."""
+
+    total: int
+    free: int
+    cached: int
+    owned: int
+
+    @property
+    def available(self) -> int:
+        """Pages that can be had without preempting anyone."""
+        return self.free + self.cached
+
+
+@dataclass(slots=True)
+class Node:
+    """A page of a cached prefix, as an eviction policy sees it.
+
+    `tokens` is how many tokens of prefix end with this page, `last_used` a step counter, `hits` how often it was
+    matched.
+    """
+
+    page: int
+    tokens: int
+    last_used: int
+    hits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a step may hold, decided at start from the settings, the model and the memory plan."""
+
+    max_batch_size: int
+    max_batch_input_tokens: int
+    max_batch_total_tokens: int | None
+    max_length: int
+    page_size: int
+    pages: int
+    chunked_prefill: bool = True
+    in_flight_batching: bool = False
+    watermark: float = 0.95
+    prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One ragged step: B sequences with T new tokens in all, R rows whose logits are wanted.
+
+    Device tensors feed the model; the numpy arrays beside them are the same numbers on the host, so that a
+    back end may plan without waiting for the device.
+    """
+
+    input_ids: torch.Tensor  # [T] int64
+    positions: torch.Tensor  # [T] int64
+    slots: torch.Tensor  # [T] int64, where each new token's keys and values go
+    query_start: NDArray[np.int64]  # [B+1] offsets into T
+    seq_lens: NDArray[np.int64]  # [B] tokens of each sequence after this step
+    prompt_lens: NDArray[np.int64]  # [B] tokens of each sequence's prompt, the same in all its steps
+    tables: NDArray[np.int32]  # [B, pages] page ids; beyond a sequence's pages undefined
+    logit_rows: torch.Tensor  # [R] int64, indices into T
+    attention: Attention
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Stores k, v of the new tokens and returns what q sees of each whole sequence.
+
+        q [T, heads, head_dim], k and v [T, kv_heads, head_dim]; returns [T, heads, head_dim].
+        """
+        return self.attention.attend(layer, q, k, v, self)
+
+
+class Rows:
+    """The rows of a logits tensor and whose they are. A request may own several rows of one step."""
+
+    __slots__ = ("_params", "device", "tokens", "prompt_lengths")
+
+    def __init__(
+        self,
+        params: SequenceOf[Mapping[type[Any], Any]],
+        tokens: SequenceOf[NDArray[np.int64]],
+        prompt_lengths: SequenceOf[int],
+        device: torch.device,
+    ) -> None:
+        self._params = params
+        self.tokens = tokens  # per row: prompt and everything generated before this row
+        self.prompt_lengths = prompt_lengths  # per row: how many of `tokens` are prompt
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def params(self, cls: type[P]) -> list[P]:
+        """One `cls` per row: what the request gave, or the defaults."""
+        given: list[P | None] = [params.get(cls) for params in self._params]
+        found = [value for value in given if value is not None]
+        if len(found) == len(given):
+            return found
+        default = cls()
+        return [default if value is None else value for value in given]
+
+    def tensor(self, values: SequenceOf[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """`values` as a tensor on the logits' device, one per row."""
+        import torch
+
+        return torch.tensor(values, dtype=dtype).to(self.device, non_blocking=True)

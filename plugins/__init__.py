@@ -1,0 +1,15 @@
+"""The built-in plugins, by name. The core loads this tuple and imports none of them itself."""
+
+from __future__ import annotations
+
+# (plugin name, module that declares it)
+BUILTINS: tuple[tuple[str, str], ...] = (
+    ("builtin.architectures", "maxserve.architectures"),
+    ("builtin.samplers", "maxserve.samplers"),
+    ("builtin.cache", "maxserve.plugins.cache"),
+    ("builtin.schedulers", "maxserve.plugins.schedulers"),
+    ("builtin.attention", "maxserve.plugins.attention"),
+    ("builtin.openai", "maxserve.plugins.openai"),
+    ("builtin.observers", "maxserve.plugins.observers"),
+    ("builtin.demo", "maxserve.plugins.demo"),
+)

@@ -1,0 +1,47 @@
+"""maxserve: a model server in which everything is a plugin. These names are what plugins and library users import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.components import (
+    Architecture,
+    AttentionBackend,
+    CacheStrategy,
+    ConfigSection,
+    ModelSource,
+    Observer,
+    Routes,
+    Sampler,
+    Scheduler,
+    WeightMap,
+)
+from maxserve.core.hookspecs import hookimpl
+from maxserve.core.nouns import SamplingParams
+
+if TYPE_CHECKING:
+    from maxserve.core.engine.llm import LLM
+
+__all__ = [
+    "LLM",
+    "Architecture",
+    "AttentionBackend",
+    "CacheStrategy",
+    "ConfigSection",
+    "ModelSource",
+    "Observer",
+    "Routes",
+    "Sampler",
+    "SamplingParams",
+    "Scheduler",
+    "WeightMap",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":  # imports torch, so only when asked for
+        from maxserve.core.engine.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module 'maxserve' has no attribute {name!r}")
