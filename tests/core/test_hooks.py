@@ -1,0 +1,167 @@
+"""Every hook once, in a plugin as small as it can be. A meta-test wants one test called after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from maxserve.core.components import ModelSource
+from maxserve.core.discovery.process import ProcessInfo
+from maxserve.core.settings import resolve
+
+Load = Callable[[str], Any]
+
+
+@pytest.fixture
+def load(plugin_folder: Any, plugin_host: Any) -> Load:
+    """A host with a plugin of the given text."""
+
+    def load(text: str) -> Any:
+        plugin_folder.module("acme_llm", f"import maxserve\nfrom maxserve import hookimpl\n{text}")
+        return plugin_host("acme_llm")
+
+    return load
+
+
+def test_maxserve_config(load: Load) -> None:
+    host = load("""
+from dataclasses import dataclass
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    aging: float = 50.0
+
+@hookimpl
+def maxserve_config():
+    yield maxserve.ConfigSection(name="shortest-first", schema="acme_llm:Config")
+""")
+    environ = {"MAX_SERVE_SHORTEST_FIRST_AGING": "80"}
+    settings = resolve({}, environ=environ, sections=host.plugin_sections())
+    ((schema, value),) = host.section_values(settings).items()
+    assert schema.__name__ == "Config"
+    assert value.aging == 80.0
+
+
+def test_maxserve_commands(load: Load, max_cli: Any) -> None:
+    load("""
+import click
+
+@hookimpl
+def maxserve_commands(cli):
+    @cli.command()
+    @click.argument("name")
+    def hello(name):
+        "Say hello."
+        click.echo(f"hello {name}")
+""")
+    assert max_cli("--plugin", "acme_llm", "hello", "you").out == "hello you\n"
+    assert "Say hello." in max_cli("--help", "--plugin", "acme_llm").out
+
+
+def test_maxserve_architectures(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_architectures():
+    yield maxserve.Architecture(name="AcmeForCausalLM", build="acme_llm:model")
+
+def model(config):
+    return ("model", config)
+""")
+    assert host.build(host.architectures.get("AcmeForCausalLM"), "config") == ("model", "config")
+
+
+def test_maxserve_cache_strategies(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_cache_strategies():
+    return [maxserve.CacheStrategy(name="hits", build=lambda context: "cache", shares_prefixes=False)]
+""")
+    entry = host.cache_strategies.get("hits")
+    assert host.build(entry, None) == "cache"
+    assert not entry.component.shares_prefixes
+
+
+def test_maxserve_schedulers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_schedulers():
+    yield maxserve.Scheduler(name="shortest-first", build=lambda context: "policy")
+""")
+    assert host.build(host.schedulers.get("shortest-first"), None) == "policy"
+
+
+def test_maxserve_samplers(load: Load) -> None:
+    host = load("""
+from dataclasses import dataclass
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    logit_floor: float = 0.0
+
+@hookimpl
+def maxserve_samplers():
+    yield maxserve.Sampler(name="floor", params=Floor, build=lambda context: "transform", stage=45)
+""")
+    assert host.build(host.samplers.get("floor"), None) == "transform"
+    assert host.request_fields()["logit_floor"].name == "floor"
+
+
+def test_maxserve_attention_backends(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_attention_backends():
+    yield maxserve.AttentionBackend(name="acme", build=lambda context: "attention", devices=("cuda",), priority=10)
+""")
+    entry = host.attention_backends.get("acme")
+    assert (entry.component.devices, entry.component.priority) == (("cuda",), 10)
+    assert host.build(entry, None) == "attention"
+
+
+def test_maxserve_process_start(load: Load) -> None:
+    host = load("""
+seen = []
+
+@hookimpl
+def maxserve_process_start(process):
+    seen.append((process.kind, process.rank))
+    process.on_exit(lambda: seen.append("ended"))
+""")
+    import acme_llm  # type: ignore[import-not-found]
+
+    process = ProcessInfo(kind="worker", rank=3)
+    host.process_start(process)
+    assert acme_llm.seen == [("worker", 3)]
+    process.exit()
+    assert acme_llm.seen == [("worker", 3), "ended"]
+
+
+def test_maxserve_routes(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_routes():
+    yield maxserve.Routes(name="acme", build=lambda context: "router")
+""")
+    entry = host.routes.get("acme")
+    assert (entry.plugin, entry.component.prefix) == ("acme_llm", "")
+    assert host.build(entry, None) == "router"
+
+
+def test_maxserve_observers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_observers():
+    yield maxserve.Observer(name="statsd", build=lambda context: "observer")
+""")
+    assert host.build(host.observers.get("statsd"), None) == "observer"
+
+
+def test_maxserve_model_source(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_model_source(ref):
+    return maxserve.ModelSource(path="/models/acme") if ref == "acme/demo" else None
+""")
+    assert host.model_source("acme/demo") == ModelSource(path="/models/acme")
+    assert host.model_source("acme/other") is None
