@@ -1,0 +1,161 @@
+"""What does docs/options.md say? The page is made from the options themselves.
+
+`python -m maxserve.core.settings.document > docs/options.md` renews it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from maxserve.core.settings.catalog import Choosable, catalog
+from maxserve.core.settings.environment import BEFORE_SETTINGS
+from maxserve.core.settings.limits import limits
+from maxserve.core.settings.options import value_text
+from maxserve.core.settings.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES
+
+FLAT = """\
+model_path: ./my-model
+max_length: 4096
+max_batch_size: 32
+enable_prefix_caching: false
+"""
+
+NESTED = """\
+model:
+  model_path: ./my-model
+  max_length: 4096
+scheduling:
+  max_batch_size: 32
+kv_cache:
+  enable_prefix_caching: false
+"""
+
+SECTIONED = """\
+small:
+  max_batch_size: 4
+large:
+  max_batch_size: 128
+"""
+
+INTRODUCTION = f"""\
+# Options of `max serve`
+
+<!-- Made by `python -m maxserve.core.settings.document`; change the fields in core/settings instead. -->
+
+Every option can be typed, stand in a settings file, or in an environment variable. For each option on its own, what is
+**typed** wins over the **file**, the file over the **environment**, the environment over the **default**. Whatever is
+wrong, be it a value, a key or a combination, stops the start with one line that says where. An option whose feature is
+not there yet is refused by name. `--pretty-print-config` logs every value and where it came from.
+
+## How values are written
+
+- A switch is typed `--x` or `--no-x`; elsewhere it is `true` or `false` (also yes/no, on/off, 1/0).
+- A repeatable option is typed several times; in a file it is a list; in a variable it is a JSON list, or values with
+  commas between. A list replaces the list of a weaker place as a whole.
+- A name of a set may be written in any case, with or without dashes and underscores, and with its class in front:
+  `paged`, `PAGED` and `KVCacheStrategy.PAGED` are one.
+
+## Environment
+
+Each option has the variable `MAX_SERVE_` and its name: `MAX_SERVE_MAX_BATCH_SIZE=32`. A file `.env` in the working
+directory counts as environment; the real environment wins over it, and it may hold other programs' variables. A
+variable without text sets nothing.
+
+These variables have no option, because they are read before plugins add theirs:
+
+{{early}}
+
+## Settings files
+
+`--config-file FILE` reads YAML. Keys are the options' names with underscores (dashes will do). The file may be flat:
+
+```yaml
+{FLAT}```
+
+or nested by section:
+
+```yaml
+{NESTED}```
+
+The sections are {{sections}}.
+Names such as `kv_cache_config` are accepted too, and `pipeline_config` may hold anything.
+Or it may hold several sets of settings, of which `--section-name` chooses one, in turn flat or nested:
+
+```yaml
+{SECTIONED}```
+
+The draft model's options are `draft_model_path` and so on, or stand below `draft_model` without `draft_`.
+`--draft-config-file` reads them from a file of their own. Keys that nobody knows are listed in one error.
+
+## Options of plugins
+
+A plugin that declares the setting `aging` in its section `shortest-first` adds `--shortest-first.aging`, the variable
+`MAX_SERVE_SHORTEST_FIRST_AGING`, and `aging` below `shortest-first` in the file. `max serve --help` lists them.
+
+## Where maxserve differs from MAX
+
+Names, types, choices and meanings are those of `max serve` in MAX. These differ:
+
+- What requests may ask of the sampler (`--enable-penalties`, `--enable-min-tokens`, `--enable-structured-output`,
+  `--enable-echo`, `--enable-variable-logits`) is on.
+- `--max-batch-size` is planned from memory on every device when unset; `--kv-cache-page-size` has a default per
+  device and takes any multiple of 16.
+- `--host` exists, and is 127.0.0.1: only this machine can reach the server until you say otherwise.
+- `--model-path` has a default, a small demo model. `--model` is a second name for it.
+- `--cache-strategy`, `--scheduler` and `--speculative-method` take any name that a plugin registers.
+- `--config-file` works from the command line, in each of the layouts above.
+- `--device-memory-utilization` must lie between 0 and 1, and other values that could never work stop the start.
+- Further options: `--host`, `--scheduler`, `--max-queue-size`, `--enable-routes`, `--plugin`, `--no-plugin`,
+  `--prefer`, `--debug`.
+"""
+
+
+def document() -> str:
+    """The whole page, as Markdown."""
+    titles: dict[str, list[Choosable]] = {}
+    for option in catalog():
+        titles.setdefault(option.title, []).append(option)
+    sections = ", ".join(dict.fromkeys(f"`{option.section}`" for option in catalog() if option.section != "files"))
+    early = "\n".join(f"- `{name}`: {meaning}" for name, meaning in BEFORE_SETTINGS.items())
+    parts = [INTRODUCTION.format(sections=sections, early=early)]
+    parts += [_table(title, options) for title, options in titles.items()]
+    return "\n".join([*parts, _values_table()])
+
+
+def _table(title: str, options: list[Choosable]) -> str:
+    head = f"## {title}\n\n| Option | Value | Default | Meaning |\n|---|---|---|---|\n"
+    return head + "".join(_row(option) for option in options)
+
+
+def _row(option: Choosable) -> str:
+    flags = [option.flag, *filter(None, (option.off_flag, option.alias_flag))]
+    cells = (" ".join(f"`{flag}`" for flag in flags), _value(option), _default(option), _meaning(option))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _value(option: Choosable) -> str:
+    if option.shape.switch:
+        return "switch"
+    what = f"`{option.metavar or option.shape.metavar}`"
+    return ", ".join(filter(None, (what, limits(option), "repeatable" if option.shape.many else "")))
+
+
+def _default(option: Choosable) -> str:
+    return "–" if option.default is None or option.default in ("", (), {}) else f"`{value_text(option.default)}`"
+
+
+def _meaning(option: Choosable) -> str:
+    refused = [f"**Not supported yet:** {each.reason}." for each in UNSUPPORTED if each.path == option.path]
+    others = option.env[1:]
+    also = [f"Also {' and '.join(f'`{name}`' for name in others)}."] if others else []
+    return " ".join([option.help, *also, *refused])
+
+
+def _values_table() -> str:
+    flags = {option.path: option.flag for option in catalog()}
+    rows = [f"| `{flags[each.path]}` {each.what} | {each.instead} |\n" for each in UNSUPPORTED_VALUES]
+    return "## Values that are not supported yet\n\n| Value | Instead |\n|---|---|\n" + "".join(rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -1,0 +1,17 @@
+"""A value somebody gave, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as it was written; `where` names the spot in messages."""
+
+    value: Any
+    where: str
+
+
+Layer: TypeAlias = dict[str, Given]  # by the option's path, "section.field"

@@ -1,0 +1,84 @@
+"""Which values were given, and where? Command line, file and environment, each as one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from maxserve.core.errors import SettingsError
+from maxserve.core.settings.catalog import Catalog, near
+from maxserve.core.settings.config_file import file_layer, read_mapping
+from maxserve.core.settings.environment import environment_layer
+from maxserve.core.settings.given import Given, Layer
+from maxserve.core.settings.sections import Origin
+
+Layers: TypeAlias = list[tuple[Origin, Layer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What settings are made from. With `strict`, names that nobody knows are errors."""
+
+    typed: Mapping[str, Any]
+    environ: Mapping[str, str]
+    dotenv: Path
+    strict: bool = True
+
+
+def read_layers(options: Catalog, inputs: Inputs) -> Layers:
+    """The layers, the strongest first."""
+    typed = typed_layer(options, inputs.typed, strict=inputs.strict)
+    environment = environment_layer(options, inputs.environ, inputs.dotenv, strict=inputs.strict)
+    chosen = environment | typed
+    return [
+        ("command line", typed),
+        ("file", _draft_file(options, chosen, strict=inputs.strict)),
+        ("file", _file(options, chosen, strict=inputs.strict)),
+        ("environment", environment),
+    ]
+
+
+def typed_layer(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> Layer:
+    """What was typed, by path. None and empty lists stand for what was not typed."""
+    known = options.by_name()
+    layer: Layer = {}
+    for name, value in typed.items():
+        if value is None or (isinstance(value, (list, tuple)) and not value):
+            continue
+        option = known.get(name)
+        if option is None:
+            if strict:
+                raise SettingsError(f"there is no option {name}{near(name, known)}; see max serve --help")
+            continue
+        if option.path in layer:
+            raise SettingsError(f"{option.alias_flag} and {option.flag} mean the same; give one of them")
+        flag = option.flag if name == option.name else option.alias_flag
+        layer[option.path] = Given(value, option.off_flag if value is False and option.off_flag else flag)
+    return layer
+
+
+def _file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
+    path, section = _text(chosen, "files.config_file"), _text(chosen, "files.section_name")
+    if path is None:
+        _refuse_section_without_file(chosen)
+        return {}
+    return file_layer(options, read_mapping(path, section), path, strict=strict)
+
+
+def _draft_file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
+    path, section = _text(chosen, "files.draft_config_file"), _text(chosen, "files.draft_section_name")
+    if path is None:  # a section alone is refused later, with all other draft options
+        return {}
+    return file_layer(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
+
+
+def _text(chosen: Layer, path: str) -> str | None:
+    return str(chosen[path].value) if path in chosen else None
+
+
+def _refuse_section_without_file(chosen: Layer) -> None:
+    if "files.section_name" in chosen:
+        given = chosen["files.section_name"]
+        raise SettingsError(f"{given.where}: the section {given.value!r} of which file? Give --config-file too")

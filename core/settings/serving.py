@@ -1,0 +1,112 @@
+"""What stands around the model: the HTTP server, plugins, and the files settings come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from maxserve.core.settings.section import Option, Section
+
+
+class ServerSettings(Section):
+    """The HTTP server and its processes."""
+
+    title: ClassVar[str] = "Server"
+
+    host: Annotated[
+        str,
+        Option(metavar="ADDRESS", server=True),
+        Field(description="Address to listen on; 0.0.0.0 opens the server to the network.", min_length=1),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Option(server=True), Field(description="TCP port to listen on; 0 takes any free one.", ge=0, le=65535)
+    ] = 8000
+    headless: Annotated[
+        bool, Option(server=True, negatable=False), Field(description="Start the worker without HTTP.")
+    ] = False
+    log_prefix: Annotated[
+        str | None, Option(server=True), Field(description="Text in front of every log line, in every process.")
+    ] = None
+    pretty_print_config: Annotated[
+        bool,
+        Option(server=True, negatable=False),
+        Field(description="Log every setting at start, with where it came from."),
+    ] = False
+    profile_serve: Annotated[
+        bool,
+        Option(server=True, negatable=False),
+        Field(description="Let a request ask with ?profile=1 for a profile of the API process."),
+    ] = False
+    sim_failure: Annotated[
+        int, Field(description="Percent of steps that fail on purpose, to try how clients take it.", ge=0)
+    ] = 0
+    zmq_endpoint_base: Annotated[
+        str | None,
+        Option(metavar="URL", server=True),
+        Field(
+            description="Beginning of the addresses through which the processes talk: ipc://PATH or tcp://HOST:PORT; "
+            "unset, a fresh private folder. inproc://NAME is refused, as it cannot join two processes."
+        ),
+    ] = None
+    enable_routes: Annotated[
+        tuple[str, ...],
+        Option(metavar="NAME", server=True),
+        Field(description="Plugin whose HTTP routes are served besides the usual ones."),
+    ] = ()
+    debug: Annotated[
+        bool, Option(negatable=False), Field(description="Show the Python traceback when the start fails.")
+    ] = False
+
+
+class PluginsSettings(Section):
+    """Which plugins are there, and what they were told."""
+
+    title: ClassVar[str] = "Plugins"
+
+    plugin: Annotated[
+        tuple[str, ...],
+        Option(metavar="MODULE[:ATTRIBUTE]"),
+        Field(description="Plugin to load besides the installed ones."),
+    ] = ()
+    no_plugin: Annotated[
+        tuple[str, ...],
+        Option(metavar="NAME"),
+        Field(description="Plugin to leave out, built in or installed."),
+    ] = ()
+    prefer: Annotated[
+        tuple[str, ...],
+        Option(metavar="KIND:NAME=PLUGIN"),
+        Field(description="Whose component to take when two plugins offer one of the same name."),
+    ] = ()
+    custom_architectures: Annotated[
+        tuple[str, ...],
+        Option(metavar="MODULE|DIR/MODULE|DIR:MODULE"),
+        Field(description="Python module with a list ARCHITECTURES of further model families."),
+    ] = ()
+    sections: Annotated[dict[str, dict[str, Any]], Option(hidden=True)] = Field(
+        default_factory=dict, description="What plugins' own options were set to: section, field, plain value."
+    )
+
+
+class FilesSettings(Section):
+    """Files that hold settings."""
+
+    title: ClassVar[str] = "Settings files"
+
+    config_file: Annotated[
+        str | None,
+        Option(metavar="FILE"),
+        Field(description="YAML file with settings; what is typed wins over it, it wins over the environment."),
+    ] = None
+    section_name: Annotated[
+        str | None, Field(description="Key of that file below which the settings are; unset, the whole file.")
+    ] = None
+    draft_config_file: Annotated[
+        str | None,
+        Option(metavar="FILE"),
+        Field(description="YAML file with settings of the draft model."),
+    ] = None
+    draft_section_name: Annotated[
+        str | None, Field(description="Key of that file below which the settings are; unset, the whole file.")
+    ] = None

@@ -1,0 +1,144 @@
+"""Which options have no feature behind them yet? Later work empties these two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from maxserve.core.errors import UnsupportedError
+from maxserve.core.settings.catalog import catalog
+from maxserve.core.settings.choices import gpu_numbers
+from maxserve.core.settings.sections import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """An option that is refused whatever its value; `path` is "section.field"."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedValue:
+    """Values of an option that are refused; `what` names them, `instead` says what is there."""
+
+    path: str
+    refused: Callable[[Settings], bool]
+    what: str
+    instead: str
+
+
+_DRAFT = "there are no draft models; leave it out"
+_SPEECH = "it belongs to speech models; leave it out"
+_CAPABILITY = "requests cannot use the feature yet, so there is nothing to switch; leave it out"
+_LORA = "there are no adapters; serve a merged model"
+_SPECULATION = "nothing speculates; leave it out"
+_KERNELS = "torch chooses the kernels; leave it out"
+_HOST_CACHE = "the cache lives on the device alone; leave it out"
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported("model.rope_type", "it describes GGUF files, which cannot be read; use safetensors"),
+    Unsupported("model.use_subgraphs", "models are not compiled; leave it out"),
+    Unsupported("model.vision_config_overrides", "there are no vision models; leave it out"),
+    Unsupported("model.task_arg", "text generation takes no arguments; leave it out"),
+    Unsupported("model.pool_embeddings", "there are no embedding models; leave it out"),
+    Unsupported("model.use_experimental_kernels", _KERNELS),
+    Unsupported("model.use_vendor_blas", _KERNELS),
+    Unsupported("model.defer_resolve", "the model is looked at when the start begins; leave it out"),
+    Unsupported("model.force", "no architecture insists on values; leave it out"),
+    Unsupported("draft_model.model_path", _DRAFT),
+    Unsupported("draft_model.served_model_name", _DRAFT),
+    Unsupported("draft_model.weight_path", _DRAFT),
+    Unsupported("draft_model.quantization_encoding", _DRAFT),
+    Unsupported("draft_model.allow_safetensors_weights_fp32_bf6_bidirectional_cast", _DRAFT),
+    Unsupported("draft_model.huggingface_model_revision", _DRAFT),
+    Unsupported("draft_model.huggingface_weight_revision", _DRAFT),
+    Unsupported("draft_model.trust_remote_code", _DRAFT),
+    Unsupported("draft_model.force_download", _DRAFT),
+    Unsupported("draft_model.rope_type", _DRAFT),
+    Unsupported("draft_model.use_subgraphs", _DRAFT),
+    Unsupported("draft_model.vision_config_overrides", _DRAFT),
+    Unsupported("draft_model.data_parallel_degree", _DRAFT),
+    Unsupported("draft_model.devices", _DRAFT),
+    Unsupported("files.draft_config_file", _DRAFT),
+    Unsupported("files.draft_section_name", _DRAFT),
+    Unsupported("kv_cache.enable_kvcache_swapping_to_host", _HOST_CACHE),
+    Unsupported("kv_cache.host_kvcache_swap_space_gb", _HOST_CACHE),
+    Unsupported("scheduling.max_queue_size_tg", _SPEECH),
+    Unsupported("scheduling.min_batch_size_tg", _SPEECH),
+    Unsupported("scheduling.ce_delay_ms", _SPEECH),
+    Unsupported("scheduling.enable_prioritize_first_decode", _SPEECH),
+    Unsupported("scheduling.enable_overlap_scheduler", "steps are planned one after another; leave it out"),
+    Unsupported("scheduling.device_graph_capture", "steps are not recorded; leave it out"),
+    Unsupported("scheduling.execute_empty_batches", "no model needs empty steps; leave it out"),
+    Unsupported("sampling.enable_structured_output", _CAPABILITY),
+    Unsupported("sampling.enable_variable_logits", _CAPABILITY),
+    Unsupported("sampling.enable_penalties", _CAPABILITY),
+    Unsupported("sampling.enable_min_tokens", _CAPABILITY),
+    Unsupported("sampling.enable_echo", _CAPABILITY),
+    Unsupported("lora.enable_lora", _LORA),
+    Unsupported("lora.lora_paths", _LORA),
+    Unsupported("lora.max_lora_rank", _LORA),
+    Unsupported("lora.max_num_loras", _LORA),
+    Unsupported("speculative.speculative_method", _SPECULATION),
+    Unsupported("speculative.num_speculative_tokens", _SPECULATION),
+    Unsupported("profiling.gpu_profiling", "nothing is marked for profilers; leave it out"),
+    Unsupported("server.headless", "there is one role, with HTTP; leave it out"),
+    Unsupported("server.profile_serve", "requests cannot ask for profiles; leave it out"),
+)
+
+UNSUPPORTED_PATHS = frozenset(each.path for each in UNSUPPORTED)
+
+_PLAIN = ("float32", "bfloat16")
+
+UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
+    UnsupportedValue(
+        "model.quantization_encoding",
+        lambda s: s.model.quantization_encoding not in (None, *_PLAIN),
+        "with a quantized encoding",
+        "use float32 or bfloat16",
+    ),
+    UnsupportedValue(
+        "model.task", lambda s: s.model.task != "text_generation", "with another task", "use text_generation"
+    ),
+    UnsupportedValue(
+        "model.devices", lambda s: len(gpu_numbers(s.model.devices)) > 1, "with several GPUs", "name one, such as gpu:0"
+    ),
+    UnsupportedValue(
+        "model.data_parallel_degree", lambda s: s.model.data_parallel_degree != 1, "with several replicas", "use 1"
+    ),
+    UnsupportedValue(
+        "kv_cache.kv_cache_format",
+        lambda s: s.kv_cache.kv_cache_format not in (None, *_PLAIN),
+        "with an 8-bit type",
+        "use float32 or bfloat16",
+    ),
+    UnsupportedValue(
+        "scheduling.max_num_steps", lambda s: s.scheduling.max_num_steps > 1, "with several steps", "use 1"
+    ),
+    UnsupportedValue("scheduling.ep_size", lambda s: s.scheduling.ep_size != 1, "with spread experts", "use 1"),
+    UnsupportedValue(
+        "scheduling.pipeline_role",
+        lambda s: s.scheduling.pipeline_role != "prefill_and_decode",
+        "with a role of its own",
+        "use PrefillAndDecode",
+    ),
+)
+
+
+def refuse_unsupported(settings: Settings) -> None:
+    """Raises UnsupportedError naming every chosen option whose feature is not there yet."""
+    flags = {option.path: option.flag for option in catalog()}
+    refused = [
+        f"{flags[each.path]} is not supported yet ({each.reason})"
+        for each in UNSUPPORTED
+        if each.path in settings.chosen
+    ]
+    refused += [
+        f"{flags[each.path]} {each.what} is not supported yet ({each.instead})"
+        for each in UNSUPPORTED_VALUES
+        if each.refused(settings)
+    ]
+    if refused:
+        raise UnsupportedError("; ".join(refused))
