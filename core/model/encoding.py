@@ -1,0 +1,83 @@
+"""In which type are weights stored, and in which are they computed?
+
+Three encodings are known: float32, bfloat16 and float16. Checkpoints in float16 are served too, although it cannot be
+asked for: they are computed in float32 on a CPU, whose half-precision kernels are slow and inexact, and in float16
+elsewhere. Any architecture that takes bfloat16 takes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.safetensors_header import TensorInfo, read_header
+
+if TYPE_CHECKING:
+    import torch
+
+STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
+_CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
+
+
+def torch_dtype(encoding: str, device_type: str) -> torch.dtype:
+    """The type in which weights of an encoding are computed on a kind of device ("cpu", "cuda")."""
+    import torch
+
+    if encoding == "float16" and device_type == "cpu":
+        return torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[encoding]
+
+
+def stored_encoding(files: Sequence[str]) -> str:
+    """The encoding that most bytes of the files have; ModelError naming a type that cannot be served."""
+    sizes: Counter[str] = Counter()
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if tensor.dtype not in _INDICES:
+                sizes[_encoding(file, name, tensor)] += tensor.size
+    if not sizes:
+        raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")
+    return sizes.most_common(1)[0][0]
+
+
+def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str) -> str:
+    """The encoding to serve: the stored one unless another is `wanted` and may be cast to."""
+    if wanted is None or wanted == stored:
+        return stored
+    if wanted not in STORED.values():
+        raise ModelError(
+            f"--quantization-encoding {wanted} is not supported yet: {ref} is stored as {stored}; drop the option"
+        )
+    if not cast:
+        raise ModelError(
+            f"{ref} is stored as {stored}, not as the {wanted} of --quantization-encoding; drop that option, or add "
+            f"{_CAST} to convert the weights while they are loaded"
+        )
+    return wanted
+
+
+def check_supported(encoding: str, supported: Iterable[str], architecture: str) -> None:
+    """ModelError unless the architecture computes in `encoding`."""
+    known = set(supported)
+    if encoding in known or (encoding == "float16" and "bfloat16" in known):
+        return
+    raise ModelError(
+        f"architecture {architecture} does not support {encoding} weights, only {', '.join(sorted(known))}; "
+        f"--quantization-encoding with {_CAST} can convert them"
+    )
+
+
+def _encoding(file: str, name: str, tensor: TensorInfo) -> str:
+    if tensor.dtype not in STORED:
+        raise ModelError(
+            f"weights of type {tensor.dtype} are not supported yet (tensor {name} in {file}); use a checkpoint in "
+            "float32, bfloat16 or float16"
+        )
+    return STORED[tensor.dtype]
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

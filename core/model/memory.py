@@ -1,0 +1,188 @@
+"""Where does the memory go? Decided with numbers alone, before anything is allocated.
+
+    KV cache = free memory x utilization - weights - activations
+
+Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
+in the compute type, and 3 float32 rows of logits per running request. On a CPU the cache takes at most 4 GiB unless
+--device-memory-utilization is given, because the machine is seldom ours alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.memory_table import aligned, size_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.nouns import CacheLayer
+    from maxserve.core.settings import Settings
+
+# CPUs gain nothing from long runs of one page, and small pages waste less and share more; a GPU wants fewer of them.
+PAGE_SIZE = {"cpu": 64}
+PAGE_SIZE_ELSEWHERE = 128
+BATCH_SIZE = {"cpu": 64}
+BATCH_SIZE_ELSEWHERE = 512
+CPU_CACHE_LIMIT = 4 << 30
+_VALUES_PER_TOKEN = 20
+_LOGIT_ROWS = 3
+_NEARLY_ALL = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What to allocate; sizes in bytes. `warnings` are lines for the log."""
+
+    device: str
+    free: int
+    utilization: float
+    weights: int
+    activations: int
+    page_bytes: int
+    pages: int
+    page_size: int
+    max_batch_size: int
+    max_length: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def cache(self) -> int:
+        """Bytes of all pages."""
+        return self.pages * self.page_bytes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that fit into all pages."""
+        return self.pages * self.page_size
+
+    def table(self) -> str:
+        """Where the memory goes, as aligned text."""
+        rest = self.free - self.weights - self.activations - self.cache
+        pages = (
+            f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens, {size_text(self.page_bytes)} each"
+        )
+        rows = [
+            (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
+            ("weights", self.weights, ""),
+            ("activations", self.activations, "estimated"),
+            ("KV cache", self.cache, pages),
+            ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
+        ]
+        return aligned([(name, size_text(size), note) for name, size, note in rows])
+
+
+def plan_memory(
+    settings: Settings,
+    spec: ModelSpec,
+    *,
+    device: str,
+    free: int,
+    weights: int,
+    itemsize: int,
+    cache_itemsize: int,
+) -> MemoryPlan:
+    """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
+
+    `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
+    `cache_itemsize` the bytes of one value in the compute type and in the cache.
+    """
+    page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
+    tokens = settings.scheduling.max_batch_input_tokens
+    # Whoever runs needs a token of every step: more requests than tokens would starve the youngest.
+    batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
+    activations = activation_bytes(spec, tokens=tokens, rows=batch, itemsize=itemsize)
+    per_page = page_bytes(spec.cache_layers, page_size, cache_itemsize)
+    affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
+    if affordable < 1:
+        raise ModelError(_no_room(settings, device, free, weights, activations, per_page))
+    warnings: list[str] = []
+    length = _length(settings.model.max_length, spec.max_length, affordable * page_size, warnings)
+    batch = _batch_size(batch, affordable, settings.scheduling.max_batch_size is not None, warnings)
+    plan = MemoryPlan(
+        device=device,
+        free=free,
+        utilization=settings.kv_cache.device_memory_utilization,
+        weights=weights,
+        activations=activations,
+        page_bytes=per_page,
+        pages=min(affordable, batch * -(-length // page_size)),
+        page_size=page_size,
+        max_batch_size=batch,
+        max_length=length,
+    )
+    if weights + activations + plan.cache > _NEARLY_ALL * free:
+        warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
+    return replace(plan, warnings=tuple(warnings))
+
+
+def weight_bytes(model: nn.Module, itemsize: int) -> int:
+    """Bytes of a model's parameters, shared ones counted once; the model may be on the meta device."""
+    return itemsize * sum(parameter.numel() for parameter in model.parameters())
+
+
+def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> int:
+    """Bytes of one page over all layers: keys and values of `page_size` tokens."""
+    return 2 * sum(layer.kv_heads * layer.head_dim for layer in layers) * page_size * itemsize
+
+
+def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:
+    """The estimate of this file's first lines, for a step of `tokens` tokens and `rows` requests."""
+    return _VALUES_PER_TOKEN * tokens * spec.dim * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+
+
+def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activations: int) -> int:
+    """Bytes that the cache may take."""
+    if weights + activations > free:
+        raise ModelError(
+            f"the model does not fit: weights {size_text(weights)} and activations {size_text(activations)} need more "
+            f"than the {size_text(free)} free on {device}; {_advice(settings)}"
+        )
+    left = int(free * settings.kv_cache.device_memory_utilization) - weights - activations
+    limited = device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
+    return min(left, CPU_CACHE_LIMIT) if limited else left
+
+
+def _length(wanted: int | None, limit: int, capacity: int, warnings: list[str]) -> int:
+    """Most tokens of one request: as wanted or as the model allows, as far as all pages together hold it."""
+    if wanted is not None and wanted > limit:
+        raise ModelError(f"--max-length {wanted} is above the {limit} positions the model was made for; lower it")
+    length = limit if wanted is None else wanted
+    if length < 2:
+        asked = f"--max-length {wanted}" if wanted is not None else "the model's length of 1"
+        raise ModelError(f"{asked} leaves no room for an answer: a prompt and its answer have 2 tokens at least")
+    if length <= capacity:
+        return length
+    asked = "the model's length" if wanted is None else "--max-length"
+    warnings.append(f"{asked} {length} is lowered to {capacity}, the tokens that the KV cache holds")
+    return capacity
+
+
+def _batch_size(batch: int, affordable: int, chosen: bool, warnings: list[str]) -> int:
+    """Requests at once: a request needs a page at least, so more than there are pages never run."""
+    if chosen and batch > affordable:
+        warnings.append(
+            f"--max-batch-size {batch} is more than the {affordable} pages that fit: that many never run at once"
+        )
+    return batch if chosen else min(batch, affordable)
+
+
+def _no_room(settings: Settings, device: str, free: int, weights: int, activations: int, per_page: int) -> str:
+    share = settings.kv_cache.device_memory_utilization
+    return (
+        f"no room for the KV cache: of {size_text(free)} free on {device} {100 * share:.4g}% may be used, weights take "
+        f"{size_text(weights)} and activations {size_text(activations)}, and one page needs {size_text(per_page)}; "
+        f"{_advice(settings)}"
+    )
+
+
+def _advice(settings: Settings) -> str:
+    tokens = settings.scheduling.max_batch_input_tokens
+    return (
+        f"free some memory, lower --max-batch-input-tokens ({tokens}) or --kv-cache-page-size, raise "
+        "--device-memory-utilization, or take a smaller model"
+    )

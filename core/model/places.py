@@ -1,0 +1,176 @@
+"""Where does a model lie: in a folder, or in a repository on the hub?"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.hub import HubClient, is_network_failure, patiently
+from maxserve.core.model.json_files import read_object
+from maxserve.core.model.progress import Progress
+from maxserve.core.model.weight_files import choose_weights
+from maxserve.core.registry import cause
+
+log = logging.getLogger("maxserve.model")
+
+T = TypeVar("T")
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+
+
+class Place(Protocol):
+    """Somewhere a model's files can be had from."""
+
+    ref: str
+
+    def folder(self) -> Path:
+        """A local folder with config and tokenizer."""
+        ...
+
+    def weights(self) -> list[str]:
+        """Paths of the weight files."""
+        ...
+
+    def file(self, name: str) -> str:
+        """The path of one weight file; ModelError if there is none of this name."""
+        ...
+
+
+class Folder:
+    """A model in a local folder."""
+
+    def __init__(self, path: Path, ref: str) -> None:
+        self.ref = ref
+        self._path = path
+
+    def folder(self) -> Path:
+        return self._path
+
+    def weights(self) -> list[str]:
+        names = {file.name for file in self._path.iterdir() if file.is_file()}
+        chosen = choose_weights(names, lambda index: read_object(self._path / index), self.ref)
+        return [str(self._path / name) for name in chosen]
+
+    def file(self, name: str) -> str:
+        if not (self._path / name).is_file():
+            raise ModelError(f"--weight-path {name}: there is no such file, neither here nor in {self._path}")
+        return str(self._path / name)
+
+
+class Repository:
+    """A model on the hub: config and tokenizer at one revision, weights at another."""
+
+    def __init__(
+        self,
+        ref: str,
+        hub: HubClient,
+        progress: Progress,
+        *,
+        revision: str,
+        weight_revision: str,
+        force: bool,
+        with_code: bool,
+    ) -> None:
+        self.ref = ref
+        self._hub = hub
+        self._progress = progress
+        self._revision = revision
+        self._weight_revision = weight_revision
+        self._force = force
+        self._text_files = (*_TEXT_FILES, "*.py") if with_code else _TEXT_FILES
+
+    def folder(self) -> Path:
+        if self._hub.offline:
+            if self._force:
+                log.warning("--force-download cannot fetch %s while HF_HUB_OFFLINE is set: the cache is used", self.ref)
+            return self._fetch(self._revision, ["config.json"])
+        self._progress.phase(f"Fetching config and tokenizer of {self.ref}")
+        return self._fetch(self._revision, self._text_files)
+
+    def weights(self) -> list[str]:
+        names = self._names()
+        if names is None:
+            return self._cached().weights()
+        chosen = choose_weights(names, lambda index: read_object(self._fetch_weights([index]) / index), self.ref)
+        return self._download(chosen)
+
+    def file(self, name: str) -> str:
+        names = self._names()
+        if names is None:
+            return self._cached().file(name)
+        if name not in names:
+            raise ModelError(f"--weight-path {name}: {self.ref} has no such file at revision {self._weight_revision!r}")
+        return self._download([name])[0]
+
+    def _names(self) -> set[str] | None:
+        """The repository's files, or None when only the cache can tell."""
+        if self._hub.offline:
+            return None
+        return self._ask(self._weight_revision, self._listed)
+
+    def _listed(self) -> set[str] | None:
+        try:
+            return set(self._hub.files(self.ref, self._weight_revision))
+        except Exception as error:  # judged below; what is no network failure goes on to `patiently`
+            if not (is_network_failure(error) and self._is_cached()):
+                raise
+            log.warning("the hub cannot be reached (%s): using the cached copy of %s", cause(error), self.ref)
+            return None
+
+    def _is_cached(self) -> bool:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            self._hub_fetch(self._weight_revision, ["config.json"], cached=True)
+        except LocalEntryNotFoundError:
+            return False
+        return True
+
+    def _cached(self) -> Folder:
+        revision = self._weight_revision
+        return Folder(
+            Path(self._ask(revision, lambda: self._hub_fetch(revision, ["config.json"], cached=True))), self.ref
+        )
+
+    def _download(self, names: Sequence[str]) -> list[str]:
+        self._progress.phase(f"Fetching weights of {self.ref}")
+        folder = self._fetch_weights(names)
+        return [str(folder / name) for name in names]
+
+    def _fetch_weights(self, names: Sequence[str]) -> Path:
+        # Names are given as patterns; a bracket in one would be read as a set of characters.
+        return self._fetch(self._weight_revision, [re.sub(r"([\[?*])", r"[\1]", name) for name in names])
+
+    def _fetch(self, revision: str, patterns: Sequence[str]) -> Path:
+        cached = self._hub.offline
+        return Path(self._ask(revision, lambda: self._hub_fetch(revision, patterns, cached=cached)))
+
+    def _hub_fetch(self, revision: str, patterns: Sequence[str], *, cached: bool) -> str:
+        force = self._force and not cached
+        return self._hub.fetch(self.ref, revision, patterns, force=force, cached=cached, done=self._progress.advance)
+
+    def _ask(self, revision: str, call: Callable[[], T]) -> T:
+        return patiently(call, self.ref, revision, offline=self._hub.offline)
+
+
+def is_repository(ref: str) -> bool:
+    """Whether `ref` can be the name of a repository: not a path, at most one slash."""
+    return not ref.startswith((".", "/", "~", os.sep)) and _REPOSITORY.fullmatch(ref) is not None

@@ -1,0 +1,177 @@
+"""Which files are meant by a model reference?
+
+A plugin may know the reference, it may be a folder, or else it names a Hugging Face repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.model.hub import HubClient, HuggingFaceHub
+from maxserve.core.model.json_files import read_object, read_optional_object
+from maxserve.core.model.places import Folder, Place, Repository, is_repository
+from maxserve.core.model.progress import Progress
+from maxserve.core.model.weight_files import refuse_unreadable
+from maxserve.core.registry import find_architecture
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture
+    from maxserve.core.host import Host
+    from maxserve.core.settings.model import CheckpointSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model found: everything that is needed to build it, as plain values.
+
+    `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
+    served (see core/model/encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in
+    the registry.
+    """
+
+    ref: str
+    path: str
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    weights: tuple[str, ...]
+    encoding: str
+    explicit_encoding: bool
+    architecture: str
+
+
+def resolve_model(
+    model: CheckpointSettings,
+    host: Host,
+    *,
+    progress: Progress,
+    prefer_legacy: bool = True,
+    hub: HubClient | None = None,
+) -> ModelFiles:
+    """The files of the model that `model` names, downloaded if need be; ModelError in one line if that fails.
+
+    Config and architecture are checked before weights are fetched. `prefer_legacy` (--use-legacy-module) chooses
+    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations.
+    """
+    finder = _Finder(model, host, progress, hub or HuggingFaceHub())
+    place = finder.place()
+    folder = place.folder()
+    config = _read_config(folder, place.ref)
+    architecture = _architecture(config, host, place.ref, prefer_legacy)
+    weights = finder.weights(place)
+    encoding = settle_encoding(
+        stored_encoding(weights),
+        model.quantization_encoding,
+        cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
+        ref=", ".join(model.weight_path) or place.ref,
+    )
+    check_supported(encoding, architecture.encodings, architecture.name)
+    return ModelFiles(
+        ref=place.ref,
+        path=str(folder),
+        config=config,
+        generation_config=read_optional_object(folder / "generation_config.json"),
+        weights=tuple(weights),
+        encoding=encoding,
+        explicit_encoding=model.quantization_encoding is not None,
+        architecture=architecture.name,
+    )
+
+
+class _Finder:
+    """Turns references into places."""
+
+    def __init__(self, model: CheckpointSettings, host: Host, progress: Progress, hub: HubClient) -> None:
+        self._model = model
+        self._host = host
+        self._progress = progress
+        self._hub = hub
+
+    def place(self) -> Place:
+        """Where config and tokenizer are."""
+        ref = self._model.model_path or self._repository_of_weights()
+        source = self._host.model_source(ref)
+        if source is not None:
+            return Folder(Path(source.path), ref)
+        path = Path(ref).expanduser()
+        if path.is_dir():
+            return Folder(path, ref)
+        if path.exists():
+            raise ModelError(f"{ref} is a file; give the folder it is in, and the file itself with --weight-path")
+        if not is_repository(ref):
+            raise ModelError(f"there is no folder {ref}, and it is no name of a Hugging Face repository (org/name)")
+        return self._repository(ref)
+
+    def weights(self, place: Place) -> list[str]:
+        """The weight files: those of --weight-path, or those beside the config."""
+        paths = self._model.weight_path
+        if not paths:
+            return place.weights()
+        for path in paths:
+            refuse_unreadable(path)
+        return [self._weight_file(path, place) for path in paths]
+
+    def _weight_file(self, entry: str, place: Place) -> str:
+        """One --weight-path: a local file, org/repo/file, or a file of the model's own place."""
+        path = Path(entry).expanduser()
+        if path.is_file():
+            self._insist_on_encoding(entry, path)
+            return str(path)
+        parts = entry.split("/")
+        if len(parts) < 3 or not is_repository("/".join(parts[:2])):
+            return place.file(entry)
+        repository, name = "/".join(parts[:2]), "/".join(parts[2:])
+        return place.file(name) if repository == place.ref else self._repository(repository).file(name)
+
+    def _insist_on_encoding(self, entry: str, path: Path) -> None:
+        if self._model.quantization_encoding is None:
+            stored = stored_encoding([str(path)])
+            raise ModelError(
+                f"--weight-path {entry} is a local file, so say how it is stored: --quantization-encoding {stored}"
+            )
+
+    def _repository_of_weights(self) -> str:
+        for entry in self._model.weight_path:
+            parts = entry.split("/")
+            if len(parts) >= 3 and not Path(entry).expanduser().exists():
+                return "/".join(parts[:2])
+        raise ModelError("no model is named: give --model-path, a Hugging Face repository or a local folder")
+
+    def _repository(self, ref: str) -> Repository:
+        return Repository(
+            ref,
+            self._hub,
+            self._progress,
+            revision=self._model.huggingface_model_revision,
+            weight_revision=self._model.huggingface_weight_revision,
+            force=self._model.force_download,
+            with_code=self._model.trust_remote_code,
+        )
+
+
+def _read_config(folder: Path, ref: str) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
+        raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
+    config = read_object(folder / "config.json")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise ModelError(f"{ref} is quantized ({method}), which is not supported yet; use an unquantized checkpoint")
+    return config
+
+
+def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
+    names = [str(name) for name in classes]
+    suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
+    preferred = [name + suffix for name in names if name + suffix in host.architectures]
+    try:
+        return find_architecture(host.architectures, [*preferred, *names]).component
+    except PluginError as error:
+        raise ModelError(f"{ref}: {error}") from error

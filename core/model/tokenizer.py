@@ -1,0 +1,221 @@
+"""How does text become token ids and back?
+
+Folders with a tokenizer.json are read with the `tokenizers` library alone: importing transformers costs seconds and
+hundreds of megabytes. Other folders are left to transformers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
+from maxserve.core.model.token_bytes import TokenBytes
+
+_LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
+
+
+class Backend(Protocol):
+    """What does the work: a `tokenizers.Tokenizer`, or transformers' Python classes."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+    @property
+    def spelling(self) -> TokenBytes | None:
+        """None when the bytes of single tokens are not known."""
+        ...
+
+    @property
+    def vocabulary(self) -> Iterable[str]: ...
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
+    def token(self, token_id: int) -> str | None: ...
+    def token_id(self, token: str) -> int | None: ...
+
+
+class Tokenizer:
+    """Text to ids and back. Every method may be called from several threads at once."""
+
+    def __init__(self, backend: Backend, special_tokens: dict[str, str]) -> None:
+        self._backend = backend
+        self._bytes: dict[int, bytes | None] = {}  # of tokens that were asked for
+        self.special_tokens = special_tokens  # by role: bos_token, eos_token, …
+        self.special_ids = backend.special_ids
+        self.vocab_size = backend.vocab_size
+        self.eos_token_id = self._id_of_role("eos_token")
+        self.bos_token_id = self._id_of_role("bos_token")
+
+    @classmethod
+    def load(cls, path: str, *, trust_remote_code: bool = False) -> Tokenizer:
+        """The tokenizer of a model folder; ModelError when it has none that can be read.
+
+        `trust_remote_code` lets transformers run Python that comes with the model, when there is no tokenizer.json.
+        """
+        folder = Path(path)
+        if (folder / "tokenizer.json").is_file():
+            return _load_json(folder)
+        return _load_with_transformers(folder, trust_remote_code)
+
+    @property
+    def joins_bytes(self) -> bool:
+        """Whether a text is its tokens' bytes one after another, read as UTF-8."""
+        spelling = self._backend.spelling
+        return spelling is not None and spelling.joined
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The ids of `text`; special tokens spelled out in it become their ids. RequestError for lone surrogates."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+        return self._backend.encode(text, add_special_tokens)
+
+    def fewest_tokens(self, text: str) -> int:
+        """How many tokens `text` has at least, told from its length alone.
+
+        For texts that no model holds: encoding megabytes takes minutes and gigabytes. What a tokenizer drops or
+        takes for one unknown word is counted by its length all the same.
+        """
+        return len(text) // self._longest
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(_LONGEST_AT_LEAST, *map(len, self._backend.vocabulary))
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; ids outside the vocabulary are left out, broken UTF-8 shows as U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens)
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary entry of an id, as the vocabulary spells it; "" for an id outside of it."""
+        return self._backend.token(token_id) or ""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a vocabulary entry, if there is one."""
+        return self._backend.token_id(token)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes a token adds to a text; None when they depend on its neighbours."""
+        try:
+            return self._bytes[token_id]
+        except KeyError:
+            spelling, token = self._backend.spelling, self.token(token_id)
+        found = None if spelling is None else spelling.of(token)
+        if token:  # ids outside the vocabulary are without number
+            self._bytes[token_id] = found
+        return found
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is a single byte that only makes text together with its neighbours."""
+        spelling = self._backend.spelling
+        return spelling is not None and spelling.is_byte(self.token(token_id))
+
+    def _id_of_role(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._backend.token_id(token)
+
+
+class _JsonBackend:
+    """A `tokenizers.Tokenizer`, which is never changed again and therefore safe to share between threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
+        self.spelling = TokenBytes(tokenizer)
+
+    @property
+    def vocabulary(self) -> Iterable[str]:
+        return self._tokenizer.get_vocab()
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        known = [i for i in ids if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def token(self, token_id: int) -> str | None:
+        return self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+
+    def token_id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+
+class _PythonBackend:
+    """A transformers tokenizer written in Python; those keep state while they work, hence the lock."""
+
+    spelling = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self.vocab_size: int = len(tokenizer)
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+
+    @property
+    def vocabulary(self) -> Iterable[str]:
+        with self._lock:
+            return list(self._tokenizer.get_vocab())
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        with self._lock:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        known = [i for i in ids if 0 <= i < self.vocab_size]
+        with self._lock:
+            return str(
+                self._tokenizer.decode(
+                    known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+                )
+            )
+
+    def token(self, token_id: int) -> str | None:
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        with self._lock:
+            return str(self._tokenizer.convert_ids_to_tokens(token_id))
+
+    def token_id(self, token: str) -> int | None:
+        with self._lock:
+            found = self._tokenizer.convert_tokens_to_ids(token)
+            unknown = found == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token
+        return None if found is None or unknown else int(found)
+
+
+def _load_json(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception for everything that is wrong with the file
+        raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {error}") from error
+    roles = read_roles(folder)
+    mark_special(tokenizer, roles)
+    return Tokenizer(_JsonBackend(tokenizer), named_tokens(roles))
+
+
+def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever it stumbles over, the folder's tokenizer is what is wrong
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: {reason}"
+        ) from error
+    inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner)
+    return Tokenizer(backend, dict(tokenizer.special_tokens_map))

@@ -1,0 +1,123 @@
+"""Models that tests make for themselves (tiny, random, in the Hugging Face folder layout), and live servers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.testing.live import LiveServer
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog while the early bird catches the worm",
+    "a page of the cache holds keys and values; grüße, naïve café, 日本語のテキスト, emoji 🚀🎉",
+] * 20
+
+
+def write_tokenizer(folder: Path, vocab: int = 512) -> int:
+    """A byte-level BPE with a chat template; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=list(SPECIALS), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": SPECIALS[0],
+        "eos_token": SPECIALS[0],
+        "pad_token": SPECIALS[0],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return int(tokenizer.get_vocab_size())
+
+
+def write_model(
+    folder: Path, *, architecture: str = "LlamaForCausalLM", dtype: str = "float32", **changes: Any
+) -> Path:
+    """A random model of two layers with a tokenizer of its own."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes: dict[str, Any] = {
+        "vocab_size": write_tokenizer(folder),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        **changes,
+    }
+    torch.manual_seed(0)
+    llama = architecture == "LlamaForCausalLM"
+    model = LlamaForCausalLM(LlamaConfig(**sizes)) if llama else Qwen3ForCausalLM(Qwen3Config(**sizes))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = [architecture]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a model folder once per set of changes."""
+    made: dict[str, Path] = {}
+
+    def make(**changes: Any) -> Path:
+        key = repr(sorted(changes.items()))
+        if key not in made:
+            made[key] = write_model(tmp_path_factory.mktemp("model"), **changes)
+        return made[key]
+
+    return make
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., LiveServer]]:
+    """Starts servers and ends them with the test."""
+    started: list[LiveServer] = []
+
+    def start(*options: str, python: str = sys.executable) -> LiveServer:
+        started.append(LiveServer(*options, python=python, env=ONE_THREAD))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+    """A server with a tiny random Llama, shared by the tests of a file."""
+    options = ("--model", str(model_folder()), "--served-model-name", "tiny", "--max-batch-size", "8")
+    server = LiveServer(*options, env=ONE_THREAD)
+    try:
+        yield server.wait_ready()
+    finally:
+        assert server.stop() == 0

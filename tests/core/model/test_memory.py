@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from torch import nn
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.memory import (
+    CPU_CACHE_LIMIT,
+    MemoryPlan,
+    activation_bytes,
+    page_bytes,
+    plan_memory,
+    weight_bytes,
+)
+from maxserve.core.model.memory_table import size_text
+from maxserve.core.nouns import CacheLayer
+from maxserve.core.settings import Settings, resolve
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A small model: 2 MiB per page of 64 tokens in float32."""
+
+    vocab_size: int = 1000
+    dim: int = 256
+    max_length: int = 4096
+    cache_layers: tuple[CacheLayer, ...] = (CacheLayer(kv_heads=4, head_dim=64),) * 16
+
+
+def planned(
+    free: int, *, device: str = "cpu", weights: int = 100 * MIB, spec: Spec | None = None, **typed: Any
+) -> MemoryPlan:
+    settings = resolve(typed, environ={}) if typed else Settings()
+    return plan_memory(
+        settings, spec or Spec(), device=device, free=free, weights=weights, itemsize=4, cache_itemsize=4
+    )
+
+
+def test_bytes_of_a_page_are_keys_and_values_of_all_layers() -> None:
+    layers = (CacheLayer(kv_heads=2, head_dim=8), CacheLayer(kv_heads=1, head_dim=16, window=4))
+    assert page_bytes(layers, page_size=16, itemsize=2) == 2 * (2 * 8 + 1 * 16) * 16 * 2
+    assert page_bytes(Spec().cache_layers, 64, 4) == 2 * MIB
+
+
+def test_bytes_of_weights_count_shared_ones_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False, device="meta"), nn.Linear(4, 4, device="meta"))
+    model[1].weight = model[0].weight
+    assert weight_bytes(model, 2) == 2 * (16 + 4)
+
+
+def test_everything_that_is_planned_fits() -> None:
+    free = 2 * GIB
+    plan = planned(free, device_memory_utilization=0.5)
+    activations = 20 * 8192 * 256 * 4 + 3 * 64 * 1000 * 4
+    assert plan.activations == activation_bytes(Spec(), tokens=8192, rows=64, itemsize=4) == activations
+    affordable = (free // 2 - 100 * MIB - activations) // (2 * MIB)
+    assert (plan.pages, plan.page_size, plan.page_bytes) == (affordable, 64, 2 * MIB)
+    assert plan.weights + plan.activations + plan.cache <= free // 2
+    assert plan.cache == plan.pages * 2 * MIB
+    assert plan.tokens == plan.pages * 64
+    assert plan.warnings == ()
+
+
+def test_no_more_pages_than_all_requests_could_use() -> None:
+    plan = planned(1000 * GIB, max_batch_size=3, max_length=100, device_memory_utilization=0.9)
+    assert plan.pages == 3 * 2
+    assert (plan.max_batch_size, plan.max_length) == (3, 100)
+
+
+def test_a_cpu_keeps_a_modest_cache_unless_told_otherwise() -> None:
+    assert planned(100 * GIB).cache == CPU_CACHE_LIMIT
+    assert planned(100 * GIB, device_memory_utilization=0.9).cache == 64 * (4096 // 64) * 2 * MIB
+    assert planned(100 * GIB, device="cuda").cache > CPU_CACHE_LIMIT
+
+
+@pytest.mark.parametrize(("device", "page_size", "batch"), [("cpu", 64, 64), ("cuda", 128, 512)])
+def test_each_device_has_its_defaults(device: str, page_size: int, batch: int) -> None:
+    plan = planned(100 * GIB, device=device)
+    assert (plan.page_size, plan.max_batch_size) == (page_size, batch)
+
+
+def test_an_unset_batch_size_fits_the_pages_and_is_not_one() -> None:
+    plan = planned(250 * MIB, weights=MIB, device_memory_utilization=1.0)
+    assert 1 < plan.max_batch_size == plan.pages < 64
+
+
+def test_an_unset_batch_size_leaves_everyone_a_token_of_each_step() -> None:
+    assert planned(2 << 30, max_batch_input_tokens=16).max_batch_size == 16
+
+
+def test_a_chosen_batch_size_is_kept_with_a_warning() -> None:
+    plan = planned(300 * MIB, weights=MIB, max_batch_size=500, max_length=640, device_memory_utilization=0.9)
+    assert plan.max_batch_size == 500
+    assert plan.warnings == (
+        f"--max-batch-size 500 is more than the {plan.pages} pages that fit: that many never run at once",
+    )
+
+
+def test_page_size_can_be_chosen() -> None:
+    plan = planned(2 * GIB, kv_cache_page_size=16)
+    assert (plan.page_size, plan.page_bytes) == (16, MIB // 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"), [({}, "the model's length 4096"), ({"max_length": 4000}, "--max-length 4000")]
+)
+def test_length_is_lowered_to_what_the_cache_holds(typed: dict[str, int], name: str) -> None:
+    plan = planned(300 * MIB, weights=MIB, **typed)
+    assert plan.max_length == plan.tokens < 4000
+    assert f"{name} is lowered to {plan.max_length}, the tokens that the KV cache holds" in plan.warnings
+
+
+def test_length_above_the_models_limit_is_refused() -> None:
+    with pytest.raises(ModelError, match="--max-length 4097 is above the 4096 positions"):
+        planned(2 * GIB, max_length=4097)
+    assert planned(2 * GIB, max_length=4096).max_length == 4096
+
+
+def test_a_length_without_room_for_an_answer_is_refused() -> None:
+    with pytest.raises(ModelError, match="--max-length 1 leaves no room for an answer"):
+        planned(2 << 30, max_length=1)
+    assert planned(2 << 30, max_length=2).max_length == 2
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers() -> None:
+    with pytest.raises(
+        ModelError, match=r"weights 3\.0 GiB and activations 160\.7 MiB need more than the 2\.0 GiB free on cpu"
+    ):
+        planned(2 * GIB, weights=3 * GIB)
+    with pytest.raises(
+        ModelError, match=r"no room for the KV cache: of 2\.0 GiB free on cpu 10% may be used.*lower --max-batch"
+    ):
+        planned(2 * GIB, device_memory_utilization=0.1)
+
+
+def test_nearly_full_memory_is_warned_of() -> None:
+    plan = planned(2 * GIB, device_memory_utilization=1.0)
+    assert any("more than 95% of the free memory is planned" in warning for warning in plan.warnings)
+
+
+def test_the_table_adds_up() -> None:
+    plan = planned(2 * GIB, device_memory_utilization=0.5)
+    lines = plan.table().splitlines()
+    assert [line.split("  ")[0].strip() for line in lines] == [
+        "free on cpu",
+        "weights",
+        "activations",
+        "KV cache",
+        "left",
+    ]
+    assert len({line.index("iB ") for line in lines if "iB " in line} | {lines[1].index("iB")}) == 1
+    assert f"{plan.pages} pages x 64 tokens = {plan.tokens} tokens, 2.0 MiB each" in lines[3]
+    left = plan.free - plan.weights - plan.activations - plan.cache
+    assert size_text(left) in lines[4]
+
+
+def test_sizes_are_readable() -> None:
+    assert [size_text(n) for n in (0, 1023, 1536, 5 * MIB, -GIB, 3 << 50)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 MiB",
+        "-1.0 GiB",
+        "3072.0 TiB",
+    ]
