@@ -1,0 +1,17 @@
+"""Which ways to attend over the cache come with maxserve? Declared here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import AttentionBackend
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_attention_backends() -> Iterable[AttentionBackend]:
+    yield AttentionBackend(
+        name="torch",
+        build="maxserve.plugins.attention.paged:PagedAttention",
+        summary="torch's own kernels over runs of neighbouring pages; any device",
+    )

@@ -1,0 +1,64 @@
+"""Where in the cache does each sequence of a step lie, and which rows of the step are its own? Planned on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maxserve.core.nouns import Batch
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One sequence's part of a step: its new rows, and the positions `low` … `length` - 1 they look at.
+
+    `runs` are (first slot, tokens) of neighbouring pages, in order; together they hold those positions.
+    """
+
+    first: int  # row of the step
+    rows: int
+    low: int
+    length: int
+    runs: tuple[tuple[int, int], ...]
+
+    def slots(self) -> Ints:
+        """The slot of every position looked at."""
+        slots, tokens = np.array(self.runs, dtype=np.int64).T
+        ends = np.cumsum(tokens)
+        found: Ints = np.arange(ends[-1]) + np.repeat(slots - ends + tokens, tokens)
+        return found
+
+
+def shares(batch: Batch, page_size: int, window: int | None) -> list[Share]:
+    """The shares of a batch for layers whose tokens see `window` positions (None: all), in the order of its rows."""
+    rows = np.diff(batch.query_start)
+    lows = np.zeros_like(rows) if window is None else np.maximum(batch.seq_lens - rows - window + 1, 0)
+    runs = _runs(batch.tables, lows, batch.seq_lens, page_size)
+    firsts, lengths = batch.query_start.tolist(), batch.seq_lens.tolist()
+    return [
+        Share(first, count, low, length, next(runs))
+        for first, count, low, length in zip(firsts, rows.tolist(), lows.tolist(), lengths, strict=False)
+    ]
+
+
+def _runs(tables: NDArray[np.int32], lows: Ints, highs: Ints, page_size: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Per sequence, the runs that hold positions `lows` … `highs` - 1."""
+    ends = -(-highs // page_size)
+    pages = tables[:, : ends.max(initial=0)].astype(np.int64)
+    columns = np.arange(pages.shape[1])
+    inside = (columns >= (lows // page_size)[:, None]) & (columns < ends[:, None])
+    starts = inside.copy()
+    starts[:, 1:] &= ~(inside[:, :-1] & (np.diff(pages) == 1))
+    row, column = np.nonzero(starts)
+    last = np.append(row[1:] != row[:-1], True)[: len(row)]
+    end = np.where(last, ends[row], np.append(column[1:], 0)[: len(row)])
+    from_, to = np.maximum(column * page_size, lows[row]), np.minimum(end * page_size, highs[row])
+    slots = pages[row, column] * page_size + from_ - column * page_size
+    pairs = list(zip(slots.tolist(), (to - from_).tolist(), strict=True))
+    stops = np.cumsum(np.bincount(row, minlength=len(tables))).tolist()
+    return (tuple(pairs[a:b]) for a, b in zip([0, *stops], stops, strict=False))

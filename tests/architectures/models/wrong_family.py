@@ -1,0 +1,63 @@
+"""Families that are wrong, each in one way that one of the checks must find."""
+
+import torch
+
+from maxserve import Architecture, WeightMap
+from maxserve.architectures import FUSED
+from maxserve.architectures.llama import Block, Model
+
+
+class TwistedBlock(Block):
+    def forward(self, x, batch):
+        x = x + self.self_attn(self.input_layernorm(x), batch)
+        return x + 1.001 * self.mlp(self.post_attention_layernorm(x))
+
+
+class LeakyBlock(Block):
+    """Lets every token see a bit of the rest of its step."""
+
+    def forward(self, x, batch):
+        return super().forward(x, batch) + 0.01 * x.mean(dim=0)
+
+
+class ForgetfulBlock(Block):
+    """Is right as long as a sequence starts with its step."""
+
+    def forward(self, x, batch):
+        first = int(batch.positions[0])
+        batch.cos, batch.sin = (batch.cos, batch.sin) if first == 0 else (torch.ones_like(batch.cos), 0 * batch.sin)
+        return super().forward(x, batch)
+
+
+class Shortsighted(Model):
+    """Takes every chunk's end for the prompt's, as who reads the lengths of a call does."""
+
+    def forward(self, batch):
+        batch.prompt_lens = batch.seq_lens
+        return super().forward(batch)
+
+
+def model(block):
+    return type("Wrong", (Model,), {"Block": block})
+
+
+class Eager(Model):
+    """Allocates while it is built."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.norm.weight = torch.nn.Parameter(torch.ones(config.dim, device="cpu"), requires_grad=False)
+
+
+SWAPPED = WeightMap(fused={**FUSED.fused, "gate_up_proj": ("up_proj", "gate_proj")})
+UNFUSED = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj")})
+
+ARCHITECTURES = [
+    Architecture(name="Twisted", build=model(TwistedBlock), weights=FUSED),
+    Architecture(name="Leaky", build=model(LeakyBlock), weights=FUSED),
+    Architecture(name="Forgetful", build=model(ForgetfulBlock), weights=FUSED),
+    Architecture(name="Eager", build=Eager, weights=FUSED),
+    Architecture(name="Shortsighted", build=Shortsighted, weights=FUSED),
+    Architecture(name="Swapped", build=Model, weights=SWAPPED),
+    Architecture(name="Unfused", build=Model, weights=UNFUSED),
+]
