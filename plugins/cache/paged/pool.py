@@ -1,0 +1,142 @@
+"""Which pages are free, and which of them keep a sequence's pages side by side?"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappush, heapreplace
+
+
+class PagePool:
+    """Free pages, kept as runs of neighbours.
+
+    Attention reads neighbouring pages as one block, so a sequence grows into the page after its last one, and a new
+    run starts where the most room lies ahead of it. The two ends of a free run know each other, which makes giving
+    and taking O(1); finding the longest run is O(log runs).
+    """
+
+    __slots__ = ("_first", "_growing", "_last", "_longest", "free", "total")
+
+    def __init__(self, pages: int) -> None:
+        self.total = pages
+        self.free = pages
+        # One place more than there are pages: neighbours of the first and of the last page are never free.
+        self._last = [-1] * (pages + 1)  # at the first page of a free run: its last page
+        self._first = [-1] * (pages + 1)  # at the last page of a free run: its first page
+        self._growing = [0] * (pages + 1)  # rows whose last page this is
+        # (-length, last page). A run that is eaten from its front keeps its entry, whose length is then too large
+        # and is put right when it comes to the top; hence no push when a sequence grows.
+        self._longest: list[tuple[int, int]] = []
+        if pages:
+            self._add_run(0, pages - 1)
+
+    def moved(self, before: int, now: int) -> None:
+        """Says that a row's last page was `before` and is `now`; -1 stands for none."""
+        if before >= 0:
+            self._growing[before] -= 1
+        if now >= 0:
+            self._growing[now] += 1
+
+    def follows(self, page: int, count: int) -> bool:
+        """Whether the `count` pages after `page` are free."""
+        return page >= 0 and self._last[page + 1] - page >= count
+
+    def longest(self) -> int:
+        """Pages of the longest free run."""
+        if not self.free:
+            return 0
+        first = self._longest_run()
+        return self._last[first] - first + 1
+
+    def take(self, count: int, after: int, room: int) -> list[int]:
+        """`count` free pages, first those that follow page `after`.
+
+        `room` is how many the taker will want, these included. There must be `count` free pages.
+        """
+        assert count <= self.free, f"{count} pages taken of {self.free} free ones"
+        taken: list[int] = []
+        if after >= 0 and self._last[after + 1] >= 0:
+            self._cut(after + 1, after + 1, count, taken)
+        while len(taken) < count:
+            first = self._longest_run()
+            self._cut(first, self._place(first, max(room, count) - len(taken)), count - len(taken), taken)
+        return taken
+
+    def give(self, pages: list[int]) -> None:
+        """Takes pages back and joins them to the free runs beside them."""
+        ends: set[int] = set()
+        first_of, last_of = self._first, self._last
+        for page in pages:
+            first, last = first_of[page - 1], last_of[page + 1]
+            if first < 0:
+                first = page
+            else:
+                first_of[page - 1] = -1
+            if last < 0:
+                last = page
+            else:
+                last_of[page + 1] = -1
+            last_of[first], first_of[last] = last, first
+            ends.add(last)
+        self.free += len(pages)
+        for last in sorted(ends):
+            if first_of[last] >= 0:
+                heappush(self._longest, (first_of[last] - last - 1, last))
+        if len(self._longest) > self.total + 64:
+            self._rebuild()
+
+    def runs(self) -> list[tuple[int, int]]:
+        """First and last page of each free run, in order."""
+        return [(first, last) for first, last in enumerate(self._last) if last >= 0]
+
+    def check(self, tails: list[int]) -> set[int]:
+        """The free pages, after a recount; `tails` are the last pages of all rows."""
+        free: set[int] = set()
+        entries: dict[int, int] = {}
+        for length, last in self._longest:
+            entries[last] = max(entries.get(last, 0), -length)
+        for first, last in self.runs():
+            assert self._first[last] == first, f"free run {first}..{last}: its ends disagree"
+            assert first - 1 not in free, f"free run {first}..{last} was not joined to the one before"
+            assert entries.get(last, 0) >= last - first + 1, f"free run {first}..{last} is not in the heap"
+            free.update(range(first, last + 1))
+        assert sum(first >= 0 for first in self._first) == len(self.runs()), "a free run lost its first page"
+        assert len(free) == self.free, f"{len(free)} pages are free, {self.free} are counted"
+        growing = [0] * (self.total + 1)
+        for page in tails:
+            growing[page] += 1
+        assert growing == self._growing, "pages that rows grow from are counted wrongly"
+        return free
+
+    def _add_run(self, first: int, last: int) -> None:
+        self._last[first], self._first[last] = last, first
+        heappush(self._longest, (first - last - 1, last))
+
+    def _cut(self, first: int, start: int, count: int, taken: list[int]) -> None:
+        """Takes up to `count` pages from `start` on out of the free run that begins at `first`."""
+        last = self._last[first]
+        stop = min(start + count, last + 1)
+        self._last[first] = self._first[last] = -1
+        if start > first:
+            self._add_run(first, start - 1)
+        if stop <= last:
+            self._last[stop], self._first[last] = last, stop
+        self.free -= stop - start
+        taken.extend(range(start, stop))
+
+    def _place(self, first: int, wanted: int) -> int:
+        """Where in the run at `first` to begin; a row that grows into it from the left keeps half of what is spare."""
+        spare = self._last[first] - first + 1 - wanted
+        return first + spare // 2 if spare > 0 and self._growing[first - 1] else first
+
+    def _longest_run(self) -> int:
+        heap = self._longest
+        while True:
+            length, last = heap[0]
+            first = self._first[last]
+            now = first - last - 1 if first >= 0 else 0
+            if now == length:
+                return first
+            heapreplace(heap, (now, last))
+
+    def _rebuild(self) -> None:
+        self._longest = [(first - last - 1, last) for first, last in self.runs()]
+        heapify(self._longest)

@@ -1,0 +1,41 @@
+"""Where do the keys and values of each layer lie?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maxserve.core.interfaces import CacheContext
+from maxserve.core.nouns import KVLayer
+
+if TYPE_CHECKING:
+    import torch
+
+ALIGNMENT = 64  # bytes; what vector instructions like best
+
+
+def allocate(context: CacheContext) -> list[KVLayer]:
+    """One KVLayer per layer of the context, filled with zeros.
+
+    Zeros, since attention may read the unwritten rest of a page before it masks it, and NaN times 0 is NaN.
+    """
+    layers: list[KVLayer] = []
+    for layer in context.layers:
+        shape = (context.pages, context.page_size, layer.kv_heads, layer.head_dim)
+        layers.append(KVLayer(zeros(shape, context), zeros(shape, context)))
+    return layers
+
+
+def zeros(shape: tuple[int, ...], context: CacheContext) -> torch.Tensor:
+    """A zero tensor; on the CPU its memory is touched page by page, when it is first used."""
+    import torch
+
+    if context.device.type != "cpu":
+        return torch.zeros(shape, dtype=context.dtype, device=context.device)
+    size = int(np.prod(shape)) * context.dtype.itemsize
+    if not size:
+        return torch.zeros(shape, dtype=context.dtype)
+    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)  # torch.zeros would write to all of it at once
+    skip = -memory.ctypes.data % ALIGNMENT
+    return torch.from_numpy(memory[skip : skip + size]).view(context.dtype).view(shape)

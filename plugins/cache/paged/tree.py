@@ -1,0 +1,201 @@
+"""Which prefixes are cached, who uses them, and which page goes when room is needed?"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush, heapreplace
+
+from maxserve.core.interfaces import EvictionPolicy
+from maxserve.core.nouns import Node
+
+
+class Entry(Node):
+    """A cached page and its place in the tree. A root (page -1) stands for a salt.
+
+    `users` counts the rows that hold it, so it never exceeds the parent's. `ticket` names its current place in the
+    eviction heap; 0: it has none.
+    """
+
+    __slots__ = ("children", "key", "parent", "ticket", "users")
+
+    def __init__(self, page: int, tokens: int, last_used: int, parent: Entry | None, key: bytes) -> None:
+        super().__init__(page, tokens, last_used)
+        self.parent = parent
+        self.key = key  # the page's tokens, as bytes
+        self.children: dict[bytes, Entry] = {}
+        self.users = 0
+        self.ticket = 0
+
+
+class EvictionOrder:
+    """Entries that may be evicted, the one with the smallest key first.
+
+    An entry has one current place; places it had before are skipped when they come up. Without that, an entry whose
+    place was dropped while it was in use would never be found again.
+    """
+
+    __slots__ = ("_heap", "_policy", "_tickets", "size")
+
+    def __init__(self, policy: EvictionPolicy) -> None:
+        self._policy = policy
+        self._heap: list[tuple[tuple[float, ...], int, Entry]] = []
+        self._tickets = 0
+        self.size = 0
+
+    def add(self, entry: Entry) -> None:
+        """Lets `entry` be evicted."""
+        heappush(self._heap, self._place(entry))
+        self.size += 1
+
+    def remove(self, entry: Entry) -> None:
+        """Keeps `entry` from being evicted; nothing happens to one that was not in the order."""
+        if not entry.ticket:
+            return
+        entry.ticket = 0
+        self.size -= 1
+        if len(self._heap) > 2 * self.size + 64:
+            self._heap = [place for place in self._heap if place[2].ticket == place[1]]
+            heapify(self._heap)
+
+    def pop(self) -> Entry:
+        """The entry to evict now. A key that changed since it was placed counts as it is now."""
+        newest = self._tickets
+        while True:
+            key, ticket, entry = self._heap[0]
+            if entry.ticket != ticket:
+                heappop(self._heap)
+            elif ticket <= newest and self._policy.key(entry) != key:
+                heapreplace(self._heap, self._place(entry))  # once per call, lest a drifting key keeps us here
+            else:
+                heappop(self._heap)
+                entry.ticket = 0
+                self.size -= 1
+                return entry
+
+    def check(self, expected: list[Entry]) -> None:
+        """Recounts: exactly the `expected` entries are in the order, each once."""
+        current = sorted(entry.page for _, ticket, entry in self._heap if entry.ticket == ticket)
+        pages = sorted(entry.page for entry in expected)
+        assert current == pages, f"pages {current} may be evicted, but {pages} are unused leaves"
+        assert self.size == len(pages), f"{len(pages)} evictable leaves, {self.size} are counted"
+
+    def _place(self, entry: Entry) -> tuple[tuple[float, ...], int, Entry]:
+        self._tickets += 1
+        entry.ticket = self._tickets
+        return (self._policy.key(entry), entry.ticket, entry)
+
+
+class PrefixTree:
+    """Cached pages by what they hold.
+
+    A child is found by the very tokens of its page, below its parent, below its salt: pages are shared only when all
+    of that is equal, never because two hashes are.
+    """
+
+    __slots__ = ("_order", "_roots", "clock", "size", "unused")
+
+    def __init__(self, policy: EvictionPolicy) -> None:
+        self._roots: dict[str, Entry] = {}
+        self._order = EvictionOrder(policy)
+        self.clock = 0
+        self.size = 0
+        self.unused = 0  # entries without users; all can be evicted, leaves first, since a user holds the whole path
+
+    def match(self, tokens: bytes, width: int, salt: str) -> list[Entry]:
+        """The entries of the longest cached prefix of `tokens`, which is cut into pages of `width` bytes."""
+        found: list[Entry] = []
+        node = self._roots.get(salt)
+        if node is None:
+            return found
+        for start in range(0, len(tokens), width):
+            node = node.children.get(tokens[start : start + width])
+            if node is None:
+                break
+            found.append(node)
+        return found
+
+    def root(self, salt: str) -> Entry:
+        """The root of a salt, with one user more."""
+        root = self._roots.get(salt)
+        if root is None:
+            root = self._roots[salt] = Entry(-1, 0, 0, None, salt.encode("utf-8", "surrogatepass"))
+        root.users += 1
+        return root
+
+    def hold(self, entry: Entry) -> None:
+        """Counts one user more."""
+        entry.users += 1
+        entry.last_used = self.clock
+        if entry.users == 1:
+            self.unused -= 1
+            self._order.remove(entry)
+
+    def add(self, parent: Entry, key: bytes, page: int, tokens: int) -> Entry:
+        """A new entry below `parent`, with one user."""
+        entry = parent.children[key] = Entry(page, tokens, self.clock, parent, key)
+        entry.users = 1
+        self.size += 1
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """Counts one user less, on the whole path up to the root."""
+        node = entry
+        while node.parent is not None:
+            node.users -= 1
+            node.last_used = self.clock
+            if not node.users:
+                self.unused += 1
+                if not node.children:
+                    self._order.add(node)
+            node = node.parent
+        node.users -= 1
+        self._forget_root(node)
+
+    def evict(self, count: int) -> list[int]:
+        """Forgets `count` unused pages, the policy's choice among the ends of prefixes each time."""
+        return [self._evict_one() for _ in range(count)]
+
+    def entries(self) -> list[Entry]:
+        """Every cached page."""
+        stack = list(self._roots.values())
+        found: list[Entry] = []
+        while stack:
+            children = stack.pop().children.values()
+            found.extend(children)
+            stack.extend(children)
+        return found
+
+    def check(self, page_size: int, users: dict[int, int], open_roots: list[Entry]) -> None:
+        """Recounts; `users` are the rows by page that hold it, `open_roots` the roots that rows stand on."""
+        entries = self.entries()
+        for entry in entries:
+            parent = entry.parent
+            assert parent is not None, f"page {entry.page} has no parent"
+            assert parent.children.get(entry.key) is entry, f"page {entry.page} is not where its tokens say"
+            assert entry.tokens == parent.tokens + page_size, f"page {entry.page} ends at {entry.tokens} tokens"
+            held = users.get(entry.page, 0)
+            assert entry.users == held, f"page {entry.page}: {held} users, {entry.users} are counted"
+        assert len(entries) == self.size, f"{len(entries)} pages in the tree, {self.size} are counted"
+        unused = [entry for entry in entries if not entry.users]
+        assert len(unused) == self.unused, f"{len(unused)} pages unused, {self.unused} are counted"
+        self._order.check([entry for entry in unused if not entry.children])
+        for salt, root in self._roots.items():
+            standing = sum(other is root for other in open_roots)
+            assert root.users == standing, f"salt {salt!r}: {standing} rows, {root.users} are counted"
+            assert root.users or root.children, f"salt {salt!r} is remembered for nothing"
+
+    def _evict_one(self) -> int:
+        entry = self._order.pop()
+        parent = entry.parent
+        assert parent is not None, "a root was up for eviction"
+        del parent.children[entry.key]
+        self.size -= 1
+        self.unused -= 1
+        if parent.parent is None:
+            self._forget_root(parent)
+        elif not parent.users and not parent.children:
+            self._order.add(parent)
+        return entry.page
+
+    def _forget_root(self, root: Entry) -> None:
+        if not root.users and not root.children:
+            del self._roots[root.key.decode("utf-8", "surrogatepass")]

@@ -1,0 +1,135 @@
+"""The conformance class catches caches that are wrong; each of these breaks one promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from maxserve.core.components import CacheStrategy
+from maxserve.core.testing.cache import CacheStrategyChecks
+from maxserve.plugins.cache.paged import PagedCache
+
+Tokens = NDArray[np.int64]
+
+
+class Unchecked(PagedCache):
+    """Its own check is off, so that the kit has to find out."""
+
+    def check(self) -> None:
+        pass
+
+
+class IgnoresSalt(Unchecked):
+    def peek(self, tokens: Tokens, salt: str) -> int:
+        return super().peek(tokens, "")
+
+    def open(self, row: int, tokens: Tokens, salt: str) -> int:
+        return super().open(row, tokens, "")
+
+
+class SharesOnCollision(Unchecked):
+    def _bytes(self, tokens: Tokens, start: int, stop: int) -> bytes:
+        return super()._bytes(tokens % 1, start, stop)
+
+
+class LeavesNothingToCompute(Unchecked):
+    def _match(self, tokens: Tokens, salt: str) -> list:  # type: ignore[type-arg]
+        return super()._match(np.append(tokens, 0), salt)
+
+
+class LeaksOnClose(Unchecked):
+    def close(self, row: int) -> None:
+        state = self._state(row)
+        state.pages = max(state.committed, state.pages - 1)
+        self._pool.moved(state.tail, -1)
+        state.tail = -1
+        super().close(row)
+
+
+class EvictsPagesInUse(Unchecked):
+    def reserve(self, row: int, length: int) -> bool:
+        granted = super().reserve(row, length)
+        pages = self._state(row).pages
+        for other, state in enumerate(self._rows):
+            if granted and state is not None and other != row and pages and state.pages:
+                self.tables[row, pages - 1] = self.tables[other, 0]
+        return granted
+
+
+class TakesBeforeItRefuses(Unchecked):
+    def reserve(self, row: int, length: int) -> bool:
+        while not super().reserve(row, length):
+            if not super().reserve(row, self._state(row).capacity + 1):
+                return False
+        return True
+
+
+class RefusesTooEarly(Unchecked):
+    def reserve(self, row: int, length: int) -> bool:
+        return self.sizes().available > 2 and super().reserve(row, length)
+
+
+class PeekClaims(Unchecked):
+    def peek(self, tokens: Tokens, salt: str) -> int:
+        for entry in self._match(tokens, salt):
+            self._tree.hold(entry)
+        return super().peek(tokens, salt)
+
+
+class ForgetsPrefixes(Unchecked):
+    def close(self, row: int) -> None:
+        super().close(row)
+        self.reset()
+
+
+class SharesAlthoughSwitchedOff(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        self._sharing = True
+
+
+BROKEN = [
+    IgnoresSalt,
+    SharesOnCollision,
+    LeavesNothingToCompute,
+    LeaksOnClose,
+    EvictsPagesInUse,
+    TakesBeforeItRefuses,
+    RefusesTooEarly,
+    PeekClaims,
+    ForgetsPrefixes,
+    SharesAlthoughSwitchedOff,
+]
+
+
+def failing(checks: CacheStrategyChecks) -> list[str]:
+    """The tests of the class that fail."""
+    names: list[str] = []
+    for name in dir(checks):
+        test: Callable[[], None] = getattr(checks, name)
+        if name.startswith("test_"):
+            try:
+                test()
+            except AssertionError:
+                names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_caches_are_caught(broken: type[PagedCache]) -> None:
+    class Checks(CacheStrategyChecks):
+        component = CacheStrategy(name="broken", build=broken)
+        seeds = range(3)
+
+    assert failing(Checks())
+
+
+def test_the_same_without_the_fault_passes() -> None:
+    class Checks(CacheStrategyChecks):
+        component = CacheStrategy(name="fine", build=Unchecked)
+        seeds = range(2)
+
+    assert failing(Checks()) == []

@@ -1,0 +1,216 @@
+"""The paged cache conforms, shares what it should, and keeps a sequence's pages together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from maxserve.core.interfaces import CacheContext, EvictionPolicy
+from maxserve.core.nouns import Node
+from maxserve.core.testing.cache import CacheStrategyChecks
+from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache
+
+Make = Callable[..., PagedCache]
+
+
+class TestPaged(CacheStrategyChecks):
+    strategy = "paged"
+
+
+class TestPagedLfu(CacheStrategyChecks):
+    strategy = "paged-lfu"
+
+
+@pytest.fixture
+def make() -> Make:
+    def make(policy: EvictionPolicy | None = None, **changes: Any) -> PagedCache:
+        given: dict[str, Any] = {"layers": (), "pages": 16, "page_size": 4, "rows": 4, "max_length": 64}
+        given |= {"dtype": torch.float32, "device": torch.device("cpu")} | changes
+        return PagedCache(CacheContext(**given), policy)
+
+    return make
+
+
+def fill(cache: PagedCache, row: int, tokens: NDArray[np.int64], salt: str = "") -> int:
+    """Opens a row and computes all of it."""
+    found = cache.open(row, tokens, salt)
+    assert cache.reserve(row, len(tokens))
+    cache.commit(row, tokens)
+    cache.check()
+    return found
+
+
+def prompt(seed: int, length: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, 1000, length)
+
+
+def test_equal_pages_of_two_rows_become_one(make: Make) -> None:
+    cache, tokens = make(), prompt(0, 10)
+    for row in (0, 1):
+        cache.open(row, tokens, "")
+        assert cache.reserve(row, 10)
+    assert cache.sizes().owned == 6
+    for row in (0, 1):
+        cache.commit(row, tokens)
+        cache.check()
+    assert cache.sizes().owned == 4
+    assert cache.tables[0, :2].tolist() == cache.tables[1, :2].tolist()
+    assert cache.tables[0, 2] != cache.tables[1, 2]
+
+
+def test_generated_pages_are_shared_too(make: Make) -> None:
+    cache, tokens = make(), prompt(0, 15)
+    cache.open(0, tokens[:6], "")
+    for length in range(6, 16):
+        assert cache.reserve(0, length)
+        cache.commit(0, tokens[:length])
+    cache.close(0)
+    assert cache.peek(tokens, "") == 12
+
+
+def test_a_row_evicts_only_what_nobody_uses(make: Make) -> None:
+    cache = make()
+    fill(cache, 0, prompt(0, 32))
+    fill(cache, 1, prompt(1, 24))
+    cache.close(1)
+    cache.open(2, prompt(2, 40), "")
+    assert not cache.reserve(2, 40)
+    assert cache.peek(prompt(1, 24), "") == 20
+    assert cache.reserve(2, 32)
+    cache.check()
+    assert cache.peek(prompt(0, 32), "") == 28
+    assert cache.peek(prompt(1, 24), "") == 0
+
+
+def test_the_least_recently_used_prefix_goes_first_and_its_end_before_its_start(make: Make) -> None:
+    cache = make(rows=1, pages=12)
+    for seed in (0, 1, 2):
+        fill(cache, 0, prompt(seed, 16))
+        cache.close(0)
+    fill(cache, 0, prompt(0, 16))  # used again: 1 is the oldest now
+    cache.close(0)
+    cache.open(0, prompt(3, 12), "")
+    assert cache.reserve(0, 12)
+    found = [cache.peek(prompt(seed, 17), "") for seed in (0, 1, 2)]
+    assert found[:2] == [16, 0]
+    assert found[2] in (4, 8, 12)
+
+
+def test_the_least_often_found_prefix_goes_first(make: Make) -> None:
+    cache = make(LeastFrequentlyUsed(), rows=1, pages=15)
+    for seed in (0, 0, 0, 1, 1, 2):
+        fill(cache, 0, prompt(seed, 17))
+        cache.close(0)
+    cache.open(0, prompt(3, 28), "")
+    assert cache.reserve(0, 28)
+    assert [cache.peek(prompt(seed, 17), "") for seed in (0, 1, 2)] == [16, 16, 0]
+
+
+def test_a_policy_of_the_author_decides(make: Make) -> None:
+    class LargestPageFirst:
+        def key(self, node: Node) -> tuple[float, ...]:
+            return (-node.page,)
+
+    cache = make(LargestPageFirst(), rows=1, pages=8)
+    for seed in (0, 1):
+        fill(cache, 0, prompt(seed, 16))
+        cache.close(0)
+    last = max(entry.page for entry in cache._tree.entries())
+    cache.open(0, prompt(2, 4), "")
+    assert cache.reserve(0, 4)
+    assert last not in {entry.page for entry in cache._tree.entries()}
+
+
+def test_reset_keeps_what_is_in_use(make: Make) -> None:
+    cache = make()
+    fill(cache, 0, prompt(0, 16))
+    fill(cache, 1, prompt(1, 16))
+    cache.close(1)
+    assert cache.reset() == 4
+    cache.check()
+    assert cache.peek(prompt(0, 16), "") == 12
+    assert cache.peek(prompt(1, 16), "") == 0
+
+
+def test_a_salt_leaves_nothing_behind(make: Make) -> None:
+    cache = make()
+    for number in range(50):
+        fill(cache, 0, prompt(number, 9), salt=f"user {number}")
+        cache.close(0)
+    cache.reset()
+    assert not cache._tree._roots
+
+
+def test_more_than_a_row_holds_is_refused(make: Make) -> None:
+    cache = make(pages=64)
+    cache.open(0, prompt(0, 4), "")
+    with pytest.raises(ValueError, match="a row holds 64"):
+        cache.reserve(0, 65)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_row_that_is_not_open_is_our_own_mistake(make: Make, row: int) -> None:
+    with pytest.raises(AssertionError, match="not open"):
+        make().close(row)
+
+
+def test_check_sees_a_wrong_table(make: Make) -> None:
+    cache = make()
+    fill(cache, 0, prompt(0, 16))
+    cache.tables[0, 1] += 1
+    with pytest.raises(AssertionError, match="its table says"):
+        cache.check()
+
+
+def test_check_sees_a_lost_page(make: Make) -> None:
+    cache = make()
+    fill(cache, 0, prompt(0, 16))
+    cache._pool.take(1, -1, 1)
+    with pytest.raises(AssertionError, match="lost"):
+        cache.check()
+
+
+def test_check_sees_a_miscounted_user(make: Make) -> None:
+    cache = make()
+    fill(cache, 0, prompt(0, 16))
+    cache._tree.entries()[0].users += 1
+    with pytest.raises(AssertionError, match="users"):
+        cache.check()
+
+
+def runs(table: NDArray[np.int32]) -> int:
+    return 1 + int((np.diff(table) != 1).sum())
+
+
+@pytest.mark.parametrize(("share", "most"), [(False, 1.1), (True, 2.0)])
+def test_pages_of_a_sequence_lie_together_while_many_grow(make: Make, share: bool, most: float) -> None:
+    """Also when the pool is full of cached prefixes, so that every new page is an evicted one."""
+    rng, rows = random.Random(0), 16
+    cache = make(pages=2048, page_size=16, rows=rows, max_length=1024, share_prefixes=share)
+    live: dict[int, tuple[NDArray[np.int64], int]] = {}
+    seen: list[int] = []
+    for step in range(4000):
+        for row in range(rows):
+            if row not in live:
+                tokens = prompt(rng.randrange(10**9), rng.randint(150, 900))
+                cache.open(row, tokens, "")
+                live[row] = (tokens, rng.randint(50, len(tokens)))
+                break
+        for row, (tokens, length) in list(live.items()):
+            assert cache.reserve(row, length)
+            cache.commit(row, tokens[:length])
+            live[row] = (tokens, length + 1)
+            if length == len(tokens):
+                seen.append(runs(cache.tables[row, : -(-length // 16)]))
+                cache.close(row)
+                del live[row]
+        if step % 500 == 0:
+            cache.check()
+    assert len(seen) > 100
+    assert np.mean(seen) <= most

@@ -1,0 +1,126 @@
+"""The conformance class catches policies that are wrong; each of these breaks one promise."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from maxserve.core.components import Scheduler
+from maxserve.core.interfaces import Plan, SchedulerContext, SequenceView, View
+from maxserve.core.testing.scheduler import SchedulerChecks
+from maxserve.plugins.schedulers.continuous import Continuous
+
+
+class Starves(Continuous):
+    """Long prompts wait for ever."""
+
+    def plan(self, view: View, plan: Plan) -> None:
+        for sequence in (*view.running, *view.waiting):
+            if sequence.prompt_length < 80:
+                plan.add(sequence, min(sequence.todo, plan.tokens_left))
+
+
+class Sleeps(Continuous):
+    """Plans nothing every third time."""
+
+    calls = 0
+
+    def plan(self, view: View, plan: Plan) -> None:
+        self.calls += 1
+        if self.calls % 3:
+            super().plan(view, plan)
+
+
+class Remembers(Continuous):
+    """Plans sequences that are gone."""
+
+    def __init__(self, context: SchedulerContext) -> None:
+        super().__init__(context)
+        self._seen: list[SequenceView] = []
+
+    def plan(self, view: View, plan: Plan) -> None:
+        for sequence in self._seen:
+            plan.add(sequence, 1)
+        self._seen = list(view.running)
+        super().plan(view, plan)
+
+
+class RepeatsItself(Continuous):
+    def plan(self, view: View, plan: Plan) -> None:
+        super().plan(view, plan)
+        for sequence in view.running:
+            plan.add(sequence, 1)
+
+
+class Meddles(Continuous):
+    """Writes where it should only look."""
+
+    def plan(self, view: View, plan: Plan) -> None:
+        for sequence in view.waiting:
+            one: Any = sequence
+            one._sequence.cached = 0
+            one._sequence.prompt_length += 1
+        super().plan(view, plan)
+
+
+class ThrowsDice(Continuous):
+    """Another order in each run."""
+
+    def plan(self, view: View, plan: Plan) -> None:
+        everyone = [*view.running, *view.waiting]
+        random.SystemRandom().shuffle(everyone)
+        for sequence in everyone:
+            plan.add(sequence, sequence.todo)
+
+
+class PreemptsAlways(Continuous):
+    """Nobody gets anywhere."""
+
+    def plan(self, view: View, plan: Plan) -> None:
+        for sequence in view.running:
+            plan.preempt(sequence)
+        super().plan(view, plan)
+
+
+def failing(checks: SchedulerChecks) -> list[str]:
+    """The tests of the class that fail."""
+    tests = {
+        "finishes": checks.test_everyone_finishes,
+        "repeats": checks.test_same_input_gives_same_plans,
+        "empty": checks.test_an_empty_house_is_fine,
+    }
+    names: list[str] = []
+    for name, test in tests.items():
+        try:
+            test()
+        except AssertionError:
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("broken", [Starves, Sleeps, Remembers, RepeatsItself, Meddles, ThrowsDice, PreemptsAlways])
+def test_broken_policies_are_caught(broken: type[Continuous]) -> None:
+    class Checks(SchedulerChecks):
+        component = Scheduler(name="broken", build=broken)
+        seeds = range(2)
+
+    assert failing(Checks())
+
+
+def test_the_same_without_the_fault_passes() -> None:
+    class Checks(SchedulerChecks):
+        component = Scheduler(name="fine", build=Continuous)
+        seeds = range(2)
+
+    assert failing(Checks()) == []
+
+
+def test_measures_are_reported() -> None:
+    class Checks(SchedulerChecks):
+        component = Scheduler(name="fine", build=Continuous)
+
+    reported: dict[str, object] = {}
+    Checks().test_many_waiting(lambda name, value: reported.__setitem__(name, value))
+    assert set(reported) == {"microseconds_per_plan", "waiting_looked_at"}
