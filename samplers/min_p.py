@@ -1,0 +1,42 @@
+"""Drop tokens much less likely than the likeliest (arXiv:2407.01082)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maxserve.core.interfaces import SamplerContext
+    from maxserve.core.nouns import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class MinP:
+    """Drop tokens less likely than this share of the likeliest one's probability; 0 drops none."""
+
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError(f"min_p must be between 0 and 1, got {self.min_p}")
+
+
+class MinPTransform:
+    def prepare(self, rows: Rows) -> Tensor | None:
+        """How far below the best logit a token may lie, [rows, 1]."""
+        wanted = [p.min_p for p in rows.params(MinP)]
+        if not any(wanted):
+            return None
+        return rows.tensor([-math.log(p) if p else math.inf for p in wanted])[:, None]
+
+    def apply(self, logits: Tensor, distance: Tensor) -> Tensor:
+        # p < min_p * max(p) is the same as logit < max(logit) + log(min_p): no softmax is needed.
+        floor = logits.amax(dim=-1, keepdim=True) - distance
+        return logits.masked_fill(logits < floor, float("-inf"))
+
+
+def build(context: SamplerContext) -> MinPTransform:
+    return MinPTransform()
