@@ -1,0 +1,42 @@
+"""What do plugin authors test with? Fixtures (this module is a pytest plugin) and classes of checks to inherit from.
+
+Check classes are imported when they are asked for: every pytest run loads this module, and most never need torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
+
+if TYPE_CHECKING:
+    from maxserve.core.testing.architecture import ArchitectureChecks
+    from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.sampler import SamplerChecks
+    from maxserve.core.testing.scheduler import SchedulerChecks
+
+__all__ = [
+    "ArchitectureChecks",
+    "CacheStrategyChecks",
+    "SamplerChecks",
+    "SchedulerChecks",
+    "light_import",
+    "max_cli",
+    "plugin_folder",
+    "plugin_host",
+    "spawned",
+]
+
+CHECKS = {
+    "ArchitectureChecks": "maxserve.core.testing.architecture",
+    "CacheStrategyChecks": "maxserve.core.testing.cache",
+    "SamplerChecks": "maxserve.core.testing.sampler",
+    "SchedulerChecks": "maxserve.core.testing.scheduler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in CHECKS:
+        return getattr(import_module(CHECKS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,148 @@
+"""Does a scheduler serve everyone, within its limits? It plans for a small simulated engine.
+
+class TestMine(SchedulerChecks):
+    scheduler = "mine"
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from maxserve.core.components import Scheduler
+from maxserve.core.interfaces import SchedulerContext, StepPolicy
+from maxserve.core.nouns import Limits
+from maxserve.core.testing.resolve import load, resolve
+from maxserve.core.testing.simulation import Simulated, SimulatedEngine, SimulatedPlan, SimulatedView
+
+
+class SchedulerChecks:
+    """Subclass it and name a registered `scheduler`, or give the `component` itself.
+
+    `sections` are the plugin's settings, by schema, as its `context.config` will see them.
+    """
+
+    scheduler: ClassVar[str] = ""
+    component: ClassVar[Scheduler | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}
+    seeds: ClassVar[range] = range(6)
+    requests: ClassVar[int] = 60
+
+    limits: ClassVar[dict[str, dict[str, Any]]] = {
+        "plain": {},
+        "in flight": {"in_flight_batching": True},
+        "whole prompts": {"chunked_prefill": False},
+        "whole in flight": {"chunked_prefill": False, "in_flight_batching": True},
+        "few pages": {"pages": 40},
+        "few pages in flight": {"pages": 40, "in_flight_batching": True, "watermark": 1.0},
+        "one row": {"max_batch_size": 1},
+        "total tokens": {"max_batch_total_tokens": 160},
+        "total tokens in flight": {"max_batch_total_tokens": 160, "in_flight_batching": True},
+    }
+
+    def policy(self, limits: Limits) -> StepPolicy:
+        """A fresh policy."""
+        declared = resolve(Scheduler, self.scheduler, self.component)
+        build: Callable[[SchedulerContext], StepPolicy] = load(declared.build)
+        return build(SchedulerContext(limits=limits, sections=self.sections))
+
+    def test_everyone_finishes(self) -> None:
+        for name, changes in self.limits.items():
+            for seed in self.seeds:
+                limits = _limits(**changes)
+                engine = self._simulate(self.policy(limits), limits, seed, name)
+                assert not engine.owned, f"{name}: pages are lost"
+                self._check_budget(engine, name)
+
+    def test_same_input_gives_same_plans(self) -> None:
+        for name, changes in self.limits.items():
+            limits = _limits(**changes)
+            first, second = (self._simulate(self.policy(limits), limits, 0, name).log for _ in range(2))
+            assert first == second, f"{name}: two runs of the same requests were planned differently"
+
+    def test_an_empty_house_is_fine(self) -> None:
+        limits = _limits()
+        engine = SimulatedEngine(limits)
+        engine.step(self.policy(limits))
+        assert engine.log == [[]]
+
+    def test_many_waiting(self, record_property: Callable[[str, object], None]) -> None:
+        """Reports µs per plan and how much of a queue of 10,000 a plan looked at, beside 256 who run."""
+        limits = _limits(max_batch_size=512, max_batch_input_tokens=8192, pages=40_000, max_length=4096)
+        policy, looked_at, spent = self.policy(limits), 0, []
+        for _ in range(5):
+            engine = _crowd(limits, running=256, waiting=10_000)
+            view, plan = SimulatedView(engine), SimulatedPlan(engine)
+            began = time.perf_counter()
+            policy.plan(view, plan)
+            spent.append(time.perf_counter() - began)
+            looked_at = max(looked_at, view.looked_at)
+        microseconds = min(spent) * 1e6
+        record_property("microseconds_per_plan", round(microseconds))
+        record_property("waiting_looked_at", looked_at)
+        self.saw(microseconds, looked_at)
+
+    def saw(self, microseconds: float, looked_at: int) -> None:
+        """Hears what `test_many_waiting` measured; a subclass may judge it."""
+
+    def _simulate(self, policy: StepPolicy, limits: Limits, seed: int, name: str) -> SimulatedEngine:
+        arrivals, engine = _arrivals(random.Random(seed), limits, self.requests), SimulatedEngine(limits)
+        bound = _bound([sequence for _, sequence in arrivals], limits)
+        for step in range(bound):
+            while arrivals and arrivals[0][0] <= step:
+                engine.arrive(arrivals.pop(0)[1])
+            busy = bool(engine.waiting or engine.running)
+            if not busy and not arrivals:
+                return engine
+            engine.step(policy)
+            assert engine.log[-1] or not busy, f"{name}: nothing was planned in step {step}, though work waits"
+        left = [*engine.running, *engine.waiting]
+        raise AssertionError(f"{name}: after {bound} steps {', '.join(left)} are not done")
+
+    def _check_budget(self, engine: SimulatedEngine, name: str) -> None:
+        limits = engine.limits
+        for step, planned in enumerate(engine.log):
+            tokens = [count for _, count in planned]
+            spent = sum(tokens) if limits.chunked_prefill else sum(tokens[:-1])  # whole prompts: the last may exceed
+            assert spent <= limits.max_batch_input_tokens, f"{name}: {spent} tokens in step {step}"
+            assert len(planned) <= limits.max_batch_size, f"{name}: {len(planned)} sequences in step {step}"
+
+
+def _limits(**changes: Any) -> Limits:
+    given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
+    given |= {"max_length": 120, "page_size": 4, "pages": 200}
+    return Limits(**(given | changes))
+
+
+def _arrivals(rng: random.Random, limits: Limits, count: int) -> list[tuple[int, Simulated]]:
+    """(step, sequence), in order: mostly short prompts, some long, in bursts and lulls."""
+    step, arrivals = 0, []
+    for number in range(count):
+        step += rng.choice([0, 0, 0, 1, 3, 40])
+        prompt = rng.choice([rng.randint(1, 20), rng.randint(1, 20), rng.randint(60, limits.max_length - 20)])
+        cached = rng.randrange(prompt) // limits.page_size * limits.page_size if rng.random() < 0.3 else 0
+        end = min(limits.max_length, prompt + rng.randint(1, 30))
+        user, priority = rng.choice("abc"), rng.randint(0, 2)
+        sequence = Simulated(f"r{number}", prompt, end, step * 0.01, cached, user, priority)
+        arrivals.append((step, sequence))
+    return arrivals
+
+
+def _crowd(limits: Limits, *, running: int, waiting: int) -> SimulatedEngine:
+    """An engine in full swing."""
+    engine = SimulatedEngine(limits)
+    for number in range(running):
+        one = Simulated(f"run{number}", 100, 500, 0.0, length=200, computed=199, pages=50)
+        engine.running[one.id] = engine.holders[one.id] = one
+    engine.owned = 50 * running
+    for number in range(waiting):
+        engine.arrive(Simulated(f"wait{number}", 300, 400, 0.0))
+    return engine
+
+
+def _bound(sequences: Sequence[Simulated], limits: Limits) -> int:
+    """Steps that suffice when one runs after the other, ten times over; and the lulls."""
+    alone = sum(-(-s.prompt_length // limits.max_batch_input_tokens) + s.end - s.prompt_length for s in sequences)
+    return 10 * alone + 40 * len(sequences)
