@@ -1,0 +1,272 @@
+"""Puts an engine together from settings, the host's registries and a model's files."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.device import choose_cache_dtype, choose_compute, choose_device
+from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.runner import Runner
+from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces import (
+    AttentionContext,
+    CacheContext,
+    Model,
+    ModelInfo,
+    ModelSpec,
+    SamplerContext,
+    SchedulerContext,
+)
+from maxserve.core.model.free_memory import free_memory
+from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.weights import load_weights
+from maxserve.core.nouns import Limits, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture, AttentionBackend
+    from maxserve.core.host import Host
+    from maxserve.core.interfaces import Attention, Cache
+    from maxserve.core.model.progress import Progress
+    from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.registry import Entry
+    from maxserve.core.settings import Settings
+
+log = logging.getLogger("maxserve.engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What all builds of one engine share."""
+
+    settings: Settings
+    host: Host
+    sections: Mapping[type[Any], Any]
+    device: torch.device
+    compute: torch.dtype
+    cache_dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model with its weights in place, and the memory planned around it."""
+
+    files: ModelFiles
+    spec: ModelSpec
+    model: Model
+    parameters: int
+    plan: MemoryPlan
+
+
+def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
+    """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
+    device = choose_device(settings.model.devices)
+    compute = choose_compute(files.encoding, device, explicit=files.explicit_encoding)
+    target = Target(
+        settings=settings,
+        host=host,
+        sections=host.section_values(settings),
+        device=device,
+        compute=compute,
+        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, compute),
+    )
+    loaded = _load(target, files, progress)
+    progress.phase("Warming up")
+    parts = _parts(target, loaded)
+    warm_up(Engine(replace(parts, failure_percent=0.0)))  # --sim-failure is for clients, the start must not meet it
+    return Engine(parts)
+
+
+def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
+    architecture = target.host.architectures.get(files.architecture)
+    spec: ModelSpec = target.host.load(architecture, architecture.component.config)(files.config)
+    progress.phase("Building the model")
+    module = _build_model(target, architecture, spec)
+    plan = _plan_memory(target, spec, module)
+    weights = architecture.component.weights
+    load_weights(module, files.weights, weights, dtype=target.compute, device=target.device, progress=progress)
+    model = cast("Model", module)  # it is both, which was checked when it was built
+    model.prepare()
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
+
+
+def _build_model(target: Target, architecture: Entry[Architecture], spec: ModelSpec) -> torch.nn.Module:
+    """The module without memory behind it: what it needs is planned before anything is allocated."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(target.compute)
+    try:
+        with torch.device("meta"):
+            model = target.host.build(architecture, spec)
+    finally:
+        torch.set_default_dtype(before)
+    if not isinstance(model, torch.nn.Module) or not isinstance(model, Model):
+        raise PluginError(
+            f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "
+            f"{type(model).__name__}; build(config) must give a torch.nn.Module with prepare, forward and logits"
+        )
+    return model.eval()
+
+
+def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module) -> MemoryPlan:
+    """Decided with numbers alone, before anything is allocated, and shown."""
+    device, compute = target.device, target.compute
+    plan = plan_memory(
+        target.settings,
+        spec,
+        device=device.type,
+        free=free_memory(device.type, device.index or 0),
+        weights=weight_bytes(model, compute.itemsize),
+        itemsize=compute.itemsize,
+        cache_itemsize=target.cache_dtype.itemsize,
+    )
+    log.info("memory plan\n%s", plan.table())
+    for warning in plan.warnings:
+        log.warning("%s", warning)
+    total = target.settings.scheduling.max_batch_total_tokens
+    if total is not None and total < plan.max_length:
+        raise SettingsError(
+            f"--max-batch-total-tokens {total} is below the length of {plan.max_length} a single request may have; "
+            "raise it or lower --max-length"
+        )
+    return plan
+
+
+def _parts(target: Target, loaded: Loaded) -> Parts:
+    spec, plan = loaded.spec, loaded.plan
+    limits = _limits(target.settings, spec, plan)
+    cache = _build_cache(target, loaded)
+    attention = _build_attention(target, spec, plan, cache)
+    scheduler = target.host.schedulers.get(target.settings.scheduling.scheduler)
+    return Parts(
+        info=_info(target, loaded),
+        limits=limits,
+        cache=cache,
+        policy=target.host.build(scheduler, SchedulerContext(sections=target.sections, limits=limits)),
+        policy_name=scheduler.component.name,
+        builder=BatchBuilder(cache, attention, plan.page_size, target.device),
+        runner=Runner(loaded.model),
+        pipeline=_build_pipeline(target, spec),
+        read_params=SamplerFields(target.host).read,
+        failure_percent=float(target.settings.server.sim_failure),
+        check_when_idle=log.isEnabledFor(logging.DEBUG),
+    )
+
+
+def _limits(settings: Settings, spec: ModelSpec, plan: MemoryPlan) -> Limits:
+    scheduling = settings.scheduling
+    return Limits(
+        max_batch_size=plan.max_batch_size,
+        max_batch_input_tokens=scheduling.max_batch_input_tokens,
+        max_batch_total_tokens=scheduling.max_batch_total_tokens,
+        max_length=plan.max_length,
+        page_size=plan.page_size,
+        pages=plan.pages,
+        chunked_prefill=scheduling.enable_chunked_prefill,
+        in_flight_batching=scheduling.enable_in_flight_batching,
+        watermark=scheduling.kvcache_ce_watermark,
+        prompt_regimes=spec.prompt_regimes,
+    )
+
+
+def _build_cache(target: Target, loaded: Loaded) -> Cache:
+    plan = loaded.plan
+    name = target.settings.kv_cache.cache_strategy
+    if name.upper() == "MODEL_DEFAULT":
+        name = target.host.architectures.get(loaded.files.architecture).component.cache_strategy
+    strategy = target.host.cache_strategies.get(name)
+    context = CacheContext(
+        sections=target.sections,
+        layers=loaded.spec.cache_layers,
+        pages=plan.pages,
+        page_size=plan.page_size,
+        rows=plan.max_batch_size,
+        max_length=plan.max_length,
+        dtype=target.cache_dtype,
+        device=target.device,
+        share_prefixes=target.settings.kv_cache.enable_prefix_caching and strategy.component.shares_prefixes,
+    )
+    cache: Cache = target.host.build(strategy, context)
+    return cache
+
+
+def _build_attention(target: Target, spec: ModelSpec, plan: MemoryPlan, cache: Cache) -> Attention:
+    """The back end of highest priority that runs on the device."""
+    backends = [e for e in target.host.attention_backends if target.device.type in e.component.devices]
+    if not backends:
+        raise PluginError(f"no attention backend declares the device {target.device.type!r}; see `max list`")
+    best: Entry[AttentionBackend] = max(backends, key=lambda entry: entry.component.priority)
+    context = AttentionContext(
+        sections=target.sections,
+        layers=spec.cache_layers,
+        storage=cache.layers,
+        page_size=plan.page_size,
+        device=target.device,
+    )
+    attention: Attention = target.host.build(best, context)
+    return attention
+
+
+def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:
+    entries = sorted(target.host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
+    context = SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device)
+    stages = [
+        Stage.of(e.component.name, target.host.build(e, context), keeps_argmax=e.component.keeps_argmax)
+        for e in entries
+    ]
+    return Pipeline(stages, target.device)
+
+
+def _info(target: Target, loaded: Loaded) -> ModelInfo:
+    files, plan = loaded.files, loaded.plan
+    return ModelInfo(
+        name=target.settings.model.served_model_name or files.ref,
+        path=files.path,
+        architecture=files.architecture,
+        max_length=plan.max_length,
+        vocab_size=loaded.spec.vocab_size,
+        eos_token_ids=eos_token_ids(files.generation_config, files.config),
+        dtype=str(target.compute).removeprefix("torch."),
+        device=str(target.device),
+        parameters=loaded.parameters,
+        max_batch_size=plan.max_batch_size,
+        created=int(time.time()),
+        defaults=dict(files.generation_config),
+    )
+
+
+def eos_token_ids(*configs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens that end a text: those of the first config that names any (a number or a list)."""
+    for config in configs:
+        found = config.get("eos_token_id")
+        ids = found if isinstance(found, list) else [] if found is None else [found]
+        if any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
+            raise ModelError(
+                f"eos_token_id is {found!r} in the model's configuration; a token id or a list is expected"
+            )
+        if ids:
+            return tuple(ids)
+    return ()
+
+
+def warm_up(engine: Engine) -> None:
+    """Runs one short request, so that the first client does not pay for lazy set-up."""
+    prompt = (0, 0) if engine.info.max_length > 3 else (0,)
+    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    engine.simulates_failures = False  # --sim-failure is for clients
+    engine.add(Request(id="warm-up", prompt=prompt, params=params))
+    while engine.busy:
+        for output in engine.step():
+            if output.error is not None:
+                raise PluginError(f"the model failed in its warm-up step: {output.error}")
+    engine.reset_prefix_cache()
+    engine.reset_counters()
+    engine.simulates_failures = True

@@ -1,0 +1,50 @@
+"""Where the model runs and in which type it computes."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from maxserve.core.errors import SettingsError
+
+log = logging.getLogger("maxserve.engine")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(devices: str) -> torch.device:
+    """The device for `--devices`: `default` takes GPU 0 when there is one, else the CPU."""
+    if devices == "default":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if devices == "cpu":
+        return torch.device("cpu")
+    _, _, number = devices.partition(":")
+    index = int(number or 0)
+    if not torch.cuda.is_available():
+        raise SettingsError(f"--devices {devices}: this machine has no usable GPU; use --devices cpu")
+    if index >= torch.cuda.device_count():
+        known = ", ".join(f"gpu:{i}" for i in range(torch.cuda.device_count()))
+        raise SettingsError(f"--devices {devices}: there is no such GPU; this machine has {known}")
+    return torch.device("cuda", index)
+
+
+def choose_compute(encoding: str, device: torch.device, *, explicit: bool) -> torch.dtype:
+    """The type weights are held and multiplied in.
+
+    A type the operator named is taken at its word. Otherwise 16-bit checkpoints are computed in float32 on a CPU, which
+    is exact and, on the many CPUs without matrix units for 16-bit types, faster; it takes twice the memory.
+    """
+    stored = DTYPES[encoding]
+    if explicit or stored is torch.float32:
+        return stored
+    if device.type == "cpu":
+        remedy = "; --quantization-encoding bfloat16 keeps its type" if encoding == "bfloat16" else ""
+        log.info("%s weights are computed in float32 on the CPU, in twice the memory%s", encoding, remedy)
+        return torch.float32
+    return stored
+
+
+def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:
+    """The type keys and values are kept in: the model's own unless `--kv-cache-format` names one."""
+    return compute if kv_cache_format is None else DTYPES[kv_cache_format.lower()]

@@ -1,0 +1,192 @@
+"""The engine in the caller's own process: `maxserve.LLM(model).generate(...)`, without HTTP."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.engine.assemble import build_engine
+from maxserve.core.engine.params import SamplerFields
+from maxserve.core.errors import EngineError, RequestError, SettingsError
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.model.answer import AnswerText, Piece
+from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.model.progress import NullProgress
+from maxserve.core.model.resolve import resolve_model
+from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.nouns import FinishReason, Output, Request, SamplingParams
+from maxserve.core.settings import Settings, resolve
+from maxserve.core.settings.options import engine_options, serve_options
+from maxserve.core.settings.unsupported import refuse_unsupported
+
+if TYPE_CHECKING:
+    from maxserve.core.model.progress import Progress
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One finished text."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: FinishReason
+    prompt_tokens: int
+
+
+class LLM:
+    """A model in this process. Options are those of `max serve`, by their Python names.
+
+    Errors: UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        settings: Settings | None = None,
+        host: Host | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        if model is not None:
+            options["model_path"] = model
+        _refuse_server_options(options)
+        self.settings = settings or resolve(options, environ={})
+        refuse_unsupported(self.settings)
+        self.host = host or Host.discover(PluginOptions.from_settings(self.settings), strict=True)
+        progress = progress or NullProgress()
+        model_settings = self.settings.model
+        files = resolve_model(
+            model_settings, self.host, progress=progress, prefer_legacy=model_settings.use_legacy_module
+        )
+        self.tokenizer = Tokenizer.load(files.path, trust_remote_code=self.settings.model.trust_remote_code)
+        self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
+        self._engine = build_engine(self.settings, self.host, files, progress=progress)
+        self.info = self._engine.info
+        self._fields = SamplerFields(self.host)
+        self._defaults = self._fields.usable(self.info.defaults)
+        self._ids = map(str, itertools.count())
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
+    ) -> list[Completion]:
+        """Continues every prompt (text or token ids), all in one batch. `fields`: max_tokens, temperature, seed …"""
+        return self._run([self._tokens(p) for p in _as_list(prompts)], self.params(**fields), stop)
+
+    def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
+        """The assistant's answer to a conversation."""
+        return self._run([self._chat_tokens(messages)], self.params(**fields), stop)[0]
+
+    def stream(
+        self,
+        *,
+        prompt: Prompt | None = None,
+        messages: Sequence[Message] | None = None,
+        params: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Piece]:
+        """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
+        if (prompt is None) == (messages is None):
+            raise RequestError("give either a prompt or messages")
+        tokens = self._chat_tokens(messages) if messages is not None else self._tokens(prompt or "")
+        request = Request(id=next(self._ids), prompt=tuple(tokens), params=params or self.params())
+        self._engine.add(request)
+        text = self._growing(request, stop)
+        try:
+            while text.finish is None:
+                for output in self._engine.step():
+                    yield text.add(output)
+        finally:
+            self._engine.abort([request.id])
+
+    def params(
+        self,
+        *,
+        max_tokens: int | None = None,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> SamplingParams:
+        """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            stop_token_ids=tuple(stop_token_ids),
+            ignore_eos=ignore_eos,
+            seed=seed,
+            fields=self._fields.with_defaults(fields, self._defaults),
+        )
+
+    def _run(self, prompts: list[list[int]], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
+        requests = [Request(id=next(self._ids), prompt=tuple(p), params=params) for p in prompts]
+        texts = {r.id: self._growing(r, stop) for r in requests}
+        try:
+            for request in requests:
+                self._engine.add(request)
+            while self._engine.busy:
+                for output in self._engine.step():
+                    texts[output.id].add(output)
+                    if texts[output.id].finish is not None:
+                        self._engine.abort([output.id])
+        finally:
+            self._engine.abort(texts)
+        return [text.completion() for text in texts.values()]
+
+    def _growing(self, request: Request, stop: Sequence[str]) -> _Growing:
+        return _Growing(request, AnswerText(self.tokenizer, request, self.info.eos_token_ids, stop))
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, add_special_tokens=True)
+        return list(prompt)
+
+    def _chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+        text = self.template.render(list(messages), special_tokens=self.tokenizer.special_tokens)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+class _Growing:
+    """A completion while it grows."""
+
+    def __init__(self, request: Request, text: AnswerText) -> None:
+        self.finish: FinishReason | None = None
+        self._request = request
+        self._text = text
+        self._pieces: list[Piece] = []
+
+    def add(self, output: Output) -> Piece:
+        piece = self._text.add(output)
+        self._pieces.append(piece)
+        self.finish = piece.finish
+        return piece
+
+    def completion(self) -> Completion:
+        if self.finish is None:
+            raise EngineError("the engine stopped before the text was finished")
+        return Completion(
+            text="".join(piece.text for piece in self._pieces),
+            tokens=tuple(token for piece in self._pieces for token in piece.tokens),
+            finish=self.finish,
+            prompt_tokens=len(self._request.prompt),
+        )
+
+
+def _refuse_server_options(options: Mapping[str, Any]) -> None:
+    """Nothing listens here, so an option about listening would mean nothing."""
+    known = {option.name for option in engine_options()}
+    meaningless = sorted({option.name for option in serve_options()} & options.keys() - known)
+    if meaningless:
+        raise SettingsError(
+            f"{', '.join(map(str, meaningless))}: for `max serve` only; a model in a program has no server"
+        )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Who gets which tokens in the next step: the policy chooses, this file keeps it honest.
+
+A policy fills a StepPlan through `add` and `preempt`; budgets, rows and pages are enforced here, so that the worst a
+policy can do is be unfair. Rows and pages are taken at once; the queues change only when the plan is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from typing import TYPE_CHECKING
+
+from maxserve.core.engine.sequence import NO_ROW, Queues, SeenSequence, Sequence
+from maxserve.core.interfaces import SequenceView
+from maxserve.core.nouns import CacheSizes, Limits
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import Cache
+
+
+class StepView:
+    """What a policy may look at."""
+
+    def __init__(self, queues: Queues, cache: Cache, step: int) -> None:
+        self._queues = queues
+        self._cache = cache
+        self._step = step
+
+    @property
+    def running(self) -> SequenceOf[SequenceView]:
+        return [sequence.view for sequence in self._queues.running.values()]
+
+    @property
+    def waiting(self) -> Iterator[SequenceView]:
+        """Begun prompts, then the preempted, then the others as they came; the cache is searched as this is read."""
+        for sequence in self._queues.prompts():
+            if not sequence.started and sequence.peeked[0] != self._step:
+                hits = self._cache.peek(sequence.tokens, sequence.salt)
+                sequence.peeked = (self._step, hits)
+            yield sequence.view
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._queues.waiting) + len(self._queues.begun)
+
+    @property
+    def cache(self) -> CacheSizes:
+        return self._cache.sizes()
+
+    @property
+    def now(self) -> float:
+        return time.monotonic()
+
+
+class StepPlan:
+    """The sequences of the next step and how many tokens each computes. `free_rows` is the engine's own list."""
+
+    def __init__(self, queues: Queues, cache: Cache, limits: Limits, free_rows: list[int]) -> None:
+        self._queues = queues
+        self._cache = cache
+        self._free_rows = free_rows
+        self._unlimited = not limits.chunked_prefill
+        self.tokens_left = limits.max_batch_input_tokens
+        self.entries: dict[Sequence, int] = {}
+        self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
+        self.preempted: list[Sequence] = []
+        self.lacked_pages = False  # somebody was refused because no page could be had
+
+    @property
+    def size(self) -> int:
+        return len(self.entries)
+
+    @property
+    def rows_left(self) -> int:
+        return len(self._free_rows)
+
+    def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
+        wanted = self._own(sequence)
+        if wanted in self.entries or wanted in self.preempted or tokens < 1:
+            return 0
+        fresh = wanted.row == NO_ROW
+        if fresh and not self._open(wanted):
+            return 0
+        todo = wanted.length - wanted.computed
+        granted = todo if todo <= tokens and todo <= self.tokens_left else self._clip(todo, tokens, whole)
+        if granted and self._have_pages(wanted, wanted.computed + granted):
+            self.entries[wanted] = granted
+            self.tokens_left = self.tokens_left - granted if granted < self.tokens_left else 0
+            if fresh:
+                self.opened.append(wanted)
+            return granted
+        self.lacked_pages |= granted > 0
+        if fresh and wanted.started:
+            self._close(wanted)
+        return 0
+
+    def preempt(self, sequence: SequenceView) -> None:
+        victim = self._own(sequence)
+        if victim.started and victim not in self.entries:
+            self._take_back(victim)
+
+    def relieve(self) -> None:
+        """When pages are so spread that nobody can go on: takes them from the newest until the oldest can.
+
+        The oldest, and nobody else, is planned: a policy could hand the freed pages out again the same way for ever.
+        """
+        holders = list(self._queues.holders())
+        if not holders:
+            return
+        oldest = holders.pop()
+        while not self.add(oldest.view, self.tokens_left) and holders:
+            self._take_back(holders.pop(0))
+
+    def _own(self, view: SequenceView) -> Sequence:
+        if not isinstance(view, SeenSequence):
+            raise TypeError(f"a plan takes the sequences of its view, got {type(view).__name__}")
+        return view._sequence
+
+    def _clip(self, todo: int, tokens: int, whole: bool) -> int:
+        if not whole:
+            return min(tokens, todo, self.tokens_left)
+        fits = todo <= self.tokens_left or (self._unlimited and self.tokens_left > 0)
+        return todo if fits or not self.entries else 0
+
+    def _open(self, sequence: Sequence) -> bool:
+        if not self._free_rows:
+            return False
+        row = self._free_rows.pop()
+        sequence.computed = self._cache.open(row, sequence.tokens, sequence.salt)
+        sequence.row = row
+        return True
+
+    def _close(self, sequence: Sequence) -> None:
+        self._cache.close(sequence.row)
+        self._free_rows.append(sequence.row)
+        sequence.row, sequence.computed = NO_ROW, 0
+
+    def _have_pages(self, sequence: Sequence, length: int) -> bool:
+        """Reserves pages; one who decodes may take them from those who came after it, a prompt may not."""
+        while not self._cache.reserve(sequence.row, length):
+            if sequence.request.id not in self._queues.running:
+                return False
+            victim = next((s for s in self._queues.holders() if s not in self.entries), sequence)
+            self._take_back(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _take_back(self, victim: Sequence) -> None:
+        self._close(victim)
+        self.preempted.append(victim)

@@ -1,0 +1,169 @@
+"""The process that owns an engine: `python -m maxserve.core.engine.worker`, started by the API process only.
+
+It reads a Start message from its standard input, makes the plugins and the engine, and then takes requests and gives
+outputs over its sockets. SIGINT and SIGTERM are the parent's to answer; a worker ends when it is told to, or when its
+parent is gone.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from maxserve.core.errors import RequestError, UsageError
+from maxserve.core.host import Host, ProcessInfo
+from maxserve.core.ipc.lifeline import hold, read_start
+from maxserve.core.ipc.messages import (
+    Abort,
+    Failed,
+    Hello,
+    Outputs,
+    Phase,
+    Ready,
+    Refusal,
+    ResetPrefixCache,
+    Shutdown,
+    Start,
+    Submit,
+    ToWorker,
+)
+from maxserve.core.ipc.sockets import WorkerChannel
+from maxserve.core.nouns import Output, Request
+from maxserve.core.server import logs
+from maxserve.core.settings import Settings
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import ModelInfo, StepStats
+
+log = logging.getLogger("maxserve.worker")
+
+
+class ServedEngine(Protocol):
+    """What the loop asks of an engine."""
+
+    info: ModelInfo
+
+    @property
+    def busy(self) -> bool: ...
+    def add(self, request: Request) -> None: ...
+    def abort(self, ids: Iterable[str]) -> None: ...
+    def step(self) -> list[Output]: ...
+    def stats(self) -> StepStats: ...
+    def reset_prefix_cache(self) -> int: ...
+
+
+class Reporter:
+    """Sends how far the start has come, a message per phase and per percent."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+        self._text = ""
+        self._percent = -1
+
+    def phase(self, text: str) -> None:
+        self._text, self._percent = text, -1
+        self._channel.send(Phase(text=text))
+
+    def advance(self, fraction: float) -> None:
+        percent = int(fraction * 100)
+        if percent != self._percent:
+            self._percent = percent
+            self._channel.send(Phase(text=self._text, fraction=fraction))
+
+
+class Loop:
+    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run."""
+
+    def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._refusals: list[Refusal] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        """Returns when a Shutdown came."""
+        while True:
+            for message in self._channel.receive(wait=not self._engine.busy):
+                self._handle(message)
+            if self._stopping:
+                return
+            outputs = self._engine.step() if self._engine.busy else []
+            self._report(outputs)
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case Submit(requests=requests):
+                for request in requests:
+                    self._add(request)
+            case Abort(ids=ids):
+                self._engine.abort(ids)
+            case ResetPrefixCache():
+                log.info("prefix cache reset, %d pages freed", self._engine.reset_prefix_cache())
+            case Shutdown():
+                self._stopping = True
+
+    def _add(self, request: Request) -> None:
+        try:
+            self._engine.add(request)
+        except RequestError as error:
+            refusal = Refusal(
+                id=request.id, message=error.message, param=error.param, code=error.code, status=error.status
+            )
+            self._refusals.append(refusal)
+
+    def _report(self, outputs: list[Output]) -> None:
+        refusals, self._refusals = tuple(self._refusals), []
+        self._channel.send(Outputs(outputs=tuple(outputs), stats=self._engine.stats(), refusals=refusals))
+
+
+def main() -> None:
+    """Runs a worker's life."""
+    faulthandler.enable()  # a crash in native code says where
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    start = read_start(sys.stdin.buffer)
+    lifeline = hold(sys.stdin.fileno(), start.parent)
+    sys.path[:] = start.search_path
+    settings = Settings.model_validate_json(start.settings)
+    logs.configure(start.log_level, settings.server.log_prefix)
+    channel = WorkerChannel(start.endpoints)
+    process = ProcessInfo(kind="worker")
+    try:
+        _serve(start, settings, channel, process)
+    except Exception as error:
+        usage = isinstance(error, UsageError)
+        if not usage:
+            log.exception("the worker failed")
+        message = str(error) if usage else f"{type(error).__name__}: {error}"
+        channel.send(Failed(message=message, kind="usage" if usage else "engine"))
+        lifeline.join()  # the parent hears of it first and then ends this process
+    process.exit()
+    channel.close()
+
+
+def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo) -> None:
+    host = Host.from_manifest(start.manifest)
+    channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
+    host.process_start(process)
+    engine = _builder(start.engine)(settings, host, start.files, progress=Reporter(channel))
+    channel.send(Ready(info=engine.info))
+    Loop(engine, channel).run()
+
+
+def _builder(ref: str) -> Callable[..., ServedEngine]:
+    module, _, attribute = ref.partition(":")
+    builder: Callable[..., ServedEngine] = getattr(importlib.import_module(module), attribute)
+    return builder
+
+
+if __name__ == "__main__":
+    main()
+    logging.shutdown()
+    # Python would spend seconds on taking torch apart, while whoever stops the server waits; the kernel is quicker.
+    os._exit(0)

@@ -1,0 +1,162 @@
+"""An engine whose model is a hash of everything its sequence put into the cache.
+
+The next token depends on every token of the history, read back through the page tables. A page lost, shared with
+the wrong sequence or written in the wrong place therefore changes the text.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.runner import Runner
+from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
+from maxserve.core.nouns import CacheLayer, Limits, Output
+from maxserve.core.registry import load_ref
+from maxserve.plugins.cache import maxserve_cache_strategies
+from maxserve.plugins.schedulers import maxserve_schedulers
+from maxserve.samplers.temperature import Temperature, TemperatureTransform
+
+VOCAB = 211
+EOS = 7
+
+
+def next_token(history: Sequence[int]) -> int:
+    """What the hashing model continues a history with."""
+    total = sum((i + 1) * (t + 3) for i, t in enumerate(history))
+    return (total * 31 + 17) % VOCAB
+
+
+class HashAttention:
+    def __init__(self, cache: Any, page_size: int) -> None:
+        self._keys = cache.layers[0].keys.view(-1)
+        self._page_size = page_size
+
+    def begin(self, batch: Any) -> None:
+        pass
+
+    def attend(self, layer: int, q: Any, k: Any, v: Any, batch: Any) -> torch.Tensor:
+        self._keys[batch.slots] = k.view(-1)
+        found = []
+        for i, length in enumerate(batch.seq_lens.tolist()):
+            positions = np.arange(length)
+            slots = batch.tables[i][positions // self._page_size].astype(np.int64) * self._page_size
+            history = self._keys[torch.from_numpy(slots + positions % self._page_size)].tolist()
+            count = int(batch.query_start[i + 1] - batch.query_start[i])
+            found += [next_token([int(t) for t in history[:end]]) for end in range(length - count + 1, length + 1)]
+        return torch.tensor(found)
+
+
+class HashModel:
+    nan_after: int | None = None
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        k = batch.input_ids.to(torch.float32)[:, None, None]
+        return batch.attend(0, k, k, k)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.nn.functional.one_hot(hidden, VOCAB).to(torch.float32) * 9.0
+        return logits if self.nan_after is None else torch.where(hidden[:, None] > self.nan_after, torch.nan, logits)
+
+
+def component(found: Any, name: str) -> Any:
+    return next(c for c in found if c.name == name)
+
+
+@pytest.fixture
+def make_engine() -> Callable[..., Engine]:
+    def make(
+        *,
+        pages: int = 64,
+        page_size: int = 16,
+        rows: int = 8,
+        max_length: int = 200,
+        tokens: int = 64,
+        chunked: bool = True,
+        in_flight: bool = False,
+        total: int | None = None,
+        policy: Any = None,
+        model: Any = None,
+        failure_percent: float = 0.0,
+    ) -> Engine:
+        device = torch.device("cpu")
+        limits = Limits(
+            max_batch_size=rows,
+            max_batch_input_tokens=tokens,
+            max_batch_total_tokens=total,
+            max_length=min(max_length, pages * page_size),
+            page_size=page_size,
+            pages=pages,
+            chunked_prefill=chunked,
+            in_flight_batching=in_flight,
+        )
+        strategy = component(maxserve_cache_strategies(), "paged")
+        cache = load_ref(strategy.build)(
+            CacheContext(
+                layers=(CacheLayer(kv_heads=1, head_dim=1),),
+                pages=pages,
+                page_size=page_size,
+                rows=rows,
+                max_length=limits.max_length,
+                dtype=torch.float32,
+                device=device,
+            )
+        )
+        scheduler = component(maxserve_schedulers(), "continuous")
+        context = SamplerContext(vocab_size=VOCAB, device=device)
+        assert context.vocab_size == VOCAB
+        return Engine(
+            Parts(
+                info=ModelInfo(
+                    name="hash",
+                    path="",
+                    architecture="Hash",
+                    max_length=limits.max_length,
+                    vocab_size=VOCAB,
+                    eos_token_ids=(EOS,),
+                    dtype="float32",
+                    device="cpu",
+                    parameters=0,
+                    max_batch_size=8,
+                    created=0,
+                ),
+                limits=limits,
+                cache=cache,
+                policy=policy or load_ref(scheduler.build)(SchedulerContext(limits=limits)),
+                policy_name="test" if policy else "continuous",
+                builder=BatchBuilder(cache, HashAttention(cache, page_size), page_size, device),
+                runner=Runner(model or HashModel()),
+                pipeline=Pipeline([Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device),
+                read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
+                failure_percent=failure_percent,
+                check_when_idle=True,
+                random=random.Random(0),
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def run() -> Callable[..., dict[str, list[Output]]]:
+    """Steps an engine until it is idle, recounting after each step; the outputs by request."""
+
+    def run(engine: Engine, *, steps: int = 5000) -> dict[str, list[Output]]:
+        outputs: dict[str, list[Output]] = {}
+        for _ in range(steps):
+            if not engine.busy:
+                return outputs
+            for output in engine.step():
+                outputs.setdefault(output.id, []).append(output)
+            engine.check()
+        raise AssertionError("the engine does not come to an end")
+
+    return run

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from maxserve.core.engine.assemble import build_engine, eos_token_ids
+from maxserve.core.engine.loop import Engine
+from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.model.progress import NullProgress
+from maxserve.core.model.resolve import resolve_model
+from maxserve.core.settings import resolve
+
+Build = Callable[..., Engine]
+
+
+@pytest.fixture
+def build(model_folder: Callable[..., Path]) -> Build:
+    def build(*, model: dict[str, Any] | None = None, **options: Any) -> Engine:
+        options.setdefault("model_path", str(model_folder(**(model or {}))))
+        settings = resolve(options, environ={})
+        host = Host.discover(PluginOptions(), strict=True)
+        files = resolve_model(settings.model, host, progress=NullProgress())
+        return build_engine(settings, host, files, progress=NullProgress())
+
+    return build
+
+
+def test_a_built_engine_is_idle_and_remembers_nothing_of_its_warm_up(build: Build) -> None:
+    engine = build()
+    stats = engine.stats()
+    assert not engine.busy
+    assert (stats.steps, stats.generated_tokens, stats.cache.cached, stats.cache.owned) == (0, 0, 0, 0)
+    engine.check()
+
+
+def test_info_tells_what_is_served(build: Build) -> None:
+    info = build(max_length=100, max_batch_size=3).info
+    assert (info.architecture, info.max_length, info.max_batch_size) == ("LlamaForCausalLM", 100, 3)
+    assert (info.dtype, info.device, info.eos_token_ids) == ("float32", "cpu", (0,))
+    assert info.parameters > 50_000
+
+
+@pytest.mark.parametrize(("format", "dtype"), [(None, torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_cache_is_kept_in_the_format_asked_for(build: Build, format: str | None, dtype: torch.dtype) -> None:
+    engine = build(kv_cache_format=format) if format else build()
+    assert engine._cache.layers[0].keys.dtype == dtype
+
+
+def test_weights_are_held_in_the_encoding_asked_for(build: Build) -> None:
+    assert build(model={"dtype": "bfloat16"}).info.dtype == "float32"
+    assert build(model={"dtype": "bfloat16"}, quantization_encoding="bfloat16").info.dtype == "bfloat16"
+
+
+def test_the_smallest_length_is_warmed_up_too(build: Build) -> None:
+    assert build(max_length=2).info.max_length == 2
+
+
+def test_a_step_must_hold_the_longest_request(build: Build) -> None:
+    with pytest.raises(SettingsError, match="--max-batch-total-tokens 100 is below the length of 512"):
+        build(max_batch_total_tokens=100)
+
+
+def test_a_model_that_gives_no_numbers_does_not_start(
+    build: Build, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder(), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"model.norm.weight": torch.full((64,), torch.nan)}, folder / "model.safetensors")
+    with pytest.raises(PluginError, match="failed in its warm-up step: the model gave no finite logits"):
+        build(model_path=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("configs", "expected"),
+    [
+        ([{}, {}], ()),
+        ([{"eos_token_id": 3}, {"eos_token_id": 4}], (3,)),
+        ([{"eos_token_id": [3, 4]}], (3, 4)),
+        ([{"eos_token_id": None}, {"eos_token_id": [5]}], (5,)),
+        ([{"eos_token_id": []}, {"eos_token_id": 0}], (0,)),
+    ],
+)
+def test_the_first_config_that_names_an_end_decides(configs: list[dict[str, Any]], expected: tuple[int, ...]) -> None:
+    assert eos_token_ids(*configs) == expected
+
+
+@pytest.mark.parametrize("wrong", ["2", [1, "2"], 1.5, True])
+def test_an_end_that_is_no_token_id_is_refused(wrong: Any) -> None:
+    with pytest.raises(ModelError, match=r"eos_token_id is .* a token id or a list is expected"):
+        eos_token_ids({"eos_token_id": wrong})
