@@ -1,0 +1,52 @@
+"""Where do socket files lie, and who removes those of a server that was killed?
+
+Each server has a folder of its own, and holds a lock on a file in it for as long as it lives, however it ends. The next
+server that starts removes the folders whose locks are free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PREFIX = "maxserve-"
+LOCK = "lock"
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can enter; gone afterwards, or with the start of the next server."""
+    remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
+    held = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def remove_abandoned() -> None:
+    """Removes the folders of servers that ended without removing them."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError):  # another user's, in use, or removed by somebody else just now
+            held = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
+            finally:
+                os.close(held)
+
+
+def _lock(folder: Path) -> int:
+    """The descriptor that holds the folder's lock; it bears its name only once it is held."""
+    fresh = folder / "lock.new"
+    held = os.open(fresh, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    fresh.rename(folder / LOCK)
+    return held

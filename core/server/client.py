@@ -1,0 +1,142 @@
+"""How do routes reach the engine? The API process's EngineClient over the messages of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from maxserve.core.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
+from maxserve.core.ipc.messages import Abort, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.nouns import Output, Request
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import StatsObserver, StepStats
+
+log = logging.getLogger("maxserve.server")
+
+NO_WORKER = "no worker is running; it is being started anew"
+
+
+class Channel(Protocol):
+    """The way to the worker that serves now."""
+
+    def send(self, message: ToWorker) -> None: ...
+
+
+class WorkerClient:
+    """An EngineClient whose engine lives in a worker. One event loop owns it.
+
+    `max_queue_size` bounds the requests that are open beyond those a batch holds. `served` counts the requests that
+    came to their end.
+    """
+
+    def __init__(self, *, max_queue_size: int | None = None) -> None:
+        self.observers: Sequence[StatsObserver] = ()
+        self.served = 0
+        self._max_queue_size = max_queue_size
+        self._channel: Channel | None = None
+        self._streams: dict[str, asyncio.Queue[Output | MaxserveError]] = {}
+        self._batch_size = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def open(self) -> int:
+        """Requests that have not come to their end."""
+        return len(self._streams)
+
+    # --- for routes ---------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Outputs of a request as they come; closing the iterator early aborts it.
+
+        QueueFullError, RequestError or WorkerDied at the first step; WorkerDied also later.
+        """
+        channel = self._admit(request)
+        stream = self._streams[request.id] = asyncio.Queue()
+        channel.send(Submit(requests=(request,)))
+        try:
+            while True:
+                item = await stream.get()
+                if isinstance(item, MaxserveError):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            # Still listed: the worker runs it, or what it last said was not delivered yet. Both are well aborted.
+            if self._streams.get(request.id) is stream:
+                del self._streams[request.id]
+                channel.send(Abort(ids=(request.id,)))
+
+    def _admit(self, request: Request) -> Channel:
+        if self._channel is None:
+            raise WorkerDied(NO_WORKER)
+        if request.id in self._streams:
+            raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
+        waiting = len(self._streams) - self._batch_size
+        if self._max_queue_size is not None and waiting >= self._max_queue_size:
+            raise QueueFullError(
+                f"{self._batch_size} requests run and {self._max_queue_size} wait, which is all this server takes "
+                "(--max-batch-size, --max-queue-size); try again later"
+            )
+        return self._channel
+
+    async def reset_prefix_cache(self) -> None:
+        """Tells the worker to forget the prefixes nobody uses."""
+        if self._channel is None:
+            raise WorkerDied(NO_WORKER)
+        self._channel.send(ResetPrefixCache())
+
+    # --- for the supervisor -------------------------------------------------------------------------------------
+
+    def attach(self, channel: Channel, batch_size: int) -> None:
+        """A worker that runs up to `batch_size` requests at once is ready at the other end of `channel`."""
+        self._channel = channel
+        self._batch_size = batch_size
+
+    def stop(self) -> None:
+        """The server ends: so does every open request, with 503."""
+        self.fail(RequestError("the server is stopping", code="service_unavailable", status=503))
+
+    def fail(self, error: MaxserveError) -> None:
+        """The worker is gone: ends every open request with `error`."""
+        self._channel = None
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.put_nowait(error)
+
+    def deliver(self, message: Outputs) -> None:
+        """Gives each request its output; what nobody waits for was aborted meanwhile."""
+        for refusal in message.refusals:
+            self._end(refusal.id, _error(refusal))
+        for output in message.outputs:
+            if output.finish is None:
+                stream = self._streams.get(output.id)
+                if stream is not None:
+                    stream.put_nowait(output)
+            else:
+                self.served += output.finish != "error"
+                self._end(output.id, output)
+        self._tell(message.stats)
+
+    def _tell(self, stats: StepStats) -> None:
+        for observer in self.observers:
+            try:
+                observer.on_step(stats)
+            except Exception:  # answers are the clients'; a broken observer must not hold them up
+                log.exception("observer %s failed at on_step and hears of no further step", type(observer).__name__)
+                self.observers = [other for other in self.observers if other is not observer]
+
+    def _end(self, id: str, last: Output | MaxserveError) -> None:
+        stream = self._streams.pop(id, None)
+        if stream is not None:
+            stream.put_nowait(last)
+
+
+def _error(refusal: Refusal) -> RequestError:
+    return RequestError(refusal.message, param=refusal.param, code=refusal.code, status=refusal.status)

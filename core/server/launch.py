@@ -1,0 +1,119 @@
+"""How does `max serve` come up? The port first, then the worker, and the rest while the worker loads the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
+
+from maxserve.core.discovery.sources import BUILT_IN
+from maxserve.core.errors import EngineError, PluginError
+from maxserve.core.host import ProcessInfo
+from maxserve.core.ipc.messages import DEFAULT_ENGINE, Start
+from maxserve.core.ipc.sockets import endpoints
+from maxserve.core.model.progress import show_progress
+from maxserve.core.model.resolve import resolve_model
+from maxserve.core.server import logs, ports
+from maxserve.core.server.banner import introduce
+from maxserve.core.server.client import WorkerClient
+from maxserve.core.server.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Routes
+    from maxserve.core.host import Host
+    from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.registry import Entry
+    from maxserve.core.settings import Settings
+
+log = logging.getLogger("maxserve.server")
+
+
+def serve(settings: Settings, host: Host, *, engine: str = DEFAULT_ENGINE) -> int:
+    """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
+
+    `engine` is the "module:attribute" by which workers build theirs. UsageError when what the settings ask for cannot
+    be served. Main thread only.
+    """
+    logs.configure(prefix=settings.server.log_prefix)
+    with ExitStack() as stack:
+        stack.enter_context(_termination_as_interrupt())
+        try:
+            _serve(settings, host, engine, stack)
+        except KeyboardInterrupt:
+            log.info("stopped while starting")
+        except EngineError as error:
+            log.error("%s", error)
+            return 1
+    return 0
+
+
+def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> None:
+    routes = chosen_routes(settings, host)
+    listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
+    process = ProcessInfo(kind="server")
+    stack.callback(process.exit)
+    host.process_start(process)
+    introduce(settings, host)
+    files = _resolve(settings, host)
+    addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
+    client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
+    start = Start(
+        manifest=host.manifest(),
+        settings=settings.model_dump_json(),
+        files=files,
+        endpoints=addresses,
+        search_path=tuple(sys.path),
+        parent=os.getpid(),
+        log_level=logging.getLogger().level,
+        engine=engine,
+    )
+    supervisor = Supervisor(start, host.fingerprint, client)
+    stack.callback(supervisor.kill)
+    supervisor.spawn()
+
+    # The web framework takes most of a second to import; the worker imports torch in the meantime.
+    from maxserve.core.server.serving import Plan, Serving
+
+    plan = Plan(
+        settings=settings,
+        host=host,
+        files=files,
+        routes=routes,
+        listening=listening,
+        client=client,
+        supervisor=supervisor,
+    )
+    Serving(plan).run()
+    log.info("stopped")
+
+
+def _resolve(settings: Settings, host: Host) -> ModelFiles:
+    with show_progress(sys.stderr) as progress:
+        return resolve_model(settings.model, host, progress=progress, prefer_legacy=settings.model.use_legacy_module)
+
+
+def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:
+    """The routes that ship with maxserve, then those of plugins that the operator named in `--enable-routes`."""
+    named = set(settings.server.enable_routes)
+    offering = {entry.plugin for entry in host.routes}
+    if unknown := sorted(named - offering):
+        raise PluginError(
+            f"--enable-routes {unknown[0]}: no plugin of that name has routes; those that do: "
+            f"{', '.join(sorted(offering)) or 'none'}"
+        )
+    own = [entry for entry in host.routes if entry.origin == BUILT_IN]
+    return own + [entry for entry in host.routes if entry.origin != BUILT_IN and entry.plugin in named]
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack as SIGINT does, while no event loop is there to take either."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
