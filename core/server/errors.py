@@ -1,0 +1,124 @@
+"""What does a failure look like to an HTTP client? OpenAI's error object, and the status that goes with it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from maxserve.core.errors import QueueFullError, RequestError, WorkerDied
+
+log = logging.getLogger("maxserve.server")
+
+LONGEST_MESSAGE = 1000  # characters; a validation error can quote the body many times over
+RETRY_AFTER = 2  # seconds, while the worker is loading or starting again
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_UNION_TAG = re.compile(r"^(str|int|float|bool|list|dict|none|(list|dict|tuple|union|nullable|function-.*)\[.*)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failure as the client sees it. `body()` is the JSON, for an answer or for an event of a stream."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+
+    def body(self) -> bytes:
+        error = {"message": capped(self.message), "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, dict(self.headers), media_type="application/json")
+
+
+def capped(text: str) -> str:
+    """`text`, cut where it gets longer than any reader wants; always encodable."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " … (cut)"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that stands for `error`; what nobody foresaw is a 500 that tells nothing of the inside."""
+    if isinstance(error, RequestError):
+        return _request_failure(error)
+    if isinstance(error, WorkerDied):
+        return unavailable("the model worker stopped and is being restarted; try again")
+    if isinstance(error, ValidationError | RequestValidationError):
+        return validation_failure(error.errors())
+    if isinstance(error, HTTPException):
+        return Failure(status=error.status_code, message=str(error.detail), headers=error.headers or {})
+    return Failure(status=500, message="the server failed at this request; its log says why", code="internal_error")
+
+
+def unavailable(message: str) -> Failure:
+    """503, to be tried again soon."""
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    return Failure(status=503, message=message, code="service_unavailable", headers=headers)
+
+
+def validation_failure(errors: Sequence[Any]) -> Failure:
+    """400 for the first field at fault, with everything that was expected of it."""
+    if not errors:
+        return Failure(status=400, message="the request is not valid")
+    param = _param(errors[0]["loc"])
+    said = dict.fromkeys(str(e["msg"]) for e in errors[:50] if _param(e["loc"]) == param)
+    message = "; or ".join(said).replace("Value error, ", "")
+    return Failure(status=400, message=f"{capped(param)}: {message}" if param else message, param=param or None)
+
+
+def log_unforeseen(error: BaseException, what: str) -> None:
+    """Writes the traceback of what a client is only told "500" about."""
+    if failure_of(error).status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s failed", what, exc_info=error)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The exception handler of the application."""
+    log_unforeseen(error, f"{request.method} {request.url.path}")
+    return failure_of(error).response()
+
+
+async def answer_unrouted(request: Request, error: Exception) -> Response:
+    """Paths and methods nobody serves, in OpenAI's words; other HTTP errors as they are."""
+    failure = failure_of(error)
+    where = capped(f"{request.method} {request.url.path}")
+    if failure.status == HTTPStatus.NOT_FOUND and failure.message == HTTPStatus.NOT_FOUND.phrase:
+        failure = Failure(status=404, message=f"there is no {where} on this server", code="unknown_url")
+    elif failure.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{where}: this path does not take that method"
+        failure = Failure(status=405, message=message, code="method_not_supported", headers=failure.headers)
+    return failure.response()
+
+
+def _request_failure(error: RequestError) -> Failure:
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
+    return Failure(status=error.status, message=error.message, param=error.param, code=error.code, headers=headers)
+
+
+def _param(location: Sequence[int | str]) -> str:
+    """("messages", 0, "content", "list[…]", 1) as a client writes it: messages[0].content[1]."""
+    path = ""
+    for step in location[:8]:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step != "body" and not _UNION_TAG.match(step):
+            path += f".{step}" if path else step
+    return path[:200]

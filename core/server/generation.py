@@ -1,0 +1,87 @@
+"""How do an engine's tokens become the text of an answer?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+from maxserve.core.errors import EngineError
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.model.answer import AnswerText, Piece
+from maxserve.core.nouns import Request
+
+T = TypeVar("T")
+
+
+async def generate_text(
+    context: ServerContext, request: Request, *, stop: Sequence[str] = ()
+) -> AsyncGenerator[Piece, None]:
+    """The answer to `request`, piece by piece; the last one has a finish reason.
+
+    A stop string ends the answer before its first character, also when it began in an earlier piece. Closing the
+    iterator aborts the request. EngineError when the engine gave up on it.
+    """
+    text = AnswerText(context.tokenizer, request, context.model.eos_token_ids, stop)
+    async with aclosing(context.engine.generate(request)) as outputs:
+        async for output in outputs:
+            piece = text.add(output)
+            yield piece
+            if piece.finish is not None:
+                return
+    raise EngineError("the engine ended the request without saying why")
+
+
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """(index, item) of all streams as they come; the first failure ends them all, and so does closing this."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield 0, item
+        return
+    queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+    try:
+        running = len(pumps)
+        while running:
+            got = await queue.get()
+            if got is None:
+                running -= 1
+            elif isinstance(got, BaseException):
+                raise got
+            else:
+                yield got
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.wait(pumps)
+
+
+async def _pump(
+    index: int, stream: AsyncGenerator[T, None], queue: asyncio.Queue[tuple[int, T] | BaseException | None]
+) -> None:
+    async with aclosing(stream):
+        try:
+            async for item in stream:
+                queue.put_nowait((index, item))
+            queue.put_nowait(None)
+        except Exception as error:  # belongs to whoever reads the merged stream
+            queue.put_nowait(error)
+
+
+async def begun(stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """`stream`, once its first item is there: what is refused is refused here, before anything was answered."""
+    try:
+        first = await anext(stream)
+    except BaseException:
+        await stream.aclose()
+        raise
+    return _after(first, stream)
+
+
+async def _after(first: T, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    async with aclosing(stream):
+        yield first
+        async for item in stream:
+            yield item

@@ -1,0 +1,59 @@
+"""How does a stream of events reach the client, and how does it end when something fails on the way?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from maxserve.core.server.disconnect import ClientGone, unless_gone
+from maxserve.core.server.errors import failure_of, log_unforeseen
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """`data`, which is JSON on one line, as a server-sent event."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends `events`, then [DONE]. A failure becomes an event before it; a client that hangs up closes `events`.
+
+    `finished(status)` is called at the end: 200, the status the failure would have had, or 499.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], *, finished: Callable[[int], None]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._finished = finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 499
+        try:
+            status = await unless_gone(receive, self._send(scope, send))
+        except ClientGone:
+            pass
+        finally:
+            await self._events.aclose()
+            self._finished(status)
+
+    async def _send(self, scope: Scope, send: Send) -> int:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        status = 200
+        try:
+            async with aclosing(self._events) as events:
+                async for data in events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        except Exception as error:
+            failure = failure_of(error)
+            status = failure.status
+            log_unforeseen(error, f"the stream of {scope['path']}")
+            await send({"type": "http.response.body", "body": event(failure.body()), "more_body": True})
+        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        return status
