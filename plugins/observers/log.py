@@ -1,0 +1,47 @@
+"""What does somebody who watches the log see of the work?"""
+
+from __future__ import annotations
+
+import logging
+
+from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+
+log = logging.getLogger("maxserve.stats")
+
+INTERVAL = 5.0  # seconds between lines
+
+
+class LogLine:
+    """One line every few seconds while requests run or wait; silent when idle."""
+
+    def __init__(self, context: ObserverContext) -> None:
+        self._since: StepStats | None = None
+        self._steps = 0  # of the worker, when it was last heard
+
+    def on_step(self, stats: StepStats) -> None:
+        began_anew = stats.steps < self._steps
+        self._steps = stats.steps
+        if self._since is None or began_anew:
+            self._since = stats
+            return
+        if stats.time - self._since.time < INTERVAL:
+            return
+        if stats.running or stats.waiting:
+            log.info("%s", _line(self._since, stats))
+        self._since = stats
+
+    def on_request(self, stats: RequestStats) -> None:
+        """Requests have their own line in the access log."""
+
+
+def _line(before: StepStats, now: StepStats) -> str:
+    seconds = now.time - before.time
+    queries = now.prefix_queries - before.prefix_queries
+    hits = now.prefix_hits - before.prefix_hits
+    return (
+        f"{now.running} running, {now.waiting} waiting; "
+        f"{(now.prompt_tokens - before.prompt_tokens) / seconds:.0f} prompt and "
+        f"{(now.generated_tokens - before.generated_tokens) / seconds:.0f} generated tokens/s; "
+        f"cache {now.cache.owned / max(now.cache.total, 1):.0%} in use, "
+        f"{hits / max(queries, 1):.0%} of prompt tokens found in it"
+    )

@@ -1,0 +1,71 @@
+"""How do statistics become Prometheus series?"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+from maxserve.plugins.observers.series import Family, RequestSeries, StepCounters, StepGauges
+
+
+class Prometheus:
+    """Keeps the series of one server, in a registry of its own."""
+
+    def __init__(self, context: ObserverContext) -> None:
+        self._registry = CollectorRegistry()
+        self._model = context.model
+        families = (
+            Family(registry=self._registry, prefix="vllm:", model=context.model),
+            Family(registry=self._registry, prefix="maxserve_", model=context.model),
+        )
+        self._gauges = StepGauges(*families)
+        self._counters = StepCounters(*families)
+        self._requests = RequestSeries(*families)
+        self._seen: dict[str, int] = {}
+
+    def text(self) -> bytes:
+        """Everything, as Prometheus scrapes it."""
+        return generate_latest(self._registry)
+
+    def on_step(self, stats: StepStats) -> None:
+        gauges, cache = self._gauges, stats.cache
+        for gauge in gauges.running:
+            gauge.set(stats.running)
+        for gauge in gauges.waiting:
+            gauge.set(stats.waiting)
+        gauges.usage.set(cache.owned / cache.total if cache.total else 0.0)
+        gauges.used.set(cache.owned)
+        gauges.total.set(cache.total)
+        self._count(stats)
+
+    def on_request(self, stats: RequestStats) -> None:
+        series, model = self._requests, self._model
+        series.count.labels(model, str(stats.status), stats.route).inc()
+        if stats.status >= 400:
+            return
+        series.success.labels(model, stats.finish).inc()
+        for index in (0, 1):
+            if stats.queue_to_first_token is not None:
+                series.first_token[index].observe(stats.queue_to_first_token)
+            between = series.between[index]
+            for seconds in stats.inter_token:
+                between.observe(seconds)
+            series.whole[index].observe(stats.total)
+            series.prompt[index].observe(stats.prompt_tokens)
+            series.generated[index].observe(stats.generated_tokens)
+        series.choices.observe(stats.n)
+        if stats.max_tokens is not None:
+            series.limit.observe(stats.max_tokens)
+
+    def _count(self, stats: StepStats) -> None:
+        """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
+        now = {name: getattr(stats, name) for name in self._counters.by_field}
+        grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}
+        if any(amount < 0 for amount in grown.values()):
+            grown = now
+        self._seen = now
+        for name, counters in self._counters.by_field.items():
+            for counter in counters:
+                counter.inc(grown[name])
+        missed = grown["prefix_queries"] - grown["prefix_hits"]
+        self._counters.misses.inc(max(missed, 0))

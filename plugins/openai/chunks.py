@@ -1,0 +1,34 @@
+"""What bytes does a streamed answer consist of?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from maxserve.core.server.sse import event
+
+json_of = msgspec.json.encode
+
+
+class Chunks:
+    """Builds the events of one answer. All but the choices is encoded once; `warnings` go with the first event."""
+
+    def __init__(self, head: Mapping[str, Any], *, with_usage: bool, warnings: Sequence[str] = ()) -> None:
+        self._head = json_of(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}' if with_usage else b"]}"
+        self._warnings = b',"warnings":' + json_of(warnings) if warnings else b""
+
+    def choice(self, choice: bytes) -> bytes:
+        return self._event(choice, self._tail)
+
+    def usage(self, usage: Mapping[str, Any]) -> bytes:
+        """The event after the last choice: none of them, and what the answer cost."""
+        return self._event(b"", b'],"usage":' + json_of(usage) + b"}")
+
+    def _event(self, choices: bytes, tail: bytes) -> bytes:
+        if self._warnings:
+            tail = tail[:-1] + self._warnings + b"}"
+            self._warnings = b""
+        return event(self._head + choices + tail)

@@ -1,0 +1,99 @@
+"""Which engine requests does one HTTP request ask for?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import ModelInfo
+from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.nouns import Request, SamplingParams
+from maxserve.plugins.openai.schema import TextBody
+
+MOST_REQUESTS = 4096
+_TOO_LONG = "context_length_exceeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index."""
+
+    requests: tuple[Request, ...]
+    stops: tuple[str, ...]
+    n: int
+    prompt_tokens: int
+    max_tokens: int | None
+
+
+def plan_job(
+    body: TextBody,
+    prompts: Sequence[Sequence[int]],
+    sampling: Mapping[str, Mapping[str, Any]],
+    info: ModelInfo,
+    *,
+    prompt_field: str,
+    default_limit: int | None,
+) -> Job:
+    """The requests; RequestError when prompts, or the answers asked for, are more than the model can hold."""
+    n = body.n or 1
+    if len(prompts) * n > MOST_REQUESTS:
+        raise RequestError(f"prompts times n must not exceed {MOST_REQUESTS}, got {len(prompts) * n}", param="n")
+    requests: list[Request] = []
+    for prompt in prompts:
+        limit = _limit(body, len(prompt), info.max_length, prompt_field, default_limit)
+        requests += [_request(body, tuple(prompt), sampling, limit, sample) for sample in range(n)]
+    tokens = sum(map(len, prompts))
+    return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
+
+
+def encoded(
+    text: str, tokenizer: Tokenizer, info: ModelInfo, *, add_special_tokens: bool, prompt_field: str
+) -> list[int]:
+    """The tokens of a prompt; RequestError, before they are looked for, when they are certainly too many."""
+    tokens = tokenizer.fewest_tokens(text)
+    if tokens > info.max_length:
+        message = (
+            f"the prompt has {len(text)} characters, which is at least {tokens} tokens and more than "
+            f"this model's context of {info.max_length}"
+        )
+        raise RequestError(message, param=prompt_field, code=_TOO_LONG)
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _request(
+    body: TextBody, prompt: tuple[int, ...], sampling: Mapping[str, Mapping[str, Any]], limit: int | None, sample: int
+) -> Request:
+    params = SamplingParams(
+        max_tokens=limit,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        seed=_seed(body.seed, sample),
+        fields=sampling,
+    )
+    # The client may choose the request's id and use it twice; the engine's ids are ours.
+    return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=body.user or "")
+
+
+def _seed(seed: int | None, sample: int) -> int | None:
+    """Each of n answers has its own; past the largest 64-bit number it goes on from the smallest."""
+    return None if seed is None else (seed + sample + 2**63) % 2**64 - 2**63
+
+
+def _limit(body: TextBody, prompt: int, max_length: int, prompt_field: str, default: int | None) -> int | None:
+    """How many tokens may follow a prompt of `prompt` tokens; a default is cut to what there is room for."""
+    if prompt == 0:
+        raise RequestError(f"{prompt_field}: the prompt has no tokens", param=prompt_field)
+    room = max_length - prompt
+    if room < 1:
+        message = f"the prompt has {prompt} tokens, and this model's context of {max_length} leaves no room for more"
+        raise RequestError(message, param=prompt_field, code=_TOO_LONG)
+    field, wanted = body.token_limit
+    if wanted is not None and wanted > room:
+        message = (
+            f"the prompt has {prompt} tokens and {field} is {wanted}, which is more than the context of {max_length}"
+        )
+        raise RequestError(message, param=field, code=_TOO_LONG)
+    return wanted if wanted is not None else default and min(default, room)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import importlib
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import maxserve.plugins.observers as declared
+from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+from maxserve.core.nouns import CacheSizes
+from maxserve.core.server.app import create_app
+from maxserve.plugins.observers.metrics import router
+from maxserve.plugins.observers.prometheus import Prometheus
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def observer() -> Prometheus:
+    return Prometheus(ObserverContext(model="tiny"))
+
+
+def step(**changes: Any) -> StepStats:
+    sizes = CacheSizes(total=100, free=60, cached=15, owned=25)
+    values: dict[str, Any] = {"time": 1.0, "running": 2, "waiting": 5, "cache": sizes}
+    return StepStats(**{**values, **changes})
+
+
+def request(**changes: Any) -> RequestStats:
+    values: dict[str, Any] = {
+        "route": "/v1/completions",
+        "status": 200,
+        "prompt_tokens": 10,
+        "generated_tokens": 3,
+        "cached_tokens": 0,
+        "finish": "stop",
+        "queue_to_first_token": 0.03,
+        "total": 0.5,
+        "inter_token": (0.01, 0.02),
+    }
+    return RequestStats(**{**values, **changes})
+
+
+def value(observer: Prometheus, name: str, **labels: str) -> float:
+    wanted = {"model_name": "tiny", **labels}
+    for family in text_string_to_metric_families(observer.text().decode()):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == wanted:
+                return float(sample.value)
+    raise KeyError(name)
+
+
+def test_gauges_follow_the_latest_step(observer: Prometheus) -> None:
+    observer.on_step(step())
+    observer.on_step(step(running=3))
+    assert value(observer, "vllm:num_requests_running") == 3
+    assert value(observer, "vllm:num_requests_waiting") == 5
+    assert value(observer, "vllm:kv_cache_usage_perc") == 0.25
+    assert value(observer, "maxserve_num_requests_running") == 3
+    assert value(observer, "maxserve_num_requests_queued") == 5
+    assert value(observer, "maxserve_cache_num_used_blocks") == 25
+    assert value(observer, "maxserve_cache_num_total_blocks") == 100
+
+
+def test_counters_survive_a_new_worker(observer: Prometheus) -> None:
+    observer.on_step(step(prompt_tokens=10, generated_tokens=4, prefix_queries=10, prefix_hits=6, preemptions=1))
+    observer.on_step(step(prompt_tokens=15, generated_tokens=9, prefix_queries=15, prefix_hits=6, preemptions=1))
+    observer.on_step(step(prompt_tokens=2, generated_tokens=1, prefix_queries=2))
+    assert value(observer, "vllm:prompt_tokens_total") == 17
+    assert value(observer, "vllm:generation_tokens_total") == 10
+    assert value(observer, "vllm:prefix_cache_queries_total") == 17
+    assert value(observer, "vllm:prefix_cache_hits_total") == 6
+    assert value(observer, "vllm:num_preemptions_total") == 1
+    assert value(observer, "maxserve_cache_misses_total") == 11
+
+
+def test_requests(observer: Prometheus) -> None:
+    observer.on_request(request())
+    observer.on_request(request(finish="length", max_tokens=3))
+    observer.on_request(request(status=400, finish="error", queue_to_first_token=None))
+    assert value(observer, "vllm:request_success_total", finished_reason="stop") == 1
+    assert value(observer, "vllm:request_success_total", finished_reason="length") == 1
+    for code, count in (("200", 2), ("400", 1)):
+        assert value(observer, "maxserve_request_count_total", code=code, path="/v1/completions") == count
+    for name, total in (
+        ("vllm:time_to_first_token_seconds", 0.06),
+        ("vllm:inter_token_latency_seconds", 0.06),
+        ("vllm:e2e_request_latency_seconds", 1.0),
+        ("vllm:request_prompt_tokens", 20),
+        ("vllm:request_generation_tokens", 6),
+        ("maxserve_time_to_first_token_seconds", 0.06),
+        ("maxserve_itl_seconds", 0.06),
+    ):
+        assert math.isclose(value(observer, f"{name}_sum"), total)
+    assert value(observer, "vllm:inter_token_latency_seconds_count") == 4
+    assert value(observer, "vllm:request_params_max_tokens_count") == 1
+
+
+def test_series_are_there_before_the_first_request(observer: Prometheus) -> None:
+    assert value(observer, "vllm:num_requests_running") == 0
+    assert value(observer, "vllm:generation_tokens_total") == 0
+    assert value(observer, "vllm:request_success_total", finished_reason="stop") == 0
+
+
+def test_two_servers_in_one_process_do_not_share() -> None:
+    one, other = (Prometheus(ObserverContext(model="tiny")) for _ in range(2))
+    one.on_step(step())
+    assert value(other, "vllm:num_requests_running") == 0
+
+
+def context(*observers: Any) -> Any:
+    return SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=observers)
+
+
+async def get(observed: Any) -> httpx.Response:
+    app = create_app(observed, [("/", router(observed), "builtin.observers")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        return await client.get("/metrics")
+
+
+@pytest.mark.anyio
+async def test_route(observer: Prometheus) -> None:
+    observer.on_step(step())
+    response = await get(context(object(), observer))
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'vllm:num_requests_running{model_name="tiny"} 2.0' in response.text
+
+
+@pytest.mark.anyio
+async def test_without_the_observer_there_is_no_route() -> None:
+    assert (await get(context())).status_code == 404
+
+
+def test_declarations_can_be_loaded() -> None:
+    for component in (*declared.maxserve_observers(), *declared.maxserve_routes()):
+        assert isinstance(component.build, str)
+        module, _, name = component.build.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))

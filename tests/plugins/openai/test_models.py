@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+import maxserve.plugins.openai as declared
+
+pytestmark = pytest.mark.anyio
+
+CARD = {"id": "acme/tiny", "object": "model", "created": 1_700_000_000, "owned_by": "maxserve", "max_model_len": 256}
+
+
+async def test_list(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models")).json() == {"object": "list", "data": [CARD]}
+
+
+@pytest.mark.parametrize("name", ["acme/tiny", "tiny", "acme%2Ftiny"])
+async def test_one(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.get(f"/v1/models/{name}")).json() == CARD
+
+
+async def test_another(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/models/acme/huge")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+async def test_version(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/version")).json()["version"].count(".") >= 1
+
+
+async def test_schema_shows_the_samplers_fields(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"messages", "temperature", "top_p", "min_p", "stop", "seed"} <= body["properties"].keys()
+    assert body["required"] == ["messages"]
+    assert "$ref" not in str(body)
+
+
+def test_declaration() -> None:
+    [routes] = declared.maxserve_routes()
+    assert (routes.name, routes.prefix, routes.build) == ("openai", "/", "maxserve.plugins.openai.router:router")
