@@ -1,0 +1,141 @@
+"""Which commands does `max` have? Its own, made when they are needed, and those of plugins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import click
+
+from maxserve.core.cli.early import plugin_options
+from maxserve.core.errors import UsageError
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.registry import nearest
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """What commands work with: the plugins that were found, and the environment."""
+
+    host: Host
+    options: PluginOptions
+    environ: Mapping[str, str]
+
+
+class LazyCommand(click.Command):
+    """Stands for a command in help; `make` gives the command itself. `strict`: it needs every plugin in order."""
+
+    def __init__(self, name: str, make: Callable[[], click.Command], *, summary: str, strict: bool = False) -> None:
+        super().__init__(name, help=summary)
+        self.make = make
+        self.strict = strict
+
+
+class MaxGroup(click.Group):
+    """`max`: makes the commands it finds, and lets those that need the plugins in order start only then."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        super().__init__(
+            "max",
+            help="Serves language models over HTTP; every part of it is a plugin.",
+            params=[_version(), _log_level(), *plugin_options()],
+        )
+        self.invocation = invocation
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command named first; UsageError listing what there is when there is none."""
+        command = self.commands.get(args[0])
+        if command is None:
+            raise UsageError(_unknown(args[0], self.commands))
+        if isinstance(command, LazyCommand):
+            if command.strict and "--help" not in args:
+                self.invocation.host.insist()
+                _log_notes(self.invocation.host)
+            command = command.make()
+        return args[0], command, args[1:]
+
+
+def build_cli(invocation: Invocation) -> click.Group:
+    """The group with all commands; nothing is imported for those that will not run."""
+    group = MaxGroup(invocation)
+    for command in _own_commands(invocation):
+        group.add_command(command)
+    invocation.host.add_commands(group)
+    return group
+
+
+def _own_commands(invocation: Invocation) -> list[LazyCommand]:
+    def serve() -> click.Command:
+        from maxserve.core.cli.serve import serve_command
+
+        return serve_command(invocation)
+
+    def generate() -> click.Command:
+        from maxserve.core.cli.generate import generate_command
+
+        return generate_command(invocation)
+
+    def listing() -> click.Command:
+        from maxserve.core.cli.listing import list_command
+
+        return list_command(invocation)
+
+    def plugins() -> click.Command:
+        from maxserve.core.cli.plugins import plugins_command
+
+        return plugins_command(invocation)
+
+    return [
+        LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True),
+        LazyCommand("generate", generate, summary="Continue one prompt, without a server.", strict=True),
+        LazyCommand("list", listing, summary="List what the plugins offer."),
+        LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."),
+    ]
+
+
+def _unknown(name: str, commands: Mapping[str, click.Command]) -> str:
+    if name.startswith("-"):
+        return f"there is no option {name}; see max --help"
+    return f"there is no command {name!r}{nearest(name, commands)}; the commands are: {', '.join(sorted(commands))}"
+
+
+def _log_notes(host: Host) -> None:
+    """Tells the operator what a start should not pass over."""
+    log = logging.getLogger("maxserve.host")
+    for text in (*host.warnings, *map(str, host.problems)):
+        log.warning("%s", text)
+
+
+def _version() -> click.Option:
+    def show(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            from maxserve.core.discovery.sources import own_version
+
+            click.echo(f"maxserve {own_version()}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
+    )
+
+
+def _log_level() -> click.Option:
+    def configure(ctx: click.Context, param: click.Parameter, level: str) -> None:
+        from maxserve.core.server import logs
+
+        logs.configure(logging.getLevelNamesMapping()[level.upper()])
+
+    return click.Option(
+        ["--log-level"],
+        type=click.Choice(LEVELS, case_sensitive=False),
+        default="info",
+        show_default=True,
+        expose_value=False,
+        callback=configure,
+        help="Least severe messages to log.",
+    )

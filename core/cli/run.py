@@ -1,0 +1,69 @@
+"""How does a run of `max` begin and end? Plugins first, then the command, and every error on one line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+
+import click
+
+from maxserve.core.cli.early import read_plugin_options, wants_debug
+from maxserve.core.cli.group import Invocation, build_cli
+from maxserve.core.discovery.options import PluginOptions
+from maxserve.core.errors import MaxserveError, RequestError, UsageError
+from maxserve.core.host import Host
+from maxserve.core.registry import cause
+
+INTERRUPTED = 130
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs one command and returns the exit status: 2 for what the operator did wrong, 1 for what failed."""
+    debug = wants_debug(argv, environ)
+    try:
+        return _run(list(argv), environ)
+    except click.ClickException as error:
+        _show_usage(error)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except MaxserveError as error:
+        _show(error, debug=debug)
+        return 2 if isinstance(error, UsageError | RequestError) else 1
+    except Exception as error:
+        _show(error, debug=debug)
+        return 1
+
+
+def _run(argv: list[str], environ: Mapping[str, str]) -> int:
+    options = _plugin_options(argv, environ)
+    host = Host.discover(options, strict=False)
+    cli = build_cli(Invocation(host=host, options=options, environ=environ))
+    result = cli.main(args=argv, prog_name="max", standalone_mode=False)
+    return result if type(result) is int else 0
+
+
+def _plugin_options(argv: list[str], environ: Mapping[str, str]) -> PluginOptions:
+    try:
+        return read_plugin_options(argv, environ)
+    except UsageError as error:
+        if not {"--help", "--version"} & set(argv):
+            raise
+        click.echo(f"Warning: {error}", err=True)  # whoever asks for help, gets help
+        return PluginOptions()
+
+
+def _show_usage(error: click.ClickException) -> None:
+    text = error.format_message()
+    if not isinstance(error, click.UsageError) or error.ctx is None or "\n" in text:
+        error.show()  # no command at all: the text is the whole help
+        return
+    click.echo(f"Error: {text.rstrip('.')}; see {error.ctx.command_path} --help", err=True)
+
+
+def _show(error: Exception, *, debug: bool) -> None:
+    if debug:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    expected = isinstance(error, MaxserveError)
+    hint = "" if expected or debug else " (--debug shows where)"
+    click.echo(f"Error: {cause(error)}{hint}", err=True)

@@ -1,0 +1,54 @@
+"""`max serve`: from what was typed to a running server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from maxserve.core.settings import Settings, resolve
+from maxserve.core.settings.options import GroupedCommand, serve_options
+from maxserve.core.settings.unsupported import refuse_unsupported
+
+if TYPE_CHECKING:
+    from maxserve.core.cli.group import Invocation
+
+
+def serve_command(invocation: Invocation) -> click.Command:
+    """The command with an option for every setting, those of plugins included."""
+
+    @click.pass_context
+    def serve(ctx: click.Context, /, **_: Any) -> int:
+        settings = settle(invocation, typed(ctx))
+
+        from maxserve.core.server import launch
+
+        return launch.serve(settings, invocation.host)
+
+    return GroupedCommand(
+        "serve",
+        callback=serve,
+        params=[*serve_options(invocation.host.plugin_sections())],
+        help="Serve a model over HTTP, with an OpenAI-compatible endpoint.",
+        epilog="--plugin and --custom-architectures run the code that they name.",
+    )
+
+
+def typed(ctx: click.Context) -> dict[str, Any]:
+    """What was typed, by Python name; neither defaults nor what came from elsewhere."""
+    return {
+        name: value
+        for name, value in ctx.params.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
+def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
+    """The settings of a command; raises when they ask for something that is not there, before a model is read."""
+    settings = resolve(given, environ=invocation.environ, sections=invocation.host.plugin_sections())
+    refuse_unsupported(settings)
+    invocation.host.schedulers.get(settings.scheduling.scheduler)
+    if settings.kv_cache.cache_strategy != "model_default":
+        invocation.host.cache_strategies.get(settings.kv_cache.cache_strategy)
+    return settings

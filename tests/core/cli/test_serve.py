@@ -1,0 +1,120 @@
+"""`max serve` up to the server itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+CONFIG = """
+from dataclasses import dataclass
+from maxserve import ConfigSection, hookimpl
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    aging: float = 50.0
+
+@hookimpl
+def maxserve_config():
+    yield ConfigSection(name="shortest-first", schema=Config)
+"""
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Takes the place of the server; holds what it was started with, and ends with status 3."""
+    monkeypatch.chdir(tmp_path)
+    calls: list[Any] = []
+
+    def serve(settings: Any, host: Any) -> int:
+        calls.append((settings, host))
+        return 3
+
+    launch = ModuleType("maxserve.core.server.launch")
+    launch.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "maxserve.core.server.launch", launch)
+    import maxserve.core.server
+
+    monkeypatch.setattr(maxserve.core.server, "launch", launch, raising=False)
+    return calls
+
+
+def test_settings_and_host_reach_the_server_and_its_status_comes_back(max_cli: Any, launched: list[Any]) -> None:
+    ran = max_cli("serve", "--port", "8123", "--max-length", "64", environ={"MAX_SERVE_HOST": "127.0.0.2"})
+    assert (ran.status, ran.err) == (3, "")
+    ((settings, host),) = launched
+    assert (settings.server.port, settings.model.max_length, settings.server.host) == (8123, 64, "127.0.0.2")
+    assert settings.chosen == {"server.port", "model.max_length", "server.host"}
+    assert "paged" in host.cache_strategies
+
+
+def test_options_of_a_plugin(max_cli: Any, launched: list[Any], plugin_folder: Any) -> None:
+    plugin_folder.module("acme_policy", CONFIG)
+    assert "--shortest-first.aging" in max_cli("serve", "--plugin", "acme_policy", "--help").out
+    max_cli("serve", "--plugin", "acme_policy", "--shortest-first.aging", "80")
+    ((settings, host),) = launched
+    assert settings.plugins.plugin == ("acme_policy",)
+    (value,) = host.section_values(settings).values()
+    assert value.aging == 80.0
+
+
+def test_options_that_are_not_supported_yet(max_cli: Any, launched: list[Any]) -> None:
+    ran = max_cli("serve", "--rope-type", "neox")
+    assert ran.status == 2
+    assert "--rope-type is not supported yet" in ran.err
+    assert launched == []
+
+
+def test_wrong_value(max_cli: Any, launched: list[Any]) -> None:
+    assert max_cli("serve", "--port", "many").status == 2
+    assert max_cli("serve", "--port", "99999999").status == 2
+    assert launched == []
+
+
+def test_replacing_a_built_in_is_logged_once(max_cli: Any, launched: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "my_llama.py").write_text(
+        "from maxserve import Architecture\nARCHITECTURES = [Architecture(name='LlamaForCausalLM', build='x:y')]\n"
+    )
+    ran = max_cli("serve", "--custom-architectures", f"{tmp_path}:my_llama")
+    assert ran.status == 3
+    assert ran.err.count("replaces that of plugin 'builtin.architectures'") == 1
+    assert launched[0][1].architectures.get("LlamaForCausalLM").plugin == "my_llama"
+    sys.modules.pop("my_llama")
+
+
+def test_a_tolerant_operator_is_warned_and_served(max_cli: Any, launched: list[Any], plugin_folder: Any) -> None:
+    plugin_folder.module("acme_bad", "1 / 0")
+    ran = max_cli("serve", "--plugin", "acme_bad", environ={"MAX_SERVE_PLUGIN_ERRORS": "warn"})
+    assert ran.status == 3
+    assert "WARNING" in ran.err
+    assert "ZeroDivisionError" in ran.err
+
+
+def test_help_leaves_out_settings_that_cannot_be_imported(max_cli: Any, plugin_folder: Any) -> None:
+    plugin_folder.module("acme_policy", CONFIG.replace("schema=Config", 'schema="acme_missing:Config"'))
+    ran = max_cli("serve", "--plugin", "acme_policy", "--help")
+    assert ran.status == 0
+    assert "--port" in ran.out
+    ran = max_cli("serve", "--plugin", "acme_policy")
+    assert ran.status == 2
+    assert "config 'shortest-first': cannot load 'acme_missing:Config'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--scheduler", "contnuous"), "no scheduler is called 'contnuous' (did you mean 'continuous'?)"),
+        (("--cache-strategy", "pagde"), "no cache strategy is called 'pagde' (did you mean 'paged'?)"),
+        (("--no-plugin", "builtin.schedulers"), "no scheduler is called 'continuous'; there is none"),
+    ],
+)
+def test_names_are_looked_up_before_a_model_is_read(
+    max_cli: Any, launched: list[Any], argv: tuple[str, ...], message: str
+) -> None:
+    ran = max_cli("serve", *argv)
+    assert ran.status == 2
+    assert message in ran.err
+    assert launched == []
