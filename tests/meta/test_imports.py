@@ -1,0 +1,93 @@
+"""What may import what, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.plugins import BUILTINS
+
+HEAVY = {"torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "safetensors", "fastapi", "uvicorn", "zmq"}
+BARE = ("core", "plugins", "architectures", "samplers")
+PLUGINS = ("maxserve.plugins", "maxserve.architectures", "maxserve.samplers")
+LIGHT = [
+    "maxserve",
+    "maxserve.core.nouns",
+    "maxserve.core.components",
+    "maxserve.core.interfaces",
+    "maxserve.core.hookspecs",
+    "maxserve.core.errors",
+    "maxserve.core.registry",
+    "maxserve.core.host",
+    "maxserve.core.settings",
+    "maxserve.core.settings.options",
+    "maxserve.core.cli.run",
+    "maxserve.core.cli.serve",
+    "maxserve.core.cli.generate",
+    "maxserve.core.testing",
+    *(module for _, module in BUILTINS),
+]
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere, `from x import y` also as x.y."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def test_core_imports_no_plugin(packages: dict[str, Path]) -> None:
+    guilty = [
+        f"{file}: {module}"
+        for file in packages["maxserve.core"].rglob("*.py")
+        for module in imported(file)
+        if within(module, PLUGINS)
+    ]
+    assert guilty == []
+
+
+def test_nothing_is_imported_by_a_bare_name(root: Path, sources: list[Path]) -> None:
+    """`import core.x` would make a second copy of a module, with classes that differ from the first's."""
+    tests = sorted((root / "tests").rglob("*.py"))
+    guilty = [f"{file}: {module}" for file in [*sources, *tests] for module in imported(file) if within(module, BARE)]
+    assert guilty == []
+
+
+def test_only_the_host_asks_pluggy_for_hooks(sources: list[Path], packages: dict[str, Path]) -> None:
+    guilty = [str(file) for file in sources if re.search(r"\.hook\b", file.read_text(encoding="utf-8"))]
+    assert guilty == [str(packages["maxserve.core"] / "host.py")]
+
+
+def test_declarations_and_the_command_line_are_light(light_import: Any) -> None:
+    loaded = light_import(f"import {', '.join(LIGHT)}")
+    assert set(LIGHT) <= loaded
+    if loaded & HEAVY:  # one interpreter for all of them is fast; who is to blame is worth several
+        assert [module for module in LIGHT if light_import(f"import {module}") & HEAVY] == []
+    assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["list"], ["list", "--json"], ["plugins"]])
+def test_commands_that_only_tell_are_light(light_import: Any, argv: list[str]) -> None:
+    loaded = light_import("from maxserve.core.cli import main; main()", *argv)
+    assert "maxserve.core.host" in loaded
+    assert "pydantic" not in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_help_of_serve_is_light(light_import: Any) -> None:
+    loaded = light_import("from maxserve.core.cli import main; main()", "serve", "--help")
+    assert "maxserve.core.settings.options" in loaded
+    assert loaded & HEAVY == set()

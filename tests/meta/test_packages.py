@@ -1,0 +1,53 @@
+"""What ships: every package is listed, every public name is there."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import maxserve
+
+
+def test_every_package_is_listed(root: Path, packages: dict[str, Path]) -> None:
+    """A package that is missing here imports fine from a checkout and is absent from the wheel."""
+    found = {
+        ".".join((package, *init.parent.relative_to(folder).parts))
+        for package, folder in packages.items()
+        for init in folder.rglob("__init__.py")
+    }
+    with (root / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(found)
+
+
+def test_every_folder_with_code_is_a_package(sources: list[Path]) -> None:
+    assert [str(file) for file in sources if not (file.parent / "__init__.py").is_file()] == []
+
+
+def test_public_names_are_complete_and_there() -> None:
+    assert len(maxserve.__all__) == len(set(maxserve.__all__))
+    for name in maxserve.__all__:
+        assert getattr(maxserve, name) is not None
+    public = {name for name in vars(maxserve) if not name.startswith("_")}
+    own = {name for name in public if not isinstance(vars(maxserve)[name], type(importlib))}
+    assert own - {"annotations", "TYPE_CHECKING", "Any"} <= set(maxserve.__all__)
+
+
+def test_everything_that_can_be_declared_is_public() -> None:
+    from maxserve.core import components
+
+    declared = {
+        name
+        for name, value in vars(components).items()
+        if isinstance(value, type) and value.__module__ == components.__name__ and name != "Component"
+    }
+    assert declared <= set(maxserve.__all__)
+
+
+def test_both_commands_lead_to_one_function(root: Path) -> None:
+    with (root / "pyproject.toml").open("rb") as file:
+        scripts = tomllib.load(file)["project"]["scripts"]
+    assert scripts["max"] == scripts["maxserve"]
+    module, _, function = scripts["max"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))

@@ -1,0 +1,23 @@
+"""Code in docs is the content of files that other tests run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_named_files_are_shown_as_they_are() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_file_named_in_the_docs_exists() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for line in page.read_text().splitlines():
+            if line.startswith("<!-- file: "):
+                assert (ROOT / line.split()[2]).is_file(), f"{page.name} names {line.split()[2]}"
