@@ -60,6 +60,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub of these tests is on this machine, also where HF_HUB_OFFLINE is set."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HuggingFaceHub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
