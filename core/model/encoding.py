@@ -1,34 +1,21 @@
-"""In which type are weights stored, and in which are they computed?
+"""In which type are weights stored, and may they be served so?
 
 Three encodings are known: float32, bfloat16 and float16. Checkpoints in float16 are served too, although it cannot be
-asked for: they are computed in float32 on a CPU, whose half-precision kernels are slow and inexact, and in float16
-elsewhere. Any architecture that takes bfloat16 takes them.
+asked for; any architecture that takes bfloat16 takes them. In which type an encoding is computed is decided where the
+device is known, in core/engine/device.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from maxserve.core.errors import ModelError
 from maxserve.core.model.safetensors_header import TensorInfo, read_header
 
-if TYPE_CHECKING:
-    import torch
-
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
-
-
-def torch_dtype(encoding: str, device_type: str) -> torch.dtype:
-    """The type in which weights of an encoding are computed on a kind of device ("cpu", "cuda")."""
-    import torch
-
-    if encoding == "float16" and device_type == "cpu":
-        return torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[encoding]
 
 
 def stored_encoding(files: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding, torch_dtype
+from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 
 
 def saved(path: Path, **tensors: torch.Tensor) -> str:
@@ -68,10 +68,3 @@ def test_the_architecture_must_take_the_encoding() -> None:
         check_supported("bfloat16", ("float32",), "A")
     with pytest.raises(ModelError, match="does not support float16"):
         check_supported("float16", ("float32",), "A")
-
-
-def test_compute_types() -> None:
-    assert torch_dtype("bfloat16", "cpu") is torch.bfloat16
-    assert torch_dtype("float32", "cuda") is torch.float32
-    assert torch_dtype("float16", "cpu") is torch.float32
-    assert torch_dtype("float16", "cuda") is torch.float16
