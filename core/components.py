@@ -91,12 +91,45 @@ class Sampler(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBackend(Component):
-    """A way to attend over the cache on some torch device types. `build(AttentionContext)` gives an Attention."""
+    """A way to attend over the cache on some torch device types. `build(AttentionContext)` gives an Attention.
+
+    The one of highest priority that can be built serves: a build may raise Unavailable, and the next one is asked.
+    `compiled` ones are left out with `--no-use-subgraphs`.
+    """
 
     kind: ClassVar[str] = "attention_backend"
 
     devices: tuple[str, ...] = ("cpu", "cuda")
     priority: int = 0
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearMethod(Component):
+    """A way to keep the weights of projections and to multiply by them. `build(LinearContext)` gives a WeightKeeper.
+
+    Which method serves is decided as for attention back ends.
+    """
+
+    kind: ClassVar[str] = "linear_method"
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCompiler(Component):
+    """A way to make one call of a whole layer. `build(LayerContext)` gives a CompilesLayers.
+
+    Which one serves is decided as for attention back ends; a layer that it cannot compile runs as it was written.
+    """
+
+    kind: ClassVar[str] = "layer_compiler"
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ MaxserveError
 │   ├── SettingsError     an option, file key or environment value is wrong
 │   ├── UnsupportedError  an option whose feature is not there yet
 │   ├── PluginError       a plugin cannot be found, imported, or clashes with another
+│   │   └── Unavailable   a component cannot work on this machine; another one may
 │   └── ModelError        a model cannot be found, read or fitted
 ├── RequestError          what a client asked for cannot be done; an HTTP error body
 │   └── QueueFullError    too many requests wait already (429)
@@ -35,6 +36,10 @@ class UnsupportedError(UsageError):
 
 class PluginError(UsageError):
     """A plugin cannot be found or imported, offers the wrong thing, or clashes with another."""
+
+
+class Unavailable(PluginError):
+    """A component cannot work on this machine, and says why; the next one of its kind is taken instead."""
 
 
 class ModelError(UsageError):

@@ -16,6 +16,8 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    LayerCompiler,
+    LinearMethod,
     ModelSource,
     Observer,
     Routes,
@@ -96,6 +98,24 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
     """Ways to attend over the cache.
 
     Example: ``yield AttentionBackend(name="torch", build="acme.attention:Paged", devices=("cpu",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_linear_methods() -> Iterable[LinearMethod]:
+    """Ways to keep weights and to multiply by them.
+
+    Example: ``yield LinearMethod(name="packed", build="acme.linear:Keeper", devices=("cpu",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
+    """Ways to make one call of a whole layer.
+
+    Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
     """
     return ()
 

@@ -18,6 +18,8 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    LayerCompiler,
+    LinearMethod,
     ModelSource,
     Observer,
     Ref,
@@ -61,6 +63,8 @@ DECLARATIONS: Mapping[str, type[Declared]] = {
     "maxserve_schedulers": Scheduler,
     "maxserve_samplers": Sampler,
     "maxserve_attention_backends": AttentionBackend,
+    "maxserve_linear_methods": LinearMethod,
+    "maxserve_layer_compilers": LayerCompiler,
     "maxserve_config": ConfigSection,
 }
 SERVING: Mapping[str, type[Declared]] = {"maxserve_routes": Routes, "maxserve_observers": Observer}  # not in workers
@@ -97,6 +101,8 @@ class Host:
         self.schedulers = self._registry(Scheduler)
         self.samplers = self._registry(Sampler)
         self.attention_backends = self._registry(AttentionBackend)
+        self.linear_methods = self._registry(LinearMethod)
+        self.layer_compilers = self._registry(LayerCompiler)
         self.routes = self._registry(Routes)
         self.observers = self._registry(Observer)
         self._sections = self._registry(ConfigSection)
@@ -159,6 +165,8 @@ class Host:
             self.schedulers,
             self.samplers,
             self.attention_backends,
+            self.linear_methods,
+            self.layer_compilers,
             self.routes,
             self.observers,
         )

@@ -147,31 +147,6 @@ class EvictionPolicy(Protocol):
     def key(self, node: Node) -> tuple[float, ...]: ...
 
 
-# --- attention ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionContext(Context):
-    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
-
-    layers: tuple[CacheLayer, ...]
-    storage: Sequence[KVLayer]
-    page_size: int
-    device: torch.device
-
-
-class Attention(Protocol):
-    """Attends over the pages of a batch."""
-
-    def begin(self, batch: Batch) -> None:
-        """Called once a step, before the model runs: plan here what all layers share."""
-        ...
-
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Writes k, v to `batch.slots`; returns causal attention scaled by head_dim ** -0.5, [T, heads, head_dim]."""
-        ...
-
-
 # --- scheduling -----------------------------------------------------------------------------------------------
 
 
@@ -301,7 +276,7 @@ class ModelInfo:
     max_length: int
     vocab_size: int
     eos_token_ids: tuple[int, ...]
-    dtype: str
+    dtype: str  # in which the weights of projections are held
     device: str
     parameters: int
     max_batch_size: int

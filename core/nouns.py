@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from maxserve.core.interfaces import Attention
+    from maxserve.core.computing import Attention
 
 P = TypeVar("P")
 

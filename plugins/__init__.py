@@ -9,6 +9,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.cache", "maxserve.plugins.cache"),
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
+    ("builtin.native", "maxserve.plugins.native"),
     ("builtin.openai", "maxserve.plugins.openai"),
     ("builtin.observers", "maxserve.plugins.observers"),
     ("builtin.demo", "maxserve.plugins.demo"),

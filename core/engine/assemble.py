@@ -10,31 +10,26 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from maxserve.core.computing import AttentionContext
 from maxserve.core.engine.batch import BatchBuilder
-from maxserve.core.engine.device import choose_cache_dtype, choose_compute, choose_device
+from maxserve.core.engine.device import DTYPES, choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.kernels import Chooser, Computation
 from maxserve.core.engine.loop import Engine, Parts
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.runner import Runner
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import (
-    AttentionContext,
-    CacheContext,
-    Model,
-    ModelInfo,
-    ModelSpec,
-    SamplerContext,
-    SchedulerContext,
-)
+from maxserve.core.interfaces import CacheContext, Model, ModelInfo, ModelSpec, SamplerContext, SchedulerContext
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
-from maxserve.core.model.weights import load_weights
+from maxserve.core.model.weights import Keeping, load_weights
 from maxserve.core.nouns import Limits, Request, SamplingParams
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, AttentionBackend
+    from maxserve.core.components import Architecture, WeightMap
+    from maxserve.core.computing import Attention
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import Attention, Cache
+    from maxserve.core.interfaces import Cache
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.registry import Entry
@@ -51,8 +46,13 @@ class Target:
     host: Host
     sections: Mapping[type[Any], Any]
     device: torch.device
-    compute: torch.dtype
+    chooser: Chooser
+    computation: Computation
     cache_dtype: torch.dtype
+
+    @property
+    def compute(self) -> torch.dtype:
+        return self.computation.compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +69,17 @@ class Loaded:
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
     """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
     device = choose_device(settings.model.devices)
-    compute = choose_compute(files.encoding, device, explicit=files.explicit_encoding)
+    sections = host.section_values(settings)
+    chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs)
+    computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
     target = Target(
         settings=settings,
         host=host,
-        sections=host.section_values(settings),
+        sections=sections,
         device=device,
-        compute=compute,
-        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, compute),
+        chooser=chooser,
+        computation=computation,
+        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, computation.compute),
     )
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
@@ -90,13 +93,27 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     spec: ModelSpec = target.host.load(architecture, architecture.component.config)(files.config)
     progress.phase("Building the model")
     module = _build_model(target, architecture, spec)
-    plan = _plan_memory(target, spec, module)
-    weights = architecture.component.weights
-    load_weights(module, files.weights, weights, dtype=target.compute, device=target.device, progress=progress)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    plan = _plan_memory(target, spec, module, files)
+    _fill(target, module, files, architecture.component.weights, progress)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
-    parameters = sum(parameter.numel() for parameter in module.parameters())
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
+
+
+def _fill(target: Target, module: torch.nn.Module, files: ModelFiles, weights: WeightMap, progress: Progress) -> None:
+    """Gives the module its weights and its kernels."""
+    computation = target.computation
+    encoding = DTYPES[files.encoding] if files.explicit_encoding else None
+    load_weights(
+        module,
+        files.weights,
+        weights,
+        dtype=computation.compute,
+        device=target.device,
+        progress=progress,
+        keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+    )
 
 
 def _build_model(target: Target, architecture: Entry[Architecture], spec: ModelSpec) -> torch.nn.Module:
@@ -116,7 +133,7 @@ def _build_model(target: Target, architecture: Entry[Architecture], spec: ModelS
     return model.eval()
 
 
-def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module) -> MemoryPlan:
+def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files: ModelFiles) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
     plan = plan_memory(
@@ -124,7 +141,7 @@ def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module) -> Mem
         spec,
         device=device.type,
         free=free_memory(device.type, device.index or 0),
-        weights=weight_bytes(model, compute.itemsize),
+        weights=weight_bytes(model, target.computation.stored(files.encoding).itemsize),
         itemsize=compute.itemsize,
         cache_itemsize=target.cache_dtype.itemsize,
     )
@@ -145,6 +162,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     limits = _limits(target.settings, spec, plan)
     cache = _build_cache(target, loaded)
     attention = _build_attention(target, spec, plan, cache)
+    target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
     scheduler = target.host.schedulers.get(target.settings.scheduling.scheduler)
     return Parts(
         info=_info(target, loaded),
@@ -200,10 +218,6 @@ def _build_cache(target: Target, loaded: Loaded) -> Cache:
 
 def _build_attention(target: Target, spec: ModelSpec, plan: MemoryPlan, cache: Cache) -> Attention:
     """The back end of highest priority that runs on the device."""
-    backends = [e for e in target.host.attention_backends if target.device.type in e.component.devices]
-    if not backends:
-        raise PluginError(f"no attention backend declares the device {target.device.type!r}; see `max list`")
-    best: Entry[AttentionBackend] = max(backends, key=lambda entry: entry.component.priority)
     context = AttentionContext(
         sections=target.sections,
         layers=spec.cache_layers,
@@ -211,7 +225,9 @@ def _build_attention(target: Target, spec: ModelSpec, plan: MemoryPlan, cache: C
         page_size=plan.page_size,
         device=target.device,
     )
-    attention: Attention = target.host.build(best, context)
+    attention: Attention | None = target.chooser.best(target.host.attention_backends, context)
+    if attention is None:
+        raise PluginError(f"no attention backend works on the device {target.device.type!r}; see `max list`")
     return attention
 
 
@@ -234,7 +250,7 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
         max_length=plan.max_length,
         vocab_size=loaded.spec.vocab_size,
         eos_token_ids=eos_token_ids(files.generation_config, files.config),
-        dtype=str(target.compute).removeprefix("torch."),
+        dtype=str(target.computation.stored(files.encoding)).removeprefix("torch."),
         device=str(target.device),
         parameters=loaded.parameters,
         max_batch_size=plan.max_batch_size,

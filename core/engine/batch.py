@@ -11,8 +11,9 @@ import torch
 from maxserve.core.nouns import Batch
 
 if TYPE_CHECKING:
+    from maxserve.core.computing import Attention
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces import Attention, Cache
+    from maxserve.core.interfaces import Cache
 
 
 class BatchBuilder:

@@ -1,14 +1,10 @@
-"""Where the model runs and in which type it computes."""
+"""Where the model runs, and in which type its keys and values are kept."""
 
 from __future__ import annotations
-
-import logging
 
 import torch
 
 from maxserve.core.errors import SettingsError
-
-log = logging.getLogger("maxserve.engine")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,22 +23,6 @@ def choose_device(devices: str) -> torch.device:
         known = ", ".join(f"gpu:{i}" for i in range(torch.cuda.device_count()))
         raise SettingsError(f"--devices {devices}: there is no such GPU; this machine has {known}")
     return torch.device("cuda", index)
-
-
-def choose_compute(encoding: str, device: torch.device, *, explicit: bool) -> torch.dtype:
-    """The type weights are held and multiplied in.
-
-    A type the operator named is taken at its word. Otherwise 16-bit checkpoints are computed in float32 on a CPU, which
-    is exact and, on the many CPUs without matrix units for 16-bit types, faster; it takes twice the memory.
-    """
-    stored = DTYPES[encoding]
-    if explicit or stored is torch.float32:
-        return stored
-    if device.type == "cpu":
-        remedy = "; --quantization-encoding bfloat16 keeps its type" if encoding == "bfloat16" else ""
-        log.info("%s weights are computed in float32 on the CPU, in twice the memory%s", encoding, remedy)
-        return torch.float32
-    return stored
 
 
 def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from maxserve.core.computing import KeptWeight
 
 
 def weight(*shape: int) -> nn.Parameter:
@@ -15,29 +20,44 @@ def weight(*shape: int) -> nn.Parameter:
 class Linear(nn.Module):
     """Multiplies by a weight [outputs, inputs], as checkpoints store it.
 
-    Every projection of every model is one of these, so that how a weight is kept and multiplied is decided here.
+    Every projection of every model is one of these, so that how a weight is kept and multiplied is decided in one
+    place: once a linear method keeps it, `kept` has the weight and `weight` is gone.
     """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
+        self.inputs, self.outputs = inputs, outputs
         self.weight = weight(outputs, inputs)
         self.bias = weight(outputs) if bias else None
+        self.kept: KeptWeight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
+        if self.kept is not None:
+            return self.kept.multiply(x, self.bias)
+        assert self.weight is not None, "neither the layer nor a method keeps the weight"
         return F.linear(x, self.weight, self.bias)
 
+    def give_to(self, kept: KeptWeight) -> None:
+        """From now on `kept` has the weight."""
+        self.kept = kept
+        self.weight = None
+
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}"
+        return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
 class Embedding(nn.Module):
-    """Rows of a table [entries, dim]."""
+    """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own."""
 
     def __init__(self, entries: int, dim: int) -> None:
         super().__init__()
         self.weight = weight(entries, dim)
+        self.compute = self.weight.dtype
 
     def forward(self, ids: Tensor) -> Tensor:
         """[tokens] to [tokens, dim]."""
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight).to(self.compute)

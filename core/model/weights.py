@@ -2,13 +2,16 @@
 
 Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
 tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
-not overwrite the files meanwhile.
+not overwrite the files meanwhile. Where a linear method keeps the weights of projections, each goes to it as it is read
+and is not kept here.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,14 +19,31 @@ from torch import nn
 
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
+from maxserve.core.layers.linear import Embedding, Linear
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.safetensors_header import read_header
 from maxserve.core.model.weight_plan import Parameters, Read, plan_reads
+
+if TYPE_CHECKING:
+    from maxserve.core.computing import KeptWeight, WeightKeeper
 
 log = logging.getLogger("maxserve.model")
 
 _TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _MAPPED_AT_ONCE = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """Who keeps the weights of projections, and from which type; None: from that of each weight in the checkpoint."""
+
+    keeper: WeightKeeper
+    encoding: torch.dtype | None = None
+
+    def dtype(self, reads: Sequence[Read]) -> torch.dtype:
+        """The type to give weights in that are read so; that of the widest part where parts differ."""
+        widest = max((_TORCH[read.dtype] for read in reads), key=lambda dtype: dtype.itemsize)
+        return self.keeper.stored(self.encoding or widest)
 
 
 def load_weights(
@@ -34,15 +54,19 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device | str,
     progress: Progress,
+    keeping: Keeping | None = None,
 ) -> None:
-    """Fills `model`, built on the meta device, with the tensors of `files`, as `dtype` on `device`.
+    """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
+    Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
     differ. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
     parameters = _Loaded(model, dtype, torch.device(device))
     headers = {file: read_header(file) for file in files}
     reads = plan_reads(parameters.shapes, headers, weight_map)
+    if keeping is not None:
+        parameters.keep_weights(keeping, reads)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
     done = 0
@@ -91,6 +115,8 @@ class _Loaded:
         self._device = device
         self._places = _places(model)
         self._ready: dict[str, torch.Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}  # by parameter, where it is not `dtype`
+        self._kept: dict[str, KeptWeight] = {}  # by parameter
         self._second: dict[str, torch.Tensor] = {}  # by place
         self.shapes = Parameters(
             shapes={names[0]: tuple(parameter.shape) for names, parameter in self._places},
@@ -99,34 +125,71 @@ class _Loaded:
         )
         self._model = model
 
+    def keep_weights(self, keeping: Keeping, reads: Sequence[Read]) -> None:
+        """Makes room with `keeping` for every weight of a projection that is no one else's too.
+
+        A table that a projection shares stays a table, and the projection has its own copy of it.
+        """
+        for names, _ in self._places:
+            own = [read for read in reads if read.target == names[0] and read.dtype in _TORCH]
+            modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
+            if not own or not modules or not all(isinstance(module, Linear | Embedding) for _, module in modules):
+                continue
+            dtype = self._dtypes[names[0]] = keeping.dtype(own)
+            for name, module in modules:
+                if isinstance(module, Linear):
+                    kept = keeping.keeper.keep(module.outputs, module.inputs, dtype)
+                    if kept is not None:
+                        self._kept[name] = kept
+                        module.give_to(kept)
+            if any(isinstance(module, Linear) and module.kept is None for _, module in modules):
+                del self._dtypes[names[0]]  # the layer keeps it, and multiplies by it as it is
+
     def keeps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
-        return read.offset is None and self._device.type == "cpu" and _TORCH.get(read.dtype) == self._dtype
+        if read.offset is not None or self._device.type != "cpu" or read.target in self._kept:
+            return False
+        return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
 
     def put(self, read: Read, tensor: torch.Tensor) -> None:
         """Takes one tensor: a whole parameter, or the rows of a fused one from `read.offset` on."""
+        dtype = self._dtypes.get(read.target, self._dtype)
         if read.place is not None:
-            self._second[read.place] = tensor.to(device=self._device, dtype=self._dtype)
+            self._second[read.place] = tensor.to(device=self._device, dtype=dtype)
+            return
+        if read.target in self._kept:
+            self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
             return
         if read.offset is None:
-            self._ready[read.target] = tensor.to(device=self._device, dtype=self._dtype)
+            self._ready[read.target] = tensor.to(device=self._device, dtype=dtype)
             return
         whole = self._ready.get(read.target)
         if whole is None:
             shape = self.shapes.shapes[read.target]
-            whole = self._ready[read.target] = torch.empty(shape, dtype=self._dtype, device=self._device)
+            whole = self._ready[read.target] = torch.empty(shape, dtype=dtype, device=self._device)
         whole[read.offset : read.offset + tensor.shape[0]].copy_(tensor)
 
     def finish(self) -> None:
         """Puts every tensor where the model has its parameter, at each of the places that share it."""
         for names, _ in self._places:
+            if names[0] in self._kept:
+                continue
             shared = self._ready.pop(names[0])
             parameter = nn.Parameter(shared, requires_grad=False)
             for name in names:
-                module, _, attribute = name.rpartition(".")
                 own = self._own(name, shared)
+                if name in self._kept:
+                    self._kept[name].put(shared if own is None else own, 0)
+                    continue
                 value = parameter if own is None else nn.Parameter(own, requires_grad=False)
-                setattr(self._model.get_submodule(module), attribute, value)
+                setattr(self._module(name), name.rpartition(".")[2], value)
+        for module in self._model.modules():
+            if isinstance(module, Embedding):
+                module.compute = self._dtype
+
+    def _module(self, name: str) -> nn.Module:
+        """The module that has the parameter of that name."""
+        return self._model.get_submodule(name.rpartition(".")[0])
 
     def _own(self, name: str, shared: torch.Tensor) -> torch.Tensor | None:
         """The tensor the checkpoint has for this place alone, if it is not the shared one once more."""

@@ -62,7 +62,8 @@ class CheckpointSettings(Section):
         Field(description="How GGUF weights order their rotary halves; unset, the architecture knows."),
     ] = None
     use_subgraphs: Annotated[
-        bool, Field(description="Compile one decoder layer and use it for all, instead of the whole model at once.")
+        bool,
+        Field(description="Compile the parts of a layer once and use them for all layers; off, plain PyTorch."),
     ] = True
     vision_config_overrides: dict[str, Any] = Field(
         default_factory=dict, description="Entries that replace those of the vision part of config.json."

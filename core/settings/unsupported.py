@@ -39,7 +39,6 @@ _HOST_CACHE = "the cache lives on the device alone; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("model.rope_type", "it describes GGUF files, which cannot be read; use safetensors"),
-    Unsupported("model.use_subgraphs", "models are not compiled; leave it out"),
     Unsupported("model.vision_config_overrides", "there are no vision models; leave it out"),
     Unsupported("model.task_arg", "text generation takes no arguments; leave it out"),
     Unsupported("model.pool_embeddings", "there are no embedding models; leave it out"),

@@ -12,13 +12,19 @@ from maxserve.core.testing.fixtures import light_import, max_cli, plugin_folder,
 
 if TYPE_CHECKING:
     from maxserve.core.testing.architecture import ArchitectureChecks
+    from maxserve.core.testing.attention import AttentionChecks
     from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.layers import LayerCompilerChecks
+    from maxserve.core.testing.linear import LinearMethodChecks
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
 
 __all__ = [
     "ArchitectureChecks",
+    "AttentionChecks",
     "CacheStrategyChecks",
+    "LayerCompilerChecks",
+    "LinearMethodChecks",
     "SamplerChecks",
     "SchedulerChecks",
     "light_import",
@@ -30,7 +36,10 @@ __all__ = [
 
 CHECKS = {
     "ArchitectureChecks": "maxserve.core.testing.architecture",
+    "AttentionChecks": "maxserve.core.testing.attention",
     "CacheStrategyChecks": "maxserve.core.testing.cache",
+    "LayerCompilerChecks": "maxserve.core.testing.layers",
+    "LinearMethodChecks": "maxserve.core.testing.linear",
     "SamplerChecks": "maxserve.core.testing.sampler",
     "SchedulerChecks": "maxserve.core.testing.scheduler",
 }

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maxserve.core.interfaces import Attention, AttentionContext, Model
+from maxserve.core.computing import Attention, AttentionContext
+from maxserve.core.interfaces import Model
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.core.interfaces import AttentionContext
+from maxserve.core.computing import AttentionContext
 from maxserve.core.nouns import Batch, KVLayer
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.plan import Share, shares

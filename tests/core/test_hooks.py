@@ -39,8 +39,7 @@ def maxserve_config():
 """)
     environ = {"MAX_SERVE_SHORTEST_FIRST_AGING": "80"}
     settings = resolve({}, environ=environ, sections=host.plugin_sections())
-    ((schema, value),) = host.section_values(settings).items()
-    assert schema.__name__ == "Config"
+    (value,) = [v for v in host.section_values(settings).values() if type(v).__module__ == "acme_llm"]
     assert value.aging == 80.0
 
 
@@ -117,6 +116,28 @@ def maxserve_attention_backends():
     entry = host.attention_backends.get("acme")
     assert (entry.component.devices, entry.component.priority) == (("cuda",), 10)
     assert host.build(entry, None) == "attention"
+
+
+def test_maxserve_linear_methods(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_linear_methods():
+    yield maxserve.LinearMethod(name="acme", build=lambda context: "keeper", devices=("cpu",), priority=20)
+""")
+    entry = host.linear_methods.get("acme")
+    assert (entry.component.devices, entry.component.priority, entry.component.compiled) == (("cpu",), 20, False)
+    assert host.build(entry, None) == "keeper"
+
+
+def test_maxserve_layer_compilers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_layer_compilers():
+    yield maxserve.LayerCompiler(name="acme", build=lambda context: "compiler", compiled=True)
+""")
+    entry = host.layer_compilers.get("acme")
+    assert entry.component.compiled
+    assert host.build(entry, None) == "compiler"
 
 
 def test_maxserve_process_start(load: Load) -> None:

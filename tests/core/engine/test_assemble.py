@@ -53,9 +53,15 @@ def test_the_cache_is_kept_in_the_format_asked_for(build: Build, format: str | N
     assert engine._cache.layers[0].keys.dtype == dtype
 
 
-def test_weights_are_held_in_the_encoding_asked_for(build: Build) -> None:
-    assert build(model={"dtype": "bfloat16"}).info.dtype == "float32"
+def test_weights_are_held_in_the_encoding_of_the_checkpoint_where_kernels_can(build: Build) -> None:
+    assert build(model={"dtype": "bfloat16"}).info.dtype == "bfloat16"
     assert build(model={"dtype": "bfloat16"}, quantization_encoding="bfloat16").info.dtype == "bfloat16"
+
+
+def test_without_kernels_16_bit_weights_are_float32_unless_asked_for(build: Build) -> None:
+    plain = {"model": {"dtype": "bfloat16"}, "use_subgraphs": False}
+    assert build(**plain).info.dtype == "float32"
+    assert build(**plain, quantization_encoding="bfloat16").info.dtype == "bfloat16"
 
 
 def test_the_smallest_length_is_warmed_up_too(build: Build) -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
-from maxserve.core.engine.device import choose_cache_dtype, choose_compute, choose_device
+from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.errors import SettingsError
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -36,23 +34,6 @@ def test_without_a_gpu_there_is_the_cpu() -> None:
     assert choose_device("default") == choose_device("cpu") == CPU
     with pytest.raises(SettingsError, match="no usable GPU; use --devices cpu"):
         choose_device("gpu")
-
-
-@pytest.mark.parametrize("encoding", ["bfloat16", "float16"])
-def test_a_cpu_computes_16_bit_weights_in_float32_and_says_so(encoding: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="maxserve.engine"):
-        assert choose_compute(encoding, CPU, explicit=False) is torch.float32
-    assert f"{encoding} weights are computed in float32 on the CPU" in caplog.text
-    # float16 cannot be asked for, so the option is no remedy there
-    assert ("--quantization-encoding bfloat16" in caplog.text) == (encoding == "bfloat16")
-
-
-def test_what_was_asked_for_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="maxserve.engine"):
-        assert choose_compute("bfloat16", CPU, explicit=True) is torch.bfloat16
-        assert choose_compute("float32", CPU, explicit=False) is torch.float32
-        assert choose_compute("bfloat16", GPU, explicit=False) is torch.bfloat16
-    assert not caplog.text
 
 
 def test_the_cache_has_the_models_type_unless_told() -> None:

@@ -86,9 +86,14 @@ def test_a_conversation_goes_through_the_template(llm: Any) -> None:
 
 
 def test_bfloat16_checkpoints_are_computed_in_float32_on_a_cpu(model_folder: Callable[..., Path]) -> None:
-    llm = maxserve.LLM(str(model_folder(dtype="bfloat16")), devices="cpu")
-    assert llm.info.dtype == "float32"
-    asked = maxserve.LLM(str(model_folder(dtype="bfloat16")), devices="cpu", quantization_encoding="bfloat16")
+    """Whether they are held in 16 bits or not."""
+    folder = str(model_folder(dtype="bfloat16"))
+    texts = [
+        maxserve.LLM(folder, devices="cpu", **options).generate("the", max_tokens=8, temperature=0)[0].tokens
+        for options in ({}, {"quantization_encoding": "bfloat16"}, {"use_subgraphs": False})
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    asked = maxserve.LLM(folder, devices="cpu", use_subgraphs=False, quantization_encoding="bfloat16")
     assert asked.info.dtype == "bfloat16"
     assert asked.generate("the", max_tokens=3, temperature=0)[0].tokens
 

@@ -257,3 +257,88 @@ def test_loads_onto_a_gpu(save: Callable[..., list[str]]) -> None:
     load_weights(model, save(tensors), FUSED, dtype=torch.bfloat16, device="cuda", progress=NullProgress())
     assert torch.equal(model.embed.weight.cpu(), tensors["embed.weight"].bfloat16())
     assert torch.equal(model.get_parameter("layers.0.qkv_proj.weight").cpu(), fused(tensors, 0, "weight").bfloat16())
+
+
+class Kept:
+    """A KeptWeight that is a plain tensor."""
+
+    def __init__(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        self.weight = torch.full((outputs, inputs), torch.nan, dtype=dtype)
+
+    def put(self, rows: torch.Tensor, first: int) -> None:
+        assert rows.dtype == self.weight.dtype
+        self.weight[first : first + len(rows)] = rows
+
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight.float(), bias)
+
+
+class Keeper:
+    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+        return checkpoint if checkpoint == torch.bfloat16 else torch.float32
+
+    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Kept:
+        return Kept(outputs, inputs, dtype)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("stored", "encoding", "held"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.bfloat16, None, torch.bfloat16),
+        (torch.float16, None, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_projections_go_to_who_keeps_them(
+    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, encoding: torch.dtype | None, held: torch.dtype
+) -> None:
+    """The model computes in float32 whatever they are kept in; a table that is shared stays beside the copy of it."""
+    from transformers import LlamaConfig
+
+    from maxserve.architectures.llama import Model as Llama
+    from maxserve.core.layers import Linear
+    from maxserve.core.model.config import from_transformers
+    from maxserve.core.model.weights import Keeping
+    from maxserve.core.testing.architecture import TinyCache, run_step
+
+    raw = LlamaConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        attention_bias=True,
+        tie_word_embeddings=tied,
+    ).to_dict()
+    config = from_transformers(raw)
+    generator = torch.Generator().manual_seed(0)
+    plain = Llama(config)
+    wanted = {n: torch.randn(p.shape, generator=generator).to(stored) for n, p in plain.named_parameters()}
+    files = save(wanted)
+    models = []
+    for keeping in (None, Keeping(keeper=Keeper(), encoding=encoding)):
+        with torch.device("meta"):
+            model = Llama(config)
+        load_weights(
+            model,
+            files,
+            WeightMap(),
+            dtype=torch.float32,
+            device="cpu",
+            progress=NullProgress(),
+            keeping=keeping,
+        )
+        model.prepare()
+        models.append(model)
+    linears = [module for module in models[1].modules() if isinstance(module, Linear)]
+    assert {module.kept.weight.dtype for module in linears} == {held}  # type: ignore[union-attr]
+    assert all(module.weight is None for module in linears)
+    assert models[1].model.embed_tokens.weight.dtype == held
+    assert models[1].model.norm.weight.dtype == torch.float32
+    expected, found = (run_step(m, TinyCache(config.cache_layers), [(0, [1, 2, 3])]) for m in models)
+    tolerance = 0.3 if stored == torch.float32 and held == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0)

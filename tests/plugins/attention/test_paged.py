@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from maxserve.architectures.llama import Model
+from maxserve.core.computing import AttentionContext
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import AttentionContext
 from maxserve.core.model.config import from_transformers
 from maxserve.core.nouns import Batch, CacheLayer
 from maxserve.core.testing.architecture import PlainAttention, TinyCache, make_batch, randomised, run_step

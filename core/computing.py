@@ -1,0 +1,87 @@
+"""What computes a model's layers: attention over the cache, projections, layers compiled as a whole.
+
+Which component serves for each is decided when the engine is put together (core/engine/kernels.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from maxserve.core.interfaces import Context
+from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionContext(Context):
+    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
+
+    layers: tuple[CacheLayer, ...]
+    storage: Sequence[KVLayer]
+    page_size: int
+    device: torch.device
+
+
+class Attention(Protocol):
+    """Attends over the pages of a batch."""
+
+    def begin(self, batch: Batch) -> None:
+        """Called once a step, before the model runs: plan here what all layers share."""
+        ...
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Writes k, v to `batch.slots`; returns causal attention scaled by head_dim ** -0.5, [T, heads, head_dim]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearContext(Context):
+    """`compute` is the type of what is multiplied and of what comes out."""
+
+    compute: torch.dtype
+    device: torch.device
+
+
+class KeptWeight(Protocol):
+    """The weight [outputs, inputs] of one projection, as its method keeps it."""
+
+    def put(self, rows: torch.Tensor, first: int) -> None:
+        """Takes rows `first` … of the weight, in the type the keeper said; they may be gone after the call."""
+        ...
+
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[..., inputs] to [..., outputs]."""
+        ...
+
+
+class WeightKeeper(Protocol):
+    """Keeps the weights of a model's projections."""
+
+    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+        """The type in which weights of a checkpoint in that type are kept, and so given to `KeptWeight.put`."""
+        ...
+
+    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> KeptWeight | None:
+        """Room for one weight; None leaves it to the layer itself, which keeps it as the checkpoint has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerContext(Context):
+    compute: torch.dtype
+    device: torch.device
+
+
+class CompilesLayers(Protocol):
+    """Makes one call of the many operations of a layer."""
+
+    def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
+        """What takes the place of `layer(x, batch)`, where `attention` is that of every batch; None if nothing can.
+
+        The weights are in place. `layer` may be of a class nobody knows here: what it computes is found by tracing.
+        """
+        ...

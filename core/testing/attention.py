@@ -1,0 +1,150 @@
+"""Does an attention back end see what the textbook sees, whatever the pages' order and the step's shape?
+
+class TestAcme(AttentionChecks):
+    attention = "acme"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maxserve.core.computing import Attention, AttentionContext
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.nouns import CacheLayer
+from maxserve.core.testing.tiny_cache import PlainAttention, TinyCache, make_batch
+
+__all__ = ["AttentionChecks"]
+
+PAGE = 8
+ORDERS = {
+    "one run": list(range(3, 13)),
+    "a page between": [1, 2, 3, 30, 4, 5, 6, 7, 8, 9],
+    "backwards": list(range(29, 19, -1)),
+    "scattered": [7, 3, 11, 25, 14, 30, 9, 2, 18, 21],
+}
+SHAPES = [(6, 2, 16), (4, 4, 8), (3, 1, 64), (8, 2, 24), (7, 1, 20)]  # heads, key heads, size of a head
+
+
+class _Stage:
+    """A cache of one layer and two back ends over it, each with storage of its own: the tested one and the textbook."""
+
+    def __init__(
+        self,
+        checks: AttentionChecks,
+        tables: Sequence[Sequence[int]],
+        shape: tuple[int, int, int] = SHAPES[0],
+        *,
+        window: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.heads, self.kv_heads, self.dim = shape
+        layer = CacheLayer(kv_heads=self.kv_heads, head_dim=self.dim, window=window)
+        host = Host.discover(checks.plugins, strict=True)
+        entry = host.attention_backends.get(checks.attention)
+
+        def build(context: AttentionContext) -> Attention:
+            attention: Attention = host.build(entry, context)
+            return attention
+
+        pages = 1 + max(page for table in tables for page in table)
+        width = max(map(len, tables))  # what a table holds beyond its sequence must not matter
+        padded = np.array([[*table, *[2**30] * (width - len(table))] for table in tables], dtype=np.int32)
+        self.caches = []
+        for attention in (build, PlainAttention):
+            cache = TinyCache(
+                [layer], rows=1, max_length=pages * PAGE, page_size=PAGE, dtype=dtype, attention=attention
+            )
+            cache.tables, cache.lengths = padded, [0] * len(tables)
+            self.caches.append(cache)
+        self.generator = torch.Generator().manual_seed(len(tables))
+
+    def step(self, counts: dict[int, int]) -> tuple[Tensor, Tensor]:
+        """Result and expected result of a step that adds so many random tokens to each row."""
+        tokens = sum(counts.values())
+        q, k, v = (self._random(tokens, heads) for heads in (self.heads, self.kv_heads, self.kv_heads))
+        batches = [make_batch(cache, [(row, [0] * n) for row, n in counts.items()]) for cache in self.caches]
+        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone()) for batch in batches)
+        return result, expected
+
+    def _random(self, tokens: int, heads: int) -> Tensor:
+        # Views of something wider, as an architecture's projections are.
+        wide = torch.randn(tokens, heads + 3, self.dim, generator=self.generator)
+        return wide[:, 1 : 1 + heads]
+
+
+class AttentionChecks:
+    """What every attention back end must pass on a CPU. `plugins` says where it comes from, if not installed."""
+
+    attention: ClassVar[str]
+    plugins: ClassVar[PluginOptions] = PluginOptions()
+    tolerance: ClassVar[float] = 4e-6
+
+    @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+    @pytest.mark.parametrize("window", [None, 1, 5, 20])
+    def test_a_sequence_equals_the_textbook(self, order: list[int], window: int | None) -> None:
+        for first in (1, 8, 17, 50):
+            stage = _Stage(self, [order], window=window)
+            for count in (first, 1, 1, 6, 1):
+                self.check(stage.step({0: count}))
+
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_any_ratio_and_size_of_heads(self, shape: tuple[int, int, int]) -> None:
+        stage = _Stage(self, [ORDERS["a page between"]], shape)
+        for count in (20, 1, 5):
+            self.check(stage.step({0: count}))
+
+    def test_a_mixed_step(self) -> None:
+        tables = [list(range(8)), [20, 21, 8, 9, 10, 11, 12, 13], [31, 30, 29, 28, 27, 26, 25, 24], [14, 15, 16, 17]]
+        stage = _Stage(self, tables)
+        for counts in ({1: 16, 0: 7, 3: 30}, {2: 40, 0: 1, 1: 9, 3: 1}, {0: 1, 1: 1, 2: 1, 3: 1}):
+            self.check(stage.step(counts))
+
+    @pytest.mark.parametrize("window", [None, 100])
+    def test_long_sequences(self, window: int | None) -> None:
+        pages = np.random.default_rng(0).permutation(160).tolist()
+        stage = _Stage(self, [pages, [160]], window=window)
+        for count in (300, 512, 1, 400, 1, 17):
+            self.check(stage.step({0: count}))
+
+    def test_a_row_does_not_depend_on_its_batch(self) -> None:
+        """To the bit, whichever place in the step it has."""
+        order, others = ORDERS["scattered"], [[40, 41, 42, 43], [50, 60, 51, 61]]
+        for count in (1, 2, 13):
+            alone, crowded = _Stage(self, [order]), _Stage(self, [order, *others])
+            qkv = [alone._random(30 + count, n) for n in (alone.heads, alone.kv_heads, alone.kv_heads)]
+            outs = []
+            for stage, parts in ((alone, {0: count}), (crowded, {1: 3, 0: count, 2: 1})):
+                cache = stage.caches[0]
+                make_batch(cache, [(0, [0] * 30)]).attend(0, *(x[:30] for x in qkv))
+                batch = make_batch(cache, [(row, [0] * n) for row, n in parts.items()])
+                rows = batch.query_start[list(parts).index(0)] + np.arange(count)
+                new = [stage._random(int(batch.query_start[-1]), x.shape[1]) for x in qkv]
+                for target, source in zip(new, qkv, strict=True):
+                    target[rows] = source[30:]
+                outs.append(batch.attend(0, *new)[rows])
+            assert torch.equal(*outs)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_queries_in_another_type(self, dtype: torch.dtype) -> None:
+        stage = _Stage(self, [ORDERS["one run"]])
+        cache = stage.caches[0]
+        batch = make_batch(cache, [(0, [0] * 9)])
+        q, k, v = (stage._random(9, n).to(dtype) for n in (stage.heads, stage.kv_heads, stage.kv_heads))
+        assert batch.attend(0, q, k, v).dtype == dtype
+
+    @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+    def test_a_bfloat16_cache(self, order: list[int]) -> None:
+        """What was stored is rounded; beyond that the arithmetic is that of the queries."""
+        stage = _Stage(self, [order], dtype=torch.bfloat16)
+        for count in (33, 1, 4):
+            self.check(stage.step({0: count}))
+
+    def check(self, pair: tuple[Tensor, Tensor]) -> None:
+        result, expected = pair
+        torch.testing.assert_close(result.float(), expected.float(), atol=self.tolerance, rtol=0)

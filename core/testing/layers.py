@@ -1,0 +1,139 @@
+"""Is a compiled layer still the layer?
+
+class TestAcme(LayerCompilerChecks):
+    compiler, attention, method = "acme", "acme", "acme"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maxserve.core.computing import LayerContext, LinearContext
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.layers import Linear
+from maxserve.core.model.config import ModelConfig, from_transformers
+from maxserve.core.testing.architecture import randomised
+from maxserve.core.testing.tiny_cache import TinyCache, run_step
+
+__all__ = ["LayerCompilerChecks"]
+
+SIZES: Mapping[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 48,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
+    "relu": {"hidden_act": "relu"},
+    "odd heads": {"head_dim": 10, "num_attention_heads": 5, "num_key_value_heads": 1},
+    "half turned": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+}
+STEPS = [[(0, 40), (2, 8)], [(1, 33), (2, 1), (0, 1)], [(3, 1)], [(0, 39), (3, 50), (1, 1)], [(0, 1), (1, 1), (3, 1)]]
+
+
+class LayerCompilerChecks:
+    """What every compiler must pass on a CPU, beside the attention and the linear method that it needs.
+
+    `must_compile` are the names of `CONFIGS`, and "qwen3", whose layers it is expected to compile; any other may run
+    as it was written.
+    """
+
+    compiler: ClassVar[str]
+    attention: ClassVar[str] = "torch"
+    method: ClassVar[str | None] = None
+    must_compile: ClassVar[frozenset[str]] = frozenset()
+    plugins: ClassVar[PluginOptions] = PluginOptions()
+    tolerance: ClassVar[float] = 2e-5
+
+    @pytest.mark.parametrize("name", [*CONFIGS, "qwen3"])
+    def test_computes_what_the_layer_computes(self, name: str) -> None:
+        config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS.get(name, {})})
+        host = Host.discover(self.plugins, strict=True)
+        kind = "Qwen3ForCausalLM" if name == "qwen3" else "LlamaForCausalLM"
+        written, compiled = (self._model(host, kind, config) for _ in range(2))
+        caches = [TinyCache(config.cache_layers, max_length=100, scatter=1, attention=a) for a in (None, self._build)]
+        count = self._compile(host, compiled, caches[1].attention)
+        assert count or name not in self.must_compile, f"{self.compiler} compiles no layer of {name}"
+        tokens = np.random.default_rng(1).integers(50, size=100)
+        for step in STEPS:
+            parts = [(row, tokens[:n].tolist()) for row, n in step]
+            expected, result = (run_step(m, c, parts) for m, c in zip((written, compiled), caches, strict=True))
+            self.check(result, expected)
+
+    def test_leaves_alone_what_it_does_not_understand(self) -> None:
+        """A layer that does something odd must run as it was written, not nearly so."""
+        host = Host.discover(self.plugins, strict=True)
+        cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
+        for odd in (_Doubling(), _Sorting(), _Nothing()):
+            call = self._call(host)(odd, cache.attention)
+            if call is not None:
+                x = torch.randn(3, 8)
+                torch.testing.assert_close(call(x, None), odd(x, None))
+
+    def check(self, result: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(result, expected, atol=self.tolerance * float(expected.abs().max()), rtol=0)
+
+    def _model(self, host: Host, kind: str, config: ModelConfig) -> Any:
+        model = randomised(host.build(host.architectures.get(kind), config))
+        model.prepare()  # type: ignore[operator]
+        return model
+
+    def _build(self, context: Any) -> Any:
+        host = Host.discover(self.plugins, strict=True)
+        return host.build(host.attention_backends.get(self.attention), context)
+
+    def _call(self, host: Host) -> Callable[..., Any]:
+        context = LayerContext(compute=torch.float32, device=torch.device("cpu"))
+        compile: Callable[..., Any] = host.build(host.layer_compilers.get(self.compiler), context).compile
+        return compile
+
+    def _compile(self, host: Host, model: Any, attention: Any) -> int:
+        """Gives the projections to the method, then replaces the layers that compile; returns how many did."""
+        if self.method is not None:
+            context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+            keeper = host.build(host.linear_methods.get(self.method), context)
+            for module in [m for m in model.modules() if isinstance(m, Linear)]:
+                assert module.weight is not None
+                kept = keeper.keep(module.outputs, module.inputs, torch.float32)
+                kept.put(module.weight.data, 0)
+                module.give_to(kept)
+        compile, layers, count = self._call(host), model.model.layers, 0
+        for index, layer in enumerate(layers):
+            call = compile(layer, attention)
+            if call is not None:
+                layers[index], count = _Called(call), count + 1
+        return count
+
+
+class _Called(nn.Module):
+    def __init__(self, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.forward = call
+
+
+class _Doubling(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x * 2
+
+
+class _Sorting(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x.sort(dim=0).values
+
+
+class _Nothing(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x

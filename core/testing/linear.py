@@ -1,0 +1,96 @@
+"""Does a linear method multiply as it should, whatever it does to the weights?
+
+class TestAcme(LinearMethodChecks):
+    method = "acme"
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from maxserve.core.computing import KeptWeight, LinearContext, WeightKeeper
+from maxserve.core.host import Host, PluginOptions
+
+__all__ = ["LinearMethodChecks"]
+
+SIZES = [(1, 1), (3, 5), (16, 8), (64, 48), (96, 64), (130, 257), (33, 1100), (515, 96)]  # outputs, inputs
+ROWS = (1, 2, 3, 4, 7, 8, 13, 33, 150)
+
+
+class LinearMethodChecks:
+    """What every linear method must pass on a CPU. `tolerance` is that of a sum of `inputs` products, each about 1."""
+
+    method: ClassVar[str]
+    plugins: ClassVar[PluginOptions] = PluginOptions()
+    tolerance: ClassVar[float] = 2e-5
+    row_independent: ClassVar[bool] = True  # to the bit
+
+    @pytest.fixture
+    def keeper(self) -> WeightKeeper:
+        host = Host.discover(self.plugins, strict=True)
+        context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+        keeper: WeightKeeper = host.build(host.linear_methods.get(self.method), context)
+        return keeper
+
+    def kept(self, keeper: WeightKeeper, weight: Tensor) -> KeptWeight:
+        """The weight in the type the keeper wants of its checkpoint's, given in two parts."""
+        dtype = keeper.stored(weight.dtype)
+        kept = keeper.keep(weight.shape[0], weight.shape[1], dtype)
+        assert kept is not None, f"{self.method} does not keep a weight of {list(weight.shape)}"
+        cut = len(weight) // 3
+        for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
+            if len(rows):
+                kept.put(rows.to(dtype).clone(), first)
+        return kept
+
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def test_equals_the_product_in_float64(
+        self, keeper: WeightKeeper, size: tuple[int, int], dtype: torch.dtype
+    ) -> None:
+        weight, bias = random(*size).to(dtype), random(size[0])
+        kept = self.kept(keeper, weight)
+        for rows in ROWS:
+            x = random(rows, size[1] + 3)[:, 2:-1]  # rows apart from each other
+            for given in (None, bias):
+                expected = x.double() @ weight.double().T + (0 if given is None else given.double())
+                result = kept.multiply(x, given)
+                assert result.dtype == torch.float32
+                torch.testing.assert_close(
+                    result.double(), expected, atol=self.tolerance * max(1, size[1] ** 0.5), rtol=0
+                )
+
+    def test_any_number_of_axes(self, keeper: WeightKeeper) -> None:
+        weight = random(40, 24)
+        kept, x = self.kept(keeper, weight), random(2, 5, 24)
+        for each in (x, x[0, 0], x[:, :0]):
+            torch.testing.assert_close(kept.multiply(each, None), each @ weight.T, atol=1e-5, rtol=0)
+
+    def test_a_row_does_not_depend_on_the_others(self, keeper: WeightKeeper) -> None:
+        if not self.row_independent:
+            pytest.skip(f"{self.method} says that it does not promise this")
+        for dtype in (torch.float32, torch.bfloat16):
+            kept = self.kept(keeper, random(100, 600).to(dtype))
+            x = random(max(ROWS), 600)
+            alone = kept.multiply(x[:1], None)
+            for rows in ROWS:
+                assert torch.equal(kept.multiply(x[:rows], None)[:1], alone)
+                assert torch.equal(kept.multiply(x[:rows].flip(0), None)[-1:], alone)
+
+    def test_not_finite_stays_not_finite(self, keeper: WeightKeeper) -> None:
+        kept = self.kept(keeper, random(20, 30).abs() + 1)
+        x = random(3, 30).abs()
+        x[1, 7] = float("inf")
+        x[2, 7] = float("nan")
+        out = kept.multiply(x, None)
+        assert out[0].isfinite().all()
+        assert (out[1] == float("inf")).all()
+        assert out[2].isnan().all()
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))

@@ -1,0 +1,112 @@
+"""How does a CPU attend over pages? In place: no key or value is copied but where the cache has a narrower type.
+
+A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
+blocks with a running softmax. A sequence's numbers depend on nothing but the sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maxserve.core.computing import AttentionContext
+from maxserve.core.errors import Unavailable
+from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.plugins.native.library import library_for
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types
+
+
+class NativeAttention:
+    """An Attention over the storage in its context."""
+
+    def __init__(self, context: AttentionContext) -> None:
+        unknown = {stored.keys.dtype for stored in context.storage} - KINDS.keys()
+        if unknown:
+            raise Unavailable(f"the native attention does not read a cache of {unknown.pop()}")
+        self._library = library_for(context)
+        self._layers = [
+            _Layer(layer, stored, context.page_size)
+            for layer, stored in zip(context.layers, context.storage, strict=True)
+        ]
+        self.step = _Step()
+
+    def begin(self, batch: Batch) -> None:
+        """Notes where the step's arrays lie."""
+        self.step = _Step(batch)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        stored, step = self._layers[layer], self.step
+        dtype = q.dtype
+        q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)
+        tokens, heads, dim = q.shape
+        out = torch.empty(tokens, heads, dim)
+        steps = np.array((q.stride(0), k.stride(0), v.stride(0)), dtype=np.int64)
+        sizes = stored.sizes(heads, step.table_step)
+        self._library.ms_attend(
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            steps.ctypes.data,
+            out.data_ptr(),
+            stored.keys,
+            stored.values,
+            sizes.ctypes.data,
+            *step.addresses,
+            tokens,
+            step.sequences,
+            dim**-0.5,
+        )
+        return out.to(dtype)
+
+    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Sizes and addresses of a layer, for compiled code that attends by itself."""
+        stored = self._layers[layer]
+        return tuple(stored.sizes(heads, 0).tolist()[:6]), (stored.keys, stored.values)
+
+
+class _Step:
+    """The arrays of a step that all layers share, and their addresses."""
+
+    __slots__ = ("_arrays", "addresses", "sequences", "table_step")
+
+    def __init__(self, batch: Batch | None = None) -> None:
+        self.addresses: tuple[int, ...] = ()
+        self.sequences = self.table_step = 0
+        if batch is None:
+            return
+        query_start, seq_lens = _array(batch.query_start, np.int64), _array(batch.seq_lens, np.int64)
+        tables = _array(batch.tables, np.int32)
+        self._arrays = (batch.slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
+        self.addresses = (batch.slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
+        self.sequences, self.table_step = len(seq_lens), tables.shape[1]
+
+
+class _Layer:
+    """Where a layer's keys and values lie, and its sizes as the source wants them."""
+
+    __slots__ = ("_sizes", "_storage", "keys", "values")
+
+    def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int) -> None:
+        self._storage = stored
+        self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
+        kind = KINDS[stored.keys.dtype]
+        self._sizes = np.array(
+            (0, layer.kv_heads, layer.head_dim, page_size, layer.window or 0, kind, 0), dtype=np.int64
+        )
+
+    def sizes(self, heads: int, table_step: int) -> NDArray[np.int64]:
+        self._sizes[0], self._sizes[6] = heads, table_step
+        return self._sizes
+
+
+def _array(array: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _heads_together(x: Tensor) -> Tensor:
+    """`x` [T, heads, head_dim] in float32, with the heads of a token one after another."""
+    x = x.float()
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -1,0 +1,65 @@
+"""How does a CPU multiply by a weight? From panels: WIDTH outputs side by side, input by input.
+
+A panel is read once, in order, whatever the number of rows, which is as fast as memory gives it when rows are few. Each
+sum runs over the inputs in order, so a row's numbers do not depend, to the bit, on the rows beside it. bfloat16 weights
+are widened as they are read: half the memory to hold and to read, and the arithmetic stays float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maxserve.core.computing import LinearContext
+from maxserve.plugins.native.library import Library, library_for, only_float32, rows
+
+
+class PanelKeeper:
+    """A WeightKeeper."""
+
+    def __init__(self, context: LinearContext) -> None:
+        only_float32(context)
+        self._library = library_for(context)
+
+    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+        """bfloat16 stays, all else becomes float32: float16 has bits that bfloat16 would lose."""
+        return torch.bfloat16 if checkpoint == torch.bfloat16 else torch.float32
+
+    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Panels | None:
+        return Panels(self._library, outputs, inputs, dtype)
+
+
+class Panels:
+    """A KeptWeight [outputs, inputs] of float32 or bfloat16."""
+
+    __slots__ = ("_inputs", "_library", "_outputs", "_packed", "address", "itemsize")
+
+    def __init__(self, library: Library, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        width = library.ms_width()
+        self._library, self._outputs, self._inputs = library, outputs, inputs
+        self._packed = torch.zeros(-(-outputs // width) * width * inputs, dtype=dtype)
+        self.itemsize = dtype.itemsize
+        self.address = self._packed.data_ptr()
+
+    def put(self, rows: Tensor, first: int) -> None:
+        rows = rows.contiguous()
+        self._library.ms_pack(
+            rows.data_ptr(), rows.stride(0), self.itemsize, self.address, first, len(rows), self._inputs
+        )
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        flat = rows(x if x.dim() == 2 else x.reshape(-1, self._inputs))
+        count = flat.shape[0]
+        out = torch.empty(count, self._outputs)
+        self._library.ms_linear(
+            flat.data_ptr(),
+            flat.stride(0),
+            self.address,
+            self.itemsize,
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            count,
+            self._inputs,
+            self._outputs,
+        )
+        return out if x.dim() == 2 else out.view(*x.shape[:-1], self._outputs)

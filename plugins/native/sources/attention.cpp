@@ -1,0 +1,344 @@
+// Attention over pages. Query heads that share keys are rows of one small product; keys and values are read where they
+// lie, but for caches in a narrower type, of which a block at a time is widened.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "parts.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr long BLOCK = 64;    // positions looked at in one go
+constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
+constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
+
+enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT8 = 2 };
+
+using Call = Attention;
+
+long padded(const Call& call) { return (call.dim + WIDTH - 1) / WIDTH * WIDTH; }
+
+// --- one value in another type -----------------------------------------------------------------------------------
+
+uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+float from_bfloat16(uint16_t word) {
+  uint32_t bits = (uint32_t)word << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// float8 e4m3fn: 1 sign, 4 exponent (bias 7), 3 mantissa; no infinity; beyond 448 it stays at 448.
+uint8_t to_float8(float x) {
+  uint8_t sign = std::signbit(x) ? 0x80 : 0;
+  float size = std::fabs(x);
+  if (!(size == size)) return sign | 0x7f;
+  if (size >= 448.0f) return sign | 0x7e;
+  if (size < 0.015625f) return sign | (uint8_t)std::nearbyint(size * 512.0f);  // steps of 2^-9; 8 is the first normal
+  uint32_t bits;
+  memcpy(&bits, &size, 4);
+  bits += 0x7ffff + (bits >> 20 & 1);
+  return sign | (uint8_t)((bits >> 20) - (120 << 3));
+}
+
+float from_float8(uint8_t byte) {
+  int exponent = byte >> 3 & 15, mantissa = byte & 7;
+  float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp((float)mantissa, -9);
+  if ((byte & 0x7f) == 0x7f) size = NAN;
+  return byte & 0x80 ? -size : size;
+}
+
+struct Float8Table {
+  float values[256];
+  Float8Table() { for (int i = 0; i < 256; i++) values[i] = from_float8((uint8_t)i); }
+};
+const Float8Table float8;
+
+void write_head(const Call& call, char* at, const float* x) {
+  if (call.kind == FLOAT32) memcpy(at, x, call.dim * 4);
+  else if (call.kind == BFLOAT16)
+    for (long d = 0; d < call.dim; d++) ((uint16_t*)at)[d] = to_bfloat16(x[d]);
+  else
+    for (long d = 0; d < call.dim; d++) ((uint8_t*)at)[d] = to_float8(x[d]);
+}
+
+void read_head(const Call& call, const char* at, float* out) {
+  if (call.kind == FLOAT32) memcpy(out, at, call.dim * 4);
+  else if (call.kind == BFLOAT16)
+    for (long d = 0; d < call.dim; d++) out[d] = from_bfloat16(((const uint16_t*)at)[d]);
+  else
+    for (long d = 0; d < call.dim; d++) out[d] = float8.values[((const uint8_t*)at)[d]];
+}
+
+void write_token(const Call& call, long token) {
+  long row = call.slots[token] * call.kv_heads * call.dim;
+  for (long h = 0; h < call.kv_heads; h++) {
+    long at = (row + h * call.dim) * call.bytes();
+    write_head(call, call.keys + at, call.k + token * call.k_step + h * call.dim);
+    write_head(call, call.values + at, call.v + token * call.v_step + h * call.dim);
+  }
+}
+
+// --- the keys and values of some positions as floats --------------------------------------------------------------
+
+struct Block {
+  const float *keys, *values;
+  long step, count;  // floats from one position to the next; positions
+};
+
+struct Room {  // of one thread
+  std::vector<float> keys, values, across, queries, scores, sums, peaks, totals;
+};
+thread_local Room room;
+
+// Positions from `position` on that lie together in the storage, up to `limit`, as far as `end`.
+Block block_at(const Call& call, const int32_t* table, long head, long position, long end, long limit) {
+  long page = position / call.page, within = position % call.page;
+  long count = call.page - within;
+  while (count < limit && position + count < end && table[page + 1] == table[page] + 1) { page++; count += call.page; }
+  count = std::min({count, limit, end - position});
+  long step = call.kv_heads * call.dim;
+  long at = ((table[position / call.page] * call.page + within) * step + head * call.dim) * call.bytes();
+  if (call.kind == FLOAT32 && padded(call) == call.dim)
+    return {(const float*)(call.keys + at), (const float*)(call.values + at), step, count};
+  long wide = padded(call);
+  room.keys.assign(limit * wide, 0.0f);
+  room.values.assign(limit * wide, 0.0f);
+  for (long i = 0; i < count; i++) {
+    read_head(call, call.keys + at + i * step * call.bytes(), room.keys.data() + i * wide);
+    read_head(call, call.values + at + i * step * call.bytes(), room.values.data() + i * wide);
+  }
+  return {room.keys.data(), room.values.data(), wide, count};
+}
+
+// scores[r][i] = queries[r] . keys[i], a few query rows (heads of one token) at a time
+template <int R>
+void dots(const float* queries, long wide, const Block& block, float* scores, long step) {
+  for (long i = 0; i < block.count; i++) {
+    const float* key = block.keys + i * block.step;
+    for (long d = 0; d < wide; d += 16) __builtin_prefetch(key + AHEAD * block.step + d);
+    vec sums[R] = {};
+    for (long d = 0; d < wide; d += LANES) {
+      vec k = load(key + d);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) sums[r] += load(queries + r * wide + d) * k;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) scores[r * step + i] = total(sums[r]);
+  }
+}
+
+void few_scores(long rows, const float* queries, long wide, const Block& block, float* scores, long step) {
+  for (; rows >= 4; rows -= 4, queries += 4 * wide, scores += 4 * step) dots<4>(queries, wide, block, scores, step);
+  if (rows == 3) dots<3>(queries, wide, block, scores, step);
+  if (rows == 2) dots<2>(queries, wide, block, scores, step);
+  if (rows == 1) dots<1>(queries, wide, block, scores, step);
+}
+
+// The same for many rows: keys are laid across, then it is a product of tiles. scores has room for BLOCK columns.
+void many_scores(long rows, const float* queries, long wide, const Block& block, float* scores) {
+  room.across.resize(BLOCK * wide + 1024);
+  long panels = (block.count + WIDTH - 1) / WIDTH;
+  for (long p = 0; p < panels; p++)
+    for (long j = 0; j < WIDTH; j++) {
+      long i = std::min(p * WIDTH + j, block.count - 1);
+      for (long d = 0; d < wide; d++) room.across[(p * wide + d) * WIDTH + j] = block.keys[i * block.step + d];
+    }
+  std::fill_n(scores, rows * BLOCK, 0.0f);
+  for (long p = 0; p < panels; p++)
+    tall<float>(rows, queries, wide, room.across.data() + p * wide * WIDTH, WIDTH, scores + p * WIDTH, BLOCK, wide);
+}
+
+// sums[r] += scores[r] * values
+void add_values(long rows, const float* scores, long step, const Block& block, float* sums, long wide) {
+  for (long d = 0; d < wide; d += WIDTH)
+    tall<float>(rows, scores, step, block.values + d, block.step, sums + d, wide, block.count);
+}
+
+float highest_of(const float* x, long count) {
+  float best = -INFINITY;
+  long i = 0;
+  if (count >= LANES) {
+    vec high = load(x);
+    for (i = LANES; i + LANES <= count; i += LANES) high = larger(high, load(x + i));
+    best = highest(high);
+  }
+  for (; i < count; i++) best = std::max(best, x[i]);
+  return best;
+}
+
+// x becomes e^(x - peak), and the sum of it is returned
+float exponentials(float* x, float peak, long count) {
+  vec sums = {};
+  long i = 0;
+  for (; i + LANES <= count; i += LANES) { vec e = exponential(load(x + i) - peak); store(x + i, e); sums += e; }
+  float sum = total(sums);
+  for (; i < count; i++) { x[i] = exponential(spread(x[i] - peak))[0]; sum += x[i]; }
+  return sum;
+}
+
+void read_queries(const Call& call, long token, long head, float* out) {
+  long wide = padded(call);
+  for (long g = 0; g < call.group(); g++) {
+    const float* q = call.q + token * call.q_step + (head * call.group() + g) * call.dim;
+    for (long d = 0; d < call.dim; d++) out[g * wide + d] = q[d] * call.scale;
+    for (long d = call.dim; d < wide; d++) out[g * wide + d] = 0.0f;
+  }
+}
+
+// --- decoding: one new token looks at a chunk of its sequence -------------------------------------------------------
+
+// A chunk's weighted values [group][wide], then peaks and totals of the group's rows.
+long part_size(const Call& call) { return call.group() * (padded(call) + 2); }
+
+void decode(const Call& call, const Task& task, float* part) {
+  long group = call.group(), wide = padded(call), count = task.end - task.first;
+  long token = call.query_start[task.sequence];
+  const int32_t* table = call.tables + task.sequence * call.table_step;
+  room.queries.resize(group * wide);
+  room.scores.resize(group * CHUNK);
+  read_queries(call, token, task.head, room.queries.data());
+  float* scores = room.scores.data();
+  for (long at = 0; at < count;) {
+    Block block = block_at(call, table, task.head, task.first + at, task.end, CHUNK);
+    few_scores(group, room.queries.data(), wide, block, scores + at, CHUNK);
+    at += block.count;
+  }
+  std::fill_n(part, group * wide, 0.0f);
+  float *peaks = part + group * wide, *totals = peaks + group;
+  for (long g = 0; g < group; g++) {
+    peaks[g] = highest_of(scores + g * CHUNK, count);
+    totals[g] = exponentials(scores + g * CHUNK, peaks[g], count);
+  }
+  for (long at = 0; at < count;) {
+    Block block = block_at(call, table, task.head, task.first + at, task.end, CHUNK);
+    add_values(group, scores + at, CHUNK, block, part, wide);
+    at += block.count;
+  }
+}
+
+void write_out(const Call& call, long token, long head, const float* sums, float total) {
+  float* out = call.out + (token * call.heads + head) * call.dim;
+  for (long d = 0; d < call.dim; d++) out[d] = sums[d] / total;
+}
+
+// The chunks of one sequence and key head, which lie one after another, made one.
+void join(const Call& call, const Task& task, const float* parts, long chunks) {
+  long group = call.group(), wide = padded(call), size = part_size(call);
+  room.sums.resize(wide);
+  for (long g = 0; g < group; g++) {
+    float peak = -INFINITY, sum = 0;
+    for (long c = 0; c < chunks; c++) peak = std::max(peak, parts[c * size + group * wide + g]);
+    std::fill_n(room.sums.data(), wide, 0.0f);
+    for (long c = 0; c < chunks; c++) {
+      const float* part = parts + c * size;
+      float factor = chunks == 1 ? 1.0f : std::exp(part[group * wide + g] - peak);
+      sum += factor * part[group * (wide + 1) + g];
+      for (long d = 0; d < wide; d++) room.sums[d] += factor * part[g * wide + d];
+    }
+    write_out(call, call.query_start[task.sequence], task.head * group + g, room.sums.data(), sum);
+  }
+}
+
+// --- prompts: several new tokens look at all of their sequence, a block at a time, with a running softmax --------------
+
+void hide(const Call& call, long position, const Block& block, long from, float* scores) {
+  long end = position + 1 - from, start = call.window ? position - call.window + 1 - from : 0;
+  for (long i = std::max(0L, end); i < block.count; i++) scores[i] = -INFINITY;
+  for (long i = 0; i < std::min(start, block.count); i++) scores[i] = -INFINITY;
+}
+
+void prompt(const Call& call, const Task& task) {
+  long group = call.group(), wide = padded(call), tokens = task.end - task.first, rows = tokens * group;
+  long start = call.query_start[task.sequence];
+  long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
+  const int32_t* table = call.tables + task.sequence * call.table_step;
+  room.queries.resize(rows * wide);
+  room.scores.resize(std::max(rows * BLOCK, call.group() * CHUNK));
+  room.sums.assign(rows * wide, 0.0f);
+  room.peaks.assign(rows, -INFINITY);
+  room.totals.assign(rows, 0.0f);
+  for (long t = 0; t < tokens; t++)
+    read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
+  long last = before + task.end, position = before + task.first;
+  long low = call.window ? std::max(0L, position - call.window + 1) : 0;
+  while (low < last) {
+    Block block = block_at(call, table, task.head, low, last, BLOCK);
+    many_scores(rows, room.queries.data(), wide, block, room.scores.data());
+    bool clear = low + block.count <= position + 1 && (!call.window || low > last - 1 - call.window);
+    for (long r = 0; r < rows; r++) {
+      float *scores = room.scores.data() + r * BLOCK, *sums = room.sums.data() + r * wide;
+      if (!clear) hide(call, position + r / group, block, low, scores);
+      float peak = std::max(room.peaks[r], highest_of(scores, block.count));
+      if (peak == -INFINITY) { std::fill_n(scores, block.count, 0.0f); continue; }  // nothing to be seen yet
+      float factor = std::exp(room.peaks[r] - peak);
+      if (factor != 1.0f)
+        for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
+      room.totals[r] = room.totals[r] * factor + exponentials(scores, peak, block.count);
+      room.peaks[r] = peak;
+    }
+    add_values(rows, room.scores.data(), BLOCK, block, room.sums.data(), wide);
+    low += block.count;
+  }
+  for (long r = 0; r < rows; r++)
+    write_out(call, start + task.first + r / group, task.head * group + r % group, room.sums.data() + r * wide,
+              room.totals[r]);
+}
+
+}  // namespace
+
+Tasks divide(const Attention& call) {
+  Tasks tasks;
+  long part = 0;
+  for (long s = 0; s < call.sequences; s++) {
+    long tokens = call.query_start[s + 1] - call.query_start[s], length = call.seq_lens[s];
+    for (long head = 0; head < call.kv_heads; head++) {
+      if (tokens == 1) {
+        long low = call.window ? std::max(0L, length - call.window) : 0, before = part;
+        for (long first = low; first < length; first += CHUNK)
+          tasks.decodes.push_back({s, head, first, std::min(length, first + CHUNK), part++});
+        tasks.joins.push_back({s, head, 0, part - before, before});
+      } else
+        for (long first = (tokens - 1) / QUERIES * QUERIES; first >= 0; first -= QUERIES)
+          tasks.prompts.push_back({s, head, first, std::min(tokens, first + QUERIES), -1});  // long ones first
+    }
+  }
+  tasks.parts.resize(part * part_size(call));
+  return tasks;
+}
+
+void attend(const Attention& call, Tasks& tasks) {
+  long decodes = tasks.decodes.size(), prompts = tasks.prompts.size(), joins = tasks.joins.size();
+  long size = part_size(call);
+  float* parts = tasks.parts.data();
+#pragma omp for schedule(static)
+  for (long t = 0; t < call.tokens; t++) write_token(call, t);
+#pragma omp for schedule(dynamic, 1) nowait
+  for (long i = 0; i < prompts; i++) prompt(call, tasks.prompts[i]);
+#pragma omp for schedule(dynamic, 1)
+  for (long i = 0; i < decodes; i++) decode(call, tasks.decodes[i], parts + tasks.decodes[i].part * size);
+#pragma omp for schedule(static)
+  for (long i = 0; i < joins; i++) join(call, tasks.joins[i], parts + tasks.joins[i].part * size, tasks.joins[i].end);
+}
+
+extern "C" {
+
+// `steps` are the elements between tokens of q, k and v. `sizes`: heads, key heads, head size, page size, window, kind
+// of the cache, elements between tables.
+void ms_attend(const float* q, const float* k, const float* v, const int64_t* steps, float* out, void* keys,
+               void* values, const int64_t* sizes, const int64_t* slots, const int64_t* query_start,
+               const int64_t* seq_lens, const int32_t* tables, long tokens, long sequences, float scale) {
+  Attention call{q, k, v, steps[0], steps[1], steps[2], out, (char*)keys, (char*)values, sizes[5], sizes[0], sizes[1],
+                 sizes[2], sizes[3], sizes[4], slots, query_start, seq_lens, tables, sizes[6], tokens, sequences, scale};
+  Tasks tasks = divide(call);
+#pragma omp parallel if (tokens * call.heads * call.dim > 512)
+  attend(call, tasks);
+}
+}

@@ -1,0 +1,92 @@
+// A whole layer in one call: a list of operations that the Python side made of the layer's own code.
+#include "parts.h"
+
+namespace {
+
+enum Kind { NORM = 0, LINEAR = 1, TURN = 2, ATTEND = 3, GATE = 4, ADD = 5 };
+
+// Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
+struct Operation {
+  int64_t kind, in[3], offset[3], out, sizes[6], addresses[2];
+  double number;
+};
+
+// Buffers hold `width` floats a token: 0 is the layer's input, 1 its output, the others lie in one arena.
+struct Buffers {
+  const int64_t *widths, *starts;
+  const float* x;
+  float *out, *arena;
+  long tokens;
+
+  float* at(int64_t buffer) const {
+    return buffer == 0 ? (float*)x : buffer == 1 ? out : arena + starts[buffer] * tokens;
+  }
+};
+
+// What differs from step to step.
+struct Step {
+  const float *cosine, *sine;
+  long turned;
+  Attention attention;  // the arrays of the batch
+};
+
+Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
+  Attention call = step.attention;
+  call.q = b.at(o.in[0]) + o.offset[0], call.q_step = b.widths[o.in[0]];
+  call.k = b.at(o.in[1]) + o.offset[1], call.k_step = b.widths[o.in[1]];
+  call.v = b.at(o.in[2]) + o.offset[2], call.v_step = b.widths[o.in[2]];
+  call.out = b.at(o.out);
+  call.keys = (char*)o.addresses[0], call.values = (char*)o.addresses[1];
+  call.heads = o.sizes[0], call.kv_heads = o.sizes[1], call.dim = o.sizes[2], call.page = o.sizes[3];
+  call.window = o.sizes[4], call.kind = o.sizes[5];
+  call.scale = (float)o.number;
+  return call;
+}
+
+void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
+  const float* x = b.at(o.in[0]) + o.offset[0];
+  float* out = b.at(o.out);
+  long x_step = b.widths[o.in[0]];
+  switch (o.kind) {
+    case NORM:  // sizes: rows a token, dim, floats between rows
+      return normalise(x, x_step, o.sizes[2], (const float*)o.addresses[0], (float)o.number, out, b.tokens, o.sizes[0],
+                       o.sizes[1]);
+    case LINEAR: {  // sizes: inputs, outputs, bytes a weight; the second operand, if there is one, is added
+      bool adds = o.in[1] >= 0;
+      return multiply({x, x_step, (const void*)o.addresses[0], o.sizes[2], (const float*)o.addresses[1],
+                       adds ? b.at(o.in[1]) + o.offset[1] : nullptr, adds ? b.widths[o.in[1]] : 0, out,
+                       b.widths[o.out], b.tokens, o.sizes[0], o.sizes[1]});
+    }
+    case TURN:  // sizes: heads, dim, floats between heads
+      return turn(x, x_step, o.sizes[2], step.cosine, step.sine, out, b.tokens, o.sizes[0], o.sizes[1], step.turned);
+    case ATTEND:
+      return attend(attention_of(o, b, step), tasks);
+    case GATE:  // sizes: dim, activation
+      return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
+    case ADD:  // sizes: dim
+      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], out, b.tokens, o.sizes[0]);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// `arrays` of the batch: slots, query starts, lengths, tables.
+void ms_layer(const void* operations, long count, const int64_t* widths, const int64_t* starts, const float* x,
+              float* out, float* arena, const float* cosine, const float* sine, long turned, const int64_t* slots,
+              const int64_t* query_start, const int64_t* seq_lens, const int32_t* tables, long table_step, long tokens,
+              long sequences) {
+  const Operation* list = (const Operation*)operations;
+  Buffers buffers{widths, starts, x, out, arena, tokens};
+  Step step{cosine, sine, turned, {}};
+  step.attention.slots = slots, step.attention.query_start = query_start, step.attention.seq_lens = seq_lens;
+  step.attention.tables = tables, step.attention.table_step = table_step;
+  step.attention.tokens = tokens, step.attention.sequences = sequences;
+  std::vector<Tasks> tasks(count);
+  for (long i = 0; i < count; i++)
+    if (list[i].kind == ATTEND) tasks[i] = divide(attention_of(list[i], buffers, step));
+#pragma omp parallel
+  for (long i = 0; i < count; i++) run(list[i], buffers, step, tasks[i]);
+}
+}

@@ -1,0 +1,125 @@
+// Products with weights kept in panels, and how weights get there.
+#include <algorithm>
+#include <vector>
+
+#include "parts.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr long DEPTH = 256;  // inputs whose 16-bit weights are widened at once: WIDTH x DEPTH floats stay in cache L1
+
+thread_local std::vector<float> edge, wide;
+
+// The rows of one panel. 16-bit weights that several tiles need are widened once for all of them.
+template <class W>
+void panel_rows(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs) {
+  if (sizeof(W) == 4 || m <= 2 * ROWS) return tall<W>(m, x, ldx, w, WIDTH, c, ldc, inputs);
+  wide.resize(DEPTH * WIDTH + 512);
+  for (long first = 0; first < inputs; first += DEPTH) {
+    long depth = std::min(DEPTH, inputs - first);
+    for (long k = 0; k < depth; k++) {
+      vec row[VECTORS];
+      Panel<W>::read(w + (first + k) * WIDTH, row);
+      for (int v = 0; v < VECTORS; v++) store(wide.data() + k * WIDTH + v * LANES, row[v]);
+    }
+    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth);
+  }
+}
+
+// Few rows are bound by memory and by the latency of their sums, so several panels run side by side.
+int side_by_side(long m) { return m == 1 ? 4 : m <= 3 ? 2 : 1; }
+
+template <class W>
+void panels(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs, long count) {
+  long panel = inputs * WIDTH;
+  if (count == side_by_side(m) && m <= 3) {
+    if (m == 1) return tile<1, 4, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
+    if (m == 2) return tile<2, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
+    return tile<3, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
+  }
+  for (long p = 0; p < count; p++) panel_rows(x, ldx, w + p * panel, c + p * WIDTH, ldc, m, inputs);
+}
+
+// The sums of rows first … start from bias and from what is to be added.
+void begin(const Product& p, long first, long rows, long column, long width, float* c, long step) {
+  for (long i = 0; i < rows; i++) {
+    float* row = c + i * step;
+    const float *bias = p.bias ? p.bias + column : nullptr;
+    const float *start = p.start ? p.start + (first + i) * p.start_step + column : nullptr;
+    if (bias && start) for (long j = 0; j < width; j++) row[j] = start[j] + bias[j];
+    else if (bias || start) memcpy(row, bias ? bias : start, width * sizeof(float));
+    else std::fill_n(row, width, 0.0f);
+  }
+}
+
+// Rows that are multiplied together: as many as stay in cache L2 while the panels pass by.
+long rows_at_once(const Product& p) {
+  const long rows = std::max(8L * ROWS, 131072 / p.inputs / ROWS * ROWS);
+  return p.m <= rows + rows / 2 ? p.m : rows;
+}
+
+template <class W>
+void part(const Product& p, long first, long rows, long panel, long count) {
+  long column = panel * WIDTH, width = std::min(count * WIDTH, p.outputs - column);
+  bool whole = width == count * WIDTH;  // the last panel may be wider than what is left: it is made beside `out`
+  if (!whole) edge.resize(rows * count * WIDTH);
+  float* out = p.out + first * p.out_step + column;
+  float* c = whole ? out : edge.data();
+  long step = whole ? p.out_step : count * WIDTH;
+  begin(p, first, rows, column, width, c, step);
+  panels(p.x + first * p.x_step, p.x_step, (const W*)p.w + panel * p.inputs * WIDTH, c, step, rows, p.inputs, count);
+  for (long i = 0; !whole && i < rows; i++) std::copy_n(c + i * step, width, out + i * p.out_step);
+}
+
+template <class W>
+void multiply_by(const Product& p) {
+  long block = rows_at_once(p), blocks = (p.m + block - 1) / block;
+  long all = (p.outputs + WIDTH - 1) / WIDTH, group = side_by_side(p.m), groups = (all + group - 1) / group;
+  // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
+#pragma omp for schedule(dynamic, 1)
+  for (long item = 0; item < blocks * groups; item++) {
+    long first = item / groups * block, panel = item % groups * group;
+    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, all - panel));
+  }
+}
+
+template <class W>
+void pack(const W* w, long ldw, W* packed, long first, long count, long inputs) {
+  long end = first + count;
+#pragma omp parallel for schedule(dynamic, 4)
+  for (long p = first / WIDTH; p <= (end - 1) / WIDTH; p++) {
+    long from = std::max(first, p * WIDTH), to = std::min(end, (p + 1) * WIDTH);
+    for (long k = 0; k < inputs; k++) {
+      W* at = packed + (p * inputs + k) * WIDTH;
+      for (long row = from; row < to; row++) at[Panel<W>::place(row - p * WIDTH)] = w[(row - first) * ldw + k];
+    }
+  }
+}
+
+}  // namespace
+
+void multiply(const Product& p) {
+  if (!p.m) return;
+  if (p.bytes == 4) multiply_by<float>(p);
+  else multiply_by<uint16_t>(p);
+}
+
+extern "C" {
+
+int ms_width() { return WIDTH; }
+
+// Rows first … first + count - 1 of a weight [outputs, inputs] into its panels; `bytes` a value: 4 or 2.
+void ms_pack(const void* w, long ldw, long bytes, void* packed, long first, long count, long inputs) {
+  if (bytes == 4) pack((const float*)w, ldw, (float*)packed, first, count, inputs);
+  else pack((const uint16_t*)w, ldw, (uint16_t*)packed, first, count, inputs);
+}
+
+// out[m][outputs] = x[m][inputs] * w' + bias
+void ms_linear(const float* x, long x_step, const void* w, long bytes, const float* bias, float* out, long m,
+               long inputs, long outputs) {
+  Product product{x, x_step, w, bytes, bias, nullptr, 0, out, outputs, m, inputs, outputs};
+#pragma omp parallel if (m * inputs * outputs > 32768)
+  multiply(product);
+}
+}

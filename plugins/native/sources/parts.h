@@ -1,0 +1,62 @@
+// What the sources offer each other. Every part shares its work among the threads that call it together (OpenMP's
+// orphaned loops): called outside of a parallel region it runs alone. All end with the threads in step.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. `bytes` of a weight: 4 or 2.
+struct Product {
+  const float* x;
+  long x_step;
+  const void* w;
+  long bytes;
+  const float *bias, *start;
+  long start_step;
+  float* out;
+  long out_step, m, inputs, outputs;
+};
+void multiply(const Product& product);
+
+// RMS norm over the last axis of x[outer][inner][dim]; out is [outer][inner * dim].
+void normalise(const float* x, long outer_step, long inner_step, const float* w, float eps, float* out, long outer,
+               long inner, long dim);
+
+// out[rows][dim] = activation(gate[rows][dim]) * up[rows][dim]; the activation's number is that of pointwise.cpp
+void gated(const float* gate, long gate_step, const float* up, long up_step, long activation, float* out, long rows,
+           long dim);
+
+// Rotary positions: x[tokens][heads][dim] by cosine and sine [tokens][turned]; sine is negative in its first half.
+void turn(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
+          long tokens, long heads, long dim, long turned);
+
+void add(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long dim);
+
+// One call of attention; arrays are those of the Python side.
+struct Attention {
+  const float *q, *k, *v;
+  long q_step, k_step, v_step;  // elements between tokens; the heads of a token are contiguous
+  float* out;
+  char *keys, *values;
+  long kind, heads, kv_heads, dim, page, window;  // kind of the cache; window 0: none
+  const int64_t *slots, *query_start, *seq_lens;
+  const int32_t* tables;
+  long table_step, tokens, sequences;
+  float scale;
+
+  long group() const { return heads / kv_heads; }
+  long bytes() const { return kind == 0 ? 4 : kind == 1 ? 2 : 1; }
+};
+
+struct Task {
+  long sequence, head, first, end;  // a chunk of positions, or new tokens of the sequence
+  long part;                        // where a chunk's outcome goes
+};
+
+struct Tasks {
+  std::vector<Task> decodes, prompts, joins;
+  std::vector<float> parts;
+};
+
+Tasks divide(const Attention& call);                 // by one thread
+void attend(const Attention& call, Tasks& tasks);    // by all

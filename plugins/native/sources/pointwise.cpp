@@ -1,0 +1,89 @@
+// What a block does to each token by itself: norms, gates, turns. Rows may lie apart; results are contiguous.
+#include <algorithm>
+#include <cmath>
+
+#include "parts.h"
+#include "vectors.h"
+
+namespace {
+
+void norm_row(const float* x, const float* w, float eps, float* out, long dim) {
+  vec squares = {};
+  long d = 0;
+  for (; d + LANES <= dim; d += LANES) { vec v = load(x + d); squares += v * v; }
+  float sum = total(squares);
+  for (; d < dim; d++) sum += x[d] * x[d];
+  float scale = 1.0f / std::sqrt(sum / dim + eps);
+  for (d = 0; d + LANES <= dim; d += LANES) store(out + d, load(x + d) * scale * load(w + d));
+  for (; d < dim; d++) out[d] = x[d] * scale * w[d];
+}
+
+enum Activation { SILU = 0, GELU_TANH = 1, RELU = 2 };
+
+vec activated(vec x, long kind) {
+  if (kind == RELU) return larger(x, (vec){});
+  // tanh-gelu is x times a sigmoid too: (1 + tanh u) / 2 = 1 / (1 + e^-2u)
+  vec u = kind == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
+  return x / (1.0f + exponential(-u));
+}
+
+void gate_row(const float* gate, const float* up, long kind, float* out, long dim) {
+  long d = 0;
+  for (; d + LANES <= dim; d += LANES) store(out + d, activated(load(gate + d), kind) * load(up + d));
+  for (; d < dim; d++) out[d] = activated(spread(gate[d]), kind)[0] * up[d];
+}
+
+void turn_head(const float* x, const float* cosine, const float* sine, float* out, long dim, long turned) {
+  long half = turned / 2, d = 0;
+  for (; d + LANES <= half; d += LANES) {
+    vec a = load(x + d), b = load(x + half + d);
+    store(out + d, a * load(cosine + d) + b * load(sine + d));
+    store(out + half + d, b * load(cosine + half + d) + a * load(sine + half + d));
+  }
+  for (; d < half; d++) {
+    float a = x[d], b = x[half + d];
+    out[d] = a * cosine[d] + b * sine[d];
+    out[half + d] = b * cosine[half + d] + a * sine[half + d];
+  }
+  for (d = turned; d < dim; d++) out[d] = x[d];
+}
+
+}  // namespace
+
+void normalise(const float* x, long outer_step, long inner_step, const float* w, float eps, float* out, long outer,
+               long inner, long dim) {
+#pragma omp for
+  for (long i = 0; i < outer; i++)
+    for (long j = 0; j < inner; j++)
+      norm_row(x + i * outer_step + j * inner_step, w, eps, out + (i * inner + j) * dim, dim);
+}
+
+void gated(const float* gate, long gate_step, const float* up, long up_step, long activation, float* out, long rows,
+           long dim) {
+  if (rows == 1) {  // one row is divided by columns
+    long pieces = dim / 512 + 1;
+#pragma omp for
+    for (long p = 0; p < pieces; p++) {
+      long from = dim * p / pieces, to = dim * (p + 1) / pieces;
+      gate_row(gate + from, up + from, activation, out + from, to - from);
+    }
+    return;
+  }
+#pragma omp for
+  for (long i = 0; i < rows; i++) gate_row(gate + i * gate_step, up + i * up_step, activation, out + i * dim, dim);
+}
+
+void turn(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
+          long tokens, long heads, long dim, long turned) {
+#pragma omp for
+  for (long t = 0; t < tokens; t++)
+    for (long h = 0; h < heads; h++)
+      turn_head(x + t * token_step + h * head_step, cosine + t * turned, sine + t * turned,
+                out + (t * heads + h) * dim, dim, turned);
+}
+
+void add(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long dim) {
+#pragma omp for
+  for (long i = 0; i < rows; i++)
+    for (long d = 0; d < dim; d++) out[i * dim + d] = a[i * a_step + d] + b[i * b_step + d];
+}

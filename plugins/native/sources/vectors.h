@@ -1,0 +1,166 @@
+// Vectors as the compiler knows them: GCC's and Clang's own extension, so one source serves every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+// LANES floats a vector; a panel of weights is VECTORS of them wide; a tile keeps ROWS x VECTORS sums in registers.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 2, ROWS = 12;
+#elif defined(__AVX__)
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, VECTORS = 4, ROWS = 6;
+#else
+constexpr int LANES = 4, VECTORS = 2, ROWS = 4;
+#endif
+constexpr int WIDTH = LANES * VECTORS;
+constexpr int AHEAD = 8;  // rows of a panel to be fetched before they are read
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
+
+static inline vec load(const float* p) { vec v; memcpy(&v, p, sizeof v); return v; }
+static inline void store(float* p, vec v) { memcpy(p, &v, sizeof v); }
+static inline vec spread(float x) { return x - (vec){}; }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
+
+static inline float total(vec v) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+  __m256 w = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+#else
+  __m256 w = (__m256)v;
+#endif
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+static inline float highest(vec v) {
+  float best = v[0];
+  for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// e^x to about one unit in the last place: x = n ln 2 + r, a polynomial for e^r, n added to the exponent.
+// Below -87.3 the result is 0 or next to it, never a denormal; above 88.3 it is held there.
+static inline vec exponential(vec x) {
+  x = smaller(larger(x, spread(-87.3f)), spread(88.3f));
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  vec n = (x * 1.44269504f + magic) - magic;
+  vec r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  vec p = spread(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+  return p * (vec)power;
+}
+
+// --- weights in panels ------------------------------------------------------------------------------------------
+// A panel holds WIDTH outputs, input by input. Words of 16 bits (bfloat16) lie in pairs, lane j of one vector below
+// lane j of the next, so that a shift and a mask make two vectors of floats of one load.
+
+template <class W> struct Panel;
+
+template <> struct Panel<float> {
+  static inline void read(const float* p, vec* out) {
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++) out[v] = load(p + v * LANES);
+  }
+  static inline long place(long j) { return j; }
+};
+
+template <> struct Panel<uint16_t> {
+  static inline void read(const uint16_t* p, vec* out) {
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v += 2) {
+      uvec words;
+      memcpy(&words, p + v * LANES, sizeof words);
+      out[v] = (vec)(words << 16);
+      out[v + 1] = (vec)(words & 0xffff0000u);
+    }
+  }
+  static inline long place(long j) {
+    long pair = j / (2 * LANES), within = j % (2 * LANES);
+    return pair * 2 * LANES + within % LANES * 2 + within / LANES;
+  }
+};
+
+// --- a tile: c[M][P panels] += a[M][depth] * b[depth][P panels] ---------------------------------------------------
+// Each sum runs over depth in order, whatever M and P are: a row's numbers do not depend on the rows beside it.
+
+template <int M, int P, class W>
+static inline void tile(const float* a, long lda, const W* b, long ldb, long panel, float* c, long ldc, long depth) {
+  vec sums[M][P * VECTORS];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 16
+    for (int j = 0; j < P * VECTORS; j++) sums[i][j] = load(c + i * ldc + j * LANES);
+  for (long k = 0; k < depth; k++) {
+    vec row[P * VECTORS];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) {
+      const W* at = b + p * panel + k * ldb;
+      __builtin_prefetch(at + AHEAD * ldb);
+      Panel<W>::read(at, row + p * VECTORS);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      vec x = spread(a[i * lda + k]);
+#pragma GCC unroll 16
+      for (int j = 0; j < P * VECTORS; j++) sums[i][j] += x * row[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 16
+    for (int j = 0; j < P * VECTORS; j++) store(c + i * ldc + j * LANES, sums[i][j]);
+}
+
+// One panel, 1 to ROWS rows.
+template <class W>
+static inline void rows(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth) {
+  switch (m) {
+    case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 3: return tile<3, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 4: return tile<4, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+#if defined(__AVX__) || defined(__aarch64__)
+    case 5: return tile<5, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 6: return tile<6, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+#endif
+#if defined(__AVX512F__)
+    case 7: return tile<7, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 8: return tile<8, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 9: return tile<9, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 10: return tile<10, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 11: return tile<11, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 12: return tile<12, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+#endif
+  }
+}
+
+// One panel, any number of rows, in tiles of nearly equal height.
+template <class W>
+static inline void tall(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth) {
+  long tiles = (m + ROWS - 1) / ROWS;
+  for (long t = 0; t < tiles; t++) {
+    long first = m * t / tiles, end = m * (t + 1) / tiles;
+    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth);
+  }
+}

@@ -1,0 +1,9 @@
+"""torch's own operations pass what every attention back end passes."""
+
+from __future__ import annotations
+
+from maxserve.core.testing import AttentionChecks
+
+
+class TestTorch(AttentionChecks):
+    attention = "torch"

@@ -1,0 +1,20 @@
+"""The compiled kernels pass what every plugin of their kinds passes."""
+
+from __future__ import annotations
+
+from maxserve.core.testing import AttentionChecks, LayerCompilerChecks, LinearMethodChecks
+
+
+class TestAttention(AttentionChecks):
+    attention = "native"
+
+
+class TestLinear(LinearMethodChecks):
+    method = "native"
+
+
+class TestLayers(LayerCompilerChecks):
+    compiler = "native"
+    attention = "native"
+    method = "native"
+    must_compile = frozenset({"plain", "biases", "gelu", "relu", "odd heads", "half turned", "qwen3"})

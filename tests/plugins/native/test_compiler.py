@@ -1,0 +1,133 @@
+"""What becomes of the sources, and what an operator reads when nothing can."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maxserve.core.engine.llm import LLM
+from maxserve.core.errors import Unavailable
+from maxserve.plugins.native.compiler import SOURCES, compiled_library
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source that takes no time to compile."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "one.cpp").write_text('extern "C" int one() { return 1; }\n')
+    monkeypatch.setattr("maxserve.plugins.native.compiler.SOURCES", folder)
+    return folder
+
+
+def test_compiles_once_and_again_when_something_changed(sources: Path, tmp_path: Path) -> None:
+    kept = str(tmp_path / "kept")
+    first = compiled_library("", kept)
+    made = first.stat().st_mtime_ns
+    assert compiled_library("", kept) == first
+    assert first.stat().st_mtime_ns == made
+    assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
+    assert [path.name for path in first.parent.iterdir()] == [first.name]  # no scraps
+    (sources / "one.cpp").write_text('extern "C" int one() { return 2; }\n')
+    assert compiled_library("", kept) != first
+
+
+def test_no_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"no C\+\+ compiler \(g\+\+, clang\+\+, c\+\+\); install one, or name it"):
+        compiled_library("", str(tmp_path / "kept"))
+
+
+def test_a_named_compiler_is_the_only_one_tried(sources: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        compiled_library("no-such-compiler", str(tmp_path / "kept"))
+    named = shutil.which("g++") or shutil.which("c++")
+    assert named is not None
+    assert compiled_library(named, str(tmp_path / "kept")).is_file()
+
+
+def test_sources_that_do_not_compile(sources: Path, tmp_path: Path) -> None:
+    (sources / "one.cpp").write_text("this is no C++\n")
+    with pytest.raises(Unavailable, match=r"cannot compile the kernels: .*this") as caught:
+        compiled_library("", str(tmp_path / "kept"))
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_what_others_may_write_is_not_run(sources: Path, tmp_path: Path) -> None:
+    library = compiled_library("", str(tmp_path / "kept"))
+    library.chmod(0o777)
+    with pytest.raises(Unavailable, match="can be written by others"):
+        compiled_library("", str(tmp_path / "kept"))
+
+
+def test_no_place_to_keep_it(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match=r"no place for compiled kernels.*--native\.folder"):
+        compiled_library("", str(tmp_path / "file" / "kept"))
+
+
+def test_every_source_ships() -> None:
+    assert {path.name for path in SOURCES.iterdir()} >= {"vectors.h", "parts.h", "linear.cpp", "layers.cpp"}
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> str:
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        eos_token_id=None,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+PROMPTS = [[1, 2, 3], [5, *range(40)], [9]]
+
+
+def texts(model: str, **options: Any) -> list[tuple[int, ...]]:
+    llm = LLM(model, **options)
+    return [done.tokens for done in llm.generate(PROMPTS, max_tokens=30, temperature=0.0)]
+
+
+def test_an_engine_with_and_without(tiny_model: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="maxserve"):
+        compiled = texts(tiny_model)
+        assert "linear method: native" in caplog.text
+        assert "attention backend: native" in caplog.text
+        assert "layer compiler: native" in caplog.text
+        assert "run as they are written" not in caplog.text
+        caplog.clear()
+        plain = texts(tiny_model, use_subgraphs=False)
+        assert "native" not in caplog.text
+        assert "attention backend: torch" in caplog.text
+    assert compiled == plain
+
+
+def test_an_engine_where_there_is_no_compiler(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so once, and serves."""
+    expected = texts(tiny_model)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert texts(tiny_model) == expected
+    assert [r.levelname for r in caplog.records if "no C++ compiler" in r.message] == ["WARNING"]
