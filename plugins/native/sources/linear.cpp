@@ -7,23 +7,26 @@
 
 namespace {
 
-constexpr long DEPTH = 256;  // inputs whose 16-bit weights are widened at once: WIDTH x DEPTH floats stay in cache L1
+constexpr long DIRECT = 32;   // rows up to which 16-bit weights are widened for every tile anew
+constexpr long DEPTH = 1024;  // inputs whose 16-bit weights are widened at once: WIDTH x DEPTH floats stay in cache L2
 
 thread_local std::vector<float> edge, wide;
 
-// The rows of one panel. 16-bit weights that several tiles need are widened once for all of them.
+// The rows of one panel. 16-bit weights that many rows need are widened once for all of them.
 template <class W>
 void panel_rows(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs) {
-  if (sizeof(W) == 4 || m <= 2 * ROWS) return tall<W>(m, x, ldx, w, WIDTH, c, ldc, inputs);
-  wide.resize(DEPTH * WIDTH + 512);
+  const Next next{(const char*)(w + inputs * WIDTH), WIDTH * (long)sizeof(W)};
+  if (sizeof(W) == 4 || m <= DIRECT) return tall<W>(m, x, ldx, w, WIDTH, c, ldc, inputs, next);
+  wide.resize(DEPTH * WIDTH);
   for (long first = 0; first < inputs; first += DEPTH) {
     long depth = std::min(DEPTH, inputs - first);
+    const W* from = w + first * WIDTH;
     for (long k = 0; k < depth; k++) {
       vec row[VECTORS];
-      Panel<W>::read(w + (first + k) * WIDTH, row);
+      Panel<W>::read(from + k * WIDTH, row);
       for (int v = 0; v < VECTORS; v++) store(wide.data() + k * WIDTH + v * LANES, row[v]);
     }
-    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth);
+    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth, {(const char*)(from + depth * WIDTH), next.step});
   }
 }
 

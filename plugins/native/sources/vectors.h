@@ -19,7 +19,7 @@ constexpr int LANES = 4, VECTORS = 4, ROWS = 6;
 constexpr int LANES = 4, VECTORS = 2, ROWS = 4;
 #endif
 constexpr int WIDTH = LANES * VECTORS;
-constexpr int AHEAD = 8;  // rows of a panel to be fetched before they are read
+constexpr int AHEAD = 16;  // rows of a panel to be fetched before they are read
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -104,8 +104,16 @@ template <> struct Panel<uint16_t> {
 // --- a tile: c[M][P panels] += a[M][depth] * b[depth][P panels] ---------------------------------------------------
 // Each sum runs over depth in order, whatever M and P are: a row's numbers do not depend on the rows beside it.
 
+// What comes after the panel may be fetched meanwhile: `next`, so many bytes a row of it.
+
+struct Next {
+  const char* at = nullptr;
+  long step = 0;
+};
+
 template <int M, int P, class W>
-static inline void tile(const float* a, long lda, const W* b, long ldb, long panel, float* c, long ldc, long depth) {
+static inline void tile(const float* a, long lda, const W* b, long ldb, long panel, float* c, long ldc, long depth,
+                        Next next = {}) {
   vec sums[M][P * VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
@@ -116,7 +124,8 @@ static inline void tile(const float* a, long lda, const W* b, long ldb, long pan
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
       const W* at = b + p * panel + k * ldb;
-      __builtin_prefetch(at + AHEAD * ldb);
+      if (p == 0) __builtin_prefetch(next.at ? next.at + k * next.step : (const char*)(at + AHEAD * ldb));
+      else __builtin_prefetch(at + AHEAD * ldb);
       Panel<W>::read(at, row + p * VECTORS);
     }
 #pragma GCC unroll 16
@@ -134,33 +143,36 @@ static inline void tile(const float* a, long lda, const W* b, long ldb, long pan
 
 // One panel, 1 to ROWS rows.
 template <class W>
-static inline void rows(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth) {
+static inline void rows(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth,
+                        Next next) {
   switch (m) {
-    case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 3: return tile<3, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 4: return tile<4, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 3: return tile<3, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 4: return tile<4, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
 #if defined(__AVX__) || defined(__aarch64__)
-    case 5: return tile<5, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 6: return tile<6, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 5: return tile<5, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 6: return tile<6, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
 #endif
 #if defined(__AVX512F__)
-    case 7: return tile<7, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 8: return tile<8, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 9: return tile<9, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 10: return tile<10, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 11: return tile<11, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
-    case 12: return tile<12, 1, W>(a, lda, b, ldb, 0, c, ldc, depth);
+    case 7: return tile<7, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 8: return tile<8, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 9: return tile<9, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 10: return tile<10, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 11: return tile<11, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 12: return tile<12, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
 #endif
   }
 }
 
 // One panel, any number of rows, in tiles of nearly equal height.
 template <class W>
-static inline void tall(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth) {
-  long tiles = (m + ROWS - 1) / ROWS;
+static inline void tall(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth,
+                        Next next = {}) {
+  constexpr int height = sizeof(W) == 2 && LANES == 8 ? 4 : ROWS;  // two halves of a word need registers too
+  long tiles = (m + height - 1) / height;
   for (long t = 0; t < tiles; t++) {
     long first = m * t / tiles, end = m * (t + 1) / tiles;
-    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth);
+    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth, t == 1 ? next : Next{});
   }
 }
