@@ -17,8 +17,10 @@ from maxserve.core.ipc.messages import Start
 COMMAND = (sys.executable, "-P", "-m", "maxserve.core.engine.worker")
 
 # OpenMP threads that wait for each other by spinning starve whoever shares their cores, the API process first: with one
-# busy neighbour on two cores a step took seconds. It is read when torch is loaded, so it must be in the environment.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# busy neighbour on two cores a step took seconds. A very short spin (some microseconds) is worth it all the same: the
+# threads of a compiled layer meet a dozen times, and being woken takes longer than most of what lies between. Both are
+# read when torch is loaded, so they must be in the environment.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 
 
 class Child:
