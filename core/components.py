@@ -59,11 +59,15 @@ class Architecture(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStrategy(Component):
-    """A keeper of keys and values. `build(CacheContext)` gives a Cache."""
+    """A keeper of keys and values. `build(CacheContext)` gives a Cache.
+
+    `shares_prefixes`: rows that begin alike share pages; `host_tier`: it keeps copies of them in host memory if asked.
+    """
 
     kind: ClassVar[str] = "cache_strategy"
 
     shares_prefixes: bool = True
+    host_tier: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,8 @@ class CacheContext(Context):
     """Rows are numbered 0 … rows-1 and handed out by the engine. `dtype` and `device` are torch's.
 
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
+    `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
+    handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`, open rows may have all.
     """
 
     layers: tuple[CacheLayer, ...]
@@ -99,6 +101,8 @@ class CacheContext(Context):
     dtype: torch.dtype
     device: torch.device
     share_prefixes: bool = True
+    host_pages: int = 0
+    soft_pages: int | None = None
 
 
 class Cache(Protocol):

@@ -86,12 +86,18 @@ class KVLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSizes:
-    """Pages by state. free + cached + owned = total, always; shared pages in use count once, as owned."""
+    """Pages by state. free + cached + owned = total, always; shared pages in use count once, as owned.
+
+    The host tier, where there is one: its pages, those that hold prefixes, and how many were read back so far.
+    """
 
     total: int
     free: int
     cached: int
     owned: int
+    host_total: int = 0
+    host_cached: int = 0
+    host_hits: int = 0
 
     @property
     def available(self) -> int:
@@ -103,14 +109,15 @@ class CacheSizes:
 class Node:
     """A page of a cached prefix, as an eviction policy sees it.
 
-    `tokens` is how many tokens of prefix end with this page, `last_used` a step counter, `hits` how often it was
-    matched.
+    `tokens` is how many tokens of prefix end with this page, `hits` how often it was matched; `last_used` and
+    `created` are readings of one counter.
     """
 
     page: int
     tokens: int
     last_used: int
     hits: int = 0
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

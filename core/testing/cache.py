@@ -8,168 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maxserve.core.components import CacheStrategy
 from maxserve.core.interfaces import Cache, CacheContext
 from maxserve.core.nouns import CacheLayer
+from maxserve.core.testing.cache_model import AMPLE, ONES, Model
 from maxserve.core.testing.resolve import resolve
-
-if TYPE_CHECKING:
-    Tokens = NDArray[np.int64]
-
-
-class Prefixes:
-    """A number for each (salt, token prefix), the same whenever it is the same prefix."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[Any, int], int] = {}
-
-    def of(self, tokens: Tokens, salt: str) -> Tokens:
-        """For each token the number of the prefix that ends with it."""
-        found: list[int] = []
-        last: Any = salt
-        for token in tokens.tolist():
-            last = self._ids.setdefault((last, token), len(self._ids) + 1)
-            found.append(last)
-        return np.array(found, dtype=np.int64)
-
-
-@dataclass(slots=True)
-class Open:
-    """A row in use: its tokens, the numbers of their prefixes, and how many are written and may be reserved."""
-
-    tokens: Tokens
-    salt: str
-    ids: Tokens
-    written: int
-    pages: int
-    committed: set[int] = field(default_factory=set)
-
-
-class Model:
-    """Drives a cache and predicts it. Any difference is an AssertionError.
-
-    The storage behind the cache is a plain array: every token's slot gets the number of its prefix, so a row that
-    reads another number than its own reads somebody else's keys and values.
-    """
-
-    def __init__(self, cache: Cache, context: CacheContext, *, shares: bool) -> None:
-        self.cache = cache
-        self.context = context
-        self.rows: dict[int, Open] = {}
-        self._shares = shares
-        self._prefixes = Prefixes()
-        self._known: set[int] = set()  # prefixes that end a page and were committed at some time
-        self._complete = True  # nothing can have been evicted yet
-        self._storage = np.zeros(context.pages * context.page_size, dtype=np.int64)
-
-    def open(self, row: int, tokens: Tokens, salt: str) -> int:
-        """Opens a row; the match must be what the dictionary says."""
-        ids = self._prefixes.of(tokens, salt)
-        before = self.cache.sizes()
-        peeked = self.cache.peek(tokens, salt)
-        assert self.cache.sizes() == before, "peek changed the sizes"
-        found = self.cache.open(row, tokens, salt)
-        assert found == peeked, f"peek said {peeked} tokens, open found {found}"
-        assert 0 <= found < len(tokens), f"{found} tokens of {len(tokens)} were found: one must stay to be computed"
-        most, least = self._match(ids, self._known), self._match(ids, self._held())
-        assert found <= most, f"{found} tokens were found, only {most} of them were ever committed"
-        assert found >= (most if self._complete else least), f"{found} tokens were found, {most} are cached"
-        self.rows[row] = Open(tokens, salt, ids, found, -(-found // self.context.page_size))
-        self.rows[row].committed.update(self._ends(ids[:found]))
-        return found
-
-    def grow(self, row: int, length: int) -> bool:
-        """Reserves, writes and commits up to `length` tokens; a refusal must be justified and change nothing."""
-        state, size = self.rows[row], self.context.page_size
-        before, tables = self.cache.sizes(), self._tables()
-        need = max(0, -(-length // size) - state.pages)
-        granted = self.cache.reserve(row, length)
-        assert granted == (need <= before.available), (
-            f"row {row} wants {need} more pages, {before.available} are available, and reserve said {granted}"
-        )
-        if not granted:
-            assert self.cache.sizes() == before, "a refused reserve changed the sizes"
-            assert self._tables() == tables, "a refused reserve changed a table"
-            return False
-        if self.cache.sizes().cached < before.cached:
-            ample = before.free >= self.cache.tables.size  # every row could grow to its longest
-            assert not ample, f"prefixes were evicted though {before.free} pages were free"
-            self._complete = False
-        state.pages += need
-        self._write(row, length)
-        self.cache.commit(row, state.tokens[:length])
-        if self._shares:
-            state.committed.update(self._ends(state.ids[:length]))
-            self._known |= state.committed
-        return True
-
-    def extend(self, row: int, token: int) -> None:
-        """A generated token."""
-        state = self.rows[row]
-        state.tokens = np.append(state.tokens, token)
-        state.ids = self._prefixes.of(state.tokens, state.salt)
-
-    def close(self, row: int) -> None:
-        self.cache.close(row)
-        del self.rows[row]
-
-    def reset(self) -> None:
-        """Forgets what nobody uses."""
-        before = self.cache.sizes()
-        freed = self.cache.reset()
-        after = self.cache.sizes()
-        assert freed == before.cached, f"reset freed {freed} pages of {before.cached} cached ones"
-        assert (after.cached, after.owned) == (0, before.owned), f"after reset: {after}"
-        self._known = self._held()
-
-    def verify(self) -> None:
-        """Sizes add up, the cache's own check passes, and each row reads back its own prefix."""
-        self.cache.check()
-        sizes = self.cache.sizes()
-        assert min(sizes.free, sizes.cached, sizes.owned) >= 0, f"negative sizes: {sizes}"
-        assert sizes.free + sizes.cached + sizes.owned == sizes.total == self.context.pages, f"pages are lost: {sizes}"
-        used = {page for table in self._tables().values() for page in table}
-        assert sizes.owned >= len(used), f"rows use {len(used)} pages, {sizes.owned} are owned"
-        for row, state in self.rows.items():
-            read = self._storage[self._slots(row, 0, state.written)]
-            wrong = np.flatnonzero(read != state.ids[: state.written])
-            assert not wrong.size, f"row {row} reads foreign keys and values at token {wrong[0]}"
-
-    def _match(self, ids: Tokens, known: set[int]) -> int:
-        size, found = self.context.page_size, 0
-        if self._shares:
-            while found + size < len(ids) and int(ids[found + size - 1]) in known:
-                found += size
-        return found
-
-    def _ends(self, ids: Tokens) -> list[int]:
-        size = self.context.page_size
-        return [int(i) for i in ids[size - 1 :: size]]
-
-    def _held(self) -> set[int]:
-        return {i for state in self.rows.values() for i in state.committed}
-
-    def _tables(self) -> dict[int, list[int]]:
-        return {row: self.cache.tables[row, : state.pages].tolist() for row, state in self.rows.items()}
-
-    def _slots(self, row: int, start: int, stop: int) -> Tokens:
-        size, positions = self.context.page_size, np.arange(start, stop)
-        pages = self.cache.tables[row, positions // size].astype(np.int64)
-        assert pages.size == 0 or (pages.min() >= 0 and pages.max() < self.context.pages), f"row {row}: no such page"
-        slots: Tokens = pages * size + positions % size
-        return slots
-
-    def _write(self, row: int, length: int) -> None:
-        state = self.rows[row]
-        self._storage[self._slots(row, state.written, length)] = state.ids[state.written : length]
-        state.written = max(state.written, length)
 
 
 class CacheStrategyChecks:
@@ -196,7 +44,7 @@ class CacheStrategyChecks:
         declared, context = self.declared(), self.context(**changes)
         build: Callable[[CacheContext], Cache] = resolve_build(declared)
         shares = declared.shares_prefixes and context.share_prefixes
-        return Model(build(context), context, shares=shares)
+        return Model(build(context), context, shares=shares, copies=declared.host_tier)
 
     def test_tables_and_storage_have_their_shapes(self) -> None:
         import torch
@@ -277,6 +125,42 @@ class CacheStrategyChecks:
     def test_random_use_without_sharing(self) -> None:
         for seed in self.seeds:
             self._random_use(random.Random(seed), self.model(share_prefixes=False), operations=self.operations // 2)
+
+    def test_random_use_with_an_ample_host(self) -> None:
+        """What the device forgot is found on the host, with the keys and values that were written."""
+        for seed in self.seeds if self.declared().host_tier else ():
+            self._random_use(random.Random(seed), self.model(host_pages=AMPLE, layers=ONES))
+
+    def test_random_use_with_a_small_host(self) -> None:
+        for seed in self.seeds if self.declared().host_tier else ():
+            self._random_use(random.Random(seed), self.model(host_pages=7, layers=ONES))
+
+    def test_the_host_finds_what_the_device_forgot(self) -> None:
+        if not self.declared().host_tier:
+            return
+        model, tokens = self.model(pages=6, max_length=24, host_pages=AMPLE, layers=ONES), np.arange(17)
+        for offset in (0, 100):
+            model.open(0, tokens + offset, "")
+            assert model.grow(0, 17)
+            model.close(0)
+        assert model.open(0, tokens, "") == 16
+        model.verify()
+        model.close(0)
+        assert model.open(0, tokens, "other") == 0
+        model.close(0)
+        model.reset()
+        assert model.open(0, tokens, "") == 0
+
+    def test_random_use_with_memory_to_save(self) -> None:
+        for seed in self.seeds:
+            self._random_use(random.Random(seed), self.model(pages=1024, soft_pages=16))
+
+    def test_open_rows_may_have_what_prefixes_may_not(self) -> None:
+        model = self.model(pages=16, soft_pages=2)
+        assert model.cache.sizes().free == 16
+        model.open(0, np.arange(64), "")
+        assert model.grow(0, 64)
+        model.verify()
 
     def _random_use(self, rng: random.Random, model: Model, operations: int | None = None) -> None:
         for act in _acts(rng, model, operations or self.operations):

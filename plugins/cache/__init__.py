@@ -1,23 +1,23 @@
-"""Cache strategies that come with maxserve."""
+"""Cache strategies that come with maxserve, and their settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import CacheStrategy
+from maxserve.core.components import CacheStrategy, ConfigSection
 from maxserve.core.hookspecs import hookimpl
 
 
 @hookimpl
 def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
-    """Pages with shared prefixes, by what is evicted first."""
     yield CacheStrategy(
         name="paged",
-        build="maxserve.plugins.cache.paged.cache:build_lru",
-        summary="pages; equal prefixes are shared; the least recently used go first",
+        build="maxserve.plugins.cache.paged.cache:PagedCache",
+        summary="pages; equal prefixes are shared, and --paged.eviction says which go first",
+        host_tier=True,
     )
-    yield CacheStrategy(
-        name="paged-lfu",
-        build="maxserve.plugins.cache.paged.cache:build_lfu",
-        summary="pages; equal prefixes are shared; the least often found go first",
-    )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    yield ConfigSection(name="paged", schema="maxserve.plugins.cache.settings:PagedSettings")

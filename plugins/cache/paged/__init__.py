@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from maxserve.plugins.cache.paged.cache import PagedCache
-from maxserve.plugins.cache.paged.policies import LeastFrequentlyUsed, LeastRecentlyUsed
+from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 
 __all__ = ["LeastFrequentlyUsed", "LeastRecentlyUsed", "PagedCache"]

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maxserve.core.errors import SettingsError
 from maxserve.core.interfaces import CacheContext, EvictionPolicy
 from maxserve.core.nouns import CacheSizes
-from maxserve.plugins.cache.paged.policies import LeastFrequentlyUsed, LeastRecentlyUsed
+from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
 from maxserve.plugins.cache.paged.tree import Entry, PrefixTree
+from maxserve.plugins.cache.policies import POLICIES
+from maxserve.plugins.cache.settings import PagedSettings
 
 TOKEN = np.dtype(np.int64)
 LONG_RUN = 512  # tokens; pages side by side that a row should find ahead when it starts a new run
@@ -34,6 +37,7 @@ class Row:
     """
 
     node: Entry | None
+    salt: str
     expected: int
     committed: int = 0
     pages: int = 0
@@ -46,7 +50,7 @@ class PagedCache:
     """Keys and values in pages of a fixed size; equal prefixes share their full pages.
 
     A page is free, or owned by one row alone, or in the tree; a page of the tree is owned while rows hold it and
-    cached otherwise. Nothing is ever copied. One thread.
+    cached otherwise. Only a host tier copies pages, as a whole. One thread.
     """
 
     def __init__(self, context: CacheContext, policy: EvictionPolicy | None = None) -> None:
@@ -57,13 +61,24 @@ class PagedCache:
         self.tables: NDArray[np.int32] = np.zeros((context.rows, width), dtype=np.int32)
         self._sharing = context.share_prefixes
         self._rows: list[Row | None] = [None] * context.rows
-        self._pool = PagePool(context.pages)
+        soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
+        self._pool = PagePool(context.pages, soft)
+        self._step = max(1, min(LONG_RUN // context.page_size, soft // 4))  # pages to open at once
         self._opened = 0
-        self._tree = PrefixTree(policy or LeastRecentlyUsed())
+        policy = _policy(context, policy)
+        self._tree = PrefixTree(policy)
+        self._host: HostTier | None = None
+        if context.host_pages and context.share_prefixes:
+            self._host = HostTier(context, self.layers, policy, self._width)
 
     def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
         """How many leading tokens `open` would find; claims nothing."""
-        return len(self._match(tokens, salt)) * self.page_size
+        found = self._match(tokens, salt)
+        count = len(found)
+        if self._host is not None:
+            room = self._available - sum(not entry.users for entry in found)  # `open` holds what it found
+            count += max(0, min(len(self._host.match(self._prefix(tokens), salt)) - count, room))
+        return count * self.page_size
 
     def open(self, row: int, tokens: NDArray[np.int64], salt: str) -> int:
         """Takes `row` into use and claims the longest cached prefix; one token at least stays to be computed."""
@@ -74,7 +89,7 @@ class PagedCache:
         for entry in found:
             tree.hold(entry)
             entry.hits += 1
-        state = Row(None, -(-len(tokens) // size), len(found), len(found), len(found) * size)
+        state = Row(None, salt, -(-len(tokens) // size), len(found), len(found), len(found) * size)
         if self._sharing:
             root = tree.root(salt)
             state.node = found[-1] if found else root
@@ -83,6 +98,8 @@ class PagedCache:
         self._rows[row] = state
         self._opened += 1
         self._set_tail(row, state)
+        if self._host is not None:
+            self._read_back(row, state, tokens, self._host)
         return state.capacity
 
     def reserve(self, row: int, length: int) -> bool:
@@ -92,17 +109,11 @@ class PagedCache:
         if length <= state.capacity:
             return True
         count = -(-length // self.page_size) - state.pages
-        pool = self._pool
-        if count > pool.free + self._tree.unused:
+        if count > self._available:
             return False
         if state.pages + count > self.tables.shape[1]:
             raise ValueError(f"row {row} wants {length} tokens; a row holds {self.tables.shape[1] * self.page_size}")
-        self._make_room(state, count)
-        taken = pool.take(count, state.tail, state.expected - state.pages)
-        self.tables[row, state.pages : state.pages + count] = taken
-        state.pages += count
-        state.capacity = state.pages * self.page_size
-        self._set_tail(row, state)
+        self._grow(row, state, count)
         return True
 
     def commit(self, row: int, tokens: NDArray[np.int64]) -> None:
@@ -111,6 +122,9 @@ class PagedCache:
         assert state is not None, f"row {row} is not open"
         if len(tokens) >= state.next_commit:
             self._share(row, state, tokens)
+            if self._host is not None:
+                held = self.tables[row, : state.committed].tolist()
+                self._host.write(self._bytes(tokens, 0, state.committed), state.salt, held)
 
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
@@ -124,14 +138,26 @@ class PagedCache:
         self._opened -= 1
 
     def sizes(self) -> CacheSizes:
-        free, cached, total = self._pool.free, self._tree.unused, self._pool.total
-        return CacheSizes(total=total, free=free, cached=cached, owned=total - free - cached)
+        pool, cached, host = self._pool, self._tree.unused, self._host
+        free = pool.free + pool.closed
+        owned = pool.total - free - cached
+        if host is None:
+            return CacheSizes(total=pool.total, free=free, cached=cached, owned=owned)
+        return CacheSizes(
+            total=pool.total,
+            free=free,
+            cached=cached,
+            owned=owned,
+            host_total=host.total,
+            host_cached=host.cached,
+            host_hits=host.hits,
+        )
 
     def reset(self) -> int:
-        """Forgets every prefix nobody uses; returns the pages freed."""
-        pages = self._tree.evict(self._tree.unused)
-        self._pool.give(pages)
-        return len(pages)
+        """Forgets every prefix nobody uses, and all copies on the host; returns the pages of the device freed."""
+        if self._host is not None:
+            self._host.reset()
+        return self._evict(self._tree.unused)
 
     def check(self) -> None:
         """Recounts pages, tables, users and the eviction order; raises AssertionError naming what is wrong."""
@@ -155,7 +181,30 @@ class PagedCache:
         free = self._pool.check(tails)
         shared = [entry.page for entry in self._tree.entries()]
         places = sorted([*free, *shared, *alone])
-        assert places == list(range(self._pool.total)), f"pages are lost or in two places: {places}"
+        assert places == list(range(self._pool.opened)), f"pages are lost or in two places: {places}"
+        if self._host is not None:
+            self._host.check()
+
+    @property
+    def _available(self) -> int:
+        """Pages that can be had without taking them from a row."""
+        return self._pool.free + self._pool.closed + self._tree.unused
+
+    def _grow(self, row: int, state: Row, count: int) -> None:
+        """Gives the row `count` pages more, which there must be."""
+        self._make_room(state, count)
+        taken = self._pool.take(count, state.tail, state.expected - state.pages)
+        self.tables[row, state.pages : state.pages + count] = taken
+        state.pages += count
+        state.capacity = state.pages * self.page_size
+        self._set_tail(row, state)
+
+    def _evict(self, count: int) -> int:
+        if count:
+            self._pool.give(self._tree.evict(count))
+            if self._host is not None:
+                self._host.settle()
+        return count
 
     def _make_room(self, state: Row, count: int) -> None:
         """Evicts what is needed, and more when the row must start a run and finds no long one.
@@ -163,15 +212,33 @@ class PagedCache:
         Prefixes are evicted from their ends backwards. Taken one by one as rows need them, such pages would be
         scattered over the rows in the wrong order; taken together they are a run. What is kept free so is at most
         an eighth of the pool or so: half a run per open row.
+
+        Pages that were never used are opened when prefixes no longer help, a run at a time for the same reason.
         """
         pool, tree = self._pool, self._tree
+        missing = count - pool.free - tree.unused
+        if missing > 0:
+            pool.open(max(missing, self._step))
         evicted = max(0, count - pool.free)
         if not pool.follows(state.tail, count):
-            run = min(LONG_RUN // self.page_size, pool.total // (4 * self._opened))
+            run = min(LONG_RUN // self.page_size, pool.opened // (4 * self._opened))
             if pool.longest() < run:
                 evicted = max(evicted, min(run, tree.unused))
-        if evicted:
-            pool.give(tree.evict(evicted))
+        self._evict(evicted)
+
+    def _read_back(self, row: int, state: Row, tokens: NDArray[np.int64], host: HostTier) -> None:
+        """Claims what the host has of the row's prefix beyond what the device has, as far as pages can be had."""
+        copies = host.find(self._prefix(tokens), state.salt)[state.pages :]
+        count = min(len(copies), self._available)
+        if not count:
+            return
+        self._grow(row, state, count)
+        host.read(copies[:count], self.tables[row, state.committed : state.pages].tolist())
+        self._share(row, state, tokens[: state.capacity])
+        node = state.node
+        for copy in reversed(copies[:count]):
+            assert node is not None
+            node.hits, node = copy.hits, node.parent
 
     def _state(self, row: int) -> Row:
         state = self._rows[row]
@@ -181,7 +248,11 @@ class PagedCache:
     def _match(self, tokens: NDArray[np.int64], salt: str) -> list[Entry]:
         if not self._sharing or not len(tokens):
             return []
-        return self._tree.match(self._bytes(tokens, 0, (len(tokens) - 1) // self.page_size), self._width, salt)
+        return self._tree.match(self._prefix(tokens), self._width, salt)
+
+    def _prefix(self, tokens: NDArray[np.int64]) -> bytes:
+        """The full pages of what may be found in a cache: one token at least stays to be computed."""
+        return self._bytes(tokens, 0, max(0, len(tokens) - 1) // self.page_size)
 
     def _bytes(self, tokens: NDArray[np.int64], start: int, stop: int) -> bytes:
         """The tokens of pages `start` to `stop`."""
@@ -237,11 +308,14 @@ class PagedCache:
         return pages, [node]
 
 
-def build_lru(context: CacheContext) -> PagedCache:
-    """Evicts the prefix that was not used for longest."""
-    return PagedCache(context, LeastRecentlyUsed())
-
-
-def build_lfu(context: CacheContext) -> PagedCache:
-    """Evicts the prefix that was found least often."""
-    return PagedCache(context, LeastFrequentlyUsed())
+def _policy(context: CacheContext, own: EvictionPolicy | None) -> EvictionPolicy:
+    """A strategy's own order of eviction, else the one that was chosen by name."""
+    chosen = context.config(PagedSettings).eviction
+    if own is None:
+        return POLICIES[chosen]()
+    if chosen != PagedSettings().eviction:
+        raise SettingsError(
+            f"--paged.eviction {chosen}: the chosen cache strategy has an order of eviction of its own; leave the "
+            "option out, or take --cache-strategy paged"
+        )
+    return own

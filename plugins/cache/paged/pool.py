@@ -8,16 +8,19 @@ from heapq import heapify, heappush, heapreplace
 class PagePool:
     """Free pages, kept as runs of neighbours.
 
+    Pages 0 … `opened` - 1 take part; the rest stays untouched, and so takes no memory, until `open` adds to them.
+
     Attention reads neighbouring pages as one block, so a sequence grows into the page after its last one, and a new
     run starts where the most room lies ahead of it. The two ends of a free run know each other, which makes giving
     and taking O(1); finding the longest run is O(log runs).
     """
 
-    __slots__ = ("_first", "_growing", "_last", "_longest", "free", "total")
+    __slots__ = ("_first", "_growing", "_last", "_longest", "free", "opened", "total")
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, opened: int | None = None) -> None:
         self.total = pages
-        self.free = pages
+        self.opened = 0
+        self.free = 0  # of the opened ones
         # One place more than there are pages: neighbours of the first and of the last page are never free.
         self._last = [-1] * (pages + 1)  # at the first page of a free run: its last page
         self._first = [-1] * (pages + 1)  # at the last page of a free run: its first page
@@ -25,8 +28,17 @@ class PagePool:
         # (-length, last page). A run that is eaten from its front keeps its entry, whose length is then too large
         # and is put right when it comes to the top; hence no push when a sequence grows.
         self._longest: list[tuple[int, int]] = []
-        if pages:
-            self._add_run(0, pages - 1)
+        self.open(pages if opened is None else opened)
+
+    @property
+    def closed(self) -> int:
+        """Pages that were never opened."""
+        return self.total - self.opened
+
+    def open(self, count: int) -> None:
+        """Opens up to `count` more pages."""
+        start, self.opened = self.opened, min(self.opened + count, self.total)
+        self.give(list(range(start, self.opened)))
 
     def moved(self, before: int, now: int) -> None:
         """Says that a row's last page was `before` and is `now`; -1 stands for none."""
@@ -100,6 +112,7 @@ class PagePool:
             free.update(range(first, last + 1))
         assert sum(first >= 0 for first in self._first) == len(self.runs()), "a free run lost its first page"
         assert len(free) == self.free, f"{len(free)} pages are free, {self.free} are counted"
+        assert max(free, default=-1) < self.opened <= self.total, f"a page beyond the {self.opened} opened ones is free"
         growing = [0] * (self.total + 1)
         for page in tails:
             growing[page] += 1

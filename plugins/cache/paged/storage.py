@@ -33,9 +33,16 @@ def zeros(shape: tuple[int, ...], context: CacheContext) -> torch.Tensor:
 
     if context.device.type != "cpu":
         return torch.zeros(shape, dtype=context.dtype, device=context.device)
-    size = int(np.prod(shape)) * context.dtype.itemsize
+    return untouched(shape, context.dtype)
+
+
+def untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros in the CPU's memory that take none of it before they are used."""
+    import torch
+
+    size = int(np.prod(shape)) * dtype.itemsize
     if not size:
-        return torch.zeros(shape, dtype=context.dtype)
+        return torch.zeros(shape, dtype=dtype)
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)  # torch.zeros would write to all of it at once
     skip = -memory.ctypes.data % ALIGNMENT
-    return torch.from_numpy(memory[skip : skip + size]).view(context.dtype).view(shape)
+    return torch.from_numpy(memory[skip : skip + size]).view(dtype).view(shape)

@@ -18,7 +18,7 @@ class Entry(Node):
     __slots__ = ("children", "key", "parent", "ticket", "users")
 
     def __init__(self, page: int, tokens: int, last_used: int, parent: Entry | None, key: bytes) -> None:
-        super().__init__(page, tokens, last_used)
+        super().__init__(page, tokens, last_used, created=last_used)
         self.parent = parent
         self.key = key  # the page's tokens, as bytes
         self.children: dict[bytes, Entry] = {}

@@ -140,7 +140,7 @@ def test_simulated_failures_spare_the_start(folder: Path) -> None:
 
 
 def test_a_cache_strategy_keeps_the_case_of_its_name(folder: Path, plugin_host: Any) -> None:
-    strategy = maxserve.CacheStrategy(name="MyPages", build="maxserve.plugins.cache.paged.cache:build_lru")
+    strategy = maxserve.CacheStrategy(name="MyPages", build="maxserve.plugins.cache.paged:PagedCache")
     host = plugin_host(SimpleNamespace(maxserve_cache_strategies=maxserve.hookimpl(lambda: [strategy])))
     settings = resolve({"model": str(folder), "cache_strategy": "MyPages", "max_batch_size": 2}, environ={})
     assert maxserve.LLM(settings=settings, host=host).generate("x", max_tokens=2)[0].finish is not None

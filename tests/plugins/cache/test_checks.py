@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,62 @@ class SharesAlthoughSwitchedOff(Unchecked):
         self._sharing = True
 
 
+class NeverCopies(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        if self._host is not None:
+            self._host.write = lambda tokens, salt, pages: None  # type: ignore[method-assign]
+
+
+class ReadsBackInTheWrongOrder(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        if (host := self._host) is not None:
+            read = host.read
+            host.read = lambda copies, pages: read(copies, pages[::-1])  # type: ignore[method-assign]
+
+
+class SharesCopiesAcrossSalts(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        if (host := self._host) is not None:
+            match, write = host.match, host.write
+            host.match = lambda tokens, salt: match(tokens, "")  # type: ignore[method-assign]
+            host.write = lambda tokens, salt, pages: write(tokens, "", pages)  # type: ignore[method-assign]
+
+
+class ResetsTheDeviceOnly(Unchecked):
+    def reset(self) -> int:
+        host, self._host = self._host, None
+        freed = super().reset()
+        self._host = host
+        return freed
+
+
+class PeeksAtTheDeviceOnly(Unchecked):
+    def peek(self, tokens: Tokens, salt: str) -> int:
+        return len(self._match(tokens, salt)) * self.page_size
+
+
+class TouchesEverything(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(replace(context, soft_pages=None))
+
+
+class KeepsRowsSmall(Unchecked):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        self._pool.total = self._pool.opened
+
+
 BROKEN = [
+    NeverCopies,
+    ReadsBackInTheWrongOrder,
+    SharesCopiesAcrossSalts,
+    ResetsTheDeviceOnly,
+    PeeksAtTheDeviceOnly,
+    TouchesEverything,
+    KeepsRowsSmall,
     IgnoresSalt,
     SharesOnCollision,
     LeavesNothingToCompute,
@@ -121,7 +177,7 @@ def failing(checks: CacheStrategyChecks) -> list[str]:
 @pytest.mark.parametrize("broken", BROKEN)
 def test_broken_caches_are_caught(broken: type[PagedCache]) -> None:
     class Checks(CacheStrategyChecks):
-        component = CacheStrategy(name="broken", build=broken)
+        component = CacheStrategy(name="broken", build=broken, host_tier=True)
         seeds = range(3)
 
     assert failing(Checks())
@@ -129,7 +185,7 @@ def test_broken_caches_are_caught(broken: type[PagedCache]) -> None:
 
 def test_the_same_without_the_fault_passes() -> None:
     class Checks(CacheStrategyChecks):
-        component = CacheStrategy(name="fine", build=Unchecked)
+        component = CacheStrategy(name="fine", build=Unchecked, host_tier=True)
         seeds = range(2)
 
     assert failing(Checks()) == []

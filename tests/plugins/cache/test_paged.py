@@ -11,10 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from maxserve.core.components import CacheStrategy
+from maxserve.core.errors import SettingsError
 from maxserve.core.interfaces import CacheContext, EvictionPolicy
 from maxserve.core.nouns import Node
 from maxserve.core.testing.cache import CacheStrategyChecks
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache
+from maxserve.plugins.cache.policies import POLICIES, FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
+from maxserve.plugins.cache.settings import PagedSettings
 
 Make = Callable[..., PagedCache]
 
@@ -23,8 +27,8 @@ class TestPaged(CacheStrategyChecks):
     strategy = "paged"
 
 
-class TestPagedLfu(CacheStrategyChecks):
-    strategy = "paged-lfu"
+class TestPagedWithAnotherPolicy(CacheStrategyChecks):
+    component = CacheStrategy(name="mine", build=lambda context: PagedCache(context, LeastFrequentlyUsed()))
 
 
 @pytest.fixture
@@ -110,6 +114,45 @@ def test_the_least_often_found_prefix_goes_first(make: Make) -> None:
     cache.open(0, prompt(3, 28), "")
     assert cache.reserve(0, 28)
     assert [cache.peek(prompt(seed, 17), "") for seed in (0, 1, 2)] == [16, 16, 0]
+
+
+def test_what_came_first_goes_first_although_it_was_used_again(make: Make) -> None:
+    cache = make(FirstInFirstOut(), rows=1, pages=12)
+    for seed in (0, 1, 0, 2):
+        fill(cache, 0, prompt(seed, 16))
+        cache.close(0)
+    cache.open(0, prompt(3, 16), "")
+    assert cache.reserve(0, 16)
+    assert [cache.peek(prompt(seed, 17), "") for seed in (0, 1, 2)] == [0, 16, 16]
+
+
+def test_of_prefixes_in_turn_some_are_found_when_the_last_used_goes_first(make: Make) -> None:
+    found: dict[str, int] = {}
+    for name, policy in (("lru", LeastRecentlyUsed()), ("mru", MostRecentlyUsed())):
+        cache = make(policy, rows=1, pages=13)
+        for turn in range(12):
+            found[name] = found.get(name, 0) + fill(cache, 0, prompt(turn % 4, 17))
+            cache.close(0)
+    assert found["lru"] == 0 < found["mru"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_chosen_by_name(make: Make, name: str) -> None:
+    cache = make(sections={PagedSettings: PagedSettings(eviction=name)})
+    assert type(cache._tree._order._policy) is POLICIES[name]
+
+
+def test_an_unknown_policy_is_refused_with_those_there_are(max_cli: Callable[..., Any]) -> None:
+    ran = max_cli("serve", "--paged.eviction", "lruu")
+    assert ran.status == 2
+    assert "--paged (plugin 'builtin.cache'): eviction: no eviction policy is called 'lruu' (did you mean" in ran.err
+    assert "there are: fifo, lfu, lru, mru" in ran.err
+
+
+def test_a_strategy_with_its_own_policy_refuses_another_by_name(make: Make) -> None:
+    chosen = {PagedSettings: PagedSettings(eviction="lfu")}
+    with pytest.raises(SettingsError, match=r"--paged\.eviction lfu: the chosen cache strategy has an order"):
+        make(LeastRecentlyUsed(), sections=chosen)
 
 
 def test_a_policy_of_the_author_decides(make: Make) -> None:

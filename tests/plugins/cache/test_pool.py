@@ -84,3 +84,16 @@ def test_the_heap_does_not_grow_for_ever() -> None:
         pool.give([number % 50])
         pool.take(1, -1, 1)
     assert len(pool._longest) <= 50 + 65
+
+
+def test_closed_pages_are_handed_out_only_when_opened() -> None:
+    pool = PagePool(10, 4)
+    assert (pool.free, pool.closed, pool.longest()) == (4, 6, 4)
+    assert sorted(pool.take(4, -1, 4)) == [0, 1, 2, 3]
+    pool.open(3)
+    assert (pool.free, pool.closed, pool.runs()) == (3, 3, [(4, 6)])
+    pool.give([3])
+    pool.check([])
+    assert pool.runs() == [(3, 6)]
+    pool.open(99)
+    assert (pool.free, pool.closed, pool.runs()) == (7, 0, [(3, 9)])

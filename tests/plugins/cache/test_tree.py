@@ -8,8 +8,8 @@ import pytest
 
 from maxserve.core.interfaces import EvictionPolicy
 from maxserve.core.nouns import Node
-from maxserve.plugins.cache.paged.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 from maxserve.plugins.cache.paged.tree import Entry, EvictionOrder, PrefixTree
+from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 
 
 class Drifting:

@@ -1,0 +1,197 @@
+"""What should a cache say? It is compared, call by call, with a dictionary of prefixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maxserve.core.interfaces import Cache, CacheContext
+from maxserve.core.nouns import CacheLayer
+
+if TYPE_CHECKING:
+    Tokens = NDArray[np.int64]
+
+AMPLE = 4096  # pages of a host tier that never has to forget
+ONES = (CacheLayer(kv_heads=1, head_dim=1),) * 2  # one number per token: the least that shows which page it lies in
+
+
+class Prefixes:
+    """A number for each (salt, token prefix), the same whenever it is the same prefix."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[Any, int], int] = {}
+
+    def of(self, tokens: Tokens, salt: str) -> Tokens:
+        """For each token the number of the prefix that ends with it."""
+        found: list[int] = []
+        last: Any = salt
+        for token in tokens.tolist():
+            last = self._ids.setdefault((last, token), len(self._ids) + 1)
+            found.append(last)
+        return np.array(found, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Open:
+    """A row in use: its tokens, the numbers of their prefixes, and how many are written and may be reserved."""
+
+    tokens: Tokens
+    salt: str
+    ids: Tokens
+    written: int
+    pages: int
+    committed: set[int] = field(default_factory=set)
+
+
+class Model:
+    """Drives a cache and predicts it. Any difference is an AssertionError.
+
+    Every token's slot in the cache's storage (in a plain array where the cache was given no layers) gets the number of
+    its prefix, so a row that reads another number than its own reads somebody else's keys and values.
+
+    `copies`: the cache has a host tier, to which a commit of new full pages copies whatever of the row it lacks.
+    """
+
+    def __init__(self, cache: Cache, context: CacheContext, *, shares: bool, copies: bool = False) -> None:
+        self.cache = cache
+        self.context = context
+        self.rows: dict[int, Open] = {}
+        self._shares = shares
+        self._ample_host = copies and context.host_pages >= AMPLE
+        self._prefixes = Prefixes()
+        self._known: set[int] = set()  # prefixes that end a page and were committed at some time
+        self._copied: set[int] = set()  # of these, what the host was given
+        self._complete = True  # nothing can have been evicted yet
+        self._touched: set[int] = set()  # pages that rows ever had
+        self._most_owned = 0
+        layers = [tensor.view(-1).numpy() for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        self._storage: list[NDArray[Any]] = layers or [np.zeros(context.pages * context.page_size, dtype=np.int64)]
+
+    def open(self, row: int, tokens: Tokens, salt: str) -> int:
+        """Opens a row; the match must be what the dictionary says."""
+        ids = self._prefixes.of(tokens, salt)
+        before = self.cache.sizes()
+        peeked = self.cache.peek(tokens, salt)
+        assert self.cache.sizes() == before, "peek changed the sizes"
+        found = self.cache.open(row, tokens, salt)
+        assert found == peeked, f"peek said {peeked} tokens, open found {found}"
+        assert 0 <= found < len(tokens), f"{found} tokens of {len(tokens)} were found: one must stay to be computed"
+        most, least = self._match(ids, self._known), self._match(ids, self._held())
+        assert found <= most, f"{found} tokens were found, only {most} of them were ever committed"
+        assert found >= (most if self._complete else least), f"{found} tokens were found, {most} are cached"
+        if self._ample_host and self.cache.sizes().available:
+            copied = self._match(ids, self._copied)
+            assert found >= copied, f"{found} tokens were found, the host has {copied} and there are pages for more"
+        self.rows[row] = Open(tokens, salt, ids, found, -(-found // self.context.page_size))
+        self.rows[row].committed.update(self._ends(ids[:found]))
+        self._count_touched(row)
+        return found
+
+    def grow(self, row: int, length: int) -> bool:
+        """Reserves, writes and commits up to `length` tokens; a refusal must be justified and change nothing."""
+        state, size = self.rows[row], self.context.page_size
+        before, tables = self.cache.sizes(), self._tables()
+        need = max(0, -(-length // size) - state.pages)
+        granted = self.cache.reserve(row, length)
+        assert granted == (need <= before.available), (
+            f"row {row} wants {need} more pages, {before.available} are available, and reserve said {granted}"
+        )
+        if not granted:
+            assert self.cache.sizes() == before, "a refused reserve changed the sizes"
+            assert self._tables() == tables, "a refused reserve changed a table"
+            return False
+        if self.cache.sizes().cached < before.cached:
+            ample = before.free >= self.cache.tables.size and self.context.soft_pages is None  # all can grow
+            assert not ample, f"prefixes were evicted though {before.free} pages were free"
+            self._complete = False
+        state.pages += need
+        self._count_touched(row)
+        self._write(row, length)
+        self.cache.commit(row, state.tokens[:length])
+        if self._shares:
+            ends = self._ends(state.ids[:length])
+            if len(ends) > len(state.committed):
+                self._copied.update(ends)
+            state.committed.update(ends)
+            self._known |= state.committed
+        return True
+
+    def extend(self, row: int, token: int) -> None:
+        """A generated token."""
+        state = self.rows[row]
+        state.tokens = np.append(state.tokens, token)
+        state.ids = self._prefixes.of(state.tokens, state.salt)
+
+    def close(self, row: int) -> None:
+        self.cache.close(row)
+        del self.rows[row]
+
+    def reset(self) -> None:
+        """Forgets what nobody uses."""
+        before = self.cache.sizes()
+        freed = self.cache.reset()
+        after = self.cache.sizes()
+        assert freed == before.cached, f"reset freed {freed} pages of {before.cached} cached ones"
+        assert (after.cached, after.owned) == (0, before.owned), f"after reset: {after}"
+        self._known = self._held()
+        self._copied.clear()
+
+    def verify(self) -> None:
+        """Sizes add up, the cache's own check passes, and each row reads back its own prefix."""
+        self.cache.check()
+        sizes = self.cache.sizes()
+        assert min(sizes.free, sizes.cached, sizes.owned) >= 0, f"negative sizes: {sizes}"
+        assert sizes.free + sizes.cached + sizes.owned == sizes.total == self.context.pages, f"pages are lost: {sizes}"
+        used = {page for table in self._tables().values() for page in table}
+        assert sizes.owned >= len(used), f"rows use {len(used)} pages, {sizes.owned} are owned"
+        assert 0 <= sizes.host_cached <= sizes.host_total <= self.context.host_pages, f"host pages are lost: {sizes}"
+        self._verify_touched()
+        for row, state in self.rows.items():
+            for number, array in enumerate(self._storage, 1):
+                read = array[self._slots(row, 0, state.written)]
+                wrong = np.flatnonzero(read != state.ids[: state.written] * number)
+                assert not wrong.size, f"row {row} reads foreign keys and values at token {wrong[0]}"
+
+    def _verify_touched(self) -> None:
+        """Prefixes nobody uses touch no more than `soft_pages`; that rows grow a run at a time may cost half of it."""
+        soft, touched = self.context.soft_pages, len(self._touched)
+        if soft is not None:
+            most = max(soft, self._most_owned + soft // 2)
+            assert touched <= most, f"{touched} pages were touched, {most} would do for the rows that were open at once"
+
+    def _count_touched(self, row: int) -> None:
+        self._touched.update(self.cache.tables[row, : self.rows[row].pages].tolist())
+        self._most_owned = max(self._most_owned, self.cache.sizes().owned)
+
+    def _match(self, ids: Tokens, known: set[int]) -> int:
+        size, found = self.context.page_size, 0
+        if self._shares:
+            while found + size < len(ids) and int(ids[found + size - 1]) in known:
+                found += size
+        return found
+
+    def _ends(self, ids: Tokens) -> list[int]:
+        size = self.context.page_size
+        return [int(i) for i in ids[size - 1 :: size]]
+
+    def _held(self) -> set[int]:
+        return {i for state in self.rows.values() for i in state.committed}
+
+    def _tables(self) -> dict[int, list[int]]:
+        return {row: self.cache.tables[row, : state.pages].tolist() for row, state in self.rows.items()}
+
+    def _slots(self, row: int, start: int, stop: int) -> Tokens:
+        size, positions = self.context.page_size, np.arange(start, stop)
+        pages = self.cache.tables[row, positions // size].astype(np.int64)
+        assert pages.size == 0 or (pages.min() >= 0 and pages.max() < self.context.pages), f"row {row}: no such page"
+        slots: Tokens = pages * size + positions % size
+        return slots
+
+    def _write(self, row: int, length: int) -> None:
+        state = self.rows[row]
+        for number, array in enumerate(self._storage, 1):
+            array[self._slots(row, state.written, length)] = state.ids[state.written : length] * number
+        state.written = max(state.written, length)
