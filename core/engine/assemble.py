@@ -18,6 +18,7 @@ from maxserve.core.engine.kernels import Chooser, Computation
 from maxserve.core.engine.loop import Engine, Parts
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.runner import Runner
+from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.interfaces import CacheContext, Model, ModelInfo, ModelSpec, SamplerContext, SchedulerContext
 from maxserve.core.model.free_memory import free_memory
@@ -26,7 +27,7 @@ from maxserve.core.model.weights import Keeping, load_weights
 from maxserve.core.nouns import Limits, Request, SamplingParams
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, WeightMap
+    from maxserve.core.components import Architecture, CacheStrategy, WeightMap
     from maxserve.core.computing import Attention
     from maxserve.core.host import Host
     from maxserve.core.interfaces import Cache
@@ -49,6 +50,7 @@ class Target:
     chooser: Chooser
     computation: Computation
     cache_dtype: torch.dtype
+    strategy: Entry[CacheStrategy]
 
     @property
     def compute(self) -> torch.dtype:
@@ -80,6 +82,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         chooser=chooser,
         computation=computation,
         cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, computation.compute),
+        strategy=choose_strategy(settings, host, files.architecture),
     )
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
@@ -144,6 +147,7 @@ def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files:
         weights=weight_bytes(model, target.computation.stored(files.encoding).itemsize),
         itemsize=compute.itemsize,
         cache_itemsize=target.cache_dtype.itemsize,
+        host_free=free_memory("cpu"),
     )
     log.info("memory plan\n%s", plan.table())
     for warning in plan.warnings:
@@ -196,11 +200,7 @@ def _limits(settings: Settings, spec: ModelSpec, plan: MemoryPlan) -> Limits:
 
 
 def _build_cache(target: Target, loaded: Loaded) -> Cache:
-    plan = loaded.plan
-    name = target.settings.kv_cache.cache_strategy
-    if name.upper() == "MODEL_DEFAULT":
-        name = target.host.architectures.get(loaded.files.architecture).component.cache_strategy
-    strategy = target.host.cache_strategies.get(name)
+    plan, shares = loaded.plan, target.strategy.component.shares_prefixes
     context = CacheContext(
         sections=target.sections,
         layers=loaded.spec.cache_layers,
@@ -210,9 +210,11 @@ def _build_cache(target: Target, loaded: Loaded) -> Cache:
         max_length=plan.max_length,
         dtype=target.cache_dtype,
         device=target.device,
-        share_prefixes=target.settings.kv_cache.enable_prefix_caching and strategy.component.shares_prefixes,
+        share_prefixes=target.settings.kv_cache.enable_prefix_caching and shares,
+        host_pages=plan.host_pages,
+        soft_pages=plan.soft_pages,
     )
-    cache: Cache = target.host.build(strategy, context)
+    cache: Cache = target.host.build(target.strategy, context)
     return cache
 
 

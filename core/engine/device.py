@@ -7,6 +7,7 @@ import torch
 from maxserve.core.errors import SettingsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}
 
 
 def choose_device(devices: str) -> torch.device:
@@ -27,4 +28,4 @@ def choose_device(devices: str) -> torch.device:
 
 def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:
     """The type keys and values are kept in: the model's own unless `--kv-cache-format` names one."""
-    return compute if kv_cache_format is None else DTYPES[kv_cache_format.lower()]
+    return compute if kv_cache_format is None else CACHE_DTYPES[kv_cache_format]

@@ -4,7 +4,9 @@
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
 in the compute type, and 3 float32 rows of logits per running request. On a CPU the cache takes at most 4 GiB unless
---device-memory-utilization is given, because the machine is seldom ours alone.
+--device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
+first used; what running requests need they get, but prefixes that nobody uses shall not keep more than half the size of
+the weights (256 MiB at least).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maxserve.core.errors import ModelError
+from maxserve.core.model.host_tier import host_pages
 from maxserve.core.model.memory_table import aligned, size_text
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ PAGE_SIZE_ELSEWHERE = 128
 BATCH_SIZE = {"cpu": 64}
 BATCH_SIZE_ELSEWHERE = 512
 CPU_CACHE_LIMIT = 4 << 30
+KEPT_LEAST = 256 << 20
 _VALUES_PER_TOKEN = 20
 _LOGIT_ROWS = 3
 _NEARLY_ALL = 0.95
@@ -36,7 +40,11 @@ _NEARLY_ALL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What to allocate; sizes in bytes. `warnings` are lines for the log."""
+    """What to allocate; sizes in bytes. `warnings` are lines for the log.
+
+    `soft_pages` are those that prefixes nobody uses may make the cache touch (None: any); `host_pages` those of the
+    second tier.
+    """
 
     device: str
     free: int
@@ -48,6 +56,9 @@ class MemoryPlan:
     page_size: int
     max_batch_size: int
     max_length: int
+    soft_pages: int | None = None
+    host_pages: int = 0
+    page_size_chosen: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -63,17 +74,26 @@ class MemoryPlan:
     def table(self) -> str:
         """Where the memory goes, as aligned text."""
         rest = self.free - self.weights - self.activations - self.cache
-        pages = (
-            f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens, {size_text(self.page_bytes)} each"
-        )
         rows = [
             (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
             ("weights", self.weights, ""),
             ("activations", self.activations, "estimated"),
-            ("KV cache", self.cache, pages),
+            ("KV cache", self.cache, self._pages_text()),
             ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
         ]
+        if self.soft_pages is not None:
+            kept = "of the cache, for prefixes no request uses; requests may have all of it"
+            rows.insert(4, ("kept at most", self.soft_pages * self.page_bytes, kept))
+        if self.host_pages:
+            rows.append(("host tier", self.host_pages * self.page_bytes, f"{self.host_pages} pages in host memory"))
         return aligned([(name, size_text(size), note) for name, size, note in rows])
+
+    def _pages_text(self) -> str:
+        why = "chosen" if self.page_size_chosen else f"the default on {self.device}"
+        return (
+            f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens, {size_text(self.page_bytes)} each; "
+            f"--kv-cache-page-size {self.page_size} is {why}"
+        )
 
 
 def plan_memory(
@@ -85,11 +105,13 @@ def plan_memory(
     weights: int,
     itemsize: int,
     cache_itemsize: int,
+    host_free: int = 0,
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
     `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
-    `cache_itemsize` the bytes of one value in the compute type and in the cache.
+    `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
+    for the second tier.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
@@ -103,6 +125,8 @@ def plan_memory(
     warnings: list[str] = []
     length = _length(settings.model.max_length, spec.max_length, affordable * page_size, warnings)
     batch = _batch_size(batch, affordable, settings.scheduling.max_batch_size is not None, warnings)
+    pages = min(affordable, batch * -(-length // page_size))
+    host_left = host_free - (weights + activations + pages * per_page if device == "cpu" else 0)
     plan = MemoryPlan(
         device=device,
         free=free,
@@ -110,10 +134,13 @@ def plan_memory(
         weights=weights,
         activations=activations,
         page_bytes=per_page,
-        pages=min(affordable, batch * -(-length // page_size)),
+        pages=pages,
         page_size=page_size,
         max_batch_size=batch,
         max_length=length,
+        soft_pages=_soft_pages(settings, device, weights, per_page, pages),
+        host_pages=host_pages(settings, per_page, host_left, warnings),
+        page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,
     )
     if weights + activations + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
@@ -143,8 +170,18 @@ def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activ
             f"than the {size_text(free)} free on {device}; {_advice(settings)}"
         )
     left = int(free * settings.kv_cache.device_memory_utilization) - weights - activations
-    limited = device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
-    return min(left, CPU_CACHE_LIMIT) if limited else left
+    return min(left, CPU_CACHE_LIMIT) if _shared_machine(settings, device) else left
+
+
+def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pages: int) -> int | None:
+    """Pages that unused prefixes may keep; None where that is no bound."""
+    soft = max(1, max(KEPT_LEAST, weights // 2) // per_page)
+    return soft if _shared_machine(settings, device) and soft < pages else None
+
+
+def _shared_machine(settings: Settings, device: str) -> bool:
+    """Whether memory is to be left to others: on a CPU, unless somebody said how much may be used."""
+    return device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
 
 
 def _length(wanted: int | None, limit: int, capacity: int, warnings: list[str]) -> int:

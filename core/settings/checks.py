@@ -115,6 +115,11 @@ def _check_cache(settings: Settings) -> None:
             "--enable-kvcache-swapping-to-host keeps cached prefixes, and --no-enable-prefix-caching leaves none; drop "
             "one of them"
         )
+    if "kv_cache.host_kvcache_swap_space_gb" in settings.chosen and not cache.enable_kvcache_swapping_to_host:
+        log.warning(
+            "--host-kvcache-swap-space-gb %g means nothing without --enable-kvcache-swapping-to-host",
+            cache.host_kvcache_swap_space_gb,
+        )
 
 
 def check_endpoint(base: str) -> None:

@@ -11,6 +11,7 @@ from maxserve.core.settings.catalog import Choosable, catalog
 from maxserve.core.settings.environment import BEFORE_SETTINGS
 from maxserve.core.settings.limits import limits
 from maxserve.core.settings.options import value_text
+from maxserve.core.settings.sections import PluginSection
 from maxserve.core.settings.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES
 
 FLAT = """\
@@ -90,7 +91,8 @@ The draft model's options are `draft_model_path` and so on, or stand below `draf
 ## Options of plugins
 
 A plugin that declares the setting `aging` in its section `shortest-first` adds `--shortest-first.aging`, the variable
-`MAX_SERVE_SHORTEST_FIRST_AGING`, and `aging` below `shortest-first` in the file. `max serve --help` lists them.
+`MAX_SERVE_SHORTEST_FIRST_AGING`, and `aging` below `shortest-first` in the file. `max serve --help` lists them; those
+of the plugins that come with maxserve are in the tables below.
 
 ## Where maxserve differs from MAX
 
@@ -113,13 +115,21 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 def document() -> str:
     """The whole page, as Markdown."""
     titles: dict[str, list[Choosable]] = {}
-    for option in catalog():
+    options = catalog(_built_in_sections())
+    for option in options:
         titles.setdefault(option.title, []).append(option)
-    sections = ", ".join(dict.fromkeys(f"`{option.section}`" for option in catalog() if option.section != "files"))
+    sections = ", ".join(dict.fromkeys(f"`{option.section}`" for option in options if option.section != "files"))
     early = "\n".join(f"- `{name}`: {meaning}" for name, meaning in BEFORE_SETTINGS.items())
     parts = [INTRODUCTION.format(sections=sections, early=early)]
     parts += [_table(title, options) for title, options in titles.items()]
     return "\n".join([*parts, _values_table()])
+
+
+def _built_in_sections() -> list[PluginSection]:
+    """The settings of plugins that come with maxserve."""
+    from maxserve.core.host import Host, PluginOptions
+
+    return Host.discover(PluginOptions(autoload=False), strict=True).plugin_sections()
 
 
 def _table(title: str, options: list[Choosable]) -> str:

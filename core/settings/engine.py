@@ -21,23 +21,47 @@ class KVCacheSettings(Section):
     ] = "model_default"
     kv_cache_page_size: Annotated[
         int | None,
-        Field(description="Tokens per page, a multiple of 16; unset, what suits the device.", ge=16, multiple_of=16),
+        Field(
+            description="Tokens per page, a multiple of 16; unset, 64 on a CPU and 128 on a GPU. Only full pages are "
+            "shared, so small ones share more and waste less; a GPU's kernels want fewer.",
+            ge=16,
+            multiple_of=16,
+        ),
     ] = None
     enable_prefix_caching: Annotated[
         bool, Field(description="Keep pages of past requests and share them with requests that begin alike.")
     ] = True
     enable_kvcache_swapping_to_host: Annotated[
-        bool, Field(description="Keep a second copy of cached prefixes in host memory. Needs prefix caching.")
+        bool,
+        Field(
+            description="Copy every full page to host memory as well, and read it back when the device forgot it. "
+            "Needs prefix caching."
+        ),
     ] = False
     host_kvcache_swap_space_gb: Annotated[
-        float, Field(description="Host memory for that second copy, in GiB per replica.", gt=0)
+        float,
+        Field(
+            description="Host memory for those copies, in GiB per replica; unset, half of what is free where the "
+            "default does not fit.",
+            gt=0,
+        ),
     ] = 50.0
     device_memory_utilization: Annotated[
         float,
-        Field(description="Share of the device's free memory that weights and cache may take together.", gt=0, le=1),
+        Field(
+            description="Share of the device's free memory that weights and cache may take together. Unset on a CPU, "
+            "the cache takes 4 GiB at most, and prefixes that no request uses keep little of it: half the size of the "
+            "weights, or 256 MiB where that is more.",
+            gt=0,
+            le=1,
+        ),
     ] = 0.9
     kv_cache_format: Annotated[
-        CacheFormat | None, Field(description="Type in which keys and values are kept; unset, the model's own.")
+        CacheFormat | None,
+        Field(
+            description="Type in which keys and values are kept; unset, the model's own. float8_e4m3fn takes a byte "
+            "per value and holds magnitudes up to 448."
+        ),
     ] = None
 
 

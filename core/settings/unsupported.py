@@ -35,7 +35,6 @@ _CAPABILITY = "requests cannot use the feature yet, so there is nothing to switc
 _LORA = "there are no adapters; serve a merged model"
 _SPECULATION = "nothing speculates; leave it out"
 _KERNELS = "torch chooses the kernels; leave it out"
-_HOST_CACHE = "the cache lives on the device alone; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("model.rope_type", "it describes GGUF files, which cannot be read; use safetensors"),
@@ -62,8 +61,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("draft_model.devices", _DRAFT),
     Unsupported("files.draft_config_file", _DRAFT),
     Unsupported("files.draft_section_name", _DRAFT),
-    Unsupported("kv_cache.enable_kvcache_swapping_to_host", _HOST_CACHE),
-    Unsupported("kv_cache.host_kvcache_swap_space_gb", _HOST_CACHE),
     Unsupported("scheduling.max_queue_size_tg", _SPEECH),
     Unsupported("scheduling.min_batch_size_tg", _SPEECH),
     Unsupported("scheduling.ce_delay_ms", _SPEECH),
@@ -106,12 +103,6 @@ UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
     ),
     UnsupportedValue(
         "model.data_parallel_degree", lambda s: s.model.data_parallel_degree != 1, "with several replicas", "use 1"
-    ),
-    UnsupportedValue(
-        "kv_cache.kv_cache_format",
-        lambda s: s.kv_cache.kv_cache_format not in (None, *_PLAIN),
-        "with an 8-bit type",
-        "use float32 or bfloat16",
     ),
     UnsupportedValue(
         "scheduling.max_num_steps", lambda s: s.scheduling.max_num_steps > 1, "with several steps", "use 1"

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from maxserve.core.computing import AttentionContext
 from maxserve.core.nouns import Batch, KVLayer
+from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.plan import Share, shares
 
@@ -99,12 +100,12 @@ class _Layer:
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)
 
     def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        self.key_slots.index_copy_(0, slots, k.to(self.key_slots.dtype))
-        self.value_slots.index_copy_(0, slots, v.to(self.value_slots.dtype))
+        write(self.key_slots, slots, k)
+        write(self.value_slots, slots, v)
 
     def copied(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of those slots, each [kv_heads, slots, head_dim]."""
-        return self.key_slots[slots].transpose(0, 1), self.value_slots[slots].transpose(0, 1)
+        return read(self.key_slots, slots).transpose(0, 1), read(self.value_slots, slots).transpose(0, 1)
 
 
 def decode(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

@@ -9,6 +9,9 @@ from torch import nn
 from maxserve.core.errors import ModelError
 from maxserve.core.model.memory import (
     CPU_CACHE_LIMIT,
+    KEPT_LEAST,
+    PAGE_SIZE,
+    PAGE_SIZE_ELSEWHERE,
     MemoryPlan,
     activation_bytes,
     page_bytes,
@@ -18,6 +21,7 @@ from maxserve.core.model.memory import (
 from maxserve.core.model.memory_table import size_text
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.settings import Settings, resolve
+from maxserve.core.settings.catalog import catalog
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -33,11 +37,24 @@ class Spec:
 
 
 def planned(
-    free: int, *, device: str = "cpu", weights: int = 100 * MIB, spec: Spec | None = None, **typed: Any
+    free: int,
+    *,
+    device: str = "cpu",
+    weights: int = 100 * MIB,
+    spec: Spec | None = None,
+    cache_itemsize: int = 4,
+    host_free: int = 0,
+    **typed: Any,
 ) -> MemoryPlan:
-    settings = resolve(typed, environ={}) if typed else Settings()
     return plan_memory(
-        settings, spec or Spec(), device=device, free=free, weights=weights, itemsize=4, cache_itemsize=4
+        resolve(typed, environ={}) if typed else Settings(),
+        spec or Spec(),
+        device=device,
+        free=free,
+        weights=weights,
+        itemsize=4,
+        cache_itemsize=cache_itemsize,
+        host_free=host_free,
     )
 
 
@@ -76,6 +93,77 @@ def test_a_cpu_keeps_a_modest_cache_unless_told_otherwise() -> None:
     assert planned(100 * GIB).cache == CPU_CACHE_LIMIT
     assert planned(100 * GIB, device_memory_utilization=0.9).cache == 64 * (4096 // 64) * 2 * MIB
     assert planned(100 * GIB, device="cuda").cache > CPU_CACHE_LIMIT
+
+
+def test_more_utilization_gives_more_pages_and_8_bits_four_times_as_many() -> None:
+    shares = (0.2, 0.3, 0.5, 0.9)
+    pages = [planned(2 * GIB, device_memory_utilization=share).pages for share in shares]
+    assert pages == sorted(set(pages))
+    assert pages[2] - pages[1] == pytest.approx(0.2 * 2 * GIB / (2 * MIB), abs=1)
+    small = planned(2 * GIB, device_memory_utilization=0.5, cache_itemsize=1)
+    assert (small.page_bytes, small.pages // 4) == (MIB // 2, pages[2])
+
+
+def test_unused_prefixes_keep_half_the_weights_on_a_shared_cpu_only() -> None:
+    """And 256 MiB at least; with a share of the memory named, or on a GPU, they may keep all."""
+    assert planned(100 * GIB).soft_pages == KEPT_LEAST // (2 * MIB)
+    assert planned(100 * GIB, weights=3 * GIB).soft_pages == 3 * GIB // 2 // (2 * MIB)
+    assert planned(100 * GIB, device_memory_utilization=0.9).soft_pages is None
+    assert planned(100 * GIB, device="cuda").soft_pages is None
+    assert planned(100 * GIB, max_batch_size=1, max_length=1024).soft_pages is None, "the whole cache is smaller"
+    assert "kept at most" in planned(100 * GIB).table()
+
+
+TIER: dict[str, Any] = {"enable_kvcache_swapping_to_host": True}
+
+
+def test_the_host_tier_has_the_whole_pages_that_fit() -> None:
+    plan = planned(10 * GIB, device="cuda", host_free=4 * GIB, **TIER, host_kvcache_swap_space_gb=1.001)
+    assert plan.page_size == 128
+    assert plan.host_pages == int(1.001 * GIB) // (4 * MIB) == 256
+    assert plan.table().splitlines()[-1].split() == [
+        "host",
+        "tier",
+        "1.0",
+        "GiB",
+        "256",
+        "pages",
+        "in",
+        "host",
+        "memory",
+    ]
+    assert planned(10 * GIB, device="cuda", host_free=4 * GIB, host_kvcache_swap_space_gb=1.0).host_pages == 0
+
+
+def test_a_host_tier_that_is_chosen_must_fit_beside_the_rest() -> None:
+    """On a CPU the cache itself lies in the host's memory."""
+    chosen = TIER | {"host_kvcache_swap_space_gb": 1.0}
+    assert planned(6 * GIB, host_free=6 * GIB, **chosen).host_pages == 512
+    with pytest.raises(ModelError, match=r"gb 1 is 1\.0 GiB, and .* MiB of the host's memory is free beside the rest"):
+        planned(5 * GIB, host_free=5 * GIB, **chosen)
+
+
+def test_the_default_size_of_a_host_tier_gives_way() -> None:
+    plan = planned(10 * GIB, device="cuda", host_free=4 * GIB, **TIER)
+    assert plan.host_pages == 2 * GIB // (4 * MIB)
+    assert any("the host tier gets 2.0 GiB, half of" in warning for warning in plan.warnings)
+    assert planned(10 * GIB, device="cuda", host_free=64 * GIB, **TIER).host_pages == 50 * GIB // (4 * MIB)
+
+
+def test_less_than_a_page_for_the_host_tier_is_refused_with_a_number_that_would_do() -> None:
+    with pytest.raises(
+        ModelError, match=r"1\.0 MiB for the host tier is less than one page of 2\.0 MiB; give .* 0\.002 or"
+    ):
+        planned(10 * GIB, host_free=GIB * 9, **TIER, host_kvcache_swap_space_gb=1 / 1024)
+    assert planned(10 * GIB, host_free=9 * GIB, **TIER, host_kvcache_swap_space_gb=0.002).host_pages == 1
+
+
+@pytest.mark.parametrize(("device", "page_size"), [("cpu", 64), ("cuda", 128)])
+def test_the_default_page_size_is_told_in_the_log_and_by_the_option(device: str, page_size: int) -> None:
+    assert f"--kv-cache-page-size {page_size} is the default on {device}" in planned(10 * GIB, device=device).table()
+    assert "--kv-cache-page-size 32 is chosen" in planned(10 * GIB, device=device, kv_cache_page_size=32).table()
+    text = catalog().by_path()["kv_cache.kv_cache_page_size"].help
+    assert f"unset, {PAGE_SIZE['cpu']} on a CPU and {PAGE_SIZE_ELSEWHERE} on a GPU" in text
 
 
 @pytest.mark.parametrize(("device", "page_size", "batch"), [("cpu", 64, 64), ("cuda", 128, 512)])

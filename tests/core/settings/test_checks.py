@@ -111,3 +111,10 @@ def test_endpoints_that_it_does_not(base: str) -> None:
 def test_an_endpoint_that_joins_no_processes() -> None:
     with pytest.raises(SettingsError, match="cannot join two processes; use ipc://PATH or tcp://HOST:PORT"):
         check_endpoint("inproc://name")
+
+
+def test_the_size_of_a_host_tier_that_is_not_there_is_said_to_mean_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    resolve({"host_kvcache_swap_space_gb": 2.0, "enable_kvcache_swapping_to_host": True}, environ={})
+    assert not caplog.records
+    resolve({"host_kvcache_swap_space_gb": 2.0}, environ={})
+    assert "--host-kvcache-swap-space-gb 2 means nothing without --enable-kvcache-swapping-to-host" in caplog.text

@@ -86,7 +86,6 @@ def test_all_are_named_at_once() -> None:
     ("typed", "fine"),
     [
         ({"quantization_encoding": "q4_k"}, {"quantization_encoding": "bfloat16"}),
-        ({"kv_cache_format": "float8_e4m3fn"}, {"kv_cache_format": "float32"}),
         ({"task": "embeddings_generation"}, {"task": "text_generation"}),
         ({"devices": "gpu:0,1"}, {"devices": "gpu:1"}),
         ({"data_parallel_degree": 2, "devices": "gpu:0,1"}, {"data_parallel_degree": 1}),
@@ -103,7 +102,7 @@ def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) 
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
-    assert len(UNSUPPORTED_VALUES) == 8
+    assert len(UNSUPPORTED_VALUES) == 7
 
 
 def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:

@@ -1,0 +1,44 @@
+"""What may be asked of a running server beside answers?"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+
+from maxserve.core.engine.strategy import choose_strategy
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import EngineClient, ServerContext
+
+
+class PrefixCache:
+    """Lets the worker forget what it keeps of past requests."""
+
+    def __init__(self, engine: EngineClient, refusal: str) -> None:
+        self._engine = engine
+        self._refusal = refusal  # why there is nothing to forget; empty when there is
+
+    async def reset(self) -> PlainTextResponse:
+        """Forgets the cached prefixes that no running request uses, the copies in host memory included.
+
+        The answer comes when the worker has been told: requests sent after it find nothing of what was sent before.
+        """
+        if self._refusal:
+            raise RequestError(self._refusal)
+        await self._engine.reset_prefix_cache()
+        return PlainTextResponse("Success")
+
+
+def router(context: ServerContext) -> APIRouter:
+    prefixes = PrefixCache(context.engine, _nothing_to_forget(context))
+    routes = APIRouter()
+    routes.add_api_route("/reset_prefix_cache", prefixes.reset, methods=["POST"], response_class=PlainTextResponse)
+    return routes
+
+
+def _nothing_to_forget(context: ServerContext) -> str:
+    if not context.settings.kv_cache.enable_prefix_caching:
+        return "this server keeps no prefixes (--no-enable-prefix-caching), so there is nothing to reset"
+    strategy = choose_strategy(context.settings, context.host, context.model.architecture)
+    if not strategy.component.shares_prefixes:
+        return f"this server keeps no prefixes (--cache-strategy {strategy.name}), so there is nothing to reset"
+    return ""
