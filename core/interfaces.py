@@ -90,7 +90,8 @@ class CacheContext(Context):
 
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
     `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
-    handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`, open rows may have all.
+    handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`; open rows may have all, and
+    some room beside them.
     """
 
     layers: tuple[CacheLayer, ...]

@@ -156,10 +156,10 @@ class Model:
                 assert not wrong.size, f"row {row} reads foreign keys and values at token {wrong[0]}"
 
     def _verify_touched(self) -> None:
-        """Prefixes nobody uses touch no more than `soft_pages`; that rows grow a run at a time may cost half of it."""
+        """Prefixes nobody uses touch no more than `soft_pages`; room for rows to lie in one piece may cost half."""
         soft, touched = self.context.soft_pages, len(self._touched)
         if soft is not None:
-            most = max(soft, self._most_owned + soft // 2)
+            most = max(soft, (3 * self._most_owned + soft) // 2)
             assert touched <= most, f"{touched} pages were touched, {most} would do for the rows that were open at once"
 
     def _count_touched(self, row: int) -> None:

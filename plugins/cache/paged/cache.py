@@ -21,6 +21,8 @@ from maxserve.plugins.cache.settings import PagedSettings
 TOKEN = np.dtype(np.int64)
 LONG_RUN = 512  # tokens; pages side by side that a row should find ahead when it starts a new run
 
+ELBOW_ROOM = 1.25  # pages to have for each that rows hold: in a pool that is just full, every row lies in pieces
+
 
 @dataclass(slots=True)
 class Row:
@@ -213,11 +215,12 @@ class PagedCache:
         scattered over the rows in the wrong order; taken together they are a run. What is kept free so is at most
         an eighth of the pool or so: half a run per open row.
 
-        Pages that were never used are opened when prefixes no longer help, a run at a time for the same reason.
+        Pages that were never used are opened when rows hold nearly all others, a run at a time for the same reason.
         """
         pool, tree = self._pool, self._tree
-        missing = count - pool.free - tree.unused
-        if missing > 0:
+        owned = pool.opened - pool.free - tree.unused + count
+        missing = int(owned * ELBOW_ROOM) - pool.opened
+        if missing > 0 and pool.closed:
             pool.open(max(missing, self._step))
         evicted = max(0, count - pool.free)
         if not pool.follows(state.tail, count):

@@ -57,8 +57,9 @@ def test_options_of_a_plugin(max_cli: Any, launched: list[Any], plugin_folder: A
     max_cli("serve", "--plugin", "acme_policy", "--shortest-first.aging", "80")
     ((settings, host),) = launched
     assert settings.plugins.plugin == ("acme_policy",)
-    (value,) = [v for v in host.section_values(settings).values() if hasattr(v, "aging")]
-    assert value.aging == 80.0
+    values = {type(value).__name__: value for value in host.section_values(settings).values()}
+    assert values["Config"].aging == 80.0
+    assert values["PagedSettings"].eviction == "lru"
 
 
 def test_options_that_are_not_supported_yet(max_cli: Any, launched: list[Any]) -> None:

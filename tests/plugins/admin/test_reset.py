@@ -66,14 +66,13 @@ def test_where_no_prefixes_are_kept_it_is_refused(plugin_host: Any) -> None:
 def test_without_a_worker_it_fails() -> None:
     answer = client(Engine(WorkerDied("no worker is running"))).post("/reset_prefix_cache")
     assert answer.status_code == 503
-    assert "no worker is running" in answer.json()["error"]["message"]
+    assert "the model worker stopped" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [(), ("--enable-kvcache-swapping-to-host", "--host-kvcache-swap-space-gb", "0.1")],
-    ids=["device", "host"],
-)
+TIER = ("--enable-kvcache-swapping-to-host", "--host-kvcache-swap-space-gb", "0.1")
+
+
+@pytest.mark.parametrize("options", [(), TIER], ids=["device", "with the host"])
 def test_after_a_reset_nothing_is_found(
     start: Callable[..., Any], model_folder: Callable[..., Path], options: tuple[str, ...]
 ) -> None:

@@ -257,3 +257,25 @@ def test_pages_of_a_sequence_lie_together_while_many_grow(make: Make, share: boo
             cache.check()
     assert len(seen) > 100
     assert np.mean(seen) <= most
+
+
+def test_prefixes_nobody_uses_touch_no_fresh_pages_but_rows_may_have_all(make: Make) -> None:
+    cache = make(pages=512, page_size=16, rows=8, max_length=1024, soft_pages=64)
+    touched: set[int] = set()
+    found: list[int] = []
+    for number in range(200):
+        row = number % 4
+        if number >= 4:
+            touched.update(cache.tables[row, :12].tolist())
+            found.append(runs(cache.tables[row, :12]))
+            cache.close(row)
+        fill(cache, row, prompt(number, 192))
+    assert len(touched) <= 64
+    assert np.mean(found) < 4
+    assert cache.sizes().total == 512
+    assert cache.sizes().free == 512 - 64
+    for row in range(4, 8):
+        cache.open(row, prompt(row + 1000, 1024), "")
+        assert cache.reserve(row, 1024)  # 256 pages beside the 48 of those that run
+    assert cache.sizes().owned == 4 * 12 + 4 * 64
+    cache.check()
