@@ -28,4 +28,4 @@ def choose_device(devices: str) -> torch.device:
 
 def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:
     """The type keys and values are kept in: the model's own unless `--kv-cache-format` names one."""
-    return compute if kv_cache_format is None else CACHE_DTYPES[kv_cache_format]
+    return compute if kv_cache_format is None else CACHE_DTYPES[kv_cache_format.lower()]

@@ -36,6 +36,8 @@ class Prometheus:
         gauges.usage.set(cache.owned / cache.total if cache.total else 0.0)
         gauges.used.set(cache.owned)
         gauges.total.set(cache.total)
+        gauges.host_used.set(cache.host_cached)
+        gauges.host_total.set(cache.host_total)
         self._count(stats)
 
     def on_request(self, stats: RequestStats) -> None:
@@ -59,7 +61,7 @@ class Prometheus:
 
     def _count(self, stats: StepStats) -> None:
         """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
-        now = {name: getattr(stats, name) for name in self._counters.by_field}
+        now = {name: getattr(stats, name) for name in self._counters.by_field} | {"host_hits": stats.cache.host_hits}
         grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}
         if any(amount < 0 for amount in grown.values()):
             grown = now
@@ -67,5 +69,6 @@ class Prometheus:
         for name, counters in self._counters.by_field.items():
             for counter in counters:
                 counter.inc(grown[name])
+        self._counters.host_hits.inc(grown["host_hits"])
         missed = grown["prefix_queries"] - grown["prefix_hits"]
         self._counters.misses.inc(max(missed, 0))

@@ -52,6 +52,8 @@ class StepGauges:
         self.usage = vllm.gauge("kv_cache_usage_perc", "Part of the cache's pages that requests hold, 0 to 1")
         self.used = ours.gauge("cache_num_used_blocks", "Pages of the cache that requests hold")
         self.total = ours.gauge("cache_num_total_blocks", "Pages of the cache")
+        self.host_used = ours.gauge("cache_host_num_used_blocks", "Pages of the host tier that hold prefixes")
+        self.host_total = ours.gauge("cache_host_num_total_blocks", "Pages of the host tier")
 
 
 class StepCounters:
@@ -76,6 +78,7 @@ class StepCounters:
                 ours.counter("num_output_tokens", "Tokens generated"),
             ],
         }
+        self.host_hits = ours.counter("cache_host_hits", "Pages read back from the host tier")
         self.misses = ours.counter("cache_misses", "Prompt tokens looked for in the prefix cache and not found")
 
 

@@ -69,6 +69,15 @@ def test_gauges_follow_the_latest_step(observer: Prometheus) -> None:
     assert value(observer, "maxserve_cache_num_total_blocks") == 100
 
 
+def test_the_host_tier_is_counted_over_all_workers(observer: Prometheus) -> None:
+    for hits in (7, 9, 2):  # the last is a new worker's
+        sizes = CacheSizes(total=9, free=9, cached=0, owned=0, host_total=50, host_cached=20, host_hits=hits)
+        observer.on_step(step(cache=sizes))
+    assert value(observer, "maxserve_cache_host_num_used_blocks") == 20
+    assert value(observer, "maxserve_cache_host_num_total_blocks") == 50
+    assert value(observer, "maxserve_cache_host_hits_total") == 11
+
+
 def test_counters_survive_a_new_worker(observer: Prometheus) -> None:
     observer.on_step(step(prompt_tokens=10, generated_tokens=4, prefix_queries=10, prefix_hits=6, preemptions=1))
     observer.on_step(step(prompt_tokens=15, generated_tokens=9, prefix_queries=15, prefix_hits=6, preemptions=1))
