@@ -72,9 +72,16 @@ class CacheStrategy(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler(Component):
-    """Who runs next. `build(SchedulerContext)` gives a StepPolicy."""
+    """Who runs next. `build(SchedulerContext)` gives a StepPolicy.
+
+    `honours` names the options up to schedulers (`Option(policy=True)`) that this one acts on, by Python name: the
+    others are refused beside it. One that does not `chunks_prompts` runs every prompt whole, whatever is chosen.
+    """
 
     kind: ClassVar[str] = "scheduler"
+
+    honours: tuple[str, ...] = ()
+    chunks_prompts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

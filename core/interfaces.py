@@ -6,11 +6,11 @@ looked for once, when the engine is put together, never in the step loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from maxserve.core.nouns import Batch, CacheLayer, CacheSizes, KVLayer, Limits, Node, Output, Request, Rows
+from maxserve.core.nouns import Batch, CacheLayer, CacheSizes, KVLayer, Limits, Node, Output, Request, Rows, Turns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,6 +158,7 @@ class EvictionPolicy(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerContext(Context):
     limits: Limits
+    turns: Turns = field(default_factory=Turns)
 
 
 class SequenceView(Protocol):
@@ -196,7 +197,10 @@ class SequenceView(Protocol):
 
 
 class View(Protocol):
-    """What a policy may look at: who decodes, who waits (by arrival, started ones first), how full the cache is."""
+    """What a policy may look at: who decodes, who waits (by arrival, started ones first), how full the cache is.
+
+    Each sequence read from `waiting` or `waiting_of` costs a search of the prefix cache; the rest costs nothing.
+    """
 
     @property
     def running(self) -> Sequence[SequenceView]: ...
@@ -204,6 +208,14 @@ class View(Protocol):
     def waiting(self) -> Iterable[SequenceView]: ...
     @property
     def waiting_count(self) -> int: ...
+    @property
+    def joined(self) -> Sequence[SequenceView]:
+        """Who began to wait since the last plan: new ones, and those whose pages were taken."""
+        ...
+
+    @property
+    def waiting_users(self) -> Collection[str]: ...
+    def waiting_of(self, user: str) -> Iterable[SequenceView]: ...
     @property
     def cache(self) -> CacheSizes: ...
     @property
@@ -238,7 +250,12 @@ class Plan(Protocol):
 
 
 class StepPolicy(Protocol):
-    """Decides who runs in the next step."""
+    """Decides who runs in the next step. An optional method is found once, at build:
+
+    `idle_until() -> float | None` is asked after a plan that was left empty though work waits: the time, as `view.now`
+    tells it, before which there is nothing to ask; None when it was no intention. The policy is asked again then, and
+    whenever requests come or go before. Nobody sleeps inside `plan`.
+    """
 
     def plan(self, view: View, plan: Plan) -> None: ...
 

@@ -39,7 +39,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts."""
+    """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
+
+    `user` is whose it is, for schedulers that care. `priority` is for schedulers of plugins: no built-in one reads it,
+    and no built-in route sets it.
+    """
 
     id: str
     prompt: tuple[int, ...]
@@ -122,7 +126,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a step may hold, decided at start from the settings, the model and the memory plan."""
+    """What a step may hold, decided at start from the settings, the model and the memory plan.
+
+    `max_started` sequences may hold pages at once when a scheduler wants more of them than fit into one batch.
+    """
 
     max_batch_size: int
     max_batch_input_tokens: int
@@ -134,6 +141,26 @@ class Limits:
     in_flight_batching: bool = False
     watermark: float = 0.95
     prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
+    max_started: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache: one for each sequence that holds pages."""
+        return max(self.max_batch_size, self.max_started or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """How prompts and answers take turns, for schedulers that honour these options.
+
+    `queue_size` sequences decode or are about to (unset, as many as a batch holds); prompts go first until
+    `batch_size` decode (unset, until `queue_size` do); `delay` is in seconds.
+    """
+
+    queue_size: int | None = None
+    batch_size: int | None = None
+    delay: float = 0.0
+    first_decode: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import GroupedCommand, serve_options
+from maxserve.core.settings.policy_options import refuse_unused
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     """The settings of a command; raises when they ask for something that is not there, before a model is read."""
     settings = resolve(given, environ=invocation.environ, sections=invocation.host.plugin_sections())
     refuse_unsupported(settings)
-    invocation.host.schedulers.get(settings.scheduling.scheduler)
+    refuse_unused(settings, invocation.host.schedulers)
     if settings.kv_cache.cache_strategy != "model_default":
         invocation.host.cache_strategies.get(settings.kv_cache.cache_strategy)
     return settings

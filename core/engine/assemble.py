@@ -24,13 +24,14 @@ from maxserve.core.interfaces import CacheContext, Model, ModelInfo, ModelSpec, 
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
 from maxserve.core.model.weights import Keeping, load_weights
-from maxserve.core.nouns import Limits, Request, SamplingParams
+from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
+from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, CacheStrategy, WeightMap
+    from maxserve.core.components import Architecture, CacheStrategy, Scheduler, WeightMap
     from maxserve.core.computing import Attention
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import Cache
+    from maxserve.core.interfaces import Cache, StepPolicy
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.registry import Entry
@@ -163,16 +164,16 @@ def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files:
 
 def _parts(target: Target, loaded: Loaded) -> Parts:
     spec, plan = loaded.spec, loaded.plan
-    limits = _limits(target.settings, spec, plan)
-    cache = _build_cache(target, loaded)
+    scheduler = target.host.schedulers.get(target.settings.scheduling.scheduler)
+    limits = _limits(target.settings, scheduler.component, spec, plan)
+    cache = _build_cache(target, loaded, limits.rows)
     attention = _build_attention(target, spec, plan, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
-    scheduler = target.host.schedulers.get(target.settings.scheduling.scheduler)
     return Parts(
         info=_info(target, loaded),
         limits=limits,
         cache=cache,
-        policy=target.host.build(scheduler, SchedulerContext(sections=target.sections, limits=limits)),
+        policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
         builder=BatchBuilder(cache, attention, plan.page_size, target.device),
         runner=Runner(loaded.model),
@@ -183,7 +184,22 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     )
 
 
-def _limits(settings: Settings, spec: ModelSpec, plan: MemoryPlan) -> Limits:
+def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -> StepPolicy:
+    if warning := unused_chunking(target.settings, scheduler.component):
+        log.warning("%s", warning)
+    scheduling = target.settings.scheduling
+    turns = Turns(
+        queue_size=scheduling.max_queue_size_tg,
+        batch_size=scheduling.min_batch_size_tg,
+        delay=scheduling.ce_delay_ms / 1000,
+        first_decode=scheduling.enable_prioritize_first_decode,
+    )
+    context = SchedulerContext(sections=target.sections, limits=limits, turns=turns)
+    policy: StepPolicy = target.host.build(scheduler, context)
+    return policy
+
+
+def _limits(settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: MemoryPlan) -> Limits:
     scheduling = settings.scheduling
     return Limits(
         max_batch_size=plan.max_batch_size,
@@ -192,21 +208,22 @@ def _limits(settings: Settings, spec: ModelSpec, plan: MemoryPlan) -> Limits:
         max_length=plan.max_length,
         page_size=plan.page_size,
         pages=plan.pages,
-        chunked_prefill=scheduling.enable_chunked_prefill,
+        chunked_prefill=scheduling.enable_chunked_prefill and scheduler.chunks_prompts,
         in_flight_batching=scheduling.enable_in_flight_batching,
         watermark=scheduling.kvcache_ce_watermark,
         prompt_regimes=spec.prompt_regimes,
+        max_started=scheduling.max_queue_size_tg,
     )
 
 
-def _build_cache(target: Target, loaded: Loaded) -> Cache:
+def _build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
     plan, shares = loaded.plan, target.strategy.component.shares_prefixes
     context = CacheContext(
         sections=target.sections,
         layers=loaded.spec.cache_layers,
         pages=plan.pages,
         page_size=plan.page_size,
-        rows=plan.max_batch_size,
+        rows=rows,
         max_length=plan.max_length,
         dtype=target.cache_dtype,
         device=target.device,
@@ -282,7 +299,7 @@ def warm_up(engine: Engine) -> None:
     engine.simulates_failures = False  # --sim-failure is for clients
     engine.add(Request(id="warm-up", prompt=prompt, params=params))
     while engine.busy:
-        for output in engine.step():
+        for output in engine.next_outputs():
             if output.error is not None:
                 raise PluginError(f"the model failed in its warm-up step: {output.error}")
     engine.reset_prefix_cache()

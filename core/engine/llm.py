@@ -19,6 +19,7 @@ from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import FinishReason, Output, Request, SamplingParams
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
+from maxserve.core.settings.policy_options import refuse_unused
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class LLM:
         self.settings = settings or resolve(options, environ={})
         refuse_unsupported(self.settings)
         self.host = host or Host.discover(PluginOptions.from_settings(self.settings), strict=True)
+        refuse_unused(self.settings, self.host.schedulers)
         progress = progress or NullProgress()
         model_settings = self.settings.model
         files = resolve_model(
@@ -99,7 +101,7 @@ class LLM:
         text = self._growing(request, stop)
         try:
             while text.finish is None:
-                for output in self._engine.step():
+                for output in self._engine.next_outputs():
                     yield text.add(output)
         finally:
             self._engine.abort([request.id])
@@ -129,7 +131,7 @@ class LLM:
             for request in requests:
                 self._engine.add(request)
             while self._engine.busy:
-                for output in self._engine.step():
+                for output in self._engine.next_outputs():
                     texts[output.id].add(output)
                     if texts[output.id].finish is not None:
                         self._engine.abort([output.id])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 PATIENCE = 3  # empty plans in a row, with work waiting, before the oldest sequence is run without the policy
+LONGEST_PAUSE = 60.0  # seconds; a policy that wants to wait longer is asked again meanwhile
+ADVICE_INTERVAL = 1.0  # seconds between two lines about too little memory
 
 
 @dataclass(slots=True)
@@ -67,9 +69,12 @@ class Engine:
         self._cache = parts.cache
         self._limits = parts.limits
         self._queues = Queues()
-        self._free_rows = list(reversed(range(parts.limits.max_batch_size)))
+        self._free_rows = list(reversed(range(parts.limits.rows)))
         self._counters = Counters()
         self._idle_plans = 0
+        self._idle_until = parts.policy.idle_until if hasattr(parts.policy, "idle_until") else None
+        self._resume: float | None = None  # while the policy waits: when to ask it again
+        self._advised = float("-inf")
         self.simulates_failures = True
         self._policy_failed = False
 
@@ -78,6 +83,13 @@ class Engine:
     @property
     def busy(self) -> bool:
         return len(self._queues) > 0
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds for which a step is of no use unless a request comes or goes; None while there is none at all."""
+        if not self.busy:
+            return None
+        return 0.0 if self._resume is None else min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
     def add(self, request: Request) -> None:
         """Queues a request; RequestError when it can never be served."""
@@ -98,7 +110,7 @@ class Engine:
         if not isinstance(request.params.seed, int | None):
             raise RequestError(f"seed must be a whole number, got {request.params.seed!r}", param="seed")
         _check_ids(request.prompt, self.info.vocab_size)
-        self._queues.waiting[request.id] = self._sequence(request)
+        self._queues.wait(self._sequence(request))
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
@@ -152,13 +164,19 @@ class Engine:
             self.check()
         return outputs
 
+    def next_outputs(self) -> list[Output]:
+        """`step`, once there is use in it: for those who have nothing else to wait for."""
+        if pause := self.pause:
+            time.sleep(pause)
+        return self.step()
+
     def _plan(self) -> StepPlan:
         """Asks the policy who runs; when all it asked for lacked pages, the oldest gets them from the newest."""
         plan = StepPlan(self._queues, self._cache, self._limits, self._free_rows)
         self._ask_policy(plan)
         if not plan.entries and plan.lacked_pages:
             plan.relieve()
-        if plan.entries or not self.busy:
+        if plan.entries or not self.busy or self._resume is not None:
             self._idle_plans = 0
         else:
             self._count_idle_plan(plan)
@@ -167,12 +185,17 @@ class Engine:
 
     def _ask_policy(self, plan: StepPlan) -> None:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
+        self._resume = None
         try:
             self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps), plan)
+            if self._idle_until is not None and not plan.entries:
+                until = self._idle_until()
+                self._resume = until if until is not None and until > time.monotonic() else None
         except Exception:
             if not self._policy_failed:
                 log.exception("scheduler %r failed; this is said once", self._parts.policy_name)
             self._policy_failed = True
+        self._queues.joined.clear()
 
     def _count_idle_plan(self, plan: StepPlan) -> None:
         self._idle_plans += 1
@@ -193,6 +216,8 @@ class Engine:
         for sequence in plan.preempted:
             self._queues.wait_first(sequence)
         self._counters.preemptions += len(plan.preempted)
+        if plan.preempted and plan.lacked_pages:
+            self._advise_memory(len(plan.preempted))
         plan.preempted.clear()
         self._queues.begin(plan.opened)
         for sequence in plan.opened:
@@ -201,6 +226,19 @@ class Engine:
                 self._counters.prefix_queries += sequence.prompt_length
                 self._counters.prefix_hits += sequence.computed
                 self._counters.prompt_tokens += sequence.prompt_length
+
+    def _advise_memory(self, count: int) -> None:
+        """At most once a second: requests that lose their pages are computed twice."""
+        now = time.monotonic()
+        if now - self._advised < ADVICE_INTERVAL:
+            return
+        self._advised = now
+        log.warning(
+            "the cache is full: %d requests gave up their pages and will be computed again (%d since the start); give "
+            "it more memory with --device-memory-utilization, or lower --max-batch-size or --kvcache-ce-watermark",
+            count,
+            self._counters.preemptions,
+        )
 
     def _maybe_fail(self) -> None:
         """`--sim-failure`: lets a share of the batches fail, so that clients can be tried against it."""
@@ -258,7 +296,7 @@ class Engine:
         """Recounts pages and rows; AssertionError when one is lost."""
         self._cache.check()
         held = sum(1 for _ in self._queues.holders())
-        assert held + len(self._free_rows) == self._limits.max_batch_size, "a row is lost or held twice"
+        assert held + len(self._free_rows) == self._limits.rows, "a row is lost or held twice"
         if not self.busy:
             assert self._cache.sizes().owned == 0, "nobody runs, yet pages are owned"
 

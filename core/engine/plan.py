@@ -7,7 +7,7 @@ policy can do is be unfair. Rows and pages are taken at once; the queues change 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,27 @@ class StepView:
     @property
     def waiting(self) -> Iterator[SequenceView]:
         """Begun prompts, then the preempted, then the others as they came; the cache is searched as this is read."""
-        for sequence in self._queues.prompts():
+        return self._looked_at(self._queues.prompts())
+
+    @property
+    def waiting_users(self) -> Collection[str]:
+        return self._queues.by_user.keys()
+
+    def waiting_of(self, user: str) -> Iterator[SequenceView]:
+        """Those of `waiting` that are this user's."""
+        return self._looked_at(self._queues.prompts_of(user))
+
+    def _looked_at(self, sequences: Iterable[Sequence]) -> Iterator[SequenceView]:
+        for sequence in sequences:
             if not sequence.started and sequence.peeked[0] != self._step:
                 hits = self._cache.peek(sequence.tokens, sequence.salt)
                 sequence.peeked = (self._step, hits)
             yield sequence.view
+
+    @property
+    def joined(self) -> SequenceOf[SequenceView]:
+        """Who began to wait since the last plan; some may be gone again."""
+        return [sequence.view for sequence in self._queues.joined]
 
     @property
     def waiting_count(self) -> int:
@@ -61,11 +77,12 @@ class StepPlan:
         self._cache = cache
         self._free_rows = free_rows
         self._unlimited = not limits.chunked_prefill
+        self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
         self.preempted: list[Sequence] = []
-        self.lacked_pages = False  # somebody was refused because no page could be had
+        self.lacked_pages = False  # somebody was refused, or lost what it had, because no page could be had
 
     @property
     def size(self) -> int:
@@ -77,7 +94,7 @@ class StepPlan:
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
         wanted = self._own(sequence)
-        if wanted in self.entries or wanted in self.preempted or tokens < 1:
+        if wanted in self.entries or wanted in self.preempted or tokens < 1 or len(self.entries) >= self._most:
             return 0
         fresh = wanted.row == NO_ROW
         if fresh and not self._open(wanted):
@@ -143,6 +160,7 @@ class StepPlan:
                 return False
             victim = next((s for s in self._queues.holders() if s not in self.entries), sequence)
             self._take_back(victim)
+            self.lacked_pages = True
             if victim is sequence:
                 return False
         return True

@@ -167,13 +167,16 @@ class SeenSequence:
 class Queues:
     """Who waits, whose prompt is begun and who decodes, each by id and in order of arrival at that place.
 
-    `waiting` hold no row; `begun` and `running` hold one, but for those a plan has just preempted.
+    `waiting` hold no row; `begun` and `running` hold one, but for those a plan has just preempted. `by_user` has those
+    who wait once more, and `joined` who began to since the last plan.
     """
 
     def __init__(self) -> None:
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.begun: dict[str, Sequence] = {}
         self.running: dict[str, Sequence] = {}
+        self.by_user: dict[str, OrderedDict[str, Sequence]] = {}
+        self.joined: list[Sequence] = []
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.begun) + len(self.running)
@@ -182,12 +185,20 @@ class Queues:
         return id in self.waiting or id in self.begun or id in self.running
 
     def pop(self, id: str) -> Sequence | None:
-        return self.waiting.pop(id, None) or self.begun.pop(id, None) or self.running.pop(id, None)
+        return self._leave_line(id) or self.begun.pop(id, None) or self.running.pop(id, None)
+
+    def wait(self, sequence: Sequence) -> None:
+        """It goes to the end of the line."""
+        id = sequence.request.id
+        self.waiting[id] = sequence
+        self.by_user.setdefault(sequence.request.user, OrderedDict())[id] = sequence
+        self.joined.append(sequence)
 
     def begin(self, sequences: Iterable[Sequence]) -> None:
         """These, who waited, have a row and will have part of their prompt in it."""
         for sequence in sequences:
-            self.begun[sequence.request.id] = self.waiting.pop(sequence.request.id)
+            self._leave_line(sequence.request.id)
+            self.begun[sequence.request.id] = sequence
 
     def run(self, sequences: Iterable[Sequence]) -> None:
         """Whoever of these had just begun has its prompt computed: from now on it decodes."""
@@ -199,15 +210,30 @@ class Queues:
 
     def wait_first(self, sequence: Sequence) -> None:
         """It goes to the front of the line."""
-        id = sequence.request.id
+        id, user = sequence.request.id, sequence.request.user
         self.pop(id)
-        self.waiting[id] = sequence
+        self.wait(sequence)
         self.waiting.move_to_end(id, last=False)
+        self.by_user[user].move_to_end(id, last=False)
+
+    def _leave_line(self, id: str) -> Sequence | None:
+        sequence = self.waiting.pop(id, None)
+        if sequence is not None:
+            own = self.by_user[sequence.request.user]
+            del own[id]
+            if not own:
+                del self.by_user[sequence.request.user]
+        return sequence
 
     def prompts(self) -> Iterator[Sequence]:
         """Those with a prompt to compute: begun ones, then the others."""
         yield from self.begun.values()
         yield from self.waiting.values()
+
+    def prompts_of(self, user: str) -> Iterator[Sequence]:
+        """The same, of one user."""
+        yield from (sequence for sequence in self.begun.values() if sequence.request.user == user)
+        yield from self.by_user.get(user, {}).values()
 
     def holders(self) -> Iterator[Sequence]:
         """Those who hold a row, newest first: begun prompts came after those who run."""

@@ -51,6 +51,11 @@ class ServedEngine(Protocol):
 
     @property
     def busy(self) -> bool: ...
+    @property
+    def pause(self) -> float | None:
+        """Seconds to wait for messages before the next step; None: until one comes."""
+        ...
+
     def add(self, request: Request) -> None: ...
     def abort(self, ids: Iterable[str]) -> None: ...
     def step(self) -> list[Output]: ...
@@ -78,7 +83,7 @@ class Reporter:
 
 
 class Loop:
-    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run."""
+    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet."""
 
     def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
         self._engine = engine
@@ -89,7 +94,7 @@ class Loop:
     def run(self) -> None:
         """Returns when a Shutdown came."""
         while True:
-            for message in self._channel.receive(wait=not self._engine.busy):
+            for message in self._channel.receive(timeout=self._engine.pause):
                 self._handle(message)
             if self._stopping:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -190,15 +191,15 @@ class WorkerChannel:
         with self._sending:
             self._outputs.send(self._encoder.encode(message))
 
-    def receive(self, *, wait: bool) -> Iterator[ToWorker]:
-        """The messages that are there; with `wait`, sleeps until there is one."""
-        flags = 0 if wait else zmq.NOBLOCK
+    def receive(self, *, timeout: float | None) -> Iterator[ToWorker]:
+        """The messages that are there; sleeps up to `timeout` seconds, with None for ever, until there is one."""
+        if timeout != 0 and not self._requests.poll(None if timeout is None else math.ceil(timeout * 1000)):
+            return
         while True:
             try:
-                frame = self._requests.recv(flags)
+                frame = self._requests.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            flags = zmq.NOBLOCK
             yield self._decoder.decode(frame)
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ class Choosable:
     alias: str = ""
     metavar: str = ""
     server: bool = False
+    policy: bool = False
     negatable: bool = True
     plugin: str = ""
 
@@ -118,6 +119,7 @@ def _core_option(section: str, model: type[Section], key: str, field: FieldInfo,
         alias=marker.alias,
         metavar=marker.metavar,
         server=marker.server,
+        policy=marker.policy,
         negatable=marker.negatable,
     )
 

@@ -82,16 +82,20 @@ class SchedulingSettings(Section):
     ] = 8192
     max_batch_total_tokens: Annotated[
         int | None,
+        Option(policy=True),
         Field(description="Most tokens, cached ones included, in a step that runs a prompt; unset, no limit.", ge=1),
     ] = None
     enable_chunked_prefill: Annotated[
-        bool, Field(description="Cut a prompt where the step is full and run the rest in the next one.")
+        bool,
+        Option(policy=True),
+        Field(description="Cut a prompt where the step is full and run the rest in the next one."),
     ] = True
     enable_in_flight_batching: Annotated[
-        bool, Field(description="Run prompts and answers in one step instead of in turns.")
+        bool, Option(policy=True), Field(description="Run prompts and answers in one step instead of in turns.")
     ] = False
     kvcache_ce_watermark: Annotated[
         float,
+        Option(policy=True),
         Field(description="Begin no prompt that would fill more than this share of the cache.", ge=0, le=1),
     ] = 0.95
     max_num_steps: Annotated[
@@ -104,17 +108,34 @@ class SchedulingSettings(Section):
     ] = None
     max_queue_size_tg: Annotated[
         int | None,
-        Field(description="Speech only: most requests that generate at once; unset, the batch size.", ge=1),
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: most requests that generate or are about to; unset, the batch size.",
+            ge=1,
+        ),
     ] = None
     min_batch_size_tg: Annotated[
         int | None,
-        Field(description="Speech only: prefer prompts until this many generate; unset, --max-queue-size-tg.", ge=1),
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: run prompts first until this many requests generate; unset, "
+            "--max-queue-size-tg.",
+            ge=1,
+        ),
     ] = None
     ce_delay_ms: Annotated[
-        float, Field(description="Speech only: milliseconds to wait for more prompts before a step.", ge=0)
+        float,
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: milliseconds for which prompts wait for others to be run with; those who "
+            "generate go on meanwhile.",
+            ge=0,
+        ),
     ] = 0.0
     enable_prioritize_first_decode: Annotated[
-        bool, Field(description="Speech only: give requests their first token right after their prompt.")
+        bool,
+        Option(policy=True),
+        Field(description="Scheduler tts: run the requests of each batch of prompts alone once more right after it."),
     ] = False
     enable_overlap_scheduler: Annotated[
         bool, Field(description="Plan the next step while the device runs this one.")

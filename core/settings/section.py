@@ -13,13 +13,15 @@ class Option:
     """How a field's option deviates from the rule, as a marker in its annotation.
 
     `alias` is a second Python name, `env` further variables besides MAX_SERVE_<NAME>. A `server` option makes no
-    sense without HTTP. A switch that is not `negatable` has no --no-x. `hidden` fields have no option.
+    sense without HTTP. A `policy` option is up to the scheduler: those act on it that declare it in `honours`. A switch
+    that is not `negatable` has no --no-x. `hidden` fields have no option.
     """
 
     alias: str = ""
     env: tuple[str, ...] = ()
     metavar: str = ""
     server: bool = False
+    policy: bool = False
     negatable: bool = True
     hidden: bool = False
 

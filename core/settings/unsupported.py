@@ -30,7 +30,6 @@ class UnsupportedValue:
 
 
 _DRAFT = "there are no draft models; leave it out"
-_SPEECH = "it belongs to speech models; leave it out"
 _CAPABILITY = "requests cannot use the feature yet, so there is nothing to switch; leave it out"
 _LORA = "there are no adapters; serve a merged model"
 _SPECULATION = "nothing speculates; leave it out"
@@ -61,10 +60,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("draft_model.devices", _DRAFT),
     Unsupported("files.draft_config_file", _DRAFT),
     Unsupported("files.draft_section_name", _DRAFT),
-    Unsupported("scheduling.max_queue_size_tg", _SPEECH),
-    Unsupported("scheduling.min_batch_size_tg", _SPEECH),
-    Unsupported("scheduling.ce_delay_ms", _SPEECH),
-    Unsupported("scheduling.enable_prioritize_first_decode", _SPEECH),
     Unsupported("scheduling.enable_overlap_scheduler", "steps are planned one after another; leave it out"),
     Unsupported("scheduling.device_graph_capture", "steps are not recorded; leave it out"),
     Unsupported("scheduling.execute_empty_batches", "no model needs empty steps; leave it out"),

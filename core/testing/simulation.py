@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -89,9 +90,26 @@ class SimulatedView:
 
     @property
     def waiting(self) -> Iterator[SequenceView]:
-        queue = self._engine.waiting
-        begun = [sequence for sequence in self._engine.holders.values() if sequence.id in queue]
-        for sequence in chain(begun, (s for s in queue.values() if s not in begun)):
+        begun = self._begun()
+        return self._looked_at(chain(begun, (s for s in self._engine.waiting.values() if s not in begun)))
+
+    def waiting_of(self, user: str) -> Iterator[SequenceView]:
+        own = self._engine.users.get(user, {})
+        return self._looked_at(chain((s for s in self._begun() if s.user == user), own.values()))
+
+    @property
+    def waiting_users(self) -> Collection[str]:
+        return self._engine.users.keys()
+
+    @property
+    def joined(self) -> Sequence[SequenceView]:
+        return [Seen(sequence, self.now) for sequence in self._engine.joined]
+
+    def _begun(self) -> list[Simulated]:
+        return [sequence for sequence in self._engine.holders.values() if sequence.id in self._engine.waiting]
+
+    def _looked_at(self, sequences: Iterable[Simulated]) -> Iterator[SequenceView]:
+        for sequence in sequences:
             self.looked_at += 1
             yield Seen(sequence, self.now)
 
@@ -125,12 +143,14 @@ class SimulatedPlan:
 
     @property
     def rows_left(self) -> int:
-        return self._limits.max_batch_size - len(self._engine.holders)
+        return self._limits.rows - len(self._engine.holders)
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
         wanted = self._known(sequence)
         assert wanted not in self.entries, f"{wanted.id} was planned twice"
         if wanted in self.preempted or tokens < 1 or not (wanted.pages or self.rows_left):
+            return 0
+        if self.size == self._limits.max_batch_size:
             return 0
         computed = wanted.computed or wanted.cached
         todo = wanted.length - computed
@@ -183,17 +203,24 @@ class SimulatedPlan:
 class SimulatedEngine:
     """Queues, pages and a clock that ticks once per step. `log` holds every plan: id and tokens.
 
-    `holders` are those with pages, in the order in which they got the first ones.
+    `holders` are those with pages, in the order in which they got the first ones; `users` has those who wait without
+    any, by user. `rested`: in the last step nobody ran, and the clock went on to when the policy wants to be asked.
+    `spent` is how many seconds the last plan took, `looked_at` how many it read of those who wait.
     """
 
     limits: Limits
     waiting: dict[str, Simulated] = field(default_factory=dict)
     running: dict[str, Simulated] = field(default_factory=dict)
     holders: dict[str, Simulated] = field(default_factory=dict)
+    users: dict[str, dict[str, Simulated]] = field(default_factory=dict)
+    joined: list[Simulated] = field(default_factory=list)
     owned: int = 0
     now: float = 0.0
     log: list[list[tuple[str, int]]] = field(default_factory=list)
     preemptions: int = 0
+    rested: bool = False
+    spent: float = 0.0
+    looked_at: int = 0
 
     def newest_holders(self) -> list[Simulated]:
         return list(reversed(self.holders.values()))
@@ -201,6 +228,21 @@ class SimulatedEngine:
     def arrive(self, sequence: Simulated) -> None:
         sequence.length = sequence.prompt_length
         self.waiting[sequence.id] = sequence
+        self.users.setdefault(sequence.user, {})[sequence.id] = sequence
+        self.joined.append(sequence)
+
+    def abort(self, id: str) -> None:
+        """Nobody waits for it any more."""
+        sequence = self.waiting.pop(id, None) or self.running.pop(id)
+        self._leave_line(sequence)
+        if sequence.pages:
+            self.release(sequence)
+
+    def _leave_line(self, sequence: Simulated) -> None:
+        own = self.users.get(sequence.user, {})
+        own.pop(sequence.id, None)
+        if not own:
+            self.users.pop(sequence.user, None)
 
     def release(self, sequence: Simulated) -> None:
         """Takes all its pages."""
@@ -211,22 +253,27 @@ class SimulatedEngine:
     def step(self, policy: StepPolicy) -> None:
         """Plans, asking again when all who hold pages are stuck, and computes the plan."""
         plan = self._ask(policy)
-        while not plan.entries and len(self.holders) > 1:
+        until = policy.idle_until() if hasattr(policy, "idle_until") and not plan.entries else None
+        self.rested = until is not None and until > self.now
+        while not plan.entries and not self.rested and len(self.holders) > 1:
             plan.take_back(self.newest_holders()[0])
             self._settle(plan)
             plan = self._ask(policy)
         self.log.append([(sequence.id, tokens) for sequence, tokens in plan.entries.items()])
         self._compute(plan)
-        self.now += 0.01
+        self.now = until if self.rested and until is not None else self.now + 0.01
 
     def _ask(self, policy: StepPolicy) -> SimulatedPlan:
         plan = SimulatedPlan(self)
         before = self._untouched(plan)
-        policy.plan(SimulatedView(self), plan)
+        view, began = SimulatedView(self), time.perf_counter()
+        policy.plan(view, plan)
+        self.spent, self.looked_at = time.perf_counter() - began, view.looked_at
         after = self._untouched(plan)
         changed = [id for id, state in after.items() if before[id] != state]
         assert not changed, f"planning changed {', '.join(changed)} other than through the plan"
         assert list(before) == [*self.waiting, *self.running], "planning changed the queues"
+        self.joined.clear()
         self._settle(plan)
         return plan
 
@@ -242,11 +289,14 @@ class SimulatedEngine:
             self.running.pop(sequence.id, None)
             self.waiting.pop(sequence.id, None)
             self.waiting = {sequence.id: sequence, **self.waiting}
+            self.users[sequence.user] = {sequence.id: sequence, **self.users.get(sequence.user, {})}
+            self.joined.append(sequence)
         self.preemptions += len(plan.preempted)
         plan.preempted.clear()
 
     def _compute(self, plan: SimulatedPlan) -> None:
         for sequence, tokens in plan.entries.items():
+            self._leave_line(sequence)
             sequence.computed += tokens
             if sequence.computed < sequence.length:
                 continue

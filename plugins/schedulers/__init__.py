@@ -4,15 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import Scheduler
+from maxserve.core.components import ConfigSection, Scheduler
 from maxserve.core.hookspecs import hookimpl
+
+BUDGETS = ("max_batch_total_tokens", "enable_chunked_prefill", "enable_in_flight_batching", "kvcache_ce_watermark")
+TURNS = ("max_queue_size_tg", "min_batch_size_tg", "ce_delay_ms", "enable_prioritize_first_decode")
 
 
 @hookimpl
 def maxserve_schedulers() -> Iterable[Scheduler]:
-    """Continuous batching."""
+    """Continuous batching, by arrival or by client, and turns by the number of those who decode."""
     yield Scheduler(
         name="continuous",
         build="maxserve.plugins.schedulers.continuous:Continuous",
         summary="prompts first, in order of arrival, then one token for everyone; mixed batches when asked for",
+        honours=BUDGETS,
     )
+    yield Scheduler(
+        name="fair",
+        build="maxserve.plugins.schedulers.fair:Fair",
+        summary="as continuous, but the next prompt is of the client who was served least for its weight",
+        honours=BUDGETS,
+    )
+    yield Scheduler(
+        name="tts",
+        build="maxserve.plugins.schedulers.tts:TakingTurns",
+        summary="whole prompts until enough requests decode, then one token for everyone until fewer do",
+        honours=("max_batch_total_tokens", *TURNS),
+        chunks_prompts=False,
+    )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    """Weights of clients."""
+    yield ConfigSection(name="fair", schema="maxserve.plugins.schedulers.fair:Config")

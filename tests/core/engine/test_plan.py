@@ -46,7 +46,7 @@ class Desk:
     def prompt(self, id: str, length: int) -> Sequence:
         prompt = tuple(range(len(id) * ord(id[0]), len(id) * ord(id[0]) + length))
         sequence = Sequence(Request(id=id, prompt=prompt), limit=self.limits.max_length, ends=frozenset(), params={})
-        self.queues.waiting[id] = sequence
+        self.queues.wait(sequence)
         return sequence
 
     def decoding(self, id: str, length: int) -> Sequence:
@@ -140,7 +140,7 @@ def test_the_view_tells_what_the_cache_has_once_a_step() -> None:
     desk.cache.commit(3, tokens)
     desk.cache.close(3)
     sequence = Sequence(Request(id="a", prompt=tuple(range(33))), limit=99, ends=frozenset(), params={})
-    desk.queues.waiting["a"] = sequence
+    desk.queues.wait(sequence)
     assert [s.todo for s in StepView(desk.queues, desk.cache, 1).waiting] == [1]
     desk.cache.reset()
     assert [s.todo for s in StepView(desk.queues, desk.cache, 1).waiting] == [1]  # searched in this step already

@@ -13,8 +13,10 @@ Make = Callable[..., Sequence]
 
 @pytest.fixture
 def make() -> Make:
-    def make(id: str = "a", prompt: tuple[int, ...] = (1, 2, 3), limit: int = 400, seed: int | None = 5) -> Sequence:
-        request = Request(id=id, prompt=prompt, params=SamplingParams(seed=seed))
+    def make(
+        id: str = "a", prompt: tuple[int, ...] = (1, 2, 3), limit: int = 400, seed: int | None = 5, user: str = ""
+    ) -> Sequence:
+        request = Request(id=id, prompt=prompt, params=SamplingParams(seed=seed), user=user)
         return Sequence(request, limit=limit, ends=frozenset(), params={})
 
     return make
@@ -62,7 +64,8 @@ def test_a_view_answers_and_counts_what_the_cache_has(make: Make) -> None:
 
 def test_queues_lead_from_waiting_over_begun_to_running(make: Make) -> None:
     queues, a, b = Queues(), make("a"), make("b")
-    queues.waiting.update(a=a, b=b)
+    for sequence in (a, b):
+        queues.wait(sequence)
     queues.begin([b])
     assert list(queues.prompts()) == [b, a]
     queues.run([b])
@@ -74,7 +77,8 @@ def test_queues_lead_from_waiting_over_begun_to_running(make: Make) -> None:
 
 def test_who_is_preempted_is_first_in_line(make: Make) -> None:
     queues, a, b = Queues(), make("a"), make("b")
-    queues.waiting.update(a=a, b=b)
+    for sequence in (a, b):
+        queues.wait(sequence)
     queues.begin([b])
     queues.run([b])
     queues.wait_first(b)
@@ -82,9 +86,27 @@ def test_who_is_preempted_is_first_in_line(make: Make) -> None:
     assert not queues.running
 
 
+def test_who_waits_is_found_by_user_too(make: Make) -> None:
+    queues = Queues()
+    a1, b1, a2 = (make(id, user=id[0]) for id in ("a1", "b1", "a2"))
+    for sequence in (a1, b1, a2):
+        queues.wait(sequence)
+    assert (list(queues.by_user), list(queues.prompts_of("a")), queues.joined) == (["a", "b"], [a1, a2], [a1, b1, a2])
+    queues.begin([a2, b1])
+    assert (list(queues.by_user), list(queues.prompts_of("a")), list(queues.prompts_of("b"))) == (["a"], [a2, a1], [b1])
+    queues.run([a2, b1])
+    assert (list(queues.prompts_of("a")), list(queues.prompts_of("b"))) == ([a1], [])
+    queues.wait_first(a2)
+    assert (list(queues.prompts_of("a")), queues.joined[-1]) == ([a2, a1], a2)
+    queues.pop("a1")
+    queues.pop("a2")
+    assert not queues.by_user
+
+
 def test_holders_are_those_with_a_row_newest_first(make: Make) -> None:
     queues, sequences = Queues(), [make(id) for id in "abcd"]
-    queues.waiting.update({s.request.id: s for s in sequences})
+    for sequence in sequences:
+        queues.wait(sequence)
     queues.begin(sequences[:3])
     queues.run(sequences[:2])
     for row, sequence in enumerate(sequences[:3]):

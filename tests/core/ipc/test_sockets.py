@@ -54,7 +54,7 @@ def exchange(pair: Endpoints, count: int) -> tuple[list[FromWorker], list[str]]:
             await until(lambda: len(heard) == count + 1)
             told: list[str] = []
             while len(told) < count:
-                told += [id for m in worker.receive(wait=True) if isinstance(m, Abort) for id in m.ids]
+                told += [id for m in worker.receive(timeout=None) if isinstance(m, Abort) for id in m.ids]
             return heard, told
         finally:
             worker.close()
@@ -87,7 +87,7 @@ def test_messages_after_a_silence_are_heard(addresses: Endpoints) -> None:
 
 def test_nothing_to_receive_is_an_empty_answer(addresses: Endpoints) -> None:
     worker = WorkerChannel(addresses)
-    assert list(worker.receive(wait=False)) == []
+    assert list(worker.receive(timeout=0)) == []
     worker.close()
 
 
@@ -108,7 +108,7 @@ def test_nothing_of_an_old_worker_reaches_the_next(addresses: Endpoints) -> None
         second.send(Abort(ids=("new",)))
         await until(lambda: bool(heard))
         assert heard == [Phase(text="new")]
-        assert next(new.receive(wait=True)) == Abort(ids=("new",))
+        assert next(new.receive(timeout=None)) == Abort(ids=("new",))
         new.close()
         second.close()
 

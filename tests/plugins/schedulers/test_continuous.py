@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from maxserve.core.interfaces import SchedulerContext
-from maxserve.core.nouns import Limits
 from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import Simulated, SimulatedEngine, SimulatedPlan, SimulatedView
+from maxserve.core.testing.simulation import SimulatedEngine, SimulatedPlan, SimulatedView
 from maxserve.plugins.schedulers.continuous import Continuous
+
+House = Callable[..., SimulatedEngine]
 
 
 class TestContinuous(SchedulerChecks):
@@ -20,19 +21,6 @@ class TestContinuous(SchedulerChecks):
         assert looked_at < 64, "a plan must not walk the whole queue"
 
 
-def house(running: list[int], waiting: list[int], **changes: Any) -> SimulatedEngine:
-    """An engine with sequences of these lengths, called d0, d1 … and p0, p1 …"""
-    given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
-    engine = SimulatedEngine(Limits(**(given | {"max_length": 200, "page_size": 4, "pages": 200} | changes)))
-    for number, length in enumerate(running):
-        one = Simulated(f"d{number}", length, 200, 0.0, length=length, computed=length - 1, pages=-(-length // 4))
-        engine.running[one.id] = engine.holders[one.id] = one
-        engine.owned += one.pages
-    for number, length in enumerate(waiting):
-        engine.arrive(Simulated(f"p{number}", length, 200, 0.0))
-    return engine
-
-
 def plan(engine: SimulatedEngine) -> dict[str, int]:
     """What the policy plans now, by id."""
     made = SimulatedPlan(engine)
@@ -40,68 +28,68 @@ def plan(engine: SimulatedEngine) -> dict[str, int]:
     return {sequence.id: tokens for sequence, tokens in made.entries.items()}
 
 
-def test_prompts_go_before_those_who_decode() -> None:
+def test_prompts_go_before_those_who_decode(house: House) -> None:
     assert plan(house([10, 10], [20, 30])) == {"p0": 20, "p1": 30}
 
 
-def test_everyone_decodes_when_no_prompt_waits() -> None:
+def test_everyone_decodes_when_no_prompt_waits(house: House) -> None:
     assert plan(house([10, 11, 12], [])) == {"d0": 1, "d1": 1, "d2": 1}
 
 
-def test_everyone_decodes_when_no_prompt_can_be_admitted() -> None:
+def test_everyone_decodes_when_no_prompt_can_be_admitted(house: House) -> None:
     assert plan(house([10] * 8, [20])) == {f"d{i}": 1 for i in range(8)}
 
 
-def test_the_last_prompt_is_cut_to_the_budget() -> None:
+def test_the_last_prompt_is_cut_to_the_budget(house: House) -> None:
     assert plan(house([], [50, 50, 50])) == {"p0": 50, "p1": 14}
 
 
-def test_a_budget_that_is_met_exactly_admits_no_more() -> None:
+def test_a_budget_that_is_met_exactly_admits_no_more(house: House) -> None:
     assert plan(house([], [50, 14, 1])) == {"p0": 50, "p1": 14}
 
 
-def test_whole_prompts_may_exceed_the_budget_once() -> None:
+def test_whole_prompts_may_exceed_the_budget_once(house: House) -> None:
     assert plan(house([], [50, 50, 5], chunked_prefill=False)) == {"p0": 50, "p1": 50}
     assert plan(house([], [150, 5], chunked_prefill=False)) == {"p0": 150}
 
 
-def test_in_flight_those_who_decode_go_first_and_prompts_fill_the_rest() -> None:
+def test_in_flight_those_who_decode_go_first_and_prompts_fill_the_rest(house: House) -> None:
     mixed = plan(house([10, 10], [40, 40], in_flight_batching=True))
     assert mixed == {"d0": 1, "d1": 1, "p0": 40, "p1": 22}
     assert list(mixed) == ["d0", "d1", "p0", "p1"]
 
 
 @pytest.mark.parametrize("in_flight", [True, False])
-def test_batch_and_running_ones_stay_within_the_batch_size(in_flight: bool) -> None:
+def test_batch_and_running_ones_stay_within_the_batch_size(house: House, in_flight: bool) -> None:
     made = plan(house([10] * 6, [5, 5, 5], in_flight_batching=in_flight))
     assert [id for id in made if id.startswith("p")] == ["p0", "p1"]
 
 
-def test_the_watermark_keeps_pages_for_those_who_decode() -> None:
+def test_the_watermark_keeps_pages_for_those_who_decode(house: House) -> None:
     assert plan(house([76], [4], pages=20, watermark=0.95)) == {"d0": 1}
     assert plan(house([72], [4], pages=20, watermark=0.95)) == {"p0": 4}
 
 
-def test_the_watermark_counts_the_whole_prompt_not_its_first_chunk() -> None:
+def test_the_watermark_counts_the_whole_prompt_not_its_first_chunk(house: House) -> None:
     assert plan(house([40], [160], pages=50)) == {"d0": 1}
 
 
-def test_the_watermark_counts_what_this_batch_has_admitted() -> None:
+def test_the_watermark_counts_what_this_batch_has_admitted(house: House) -> None:
     assert plan(house([], [20, 20, 20, 20], pages=20, watermark=0.8)) == {"p0": 20, "p1": 20, "p2": 20}
 
 
-def test_the_watermark_holds_nobody_back_from_an_empty_house() -> None:
+def test_the_watermark_holds_nobody_back_from_an_empty_house(house: House) -> None:
     assert plan(house([], [40, 4], pages=10, watermark=0.5)) == {"p0": 40}
 
 
-def test_total_tokens_bound_batches_with_prompts() -> None:
+def test_total_tokens_bound_batches_with_prompts(house: House) -> None:
     assert plan(house([], [20, 20, 20], max_batch_total_tokens=45)) == {"p0": 20, "p1": 20}
     assert plan(house([20, 20, 20], [], max_batch_total_tokens=45)) == {"d0": 1, "d1": 1, "d2": 1}
     mixed = plan(house([20, 10], [10, 10], max_batch_total_tokens=45, in_flight_batching=True))
     assert mixed == {"d0": 1, "d1": 1, "p0": 10}
 
 
-def test_a_prompt_that_is_begun_is_finished_first() -> None:
+def test_a_prompt_that_is_begun_is_finished_first(house: House) -> None:
     engine = house([], [100, 10])
     policy = Continuous(SchedulerContext(limits=engine.limits))
     engine.step(policy)
@@ -109,13 +97,13 @@ def test_a_prompt_that_is_begun_is_finished_first() -> None:
     assert engine.log == [[("p0", 64)], [("p0", 36), ("p1", 10)]]
 
 
-def test_cached_tokens_cost_no_budget() -> None:
+def test_cached_tokens_cost_no_budget(house: House) -> None:
     engine = house([], [60, 60])
     engine.waiting["p0"].cached = 40
     assert plan(engine) == {"p0": 20, "p1": 44}
 
 
-def test_a_full_house_is_not_disturbed_by_looking_at_the_queue() -> None:
+def test_a_full_house_is_not_disturbed_by_looking_at_the_queue(house: House) -> None:
     engine = house([10] * 8, [5] * 100)
     view = SimulatedView(engine)
     Continuous(SchedulerContext(limits=engine.limits)).plan(view, SimulatedPlan(engine))

@@ -45,6 +45,10 @@ class CountingEngine:
     def busy(self) -> bool:
         return bool(self._requests)
 
+    @property
+    def pause(self) -> float | None:
+        return 0.0 if self.busy else None
+
     def add(self, request: Request) -> None:
         if request.prompt[0] == REFUSED:
             raise RequestError("refused", param="prompt", code="no", status=422)

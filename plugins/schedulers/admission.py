@@ -1,0 +1,56 @@
+"""Which prompts still join a batch? The rules that the built-in policies share; the order is each policy's own."""
+
+from __future__ import annotations
+
+from maxserve.core.interfaces import Plan, SequenceView, View
+from maxserve.core.nouns import Limits
+
+
+class Admission:
+    """Takes the prompts that one plan is offered, until rows, tokens or pages block. Only the last may be cut short.
+
+    `room`: how many may join; `beside`: how many decode, in this batch or the next; `context`: tokens, cached ones
+    included, of those who decode in this batch.
+    """
+
+    def __init__(self, limits: Limits, view: View, plan: Plan, *, room: int, beside: int, context: int = 0) -> None:
+        self._limits = limits
+        self._view = view
+        self._plan = plan
+        self._room = room
+        self._beside = beside
+        self._context = context
+        self._pages = 0  # owned once the whole prompts of this batch are computed
+        self._closed = False
+
+    @property
+    def open(self) -> bool:
+        """Ask this before the queue is touched: looking at a prompt searches the prefix cache."""
+        return self._room > 0 and self._plan.tokens_left > 0 and not self._closed
+
+    def offer(self, sequence: SequenceView) -> int:
+        """The tokens it gets. Whoever does not get all closes the admission: nobody overtakes it."""
+        self._context += sequence.length
+        self._pages = max(self._pages, self._view.cache.owned) + self._pages_of(sequence)
+        if self._over_total() or self._over_watermark():
+            self._closed = True
+            return 0
+        todo = sequence.todo
+        granted = self._plan.add(sequence, todo, whole=not self._limits.chunked_prefill)
+        self._room -= 1
+        self._closed = granted < todo
+        return granted
+
+    def _over_total(self) -> bool:
+        total = self._limits.max_batch_total_tokens
+        return total is not None and self._context > total
+
+    def _over_watermark(self) -> bool:
+        """Nobody is held back from an empty house."""
+        crowded = self._beside > 0 or self._plan.size > 0
+        return crowded and self._pages > self._limits.watermark * self._view.cache.total
+
+    def _pages_of(self, sequence: SequenceView) -> int:
+        """Pages it still needs; the prefix that is cached or computed has its own."""
+        size = self._limits.page_size
+        return -(-sequence.length // size) - -(-(sequence.length - sequence.todo) // size)

@@ -1,0 +1,75 @@
+"""Who runs next, when prompts and answers take turns by the number of those who decode?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from maxserve.core.interfaces import Plan, SchedulerContext, SequenceView, View
+from maxserve.plugins.schedulers.admission import Admission
+
+
+class TakingTurns:
+    """Prompts first until `batch_size` sequences decode, then one token for everyone until fewer do.
+
+    A cycle is a turn of prompts and the turn of answers after it. At its start prompts wait for `delay` seconds, so
+    that more of them are computed together; those who decode go on meanwhile. Prompts are never cut, and no page is
+    kept back from them.
+    """
+
+    def __init__(self, context: SchedulerContext) -> None:
+        turns = context.turns
+        self._limits = replace(context.limits, watermark=1.0)
+        self._queue_size = turns.queue_size or self._limits.max_batch_size
+        self._enough = turns.batch_size or self._queue_size
+        self._delay = turns.delay
+        self._first_decode = turns.first_decode
+        self._fresh: frozenset[str] = frozenset()  # the prompts of the last batch, who decode next and alone
+        self._taking = False  # prompts have been taken in this cycle already
+        self._gathering: float | None = None  # since when prompts wait for more of them
+        self._until: float | None = None  # when they will have waited long enough
+
+    def plan(self, view: View, plan: Plan) -> None:
+        self._until = None
+        running = view.running
+        fresh, self._fresh = self._fresh, frozenset[str]()
+        if fresh:
+            self._decode((s for s in running if s.id in fresh), plan)
+        if not plan.size and len(running) < self._enough and self._may_take(view):
+            self._prefill(view, plan, len(running))
+        if not plan.size:
+            self._decode(running[: self._limits.max_batch_size], plan)
+            self._taking = False
+
+    def idle_until(self) -> float | None:
+        """When prompts that wait for others will have waited long enough."""
+        return self._until
+
+    def _may_take(self, view: View) -> bool:
+        """Whether prompts wait, and have waited for others; the clock starts anew when those who waited are gone."""
+        first = next(iter(view.waiting), None) if view.waiting_count else None
+        if first is None or self._taking or not self._delay:
+            return first is not None
+        if self._gathering is None:
+            self._gathering = view.now
+        ready = max(self._gathering, view.now - first.waited) + self._delay
+        if view.now < ready:
+            self._until = ready
+        return self._until is None
+
+    def _prefill(self, view: View, plan: Plan, running: int) -> None:
+        room = min(self._limits.max_batch_size, self._queue_size - running)
+        admission = Admission(self._limits, view, plan, room=room, beside=running)
+        ids = []
+        for sequence in view.waiting if admission.open else ():
+            if admission.offer(sequence):
+                ids.append(sequence.id)
+            if not admission.open:
+                break
+        if ids:
+            self._taking, self._gathering = True, None
+            self._fresh = frozenset(ids) if self._first_decode else frozenset()
+
+    def _decode(self, sequences: Iterable[SequenceView], plan: Plan) -> None:
+        for sequence in sequences:
+            plan.add(sequence, 1)

@@ -1,0 +1,29 @@
+"""A house for policies to plan in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from maxserve.core.nouns import Limits
+from maxserve.core.testing.simulation import Simulated, SimulatedEngine
+
+
+@pytest.fixture
+def house() -> Callable[..., SimulatedEngine]:
+    """An engine with sequences of these lengths, called d0, d1 … and p0, p1 …; `users` own the latter."""
+
+    def made(running: list[int], waiting: list[int], *, users: str = "", **changes: Any) -> SimulatedEngine:
+        given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
+        engine = SimulatedEngine(Limits(**(given | {"max_length": 200, "page_size": 4, "pages": 200} | changes)))
+        for number, length in enumerate(running):
+            one = Simulated(f"d{number}", length, 200, 0.0, length=length, computed=length - 1, pages=-(-length // 4))
+            engine.running[one.id] = engine.holders[one.id] = one
+            engine.owned += one.pages
+        for number, length in enumerate(waiting):
+            engine.arrive(Simulated(f"p{number}", length, 200, 0.0, user=users[number : number + 1]))
+        return engine
+
+    return made
