@@ -311,6 +311,8 @@ class EngineClient(Protocol):
 
     @property
     def ready(self) -> bool: ...
+    @property
+    def capacity(self) -> int | None: ...  # requests that may be open at once; None: any number
 
     def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""

@@ -45,6 +45,11 @@ class WorkerClient:
         return self._channel is not None
 
     @property
+    def capacity(self) -> int | None:
+        """Requests that may be open at once: a batch and a queue; None when the queue has no limit."""
+        return None if self._max_queue_size is None else self._batch_size + self._max_queue_size
+
+    @property
     def open(self) -> int:
         """Requests that have not come to their end."""
         return len(self._streams)
@@ -78,8 +83,7 @@ class WorkerClient:
             raise WorkerDied(NO_WORKER)
         if request.id in self._streams:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        waiting = len(self._streams) - self._batch_size
-        if self._max_queue_size is not None and waiting >= self._max_queue_size:
+        if self.capacity is not None and len(self._streams) >= self.capacity:
             raise QueueFullError(
                 f"{self._batch_size} requests run and {self._max_queue_size} wait, which is all this server takes "
                 "(--max-batch-size, --max-queue-size); try again later"

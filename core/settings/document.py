@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from maxserve.core.settings.catalog import Choosable, catalog
 from maxserve.core.settings.environment import BEFORE_SETTINGS
 from maxserve.core.settings.limits import limits
 from maxserve.core.settings.options import value_text
-from maxserve.core.settings.sections import PluginSection
 from maxserve.core.settings.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES
+
+if TYPE_CHECKING:
+    from maxserve.core.settings.sections import PluginSection
 
 FLAT = """\
 model_path: ./my-model
@@ -107,13 +110,20 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 - `--cache-strategy`, `--scheduler` and `--speculative-method` take any name that a plugin registers.
 - `--config-file` works from the command line, in each of the layouts above.
 - `--device-memory-utilization` must lie between 0 and 1, and other values that could never work stop the start.
+- `--max-queue-size-tg`, `--min-batch-size-tg`, `--ce-delay-ms` and `--enable-prioritize-first-decode` belong to
+  `--scheduler tts`, which serves text as well. An option that is up to the scheduler is refused beside one that does
+  not use it, and the refusal says which do. `--ce-delay-ms` holds only prompts back: those who generate go on.
+- `--scheduler fair` shares the server by client: the `user` of a request, else its API key (`key-` and the first 16
+  hexadecimal digits of the key's SHA-256), each by its weight in `--fair.weights`.
+- A full queue (`--max-queue-size`) is answered 429 with Retry-After; a request that asks for more answers at once than
+  batch and queue hold together is a 400.
 - Further options: `--host`, `--scheduler`, `--max-queue-size`, `--enable-routes`, `--plugin`, `--no-plugin`,
   `--prefer`, `--debug`.
 """
 
 
 def document() -> str:
-    """The whole page, as Markdown."""
+    """The whole page, as Markdown; options of the plugins that ship are on it too."""
     titles: dict[str, list[Choosable]] = {}
     options = catalog(_built_in_sections())
     for option in options:

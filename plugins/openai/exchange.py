@@ -19,6 +19,7 @@ from maxserve.core.server.disconnect import ClientGone, unless_gone
 from maxserve.core.server.errors import failure_of
 from maxserve.core.server.fields import RequestFields
 from maxserve.core.server.generation import begun, generate_text, merged
+from maxserve.core.server.identity import client_of
 from maxserve.core.server.meter import Meter
 from maxserve.core.server.sse import EventStream
 from maxserve.plugins.openai.chunks import Chunks, json_of
@@ -66,7 +67,8 @@ class TextRoute:
         try:
             body = await read_body(request, self.body)
             request_id = request.scope["state"]["request_id"]
-            return await unless_gone(request.receive, self._run(body, request_id, meter))
+            user = client_of(body.user, request.headers)
+            return await unless_gone(request.receive, self._run(body, request_id, user, meter))
         except ClientGone:
             meter.finish(499)
             raise
@@ -74,12 +76,12 @@ class TextRoute:
             meter.finish(failure_of(error).status)
             raise
 
-    async def _run(self, body: TextBody, request_id: str, meter: Meter) -> Response:
+    async def _run(self, body: TextBody, request_id: str, user: str, meter: Meter) -> Response:
         require_served(body.model, self._context.model)
         warnings = warnings_of(body.unknown())
         if body.stream_options is not None and not body.stream:
             raise RequestError("stream_options is for streams only; set stream", param="stream_options")
-        job = await self._job(body)
+        job = await self._job(body, user)
         meter.prompt_tokens, meter.n, meter.max_tokens = job.prompt_tokens, job.n, job.max_tokens
         pieces = merged([generate_text(self._context, r, stop=job.stops) for r in job.requests])
         if not body.stream:
@@ -90,7 +92,7 @@ class TextRoute:
         chunks = Chunks(head, with_usage=with_usage, warnings=warnings)
         return EventStream(self._events(job, pieces, chunks, meter, with_usage), finished=meter.finish)
 
-    async def _job(self, body: TextBody) -> Job:
+    async def _job(self, body: TextBody, user: str) -> Job:
         wording = self._wording
         sampling = self._fields.sampling(body)
         prompts = await anyio.to_thread.run_sync(wording.prompts, body, abandon_on_cancel=True)
@@ -99,6 +101,8 @@ class TextRoute:
             prompts,
             sampling,
             self._context.model,
+            user=user,
+            capacity=self._context.engine.capacity,
             prompt_field=wording.prompt_field,
             default_limit=wording.default_limit,
         )

@@ -34,19 +34,35 @@ def plan_job(
     sampling: Mapping[str, Mapping[str, Any]],
     info: ModelInfo,
     *,
+    user: str,
+    capacity: int | None,
     prompt_field: str,
     default_limit: int | None,
 ) -> Job:
-    """The requests; RequestError when prompts, or the answers asked for, are more than the model can hold."""
+    """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold.
+
+    `capacity` is how many requests the server takes at once, None for any number.
+    """
     n = body.n or 1
-    if len(prompts) * n > MOST_REQUESTS:
-        raise RequestError(f"prompts times n must not exceed {MOST_REQUESTS}, got {len(prompts) * n}", param="n")
+    _check_count(len(prompts) * n, capacity, "n" if n > 1 else prompt_field)
     requests: list[Request] = []
     for prompt in prompts:
         limit = _limit(body, len(prompt), info.max_length, prompt_field, default_limit)
-        requests += [_request(body, tuple(prompt), sampling, limit, sample) for sample in range(n)]
+        requests += [_request(body, tuple(prompt), sampling, limit, sample, user) for sample in range(n)]
     tokens = sum(map(len, prompts))
     return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
+
+
+def _check_count(count: int, capacity: int | None, param: str) -> None:
+    """What could never be admitted is refused for good: trying again later would not help."""
+    if count > MOST_REQUESTS:
+        raise RequestError(f"prompts times n must not exceed {MOST_REQUESTS}, got {count}", param=param)
+    if capacity is not None and count > capacity:
+        message = (
+            f"this request asks for {count} answers at once (prompts times n), and the server takes {capacity} "
+            "(--max-batch-size and --max-queue-size together); ask for fewer"
+        )
+        raise RequestError(message, param=param)
 
 
 def encoded(
@@ -64,7 +80,12 @@ def encoded(
 
 
 def _request(
-    body: TextBody, prompt: tuple[int, ...], sampling: Mapping[str, Mapping[str, Any]], limit: int | None, sample: int
+    body: TextBody,
+    prompt: tuple[int, ...],
+    sampling: Mapping[str, Mapping[str, Any]],
+    limit: int | None,
+    sample: int,
+    user: str,
 ) -> Request:
     params = SamplingParams(
         max_tokens=limit,
@@ -74,7 +95,7 @@ def _request(
         fields=sampling,
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
-    return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=body.user or "")
+    return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=user)
 
 
 def _seed(seed: int | None, sample: int) -> int | None:

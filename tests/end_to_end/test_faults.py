@@ -125,14 +125,9 @@ def test_an_idle_server_uses_no_processor(server: Any) -> None:
     assert max(b - a for a, b in zip(before, after, strict=True)) <= 8
 
 
-def test_a_full_queue_is_a_429(start: Any, model_folder: Callable[..., Path]) -> None:
-    """And batches that fail are told as 500, harm nobody else and lose no page."""
-    options = ("--max-batch-size", "1", "--max-queue-size", "2", "--sim-failure", "20")
-    server = start("--model", str(model_folder()), *options).wait_ready()
+def test_failing_batches_harm_nobody_else_and_lose_no_page(start: Any, model_folder: Callable[..., Path]) -> None:
+    server = start("--model", str(model_folder()), "--max-batch-size", "1", "--sim-failure", "20").wait_ready()
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        full = client.post("/v1/completions", json={**LONG, "n": 4})
-        assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
-        assert int(full.headers["retry-after"]) >= 1
         short = {"prompt": "the", "max_tokens": 2, "ignore_eos": True}
         answers = [client.post("/v1/completions", json=short) for _ in range(40)]
         assert {answer.status_code for answer in answers} == {200, 500}
@@ -142,3 +137,30 @@ def test_a_full_queue_is_a_429(start: Any, model_folder: Callable[..., Path]) ->
             line for line in client.get("/metrics").text.splitlines() if line.startswith("maxserve_cache_num_used")
         ]
     assert [line.rsplit(" ", 1)[1] for line in pages] == ["0.0"]
+
+
+def test_a_full_queue_is_a_429_until_there_is_room(start: Any, model_folder: Callable[..., Path]) -> None:
+    options = ("--max-batch-size", "1", "--max-queue-size", "2")
+    server = start("--model", str(model_folder()), *options).wait_ready()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        never = client.post("/v1/completions", json={**LONG, "n": 4})
+        assert (never.status_code, never.json()["error"]["param"]) == (400, "n")
+        with client.stream("POST", "/v1/completions", json={**LONG, "n": 2, "stream": True}) as running:
+            lines = running.iter_lines()
+            next(lines)
+            worker_of(server).suspend()  # the queue stays as it is
+            for body in ({**LONG, "n": 2}, {**LONG, "n": 2, "stream": True}, {**LONG, "prompt": ["a", "b", "c"]}):
+                full = client.post("/v1/completions", json=body)
+                assert (full.status_code, full.headers["content-type"]) == (429, "application/json")
+                assert int(full.headers["retry-after"]) >= 1
+                error = full.json()["error"]
+                assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+                assert "--max-queue-size" in error["message"]
+            assert client.get("/health").status_code == 200
+            worker_of(server).resume()
+        short = {"prompt": "the", "max_tokens": 2, "n": 3}
+        deadline = time.monotonic() + 30
+        while (again := client.post("/v1/completions", json=short)).status_code == 429:
+            assert time.monotonic() < deadline, "the stream was left, so its requests are gone soon"
+            time.sleep(0.05)
+        assert (again.status_code, len(again.json()["choices"])) == (200, 3)

@@ -15,6 +15,7 @@ from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
+from maxserve.core.nouns import Request, SamplingParams
 from maxserve.core.settings import resolve
 
 Build = Callable[..., Engine]
@@ -38,6 +39,36 @@ def test_a_built_engine_is_idle_and_remembers_nothing_of_its_warm_up(build: Buil
     assert not engine.busy
     assert (stats.steps, stats.generated_tokens, stats.cache.cached, stats.cache.owned) == (0, 0, 0, 0)
     engine.check()
+
+
+def test_a_scheduler_of_turns_runs_prompts_whole_and_says_so(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    engine = build(
+        scheduler="tts",
+        max_batch_size=2,
+        max_queue_size_tg=3,
+        max_batch_input_tokens=8,
+        enable_chunked_prefill=True,
+        ce_delay_ms=1,
+        min_batch_size_tg=1,
+    )
+    assert "--enable-chunked-prefill has no effect: scheduler 'tts' runs every prompt whole" in caplog.text
+    for id in "abc":
+        engine.add(Request(id=id, prompt=(1,) * 20, params=SamplingParams(max_tokens=3, ignore_eos=True)))
+    first = engine.next_outputs()
+    while not first:
+        first = engine.next_outputs()
+    assert [output.id for output in first] == ["a"], "twenty tokens at once, though eight are the aim"
+    assert engine._limits.rows == 3
+    finished = set()
+    while engine.busy:
+        finished |= {output.id for output in engine.next_outputs() if output.finish == "length"}
+    assert finished == {"a", "b", "c"}
+    engine.check()
+
+
+def test_chunks_are_not_spoken_of_unasked(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    build(scheduler="tts")
+    assert "chunked" not in caplog.text
 
 
 def test_info_tells_what_is_served(build: Build) -> None:

@@ -48,6 +48,20 @@ def test_greedy_texts_equal_transformers(llm: Any, reference: Any) -> None:
     assert texts == [reference(prompt, 20) for prompt in PROMPTS * 2]
 
 
+@pytest.mark.parametrize(
+    "options", [{"scheduler": "tts", "ce_delay_ms": 5, "enable_prioritize_first_decode": True}, {"scheduler": "fair"}]
+)
+def test_other_schedulers_give_the_same_texts(folder: Path, reference: Any, options: dict[str, Any]) -> None:
+    other = maxserve.LLM(str(folder), max_batch_size=2, **options)
+    texts = [done.text for done in other.generate(PROMPTS, max_tokens=8, temperature=0)]
+    assert texts == [reference(prompt, 8) for prompt in PROMPTS]
+
+
+def test_options_of_another_scheduler_are_refused(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="--ce-delay-ms means nothing with --scheduler continuous"):
+        maxserve.LLM(str(folder), ce_delay_ms=5)
+
+
 def test_token_ids_are_prompts_too(llm: Any) -> None:
     ids = llm.tokenizer.encode(PROMPTS[0], add_special_tokens=True)
     as_ids, as_text = llm.generate([ids, PROMPTS[0]], max_tokens=5, temperature=0)

@@ -29,7 +29,7 @@ from maxserve.core.ipc.sockets import ApiChannel, endpoints
 from maxserve.core.nouns import Request, SamplingParams
 
 STUB = Path(__file__).parents[1] / "ipc" / "stub"
-SLOW, REFUSED, RAISING = 1, 3, 4
+SLOW, REFUSED, RAISING, RESTING = 1, 3, 4, 5
 
 
 @pytest.fixture
@@ -227,5 +227,25 @@ def test_idle_worker_sleeps(addresses: Endpoints, start_of: Callable[..., Start]
             before = process.num_ctx_switches().voluntary
             await asyncio.sleep(0.5)
             assert process.num_ctx_switches().voluntary - before <= 10
+
+    asyncio.run(main())
+
+
+def test_a_worker_whose_engine_rests_sleeps_and_still_hears(
+    addresses: Endpoints, start_of: Callable[..., Start]
+) -> None:
+    async def main() -> None:
+        async with worker(start_of(addresses)) as talk:
+            await talk.ready()
+            talk.channel.send(Submit(requests=(request("resting", RESTING),)))
+            assert (await talk.outputs()).stats.running == 1
+            process = psutil.Process(talk.child.pid)
+            before = process.num_ctx_switches().voluntary
+            await asyncio.sleep(0.5)
+            assert process.num_ctx_switches().voluntary - before <= 10
+            talk.channel.send(Submit(requests=(request("other", max_tokens=1),)))
+            assert [output.id for output in (await talk.outputs()).outputs] == ["other"]
+            talk.channel.send(Abort(ids=("resting",)))
+            assert (await talk.outputs()).stats.running == 0
 
     asyncio.run(main())

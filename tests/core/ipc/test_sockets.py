@@ -88,6 +88,7 @@ def test_messages_after_a_silence_are_heard(addresses: Endpoints) -> None:
 def test_nothing_to_receive_is_an_empty_answer(addresses: Endpoints) -> None:
     worker = WorkerChannel(addresses)
     assert list(worker.receive(timeout=0)) == []
+    assert list(worker.receive(timeout=0.001)) == []
     worker.close()
 
 

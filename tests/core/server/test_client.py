@@ -184,6 +184,11 @@ def test_full_queue_is_refused_while_running_requests_do_not_count() -> None:
     asyncio.run(main())
 
 
+def test_capacity_is_a_batch_and_a_queue() -> None:
+    assert attached(max_queue_size=3, batch_size=2)[0].capacity == 5
+    assert attached(batch_size=2)[0].capacity is None
+
+
 def test_refusal_of_the_engine_is_the_request_error_it_was() -> None:
     async def main() -> None:
         client, channel = attached()

@@ -23,6 +23,7 @@ def test_the_page_names_every_option_and_what_is_missing() -> None:
     page = document()
     for option in catalog():
         assert f"`{option.flag}`" in page
+    assert "`--fair.weights`" in page
     assert page.count("**Not supported yet:**") == len(UNSUPPORTED)
 
 

@@ -78,8 +78,10 @@ def test_every_option_of_the_list_is_supported_or_refused() -> None:
 
 def test_all_are_named_at_once() -> None:
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
-        refuse_unsupported(resolve({"enable_lora": True, "ce_delay_ms": 1.0, "ep_size": 8}, environ={}))
-    assert all(flag in str(caught.value) for flag in ("--enable-lora is", "--ce-delay-ms is", "--ep-size with"))
+        refuse_unsupported(resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}))
+    assert all(
+        flag in str(caught.value) for flag in ("--enable-lora is", "--device-graph-capture is", "--ep-size with")
+    )
 
 
 @pytest.mark.parametrize(

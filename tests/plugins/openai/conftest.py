@@ -73,6 +73,7 @@ class ScriptedEngine:
     failure: Exception | None = None
     fail_after: int = 3
     ready: bool = True
+    capacity: int | None = None
     requests: list[Request] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
 

@@ -212,6 +212,33 @@ async def test_full_queue_is_429(client: httpx.AsyncClient, engine: Any, chat: A
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_more_answers_than_the_server_ever_takes_are_a_400(
+    client: httpx.AsyncClient, engine: Any, chat: Any, stream: bool
+) -> None:
+    engine.capacity = 3
+    response = await client.post(PATH, json=chat(stream=stream, n=4))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+    assert "4 answers" in response.json()["error"]["message"]
+    assert "--max-queue-size" in response.json()["error"]["message"]
+    assert engine.requests == []
+    assert (await client.post(PATH, json=chat(n=3))).status_code == 200
+
+
+async def test_without_a_user_requests_are_those_of_their_key(
+    client: httpx.AsyncClient, engine: Any, chat: Any
+) -> None:
+    for key in ("sk-1", "sk-2", "sk-1"):
+        await client.post(PATH, json=chat(), headers={"Authorization": f"Bearer {key}"})
+    await client.post(PATH, json=chat(user="ann"), headers={"Authorization": "Bearer sk-1"})
+    await client.post(PATH, json=chat())
+    first, second, third, named, nobody = [request.user for request in engine.requests]
+    assert first == third != second
+    assert first.startswith("key-")
+    assert "sk-1" not in first
+    assert (named, nobody) == ("ann", "")
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_worker_gone_before_the_first_token_is_503(
     client: httpx.AsyncClient, engine: Any, chat: Any, stream: bool
 ) -> None:

@@ -1,25 +1,34 @@
-"""The scheduler and the cache in the real step loop, with a model that is not there: nobody gets stuck or lost."""
+"""The schedulers and the cache in the real step loop, around a model that is not there: what ran in which step.
+
+Every option of scheduling is tried here as an engine that honours it behaves.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 
+from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine, Parts
 from maxserve.core.interfaces import CacheContext, ModelInfo, SchedulerContext
-from maxserve.core.nouns import Limits, Request, SamplingParams
+from maxserve.core.nouns import Limits, Output, Request, Rows, SamplingParams, Turns
+from maxserve.core.registry import load_ref
 from maxserve.plugins.cache.paged import PagedCache
-from maxserve.plugins.schedulers.continuous import Continuous
+from maxserve.plugins.schedulers import maxserve_schedulers
 
+VOCAB = 10
 INFO = ModelInfo(
     name="none",
     path="",
     architecture="none",
     max_length=120,
-    vocab_size=10,
+    vocab_size=VOCAB,
     eos_token_ids=(),
     dtype="float32",
     device="cpu",
@@ -27,93 +36,466 @@ INFO = ModelInfo(
     max_batch_size=8,
     created=0,
 )
+SCHEDULERS = {scheduler.name: scheduler for scheduler in maxserve_schedulers()}
+MIXING = ("continuous", "fair")  # those that cut prompts, mix them with answers and keep pages back
 
 
 class Nothing:
-    """Stands for batch builder, runner and draw: every sequence gets token 1."""
+    """Stands for batch builder, runner and draw: every sequence gets token 1. Notes the tokens of each step by id."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, int]] = []
 
     def build(self, entries: Any) -> Any:
-        return entries
+        self.steps.append({sequence.request.id: count for sequence, count in entries.items()})
+        return [s for s, n in entries.items() if s.computed + n == s.length]
 
-    def run(self, batch: Any) -> Any:
-        return batch
+    def run(self, batch: Any) -> torch.Tensor:
+        return torch.zeros(len(batch), VOCAB)
 
-    def draw(self, logits: Any, sequences: list[Any]) -> list[int]:
+    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> list[int]:
         return [1] * len(sequences)
 
 
-def engine(limits: Limits, *, share: bool = True) -> Engine:
-    context = CacheContext(
-        layers=(),
-        pages=limits.pages,
-        page_size=limits.page_size,
-        rows=limits.max_batch_size,
-        max_length=limits.max_length,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        share_prefixes=share,
-    )
-    nothing: Any = Nothing()
-    return Engine(
-        Parts(
-            info=INFO,
-            limits=limits,
-            cache=PagedCache(context),
-            policy=Continuous(SchedulerContext(limits=limits)),
-            policy_name="continuous",
-            builder=nothing,
-            runner=nothing,
-            pipeline=nothing,
-            read_params=lambda fields: {},
+@dataclass
+class House:
+    """An engine and what came of its requests."""
+
+    engine: Engine
+    nothing: Nothing
+    got: dict[str, int] = field(default_factory=dict)
+
+    def ask(self, id: str, prompt: int | tuple[int, ...], max_tokens: int = 40, user: str = "") -> None:
+        """A request with a prompt of so many tokens, unlike any other's."""
+        if isinstance(prompt, int):
+            own = random.Random(id)
+            prompt = tuple(own.randrange(VOCAB) for _ in range(prompt))
+        params = SamplingParams(max_tokens=max_tokens)
+        self.engine.add(Request(id=id, prompt=prompt, params=params, user=user))
+
+    def step(self, count: int = 1) -> list[Output]:
+        outputs: list[Output] = []
+        for _ in range(count):
+            outputs += self.engine.next_outputs()
+            self.engine.check()
+        for output in outputs:
+            assert output.finish != "error", output.error
+            self.got[output.id] = self.got.get(output.id, 0) + len(output.tokens)
+        return outputs
+
+    def ran(self, count: int) -> list[str]:
+        """Who runs in the next steps, and with how many tokens where it is not one."""
+        before = len(self.nothing.steps)
+        self.step(count)
+        return [
+            " ".join(id if n == 1 else f"{id}:{n}" for id, n in step.items()) for step in self.nothing.steps[before:]
+        ]
+
+
+def house(scheduler: str = "continuous", *, share: bool = True, turns: Turns | None = None, **changes: Any) -> House:
+    given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
+    given |= {"max_length": 120, "page_size": 4, "pages": 100} | changes
+    turns = turns or Turns()
+    chunked = given.pop("chunked_prefill", True) and SCHEDULERS[scheduler].chunks_prompts
+    limits = Limits(**given, chunked_prefill=chunked, max_started=turns.queue_size)
+    cache = PagedCache(
+        CacheContext(
+            layers=(),
+            pages=limits.pages,
+            page_size=limits.page_size,
+            rows=limits.rows,
+            max_length=limits.max_length,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+            share_prefixes=share,
         )
     )
+    nothing = Nothing()
+    stand_in: Any = nothing
+    return House(
+        Engine(
+            Parts(
+                info=INFO,
+                limits=limits,
+                cache=cache,
+                policy=load_ref(SCHEDULERS[scheduler].build)(SchedulerContext(limits=limits, turns=turns)),
+                policy_name=scheduler,
+                builder=stand_in,
+                runner=stand_in,
+                pipeline=stand_in,
+                read_params=lambda fields: {},
+            )
+        ),
+        nothing,
+    )
 
 
-def request(rng: random.Random, number: int) -> Request:
-    length = rng.choice([rng.randint(1, 20), rng.randint(60, 100)])
-    prompt = tuple(int(rng.random() < 0.1) for _ in range(length))
-    return Request(id=f"r{number}", prompt=prompt, params=SamplingParams(max_tokens=rng.randint(1, 30)))
+# --- everybody gets everything --------------------------------------------------------------------------------
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "in flight": {"in_flight_batching": True},
+    "whole prompts": {"chunked_prefill": False},
+    "whole prompts in flight": {"chunked_prefill": False, "in_flight_batching": True},
+    "first decode": {"turns": Turns(first_decode=True, batch_size=3)},
+    "long queue": {"turns": Turns(queue_size=20)},
+}
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("in_flight", [True, False])
-@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize(("pages", "watermark"), [(40, 0.9), (30, 1.0)])
 def test_everyone_gets_all_tokens_from_few_pages(
-    share: bool, in_flight: bool, chunked: bool, pages: int, watermark: float
+    scheduler: str, share: bool, case: dict[str, Any], pages: int, watermark: float
 ) -> None:
-    limits = Limits(
-        max_batch_size=8,
-        max_batch_input_tokens=64,
-        max_batch_total_tokens=None,
-        max_length=120,
-        page_size=4,
-        pages=pages,
-        chunked_prefill=chunked,
-        in_flight_batching=in_flight,
-        watermark=watermark,
-    )
-    for seed in range(8):
+    for seed in range(2):
         rng = random.Random(seed)
-        subject = engine(limits, share=share)
+        subject = house(scheduler, share=share, pages=pages, watermark=watermark, **case)
         wanted: dict[str, int] = {}
-        got: dict[str, int] = {}
         for number in range(30):
-            one = request(rng, number)
-            subject.add(one)
-            wanted[one.id] = min(one.params.max_tokens or 0, limits.max_length - len(one.prompt))
-            for _ in range(rng.choice([0, 0, 1, 5])):
-                _step(subject, got)
+            length, tokens = rng.choice([rng.randint(1, 20), rng.randint(60, 100)]), rng.randint(1, 30)
+            prompt = tuple(int(rng.random() < 0.1) for _ in range(length))
+            subject.ask(f"r{number}", prompt, tokens, user=rng.choice("abc"))
+            wanted[f"r{number}"] = min(tokens, 120 - length)
+            subject.step(rng.choice([0, 0, 1, 5]))
         for _ in range(2000):
-            if not subject.busy:
+            if not subject.engine.busy:
                 break
-            _step(subject, got)
-        assert got == wanted
-        subject.check()
+            subject.step()
+        assert subject.got == wanted
 
 
-def _step(subject: Engine, got: dict[str, int]) -> None:
-    for output in subject.step():
-        assert output.finish != "error", output.error
-        got[output.id] = got.get(output.id, 0) + len(output.tokens)
-    subject._cache.check()
+@pytest.mark.parametrize("scheduler", MIXING)
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_only_the_last_of_a_batch_is_cut_and_nothing_is_said_for_it(scheduler: str, in_flight: bool) -> None:
+    rng, subject, cuts = random.Random(1), house(scheduler, in_flight_batching=in_flight), 0
+    left: dict[str, int] = {}
+    for number in range(40):
+        left[f"r{number}"] = rng.randint(1, 90)
+        subject.ask(f"r{number}", left[f"r{number}"], 10, user=rng.choice("ab"))
+    while subject.engine.busy:
+        spoken = {output.id for output in subject.step()}
+        for id, count in subject.nothing.steps[-1].items():
+            left[id] -= count
+            if left[id] > 0:
+                cuts += 1
+                assert id == next(reversed(subject.nothing.steps[-1]))
+                assert id not in spoken
+    assert cuts > 5
+
+
+# --- option by option -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_max_batch_size(scheduler: str) -> None:
+    """It bounds a batch of prompts, one of answers, and prompts beside those who answer."""
+    subject = house(scheduler, max_batch_size=3)
+    for id in "abcde":
+        subject.ask(id, 5, max_tokens=3)
+    assert subject.ran(3) == ["a:5 b:5 c:5", "a b c", "a b c"]
+    assert subject.ran(2) == ["d:5 e:5", "d e"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_max_batch_size_counts_those_who_answer_beside_prompts(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_size=3, in_flight_batching=True)
+    subject.ask("a", 5)
+    subject.ask("b", 5)
+    assert subject.ran(1) == ["a:5 b:5"]
+    for id in "cd":
+        subject.ask(id, 5)
+    assert subject.ran(2) == ["a b c:5", "a b c"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_max_batch_input_tokens_is_met_exactly_by_chunks(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_input_tokens=32)
+    subject.ask("a", 20)
+    subject.ask("b", 50)
+    subject.ask("c", 5)
+    assert subject.ran(3) == ["a:20 b:12", "b:32", "b:6 c:5"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_max_batch_input_tokens_is_soft_without_chunks(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_input_tokens=32, chunked_prefill=False)
+    subject.ask("a", 20)
+    subject.ask("b", 50)
+    subject.ask("c", 5)
+    assert subject.ran(2) == ["a:20 b:50", "c:5"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_a_row_that_answers_costs_one_input_token(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_input_tokens=8, in_flight_batching=True)
+    for id in "abc":
+        subject.ask(id, 2)
+    assert subject.ran(1) == ["a:2 b:2 c:2"]
+    subject.ask("long", 11)
+    assert subject.ran(3) == ["a b c long:5", "a b c long:5", "a b c long"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_in_flight_answers_go_first_in_a_batch_and_otherwise_in_turns(scheduler: str) -> None:
+    for in_flight, steps in ((True, ["a b:30"]), (False, ["b:30", "a b"])):
+        subject = house(scheduler, in_flight_batching=in_flight)
+        subject.ask("a", 30)
+        subject.step()
+        subject.ask("b", 30)
+        assert subject.ran(len(steps)) == steps
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_in_flight_no_prompt_takes_what_an_answer_just_lost(scheduler: str) -> None:
+    """Pages run out, the newest gives its own up: a prompt that came later must not overtake it in the same step."""
+    subject = house(scheduler, pages=8, in_flight_batching=True, watermark=1.0, share=False)
+    subject.ask("a", 15)
+    subject.ask("b", 16)
+    assert subject.ran(2) == ["a:15 b:16", "a"]
+    assert subject.engine.stats().preemptions == 1
+    subject.ask("late", 4, max_tokens=1)
+    assert subject.ran(1) == ["a"], "b is first in line, needs five pages, and three are free"
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_max_batch_total_tokens_bounds_batches_with_prompts_only(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_total_tokens=120)
+    for id in "abcd":
+        subject.ask(id, 50)
+    assert subject.ran(2) == ["a:50 b:14", "b:36 c:28"] if scheduler in MIXING else ["a:50 b:50", "c:50 d:50"]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_max_batch_total_tokens_counts_cached_ones(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_total_tokens=120, max_batch_input_tokens=200)
+    prompt = tuple(random.Random(0).randrange(VOCAB) for _ in range(48))
+    subject.ask("first", prompt, max_tokens=1)
+    subject.step()
+    for id in "abc":
+        subject.ask(id, (*prompt, 1, 2))
+    assert subject.ran(2) == ["a:2 b:2", "c:2"]
+    assert subject.ran(1) == ["a b c"], "answers alone are exempt"
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_max_batch_total_tokens_counts_those_who_answer_in_the_same_batch(scheduler: str) -> None:
+    subject = house(scheduler, max_batch_total_tokens=120, in_flight_batching=True)
+    subject.ask("a", 50)
+    subject.step()
+    subject.ask("b", 50)
+    subject.ask("c", 50)
+    assert subject.ran(2) == ["a b:50", "a b"]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_max_length_ends_a_request(scheduler: str) -> None:
+    subject = house(scheduler)
+    subject.ask("a", 115, max_tokens=40)
+    while subject.engine.busy:
+        (last,) = subject.step(2)[-1:]
+    assert (last.finish, subject.got) == ("length", {"a": 5})
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_the_watermark_keeps_pages_for_those_who_answer(scheduler: str) -> None:
+    subject = house(scheduler, pages=20, watermark=0.8)
+    subject.ask("a", 40)
+    subject.step()
+    subject.ask("b", 24)  # 10 or 11 and 6 of 20 pages
+    assert subject.ran(1) == ["b:24"]
+    subject.ask("c", 4)
+    assert subject.ran(1) == ["a b"]
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_the_watermark_does_not_count_what_is_cached(scheduler: str) -> None:
+    for share, steps in ((True, ["b"]), (False, ["a"])):
+        subject = house(scheduler, pages=20, watermark=0.8, share=share)
+        subject.ask("a", tuple([3] * 40))
+        subject.step()
+        subject.ask("b", tuple([3] * 40 + [4]))
+        assert subject.ran(1) == steps
+
+
+@pytest.mark.parametrize("scheduler", MIXING)
+def test_the_watermark_holds_nobody_back_from_an_empty_house(scheduler: str) -> None:
+    subject = house(scheduler, pages=20, watermark=0.1)
+    subject.ask("a", 40)
+    subject.ask("b", 4)
+    assert subject.ran(2) == ["a:40", "a"]
+
+
+def test_tts_keeps_no_page_back() -> None:
+    subject = house("tts", pages=20, watermark=0.1)
+    subject.ask("a", 40)
+    subject.ask("b", 24)
+    assert subject.ran(1) == ["a:40 b:24"]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_prompt_that_finds_no_pages_keeps_its_place(scheduler: str) -> None:
+    subject = house(scheduler, pages=20, watermark=1.0)
+    subject.ask("a", 40, max_tokens=3)
+    subject.step()
+    subject.ask("large", 60)
+    subject.ask("small", 4)
+    assert subject.ran(3) == ["a", "a", "large:60 small:4"]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_who_lost_its_pages_is_next(scheduler: str) -> None:
+    subject = house(scheduler, pages=8, share=False, watermark=1.0)
+    subject.ask("a", 14, max_tokens=3)
+    subject.ask("b", 16)
+    subject.ask("c", 4)
+    assert subject.ran(1) == ["a:14 b:16"]
+    assert subject.ran(2) == ["a", "a"], "b needs a fifth page and c has waited longer, but b was there before"
+    assert subject.ran(1) == ["b:17 c:4"]
+
+
+# --- turns ----------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_of_those_who_answer_may_be_longer_than_a_batch() -> None:
+    subject = house("tts", max_batch_size=2, turns=Turns(queue_size=4))
+    for id in "abcde":
+        subject.ask(id, 5, max_tokens=3)
+    assert subject.ran(6) == ["a:5 b:5", "c:5 d:5", "a b", "a b", "e:5", "c d"]
+
+
+def test_first_decode_comes_right_after_the_prompts() -> None:
+    subject = house("tts", turns=Turns(first_decode=True))
+    subject.ask("a", 5)
+    assert subject.ran(2) == ["a:5", "a"]
+    subject.ask("b", 5)
+    subject.ask("once", 5, max_tokens=1)
+    assert subject.ran(3) == ["b:5 once:5", "b", "a b"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which goes on while somebody sleeps and at no other moment."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+def test_prompts_wait_for_more_while_nobody_spins(clock: list[float]) -> None:
+    subject = house("tts", turns=Turns(delay=30.0))
+    assert subject.engine.pause is None
+    subject.ask("a", 5)
+    assert subject.engine.pause == 0.0
+    assert subject.engine.step() == []
+    assert subject.engine.pause == 30.0
+    clock[0] += 10.0
+    subject.ask("b", 5)
+    assert subject.engine.step() == []
+    assert subject.engine.pause == 20.0
+    assert subject.ran(1) == ["a:5 b:5"]
+    assert (clock[0], subject.engine.pause) == (1030.0, 0.0)
+
+
+def test_an_answer_goes_on_while_a_prompt_waits(clock: list[float]) -> None:
+    subject = house("tts", turns=Turns(delay=30.0))
+    subject.ask("a", 5)
+    subject.step()
+    assert subject.ran(2) == ["a:5", "a"]
+    subject.ask("b", 5)
+    for _ in range(3):
+        assert subject.ran(1) == ["a"]
+        assert subject.engine.pause == 0.0
+        clock[0] += 10.0
+    assert subject.ran(2) == ["b:5", "a b"]
+
+
+def test_a_long_rest_is_looked_after_now_and_then(clock: list[float]) -> None:
+    subject = house("tts", turns=Turns(delay=1000.0))
+    subject.ask("a", 5)
+    subject.step()
+    assert subject.engine.pause == 60.0
+
+
+def test_a_request_that_waits_for_others_can_be_aborted() -> None:
+    subject = house("tts", turns=Turns(delay=30.0))
+    subject.ask("a", 5)
+    subject.engine.step()
+    subject.engine.abort(["a"])
+    assert subject.engine.pause is None
+    subject.engine.check()
+
+
+def test_resting_on_purpose_is_no_failure_of_the_policy(caplog: pytest.LogCaptureFixture) -> None:
+    subject = house("tts", turns=Turns(delay=30.0))
+    subject.ask("a", 5)
+    for _ in range(10):
+        assert subject.engine.step() == []
+    assert caplog.text == ""
+
+
+# --- preemption -----------------------------------------------------------------------------------------------
+
+
+class Diary:
+    """A transform of logits that notes what it is shown, by the first token of each row's prompt."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[tuple[int, int]]] = {}
+
+    def prepare(self, rows: Rows) -> None:
+        for tokens, prompt_length in zip(rows.tokens, rows.prompt_lengths, strict=True):
+            self.seen.setdefault(int(tokens[0]), []).append((len(tokens), prompt_length))
+
+    def apply(self, logits: torch.Tensor, state: None) -> torch.Tensor:
+        return logits
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_samplers_see_the_original_prompt_after_a_preemption(scheduler: str) -> None:
+    """What penalties and min_tokens count from: the prompt the client sent, not the one that is computed anew."""
+    subject, diary = house(scheduler, pages=14, share=False, watermark=1.0), Diary()
+    pipeline = Pipeline([Stage.of("diary", diary, keeps_argmax=False)], torch.device("cpu"))
+    subject.engine._parts = replace(subject.engine._parts, pipeline=pipeline)
+    for first in (2, 3):
+        subject.ask(str(first), (first, *[5] * 19), max_tokens=20)
+    while subject.engine.busy:
+        subject.step()
+    assert subject.engine.stats().preemptions > 0
+    assert any(n > 1 for step in subject.nothing.steps[1:] for n in step.values()), "somebody was computed anew"
+    for first in (2, 3):
+        assert diary.seen[first] == [(20 + drawn, 20) for drawn in range(20)]
+
+
+def test_too_little_memory_is_said_once_a_second(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
+    subject = house(pages=14, share=False, watermark=1.0)
+    with caplog.at_level(logging.WARNING):
+        for number in range(6):
+            subject.ask(f"r{number}", 20, max_tokens=20)
+        while subject.engine.busy:
+            subject.step()
+        assert subject.engine.stats().preemptions > 1
+        assert caplog.text.count("--device-memory-utilization") == 1
+        clock[0] += 1.0
+        for number in range(6):
+            subject.ask(f"s{number}", 20, max_tokens=20)
+        while subject.engine.busy:
+            subject.step()
+    assert caplog.text.count("--device-memory-utilization") == 2
+
+
+def test_a_preemption_that_the_policy_wanted_is_no_lack_of_memory(caplog: pytest.LogCaptureFixture) -> None:
+    class Preempts:
+        def plan(self, view: Any, plan: Any) -> None:
+            for sequence in view.running:
+                plan.preempt(sequence)
+            for sequence in view.waiting:
+                plan.add(sequence, sequence.todo)
+
+    subject = house()
+    subject.engine._parts = replace(subject.engine._parts, policy=Preempts())
+    subject.ask("a", 5)
+    subject.step(3)
+    assert subject.engine.stats().preemptions > 0
+    assert "--device-memory-utilization" not in caplog.text

@@ -17,6 +17,7 @@ SLOW = 1  # first prompt tokens that make an engine behave in a certain way
 FATAL = 2
 REFUSED = 3
 RAISING = 4
+RESTING = 5
 
 
 class CountingEngine:
@@ -47,7 +48,8 @@ class CountingEngine:
 
     @property
     def pause(self) -> float | None:
-        return 0.0 if self.busy else None
+        resting = any(request.prompt[0] == RESTING for request in self._requests.values())
+        return 60.0 if resting else 0.0 if self.busy else None
 
     def add(self, request: Request) -> None:
         if request.prompt[0] == REFUSED:
@@ -60,7 +62,7 @@ class CountingEngine:
             self._aborted += self._requests.pop(id, None) is not None
 
     def step(self) -> list[Output]:
-        return [self._advance(request) for request in list(self._requests.values())]
+        return [self._advance(r) for r in list(self._requests.values()) if r.prompt[0] != RESTING]
 
     def _advance(self, request: Request) -> Output:
         kind = request.prompt[0]
