@@ -56,7 +56,7 @@ class NoModel:
         return torch.linspace(0, 1, VOCAB).expand(len(hidden), VOCAB)
 
 
-def make_engine(host: Host, limits: Limits) -> Engine:
+def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
     """An engine of built-in parts around a model that does nothing."""
     layer = CacheLayer(kv_heads=1, head_dim=1)
     cache = host.build(
@@ -81,8 +81,8 @@ def make_engine(host: Host, limits: Limits) -> Engine:
             info=_info(limits),
             limits=limits,
             cache=cache,
-            policy=host.build(host.schedulers.get("continuous"), SchedulerContext(limits=limits)),
-            policy_name="continuous",
+            policy=host.build(host.schedulers.get(scheduler), SchedulerContext(limits=limits)),
+            policy_name=scheduler,
             builder=BatchBuilder(cache, NoAttention(), PAGE, CPU),
             runner=Runner(NoModel()),
             pipeline=Pipeline(stages, CPU),
@@ -119,11 +119,11 @@ def decoding_engine(host: Host, args: argparse.Namespace, running: int, waiting:
         pages=2 * running * -(-length // PAGE),
         in_flight_batching=args.in_flight,
     )
-    engine = make_engine(host, limits)
+    engine = make_engine(host, limits, args.scheduler)
     params = SamplingParams(fields={"temperature": {"temperature": temperature}})
     for i in range(running + waiting):
         prompt = tuple((i + j * 7) % VOCAB for j in range(args.prompt))
-        engine.add(Request(id=str(i), prompt=prompt, params=params))
+        engine.add(Request(id=str(i), prompt=prompt, params=params, user=f"user {i % args.users}"))
     while engine.stats().running < running:
         engine.step()
     return engine
@@ -153,6 +153,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.8], help="0 is greedy")
     parser.add_argument("--prompt", type=int, default=100, help="tokens of each prompt")
     parser.add_argument("--steps", type=int, default=100, help="steps to time")
+    parser.add_argument("--scheduler", default="continuous", help="policy that plans the steps")
+    parser.add_argument("--users", type=int, default=1, help="clients whose requests these are, in turn")
     parser.add_argument("--in-flight", action="store_true", help="mixed batches of prompts and decoding")
     parser.add_argument("--profile", action="store_true", help="print a profile of each case too")
     return parser.parse_args(arguments)

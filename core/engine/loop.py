@@ -72,7 +72,9 @@ class Engine:
         self._free_rows = list(reversed(range(parts.limits.rows)))
         self._counters = Counters()
         self._idle_plans = 0
-        self._idle_until = parts.policy.idle_until if hasattr(parts.policy, "idle_until") else None
+        policy: Any = parts.policy
+        self._idle_until: Callable[[], float | None] | None
+        self._idle_until = policy.idle_until if hasattr(policy, "idle_until") else None
         self._resume: float | None = None  # while the policy waits: when to ask it again
         self._advised = float("-inf")
         self.simulates_failures = True

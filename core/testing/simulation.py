@@ -253,7 +253,8 @@ class SimulatedEngine:
     def step(self, policy: StepPolicy) -> None:
         """Plans, asking again when all who hold pages are stuck, and computes the plan."""
         plan = self._ask(policy)
-        until = policy.idle_until() if hasattr(policy, "idle_until") and not plan.entries else None
+        resting: Any = policy
+        until = resting.idle_until() if hasattr(resting, "idle_until") and not plan.entries else None
         self.rested = until is not None and until > self.now
         while not plan.entries and not self.rested and len(self.holders) > 1:
             plan.take_back(self.newest_holders()[0])

@@ -31,15 +31,16 @@ class Config:
 class Fair(Continuous):
     """Continuous batching in which the next prompt is that of the client who was served least for its weight.
 
-    Service is prompt tokens computed (those found in the cache are free) and tokens generated. A client's own requests
-    keep their order, and a prompt that is begun is finished first.
+    Service is prompt tokens computed (those found in the cache are free) and tokens generated after the first, which
+    comes with its prompt. A client's own requests keep their order, and a prompt that is begun is finished first.
     """
 
     def __init__(self, context: SchedulerContext) -> None:
         super().__init__(context)
         self._config = context.config(Config)
         self._ledger = self._new_ledger()
-        self._generated: dict[str, int] = {}  # by id of those who run, when last looked at
+        self._running: Sequence[SequenceView] = ()
+        self._counted: list[int] = []  # how many generated tokens of each of those were charged, or are the first
 
     def plan(self, view: View, plan: Plan) -> None:
         self._keep_books(view)
@@ -50,18 +51,24 @@ class Fair(Continuous):
 
     def _keep_books(self, view: View) -> None:
         running, joined = view.running, view.joined
+        if not joined and running == self._running:
+            return  # nobody came or went: what was generated is charged when somebody does
         if not running and view.waiting_count == len(joined):
             self._ledger = self._new_ledger()  # nobody was there: what was before did no harm to whoever comes now
-        self._charge_generated(running)
+        else:
+            self._charge_generated()
+        self._running, self._counted = running, [sequence.generated for sequence in running]
         users = {sequence.user for sequence in running}
         self._ledger.begin(users, [sequence.user for sequence in joined], view.waiting_users)
 
-    def _charge_generated(self, running: Sequence[SequenceView]) -> None:
-        before, self._generated = self._generated, {}
-        for sequence in running:
-            id, generated = sequence.id, sequence.generated
-            self._generated[id] = generated
-            self._ledger.charge(sequence.user, generated - before.get(id, generated - 1))
+    def _charge_generated(self) -> None:
+        """Those who ended since are charged to their last token, too."""
+        tokens: dict[str, int] = {}
+        for sequence, counted in zip(self._running, self._counted, strict=True):
+            user = sequence.user
+            tokens[user] = tokens.get(user, 0) + sequence.generated - counted
+        for user, count in tokens.items():
+            self._ledger.charge(user, count)
 
     def _offer(self, view: View, admission: Admission) -> None:
         for sequence in view.waiting:
