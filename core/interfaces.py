@@ -270,10 +270,12 @@ class SamplerContext(Context):
 
 
 class LogitTransform(Protocol[S]):
-    """Changes logits before the draw. Two optional methods are found once, at build:
+    """Changes logits before the draw. Two optional methods and an attribute are found once, at build:
 
     `greedy(rows) -> Sequence[bool]` says which rows want the likeliest token and no draw;
-    `observe(accepted)` hears of accepted tokens.
+    `observe(rows, tokens)` hears of the token each row got;
+    `steady = True` says that `prepare` and `greedy` look at nothing but the rows' params, so that what they gave is
+    kept while the same requests draw together.
     """
 
     def prepare(self, rows: Rows) -> S | None:

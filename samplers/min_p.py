@@ -25,6 +25,8 @@ class MinP:
 
 
 class MinPTransform:
+    steady = True
+
     def prepare(self, rows: Rows) -> Tensor | None:
         """How far below the best logit a token may lie, [rows, 1]."""
         wanted = [p.min_p for p in rows.params(MinP)]

@@ -25,6 +25,8 @@ class Temperature:
 
 
 class TemperatureTransform:
+    steady = True
+
     def greedy(self, rows: Rows) -> list[bool]:
         """Rows that want no draw."""
         return [p.temperature == 0.0 for p in rows.params(Temperature)]

@@ -24,6 +24,8 @@ class TopK:
 
 
 class TopKTransform:
+    steady = True
+
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 

@@ -24,6 +24,8 @@ class TopP:
 
 
 class TopPTransform:
+    steady = True
+
     def prepare(self, rows: Rows) -> Tensor | None:
         wanted = [p.top_p for p in rows.params(TopP)]
         return None if all(p >= 1.0 for p in wanted) else rows.tensor(wanted)[:, None]

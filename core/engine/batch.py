@@ -1,23 +1,27 @@
-"""From a plan to one ragged Batch: numpy over whole arrays, no loop over tokens."""
+"""From a step to one ragged Batch: numpy over whole arrays, no loop over tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.nouns import Batch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from maxserve.core.computing import Attention
-    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.step import Step
     from maxserve.core.interfaces import Cache
+
+Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 class BatchBuilder:
-    """Builds the batch of a step. Sequences keep the order of the plan."""
+    """Builds the batch of a step. Sequences keep the order of the plan; a step of nobody gives a batch of nothing."""
 
     def __init__(self, cache: Cache, attention: Attention, page_size: int, device: torch.device) -> None:
         self._cache = cache
@@ -25,39 +29,72 @@ class BatchBuilder:
         self._page_size = page_size
         self._device = device
 
-    def build(self, entries: Mapping[Sequence, int]) -> Batch:
-        sequences = list(entries)
-        counts = np.fromiter(entries.values(), dtype=np.int64, count=len(entries))
-        starts = np.array([s.computed for s in sequences], dtype=np.int64)
-        rows = np.array([s.row for s in sequences], dtype=np.int64)
-        lengths = np.array([s.length for s in sequences], dtype=np.int64)
-        query_start = np.zeros(len(sequences) + 1, dtype=np.int64)
-        np.cumsum(counts, out=query_start[1:])
-        seq_lens = starts + counts
-        positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
-        pages = self._cache.tables[np.repeat(rows, counts), positions // self._page_size]
+    def build(self, step: Step) -> Batch:
+        starts, stops = step.starts, step.stops
+        rows = step.ledger.row[step.slots]
+        query_start = _offsets(stops - starts)
+        if step.decodes:
+            positions, owners = starts, rows
+        else:
+            counts = stops - starts
+            positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
+            owners = np.repeat(rows, counts)
+        pages = self._cache.tables[owners, positions // self._page_size]
         return Batch(
-            input_ids=self._to_device(_new_tokens(sequences, counts)),
+            input_ids=self._to_device(_new_tokens(step)),
             positions=self._to_device(positions),
             slots=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
             query_start=query_start,
-            seq_lens=seq_lens,
-            prompt_lens=np.array([s.prompt_length for s in sequences], dtype=np.int64),
-            tables=self._cache.tables[rows, : -(-int(seq_lens.max()) // self._page_size)],
-            logit_rows=self._to_device(query_start[1:][seq_lens == lengths] - 1),
+            seq_lens=stops,
+            prompt_lens=step.ledger.prompt_length[step.slots],
+            tables=self._cache.tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
+            logit_rows=self._to_device(query_start[1:][step.draws] - 1),
             attention=self._attention,
         )
 
-    def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> torch.Tensor:
+    def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 
-def _new_tokens(
-    sequences: list[Sequence], counts: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The tokens to compute, one after another. Decoding sequences, the many, bring one known token each."""
-    if len(sequences) == int(counts.sum()):
-        known = [s.last if s.computed + 1 == s.length else int(s.buffer[s.computed]) for s in sequences]
-        return np.array(known, dtype=np.int64)
-    parts = [s.buffer[s.computed : s.computed + n] for s, n in zip(sequences, counts.tolist(), strict=True)]
-    return np.concatenate(parts)
+class Unknown:
+    """Where a batch holds tokens that the step before it is still drawing: entries `places` of its input_ids.
+
+    `sources` are their indices among the drawn ones. Until they are put in, token 0 stands there.
+    """
+
+    __slots__ = ("places", "sources")
+
+    def __init__(self, step: Step) -> None:
+        sources = step.ledger.drawn_at[step.drawing_slots]
+        pending = sources != KNOWN
+        ends = np.cumsum(step.stops - step.starts)
+        self.places: NDArray[np.int64] = ends[step.draws[pending]] - 1
+        self.sources: NDArray[np.int64] = sources[pending]
+
+    @torch.inference_mode()
+    def put(self, drawn: torch.Tensor, input_ids: torch.Tensor) -> None:
+        """Puts drawn tokens into place, in memory of the device; those of rows without a choice become token 0."""
+        if len(self.places):
+            device = input_ids.device
+            chosen = drawn[torch.from_numpy(self.sources).to(device, non_blocking=True)].clamp_(min=0)
+            input_ids[torch.from_numpy(self.places).to(device, non_blocking=True)] = chosen
+
+
+def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _new_tokens(step: Step) -> Ints:
+    """The tokens to compute, one after another; 0 for one that is still being drawn, as Unknown says."""
+    if step.decodes:  # each brings its last token
+        known = step.ledger.drawn_at[step.slots] == KNOWN
+        return np.where(known, step.ledger.last[step.slots], 0)
+    tokens = np.zeros(int((step.stops - step.starts).sum()), dtype=np.int64)
+    at = 0
+    for sequence, start, stop in zip(step.sequences, step.starts.tolist(), step.stops.tolist(), strict=True):
+        found = sequence.tokens[start:stop]
+        tokens[at : at + len(found)] = found
+        at += stop - start
+    return tokens

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
 
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -33,6 +35,7 @@ class Stage:
     name: str
     transform: LogitTransform[Any]
     keeps_argmax: bool
+    steady: bool
     greedy: Callable[[Rows], SequenceOf[bool]] | None
     observe: Callable[[Rows, SequenceOf[int]], None] | None
 
@@ -42,9 +45,63 @@ class Stage:
             name=name,
             transform=transform,
             keeps_argmax=keeps_argmax,
+            steady=bool(getattr(transform, "steady", False)),
             greedy=transform.greedy if hasattr(transform, "greedy") else None,
             observe=transform.observe if hasattr(transform, "observe") else None,
         )
+
+
+class Company:
+    """Who draws together, and what of that does not change while the same do: answers of steady stages."""
+
+    def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
+        self.sequences = sequences
+        self.rows = Rows(
+            [s.params for s in sequences], _Histories(sequences), [s.prompt_length for s in sequences], device
+        )
+        self._greedy: dict[str, Flags] = {}
+        self._states: dict[str, Any] = {}
+
+    def greedy(self, stage: Stage) -> Flags | None:
+        """Which rows the stage wants without a draw."""
+        if stage.greedy is None:
+            return None
+        found = self._greedy.get(stage.name)
+        if found is None:
+            found = np.asarray(stage.greedy(self.rows), dtype=np.bool_)
+            if stage.steady:
+                self._greedy[stage.name] = found
+        return found
+
+    def state(self, stage: Stage) -> Any:
+        """What the stage's `prepare` gives."""
+        if not stage.steady:
+            return stage.transform.prepare(self.rows)
+        if stage.name not in self._states:
+            self._states[stage.name] = stage.transform.prepare(self.rows)
+        return self._states[stage.name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
+
+    states: SequenceOf[tuple[Stage, Any]]
+    drawing: torch.Tensor | None
+    uniforms: torch.Tensor | None
+
+    @torch.inference_mode()
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """One token per row of logits [rows, vocab]; INVALID where the logits allow none. Runs on their device."""
+        logits = logits.float()
+        for stage, state in self.states:
+            logits = stage.transform.apply(logits, state)
+        best, tokens = logits.max(dim=-1)
+        if self.drawing is not None and self.uniforms is not None:
+            everyone = len(self.drawing) == len(logits)
+            drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
+            tokens[self.drawing] = drawn
+        return torch.where(best.isfinite(), tokens, INVALID)
 
 
 class Pipeline:
@@ -53,51 +110,56 @@ class Pipeline:
     def __init__(self, stages: SequenceOf[Stage], device: torch.device) -> None:
         self._stages = tuple(stages)
         self._device = device
+        self._company = Company((), device)
 
     def draw(self, logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
         """One token per row of logits [rows, vocab]; INVALID where the logits allow none."""
-        rows = Rows(
-            [s.params for s in sequences],
-            _Histories(sequences),
-            [s.prompt_length for s in sequences],
-            self._device,
-        )
-        greedy = self._greedy(rows)
-        logits = self._transform(logits.float(), rows, skip_keepers=bool(greedy.all()))
-        tokens = self._choose(logits, greedy, sequences)
-        for stage in self._stages:
-            if stage.observe is not None:
-                stage.observe(rows, tokens)
+        tokens: list[int] = self.prepare(sequences).choose(logits).tolist()
+        self.observe(sequences, tokens)
         return tokens
 
-    def _greedy(self, rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        greedy = np.zeros(len(rows), dtype=np.bool_)
+    def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
+        """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
+        company = self._meet(sequences)
+        greedy = self._greedy(company)
+        all_greedy = bool(greedy.all())
+        states = []
         for stage in self._stages:
-            if stage.greedy is not None:
-                greedy |= np.asarray(stage.greedy(rows), dtype=np.bool_)
+            if not (all_greedy and stage.keeps_argmax):
+                state = company.state(stage)
+                if state is not None:
+                    states.append((stage, state))
+        if all_greedy:
+            return Draw(states=states, drawing=None, uniforms=None)
+        drawing = np.flatnonzero(~greedy)
+        return Draw(states=states, drawing=self._sent(drawing), uniforms=self._sent(_uniforms(sequences, drawing)))
+
+    def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
+        """Tells the stages that want to know which tokens were taken."""
+        for stage in self._stages:
+            if stage.observe is not None:
+                stage.observe(self._meet(sequences).rows, tokens)
+
+    def _meet(self, sequences: SequenceOf[Sequence]) -> Company:
+        if self._company.sequences is not sequences and self._company.sequences != sequences:
+            self._company = Company(sequences, self._device)
+        return self._company
+
+    def _greedy(self, company: Company) -> Flags:
+        greedy = np.zeros(len(company.sequences), dtype=np.bool_)
+        for stage in self._stages:
+            wanted = company.greedy(stage)
+            if wanted is not None:
+                greedy |= wanted
         return greedy
 
-    def _transform(self, logits: torch.Tensor, rows: Rows, *, skip_keepers: bool) -> torch.Tensor:
-        for stage in self._stages:
-            if skip_keepers and stage.keeps_argmax:
-                continue
-            state = stage.transform.prepare(rows)
-            if state is not None:
-                logits = stage.transform.apply(logits, state)
-        return logits
+    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
-    def _choose(
-        self,
-        logits: torch.Tensor,
-        greedy: np.ndarray[tuple[int], np.dtype[np.bool_]],
-        sequences: SequenceOf[Sequence],
-    ) -> list[int]:
-        best, tokens = logits.max(dim=-1)
-        if not greedy.all():
-            drawing = torch.from_numpy(np.flatnonzero(~greedy)).to(self._device)
-            uniforms = np.array([s.uniform() for s, g in zip(sequences, greedy.tolist(), strict=True) if not g])
-            tokens[drawing] = inverse_cdf(logits[drawing], torch.from_numpy(uniforms).to(self._device))
-        return torch.where(best.isfinite(), tokens, INVALID).tolist()
+
+def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> NDArray[np.float64]:
+    rows = sequences if len(drawing) == len(sequences) else [sequences[i] for i in drawing.tolist()]
+    return np.array([s.uniforms.pop() if s.uniforms else s.uniform() for s in rows], dtype=np.float64)
 
 
 class _Histories(SequenceOf["NDArray[np.int64]"]):

@@ -9,16 +9,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.engine.draw import INVALID
+from maxserve.core.engine.emit import Emitter, merged
+from maxserve.core.engine.flight import Flight
+from maxserve.core.engine.ledger import Ledger
+from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.plan import StepPlan, StepView
-from maxserve.core.engine.sequence import NO_ROW, Queues, Sequence
+from maxserve.core.engine.queues import Queues
+from maxserve.core.engine.sequence import Sequence
+from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import FinishReason, Output, Request
+from maxserve.core.nouns import Output, Request
 
 if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Pipeline
+    from maxserve.core.engine.overlap import Lane
     from maxserve.core.engine.runner import Runner
     from maxserve.core.interfaces import Cache, ModelInfo, StepPolicy
     from maxserve.core.nouns import Limits
@@ -44,7 +50,12 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What an engine is put together from; see assemble.py."""
+    """What an engine is put together from; see assemble.py.
+
+    `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
+    `lane`, each step is launched before the tokens of the one before it are known. `empty_steps`: the model runs also
+    when there is nobody to run it for.
+    """
 
     info: ModelInfo
     limits: Limits
@@ -55,6 +66,9 @@ class Parts:
     runner: Runner
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
+    max_steps: int = 1
+    lane: Lane | None = None
+    empty_steps: bool = False
     failure_percent: float = 0.0
     check_when_idle: bool = False
     random: random.Random = field(default_factory=random.Random)
@@ -65,12 +79,20 @@ class Engine:
 
     def __init__(self, parts: Parts) -> None:
         self.info = parts.info
+        self.empty_steps = parts.empty_steps
         self._parts = parts
         self._cache = parts.cache
         self._limits = parts.limits
+        self._ledger = Ledger()
         self._queues = Queues()
         self._free_rows = list(reversed(range(parts.limits.rows)))
         self._counters = Counters()
+        self._overlap = Overlap(parts.lane, parts.builder, parts.runner, parts.pipeline) if parts.lane else None
+        self._aloft: Flight | None = None  # launched, its tokens not known yet; only ever with overlap
+        self._latest: Step | None = None
+        self._launched = self._landed = 0  # numbers of flights
+        self._leaving: list[Sequence] = []  # over, but part of a flight that has not landed
+        self._emitter = Emitter(parts.info.eos_token_ids)
         self._idle_plans = 0
         policy: Any = parts.policy
         self._idle_until: Callable[[], float | None] | None
@@ -84,14 +106,18 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return len(self._queues) > 0
+        return self._aloft is not None or len(self._queues) > 0
 
     @property
     def pause(self) -> float | None:
         """Seconds for which a step is of no use unless a request comes or goes; None while there is none at all."""
         if not self.busy:
             return None
-        return 0.0 if self._resume is None else min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
+        return (
+            0.0
+            if self._resume is None or self._aloft is not None
+            else min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
+        )
 
     def add(self, request: Request) -> None:
         """Queues a request; RequestError when it can never be served."""
@@ -124,6 +150,7 @@ class Engine:
             ends=frozenset((*eos, *params.stop_token_ids)),
             params=self._parts.read_params(params.fields),
             regimes=self._limits.prompt_regimes,
+            ledger=self._ledger,
         )
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -131,7 +158,7 @@ class Engine:
         for id in ids:
             sequence = self._queues.pop(id)
             if sequence is not None:
-                self._release(sequence)
+                self._leave(sequence)
 
     def reset_prefix_cache(self) -> int:
         """Forgets cached prefixes nobody uses; returns the pages freed."""
@@ -141,27 +168,16 @@ class Engine:
         """Starts counting anew, after a warm-up that no client asked for."""
         self._counters = Counters()
 
+    def close(self) -> None:
+        """Ends what runs beside the caller's thread; the engine cannot step any more. Harmless when done before."""
+        if self._overlap is not None:
+            self._overlap.lane.close()
+
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
         """Runs the next batch and says what came of it. A failure in it ends its own requests and no others."""
-        plan = self._plan()
-        if not plan.entries:
-            return []
-        self._counters.steps += 1
-        try:
-            self._maybe_fail()
-            batch = self._parts.builder.build(plan.entries)
-            logits = self._parts.runner.run(batch)
-            drawing = [s for s, n in plan.entries.items() if s.computed + n == s.length]
-            tokens = self._parts.pipeline.draw(logits, drawing) if logits is not None else []
-        except Exception as error:
-            log.exception("a batch of %d sequences failed", plan.size)
-            return [self._finish(s, "error", error=f"the model step failed: {error}") for s in plan.entries]
-        self._commit(plan.entries)
-        self._queues.run(drawing)
-        self._counters.generated_tokens += len(tokens) - tokens.count(INVALID)
-        outputs = [self._advance(sequence, token) for sequence, token in zip(drawing, tokens, strict=True)]
+        outputs = self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
         if self._parts.check_when_idle and not self.busy:
             self.check()
         return outputs
@@ -172,18 +188,122 @@ class Engine:
             time.sleep(pause)
         return self.step()
 
-    def _plan(self) -> StepPlan:
-        """Asks the policy who runs; when all it asked for lacked pages, the oldest gets them from the newest."""
-        plan = StepPlan(self._queues, self._cache, self._limits, self._free_rows)
-        self._ask_policy(plan)
-        if not plan.entries and plan.lacked_pages:
-            plan.relieve()
-        if plan.entries or not self.busy or self._resume is not None:
-            self._idle_plans = 0
+    def _step_at_once(self) -> list[Output]:
+        """A plan is run to its end, several steps of it where that is allowed."""
+        plan, steps = self._plan()
+        if not plan.entries:
+            self._run_empty()
+            return []
+        outputs = self._fly(plan.entries)
+        for _ in range(steps - 1):
+            left = {sequence: 1 for sequence in plan.entries if sequence.alive}
+            if not left:
+                break
+            for sequence in left:
+                sequence.room -= 1
+            outputs = merged(outputs, self._fly(left))
+        return outputs
+
+    def _fly(self, entries: Mapping[Sequence, int]) -> list[Output]:
+        flight = self._flight(entries)
+        try:
+            self._maybe_fail()
+            batch = self._parts.builder.build(flight.step)
+            self._take_off(flight)
+            logits = self._parts.runner.run(batch)
+            if logits is not None:
+                flight.tokens = self._parts.pipeline.draw(logits, flight.drawing)
+        except Exception as error:
+            flight.error = error
+        return self._land(flight)
+
+    def _step_ahead(self, overlap: Overlap) -> list[Output]:
+        """The next plan takes off before the flight that is aloft lands: outputs come one call later."""
+        landing = self._aloft
+        if landing is not None and landing.error is None:
+            try:
+                overlap.draw(landing)
+            except Exception as error:
+                landing.error = error
+        plan, _ = self._plan()
+        self._aloft = self._launch(overlap, plan.entries, landing) if plan.entries else None
+        if landing is None:
+            if self._aloft is None:
+                self._run_empty()
+            return []
+        try:
+            overlap.finish(landing)
+        except Exception as error:
+            landing.error = landing.error or error
+        return self._land(landing)
+
+    def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: Flight | None) -> Flight:
+        flight = self._flight(entries)
+        try:
+            self._maybe_fail()
+            overlap.launch(flight, before)
+        except Exception as error:
+            flight.error = error
+        self._take_off(flight)
+        return flight
+
+    def _flight(self, entries: Mapping[Sequence, int]) -> Flight:
+        self._counters.steps += 1
+        self._launched += 1
+        self._latest = Step(entries, self._ledger, self._latest)
+        return Flight(self._latest, self._launched)
+
+    def _take_off(self, flight: Flight) -> None:
+        ending = flight.take_off()
+        self._queues.run(flight.drawing)
+        self._queues.end(ending)
+
+    def _land(self, flight: Flight) -> list[Output]:
+        """Notes what the flight wrote and drew, and says so; lets go of those who only waited for it."""
+        self._landed = flight.number
+        if flight.error is not None:
+            log.error("a batch of %d sequences failed", flight.step.size, exc_info=flight.error)
+            outputs = self._emitter.failures(flight)
         else:
-            self._count_idle_plan(plan)
+            self._commit(flight)
+            outputs = self._emitter.outputs(flight)
+            self._counters.generated_tokens += sum(len(output.tokens) for output in outputs)
+        for sequence in self._emitter.ended:
+            self._queues.pop(sequence.id)
+            self._leave(sequence)
+        self._let_go()
+        return outputs
+
+    def _run_empty(self) -> None:
+        """A step of nobody, where the model must run all the same. If it fails, nothing can go on."""
+        if not self._parts.empty_steps:
+            return
+        batch = self._parts.builder.build(Step({}, self._ledger))
+        if self._overlap is None:
+            self._parts.runner.run(batch)
+        else:
+            self._overlap.lane.put(lambda: self._parts.runner.run(batch)).result()
+
+    # --- planning -----------------------------------------------------------------------------------------------
+
+    def _plan(self) -> tuple[StepPlan, int]:
+        """Asks the policy who runs; when all it asked for lacked pages, the oldest gets them from the newest.
+
+        Also says how many steps of the plan are run in a row.
+        """
+        settle = self._overlap.lane.settle if self._aloft is not None and self._overlap is not None else _nothing
+        plan = StepPlan(self._queues, self._cache, self._limits, self._free_rows, settle=settle)
+        self._ask_policy(plan)
+        if self._aloft is None:  # else what is aloft may give back pages when it lands: there is no hurry
+            if not plan.entries and plan.lacked_pages:
+                plan.relieve()
+            if plan.entries or not self.busy or self._resume is not None:
+                self._idle_plans = 0
+            else:
+                self._count_idle_plan(plan)
+        steps = plan.lengthen(self._parts.max_steps)
         self._settle(plan)
-        return plan
+        return plan, steps
 
     def _ask_policy(self, plan: StepPlan) -> None:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
@@ -223,8 +343,8 @@ class Engine:
         plan.preempted.clear()
         self._queues.begin(plan.opened)
         for sequence in plan.opened:
-            if sequence.cached is None:
-                sequence.cached = sequence.computed
+            if not sequence.counted:
+                sequence.counted, sequence.cached = True, sequence.computed
                 self._counters.prefix_queries += sequence.prompt_length
                 self._counters.prefix_hits += sequence.computed
                 self._counters.prompt_tokens += sequence.prompt_length
@@ -247,44 +367,44 @@ class Engine:
         if self.simulates_failures and self._parts.random.random() * 100 < self._parts.failure_percent:
             raise RuntimeError("simulated failure (--sim-failure)")
 
-    def _commit(self, entries: Mapping[Sequence, int]) -> None:
-        commit = self._cache.commit
-        for sequence, count in entries.items():
-            sequence.computed = computed = sequence.computed + count
-            commit(sequence.row, sequence.buffer[:computed])
+    # --- pages and rows -----------------------------------------------------------------------------------------
 
-    def _advance(self, sequence: Sequence, token: int) -> Output:
-        """Gives a sequence its token and finds out whether it ends there."""
-        if token == INVALID:
-            return self._finish(sequence, "error", error="the model gave no finite logits for the next token")
-        sequence.append(token)
-        if token in sequence.ends:
-            return self._finish(sequence, "stop", tokens=(token,))
-        if sequence.length >= sequence.limit:
-            return self._finish(sequence, "length", tokens=(token,))
-        return Output(id=sequence.request.id, tokens=(token,), cached=sequence.cached or 0)
+    def _commit(self, flight: Flight) -> None:
+        """Shares the pages that the flight has filled; a token of a step too many is never part of one."""
+        step, ledger, size = flight.step, self._ledger, self._limits.page_size
+        for i in flight.land().tolist():
+            sequence, stop = step.sequences[i], int(step.stops[i])
+            self._cache.commit(sequence.row, sequence.tokens[:stop])
+            ledger.commit_at[sequence.slot] = (stop // size + 1) * size
 
-    def _finish(
-        self, sequence: Sequence, reason: FinishReason, *, tokens: tuple[int, ...] = (), error: str | None = None
-    ) -> Output:
-        self._queues.pop(sequence.request.id)
-        self._release(sequence)
-        return Output(id=sequence.request.id, tokens=tokens, finish=reason, error=error, cached=sequence.cached or 0)
+    def _leave(self, sequence: Sequence) -> None:
+        """It is over. What it holds is given back when no step that is on its way works on it."""
+        self._ledger.alive[sequence.slot] = False
+        self._leaving.append(sequence)
+        self._let_go()
 
-    def _release(self, sequence: Sequence) -> None:
-        if sequence.started:
-            self._cache.close(sequence.row)
-            self._free_rows.append(sequence.row)
-            sequence.row = NO_ROW
+    def _let_go(self) -> None:
+        if not self._leaving:
+            return
+        leaving, self._leaving = self._leaving, []
+        for sequence in leaving:
+            if self._ledger.launched[sequence.slot] > self._landed:
+                self._leaving.append(sequence)
+                continue
+            if sequence.started:
+                row = sequence.leave_row()
+                self._cache.close(row)
+                self._free_rows.append(row)
+            self._ledger.close(sequence.slot)
 
     # --- what others may know -----------------------------------------------------------------------------------
 
     def stats(self) -> StepStats:
-        counters = self._counters
+        counters, queues = self._counters, self._queues
         return StepStats(
             time=time.time(),
-            running=len(self._queues.running) + len(self._queues.begun),
-            waiting=len(self._queues.waiting),
+            running=len(queues.running) + len(queues.begun) + len(queues.ending),
+            waiting=len(queues.waiting),
             cache=self._cache.sizes(),
             prefix_queries=counters.prefix_queries,
             prefix_hits=counters.prefix_hits,
@@ -297,10 +417,15 @@ class Engine:
     def check(self) -> None:
         """Recounts pages and rows; AssertionError when one is lost."""
         self._cache.check()
-        held = sum(1 for _ in self._queues.holders())
+        held = self._queues.rows_held() + sum(sequence.started for sequence in self._leaving)
         assert held + len(self._free_rows) == self._limits.rows, "a row is lost or held twice"
         if not self.busy:
+            assert not self._leaving, "nothing is on its way, yet somebody waits for it to land"
             assert self._cache.sizes().owned == 0, "nobody runs, yet pages are owned"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _check_ids(prompt: tuple[int, ...], vocab_size: int) -> None:

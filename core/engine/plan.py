@@ -7,11 +7,12 @@ policy can do is be unfair. Rows and pages are taken at once; the queues change 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
-from maxserve.core.engine.sequence import NO_ROW, Queues, SeenSequence, Sequence
+from maxserve.core.engine.queues import Queues
+from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.interfaces import SequenceView
 from maxserve.core.nouns import CacheSizes, Limits
 
@@ -29,7 +30,7 @@ class StepView:
 
     @property
     def running(self) -> SequenceOf[SequenceView]:
-        return [sequence.view for sequence in self._queues.running.values()]
+        return self._queues.running_views
 
     @property
     def waiting(self) -> Iterator[SequenceView]:
@@ -69,13 +70,31 @@ class StepView:
         return time.monotonic()
 
 
-class StepPlan:
-    """The sequences of the next step and how many tokens each computes. `free_rows` is the engine's own list."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, queues: Queues, cache: Cache, limits: Limits, free_rows: list[int]) -> None:
+
+class StepPlan:
+    """The sequences of the next step and how many tokens each computes. `free_rows` is the engine's own list.
+
+    `settle` waits until no step is on its way any more; it is called before a row is taken from somebody or opened,
+    so that nobody's pages change hands while a step still works on them.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        cache: Cache,
+        limits: Limits,
+        free_rows: list[int],
+        *,
+        settle: Callable[[], None] = _nothing,
+    ) -> None:
         self._queues = queues
         self._cache = cache
+        self._page_size = limits.page_size
         self._free_rows = free_rows
+        self._settle = settle
         self._unlimited = not limits.chunked_prefill
         self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
@@ -94,16 +113,24 @@ class StepPlan:
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
         wanted = self._own(sequence)
-        if wanted in self.entries or wanted in self.preempted or tokens < 1 or len(self.entries) >= self._most:
+        if wanted in self.entries or tokens < 1 or len(self.entries) >= self._most:
             return 0
-        fresh = wanted.row == NO_ROW
+        if wanted.room and self.tokens_left:  # it decodes and has the page for it
+            wanted.room -= 1
+            self.tokens_left -= 1
+            self.entries[wanted] = 1
+            return 1
+        return 0 if wanted in self.preempted else self._add(wanted, tokens, whole)
+
+    def _add(self, wanted: Sequence, tokens: int, whole: bool) -> int:
+        fresh = not wanted.started
         if fresh and not self._open(wanted):
             return 0
-        todo = wanted.length - wanted.computed
+        computed = wanted.computed
+        todo = wanted.length - computed
         granted = todo if todo <= tokens and todo <= self.tokens_left else self._clip(todo, tokens, whole)
-        if granted and self._have_pages(wanted, wanted.computed + granted):
-            self.entries[wanted] = granted
-            self.tokens_left = self.tokens_left - granted if granted < self.tokens_left else 0
+        if granted and self._have_pages(wanted, computed + granted):
+            self._grant(wanted, granted, computed + granted)
             if fresh:
                 self.opened.append(wanted)
             return granted
@@ -112,9 +139,15 @@ class StepPlan:
             self._close(wanted)
         return 0
 
+    def _grant(self, wanted: Sequence, granted: int, length: int) -> None:
+        self.entries[wanted] = granted
+        self.tokens_left = self.tokens_left - granted if granted < self.tokens_left else 0
+        if wanted.id in self._queues.running:
+            wanted.room = -length % self._page_size
+
     def preempt(self, sequence: SequenceView) -> None:
         victim = self._own(sequence)
-        if victim.started and victim not in self.entries:
+        if victim.started and victim not in self.entries and victim.id not in self._queues.ending:
             self._take_back(victim)
 
     def relieve(self) -> None:
@@ -129,8 +162,30 @@ class StepPlan:
         while not self.add(oldest.view, self.tokens_left) and holders:
             self._take_back(holders.pop(0))
 
+    def lengthen(self, most: int) -> int:
+        """How many steps the plan can run in a row, up to `most`, with nobody looking in between.
+
+        More than one only when all of it decodes. Pages for all the steps are had first; where they are short, the
+        steps are fewer. Nobody is preempted for it.
+        """
+        if most < 2 or self.preempted or any(s.id not in self._queues.running for s in self.entries):
+            return 1
+        needs = {sequence: min(most, sequence.limit - sequence.length) for sequence in self.entries}
+        steps = max(needs.values(), default=1)
+        for sequence, need in needs.items():
+            if min(need, steps) > sequence.room + 1 and not self._stretch(sequence, min(need, steps) - 1):
+                steps = sequence.room + 1
+        return steps
+
+    def _stretch(self, sequence: Sequence, room: int) -> bool:
+        length = sequence.computed + 1 + room
+        if not self._cache.reserve(sequence.row, length):
+            return False
+        sequence.room = room + -length % self._page_size
+        return True
+
     def _own(self, view: SequenceView) -> Sequence:
-        if not isinstance(view, SeenSequence):
+        if type(view) is not SeenSequence:
             raise TypeError(f"a plan takes the sequences of its view, got {type(view).__name__}")
         return view._sequence
 
@@ -143,20 +198,21 @@ class StepPlan:
     def _open(self, sequence: Sequence) -> bool:
         if not self._free_rows:
             return False
+        self._settle()
         row = self._free_rows.pop()
-        sequence.computed = self._cache.open(row, sequence.tokens, sequence.salt)
-        sequence.row = row
+        sequence.take_row(row, self._cache.open(row, sequence.tokens, sequence.salt), self._page_size)
         return True
 
     def _close(self, sequence: Sequence) -> None:
-        self._cache.close(sequence.row)
-        self._free_rows.append(sequence.row)
-        sequence.row, sequence.computed = NO_ROW, 0
+        self._settle()
+        row = sequence.leave_row()
+        self._cache.close(row)
+        self._free_rows.append(row)
 
     def _have_pages(self, sequence: Sequence, length: int) -> bool:
         """Reserves pages; one who decodes may take them from those who came after it, a prompt may not."""
         while not self._cache.reserve(sequence.row, length):
-            if sequence.request.id not in self._queues.running:
+            if sequence.id not in self._queues.running:
                 return False
             victim = next((s for s in self._queues.holders() if s not in self.entries), sequence)
             self._take_back(victim)

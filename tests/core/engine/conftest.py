@@ -7,7 +7,7 @@ the wrong sequence or written in the wrong place therefore changes the text.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
 from maxserve.core.nouns import CacheLayer, Limits, Output
@@ -72,7 +73,10 @@ def component(found: Any, name: str) -> Any:
 
 
 @pytest.fixture
-def make_engine() -> Callable[..., Engine]:
+def make_engine() -> Iterator[Callable[..., Engine]]:
+    """Makes engines, which are recounted and closed when the test is over."""
+    made: list[Engine] = []
+
     def make(
         *,
         pages: int = 64,
@@ -86,6 +90,10 @@ def make_engine() -> Callable[..., Engine]:
         policy: Any = None,
         model: Any = None,
         failure_percent: float = 0.0,
+        steps: int = 1,
+        overlap: bool = False,
+        empty: bool = False,
+        stages: Sequence[Stage] = (),
     ) -> Engine:
         device = torch.device("cpu")
         limits = Limits(
@@ -113,7 +121,7 @@ def make_engine() -> Callable[..., Engine]:
         scheduler = component(maxserve_schedulers(), "continuous")
         context = SamplerContext(vocab_size=VOCAB, device=device)
         assert context.vocab_size == VOCAB
-        return Engine(
+        engine = Engine(
             Parts(
                 info=ModelInfo(
                     name="hash",
@@ -134,15 +142,25 @@ def make_engine() -> Callable[..., Engine]:
                 policy_name="test" if policy else "continuous",
                 builder=BatchBuilder(cache, HashAttention(cache, page_size), page_size, device),
                 runner=Runner(model or HashModel()),
-                pipeline=Pipeline([Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device),
+                pipeline=Pipeline(
+                    [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
+                ),
                 read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
+                max_steps=steps,
+                lane=ThreadLane() if overlap else None,
+                empty_steps=empty,
                 failure_percent=failure_percent,
                 check_when_idle=True,
                 random=random.Random(0),
             )
         )
+        made.append(engine)
+        return engine
 
-    return make
+    yield make
+    for engine in made:
+        engine.check()
+        engine.close()
 
 
 @pytest.fixture

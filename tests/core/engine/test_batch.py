@@ -1,38 +1,53 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import Sequence
+from maxserve.core.engine.step import Step
 from maxserve.core.nouns import Batch, Request
 
+Make = Callable[..., Sequence]
 PAGE = 4
 TABLES = np.array([[9, 9, 9, 9], [5, 2, 7, 9], [1, 9, 9, 9], [3, 6, 9, 9]], dtype=np.int32)
 
 
-def sequence(prompt: list[int], *, row: int, computed: int, generated: tuple[int, ...] = ()) -> Sequence:
-    made = Sequence(Request(id=str(row), prompt=tuple(prompt)), limit=99, ends=frozenset(), params={})
-    for token in generated:
-        made.append(token)
-    made.row, made.computed = row, computed
-    return made
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
 
 
-def built(entries: dict[Sequence, int]) -> Batch:
+@pytest.fixture
+def sequence(ledger: Ledger) -> Callable[..., Sequence]:
+    def make(prompt: list[int], *, row: int, computed: int, generated: tuple[int, ...] = ()) -> Sequence:
+        request = Request(id=str(row), prompt=tuple(prompt))
+        made = Sequence(request, limit=99, ends=frozenset(), params={}, ledger=ledger)
+        for token in generated:
+            made.append(token)
+        made.take_row(row, computed, PAGE)
+        return made
+
+    return make
+
+
+def built(step: Step) -> Batch:
     cache: Any = SimpleNamespace(tables=TABLES)
     attention: Any = object()
-    return BatchBuilder(cache, attention, PAGE, torch.device("cpu")).build(entries)
+    return BatchBuilder(cache, attention, PAGE, torch.device("cpu")).build(step)
 
 
-def test_a_mixed_step() -> None:
+def test_a_mixed_step(sequence: Make, ledger: Ledger) -> None:
     cut = sequence(list(range(20, 30)), row=1, computed=3)  # 5 of the 7 tokens it still has
     decoding = sequence([40, 41], row=2, computed=2, generated=(42,))
     whole = sequence([50, 51, 52, 53, 54], row=3, computed=0)
-    batch = built({cut: 5, decoding: 1, whole: 5})
+    batch = built(Step({cut: 5, decoding: 1, whole: 5}, ledger))
     assert batch.input_ids.tolist() == [23, 24, 25, 26, 27, 42, 50, 51, 52, 53, 54]
     assert batch.positions.tolist() == [3, 4, 5, 6, 7, 2, 0, 1, 2, 3, 4]
     assert batch.slots.tolist() == [23, 8, 9, 10, 11, 6, 12, 13, 14, 15, 24]
@@ -43,16 +58,16 @@ def test_a_mixed_step() -> None:
     assert batch.tables.tolist() == [[5, 2], [1, 9], [3, 6]]
 
 
-def test_one_token_each_be_it_the_last_or_not() -> None:
+def test_one_token_each_be_it_the_last_or_not(sequence: Make, ledger: Ledger) -> None:
     decoding = sequence([40, 41], row=2, computed=2, generated=(42,))
     inside = sequence(list(range(20, 30)), row=1, computed=6)
-    batch = built({inside: 1, decoding: 1})
+    batch = built(Step({inside: 1, decoding: 1}, ledger))
     assert batch.input_ids.tolist() == [26, 42]
     assert batch.logit_rows.tolist() == [1]
 
 
-def test_tokens_preempted_and_computed_again_come_from_the_whole_history() -> None:
+def test_tokens_preempted_and_computed_again_come_from_the_whole_history(sequence: Make, ledger: Ledger) -> None:
     again = sequence([40, 41], row=2, computed=0, generated=(42, 43))
-    batch = built({again: 4})
+    batch = built(Step({again: 4}, ledger))
     assert batch.input_ids.tolist() == [40, 41, 42, 43]
     assert batch.prompt_lens.tolist() == [2]

@@ -57,6 +57,15 @@ CASES: dict[str, dict[str, Any]] = {
     "small cache, chunks in flight": {"pages": 13, "tokens": 20, "in_flight": True},
     "one row": {"rows": 1},
     "total budget": {"total": 210, "tokens": 48},
+    "three steps": {"steps": 3},
+    "ten steps, small cache": {"steps": 10, "pages": 13, "tokens": 48},
+    "ten steps in flight": {"steps": 10, "in_flight": True, "tokens": 24},
+    "overlap": {"overlap": True},
+    "overlap, chunks": {"overlap": True, "tokens": 24},
+    "overlap, whole prompts": {"overlap": True, "tokens": 24, "chunked": False},
+    "overlap, small cache": {"overlap": True, "pages": 13, "tokens": 48},
+    "overlap, small cache, chunks in flight": {"overlap": True, "pages": 13, "tokens": 20, "in_flight": True},
+    "overlap, one row": {"overlap": True, "rows": 1},
 }
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.plan import StepPlan, StepView
-from maxserve.core.engine.sequence import Queues, Sequence
+from maxserve.core.engine.queues import Queues
+from maxserve.core.engine.sequence import Sequence
 from maxserve.core.interfaces import Cache, CacheContext
 from maxserve.core.nouns import CacheLayer, Limits, Request
 from maxserve.plugins.cache.paged import PagedCache
@@ -18,6 +20,7 @@ class Desk:
 
     def __init__(self, *, pages: int = 8, rows: int = 4, tokens: int = 64, chunked: bool = True) -> None:
         self.queues = Queues()
+        self.ledger = Ledger()
         self.limits = Limits(
             max_batch_size=rows,
             max_batch_input_tokens=tokens,
@@ -45,7 +48,9 @@ class Desk:
 
     def prompt(self, id: str, length: int) -> Sequence:
         prompt = tuple(range(len(id) * ord(id[0]), len(id) * ord(id[0]) + length))
-        sequence = Sequence(Request(id=id, prompt=prompt), limit=self.limits.max_length, ends=frozenset(), params={})
+        request = Request(id=id, prompt=prompt)
+        limit = self.limits.max_length
+        sequence = Sequence(request, limit=limit, ends=frozenset(), params={}, ledger=self.ledger)
         self.queues.wait(sequence)
         return sequence
 
@@ -56,7 +61,7 @@ class Desk:
         assert plan.add(sequence.view, length) == length
         self.queues.begin(plan.opened)
         self.queues.run([sequence])
-        sequence.computed = length
+        self.ledger.computed[sequence.slot] = length
         sequence.append(1)
         return sequence
 

@@ -1,0 +1,90 @@
+"""What a landed flight means for its requests: tokens, and ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maxserve.core.engine.draw import INVALID
+from maxserve.core.nouns import FinishReason, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence as SequenceOf
+
+    from numpy.typing import NDArray
+
+    from maxserve.core.engine.flight import Flight
+    from maxserve.core.engine.sequence import Sequence
+
+NO_CHOICE = "the model gave no finite logits for the next token"
+
+
+class Emitter:
+    """Gives sequences their tokens and makes the outputs. `ended` are those whose last one came with the last call."""
+
+    def __init__(self, eos: SequenceOf[int]) -> None:
+        self._eos = eos
+        self.ended: list[Sequence] = []
+
+    def outputs(self, flight: Flight) -> list[Output]:
+        """One per sequence that drew and still lives."""
+        self.ended = []
+        outputs: list[Output] = []
+        for sequence, token in zip(flight.drawing, flight.tokens, strict=True):
+            sequence.fresh.append(token)
+            outputs.append(Output(id=sequence.id, tokens=(token,), cached=sequence.cached))
+        special = self._special(flight)
+        if not len(special):
+            return outputs
+        for i in special.tolist():
+            sequence, token = flight.drawing[i], flight.tokens[i]
+            if sequence.alive:
+                outputs[i] = self._last(sequence, token, int(flight.lengths[i])) or outputs[i]
+        alive = flight.step.ledger.alive[flight.slots]
+        return outputs if alive.all() else [outputs[i] for i in np.flatnonzero(alive).tolist()]
+
+    def failures(self, flight: Flight) -> list[Output]:
+        """The end of everyone in a flight that failed."""
+        self.ended = [sequence for sequence in flight.step.sequences if sequence.alive]
+        error = f"the model step failed: {flight.error}"
+        return [Output(id=s.id, finish="error", error=error, cached=s.cached) for s in self.ended]
+
+    def _special(self, flight: Flight) -> NDArray[np.int64]:
+        """Indices of those to be looked at one by one: maybe at their end, or over already."""
+        ledger, slots = flight.step.ledger, flight.slots
+        tokens = np.asarray(flight.tokens, dtype=np.int64)
+        found = ledger.picky[slots] | ~ledger.alive[slots] | (flight.lengths >= ledger.limit[slots])
+        found |= tokens == INVALID
+        for eos in self._eos:
+            found |= (tokens == eos) & ledger.eos_ends[slots]
+        return np.flatnonzero(found)
+
+    def _last(self, sequence: Sequence, token: int, length: int) -> Output | None:
+        """The output that ends a sequence, if this is its end."""
+        reason: FinishReason | None = "length" if length >= sequence.limit else None
+        if token in sequence.ends:
+            reason = "stop"
+        if token == INVALID:
+            self.ended.append(sequence)
+            return Output(id=sequence.id, finish="error", error=NO_CHOICE, cached=sequence.cached)
+        if reason is None:
+            return None
+        self.ended.append(sequence)
+        return Output(id=sequence.id, tokens=(token,), finish=reason, cached=sequence.cached)
+
+
+def merged(before: Iterable[Output], after: Iterable[Output]) -> list[Output]:
+    """The outputs of two steps in a row as if they were one; an error stays behind the tokens it follows."""
+    by_id = {output.id: output for output in before}
+    errors = []
+    for output in after:
+        first = by_id.get(output.id)
+        if first is None or output.error is not None:
+            errors.append(output)
+        else:
+            by_id[output.id] = Output(
+                id=output.id, tokens=first.tokens + output.tokens, finish=output.finish, cached=output.cached
+            )
+    return [*by_id.values(), *errors]

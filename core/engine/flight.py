@@ -1,0 +1,60 @@
+"""A step on its way: from the moment its batch is built until its tokens are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maxserve.core.engine.ledger import KNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as SequenceOf
+
+    from numpy.typing import NDArray
+
+    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.step import Step
+
+
+class Flight:
+    """Takes off by telling the ledger what will have been when it has landed; carries tokens, or why there are none.
+
+    What a plan sees after the take-off are the sequences as they will be, all but the drawn tokens, which it does not
+    need. That is why a step can be planned before the one before it is done.
+    """
+
+    __slots__ = ("drawing", "error", "lengths", "number", "rows", "slots", "step", "tokens")
+
+    def __init__(self, step: Step, number: int) -> None:
+        self.step = step
+        self.number = number
+        self.rows: NDArray[np.int64] = step.ledger.row[step.slots]
+        self.drawing = step.drawing
+        self.slots = step.drawing_slots  # of those who draw
+        self.tokens: SequenceOf[int] = ()  # theirs
+        self.error: Exception | None = None
+        self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included
+
+    def take_off(self) -> list[Sequence]:
+        """Returns those whose last token it draws."""
+        ledger, step = self.step.ledger, self.step
+        ledger.computed[step.slots] = step.stops
+        ledger.launched[step.slots] = self.number
+        ledger.length[self.slots] = self.lengths
+        ledger.drawn_at[self.slots] = np.arange(len(self.slots))
+        last = self.lengths >= ledger.limit[self.slots]
+        return [self.drawing[i] for i in np.flatnonzero(last).tolist()] if last.any() else []
+
+    def land(self) -> NDArray[np.int64]:
+        """Notes what was written and drawn; the indices of the sequences that have filled a page with it.
+
+        Who died or lost the row meanwhile is left as it is.
+        """
+        ledger, step = self.step.ledger, self.step
+        here = ledger.alive[step.slots] & (ledger.row[step.slots] == self.rows)
+        ledger.written[step.slots[here]] = step.stops[here]
+        ledger.last[self.slots] = self.tokens
+        settled = ledger.launched[self.slots] == self.number  # nobody of a later step, whose token is not known yet
+        ledger.drawn_at[self.slots[settled]] = KNOWN
+        return np.flatnonzero(here & (step.stops >= ledger.commit_at[step.slots]))

@@ -1,0 +1,90 @@
+"""Numbers of all sequences in arrays: a step reads and writes those of everyone in it at once.
+
+The tokens of a sequence that holds a row, while a step may be on its way:
+
+    0 ────────── written ────────── computed ────────── length ────────── limit
+    │ keys and    │ a step on its    │ its last token    │ where it ends
+    │ values are  │ way writes them  │ may be on its way │
+    │ in the row  │                  │ too (`drawn_at`)  │
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NO_ROW = -1
+KNOWN = -1  # in `drawn_at`: no token of the sequence is on its way
+NEVER = -1  # in `launched`: no step had it yet
+
+
+class Ledger:
+    """One slot per sequence, for all its life. Growing replaces the arrays: keep none of them over an `open`."""
+
+    row: NDArray[np.int64]
+    """Its cache row, or NO_ROW."""
+    prompt_length: NDArray[np.int64]
+    length: NDArray[np.int64]
+    limit: NDArray[np.int64]
+    computed: NDArray[np.int64]
+    written: NDArray[np.int64]
+    commit_at: NDArray[np.int64]
+    """How many written tokens make its next page full."""
+    last: NDArray[np.int64]
+    """Its last token that is known."""
+    drawn_at: NDArray[np.int64]
+    """Its place among the tokens that the step on its way draws, or KNOWN."""
+    launched: NDArray[np.int64]
+    """The number of the last step it was part of, or NEVER."""
+    alive: NDArray[np.bool_]
+    """Whether somebody still waits for its tokens."""
+    eos_ends: NDArray[np.bool_]
+    """Whether the model's own end tokens end it."""
+    picky: NDArray[np.bool_]
+    """Whether it has end tokens of its own."""
+
+    NUMBERS = (
+        "row",
+        "prompt_length",
+        "length",
+        "limit",
+        "computed",
+        "written",
+        "commit_at",
+        "last",
+        "drawn_at",
+        "launched",
+    )
+    FLAGS = ("alive", "eos_ends", "picky")
+
+    def __init__(self, slots: int = 16) -> None:
+        for name in self.NUMBERS:
+            setattr(self, name, np.zeros(slots, dtype=np.int64))
+        for name in self.FLAGS:
+            setattr(self, name, np.zeros(slots, dtype=np.bool_))
+        self._free = list(reversed(range(slots)))
+
+    def open(self) -> int:
+        """A slot for a new sequence, which holds no row yet."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self.row[slot], self.computed[slot], self.written[slot] = NO_ROW, 0, 0
+        self.drawn_at[slot], self.launched[slot] = KNOWN, NEVER
+        self.alive[slot] = True
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Gives a slot back; no step on its way may refer to it."""
+        self._free.append(slot)
+
+    def _grow(self) -> None:
+        slots = len(self.row)
+        for name in (*self.NUMBERS, *self.FLAGS):
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate((column, np.zeros_like(column))))
+        self._free = list(reversed(range(slots, 2 * slots)))

@@ -1,0 +1,52 @@
+"""One step: whose tokens are computed in one forward pass, and who draws a token after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from maxserve.core.engine.ledger import Ledger
+    from maxserve.core.engine.sequence import Sequence
+
+
+class Step:
+    """B sequences in the order of the plan, as the ledger knows them when the step is made.
+
+    Sequence i computes its tokens `starts[i]` … `stops[i]` - 1; `draws` are the indices of those who draw the token
+    that follows, which `drawing` are.
+    """
+
+    __slots__ = ("decodes", "drawing", "draws", "ledger", "sequences", "slots", "starts", "stops")
+
+    def __init__(self, entries: Mapping[Sequence, int], ledger: Ledger, before: Step | None = None) -> None:
+        self.ledger = ledger
+        sequences = list(entries)
+        counts = np.fromiter(entries.values(), dtype=np.int64, count=len(sequences))
+        if before is not None and before.sequences == sequences:  # who decodes today mostly did so before
+            self.sequences, self.slots = before.sequences, before.slots
+        else:
+            self.sequences = sequences
+            self.slots: NDArray[np.int64] = np.array([s.slot for s in sequences], dtype=np.int64)
+        self.starts: NDArray[np.int64] = ledger.computed[self.slots]
+        self.stops: NDArray[np.int64] = self.starts + counts
+        self._find_draws(counts)
+
+    def _find_draws(self, counts: NDArray[np.int64]) -> None:
+        complete = self.stops == self.ledger.length[self.slots]
+        everyone = bool(complete.all())
+        self.decodes = everyone and bool((counts == 1).all())
+        self.draws: NDArray[np.int64] = np.flatnonzero(complete)
+        self.drawing = self.sequences if everyone else [self.sequences[i] for i in self.draws.tolist()]
+
+    @property
+    def size(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def drawing_slots(self) -> NDArray[np.int64]:
+        return self.slots if self.drawing is self.sequences else self.slots[self.draws]
