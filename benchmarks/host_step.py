@@ -21,8 +21,9 @@ import torch
 
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
-from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext

@@ -42,7 +42,8 @@ class Architecture(Component):
     """A model family. `name` is the entry of "architectures" in config.json.
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
-    what `--cache-strategy model_default` stands for.
+    what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
+    of no sequences, which `--execute-empty-batches` needs.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -53,6 +54,7 @@ class Architecture(Component):
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
+    supports_empty_batches: bool = False
     task: str = "text_generation"
     example_repos: tuple[str, ...] = ()
 

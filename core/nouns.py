@@ -187,6 +187,8 @@ class Batch:
 
         q [T, heads, head_dim], k and v [T, kv_heads, head_dim]; returns [T, heads, head_dim].
         """
+        if not len(self.seq_lens):
+            return q  # a step of nobody stores and sees nothing
         return self.attention.attend(layer, q, k, v, self)
 
 

@@ -15,8 +15,10 @@ from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.device import DTYPES, choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.kernels import Chooser, Computation
-from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
@@ -30,6 +32,7 @@ from maxserve.core.settings.policy_options import unused_chunking
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture, CacheStrategy, Scheduler, WeightMap
     from maxserve.core.computing import Attention
+    from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
     from maxserve.core.interfaces import Cache, StepPolicy
     from maxserve.core.model.progress import Progress
@@ -71,6 +74,7 @@ class Loaded:
 
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
     """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
+    _check_empty_batches(settings, host, files)
     device = choose_device(settings.model.devices)
     sections = host.section_values(settings)
     chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs)
@@ -90,6 +94,28 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     parts = _parts(target, loaded)
     warm_up(Engine(replace(parts, failure_percent=0.0)))  # --sim-failure is for clients, the start must not meet it
     return Engine(parts)
+
+
+def _check_empty_batches(settings: Settings, host: Host, files: ModelFiles) -> None:
+    if settings.scheduling.execute_empty_batches:
+        architecture = host.architectures.get(files.architecture).component
+        if not architecture.supports_empty_batches:
+            raise SettingsError(
+                f"--execute-empty-batches: architecture {architecture.name!r} does not say that it can run a step "
+                "without requests (supports_empty_batches); leave the option out"
+            )
+
+
+def _lane(settings: Settings, device: torch.device) -> Lane | None:
+    """Where steps run beside their planning, when that is asked for."""
+    if not settings.scheduling.enable_overlap_scheduler:
+        return None
+    if device.type == "cpu":
+        log.warning(
+            "--enable-overlap-scheduler: on a CPU the model runs in a thread beside the planning, and both share the "
+            "cores; expect little of it (see docs/performance.md)"
+        )
+    return lane_for(device)
 
 
 def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
@@ -179,6 +205,9 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host).read,
+        max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
+        lane=_lane(target.settings, target.device),
+        empty_steps=target.settings.scheduling.execute_empty_batches,
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
@@ -302,6 +331,18 @@ def warm_up(engine: Engine) -> None:
         for output in engine.next_outputs():
             if output.error is not None:
                 raise PluginError(f"the model failed in its warm-up step: {output.error}")
+    if engine.empty_steps:
+        _try_empty_step(engine)
     engine.reset_prefix_cache()
     engine.reset_counters()
     engine.simulates_failures = True
+
+
+def _try_empty_step(engine: Engine) -> None:
+    try:
+        engine.step()
+    except Exception as error:
+        raise PluginError(
+            f"architecture {engine.info.architecture!r} says that it supports empty batches, but failed in a step "
+            f"without requests: {error}"
+        ) from error

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maxserve.core.engine.emit import Emitter, merged
 from maxserve.core.engine.flight import Flight
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.overlap import Overlap
+from maxserve.core.engine.parts import Counters, Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
@@ -21,57 +20,11 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
 from maxserve.core.nouns import Output, Request
 
-if TYPE_CHECKING:
-    from maxserve.core.engine.batch import BatchBuilder
-    from maxserve.core.engine.draw import Pipeline
-    from maxserve.core.engine.overlap import Lane
-    from maxserve.core.engine.runner import Runner
-    from maxserve.core.interfaces import Cache, ModelInfo, StepPolicy
-    from maxserve.core.nouns import Limits
-
 log = logging.getLogger("maxserve.engine")
 
 PATIENCE = 3  # empty plans in a row, with work waiting, before the oldest sequence is run without the policy
 LONGEST_PAUSE = 60.0  # seconds; a policy that wants to wait longer is asked again meanwhile
 ADVICE_INTERVAL = 1.0  # seconds between two lines about too little memory
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    steps: int = 0
-    preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What an engine is put together from; see assemble.py.
-
-    `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
-    `lane`, each step is launched before the tokens of the one before it are known. `empty_steps`: the model runs also
-    when there is nobody to run it for.
-    """
-
-    info: ModelInfo
-    limits: Limits
-    cache: Cache
-    policy: StepPolicy
-    policy_name: str
-    builder: BatchBuilder
-    runner: Runner
-    pipeline: Pipeline
-    read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
-    max_steps: int = 1
-    lane: Lane | None = None
-    empty_steps: bool = False
-    failure_percent: float = 0.0
-    check_when_idle: bool = False
-    random: random.Random = field(default_factory=random.Random)
 
 
 class Engine:
@@ -113,11 +66,9 @@ class Engine:
         """Seconds for which a step is of no use unless a request comes or goes; None while there is none at all."""
         if not self.busy:
             return None
-        return (
-            0.0
-            if self._resume is None or self._aloft is not None
-            else min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
-        )
+        if self._resume is None or self._aloft is not None:
+            return 0.0
+        return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
     def add(self, request: Request) -> None:
         """Queues a request; RequestError when it can never be served."""

@@ -151,7 +151,7 @@ def _choose(draw: Draw, aloft: Aloft) -> torch.Tensor:
     if tokens.device.type == "cuda":
         aloft.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         aloft.host.copy_(tokens, non_blocking=True)
-        aloft.ready = torch.cuda.Event()
+        aloft.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         aloft.ready.record()
     else:
         aloft.host = tokens

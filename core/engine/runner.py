@@ -19,8 +19,12 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> torch.Tensor | None:
-        """Logits [R, vocab] of `batch.logit_rows`, or None when it wants none; stores all keys and values."""
-        batch.attention.begin(batch)
+        """Logits [R, vocab] of `batch.logit_rows`, or None when it wants none; stores all keys and values.
+
+        Attention back ends hear nothing of a batch of nobody (`--execute-empty-batches`); the model runs all the same.
+        """
+        if len(batch.seq_lens):
+            batch.attention.begin(batch)
         hidden = self._model.forward(batch)
         if not len(batch.logit_rows):
             return None

@@ -21,6 +21,11 @@ class Step:
     that follows, which `drawing` are.
     """
 
+    sequences: list[Sequence]
+    slots: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
     __slots__ = ("decodes", "drawing", "draws", "ledger", "sequences", "slots", "starts", "stops")
 
     def __init__(self, entries: Mapping[Sequence, int], ledger: Ledger, before: Step | None = None) -> None:
@@ -31,9 +36,9 @@ class Step:
             self.sequences, self.slots = before.sequences, before.slots
         else:
             self.sequences = sequences
-            self.slots: NDArray[np.int64] = np.array([s.slot for s in sequences], dtype=np.int64)
-        self.starts: NDArray[np.int64] = ledger.computed[self.slots]
-        self.stops: NDArray[np.int64] = self.starts + counts
+            self.slots = np.array([s.slot for s in sequences], dtype=np.int64)
+        self.starts = ledger.computed[self.slots]
+        self.stops = self.starts + counts
         self._find_draws(counts)
 
     def _find_draws(self, counts: NDArray[np.int64]) -> None:

@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.worker")
 
+PAUSE = 0.01  # seconds between two steps of nobody
+
 
 class ServedEngine(Protocol):
     """What the loop asks of an engine."""
 
     info: ModelInfo
+    empty_steps: bool
 
     @property
     def busy(self) -> bool: ...
@@ -61,6 +64,7 @@ class ServedEngine(Protocol):
     def step(self) -> list[Output]: ...
     def stats(self) -> StepStats: ...
     def reset_prefix_cache(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class Reporter:
@@ -83,23 +87,39 @@ class Reporter:
 
 
 class Loop:
-    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet."""
+    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet.
+
+    An engine with empty steps (`--execute-empty-batches`) runs one of them after every sleep, which then ends after
+    PAUSE at the latest: other devices may be waiting for this one, and a step that nobody waits for costs 1 % or so.
+    """
 
     def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
         self._engine = engine
         self._channel = channel
         self._refusals: list[Refusal] = []
         self._stopping = False
+        self._pause = PAUSE if engine.empty_steps else None
 
     def run(self) -> None:
         """Returns when a Shutdown came."""
         while True:
-            for message in self._channel.receive(timeout=self._engine.pause):
+            heard = False
+            for message in self._channel.receive(timeout=self._sleep()):
                 self._handle(message)
+                heard = True
             if self._stopping:
                 return
-            outputs = self._engine.step() if self._engine.busy else []
-            self._report(outputs)
+            busy = self._engine.busy
+            outputs = self._engine.step() if busy or self._engine.empty_steps else []
+            if busy or heard:
+                self._report(outputs)
+
+    def _sleep(self) -> float | None:
+        """Seconds to wait for a message at most; None: until there is one."""
+        pause = self._engine.pause
+        if self._pause is None or pause == 0:
+            return pause
+        return self._pause if pause is None else min(pause, self._pause)
 
     def _handle(self, message: ToWorker) -> None:
         match message:
@@ -158,7 +178,10 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     host.process_start(process)
     engine = _builder(start.engine)(settings, host, start.files, progress=Reporter(channel))
     channel.send(Ready(info=engine.info))
-    Loop(engine, channel).run()
+    try:
+        Loop(engine, channel).run()
+    finally:
+        engine.close()
 
 
 def _builder(ref: str) -> Callable[..., ServedEngine]:

@@ -60,6 +60,11 @@ def _adjust_scheduling(settings: Settings) -> Settings:
     scheduling = settings.scheduling
     if scheduling.max_num_steps == 0:
         raise SettingsError("--max-num-steps: expected at least 1, or -1 for the best value, not 0")
+    if scheduling.enable_overlap_scheduler and scheduling.max_num_steps > 1:
+        raise SettingsError(
+            f"--enable-overlap-scheduler looks at the requests before every step and --max-num-steps "
+            f"{scheduling.max_num_steps} only after so many; drop one of them"
+        )
     total, length = scheduling.max_batch_total_tokens, settings.model.max_length
     if total is not None and length is not None and total < length:
         raise SettingsError(

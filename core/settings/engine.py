@@ -99,7 +99,12 @@ class SchedulingSettings(Section):
         Field(description="Begin no prompt that would fill more than this share of the cache.", ge=0, le=1),
     ] = 0.95
     max_num_steps: Annotated[
-        int, Field(description="Tokens per request between two looks of the scheduler; -1 for the best value.", ge=-1)
+        int,
+        Field(
+            description="Most tokens per request between two looks at the queue, which then come in one piece; -1 for "
+            "the best value, which is 1 on every device.",
+            ge=-1,
+        ),
     ] = -1
     max_queue_size: Annotated[
         int | None,
@@ -138,13 +143,21 @@ class SchedulingSettings(Section):
         Field(description="Scheduler tts: run the requests of each batch of prompts alone once more right after it."),
     ] = False
     enable_overlap_scheduler: Annotated[
-        bool, Field(description="Plan the next step while the device runs this one.")
+        bool,
+        Field(
+            description="Plan and launch the next step before this one's tokens are known. Made for GPUs; on a CPU "
+            "the model runs in a thread beside the planning. Not with several --max-num-steps."
+        ),
     ] = False
     device_graph_capture: Annotated[
         bool, Field(description="Record the decode step as device graphs before serving, and replay them.")
     ] = False
     execute_empty_batches: Annotated[
-        bool, Field(description="Run steps without requests, for models whose devices wait for each other.")
+        bool,
+        Field(
+            description="Run steps without requests, some 100 a second while idle, for models whose devices wait for "
+            "each other. The architecture must support it."
+        ),
     ] = False
     ep_size: Annotated[int, Field(description="Devices over which experts are spread; 1 is not spread.", ge=1)] = 1
     pipeline_role: Annotated[Role, Field(description="Whether this server runs prompts, answers, or both.")] = (

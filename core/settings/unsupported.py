@@ -60,9 +60,7 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("draft_model.devices", _DRAFT),
     Unsupported("files.draft_config_file", _DRAFT),
     Unsupported("files.draft_section_name", _DRAFT),
-    Unsupported("scheduling.enable_overlap_scheduler", "steps are planned one after another; leave it out"),
     Unsupported("scheduling.device_graph_capture", "steps are not recorded; leave it out"),
-    Unsupported("scheduling.execute_empty_batches", "no model needs empty steps; leave it out"),
     Unsupported("sampling.enable_structured_output", _CAPABILITY),
     Unsupported("sampling.enable_variable_logits", _CAPABILITY),
     Unsupported("sampling.enable_penalties", _CAPABILITY),
@@ -98,9 +96,6 @@ UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
     ),
     UnsupportedValue(
         "model.data_parallel_degree", lambda s: s.model.data_parallel_degree != 1, "with several replicas", "use 1"
-    ),
-    UnsupportedValue(
-        "scheduling.max_num_steps", lambda s: s.scheduling.max_num_steps > 1, "with several steps", "use 1"
     ),
     UnsupportedValue("scheduling.ep_size", lambda s: s.scheduling.ep_size != 1, "with spread experts", "use 1"),
     UnsupportedValue(

@@ -16,8 +16,9 @@ import torch
 
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
-from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
+from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
 from maxserve.core.nouns import CacheLayer, Limits, Output

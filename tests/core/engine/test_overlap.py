@@ -1,4 +1,4 @@
-"""With overlap, a step is launched before the tokens of the one before it are known, and nobody can tell by the text."""
+"""With overlap, a step is launched before the tokens of the one before it are known; no text shows it."""
 
 from __future__ import annotations
 

@@ -37,6 +37,10 @@ def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> No
         ({CAST: True}, "--allow-safetensors-.*-cast: cast to what.* --quantization-encoding"),
         ({f"draft_{CAST}": True, "draft_model_path": "d"}, "Give --draft-quantization-encoding"),
         ({"max_num_steps": 0}, "--max-num-steps: expected at least 1"),
+        (
+            {"max_num_steps": 2, "enable_overlap_scheduler": True},
+            "--enable-overlap-scheduler .*--max-num-steps 2 .*drop one of them",
+        ),
         ({"chat_template": "nowhere.jinja"}, "--chat-template nowhere.jinja: there is no such file"),
         ({"weight_path": ("w.safetensors",)}, "--weight-path w.safetensors: .*--model-path"),
         ({"data_parallel_degree": 2}, "--data-parallel-degree 2: expected 1 or the number of devices, which is 1"),
@@ -62,6 +66,9 @@ def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: s
         {"draft_devices": "cpu", "draft_model_path": "d"},
         {"data_parallel_degree": 2, "devices": "gpu:0,1"},
         {"max_num_steps": -1},
+        {"max_num_steps": -1, "enable_overlap_scheduler": True},
+        {"max_num_steps": 1, "enable_overlap_scheduler": True},
+        {"max_num_steps": 10},
         {"enable_kvcache_swapping_to_host": True},
     ],
 )

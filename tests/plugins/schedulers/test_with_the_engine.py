@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from maxserve.core.engine.draw import Pipeline, Stage
-from maxserve.core.engine.loop import Engine, Parts
+from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces import CacheContext, ModelInfo, SchedulerContext
 from maxserve.core.nouns import Limits, Output, Request, Rows, SamplingParams, Turns
 from maxserve.core.registry import load_ref
@@ -46,9 +47,10 @@ class Nothing:
     def __init__(self) -> None:
         self.steps: list[dict[str, int]] = []
 
-    def build(self, entries: Any) -> Any:
-        self.steps.append({sequence.request.id: count for sequence, count in entries.items()})
-        return [s for s, n in entries.items() if s.computed + n == s.length]
+    def build(self, step: Any) -> Any:
+        counts = (step.stops - step.starts).tolist()
+        self.steps.append({sequence.id: count for sequence, count in zip(step.sequences, counts, strict=True)})
+        return step.drawing
 
     def run(self, batch: Any) -> torch.Tensor:
         return torch.zeros(len(batch), VOCAB)

@@ -24,6 +24,7 @@ class CountingEngine:
     """Gives every request the tokens 0, 1, 2 … up to its max_tokens, one a step."""
 
     def __init__(self) -> None:
+        self.empty_steps = False
         self._requests: dict[str, Request] = {}
         self._given: dict[str, int] = {}
         self._aborted = 0
@@ -93,6 +94,9 @@ class CountingEngine:
     def reset_prefix_cache(self) -> int:
         self._resets += 1
         return 0
+
+    def close(self) -> None:
+        pass
 
 
 def build(settings: Any, host: Any, files: Any, *, progress: Any) -> CountingEngine:

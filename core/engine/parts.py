@@ -1,0 +1,54 @@
+"""What an engine is made of, and what it counts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maxserve.core.engine.batch import BatchBuilder
+    from maxserve.core.engine.draw import Pipeline
+    from maxserve.core.engine.overlap import Lane
+    from maxserve.core.engine.runner import Runner
+    from maxserve.core.interfaces import Cache, ModelInfo, StepPolicy
+    from maxserve.core.nouns import Limits
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    steps: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an engine is put together from; see assemble.py.
+
+    `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
+    `lane`, each step is launched before the tokens of the one before it are known. `empty_steps`: the model runs also
+    when there is nobody to run it for.
+    """
+
+    info: ModelInfo
+    limits: Limits
+    cache: Cache
+    policy: StepPolicy
+    policy_name: str
+    builder: BatchBuilder
+    runner: Runner
+    pipeline: Pipeline
+    read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
+    max_steps: int = 1
+    lane: Lane | None = None
+    empty_steps: bool = False
+    failure_percent: float = 0.0
+    check_when_idle: bool = False
+    random: random.Random = field(default_factory=random.Random)
