@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         """[T, dim] to [T, dim]."""
-        rows: Tensor = self.qkv_proj(x).view(x.shape[0], -1, self.head_dim)
+        rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         q, k = self._turned(rows[:, : -self.kv_heads], batch)
         seen = batch.attend(self.layer, q, k, rows[:, -self.kv_heads :])
         out: Tensor = self.o_proj(seen.flatten(1))

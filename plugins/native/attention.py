@@ -38,6 +38,8 @@ class NativeAttention:
         self.step = _Step(batch)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
+        if not q.shape[0]:
+            return q
         stored, step = self._layers[layer], self.step
         dtype = q.dtype
         q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)

@@ -94,6 +94,8 @@ class _Program:
 
     def run(self, x: Tensor, batch: Any) -> Tensor:
         """[T, dim] to [T, dim]. `batch` is a RotaryBatch."""
+        if not x.shape[0]:  # a step of nobody, of which the attention was told nothing
+            return x
         x = rows(x).contiguous()
         tokens, step = x.shape[0], self._attention.step
         out = torch.empty(tokens, self._dim)
