@@ -7,35 +7,36 @@ from fastapi.responses import PlainTextResponse
 
 from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import EngineClient, ServerContext
+from maxserve.core.interfaces import ServerContext
 
 
 class PrefixCache:
     """Lets the worker forget what it keeps of past requests."""
 
-    def __init__(self, engine: EngineClient, refusal: str) -> None:
-        self._engine = engine
-        self._refusal = refusal  # why there is nothing to forget; empty when there is
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
 
     async def reset(self) -> PlainTextResponse:
         """Forgets the cached prefixes that no running request uses, the copies in host memory included.
 
         The answer comes when the worker has been told: requests sent after it find nothing of what was sent before.
         """
-        if self._refusal:
-            raise RequestError(self._refusal)
-        await self._engine.reset_prefix_cache()
+        refusal = _nothing_to_forget(self._context)
+        if refusal:
+            raise RequestError(refusal)
+        await self._context.engine.reset_prefix_cache()
         return PlainTextResponse("Success")
 
 
 def router(context: ServerContext) -> APIRouter:
-    prefixes = PrefixCache(context.engine, _nothing_to_forget(context))
     routes = APIRouter()
-    routes.add_api_route("/reset_prefix_cache", prefixes.reset, methods=["POST"], response_class=PlainTextResponse)
+    reset = PrefixCache(context).reset
+    routes.add_api_route("/reset_prefix_cache", reset, methods=["POST"], response_class=PlainTextResponse)
     return routes
 
 
 def _nothing_to_forget(context: ServerContext) -> str:
+    """Why a reset would mean nothing; empty when it does mean something."""
     if not context.settings.kv_cache.enable_prefix_caching:
         return "this server keeps no prefixes (--no-enable-prefix-caching), so there is nothing to reset"
     strategy = choose_strategy(context.settings, context.host, context.model.architecture)
