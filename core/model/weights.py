@@ -117,6 +117,7 @@ class _Loaded:
         self._ready: dict[str, torch.Tensor] = {}
         self._dtypes: dict[str, torch.dtype] = {}  # by parameter, where it is not `dtype`
         self._kept: dict[str, KeptWeight] = {}  # by parameter
+        self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._second: dict[str, torch.Tensor] = {}  # by place
         self.shapes = Parameters(
             shapes={names[0]: tuple(parameter.shape) for names, parameter in self._places},
@@ -161,6 +162,8 @@ class _Loaded:
             self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
             return
         if read.offset is None:
+            if self.keeps(read):
+                self._mapped[read.target] = read
             self._ready[read.target] = tensor.to(device=self._device, dtype=dtype)
             return
         whole = self._ready.get(read.target)
@@ -179,13 +182,22 @@ class _Loaded:
             for name in names:
                 own = self._own(name, shared)
                 if name in self._kept:
-                    self._kept[name].put(shared if own is None else own, 0)
+                    self._kept[name].put(self._read_again(names[0], shared) if own is None else own, 0)
                     continue
                 value = parameter if own is None else nn.Parameter(own, requires_grad=False)
                 setattr(self._module(name), name.rpartition(".")[2], value)
         for module in self._model.modules():
             if isinstance(module, Embedding):
                 module.compute = self._dtype
+
+    def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A mapped tensor through a mapping of its own, which ends after use: the pages of the other stay untouched."""
+        read = self._mapped.get(target)
+        if read is None:
+            return tensor
+        with safe_open(read.file, framework="pt") as handle:
+            again: torch.Tensor = handle.get_tensor(read.name)
+            return again
 
     def _module(self, name: str) -> nn.Module:
         """The module that has the parameter of that name."""
