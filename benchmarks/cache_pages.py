@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=600, help="sequences per scenario")
     parser.add_argument("--pages", type=int, default=1365, help="pages in all (4 GiB for 3 MiB a page)")
-    parser.add_argument("--soft", type=int, default=89, help="pages that unused prefixes may keep")
+    parser.add_argument("--soft", type=int, default=68, help="pages that unused prefixes may keep")
     options = parser.parse_args()
     print("| requests at once | budget | most held | touched | runs, mean | largest |\n|---|---|---|---|---|---|")
     for scenario in SCENARIOS:

@@ -5,8 +5,8 @@
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
 in the compute type, and 3 float32 rows of logits per running request. On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
-first used; what running requests need they get, but prefixes that nobody uses shall not keep more than half the size of
-the weights (256 MiB at least).
+first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
+size of the weights (192 MiB at least).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGE_SIZE_ELSEWHERE = 128
 BATCH_SIZE = {"cpu": 64}
 BATCH_SIZE_ELSEWHERE = 512
 CPU_CACHE_LIMIT = 4 << 30
-KEPT_LEAST = 256 << 20
+KEPT_LEAST = 192 << 20
 _VALUES_PER_TOKEN = 20
 _LOGIT_ROWS = 3
 _NEARLY_ALL = 0.95
@@ -175,7 +175,7 @@ def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activ
 
 def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pages: int) -> int | None:
     """Pages that unused prefixes may keep; None where that is no bound."""
-    soft = max(1, max(KEPT_LEAST, weights // 2) // per_page)
+    soft = max(1, max(KEPT_LEAST, weights // 3) // per_page)
     return soft if _shared_machine(settings, device) and soft < pages else None
 
 

@@ -50,8 +50,8 @@ class KVCacheSettings(Section):
         float,
         Field(
             description="Share of the device's free memory that weights and cache may take together. Unset on a CPU, "
-            "the cache takes 4 GiB at most, and prefixes that no request uses keep little of it: half the size of the "
-            "weights, or 256 MiB where that is more.",
+            "the cache takes 4 GiB at most, and prefixes that no request uses keep little of it: a third of the size "
+            "of the weights, or 192 MiB where that is more.",
             gt=0,
             le=1,
         ),
