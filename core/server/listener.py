@@ -26,6 +26,7 @@ class HttpServer(uvicorn.Server):
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nothing here asks where a request came from
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=math.ceil(GRACE + LAST_WORDS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -121,6 +122,8 @@ class Serving:
             info = await self._ready.get()
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
                 app = self._build_app(info, tokenizer, template)
+                # Modules and vocabulary stay for good: collections need not walk through them among requests.
+                gc.freeze()
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:

@@ -46,15 +46,12 @@ class Prometheus:
         if stats.status >= 400:
             return
         series.success.labels(model, stats.finish).inc()
-        for index in (0, 1):
-            if stats.queue_to_first_token is not None:
-                series.first_token[index].observe(stats.queue_to_first_token)
-            between = series.between[index]
-            for seconds in stats.inter_token:
-                between.observe(seconds)
-            series.whole[index].observe(stats.total)
-            series.prompt[index].observe(stats.prompt_tokens)
-            series.generated[index].observe(stats.generated_tokens)
+        if stats.queue_to_first_token is not None:
+            series.first_token.observe(stats.queue_to_first_token)
+        series.between.observe(*stats.inter_token)
+        series.whole.observe(stats.total)
+        series.prompt.observe(stats.prompt_tokens)
+        series.generated.observe(stats.generated_tokens)
         series.choices.observe(stats.n)
         if stats.max_tokens is not None:
             series.limit.observe(stats.max_tokens)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from maxserve.plugins.observers.histogram import LABELS, Tally
 
 # seconds; the edges answer "is a person kept waiting", down to one fast decode step
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
 WHOLE = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 TOKENS = tuple(float(2**power) for power in range(18))
-LABELS = ("model_name",)
 CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -33,8 +34,11 @@ class Family:
         """A counter for every combination of `labels`, after the model's name."""
         return Counter(self.prefix + name, text, (*LABELS, *labels), registry=self.registry)
 
-    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(self.prefix + name, text, LABELS, registry=self.registry, buckets=buckets).labels(self.model)
+    def tally(self, text: str, edges: tuple[float, ...], name: str, *others: str) -> Tally:
+        """A histogram; `others` are full names under which it is shown too."""
+        made = Tally((self.prefix + name, *others), text, edges, self.model)
+        self.registry.register(made)
+        return made
 
 
 class StepGauges:
@@ -91,25 +95,19 @@ class RequestSeries:
             self.success.labels(vllm.model, reason)
         self.count = ours.counters("request_count", "Requests, by status and path", "code", "path")
         first, between, whole = "Time to the first token", "Time from one token to the next", "Time to the last token"
-        self.first_token = [
-            vllm.histogram("time_to_first_token_seconds", first, FIRST_TOKEN),
-            ours.histogram("time_to_first_token_seconds", first, FIRST_TOKEN),
-        ]
-        self.between = [
-            vllm.histogram("inter_token_latency_seconds", between, BETWEEN_TOKENS),
-            ours.histogram("itl_seconds", between, BETWEEN_TOKENS),
-        ]
-        self.whole = [
-            vllm.histogram("e2e_request_latency_seconds", whole, WHOLE),
-            ours.histogram("request_time_seconds", whole, WHOLE),
-        ]
-        self.prompt = [
-            vllm.histogram("request_prompt_tokens", "Prompt tokens of a request", TOKENS),
-            ours.histogram("input_tokens_per_request", "Prompt tokens of a request", TOKENS),
-        ]
-        self.generated = [
-            vllm.histogram("request_generation_tokens", "Tokens generated for a request", TOKENS),
-            ours.histogram("output_tokens_per_request", "Tokens generated for a request", TOKENS),
-        ]
-        self.choices = vllm.histogram("request_params_n", "Answers asked for by a request", CHOICES)
-        self.limit = vllm.histogram("request_params_max_tokens", "Tokens asked for at most", TOKENS)
+        self.first_token = self._both(vllm, ours, first, FIRST_TOKEN, "time_to_first_token_seconds")
+        self.between = self._both(vllm, ours, between, BETWEEN_TOKENS, "inter_token_latency_seconds", "itl_seconds")
+        self.whole = self._both(vllm, ours, whole, WHOLE, "e2e_request_latency_seconds", "request_time_seconds")
+        prompt, generated = "Prompt tokens of a request", "Tokens generated for a request"
+        self.prompt = self._both(vllm, ours, prompt, TOKENS, "request_prompt_tokens", "input_tokens_per_request")
+        self.generated = self._both(
+            vllm, ours, generated, TOKENS, "request_generation_tokens", "output_tokens_per_request"
+        )
+        self.choices = vllm.tally("Answers asked for by a request", CHOICES, "request_params_n")
+        self.limit = vllm.tally("Tokens asked for at most", TOKENS, "request_params_max_tokens")
+
+    @staticmethod
+    def _both(
+        vllm: Family, ours: Family, text: str, edges: tuple[float, ...], name: str, our_name: str | None = None
+    ) -> Tally:
+        return vllm.tally(text, edges, name, ours.prefix + (our_name or name))

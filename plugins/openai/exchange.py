@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
-import anyio.to_thread
 from fastapi import Request
 from starlette.responses import Response
 
@@ -95,7 +95,7 @@ class TextRoute:
     async def _job(self, body: TextBody, user: str) -> Job:
         wording = self._wording
         sampling = self._fields.sampling(body)
-        prompts = await anyio.to_thread.run_sync(wording.prompts, body, abandon_on_cancel=True)
+        prompts = await asyncio.to_thread(wording.prompts, body)
         return plan_job(
             body,
             prompts,

@@ -152,3 +152,11 @@ def test_declarations_can_be_loaded() -> None:
         assert isinstance(component.build, str)
         module, _, name = component.build.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_values_are_counted_up_to_each_edge(observer: Prometheus) -> None:
+    observer.on_request(request(inter_token=(0.001, 0.0011, 0.0025, 9.0)))
+    name = "vllm:inter_token_latency_seconds_bucket"
+    for edge, count in (("0.001", 1), ("0.0025", 3), ("0.005", 3), ("5.0", 3), ("+Inf", 4)):
+        assert value(observer, name, le=edge) == count
+        assert value(observer, "maxserve_itl_seconds_bucket", le=edge) == count
