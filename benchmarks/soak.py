@@ -15,7 +15,9 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import statistics
+import string
 import sys
 import tempfile
 import time
@@ -35,10 +37,11 @@ from maxserve.core.testing.live import LiveServer
 
 LENGTH, STEP_TOKENS, ROWS, PAGE, PAGES = 512, 128, 16, 16, 72  # of the server; a cache of 72 pages of 16 tokens
 CLIENTS = 12
-SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SIZES = {"vocab_size": 513, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64}  # wide: pages outweigh the weights
 PAUSE = 1.0  # seconds between two looks at the memory
 FLAT = 0.02
+FAILURE = re.compile(r" (ERROR|CRITICAL) |^(Traceback|[\w.]*(Error|Exception)\b)")  # a line of the server's log
 
 
 # --- the server ---------------------------------------------------------------------------------------------------
@@ -56,13 +59,15 @@ class Shape:
 
 
 def make_model(folder: Path) -> Path:
-    """A random Llama with a vocabulary of bytes."""
+    """A random Llama with a vocabulary of bytes and pairs of letters."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: id for id, letter in enumerate(["<|end|>", *letters])}, []))
+    pairs = [first + second for first in string.ascii_lowercase[:16] for second in string.ascii_lowercase[:16]]
+    vocabulary = {token: id for id, token in enumerate(["<|end|>", *letters, *pairs])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -230,7 +235,7 @@ def soak(options: Sequence[str], traffic: Traffic, more: Callable[[], bool]) -> 
     finally:
         if status := server.stop():
             record.wrong.append(f"the server ended with exit status {status}")
-    record.wrong += [f"the server logs: {line}" for line in server.lines if " ERROR " in line or "Traceback" in line]
+    record.wrong += [f"the server logs: {line}" for line in server.lines if FAILURE.search(line)]
     return record
 
 
@@ -240,9 +245,9 @@ def soak(options: Sequence[str], traffic: Traffic, more: Callable[[], bool]) -> 
 def violations(record: Record, *, judge_memory: bool) -> list[str]:
     """A line for everything that was not as it should be."""
     found = [f"{count} x {text}" for text, count in Counter(record.wrong).items()]
-    held = record.metrics.get("maxserve_cache_num_used_blocks")
+    held = record.metrics.get("maxserve_cache_num_used_blocks", float("nan"))  # what is neither free nor cached
     if held != 0:
-        found.append(f"{held} pages are held with no request there")
+        found.append(f"{held:.0f} pages are held with no request there")
     if not record.metrics.get("vllm:num_preemptions_total"):
         found.append("no request lost its pages: the cache is not small enough to show anything")
     if not record.repeats:

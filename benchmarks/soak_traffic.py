@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -170,14 +170,23 @@ async def ask(client: httpx.AsyncClient, call: Call) -> Answer:
 
 async def _listen(reply: httpx.Response, call: Call, answer: Answer, begun: float) -> None:
     events = 0
-    async for line in reply.aiter_lines():
-        if line == "data: [DONE]":
+    async for event in _events(reply):
+        if event == b"[DONE]":
             return
-        if line.startswith("data: "):
-            answer.first = answer.first or time.perf_counter() - begun
-            answer.add(json.loads(line[6:]))
-            events += 1
+        answer.first = answer.first or time.perf_counter() - begun
+        answer.add(json.loads(event))
+        events += 1
         if events == call.leaves:
             answer.left = True
             return
     answer.error = answer.error or "the stream ended without [DONE]"
+
+
+async def _events(reply: httpx.Response) -> AsyncIterator[bytes]:
+    """The data of each event. Lines end with line feeds only; `aiter_lines` would cut at others, within a text."""
+    rest = b""
+    async for piece in reply.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                yield line[6:].rstrip(b"\r")
