@@ -41,6 +41,7 @@ SIZES = {"vocab_size": 513, "hidden_size": 64, "intermediate_size": 96, "num_hid
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64}  # wide: pages outweigh the weights
 PAUSE = 1.0  # seconds between two looks at the memory
 FLAT = 0.02
+MOST_LINES = 50
 FAILURE = re.compile(r" (ERROR|CRITICAL) |^(Traceback|[\w.]*(Error|Exception)\b)")  # a line of the server's log
 
 
@@ -223,15 +224,16 @@ def soak(options: Sequence[str], traffic: Traffic, more: Callable[[], bool]) -> 
     """Starts a server, loads it as long as there is `more` and says what was seen."""
     record = Record()
     path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)
-    server = LiveServer("--plugin", "soak_check", *options, env={"PYTHONPATH": path}).wait_ready()
+    server = LiveServer("--plugin", "soak_check", *options, env={"PYTHONPATH": path})
     try:
+        server.wait_ready()
         before = _processes(server)
         asyncio.run(loaded(server, traffic, record, more))
         settle(server, record)
         if _processes(server) != before:
             record.wrong.append("the worker was replaced by another one")
     except Exception as error:
-        record.wrong.append(f"the server is not as it should be after the load: {error!r}")
+        record.wrong.append(f"the server is not as it should be: {error!r}")
     finally:
         if status := server.stop():
             record.wrong.append(f"the server ended with exit status {status}")
@@ -244,7 +246,7 @@ def soak(options: Sequence[str], traffic: Traffic, more: Callable[[], bool]) -> 
 
 def violations(record: Record, *, judge_memory: bool) -> list[str]:
     """A line for everything that was not as it should be."""
-    found = [f"{count} x {text}" for text, count in Counter(record.wrong).items()]
+    found = [f"{count} x {text}" for text, count in Counter(record.wrong).most_common(MOST_LINES)]
     held = record.metrics.get("maxserve_cache_num_used_blocks", float("nan"))  # what is neither free nor cached
     if held != 0:
         found.append(f"{held:.0f} pages are held with no request there")
@@ -289,7 +291,8 @@ def report(record: Record) -> None:
         f"{lost:.0f} preemptions; {pages:.0f} pages, "
         f"{held:.0f} held at the end; {record.repeats} repeats of fixed requests"
     )
-    for name, sizes in zip(("API process", "worker"), zip(*record.memory, strict=True), strict=False):
+    looks = record.memory if len(record.memory) >= 3 else []
+    for name, sizes in zip(("API process", "worker"), zip(*looks, strict=True), strict=False):
         middle, last = (size / 2**20 for size in thirds(sizes))
         parts = [f"{size / 2**20:.1f}" for size in sizes[:: max(1, len(sizes) // 10)]]
         print(f"{name} MB: {' '.join(parts)}; middle third {middle:.1f}, last {last:.1f} ({last / middle - 1:+.2%})")

@@ -121,3 +121,10 @@ def test_memory_is_judged_after_the_first_third(soak: ModuleType, sizes: list[in
     found = soak.violations(record, judge_memory=True)
     assert found == [] if flat else ["worker" in line for line in found] == [True]
     assert soak.violations(record, judge_memory=False) == []
+
+
+def test_a_server_that_does_not_start_is_a_violation(
+    soak: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(soak, monkeypatch, "--requests", "1", "--", "--max-length", "0") == 1
+    assert "VIOLATION: 1 x the server is not as it should be" in capsys.readouterr().out
