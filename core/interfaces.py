@@ -179,7 +179,10 @@ class SequenceView(Protocol):
     @property
     def prompt_length(self) -> int: ...
     @property
-    def generated(self) -> int: ...
+    def generated(self) -> int:
+        """Generated tokens that are known; holds its last value when the sequence is over."""
+        ...
+
     @property
     def started(self) -> bool:
         """Holds pages: part of its prompt is computed."""

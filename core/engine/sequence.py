@@ -116,7 +116,8 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        return self.length - self.prompt_length
+        """Tokens that are known; its own count, true also when it is over and its slot is another's."""
+        return self._filled + len(self.fresh) - self.prompt_length
 
     @property
     def alive(self) -> bool:

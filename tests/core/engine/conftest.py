@@ -21,7 +21,7 @@ from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
-from maxserve.core.nouns import CacheLayer, Limits, Output
+from maxserve.core.nouns import CacheLayer, Limits, Output, Turns
 from maxserve.core.registry import load_ref
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.schedulers import maxserve_schedulers
@@ -88,6 +88,8 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         chunked: bool = True,
         in_flight: bool = False,
         total: int | None = None,
+        scheduler: str = "continuous",
+        turns: Turns | None = None,
         policy: Any = None,
         model: Any = None,
         failure_percent: float = 0.0,
@@ -97,6 +99,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         stages: Sequence[Stage] = (),
     ) -> Engine:
         device = torch.device("cpu")
+        declared, turns = component(maxserve_schedulers(), scheduler), turns or Turns()
         limits = Limits(
             max_batch_size=rows,
             max_batch_input_tokens=tokens,
@@ -104,8 +107,9 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             max_length=min(max_length, pages * page_size),
             page_size=page_size,
             pages=pages,
-            chunked_prefill=chunked,
+            chunked_prefill=chunked and declared.chunks_prompts,
             in_flight_batching=in_flight,
+            max_started=turns.queue_size,
         )
         strategy = component(maxserve_cache_strategies(), "paged")
         cache = load_ref(strategy.build)(
@@ -113,13 +117,12 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 layers=(CacheLayer(kv_heads=1, head_dim=1),),
                 pages=pages,
                 page_size=page_size,
-                rows=rows,
+                rows=limits.rows,
                 max_length=limits.max_length,
                 dtype=torch.float32,
                 device=device,
             )
         )
-        scheduler = component(maxserve_schedulers(), "continuous")
         context = SamplerContext(vocab_size=VOCAB, device=device)
         assert context.vocab_size == VOCAB
         engine = Engine(
@@ -139,8 +142,8 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 ),
                 limits=limits,
                 cache=cache,
-                policy=policy or load_ref(scheduler.build)(SchedulerContext(limits=limits)),
-                policy_name="test" if policy else "continuous",
+                policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, turns=turns)),
+                policy_name="test" if policy else scheduler,
                 builder=BatchBuilder(cache, HashAttention(cache, page_size), page_size, device),
                 runner=Runner(model or HashModel()),
                 pipeline=Pipeline(
@@ -173,7 +176,7 @@ def run() -> Callable[..., dict[str, list[Output]]]:
         for _ in range(steps):
             if not engine.busy:
                 return outputs
-            for output in engine.step():
+            for output in engine.next_outputs():
                 outputs.setdefault(output.id, []).append(output)
             engine.check()
         raise AssertionError("the engine does not come to an end")

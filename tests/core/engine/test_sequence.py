@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import AHEAD, Sequence
 from maxserve.core.nouns import Request, SamplingParams
 
@@ -28,6 +29,18 @@ def test_tokens_are_the_prompt_and_what_was_appended(make: Make) -> None:
         sequence.append(token)
     assert sequence.tokens.tolist() == [1, 2, 3, *range(200)]
     assert (sequence.length, sequence.generated) == (203, 200)
+
+
+def test_what_it_generated_is_its_own_count(make: Make) -> None:
+    """Its slot is given to another when it is over; who kept books on it still reads what was."""
+    ledger = Ledger(1)
+    sequence = Sequence(Request(id="a", prompt=(1,) * 9), limit=99, ends=frozenset(), params={}, ledger=ledger)
+    for token in range(5):
+        sequence.append(token)
+    ledger.close(sequence.slot)
+    other = Sequence(Request(id="b", prompt=(1,)), limit=99, ends=frozenset(), params={}, ledger=ledger)
+    assert other.slot == sequence.slot
+    assert (sequence.view.generated, other.view.generated) == (5, 0)
 
 
 def test_its_buffer_ends_at_its_limit(make: Make) -> None:

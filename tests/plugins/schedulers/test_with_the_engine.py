@@ -94,7 +94,9 @@ class House:
         ]
 
 
-def house(scheduler: str = "continuous", *, share: bool = True, turns: Turns | None = None, **changes: Any) -> House:
+def house(
+    scheduler: str = "continuous", *, share: bool = True, turns: Turns | None = None, steps: int = 1, **changes: Any
+) -> House:
     given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
     given |= {"max_length": 120, "page_size": 4, "pages": 100} | changes
     turns = turns or Turns()
@@ -126,6 +128,7 @@ def house(scheduler: str = "continuous", *, share: bool = True, turns: Turns | N
                 runner=stand_in,
                 pipeline=stand_in,
                 read_params=lambda fields: {},
+                max_steps=steps,
             )
         ),
         nothing,
@@ -435,6 +438,23 @@ def test_resting_on_purpose_is_no_failure_of_the_policy(caplog: pytest.LogCaptur
     for _ in range(10):
         assert subject.engine.step() == []
     assert caplog.text == ""
+
+
+# --- fairness -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_answer_is_charged_whole_though_its_request_is_over(steps: int) -> None:
+    """a was served ten tokens of prompt and an answer, b twenty-five of prompt: the next is b's."""
+    subject = house("fair", max_batch_size=1, steps=steps, share=False)
+    subject.ask("a0", 10, max_tokens=30, user="a")
+    subject.ask("b0", 25, max_tokens=1, user="b")
+    while not any(output.finish for output in subject.step()):
+        pass
+    subject.ask("late", 1, max_tokens=1, user="c")  # whatever a0 had for its numbers may be late's now
+    subject.ask("a1", 10, max_tokens=1, user="a")
+    subject.ask("b1", 10, max_tokens=1, user="b")
+    assert subject.ran(4) == ["b0:25", "late", "b1:10", "a1:10"]
 
 
 # --- preemption -----------------------------------------------------------------------------------------------
