@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +38,9 @@ def architecture(**fields: Any) -> Architecture:
 
 
 @pytest.fixture
-def build(model_folder: Callable[..., Path], plugin_host: Callable[..., Any]) -> Callable[..., Engine]:
+def build(model_folder: Callable[..., Path], plugin_host: Callable[..., Any], tmp_path: Path) -> Callable[..., Engine]:
     def build(*, declared: Architecture, **options: Any) -> Engine:
-        folder = model_folder()
+        folder = Path(shutil.copytree(model_folder(), tmp_path / "model"))
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "architectures": [declared.name]}))
         host = plugin_host(SimpleNamespace(maxserve_architectures=hookimpl(lambda: [declared])))
