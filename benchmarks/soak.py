@@ -303,6 +303,24 @@ def _percentiles(values: Sequence[float], *parts: float) -> list[float]:
     return [ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan") for part in parts]
 
 
+def counted(requests: int) -> Callable[[], bool]:
+    left = iter(range(requests))
+    return lambda: next(left, None) is not None
+
+
+def lasting(seconds: float) -> Callable[[], bool]:
+    """True for so long after it was first asked."""
+    asked: list[float] = []
+
+    def more() -> bool:
+        now = time.monotonic()
+        if not asked:
+            asked.append(now)
+        return now < asked[0] + seconds
+
+    return more
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
@@ -314,8 +332,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or make_model(Path(folder))
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
-        end, left = time.monotonic() + 60 * given.minutes, iter(range(given.requests or 0))
-        more = (lambda: next(left, None) is not None) if given.requests else (lambda: time.monotonic() < end)
+        more = counted(given.requests) if given.requests else lasting(60 * given.minutes)
         record = soak([*serve_options(model), *given.options], Traffic(given.seed, vocabulary, LENGTH), more)
     report(record)
     found = violations(record, judge_memory=given.requests is None)
