@@ -22,12 +22,23 @@ class Prometheus:
         self._counters = StepCounters(*families)
         self._requests = RequestSeries(*families)
         self._seen: dict[str, int] = {}
+        self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many
 
     def text(self) -> bytes:
         """Everything, as Prometheus scrapes it."""
+        self._settle()
         return generate_latest(self._registry)
 
     def on_step(self, stats: StepStats) -> None:
+        if self._latest is not None and _is_from_another_worker(stats, self._latest):
+            self._settle()
+        self._latest = stats
+
+    def _settle(self) -> None:
+        """Brings the series up to the latest step."""
+        if self._latest is None:
+            return
+        stats, self._latest = self._latest, None
         gauges, cache = self._gauges, stats.cache
         for gauge in gauges.running:
             gauge.set(stats.running)
@@ -69,3 +80,12 @@ class Prometheus:
         self._counters.host_hits.inc(grown["host_hits"])
         missed = grown["prefix_queries"] - grown["prefix_hits"]
         self._counters.misses.inc(max(missed, 0))
+
+
+def _is_from_another_worker(now: StepStats, before: StepStats) -> bool:
+    """Whether one of the totals is smaller than it was."""
+    return any(new < old for new, old in zip(_totals(now), _totals(before), strict=True))
+
+
+def _totals(stats: StepStats) -> tuple[int, ...]:
+    return stats.steps, stats.prompt_tokens, stats.generated_tokens, stats.preemptions, stats.cache.host_hits

@@ -160,3 +160,13 @@ def test_values_are_counted_up_to_each_edge(observer: Prometheus) -> None:
     for edge, count in (("0.001", 1), ("0.0025", 3), ("0.005", 3), ("5.0", 3), ("+Inf", 4)):
         assert value(observer, name, le=edge) == count
         assert value(observer, "maxserve_itl_seconds_bucket", le=edge) == count
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_what_a_worker_last_said_counts_whether_it_was_scraped_or_not(observer: Prometheus, looked: bool) -> None:
+    observer.on_step(step(steps=7, generated_tokens=9))
+    if looked:
+        observer.text()
+    observer.on_step(step(steps=1, generated_tokens=2))
+    assert value(observer, "vllm:generation_tokens_total") == 11
+    assert value(observer, "vllm:generation_tokens_total") == 11
