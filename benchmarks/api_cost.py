@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import statistics
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,14 @@ def measure(url: str, pid: int, vocabulary: int, runs: int) -> dict[str, list[fl
 
 
 def main() -> None:
+    arguments = sys.argv[1:]
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of a model with a tokenizer")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("options", nargs="*", help="options of max serve, after --")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments[:cut])
     vocabulary = json.loads((given.model / "config.json").read_text())["vocab_size"]
-    server = LiveServer("--model", str(given.model), *given.options).wait_ready()
+    server = LiveServer("--model", str(given.model), *arguments[cut + 1 :]).wait_ready()
     try:
         spent = measure(server.url, server.process.pid, vocabulary, given.runs)
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from maxserve.core.errors import EngineError
 from maxserve.core.model.detokenizer import Detokenizer, StopStrings
@@ -13,8 +14,7 @@ from maxserve.core.nouns import FinishReason, Output, Request
 _LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """What one step added to an answer.
 
     `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all

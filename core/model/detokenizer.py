@@ -27,7 +27,7 @@ class Detokenizer:
         before = self._kept(prompt[-_PROMPT_TAIL:])
         self._pieces: _Pieces = _JoinedBytes(tokenizer, before) if tokenizer.joins_bytes else _Window(tokenizer, before)
 
-    def add(self, ids: Iterable[int]) -> str:
+    def add(self, ids: Sequence[int]) -> str:
         """The text that is certain after `ids`; never half a character, possibly nothing yet."""
         return self._pieces.add(self._kept(ids))
 
@@ -35,12 +35,14 @@ class Detokenizer:
         """What is still held back; broken UTF-8 shows as U+FFFD."""
         return self._pieces.finish()
 
-    def _kept(self, ids: Iterable[int]) -> list[int]:
+    def _kept(self, ids: Sequence[int]) -> Sequence[int]:
+        if self._skipped.isdisjoint(ids):
+            return ids
         return [token_id for token_id in ids if token_id not in self._skipped]
 
 
 class _Pieces(Protocol):
-    def add(self, ids: list[int]) -> str: ...
+    def add(self, ids: Sequence[int]) -> str: ...
     def finish(self) -> str: ...
 
 
@@ -48,12 +50,21 @@ class _JoinedBytes:
     """For byte-level vocabularies: the tokens' bytes through an incremental UTF-8 decoder."""
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
+        self._bytes_of = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._within = False  # a character
         self.add(before[-_CONTEXT:])  # a character may have begun in the prompt
 
-    def add(self, ids: Iterable[int]) -> str:
-        return self._decoder.decode(b"".join(self._tokenizer.token_bytes(token_id) or b"" for token_id in ids))
+    def add(self, ids: Sequence[int]) -> str:
+        data = b"".join([self._bytes_of(token_id) or b"" for token_id in ids])
+        if not self._within:  # then most tokens are whole characters, which is quick to find out
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._decoder.decode(data)
+        self._within = bool(self._decoder.getstate()[0])
+        return text
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -73,7 +84,7 @@ class _Window:
         self._shown = 0
         self._slide(self._context)
 
-    def add(self, ids: Iterable[int]) -> str:
+    def add(self, ids: Sequence[int]) -> str:
         self._ids.extend(token_id for token_id in ids if self._tokenizer.token(token_id))
         end = self._settled()
         text = self._text(self._ids[:end]) if end > self._context else ""
