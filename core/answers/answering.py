@@ -67,7 +67,7 @@ class Answering:
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_served(body.model, self.context.model)
-        return warnings_of(body.unknown())
+        return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 
     def _chat_prompt(self, body: ChatBody) -> list[int]:
         return self.conversations.tokens(self.conversations.text(body))

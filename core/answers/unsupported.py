@@ -94,14 +94,20 @@ UNSUPPORTED: Mapping[str, Neutral] = {
 }
 
 
-def warnings_of(unknown: Mapping[str, Any]) -> list[str]:
-    """A line for each field that was ignored; RequestError for one that asks for what is not served yet."""
+def warnings_of(unknown: Mapping[str, Any], *, strict: bool = False) -> list[str]:
+    """A line for each field that was ignored; RequestError for one that asks for what is not served yet.
+
+    `strict` (`--strict-fields`): RequestError also for a field that nobody knows.
+    """
     ignored = []
     for name, value in unknown.items():
         if name not in UNSUPPORTED:
             ignored.append(name)
         elif not UNSUPPORTED[name](value):
             raise RequestError(f"{name} is not supported yet", param=name, code="unsupported_parameter")
+    if strict and ignored:
+        message = f"the field {ignored[0][:64]!r} is not known, and this server takes known ones only (--strict-fields)"
+        raise RequestError(message, param=ignored[0][:64], code="unknown_field")
     lines = [f"the field {name[:64]!r} is not known and was ignored" for name in ignored[:MOST_WARNINGS]]
     if len(ignored) > MOST_WARNINGS:
         lines.append(f"{len(ignored) - MOST_WARNINGS} more fields are not known and were ignored")

@@ -8,31 +8,38 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from maxserve.core.errors import EngineError, RequestError
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.server.edge import Edge
 from maxserve.core.server.errors import answer, answer_unrouted
+from maxserve.core.server.keys import KeyCheck
 from maxserve.core.server.mounting import RouteMount, mount_routes
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
 
-
-def create_app(
-    context: ServerContext,
-    routes: Iterable[tuple[str, APIRouter, str]],
-    *,
-    max_body_bytes: int = MAX_BODY_BYTES,
-) -> FastAPI:
+def create_app(context: ServerContext, routes: Iterable[tuple[str, APIRouter, str]]) -> FastAPI:
     """The application with every router at its place.
 
     `routes` are (prefix, router, plugin name); PluginError when two plugins would answer the same request. The
     context is also at `app.state.context`.
     """
+    settings = context.settings.server
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
     app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
     app.state.context = context
-    app.add_middleware(Edge, max_body_bytes=max_body_bytes)
+    # The last one added is the first to see a request.
+    if settings.api_key:
+        app.add_middleware(KeyCheck, keys=settings.api_key)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Edge, max_body_bytes=settings.max_request_bytes)
     for kind in (RequestError, EngineError, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unrouted)

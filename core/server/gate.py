@@ -11,7 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.server.errors import RETRY_AFTER, Failure, unavailable
 
-HEALTH = "/health"
+READY = frozenset({"/health", "/v1/health", "/ping", "/health/ready", "/v2/health/ready"})  # 200: send requests
+LIVE = frozenset({"/health/live", "/v2/health/live"})  # 200: leave it running, it may yet come up
+PROBES = READY | LIVE
+_WELL = {"/v2/health/live": {"live": True}, "/v2/health/ready": {"ready": True}}  # as KServe's protocol words it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,9 @@ class _Closed:
 class Gate:
     """An ASGI application that stands before the real one, from the moment the port is bound.
 
-    Closed, it answers everything with 503. Open, it answers /health with 200 and hands on the rest. Requests that
-    came in while it was open go on in the application that took them, whatever happens to the gate.
+    Closed, it answers everything but probes of life with 503. Open, it answers probes with 200 and hands on the rest.
+    Probes are answered here whatever plugins are loaded, and need no key. Requests that came in while it was open go
+    on in the application that took them, whatever happens to the gate.
     """
 
     def __init__(self) -> None:
@@ -62,8 +66,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
-        elif scope["type"] == "http" and scope["path"] == HEALTH:
-            await self._health(scope["method"])(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in PROBES:
+            await self._probe(scope["path"], scope["method"])(scope, receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -71,11 +75,11 @@ class Gate:
         else:
             await unavailable(self._said()).response()(scope, receive, send)
 
-    def _health(self, method: str) -> Response:
+    def _probe(self, path: str, method: str) -> Response:
         if method not in ("GET", "HEAD"):
-            return Failure(status=405, message=f"{HEALTH} takes GET only", headers={"Allow": "GET, HEAD"}).response()
-        if self._app is not None:
-            return _json(200, {"status": "ok"})
+            return Failure(status=405, message=f"{path} takes GET only", headers={"Allow": "GET, HEAD"}).response()
+        if self._app is not None or (path in LIVE and self._closed.status != "failed"):
+            return _json(200, _WELL.get(path, {"status": "ok"}))
         return _json(503, self._closed.health(), {"Retry-After": str(RETRY_AFTER)})
 
     def _said(self) -> str:

@@ -6,6 +6,8 @@ import hashlib
 
 from starlette.datastructures import Headers
 
+from maxserve.core.server.keys import key_in
+
 DIGITS = 16
 LONGEST = 128  # characters of a name that is kept as it is; schedulers remember who was there
 
@@ -18,9 +20,8 @@ def client_of(user: str | None, headers: Headers) -> str:
     """
     if user:
         return user if len(user) <= LONGEST else _digest("user", user)
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    return _digest("key", key) if scheme.lower() == "bearer" and key else ""
+    key = key_in(headers)
+    return _digest("key", key) if key else ""
 
 
 def _digest(kind: str, text: str) -> str:

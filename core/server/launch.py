@@ -63,7 +63,7 @@ def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> Non
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
         manifest=host.manifest(),
-        settings=settings.model_dump_json(),
+        settings=settings.model_dump_json(exclude={"server": {"api_key"}}),  # no worker needs to know it
         files=files,
         endpoints=addresses,
         search_path=tuple(sys.path),

@@ -11,9 +11,10 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from maxserve.core.errors import PluginError
+from maxserve.core.server.gate import PROBES
 
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-RESERVED = (("GET", "/health"), ("GET", "/openapi.json"))  # answered by the server itself
+RESERVED = tuple(("GET", path) for path in sorted(PROBES | {"/openapi.json"}))  # answered by the server itself
 
 _PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 _ONE, _MANY = "{}", "{path}"  # what a parameter becomes: one segment, or one and all that follow

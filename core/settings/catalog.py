@@ -42,6 +42,7 @@ class Choosable:
     server: bool = False
     policy: bool = False
     negatable: bool = True
+    secret: bool = False
     plugin: str = ""
 
     @property
@@ -121,6 +122,7 @@ def _core_option(section: str, model: type[Section], key: str, field: FieldInfo,
         server=marker.server,
         policy=marker.policy,
         negatable=marker.negatable,
+        secret=marker.secret,
     )
 
 

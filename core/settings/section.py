@@ -14,7 +14,7 @@ class Option:
 
     `alias` is a second Python name, `env` further variables besides MAX_SERVE_<NAME>. A `server` option makes no
     sense without HTTP. A `policy` option is up to the scheduler: those act on it that declare it in `honours`. A switch
-    that is not `negatable` has no --no-x. `hidden` fields have no option.
+    that is not `negatable` has no --no-x. The values of `secret` ones are never shown. `hidden` fields have no option.
     """
 
     alias: str = ""
@@ -23,6 +23,7 @@ class Option:
     server: bool = False
     policy: bool = False
     negatable: bool = True
+    secret: bool = False
     hidden: bool = False
 
 

@@ -54,6 +54,35 @@ class ServerSettings(Section):
         Option(metavar="NAME", server=True),
         Field(description="Plugin whose HTTP routes are served besides the usual ones."),
     ] = ()
+    api_key: Annotated[
+        tuple[str, ...],
+        Option(metavar="KEY", server=True, secret=True),
+        Field(
+            description="Answer only requests that bring this key as `Authorization: Bearer KEY` or `x-api-key: KEY`; "
+            "probes of health need none. Others on this machine can read what is typed: prefer MAX_SERVE_API_KEY.",
+        ),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Option(metavar="ORIGIN", server=True),
+        Field(
+            description="Web site, such as https://chat.example, whose pages may use this server (CORS); "
+            "* lets all of them.",
+        ),
+    ] = ()
+    max_request_bytes: Annotated[
+        int,
+        Option(server=True),
+        Field(description="Largest body of a request; a larger one is answered 413.", ge=1024),
+    ] = 64 * 1024 * 1024
+    strict_fields: Annotated[
+        bool,
+        Option(server=True),
+        Field(
+            description="Refuse requests with fields that nobody knows; off, they are answered, and `warnings` names "
+            "the fields."
+        ),
+    ] = False
     debug: Annotated[
         bool, Option(negatable=False), Field(description="Show the Python traceback when the start fails.")
     ] = False

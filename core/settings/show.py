@@ -38,6 +38,8 @@ def _block(title: str, rows: Mapping[str, str]) -> str:
 
 def _row(option: Choosable, settings: Settings) -> str:
     value = _value(option, settings)
+    if option.secret and value:
+        value = "(not shown)"
     text = "-" if value is None or value in ("", (), [], {}) else value_text(abbreviated(value))
     origin = settings.origins.get(option.path)
     return f"{text}  ({origin})" if origin else text

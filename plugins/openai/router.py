@@ -11,6 +11,7 @@ from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
 from maxserve.plugins.openai.exchange import Exchange, Wording
 from maxserve.plugins.openai.models import Models
+from maxserve.plugins.openai.tokenization import Tokenization
 from maxserve.plugins.openai.version import version
 
 
@@ -21,6 +22,7 @@ def router(context: ServerContext) -> APIRouter:
     routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
     answering = Answering(context)
+    Tokenization(answering).add_to(routes)
     wordings: tuple[Wording, ...] = (Chat(answering), Completions(answering))
     for wording in wordings:
         Endpoint(

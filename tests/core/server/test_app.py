@@ -12,10 +12,18 @@ from starlette.staticfiles import StaticFiles
 
 from maxserve.core.errors import EngineError, PluginError, RequestError
 from maxserve.core.server.app import create_app
+from maxserve.core.settings import Settings
+from maxserve.core.settings.sections import ServerSettings
 
 pytestmark = pytest.mark.anyio
 
-CONTEXT: Any = SimpleNamespace(model=SimpleNamespace(name="tiny"))
+
+def context(**server: Any) -> Any:
+    settings = Settings(server=ServerSettings(**server))
+    return SimpleNamespace(model=SimpleNamespace(name="tiny"), settings=settings)
+
+
+CONTEXT = context()
 
 
 class Question(BaseModel):
@@ -57,7 +65,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     router.add_api_route("/fail/{kind}", fail)
     router.add_api_route("/ask", ask, methods=["POST"])
     router.add_api_route("/read", read, methods=["POST"])
-    app = create_app(CONTEXT, [("", router, "acme")], max_body_bytes=1000)
+    app = create_app(context(max_request_bytes=1024), [("", router, "acme")])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/plugins/acme") as http:
         yield http
 
@@ -118,11 +126,11 @@ async def test_large_bodies(client: httpx.AsyncClient) -> None:
         for _ in range(11):
             yield b"x" * 100
 
-    assert (await client.post("/read", content=b"x" * 1000)).json() == 1000
-    for content in (b"x" * 1001, chunks()):
+    assert (await client.post("/read", content=b"x" * 1024)).json() == 1024
+    for content in (b"x" * 1025, chunks()):
         response = await client.post("/read", content=content)
         assert response.status_code == 413
-        assert "1000 bytes" in response.json()["error"]["message"]
+        assert "1024 bytes" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("given", ["abc-1.2:3_4", "x" * 128])

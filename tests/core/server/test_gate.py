@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from maxserve.core.server.gate import Gate
+from maxserve.core.server.gate import LIVE, PROBES, Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -111,3 +111,15 @@ async def test_lifespan() -> None:
 
     await Gate()({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_probes_tell_life_from_readiness() -> None:
+    gate = Gate()
+    gate.progress("loading weights", 0.25)
+    async with client(gate) as http:
+        assert {p: (await http.get(p)).status_code for p in PROBES} == {p: 200 if p in LIVE else 503 for p in PROBES}
+        gate.open(PlainTextResponse("x"))
+        assert {(await http.get(p)).status_code for p in PROBES} == {200}
+        assert (await http.get("/v2/health/ready")).json() == {"ready": True}
+        gate.fail("it is over")
+        assert {(await http.get(p)).status_code for p in PROBES} == {503}

@@ -28,6 +28,7 @@ from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Output, Request
 from maxserve.core.server.app import create_app
 from maxserve.core.server.gate import Gate
+from maxserve.core.settings import Settings
 from maxserve.plugins.openai.router import router
 
 SPECIAL = ("<s>", "</s>", "<|turn|>")
@@ -164,7 +165,7 @@ def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: 
         defaults={"temperature": 0.7, "top_k": 40},
     )
     return ServerContext(
-        settings=None,  # type: ignore[arg-type]
+        settings=Settings(),
         host=host,
         model=info,
         engine=engine,

@@ -1,0 +1,102 @@
+"""POST /tokenize and /detokenize: what does the model see of a text, and what do token ids say?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, model_validator
+
+from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.bodies import ChatBody, TokenIds
+from maxserve.core.answers.jobs import encoded
+from maxserve.core.answers.models import require_served
+from maxserve.core.answers.unsupported import warnings_of
+from maxserve.core.errors import RequestError
+from maxserve.core.server.body import body_schema, read_body
+from maxserve.core.server.fields import Body
+
+MOST_TOKENS = 1 << 20
+PREFIXES = ("", "/v1")  # clients know these paths with and without
+
+
+class TokenizeBody(Body):
+    """A text (`prompt`), or a conversation (`messages`) as /v1/chat/completions takes it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool | None = Field(None, description="put those in that begin a text; for `prompt` only")
+    return_token_strs: bool | None = Field(None, description="also what the vocabulary calls each token")
+
+    @model_validator(mode="after")
+    def _one_text(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class DetokenizeBody(Body):
+    """Token ids."""
+
+    model: str | None = None
+    tokens: Annotated[TokenIds, Field(max_length=MOST_TOKENS)]
+
+
+class Tokenization:
+    """Both directions, with the served model's tokenizer and chat template."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._context = answering.context
+        self._chat = answering.body(ChatBody)
+
+    def add_to(self, router: APIRouter) -> None:
+        for prefix in PREFIXES:
+            for path, answer, body in (
+                ("/tokenize", self.tokenize, TokenizeBody),
+                ("/detokenize", self.detokenize, DetokenizeBody),
+            ):
+                router.add_api_route(
+                    prefix + path, answer, methods=["POST"], response_model=None, openapi_extra=body_schema(body)
+                )
+
+    async def tokenize(self, request: Request) -> dict[str, Any]:
+        body = await read_body(request, TokenizeBody)
+        require_served(body.model, self._context.model)
+        ids = await asyncio.to_thread(self._ids, body)
+        answer: dict[str, Any] = {"count": len(ids), "max_model_len": self._context.model.max_length, "tokens": ids}
+        names = [self._context.tokenizer.token(id) for id in ids] if body.return_token_strs else None
+        return {**answer, "token_strs": names, **self._warned(body if body.messages is None else None)}
+
+    async def detokenize(self, request: Request) -> dict[str, Any]:
+        body = await read_body(request, DetokenizeBody)
+        require_served(body.model, self._context.model)
+        tokenizer = self._context.tokenizer
+        for place, id in enumerate(body.tokens):
+            if not tokenizer.token(id):
+                raise RequestError(f"tokens: the vocabulary has no token {id}", param=f"tokens[{place}]")
+        text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
+        return {"prompt": text, **self._warned(body)}
+
+    def _ids(self, body: TokenizeBody) -> list[int]:
+        if body.prompt is not None:
+            with_special = body.add_special_tokens is not False
+            context = self._context
+            return encoded(
+                body.prompt, context.tokenizer, context.model, add_special_tokens=with_special, prompt_field="prompt"
+            )
+        if body.add_special_tokens:
+            message = "the chat template puts special tokens where they belong; leave add_special_tokens out"
+            raise RequestError(message, param="add_special_tokens")
+        chat = self._chat.model_validate({"messages": body.messages, **body.unknown()}, strict=True)
+        self._warned(chat)
+        return self._answering.conversations.tokens(self._answering.conversations.text(chat))
+
+    def _warned(self, body: Body | None) -> dict[str, Any]:
+        if body is None:
+            return {}
+        strict = self._context.settings.server.strict_fields
+        warnings = warnings_of(body.unknown(), strict=strict)
+        return {"warnings": warnings} if warnings else {}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import httpx
+import pytest
+
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.app import create_app
+from maxserve.core.settings import Settings
+from maxserve.core.settings.sections import ServerSettings
+from maxserve.plugins.openai.router import router
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+async def test_there_and_back(client: httpx.AsyncClient, engine: Any, prefix: str) -> None:
+    text = "Grüße 🙂<|turn|>"
+    answer = (await client.post(f"{prefix}/tokenize", json={"prompt": text})).json()
+    assert answer["tokens"] == engine.tokenizer.encode(text, add_special_tokens=True)
+    assert answer["count"] == len(answer["tokens"])
+    assert answer["max_model_len"] == 256
+    assert answer["token_strs"] is None
+    back = await client.post(f"{prefix}/detokenize", json={"tokens": answer["tokens"]})
+    assert back.json() == {"prompt": text}
+
+
+async def test_a_conversation_has_the_tokens_that_chat_gives_it(
+    client: httpx.AsyncClient, engine: Any, chat: Any
+) -> None:
+    body = chat(chat_template_kwargs={"preface": "# "})
+    answer = await client.post("/tokenize", json={**body, "return_token_strs": True})
+    await client.post("/v1/chat/completions", json=body)
+    assert answer.json()["tokens"] == list(engine.requests[-1].prompt)
+    assert answer.json()["token_strs"][:2] == ["#", "Ġ"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, None),
+        ("/tokenize", {"prompt": "a", "messages": []}, None),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        (
+            "/tokenize",
+            {"messages": [{"role": "user", "content": "x"}], "add_special_tokens": True},
+            "add_special_tokens",
+        ),
+        ("/tokenize", {"prompt": "a" * 200_000}, "prompt"),
+        ("/detokenize", {"tokens": [5, 100_000]}, "tokens[1]"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": "abc"}, "tokens"),
+        ("/detokenize", {}, "tokens"),
+    ],
+)
+async def test_refusals(client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str | None) -> None:
+    response = await client.post(path, json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+async def test_unknown_model_and_fields(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/tokenize", json={"model": "x", "prompt": "a"})).status_code == 404
+    answer = await client.post("/tokenize", json={"prompt": "a", "prompd": 1})
+    assert answer.json()["warnings"] == ["the field 'prompd' is not known and was ignored"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+async def test_strict_fields(context: ServerContext, path: str) -> None:
+    strict = dataclasses.replace(context, settings=Settings(server=ServerSettings(strict_fields=True)))
+    app = create_app(strict, [("/", router(strict), "builtin.openai")])
+    body = {"messages": [{"role": "user", "content": "Hi"}]} if "chat" in path else {"prompt": "Hi"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.post(path, json=body)).status_code == 200
+        refused = await http.post(path, json={**body, "topp": 0.5})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "topp"
+    assert "--strict-fields" in refused.json()["error"]["message"]
