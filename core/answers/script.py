@@ -25,7 +25,7 @@ class Script:
         self._pending: deque[str] = deque()
         self._content: list[str] = []
         self._blank = ""  # not told yet: a call may follow
-        self._calls: list[CallDelta] = []
+        self._deltas: list[CallDelta] = []
         self._count = 0
         self._after_call = False
         self._reading = self.read()
@@ -54,8 +54,8 @@ class Script:
             self._reading.send(self._pending.popleft())
 
     def _told(self) -> Delta:
-        delta = Delta(content="".join(self._content), calls=tuple(_merged(self._calls)))
-        self._content, self._calls = [], []
+        delta = Delta(content="".join(self._content), calls=tuple(_merged(self._deltas)))
+        self._content, self._deltas = [], []
         return delta
 
     # --- what a reading tells -----------------------------------------------------------------------------------
@@ -70,12 +70,12 @@ class Script:
     def begin(self, name: str, call_id: str = "") -> None:
         """A new call; what is told as arguments belongs to it."""
         self._blank, self._after_call = "", True
-        self._calls.append(CallDelta(index=self._count, id=call_id, name=name))
+        self._deltas.append(CallDelta(index=self._count, id=call_id, name=name))
         self._count += 1
 
     def arguments(self, text: str) -> None:
         if text:
-            self._calls.append(CallDelta(index=self._count - 1, arguments=text))
+            self._deltas.append(CallDelta(index=self._count - 1, arguments=text))
 
     def new_id(self) -> str:
         """The id of a call that gives none itself; "" leaves it to the server."""

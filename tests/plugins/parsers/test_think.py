@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from maxserve.core.testing.parsers import ReasoningParserChecks
 
 
 class TestThink(ReasoningParserChecks):
     parser = "think"
-    answers = {
+    answers: ClassVar = {
         ("", "<think>\nHm, 1 < 2.\n\nSo.\n</think>\n\nTwo.\n"): ("Two.\n", "Hm, 1 < 2.\n\nSo."),
         ("<|im_start|>assistant\n<think>\n", "Hm </thin </think> Two."): ("Two.", "Hm </thin"),
         ("<think>\n", "<think>\nHm.</think>Two."): ("Two.", "Hm."),
@@ -24,7 +26,7 @@ class TestThink(ReasoningParserChecks):
 
 class TestFromStart(ReasoningParserChecks):
     parser = "think_from_start"
-    answers = {
+    answers: ClassVar = {
         ("", "Hm.</think>Two."): ("Two.", "Hm."),
         ("", "<think>\nHm.</think>\nTwo."): ("Two.", "Hm."),
         ("<think>\n\n</think>\n\n", "Two."): ("Two.", ""),

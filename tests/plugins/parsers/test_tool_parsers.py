@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,7 +24,7 @@ HARD = r'{"city": "a \"quoted\" {brace} [ \\ é 日 🚀", "deep": {"x": [{}, []
 class TestHermes(ToolParserChecks):
     parser = "hermes"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>': (
             "",
             [("get_weather", '{"city": "Oslo"}')],
@@ -47,7 +47,7 @@ class TestHermes(ToolParserChecks):
             [("f", '{"a": 1}')],
         ),
     }
-    plain = [
+    plain: ClassVar = [
         *ToolParserChecks.plain,
         "a < b <tool_call",
         "<<tool_call>> is a tag",
@@ -67,7 +67,7 @@ class TestHermes(ToolParserChecks):
 class TestLlama3(ToolParserChecks):
     parser = "llama3_json"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         '{"name": "get_weather", "parameters": {"city": "Oslo"}}': ("", [("get_weather", '{"city": "Oslo"}')]),
         '{"type": "function", "name": "now", "parameters": {}} ; {"name": "add", "parameters": {"a": 1}}': (
             "",
@@ -77,7 +77,7 @@ class TestLlama3(ToolParserChecks):
         'Well: <|python_tag|>{"name": "now", "arguments": {}}': ("Well:", [("now", "{}")]),
         '{"name": "now", "parameters": {}} and so on': (" and so on", [("now", "{}")]),
     }
-    plain = [
+    plain: ClassVar = [
         *ToolParserChecks.plain,
         '{"name": "Bob", "age": 7}',
         '{"name": "unknown", "parameters": {}}',
@@ -90,7 +90,7 @@ class TestLlama3(ToolParserChecks):
 class TestMistral(ToolParserChecks):
     parser = "mistral"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}, {"arguments": {}, "name": "now"}]': (
             "",
             [("add", '{"a": 1}'), ("now", "{}")],
@@ -100,7 +100,7 @@ class TestMistral(ToolParserChecks):
         '[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"a": 1}': ("", [("add", '{"a": 1}')]),
         '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}, 7]': ("7]", [("add", '{"a": 1}')]),
     }
-    plain = [
+    plain: ClassVar = [
         *ToolParserChecks.plain,
         "[TOOL_CALLS]",
         "[TOOL_CALLS][1, 2]",
@@ -115,7 +115,7 @@ class TestMistral(ToolParserChecks):
 class TestPythonic(ToolParserChecks):
     parser = "pythonic"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         "[get_weather(city='a \"b\" ] \\' ü'), now()]": (
             "",
             [("get_weather", '{"city": "a \\"b\\" ] \' ü"}'), ("now", "{}")],
@@ -126,7 +126,7 @@ class TestPythonic(ToolParserChecks):
         ),
         "Sure. <|python_start|>[now()]<|python_end|>": ("Sure.", [("now", "{}")]),
     }
-    plain = [
+    plain: ClassVar = [
         *ToolParserChecks.plain,
         "[1, 2]",
         "[]",
@@ -148,7 +148,7 @@ class TestPythonic(ToolParserChecks):
 class TestPlainJson(ToolParserChecks):
     parser = "json"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         '{"name": "get_weather", "arguments": {"city": "Oslo"}}': ("", [("get_weather", '{"city": "Oslo"}')]),
         'Here:\n```json\n[{"name": "add", "parameters": {"a": 1}},\n {"name": "now"}]\n```\nDone.': (
             "Here:\nDone.",
@@ -156,7 +156,7 @@ class TestPlainJson(ToolParserChecks):
         ),
         f'{{"arguments": {HARD}, "name": "add"}}': ("", [("add", HARD)]),
     }
-    plain = [
+    plain: ClassVar = [
         *ToolParserChecks.plain,
         '{"name": "Bob", "arguments": {}}',
         '{"name": "now", "age": 1}',
@@ -169,7 +169,7 @@ class TestPlainJson(ToolParserChecks):
 class TestQwen3Coder(ToolParserChecks):
     parser = "qwen3_coder"
     tools = TOOLS
-    answers = {
+    answers: ClassVar = {
         "<tool_call>\n<function=add>\n<parameter=a>\n12\n</parameter>\n<parameter=b>\nx\n y\n</parameter>\n"
         "</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>": (
             "",
@@ -177,7 +177,7 @@ class TestQwen3Coder(ToolParserChecks):
         ),
         "Ok <function=add><parameter=a>many</parameter></function>": ("Ok", [("add", '{"a": "many"}')]),
     }
-    plain = [*ToolParserChecks.plain, "<tool_call>", "<tool_call>{}", "<function=", "<function=>", "<function=a<b"]
+    plain: ClassVar = [*ToolParserChecks.plain, "<tool_call>", "<tool_call>{}", "<function=", "<function=>", "<function=a<b"]
 
 
 def test_ids_of_mistral_are_its_own_or_nine_letters_and_digits() -> None:
