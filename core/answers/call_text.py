@@ -106,4 +106,6 @@ class CallText:
         return not self.done or bool(self.name)
 
     def _acceptable(self, name: str) -> bool:
-        return name.isprintable() and name != "" and not self.name and (self._declared is None or name in self._declared)
+        return (
+            name.isprintable() and name != "" and not self.name and (self._declared is None or name in self._declared)
+        )

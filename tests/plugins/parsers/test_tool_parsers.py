@@ -177,7 +177,14 @@ class TestQwen3Coder(ToolParserChecks):
         ),
         "Ok <function=add><parameter=a>many</parameter></function>": ("Ok", [("add", '{"a": "many"}')]),
     }
-    plain: ClassVar = [*ToolParserChecks.plain, "<tool_call>", "<tool_call>{}", "<function=", "<function=>", "<function=a<b"]
+    plain: ClassVar = [
+        *ToolParserChecks.plain,
+        "<tool_call>",
+        "<tool_call>{}",
+        "<function=",
+        "<function=>",
+        "<function=a<b",
+    ]
 
 
 def test_ids_of_mistral_are_its_own_or_nine_letters_and_digits() -> None:
@@ -201,7 +208,7 @@ def test_arguments_come_while_they_are_written() -> None:
 
 
 TEMPLATES = {
-    "hermes": "{%- if tools %}<tools>…</tools> return <tool_call>\n{\"name\": <function-name>}</tool_call>{%- endif %}",
+    "hermes": '{%- if tools %}<tools>…</tools> return <tool_call>\n{"name": <function-name>}</tool_call>{%- endif %}',
     "qwen3_coder": "{% if tools %}<tool_call>\n<function=example>\n<parameter=a>{% endif %}",
     "mistral": "{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]",
     "llama3_json": '<|start_header_id|>{% if tools %}{"name": function name, "parameters": …}<|python_tag|>{% endif %}',
