@@ -146,6 +146,34 @@ class LayerCompiler(Component):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolParser(Component):
+    """A way in which models write tool calls. `build(ToolContext)` gives a ReadsAnswer, a new one for each answer.
+
+    `recognises(template)` tells from the Jinja text of a chat template how surely its model writes so: 0 is no, and
+    the highest number serves; it is called without torch. `markers` are texts the reader looks for: where they are
+    special tokens of the model, they are kept in the text.
+    """
+
+    kind: ClassVar[str] = "tool_parser"
+
+    recognises: Ref | None = None
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningParser(Component):
+    """A way in which models set apart what they think. `build(ReasoningContext)` gives a ReadsAnswer for one answer.
+
+    `recognises` and `markers` as for tool parsers.
+    """
+
+    kind: ClassVar[str] = "reasoning_parser"
+
+    recognises: Ref | None = None
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routes(Component):
     """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
 

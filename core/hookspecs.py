@@ -20,9 +20,11 @@ from maxserve.core.components import (
     LinearMethod,
     ModelSource,
     Observer,
+    ReasoningParser,
     Routes,
     Sampler,
     Scheduler,
+    ToolParser,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +138,24 @@ def maxserve_routes() -> Iterable[Routes]:
     """HTTP routes, mounted when the operator names the plugin in `--enable-routes`.
 
     Example: ``yield Routes(name="acme", build="acme.http:router")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_tool_parsers() -> Iterable[ToolParser]:
+    """Ways in which models write tool calls.
+
+    Example: ``yield ToolParser(name="acme", build="acme.calls:Reader", markers=("<call>",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
+    """Ways in which models set apart what they think.
+
+    Example: ``yield ReasoningParser(name="acme", build="acme.thoughts:Reader", markers=("<thought>",))``
     """
     return ()
 

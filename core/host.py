@@ -22,10 +22,12 @@ from maxserve.core.components import (
     LinearMethod,
     ModelSource,
     Observer,
+    ReasoningParser,
     Ref,
     Routes,
     Sampler,
     Scheduler,
+    ToolParser,
 )
 from maxserve.core.discovery.complaints import Complaints
 from maxserve.core.discovery.conflicts import settle
@@ -67,7 +69,12 @@ DECLARATIONS: Mapping[str, type[Declared]] = {
     "maxserve_layer_compilers": LayerCompiler,
     "maxserve_config": ConfigSection,
 }
-SERVING: Mapping[str, type[Declared]] = {"maxserve_routes": Routes, "maxserve_observers": Observer}  # not in workers
+SERVING: Mapping[str, type[Declared]] = {  # not in workers
+    "maxserve_routes": Routes,
+    "maxserve_tool_parsers": ToolParser,
+    "maxserve_reasoning_parsers": ReasoningParser,
+    "maxserve_observers": Observer,
+}
 KINDS = tuple(cls.kind for cls in (*DECLARATIONS.values(), *SERVING.values()) if cls is not ConfigSection)
 
 
@@ -104,6 +111,8 @@ class Host:
         self.linear_methods = self._registry(LinearMethod)
         self.layer_compilers = self._registry(LayerCompiler)
         self.routes = self._registry(Routes)
+        self.tool_parsers = self._registry(ToolParser)
+        self.reasoning_parsers = self._registry(ReasoningParser)
         self.observers = self._registry(Observer)
         self._sections = self._registry(ConfigSection)
         shared = (*self.registries[: len(DECLARATIONS) - 1], self._sections)
@@ -168,6 +177,8 @@ class Host:
             self.linear_methods,
             self.layer_compilers,
             self.routes,
+            self.tool_parsers,
+            self.reasoning_parsers,
             self.observers,
         )
 

@@ -82,6 +82,24 @@ class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     arguments: str = ""
 
 
+class Delta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a piece of text adds to an answer, once parsers for reasoning and tools have read it."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayer:
     """What one attention layer keeps of a token. `window`: it looks back at most that many tokens."""

@@ -17,7 +17,7 @@ from maxserve.core.registry import nearest, words
 if TYPE_CHECKING:
     import click
 
-REFERENCES = ("build", "config", "params", "schema")  # fields of declarations that hold a Ref
+REFERENCES = ("build", "config", "params", "recognises", "schema")  # fields of declarations that hold a Ref
 REFERENCE = re.compile(r"[\w.]+:[\w.]+")
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_"))
 

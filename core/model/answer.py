@@ -31,13 +31,21 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 class AnswerText:
     """Makes text of the outputs of one request; holds half characters, and what may be the start of a stop string.
 
-    `eos` are the tokens that end a text unless the request ignores them.
+    `eos` are the tokens that end a text unless the request ignores them, `kept` special tokens that are shown in it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, eos: Iterable[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: Request,
+        eos: Iterable[int],
+        stop: Sequence[str],
+        *,
+        kept: Iterable[str] = (),
+    ) -> None:
         ends = () if request.params.ignore_eos else eos
         self._ends = frozenset((*ends, *request.params.stop_token_ids))
-        self._detokenizer = Detokenizer(tokenizer, prompt=request.prompt[-_LOOK_BACK:])
+        self._detokenizer = Detokenizer(tokenizer, prompt=request.prompt[-_LOOK_BACK:], kept=kept)
         self._stop = StopStrings(stop)
         self._watched = bool(stop)
         self._generated = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,10 @@ def plain(value: Any) -> Any:
 
 
 def as_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Copies a template can work with: absent rather than null fields, reasoning under every name for it."""
+    """Copies a template can work with: absent rather than null fields, reasoning under every name for it.
+
+    Arguments of tool calls, which OpenAI's API has as text, become the objects that templates write as JSON themselves.
+    """
     if not messages:
         raise RequestError("messages must not be empty", param="messages")
     conversation = []
@@ -39,7 +43,7 @@ def as_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             raise RequestError(f"messages[{i}] must be an object with a role and content", param="messages")
         # Templates test whether a field is there; many print "None" for a null one.
         fields = {key: plain(value) for key, value in message.items() if value is not None}
-        conversation.append(_with_reasoning(fields))
+        conversation.append(_with_objects(_with_reasoning(fields), i))
     return conversation
 
 
@@ -54,6 +58,28 @@ def join_text_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     said = next((message[name] for name in _REASONING if name in message), None)
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
+
+
+def _with_objects(message: dict[str, Any], index: int) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    where = f"messages[{index}].tool_calls"
+    return message | {"tool_calls": [_with_object(call, f"{where}[{i}]") for i, call in enumerate(calls)]}
+
+
+def _with_object(call: Any, where: str) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(text := function.get("arguments"), str):
+        return call
+    where += ".function.arguments"
+    try:
+        arguments = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{where}: not JSON: {error}", param=where) from error
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{where}: arguments must be a JSON object", param=where)
+    return call | {"function": function | {"arguments": arguments}}
 
 
 def _joined(parts: list[Any]) -> str:

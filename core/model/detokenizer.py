@@ -19,11 +19,19 @@ class Detokenizer:
     """Text of a growing sequence, piece by piece.
 
     The pieces, with the one of `finish`, make up the text that decoding everything at once gives. With `prompt`, the
-    text is what the tokens add to the prompt's text: a word's leading space is kept. One thread at a time.
+    text is what the tokens add to the prompt's text: a word's leading space is kept. `kept` are special tokens that are shown all the same. One thread at a time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, prompt: Sequence[int] = ()) -> None:
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        prompt: Sequence[int] = (),
+        kept: Iterable[str] = (),
+    ) -> None:
+        shown = {tokenizer.token_id(token) for token in kept}
+        self._skipped = tokenizer.special_ids - shown if skip_special_tokens else frozenset[int]()
         before = self._kept(prompt[-_PROMPT_TAIL:])
         self._pieces: _Pieces = _JoinedBytes(tokenizer, before) if tokenizer.joins_bytes else _Window(tokenizer, before)
 

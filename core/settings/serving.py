@@ -83,6 +83,24 @@ class ServerSettings(Section):
             "the fields."
         ),
     ] = False
+    tool_parser: Annotated[
+        str,
+        Option(metavar="NAME", server=True),
+        Field(
+            description="How tool calls are read out of answers: the name of a parser, auto to go by the chat template, "
+            "none to leave them in the text.",
+            min_length=1,
+        ),
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str,
+        Option(metavar="NAME", server=True),
+        Field(
+            description="How reasoning is set apart from answers: the name of a parser, auto to go by the chat "
+            "template, none to leave it in the text.",
+            min_length=1,
+        ),
+    ] = "auto"
     debug: Annotated[
         bool, Option(negatable=False), Field(description="Show the Python traceback when the start fails.")
     ] = False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.cache import CacheStrategyChecks
     from maxserve.core.testing.layers import LayerCompilerChecks
     from maxserve.core.testing.linear import LinearMethodChecks
+    from maxserve.core.testing.parsers import ReasoningParserChecks, ToolParserChecks
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
 
@@ -25,8 +26,10 @@ __all__ = [
     "CacheStrategyChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
+    "ReasoningParserChecks",
     "SamplerChecks",
     "SchedulerChecks",
+    "ToolParserChecks",
     "light_import",
     "max_cli",
     "plugin_folder",
@@ -40,8 +43,10 @@ CHECKS = {
     "CacheStrategyChecks": "maxserve.core.testing.cache",
     "LayerCompilerChecks": "maxserve.core.testing.layers",
     "LinearMethodChecks": "maxserve.core.testing.linear",
+    "ReasoningParserChecks": "maxserve.core.testing.parsers",
     "SamplerChecks": "maxserve.core.testing.sampler",
     "SchedulerChecks": "maxserve.core.testing.scheduler",
+    "ToolParserChecks": "maxserve.core.testing.parsers",
 }
 
 

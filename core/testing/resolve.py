@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from maxserve.core.components import CacheStrategy, Component, Ref, Sampler, Scheduler
+from maxserve.core.components import CacheStrategy, Component, ReasoningParser, Ref, Sampler, Scheduler, ToolParser
 from maxserve.core.registry import load_ref
 
 T = TypeVar("T", bound=Component)
@@ -13,6 +13,8 @@ REGISTRIES: dict[type[Component], str] = {
     CacheStrategy: "cache_strategies",
     Scheduler: "schedulers",
     Sampler: "samplers",
+    ToolParser: "tool_parsers",
+    ReasoningParser: "reasoning_parsers",
 }
 
 

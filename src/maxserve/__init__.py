@@ -13,9 +13,11 @@ from maxserve.core.components import (
     LinearMethod,
     ModelSource,
     Observer,
+    ReasoningParser,
     Routes,
     Sampler,
     Scheduler,
+    ToolParser,
     WeightMap,
 )
 from maxserve.core.hookspecs import hookimpl
@@ -34,10 +36,12 @@ __all__ = [
     "LinearMethod",
     "ModelSource",
     "Observer",
+    "ReasoningParser",
     "Routes",
     "Sampler",
     "SamplingParams",
     "Scheduler",
+    "ToolParser",
     "WeightMap",
     "hookimpl",
 ]

@@ -7,9 +7,23 @@ from typing import TYPE_CHECKING, Any
 from maxserve.core import testing as _testing
 
 if TYPE_CHECKING:
-    from maxserve.core.testing import ArchitectureChecks, CacheStrategyChecks, SamplerChecks, SchedulerChecks
+    from maxserve.core.testing import (
+        ArchitectureChecks,
+        CacheStrategyChecks,
+        ReasoningParserChecks,
+        SamplerChecks,
+        SchedulerChecks,
+        ToolParserChecks,
+    )
 
-__all__ = ["ArchitectureChecks", "CacheStrategyChecks", "SamplerChecks", "SchedulerChecks"]
+__all__ = [
+    "ArchitectureChecks",
+    "CacheStrategyChecks",
+    "ReasoningParserChecks",
+    "SamplerChecks",
+    "SchedulerChecks",
+    "ToolParserChecks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -169,6 +169,28 @@ def maxserve_routes():
     assert host.build(entry, None) == "router"
 
 
+def test_maxserve_tool_parsers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_tool_parsers():
+    yield maxserve.ToolParser(name="acme", build=lambda context: "reader", markers=("<call>",))
+""")
+    entry = host.tool_parsers.get("acme")
+    assert entry.component.markers == ("<call>",)
+    assert host.build(entry, None) == "reader"
+
+
+def test_maxserve_reasoning_parsers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_reasoning_parsers():
+    yield maxserve.ReasoningParser(name="acme", build=lambda context: "reader", recognises=lambda template: 1)
+""")
+    entry = host.reasoning_parsers.get("acme")
+    assert host.load(entry, entry.component.recognises)("") == 1
+    assert host.build(entry, None) == "reader"
+
+
 def test_maxserve_observers(load: Load) -> None:
     host = load("""
 @hookimpl

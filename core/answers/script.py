@@ -1,0 +1,191 @@
+"""How is a parser of answers written? As one reading from the first character to the last, whatever the pieces are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Generator
+from contextlib import suppress
+from typing import TypeAlias
+
+from maxserve.core.answers.call_text import CallText
+from maxserve.core.answers.json_scanner import JsonScanner
+from maxserve.core.nouns import CallDelta, Delta
+
+Reading: TypeAlias = Generator[None, str, str]
+"""Gets a character at each `yield`, and "" where the text ends; what it returns is up to each."""
+
+
+class Script:
+    """A ReadsAnswer whose `read` takes one character at a time, so that pieces cannot make a difference.
+
+    Blank text before a call, and between the last call and the end, belongs to the calls and is no content.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[str] = deque()
+        self._content: list[str] = []
+        self._blank = ""  # not told yet: a call may follow
+        self._deltas: list[CallDelta] = []
+        self._count = 0
+        self._after_call = False
+        self._reading = self.read()
+        next(self._reading)
+
+    def read(self) -> Generator[None, str, None]:
+        """The reading itself; it ends when the text does, and not before."""
+        raise NotImplementedError
+
+    def feed(self, text: str) -> Delta:
+        self._pending.extend(text)
+        self._drain()
+        return self._told()
+
+    def finish(self) -> Delta:
+        with suppress(StopIteration):
+            while True:
+                self._reading.send("")  # to every step of the reading that waits for more
+                self._drain()
+        if not self._after_call:
+            self._content.append(self._blank)
+        return self._told()
+
+    def _drain(self) -> None:
+        while self._pending:
+            self._reading.send(self._pending.popleft())
+
+    def _told(self) -> Delta:
+        delta = Delta(content="".join(self._content), calls=tuple(_merged(self._deltas)))
+        self._content, self._deltas = [], []
+        return delta
+
+    # --- what a reading tells -----------------------------------------------------------------------------------
+
+    def content(self, text: str) -> None:
+        said = text.rstrip()
+        if said:
+            self._content.append(self._blank + said)
+            self._blank, self._after_call = "", False
+        self._blank += text[len(said) :]
+
+    def begin(self, name: str, call_id: str = "") -> None:
+        """A new call; what is told as arguments belongs to it."""
+        self._blank, self._after_call = "", True
+        self._deltas.append(CallDelta(index=self._count, id=call_id, name=name))
+        self._count += 1
+
+    def arguments(self, text: str) -> None:
+        if text:
+            self._deltas.append(CallDelta(index=self._count - 1, arguments=text))
+
+    def new_id(self) -> str:
+        """The id of a call that gives none itself; "" leaves it to the server."""
+        return ""
+
+    # --- what readings are made of ------------------------------------------------------------------------------
+
+    def unread(self, text: str) -> None:
+        """Puts text back, to be read next."""
+        self._pending.extendleft(reversed(text))
+
+    def peek(self) -> Reading:
+        char = yield
+        self.unread(char)
+        return char
+
+    def blanks(self) -> Reading:
+        """The blank text that comes next; it is not told."""
+        read = ""
+        while (char := (yield)).isspace():
+            read += char
+        self.unread(char)
+        return read
+
+    def content_until(self, *markers: str) -> Reading:
+        """Tells content up to one of `markers`, which it gives; "" at the end."""
+        held = ""
+        while char := (yield):
+            held += char
+            while held and not any(marker.startswith(held) for marker in markers):
+                self.content(held[0])
+                held = held[1:]
+            if held in markers:
+                return held
+        self.content(held)
+        return ""
+
+    def skip(self, marker: str) -> Reading:
+        """Passes over blanks and a marker that come next, which it gives; anything else stays to be read."""
+        held = ""
+        while char := (yield):
+            held += char
+            if held.lstrip() == marker:
+                return marker
+            if not marker.startswith(held.lstrip()):
+                break
+        self.unread(held)
+        return ""
+
+    def json_call(self, before: str, declared: Container[str] | None = None) -> Reading:
+        """A call as CallText describes it; "call" when there was one, else all that was read became content.
+
+        `before` is what was read already and belongs to it. A call that breaks off stays as far as it was told.
+        """
+        call, raw, begun = CallText(declared), before, False
+        while char := (yield):
+            if not call.step(char):
+                self.content(char if begun else raw + char)
+                return ""
+            raw += char
+            if call.ready:
+                if not begun:
+                    self.begin(call.name, call.id or self.new_id())
+                    begun, raw = True, ""
+                self.arguments(call.take())
+            if call.done:
+                return "call"
+        self.content("" if begun else raw)
+        return ""
+
+    def json_object(self, before: str, name: str, call_id: str = "") -> Reading:
+        """The arguments of a call to `name`, an object that stands for itself; as `json_call` otherwise."""
+        scanner, begun = JsonScanner(), False
+        while char := (yield):
+            if not scanner.step(char) or (not begun and char != "{"):
+                self.content(before + char if not begun else char)
+                return ""
+            if not begun:
+                self.begin(name, call_id or self.new_id())
+                begun = True
+            self.arguments(char)
+            if scanner.done:
+                return "call"
+        self.content("" if begun else before)
+        return ""
+
+    def json_calls(self, before: str, declared: Container[str] | None = None) -> Reading:
+        """The rest of an array of calls, after its bracket, which `before` ends with."""
+        told = ""
+        while True:
+            blanks = yield from self.blanks()
+            if (yield from self.peek()) != "{":
+                self.content("" if told else before + blanks)
+                return told
+            if not (yield from self.json_call(before + blanks if not told else "", declared)):
+                return told
+            told, before = "call", ""
+            if not (yield from self.skip(",")):
+                yield from self.skip("]")
+                return told
+
+
+def _merged(calls: list[CallDelta]) -> list[CallDelta]:
+    """One delta for each call that was told of."""
+    merged: list[CallDelta] = []
+    for call in calls:
+        if merged and merged[-1].index == call.index:
+            first = merged.pop()
+            call = CallDelta(
+                index=first.index, id=first.id, name=first.name, arguments=first.arguments + call.arguments
+            )
+        merged.append(call)
+    return merged

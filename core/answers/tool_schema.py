@@ -1,0 +1,88 @@
+"""Which JSON Schema holds the answers that are calls and nothing else, and who reads them?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from maxserve.core.answers.script import Script
+from maxserve.core.nouns import Tool
+
+MOST_CALLS = 16  # in one answer that must call
+_DATA = frozenset({"const", "enum", "default", "examples"})  # what these hold is no schema
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+
+
+def arguments_schema(tool: Tool) -> dict[str, Any]:
+    """The object that a call's arguments are."""
+    return {"type": "object", **tool.parameters}
+
+
+def calls_schema(tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
+    """An array of calls to any of `tools`, each {"name": …, "arguments": …}.
+
+    What a tool's schema says with $ref of itself is found at its new place.
+    """
+    calls = [_call(tool, f"#/items/anyOf/{index}/properties/arguments") for index, tool in enumerate(tools)]
+    most = MOST_CALLS if parallel else 1
+    return {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": calls}}
+
+
+def _call(tool: Tool, place: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "arguments": _moved(arguments_schema(tool), place)},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema whose references to its own parts begin at `place`, a JSON pointer (RFC 6901) of the whole."""
+    if isinstance(schema, list):
+        return [_moved(item, place) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {key: _moved_value(key, value, place) for key, value in schema.items()}
+
+
+def _moved_value(key: str, value: Any, place: str) -> Any:
+    if key == "$ref" and isinstance(value, str):
+        own = value == "#" or value.startswith("#/")
+        return place + value[1:] if own else value
+    if key in _DATA:
+        return value
+    if key in _NAMED and isinstance(value, Mapping):
+        return {name: _moved(inner, place) for name, inner in value.items()}
+    return _moved(value, place)
+
+
+class NamedCall(Script):
+    """Reads an answer that is the arguments of one call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        super().__init__()
+
+    def read(self) -> Generator[None, str, None]:
+        blanks = yield from self.blanks()
+        yield from self.json_object(blanks, self._name)
+        yield from self.content_until()
+
+
+class RequiredCalls(Script):
+    """Reads an answer that is an array of calls."""
+
+    def read(self) -> Generator[None, str, None]:
+        blanks = yield from self.blanks()
+        if (yield from self.peek()) == "[":
+            yield
+            yield from self.json_calls(blanks + "[")
+        else:
+            self.content(blanks)
+        yield from self.content_until()
+
+
+def constrained_reader(mode: str, tools: Sequence[Tool]) -> Callable[[], Script]:
+    """Makes readers of answers that a constraint holds to `arguments_schema` or `calls_schema`."""
+    return RequiredCalls if mode == "required" else lambda: NamedCall(tools[0].name)

@@ -1,0 +1,38 @@
+"""What parsers of answers are given, and what they build: readers of tool calls and of reasoning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from maxserve.core.interfaces import Context
+from maxserve.core.nouns import Delta, Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext(Context):
+    """The tools of the request whose answer is read."""
+
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningContext(Context):
+    """`prompt` is how the text of the prompt ends: a template may have begun the reasoning itself."""
+
+    prompt: str = ""
+
+
+class ReadsAnswer(Protocol):
+    """Reads one answer while it is written. How the text is cut into pieces makes no difference.
+
+    Nothing is lost or told twice: what turns out to be neither reasoning nor a call is content, as it was written.
+    """
+
+    def feed(self, text: str) -> Delta:
+        """What is certain after this piece of text and was not told before."""
+        ...
+
+    def finish(self) -> Delta:
+        """The rest, when no more text will come."""
+        ...

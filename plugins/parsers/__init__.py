@@ -1,0 +1,72 @@
+"""The built-in parsers of answers: tool calls, by how models write them, and reasoning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import ReasoningParser, ToolParser
+from maxserve.core.hookspecs import hookimpl
+
+_HERE = "maxserve.plugins.parsers"
+
+
+@hookimpl
+def maxserve_tool_parsers() -> Iterable[ToolParser]:
+    yield ToolParser(
+        name="hermes",
+        build=f"{_HERE}.hermes:Hermes",
+        recognises=f"{_HERE}.templates:hermes",
+        markers=("<tool_call>", "</tool_call>"),
+        summary="<tool_call>{…}</tool_call>: Hermes, Qwen 2.5 and 3",
+    )
+    yield ToolParser(
+        name="llama3_json",
+        build=f"{_HERE}.llama3:Llama3",
+        recognises=f"{_HERE}.templates:llama3",
+        markers=("<|python_tag|>",),
+        summary='{"name": …, "parameters": {…}}, several with ; between: Llama 3.1 to 3.3',
+    )
+    yield ToolParser(
+        name="mistral",
+        build=f"{_HERE}.mistral:Mistral",
+        recognises=f"{_HERE}.templates:mistral",
+        markers=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+        summary="[TOOL_CALLS][{…}] or [TOOL_CALLS]name[ARGS]{…}: Mistral",
+    )
+    yield ToolParser(
+        name="pythonic",
+        build=f"{_HERE}.pythonic:Pythonic",
+        recognises=f"{_HERE}.templates:pythonic",
+        markers=("<|python_start|>", "<|python_end|>"),
+        summary="[f(a=1), g()]: Llama 3.2 and 4, ToolACE",
+    )
+    yield ToolParser(
+        name="qwen3_coder",
+        build=f"{_HERE}.qwen3_coder:Qwen3Coder",
+        recognises=f"{_HERE}.templates:qwen3_coder",
+        markers=("<tool_call>", "</tool_call>"),
+        summary="<tool_call><function=f><parameter=a>…: Qwen3-Coder, Qwen3.5",
+    )
+    yield ToolParser(
+        name="json",
+        build=f"{_HERE}.plain_json:PlainJson",
+        recognises=f"{_HERE}.templates:any_tools",
+        summary="objects with the name of a tool and its arguments, also in arrays and code fences",
+    )
+
+
+@hookimpl
+def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
+    yield ReasoningParser(
+        name="think",
+        build=f"{_HERE}.think:Think",
+        recognises=f"{_HERE}.templates:think",
+        markers=("<think>", "</think>"),
+        summary="<think>…</think>, also where the template writes the first tag",
+    )
+    yield ReasoningParser(
+        name="think_from_start",
+        build=f"{_HERE}.think:from_start",
+        markers=("<think>", "</think>"),
+        summary="…</think>: models that leave out the first tag, so that every answer begins as reasoning",
+    )

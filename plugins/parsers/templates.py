@@ -1,0 +1,43 @@
+"""How does a model write tool calls and reasoning, as far as its chat template tells?
+
+A template shows past calls in the form in which the model was trained to write them.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SURE, _LIKELY, _FALLBACK = 100, 50, 1
+
+
+def hermes(template: str) -> int:
+    return _SURE if "<tool_call>" in template and "<function=" not in template else 0
+
+
+def qwen3_coder(template: str) -> int:
+    return _SURE if "<tool_call>" in template and "<function=" in template else 0
+
+
+def mistral(template: str) -> int:
+    return _SURE if "[TOOL_CALLS]" in template else 0
+
+
+def llama3(template: str) -> int:
+    if "<|start_header_id|>" not in template or '"parameters"' not in template:
+        return 0
+    return _SURE if "<|python_tag|>" in template else _LIKELY
+
+
+def pythonic(template: str) -> int:
+    if "<|python_start|>" in template:
+        return _SURE
+    return _LIKELY if re.search(r"\[\s*func_name\d?\(|\[func\w*\(param", template) else 0
+
+
+def any_tools(template: str) -> int:
+    """For a form that nobody else knows: every template may be of a model that writes JSON."""
+    return _FALLBACK
+
+
+def think(template: str) -> int:
+    return _SURE if "</think>" in template else 0

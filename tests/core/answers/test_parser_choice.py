@@ -1,0 +1,88 @@
+"""Which parsers serve a model, and what they make of an answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.answers.parsers import choose_parsers
+from maxserve.core.answers.reading import AnswerReader
+from maxserve.core.errors import PluginError, RequestError
+from maxserve.core.host import Host, PluginOptions
+from maxserve.core.model.chat_messages import as_messages
+from maxserve.core.model.detokenizer import Detokenizer
+from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.core.settings import resolve
+from maxserve.plugins.parsers.hermes import Hermes
+from maxserve.plugins.parsers.think import Think
+
+QWEN = "{% if tools %}<tool_call>{% endif %}{{ m.content.split('</think>') }}"
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host.discover(PluginOptions(), strict=True)
+
+
+def chosen(host: Host, template: str = QWEN, **options: Any) -> Any:
+    return choose_parsers(resolve(options, environ={}), host, template)
+
+
+def test_the_template_chooses(host: Host, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    parsers = chosen(host)
+    assert (parsers.tools, parsers.reasoning) == (Hermes, Think)
+    assert parsers.tool_markers == ("<tool_call>", "</tool_call>")
+    assert "tool calls: hermes (told by the chat template); reasoning: think" in caplog.text
+    assert chosen(host, "").reasoning is None
+
+
+def test_the_operator_chooses(host: Host) -> None:
+    parsers = chosen(host, tool_parser="mistral", reasoning_parser="none")
+    assert parsers.tools.__name__ == "Mistral"
+    assert parsers.reasoning is None
+    with pytest.raises(
+        PluginError, match=r"--tool-parser hermez: no tool parser is called 'hermez' \(did you mean 'her"
+    ):
+        chosen(host, tool_parser="hermez")
+
+
+def test_reasoning_comes_off_before_calls_are_looked_for() -> None:
+    text = '<think>maybe <tool_call>{"name": "f"}</tool_call></think>Yes.<tool_call>{"name": "g"}</tool_call>'
+    reader = AnswerReader(Think(ReasoningContext()), Hermes(ToolContext()))
+    delta = reader.read(text, last=True)
+    assert (delta.content, delta.reasoning) == ("Yes.", 'maybe <tool_call>{"name": "f"}</tool_call>')
+    (call,) = delta.calls
+    assert (call.name, call.arguments, len(call.id)) == ("g", "{}", 29)
+    assert reader.finish_reason("stop") == "tool_calls"
+    assert reader.finish_reason("length") == "length"
+
+
+def test_an_answer_without_calls_stops() -> None:
+    reader = AnswerReader(None, Hermes(ToolContext()))
+    assert reader.read("a <tool_", last=False).content == "a"
+    assert reader.read("", last=True).content == " <tool_"
+    assert reader.finish_reason("stop") == "stop"
+
+
+def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:
+    tokenizer = Tokenizer.load(str(model_folder()))
+    ids = tokenizer.encode("<|im_start|>a<|im_end|>", add_special_tokens=False)
+    assert Detokenizer(tokenizer).add(ids) == "a"
+    assert Detokenizer(tokenizer, kept=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"
+
+
+def test_arguments_of_past_calls_are_objects_for_templates() -> None:
+    def turn(arguments: Any) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": arguments}}]}]
+
+    for given, seen in (('{"a": [1]}', {"a": [1]}), ("", {}), ({"a": 1}, {"a": 1})):
+        assert as_messages(turn(given))[0]["tool_calls"][0]["function"]["arguments"] == seen
+    for bad in ("{", "[1]"):
+        with pytest.raises(RequestError) as caught:
+            as_messages(turn(bad))
+        assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
