@@ -18,6 +18,7 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    GrammarBackend,
     LayerCompiler,
     LinearMethod,
     ModelSource,
@@ -65,6 +66,7 @@ DECLARATIONS: Mapping[str, type[Declared]] = {
     "maxserve_attention_backends": AttentionBackend,
     "maxserve_linear_methods": LinearMethod,
     "maxserve_layer_compilers": LayerCompiler,
+    "maxserve_grammar_backends": GrammarBackend,
     "maxserve_config": ConfigSection,
 }
 SERVING: Mapping[str, type[Declared]] = {"maxserve_routes": Routes, "maxserve_observers": Observer}  # not in workers
@@ -103,6 +105,7 @@ class Host:
         self.attention_backends = self._registry(AttentionBackend)
         self.linear_methods = self._registry(LinearMethod)
         self.layer_compilers = self._registry(LayerCompiler)
+        self.grammar_backends = self._registry(GrammarBackend)
         self.routes = self._registry(Routes)
         self.observers = self._registry(Observer)
         self._sections = self._registry(ConfigSection)
@@ -167,6 +170,7 @@ class Host:
             self.attention_backends,
             self.linear_methods,
             self.layer_compilers,
+            self.grammar_backends,
             self.routes,
             self.observers,
         )
