@@ -10,6 +10,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.native", "maxserve.plugins.native"),
+    ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.openai", "maxserve.plugins.openai"),
     ("builtin.admin", "maxserve.plugins.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),

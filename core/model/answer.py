@@ -35,7 +35,7 @@ class AnswerText:
     """
 
     def __init__(self, tokenizer: Tokenizer, request: Request, eos: Iterable[int], stop: Sequence[str]) -> None:
-        ends = () if request.params.ignore_eos else eos
+        ends = () if request.params.ignore_eos and request.params.constraint is None else eos
         self._ends = frozenset((*ends, *request.params.stop_token_ids))
         self._detokenizer = Detokenizer(tokenizer, prompt=request.prompt[-_LOOK_BACK:])
         self._stop = StopStrings(stop)
