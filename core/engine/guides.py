@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.core.errors import MaxserveError
+from maxserve.core.errors import MaxserveError, PluginError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,13 +81,19 @@ class Waiting:
     matcher: Future[Matcher]
 
 
+def _nobody(name: str) -> GrammarCompiler:
+    raise PluginError(f"no grammar back end {name!r} can be built: this engine has none")
+
+
 class Guides:
     """Makes guides. `compilers` gives a back end's compiler by name, and may take its time at the first call.
 
     `wake` is called, from another thread, when a matcher is ready.
     """
 
-    def __init__(self, compilers: Callable[[str], GrammarCompiler], ends: tuple[int, ...], vocab_size: int) -> None:
+    def __init__(
+        self, compilers: Callable[[str], GrammarCompiler] = _nobody, ends: tuple[int, ...] = (), vocab_size: int = 0
+    ) -> None:
         self._compilers = compilers
         self._ends = ends
         self._words = -(-vocab_size // WORD)
@@ -106,11 +112,6 @@ class Guides:
     def ready(self) -> bool:
         """Whether `collect` has something."""
         return self._ready.is_set()
-
-    def prepare(self, names: Iterable[str]) -> None:
-        """Makes compilers ready that will be wanted soon, and returns at once."""
-        for name in names:
-            self._put(lambda name=name: self._compilers(name))  # type: ignore[misc]
 
     def begin(self, sequence: Sequence, constraint: Constraint) -> None:
         """Starts to make the matcher of a sequence, which `collect` gives back."""

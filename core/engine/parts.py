@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from maxserve.core.engine.guides import Guides
+
 if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Pipeline
-    from maxserve.core.engine.guides import Guides
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.engine.runner import Runner
     from maxserve.core.interfaces import Cache, ModelInfo, StepPolicy
@@ -47,7 +48,7 @@ class Parts:
     runner: Runner
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
-    guides: Guides
+    guides: Guides = field(default_factory=Guides)
     max_steps: int = 1
     lane: Lane | None = None
     empty_steps: bool = False
