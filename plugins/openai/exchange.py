@@ -15,6 +15,8 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.model.answer import Piece
 from maxserve.core.server.body import read_body
+from maxserve.core.server.constraint_fields import constraint_asked
+from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.disconnect import ClientGone, unless_gone
 from maxserve.core.server.errors import failure_of
 from maxserve.core.server.fields import RequestFields
@@ -55,8 +57,11 @@ class Wording(Protocol):
 class TextRoute:
     """One of the routes that generate text."""
 
-    def __init__(self, context: ServerContext, fields: RequestFields, wording: Wording) -> None:
+    def __init__(
+        self, context: ServerContext, fields: RequestFields, constraints: Constraints, wording: Wording
+    ) -> None:
         self._context = context
+        self._constraints = constraints
         self._fields = fields
         self._wording = wording
         self.path = wording.path
@@ -95,6 +100,8 @@ class TextRoute:
     async def _job(self, body: TextBody, user: str) -> Job:
         wording = self._wording
         sampling = self._fields.sampling(body)
+        asked = constraint_asked(body)
+        constraint = await self._constraints.choose(asked.kind, asked.value, param=asked.param) if asked else None
         prompts = await asyncio.to_thread(wording.prompts, body)
         return plan_job(
             body,
@@ -105,6 +112,7 @@ class TextRoute:
             capacity=self._context.engine.capacity,
             prompt_field=wording.prompt_field,
             default_limit=wording.default_limit,
+            constraint=constraint,
         )
 
     async def _whole(self, job: Job, pieces: Pieces, request_id: str, warnings: list[str], meter: Meter) -> Response:

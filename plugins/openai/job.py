@@ -10,7 +10,7 @@ from uuid import uuid4
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.nouns import Constraint, Request, SamplingParams
 from maxserve.plugins.openai.schema import TextBody
 
 MOST_REQUESTS = 4096
@@ -38,6 +38,7 @@ def plan_job(
     capacity: int | None,
     prompt_field: str,
     default_limit: int | None,
+    constraint: Constraint | None = None,
 ) -> Job:
     """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold.
 
@@ -48,7 +49,7 @@ def plan_job(
     requests: list[Request] = []
     for prompt in prompts:
         limit = _limit(body, len(prompt), info.max_length, prompt_field, default_limit)
-        requests += [_request(body, tuple(prompt), sampling, limit, sample, user) for sample in range(n)]
+        requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
     tokens = sum(map(len, prompts))
     return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
 
@@ -86,6 +87,7 @@ def _request(
     limit: int | None,
     sample: int,
     user: str,
+    constraint: Constraint | None,
 ) -> Request:
     params = SamplingParams(
         max_tokens=limit,
@@ -93,6 +95,7 @@ def _request(
         ignore_eos=bool(body.ignore_eos),
         seed=_seed(body.seed, sample),
         fields=sampling,
+        constraint=constraint,
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
     return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=user)

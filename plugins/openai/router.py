@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.server.body import body_schema
+from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import RequestFields
 from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
@@ -21,7 +22,9 @@ def router(context: ServerContext) -> APIRouter:
     routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
     fields = RequestFields(context.host, context.model)
-    for text in (TextRoute(context, fields, Chat(context)), TextRoute(context, fields, Completions(context))):
+    constraints = Constraints(context)
+    for wording in (Chat(context), Completions(context)):
+        text = TextRoute(context, fields, constraints, wording)
         schema = body_schema(text.body)
         routes.add_api_route(
             text.path, text.answer, methods=["POST"], response_model=None, name=text.path, openapi_extra=schema

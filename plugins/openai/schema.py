@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
+from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
 
 MOST_CHOICES = 128
@@ -35,7 +36,7 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class TextBody(Body):
+class TextBody(ConstraintFields):
     """Fields that chat and plain completions share."""
 
     model: str | None = Field(None, description="the served model's name; empty or missing means the same")
