@@ -174,6 +174,21 @@ class ReasoningParser(Component):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarBackend(Component):
+    """A way to keep texts within a grammar. `build(GrammarContext)` gives a GrammarCompiler.
+
+    `accepts` are the kinds of constraint it takes; where a request names no back end, the one of highest priority that
+    can express the constraint serves. `rollback`: its matchers can take tokens back.
+    """
+
+    kind: ClassVar[str] = "grammar_backend"
+
+    accepts: frozenset[str] = frozenset()
+    rollback: bool = True
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routes(Component):
     """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
 

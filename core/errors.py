@@ -9,6 +9,7 @@ MaxserveError
 │   └── ModelError        a model cannot be found, read or fitted
 ├── RequestError          what a client asked for cannot be done; an HTTP error body
 │   └── QueueFullError    too many requests wait already (429)
+├── GrammarUnsupported    a grammar back end cannot express a constraint; a RequestError when no other can
 └── EngineError           the engine failed while it served
     └── WorkerDied        the worker process is gone
 
@@ -66,6 +67,19 @@ class QueueFullError(RequestError):
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message, code="queue_full", status=429)
         self.retry_after = retry_after
+
+
+class GrammarUnsupported(MaxserveError):
+    """A constraint that a grammar back end cannot express. `path` says where: "$.properties.a" in a schema.
+
+    `invalid`: no back end can, because the constraint itself is wrong.
+    """
+
+    def __init__(self, message: str, *, path: str = "", invalid: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.invalid = invalid
 
 
 class EngineError(MaxserveError):

@@ -16,6 +16,7 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    GrammarBackend,
     LayerCompiler,
     LinearMethod,
     ModelSource,
@@ -118,6 +119,15 @@ def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
     """Ways to make one call of a whole layer.
 
     Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
+    """Ways to keep texts within a grammar.
+
+    Example: ``yield GrammarBackend(name="acme", build="acme.grammar:Compiler", accepts=frozenset({"regex"}))``
     """
     return ()
 

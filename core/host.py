@@ -18,6 +18,7 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    GrammarBackend,
     LayerCompiler,
     LinearMethod,
     ModelSource,
@@ -67,6 +68,7 @@ DECLARATIONS: Mapping[str, type[Declared]] = {
     "maxserve_attention_backends": AttentionBackend,
     "maxserve_linear_methods": LinearMethod,
     "maxserve_layer_compilers": LayerCompiler,
+    "maxserve_grammar_backends": GrammarBackend,
     "maxserve_config": ConfigSection,
 }
 SERVING: Mapping[str, type[Declared]] = {  # not in workers
@@ -110,6 +112,7 @@ class Host:
         self.attention_backends = self._registry(AttentionBackend)
         self.linear_methods = self._registry(LinearMethod)
         self.layer_compilers = self._registry(LayerCompiler)
+        self.grammar_backends = self._registry(GrammarBackend)
         self.routes = self._registry(Routes)
         self.tool_parsers = self._registry(ToolParser)
         self.reasoning_parsers = self._registry(ReasoningParser)
@@ -176,6 +179,7 @@ class Host:
             self.attention_backends,
             self.linear_methods,
             self.layer_compilers,
+            self.grammar_backends,
             self.routes,
             self.tool_parsers,
             self.reasoning_parsers,

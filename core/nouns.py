@@ -25,6 +25,20 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """What the text of an answer must be, checked already.
+
+    `kind` is one that a grammar back end accepts: json_schema, json_object, regex, choice, grammar. `text` says it in
+    the kind's canonical form: the JSON of a schema, "{}" for any object, an expression that the whole text matches,
+    the JSON of a list of strings, a grammar in Lark's notation. `backend` is the registered name that was chosen.
+    """
+
+    kind: str
+    text: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How one request wants its tokens chosen and when it ends.
 
@@ -37,6 +51,7 @@ class SamplingParams:
     ignore_eos: bool = False
     seed: int | None = None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.native", "maxserve.plugins.native"),
     ("builtin.parsers", "maxserve.plugins.parsers"),
+    ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.openai", "maxserve.plugins.openai"),
     ("builtin.admin", "maxserve.plugins.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),

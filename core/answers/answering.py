@@ -13,8 +13,14 @@ from maxserve.core.answers.conversation import Conversations
 from maxserve.core.answers.jobs import Job, JobLimits, plan_job
 from maxserve.core.answers.models import require_served
 from maxserve.core.answers.parts import Part
+from maxserve.core.answers.readers import Readers
+from maxserve.core.answers.reading import AnswerReader
+from maxserve.core.answers.tools import ToolChoice, read_tools
 from maxserve.core.answers.unsupported import warnings_of
 from maxserve.core.interfaces import ServerContext
+from maxserve.core.nouns import Constraint
+from maxserve.core.server.constraint_fields import constraint_asked
+from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import RequestFields
 from maxserve.core.server.generation import generate_text, merged
 
@@ -39,6 +45,8 @@ class Answering:
         self.context = context
         self.conversations = Conversations(context)
         self._fields = RequestFields(context.host, context.model)
+        self._constraints = Constraints(context)
+        self._readers = Readers(context)
 
     def body(self, base: type[B]) -> type[B]:
         """`base` with the fields of every sampler."""
@@ -47,10 +55,13 @@ class Answering:
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""
         warnings = self._checked(body)
-        sampling = self._fields.sampling(body)
-        prompt = await asyncio.to_thread(self._chat_prompt, body)
+        sampling, choice = self._fields.sampling(body), read_tools(body)
+        constraint = await self._constraint(body, choice)
+        text, prompt = await asyncio.to_thread(self._chat_prompt, body, choice)
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
-        return self._begin(plan_job(body, [prompt], sampling, limits, user=user), warnings)
+        job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint)
+        readers = [self._readers.of(choice, text, constrained=constraint is not None) for _ in job.requests]
+        return self._begin(job, warnings, readers)
 
     async def complete(
         self, body: TextBody, prompts: Sequence[Sequence[int]], *, user: str, default_limit: int | None
@@ -63,23 +74,48 @@ class Answering:
             default_limit=default_limit,
         )
         warnings = self._checked(body)
-        return self._begin(plan_job(body, prompts, self._fields.sampling(body), limits, user=user), warnings)
+        sampling, constraint = self._fields.sampling(body), await self._constraint(body)
+        job = plan_job(body, prompts, sampling, limits, user=user, constraint=constraint)
+        return self._begin(job, warnings, [None] * len(job.requests))
+
+    def chat_tokens(self, body: ChatBody) -> list[int]:
+        """The prompt that `chat` would give the model."""
+        return self._chat_prompt(body, read_tools(body))[1]
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_served(body.model, self.context.model)
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 
-    def _chat_prompt(self, body: ChatBody) -> list[int]:
-        return self.conversations.tokens(self.conversations.text(body))
+    async def _constraint(self, body: TextBody, choice: ToolChoice | None = None) -> Constraint | None:
+        """Where calls must be made there is no other text, so that nothing else can be asked of it."""
+        asked = constraint_asked(body)
+        if choice is not None and (schema := choice.schema) is not None:
+            return await self._constraints.choose("json_schema", schema, param="tools")
+        return None if asked is None else await self._constraints.choose(asked.kind, asked.value, param=asked.param)
 
-    def _begin(self, job: Job, warnings: Sequence[str]) -> Generation:
-        parts = merged([self._parts(job, index) for index in range(len(job.requests))])
+    def _chat_prompt(self, body: ChatBody, choice: ToolChoice) -> tuple[str, list[int]]:
+        text = self.conversations.text(body, choice)
+        return text, self.conversations.tokens(text)
+
+    def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
+        parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)])
         return Generation(job=job, parts=parts, warnings=warnings)
 
-    async def _parts(self, job: Job, index: int) -> AsyncGenerator[Part, None]:
-        async with aclosing(generate_text(self.context, job.requests[index], stop=job.stops)) as pieces:
+    async def _parts(self, job: Job, index: int, reader: AnswerReader | None) -> AsyncGenerator[Part, None]:
+        kept = () if reader is None else reader.markers
+        async with aclosing(generate_text(self.context, job.requests[index], stop=job.stops, kept=kept)) as pieces:
             async for piece in pieces:
-                yield Part(piece=piece, content=piece.text, finish=piece.finish)
+                if reader is None:
+                    yield Part(piece=piece, content=piece.text, finish=piece.finish)
+                    continue
+                delta = reader.read(piece.text, last=piece.finish is not None)
+                yield Part(
+                    piece=piece,
+                    content=delta.content,
+                    reasoning=delta.reasoning,
+                    calls=delta.calls,
+                    finish=reader.finish_reason(piece.finish),
+                )
 
 
 def usage_of(prompt_tokens: int, generated: int, cached: int) -> dict[str, Any]:

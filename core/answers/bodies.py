@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from maxserve.core.answers.tools import ToolFields
+from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
 
 MOST_CHOICES = 128
@@ -22,7 +24,7 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class TextBody(Body):
+class TextBody(ConstraintFields):
     """Fields that chat and plain completions share."""
 
     model: str | None = Field(None, description="the served model's name; empty or missing means the same")
@@ -75,7 +77,7 @@ class Message(Body):
     content: str | Annotated[list[ContentPart], FAIL_FAST] | None = None
 
 
-class ChatBody(TextBody):
+class ChatBody(TextBody, ToolFields):
     """A conversation to be continued."""
 
     messages: Annotated[list[Message], Field(min_length=1), FAIL_FAST]

@@ -7,6 +7,8 @@ from typing import Any
 from maxserve.core.answers.bodies import ChatBody, ContentPart, Message
 from maxserve.core.answers.jobs import encoded
 from maxserve.core.answers.roles import knows_developer
+from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
+from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
@@ -19,14 +21,20 @@ class Conversations:
         self._template = context.template
         self._tokenizer = context.tokenizer
         self._info = context.model
+        self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
         self._knows_developer = knows_developer(context.template, context.tokenizer.special_tokens)
 
-    def text(self, body: ChatBody) -> str:
-        """The prompt's text, special tokens spelled out."""
+    def text(self, body: ChatBody, choice: ToolChoice) -> str:
+        """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
         _check_template_kwargs(body.chat_template_kwargs or {})
         prompted = _wants_generation_prompt(body)
+        turns = [self._turn(index, message) for index, message in enumerate(body.messages)]
+        tools = choice.for_template
+        if tools and not self._knows_tools:
+            turns, tools = told_of_tools(turns, choice), None
         return self._template.render(
-            [self._turn(index, message) for index, message in enumerate(body.messages)],
+            turns,
+            tools=tools,
             add_generation_prompt=prompted,
             continue_final_message=not prompted and bool(body.continue_final_message),
             special_tokens=self._tokenizer.special_tokens,

@@ -11,7 +11,7 @@ from maxserve.core.answers.bodies import TextBody
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.nouns import Constraint, Request, SamplingParams
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"
@@ -48,6 +48,7 @@ def plan_job(
     limits: JobLimits,
     *,
     user: str,
+    constraint: Constraint | None = None,
 ) -> Job:
     """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold."""
     n = body.n or 1
@@ -55,7 +56,7 @@ def plan_job(
     requests: list[Request] = []
     for prompt in prompts:
         limit = _limit(body, len(prompt), limits)
-        requests += [_request(body, tuple(prompt), sampling, limit, sample, user) for sample in range(n)]
+        requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
     tokens = sum(map(len, prompts))
     return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
 
@@ -93,6 +94,7 @@ def _request(
     limit: int | None,
     sample: int,
     user: str,
+    constraint: Constraint | None,
 ) -> Request:
     params = SamplingParams(
         max_tokens=limit,
@@ -100,6 +102,7 @@ def _request(
         ignore_eos=bool(body.ignore_eos),
         seed=_seed(body.seed, sample),
         fields=sampling,
+        constraint=constraint,
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
     return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=user)

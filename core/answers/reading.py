@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Sequence
 
 from maxserve.core.nouns import CallDelta, Delta, FinishReason
 from maxserve.core.reading import ReadsAnswer
@@ -19,12 +20,22 @@ def new_call_id() -> str:
 class AnswerReader:
     """Reads one answer: the reasoning is split off first, and calls are looked for in what remains.
 
-    Calls whose parser gives no id get one here.
+    Calls whose parser gives no id get one here; those beyond `most_calls` are left out. `markers` are the special
+    tokens that the parsers want to see in the text.
     """
 
-    def __init__(self, reasoning: ReadsAnswer | None = None, tools: ReadsAnswer | None = None) -> None:
+    def __init__(
+        self,
+        reasoning: ReadsAnswer | None = None,
+        tools: ReadsAnswer | None = None,
+        *,
+        markers: Sequence[str] = (),
+        most_calls: int | None = None,
+    ) -> None:
+        self.markers = markers
         self._reasoning = reasoning
         self._tools = tools
+        self._most_calls = most_calls
         self.called = False
 
     def read(self, text: str, *, last: bool) -> Delta:
@@ -37,7 +48,8 @@ class AnswerReader:
         second = self._tools.feed(first.content)
         if last:
             second = _joined(second, self._tools.finish())
-        calls = tuple(self._with_id(call) for call in second.calls)
+        most = self._most_calls
+        calls = tuple(self._with_id(call) for call in second.calls if most is None or call.index < most)
         self.called = self.called or bool(calls)
         return Delta(content=second.content, reasoning=first.reasoning, calls=calls)
 

@@ -48,12 +48,6 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "include_stop_str_in_output": OFF,
     "skip_special_tokens": _one_of(True),
     "spaces_between_special_tokens": _one_of(True),
-    "response_format": _one_of({"type": "text"}),
-    "structured_outputs": _never,
-    "guided_json": _never,
-    "guided_regex": _never,
-    "guided_choice": _never,
-    "guided_grammar": _never,
     "structural_tag": _never,
     "json_schema": _never,
     "regex": _never,
@@ -61,7 +55,7 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "grammar": _never,
     "tools": EMPTY,
     "tool_choice": _one_of("none", "auto"),
-    "parallel_tool_calls": _one_of(True, False),  # there are no calls to be made side by side
+    "parallel_tool_calls": _one_of(True, False),  # a plain completion makes no calls
     "functions": EMPTY,
     "function_call": _one_of("none", "auto"),
     "echo": OFF,

@@ -104,7 +104,8 @@ def _plain(name: str, value: Any) -> Any:
 def _options(component: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(component):
         if field.name not in PLAIN:
-            yield field.name, getattr(component, field.name)
+            value = getattr(component, field.name)
+            yield field.name, tuple(sorted(value)) if isinstance(value, frozenset) else value
 
 
 def _text(entries: Sequence[Entry[Any]]) -> str:

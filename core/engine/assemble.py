@@ -12,8 +12,10 @@ import torch
 
 from maxserve.core.computing import AttentionContext
 from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.compilers import Compilers
 from maxserve.core.engine.device import DTYPES, choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.guides import Guides
 from maxserve.core.engine.kernels import Chooser, Computation
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
@@ -22,9 +24,19 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import CacheContext, Model, ModelInfo, ModelSpec, SamplerContext, SchedulerContext
+from maxserve.core.interfaces import (
+    CacheContext,
+    GrammarContext,
+    Model,
+    ModelInfo,
+    ModelSpec,
+    SamplerContext,
+    SchedulerContext,
+)
 from maxserve.core.model.free_memory import free_memory
+from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.model.weights import Keeping, load_weights
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
@@ -195,8 +207,9 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     cache = _build_cache(target, loaded, limits.rows)
     attention = _build_attention(target, spec, plan, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
+    info = _info(target, loaded)
     return Parts(
-        info=_info(target, loaded),
+        info=info,
         limits=limits,
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
@@ -205,6 +218,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host).read,
+        guides=_guides(target, info),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
         lane=_lane(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,
@@ -287,6 +301,16 @@ def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:
         for e in entries
     ]
     return Pipeline(stages, target.device)
+
+
+def _guides(target: Target, info: ModelInfo) -> Guides:
+    """The vocabulary is read when a grammar is first wanted: most servers' clients never do."""
+    remote = target.settings.model.trust_remote_code
+
+    def context() -> GrammarContext:
+        return grammar_context(Tokenizer.load(info.path, trust_remote_code=remote), info, target.sections)
+
+    return Guides(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
 
 
 def _info(target: Target, loaded: Loaded) -> ModelInfo:

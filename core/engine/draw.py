@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
+from maxserve.core.engine.masks import Mask, Masks
 from maxserve.core.nouns import Rows
 
 if TYPE_CHECKING:
@@ -89,19 +90,25 @@ class Draw:
     states: SequenceOf[tuple[Stage, Any]]
     drawing: torch.Tensor | None
     uniforms: torch.Tensor | None
+    mask: Mask | None = None
 
     @torch.inference_mode()
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """One token per row of logits [rows, vocab]; INVALID where the logits allow none. Runs on their device."""
         logits = logits.float()
+        if self.mask is not None:
+            logits, spare = self.mask.begin(logits)
         for stage, state in self.states:
             logits = stage.transform.apply(logits, state)
+        if self.mask is not None and self.states:
+            logits = self.mask.apply(logits)
         best, tokens = logits.max(dim=-1)
         if self.drawing is not None and self.uniforms is not None:
             everyone = len(self.drawing) == len(logits)
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
-        return torch.where(best.isfinite(), tokens, INVALID)
+        tokens = torch.where(best.isfinite(), tokens, INVALID)
+        return tokens if self.mask is None else self.mask.settle(tokens, spare)
 
 
 class Pipeline:
@@ -110,6 +117,7 @@ class Pipeline:
     def __init__(self, stages: SequenceOf[Stage], device: torch.device) -> None:
         self._stages = tuple(stages)
         self._device = device
+        self._masks = Masks(device)
         self._company = Company((), device)
 
     def draw(self, logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
@@ -121,6 +129,7 @@ class Pipeline:
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
         company = self._meet(sequences)
+        mask = self._masks.of(sequences)
         greedy = self._greedy(company)
         all_greedy = bool(greedy.all())
         states = []
@@ -130,9 +139,10 @@ class Pipeline:
                 if state is not None:
                     states.append((stage, state))
         if all_greedy:
-            return Draw(states=states, drawing=None, uniforms=None)
+            return Draw(states=states, drawing=None, uniforms=None, mask=mask)
         drawing = np.flatnonzero(~greedy)
-        return Draw(states=states, drawing=self._sent(drawing), uniforms=self._sent(_uniforms(sequences, drawing)))
+        uniforms = self._sent(_uniforms(sequences, drawing))
+        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, mask=mask)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
         """Tells the stages that want to know which tokens were taken."""

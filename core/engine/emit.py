@@ -64,11 +64,14 @@ class Emitter:
     def _last(self, sequence: Sequence, token: int, length: int) -> Output | None:
         """The output that ends a sequence, if this is its end."""
         reason: FinishReason | None = "length" if length >= sequence.limit else None
-        if token in sequence.ends:
+        guide = sequence.guide
+        whole = guide is not None and token not in (*sequence.ends, INVALID) and guide.take(token)
+        if token in sequence.ends or whole:
             reason = "stop"
-        if token == INVALID:
+        fault = guide.fault if guide is not None else None
+        if token == INVALID or fault is not None:
             self.ended.append(sequence)
-            return Output(id=sequence.id, finish="error", error=NO_CHOICE, cached=sequence.cached)
+            return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
         if reason is None:
             return None
         self.ended.append(sequence)

@@ -16,7 +16,7 @@ from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import FinishReason, Output, Request, SamplingParams
+from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
@@ -113,6 +113,7 @@ class LLM:
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         seed: int | None = None,
+        constraint: Constraint | None = None,
         **fields: Any,
     ) -> SamplingParams:
         """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
@@ -122,6 +123,7 @@ class LLM:
             ignore_eos=ignore_eos,
             seed=seed,
             fields=self._fields.with_defaults(fields, self._defaults),
+            constraint=constraint,
         )
 
     def _run(self, prompts: list[list[int]], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:

@@ -36,6 +36,7 @@ class Engine:
         self._parts = parts
         self._cache = parts.cache
         self._limits = parts.limits
+        self._guides = parts.guides
         self._ledger = Ledger()
         self._queues = Queues()
         self._free_rows = list(reversed(range(parts.limits.rows)))
@@ -59,6 +60,11 @@ class Engine:
 
     @property
     def busy(self) -> bool:
+        return self._working or len(self._guides) > 0
+
+    @property
+    def _working(self) -> bool:
+        """Whether a step is of use now: not while all there is waits for its grammar."""
         return self._aloft is not None or len(self._queues) > 0
 
     @property
@@ -66,13 +72,15 @@ class Engine:
         """Seconds for which a step is of no use unless a request comes or goes; None while there is none at all."""
         if not self.busy:
             return None
+        if not self._working:
+            return 0.0 if self._guides.ready else LONGEST_PAUSE
         if self._resume is None or self._aloft is not None:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
     def add(self, request: Request) -> None:
         """Queues a request; RequestError when it can never be served."""
-        if request.id in self._queues:
+        if request.id in self._queues or request.id in self._guides:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         length = len(request.prompt)
         if not length:
@@ -89,12 +97,17 @@ class Engine:
         if not isinstance(request.params.seed, int | None):
             raise RequestError(f"seed must be a whole number, got {request.params.seed!r}", param="seed")
         _check_ids(request.prompt, self.info.vocab_size)
-        self._queues.wait(self._sequence(request))
+        sequence = self._sequence(request)
+        if request.params.constraint is None:
+            self._queues.wait(sequence)
+        else:
+            self._guides.begin(sequence, request.params.constraint)
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
         wanted = self._limits.max_length if params.max_tokens is None else len(request.prompt) + params.max_tokens
-        eos = () if params.ignore_eos else self.info.eos_token_ids
+        # A text under a grammar ends where that does, also when eos is ignored: nothing else may follow.
+        eos = () if params.ignore_eos and params.constraint is None else self.info.eos_token_ids
         return Sequence(
             request,
             limit=min(self._limits.max_length, wanted),
@@ -107,7 +120,7 @@ class Engine:
     def abort(self, ids: Iterable[str]) -> None:
         """Forgets requests and frees what they hold; unknown ids are those that ended meanwhile."""
         for id in ids:
-            sequence = self._queues.pop(id)
+            sequence = self._queues.pop(id) or self._guides.drop(id)
             if sequence is not None:
                 self._leave(sequence)
 
@@ -121,22 +134,42 @@ class Engine:
 
     def close(self) -> None:
         """Ends what runs beside the caller's thread; the engine cannot step any more. Harmless when done before."""
+        self._guides.close()
         if self._overlap is not None:
             self._overlap.lane.close()
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """`wake` is called, from another thread, when a request that waited for its grammar can run."""
+        self._guides.wake = wake
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
         """Runs the next batch and says what came of it. A failure in it ends its own requests and no others."""
-        outputs = self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
+        failed = self._admit_guided() if self._guides.ready else []
+        if self._working or self.empty_steps:
+            outputs = self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
+        else:
+            outputs = []
         if self._parts.check_when_idle and not self.busy:
             self.check()
+        return outputs + failed
+
+    def _admit_guided(self) -> list[Output]:
+        """Those whose grammar is ready stand in line now; whose cannot be made are over."""
+        outputs = []
+        for sequence, error in self._guides.collect():
+            if error is None:
+                self._queues.wait(sequence)
+            else:
+                self._leave(sequence)
+                outputs.append(Output(id=sequence.id, finish="error", error=error))
         return outputs
 
     def next_outputs(self) -> list[Output]:
         """`step`, once there is use in it: for those who have nothing else to wait for."""
         if pause := self.pause:
-            time.sleep(pause)
+            self._guides.wait(pause)
         return self.step()
 
     def _step_at_once(self) -> list[Output]:
@@ -248,7 +281,7 @@ class Engine:
         if self._aloft is None:  # else what is aloft may give back pages when it lands: there is no hurry
             if not plan.entries and plan.lacked_pages:
                 plan.relieve()
-            if plan.entries or not self.busy or self._resume is not None:
+            if plan.entries or not self._working or self._resume is not None:
                 self._idle_plans = 0
             else:
                 self._count_idle_plan(plan)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from maxserve.core.engine.guides import Guides
+
 if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Pipeline
@@ -46,6 +48,7 @@ class Parts:
     runner: Runner
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
+    guides: Guides = field(default_factory=Guides)
     max_steps: int = 1
     lane: Lane | None = None
     empty_steps: bool = False

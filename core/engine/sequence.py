@@ -15,6 +15,8 @@ from maxserve.core.nouns import Request
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.guides import Guide
+
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 
 
@@ -33,6 +35,7 @@ class Sequence:
         "counted",
         "ends",
         "fresh",
+        "guide",
         "id",
         "ledger",
         "params",
@@ -63,6 +66,7 @@ class Sequence:
         self.salt = _salt(request, regimes)
         self.ends = ends  # tokens that end it
         self.params = params
+        self.guide: Guide | None = None  # of those whose text is constrained, once it is ready
         self.buffer: NDArray[np.int64] = np.empty(min(limit, len(prompt) + 64), dtype=np.int64)
         self.buffer[: len(prompt)] = prompt
         self._filled = len(prompt)
@@ -84,8 +88,9 @@ class Sequence:
         ledger.prompt_length[slot] = ledger.length[slot] = length
         ledger.limit[slot] = limit
         ledger.last[slot] = self.buffer[length - 1]
-        ledger.eos_ends[slot] = not request.params.ignore_eos
-        ledger.picky[slot] = bool(request.params.stop_token_ids)
+        constrained = request.params.constraint is not None
+        ledger.eos_ends[slot] = constrained or not request.params.ignore_eos
+        ledger.picky[slot] = constrained or bool(request.params.stop_token_ids)
 
     @property
     def tokens(self) -> NDArray[np.int64]:

@@ -10,10 +10,11 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -176,7 +177,7 @@ class ApiChannel:
 
 
 class WorkerChannel:
-    """The worker's end. One thread owns it, but for `send`, which any may call."""
+    """The worker's end. One thread owns it, but for `send` and `wake`, which any may call."""
 
     def __init__(self, addresses: Endpoints) -> None:
         self._context = zmq.Context[zmq.Socket[bytes]]()
@@ -186,6 +187,12 @@ class WorkerChannel:
         self._outputs.connect(addresses.outputs)
         self._sending = threading.Lock()
         self._requests = _bound(self._context, addresses.requests)
+        self._woken, self._waking = os.pipe()
+        os.set_blocking(self._waking, False)
+        os.set_blocking(self._woken, False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._requests, zmq.POLLIN)
+        self._poller.register(self._woken, zmq.POLLIN)
 
     def send(self, message: Message) -> None:
         with self._sending:
@@ -193,8 +200,12 @@ class WorkerChannel:
 
     def receive(self, *, timeout: float | None) -> Iterator[ToWorker]:
         """The messages that are there; sleeps up to `timeout` seconds, with None for ever, until there is one."""
-        if timeout != 0 and not self._requests.poll(None if timeout is None else math.ceil(timeout * 1000)):
-            return
+        if timeout != 0:
+            ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1000)))
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            if self._requests not in ready:
+                return
         while True:
             try:
                 frame = self._requests.recv(zmq.NOBLOCK)
@@ -202,8 +213,15 @@ class WorkerChannel:
                 return
             yield self._decoder.decode(frame)
 
+    def wake(self) -> None:
+        """Ends the sleep of `receive`, now or at its next call."""
+        with suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self._waking, b"!")
+
     def close(self) -> None:
         """Closes once the last words are on their way."""
+        os.close(self._woken)
+        os.close(self._waking)
         self._requests.close()
         self._outputs.close(linger=LAST_WORDS_MS)
         self._context.term()

@@ -43,7 +43,7 @@ class AnswerText:
         *,
         kept: Iterable[str] = (),
     ) -> None:
-        ends = () if request.params.ignore_eos else eos
+        ends = () if request.params.ignore_eos and request.params.constraint is None else eos
         self._ends = frozenset((*ends, *request.params.stop_token_ids))
         self._detokenizer = Detokenizer(tokenizer, prompt=request.prompt[-_LOOK_BACK:], kept=kept)
         self._stop = StopStrings(stop)

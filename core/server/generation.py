@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 async def generate_text(
-    context: ServerContext, request: Request, *, stop: Sequence[str] = ()
+    context: ServerContext, request: Request, *, stop: Sequence[str] = (), kept: Sequence[str] = ()
 ) -> AsyncGenerator[Piece, None]:
     """The answer to `request`, piece by piece; the last one has a finish reason.
 
-    A stop string ends the answer before its first character, also when it began in an earlier piece. Closing the
-    iterator aborts the request. EngineError when the engine gave up on it.
+    A stop string ends the answer before its first character, also when it began in an earlier piece. `kept` are special
+    tokens that are shown. Closing the iterator aborts the request. EngineError when the engine gave up on it.
     """
-    text = AnswerText(context.tokenizer, request, context.model.eos_token_ids, stop)
+    text = AnswerText(context.tokenizer, request, context.model.eos_token_ids, stop, kept=kept)
     async with aclosing(context.engine.generate(request)) as outputs:
         async for output in outputs:
             piece = text.add(output)

@@ -171,8 +171,17 @@ class SamplingSettings(Section):
     title: ClassVar[str] = "Sampling"
 
     enable_structured_output: Annotated[
-        bool, Field(description="Let requests constrain the answer to a JSON schema.")
+        bool, Field(description="Let requests constrain the answer to a JSON schema, expression, choice or grammar.")
     ] = True
+    structured_output_backend: Annotated[
+        str,
+        Option(metavar="NAME"),
+        Field(
+            description="Who keeps texts within grammars: llguidance, outlines, or a name that a plugin registers; auto "
+            "takes, per request, the first that can and starts at once.",
+            min_length=1,
+        ),
+    ] = "auto"
     enable_variable_logits: Annotated[
         bool, Field(description="Let the model give logits for more than the last position.")
     ] = True

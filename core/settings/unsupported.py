@@ -61,7 +61,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("files.draft_config_file", _DRAFT),
     Unsupported("files.draft_section_name", _DRAFT),
     Unsupported("scheduling.device_graph_capture", "steps are not recorded; leave it out"),
-    Unsupported("sampling.enable_structured_output", _CAPABILITY),
     Unsupported("sampling.enable_variable_logits", _CAPABILITY),
     Unsupported("sampling.enable_penalties", _CAPABILITY),
     Unsupported("sampling.enable_min_tokens", _CAPABILITY),

@@ -92,7 +92,7 @@ class Tokenization:
             raise RequestError(message, param="add_special_tokens")
         chat = self._chat.model_validate({"messages": body.messages, **body.unknown()}, strict=True)
         self._warned(chat)
-        return self._answering.conversations.tokens(self._answering.conversations.text(chat))
+        return self._answering.chat_tokens(chat)
 
     def _warned(self, body: Body | None) -> dict[str, Any]:
         if body is None:

@@ -140,6 +140,17 @@ def maxserve_layer_compilers():
     assert host.build(entry, None) == "compiler"
 
 
+def test_maxserve_grammar_backends(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_grammar_backends():
+    yield maxserve.GrammarBackend(name="acme", build=lambda context: "compiler", accepts=frozenset({"regex"}))
+""")
+    entry = host.grammar_backends.get("acme")
+    assert (entry.component.accepts, entry.component.rollback) == (frozenset({"regex"}), True)
+    assert host.build(entry, None) == "compiler"
+
+
 def test_maxserve_process_start(load: Load) -> None:
     host = load("""
 seen = []

@@ -65,6 +65,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "attention_backend",
         "linear_method",
         "layer_compiler",
+        "grammar_backend",
         "routes",
         "observer",
     }

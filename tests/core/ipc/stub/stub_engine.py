@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,9 @@ class CountingEngine:
     def abort(self, ids: Iterable[str]) -> None:
         for id in ids:
             self._aborted += self._requests.pop(id, None) is not None
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        pass
 
     def step(self) -> list[Output]:
         return [self._advance(r) for r in list(self._requests.values()) if r.prompt[0] != RESTING]

@@ -1,0 +1,40 @@
+"""The grammar compilers of one process: each is built when it is first asked for, and then kept."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maxserve.core.host import Host
+    from maxserve.core.interfaces import GrammarCompiler, GrammarContext
+
+
+class Compilers:
+    """Asked from any thread; whoever comes while one is being built waits for it."""
+
+    def __init__(self, host: Host, context: Callable[[], GrammarContext]) -> None:
+        self._host = host
+        self._make_context = context
+        self._context: GrammarContext | None = None
+        self._built: dict[str, GrammarCompiler] = {}
+        self._lock = threading.Lock()
+
+    def built(self, name: str) -> GrammarCompiler | None:
+        """The compiler, if there is one already."""
+        return self._built.get(name)
+
+    def __call__(self, name: str) -> GrammarCompiler:
+        """The compiler of the back end called `name`; PluginError or ModelError when there can be none."""
+        found = self._built.get(name)
+        if found is not None:
+            return found
+        with self._lock:
+            if name not in self._built:
+                if self._context is None:
+                    self._context = self._make_context()
+                entry = self._host.grammar_backends.get(name)
+                self._built[name] = self._host.build(entry, self._context)
+            return self._built[name]

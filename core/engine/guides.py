@@ -1,0 +1,171 @@
+"""Which matchers keep the texts of requests within their grammars, and when are they ready?
+
+A matcher is made beside the step loop; its request waits outside the queues meanwhile, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maxserve.core.errors import MaxserveError, PluginError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.interfaces import GrammarCompiler, Matcher
+    from maxserve.core.nouns import Constraint
+
+log = logging.getLogger("maxserve.engine")
+
+WORD = 32  # bits
+THREADS = 2  # a grammar that takes seconds holds up one other at most
+
+
+class Guide:
+    """Follows the text of one request. `fault` says why it cannot any more; the request ends then."""
+
+    __slots__ = ("_ends", "_keeps_on", "_matcher", "fault", "words")
+
+    def __init__(self, matcher: Matcher, ends: tuple[int, ...], words: int, *, keeps_on: bool) -> None:
+        self._matcher = matcher
+        self.words = words  # of 32 bits, in a row of its mask
+        self._ends = ends  # eos ids
+        self._keeps_on = keeps_on  # the request ignores eos: it ends where the grammar does
+        self.fault: str | None = None
+
+    def fill(self, row: NDArray[np.int32]) -> None:
+        """Writes the bits of what may come next; none at all when the matcher fails."""
+        try:
+            self._matcher.fill(row)
+        except Exception as error:
+            self._fail(error)
+            row[:] = 0
+            return
+        if self._keeps_on:
+            self._without_ends(row)
+
+    def _without_ends(self, row: NDArray[np.int32]) -> None:
+        """Takes eos away unless it is all there is."""
+        kept = row.copy()
+        bits = kept.view(np.uint32)
+        for eos in self._ends:
+            bits[eos // 32] &= np.uint32(~(1 << (eos % 32)) & 0xFFFFFFFF)
+        if kept.any():
+            row[:] = kept
+
+    def take(self, token: int) -> bool:
+        """The text goes on with `token`, which is no eos; whether it is whole now. A failure is kept in `fault`."""
+        try:
+            self._matcher.accept(token)
+            return self._matcher.finished()
+        except Exception as error:
+            self._fail(error)
+            return False
+
+    def _fail(self, error: Exception) -> None:
+        log.error("a grammar's matcher failed; its request ends", exc_info=error)
+        self.fault = f"the grammar could not be followed any further: {error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    sequence: Sequence
+    matcher: Future[Matcher]
+
+
+def _nobody(name: str) -> GrammarCompiler:
+    raise PluginError(f"no grammar back end {name!r} can be built: this engine has none")
+
+
+class Guides:
+    """Makes guides. `compilers` gives a back end's compiler by name, and may take its time at the first call.
+
+    `wake` is called, from another thread, when a matcher is ready.
+    """
+
+    def __init__(
+        self, compilers: Callable[[str], GrammarCompiler] = _nobody, ends: tuple[int, ...] = (), vocab_size: int = 0
+    ) -> None:
+        self._compilers = compilers
+        self._ends = ends
+        self._words = -(-vocab_size // WORD)
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: dict[str, Waiting] = {}
+        self._ready = threading.Event()
+        self.wake: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._waiting
+
+    @property
+    def ready(self) -> bool:
+        """Whether `collect` has something."""
+        return self._ready.is_set()
+
+    def begin(self, sequence: Sequence, constraint: Constraint) -> None:
+        """Starts to make the matcher of a sequence, which `collect` gives back."""
+        future = self._put(lambda: self._make(constraint))
+        self._waiting[sequence.id] = Waiting(sequence, future)
+        future.add_done_callback(self._tell)
+
+    def drop(self, id: str) -> Sequence | None:
+        """Forgets who waits; what is being made for it is thrown away."""
+        waiting = self._waiting.pop(id, None)
+        if waiting is None:
+            return None
+        waiting.matcher.cancel()
+        return waiting.sequence
+
+    def collect(self) -> list[tuple[Sequence, str | None]]:
+        """Those who wait no longer, with their guides, or with why there is none."""
+        self._ready.clear()
+        done = [waiting for waiting in self._waiting.values() if waiting.matcher.done()]
+        found: list[tuple[Sequence, str | None]] = []
+        for waiting in done:
+            del self._waiting[waiting.sequence.id]
+            found.append((waiting.sequence, self._settle(waiting)))
+        return found
+
+    def _settle(self, waiting: Waiting) -> str | None:
+        sequence, error = waiting.sequence, waiting.matcher.exception()
+        if error is not None:
+            if not isinstance(error, MaxserveError):
+                log.error("a grammar could not be compiled", exc_info=error)
+            return f"the grammar could not be compiled: {error}"
+        keeps_on = sequence.request.params.ignore_eos
+        sequence.guide = Guide(waiting.matcher.result(), self._ends, self._words, keeps_on=keeps_on)
+        return None
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until a matcher is ready, or that long."""
+        self._ready.wait(seconds)
+
+    def close(self) -> None:
+        self.wake = None
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _make(self, constraint: Constraint) -> Matcher:
+        return self._compilers(constraint.backend).compile(constraint.kind, constraint.text)()
+
+    def _put(self, work: Callable[[], object]) -> Future[Matcher]:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maxserve-grammar")
+        return self._threads.submit(work)  # type: ignore[arg-type]
+
+    def _tell(self, future: Future[Matcher]) -> None:
+        if not future.cancelled():
+            self._ready.set()
+            if self.wake is not None:
+                self.wake()

@@ -1,0 +1,78 @@
+"""Which tokens do the grammars of a step allow? One bit per token, for the rows that have a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from maxserve.core.engine.sequence import Sequence
+
+NOTHING = -1  # INVALID of draw.py
+
+
+class Mask:
+    """Allows tokens twice: before the transforms, so that top-k and the like choose among the allowed ones, and after
+    them, so that none can bring back what is not allowed.
+    """
+
+    def __init__(self, rows: torch.Tensor, packed: torch.Tensor, *, everyone: bool) -> None:
+        self._rows = rows  # [C] int64, indices of the constrained rows
+        self._packed = packed  # [C, words] int32
+        self._everyone = everyone
+        self._banned: torch.Tensor | None = None  # [C, vocab] bool
+
+    def begin(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits as the transforms may see them, and the likeliest allowed token of each row."""
+        logits = self.apply(logits if self._everyone else logits.clone())
+        best, tokens = logits.max(dim=-1)
+        return logits, torch.where(best.isfinite(), tokens, NOTHING)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocab] with -inf for what is not allowed; in place."""
+        banned = self._unpacked(logits.shape[-1])
+        if self._everyone:
+            return logits.masked_fill_(banned, -torch.inf)
+        logits[self._rows] = logits[self._rows].masked_fill_(banned, -torch.inf)
+        return logits
+
+    def settle(self, tokens: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        """`tokens` with those of `spare` where transforms left a constrained row nothing: the grammar wins."""
+        spare_here = torch.full_like(tokens, NOTHING)
+        spare_here[self._rows] = spare[self._rows]
+        return torch.where(tokens == NOTHING, spare_here, tokens)
+
+    def _unpacked(self, vocab: int) -> torch.Tensor:
+        if self._banned is None:
+            count = len(self._rows)
+            bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=self._packed.device)
+            parts = self._packed.view(torch.uint8).unsqueeze(-1) & bits  # [C, bytes, 8]
+            self._banned = (parts == 0).view(count, -1)[:, :vocab]
+        return self._banned
+
+
+class Masks:
+    """Fills the masks of steps, in memory that is used again where no device copies it late."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def of(self, sequences: SequenceOf[Sequence]) -> Mask | None:
+        """What the grammars of `sequences` allow next; None when none has one."""
+        rows = [i for i, sequence in enumerate(sequences) if sequence.guide is not None]
+        if not rows:
+            return None
+        guides = [guide for sequence in sequences if (guide := sequence.guide) is not None]
+        packed: NDArray[np.int32] = np.zeros((len(rows), guides[0].words), dtype=np.int32)
+        for line, guide in zip(packed, guides, strict=True):
+            guide.fill(line)
+        return Mask(
+            torch.tensor(rows, device=self._device),
+            torch.from_numpy(packed).to(self._device),
+            everyone=len(rows) == len(sequences),
+        )

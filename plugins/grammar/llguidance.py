@@ -1,0 +1,119 @@
+"""Grammars that are parsed while the text is written (llguidance): nothing is made beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import any_to_lark
+
+from maxserve.core.errors import GrammarUnsupported
+from maxserve.core.interfaces import GrammarContext
+from maxserve.plugins.grammar import regex
+from maxserve.plugins.grammar.schema import checked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from maxserve.core.interfaces import Matcher
+
+KEPT = 256  # grammars whose start is kept
+# At most a blank after a comma or colon: a model cannot lose itself in white space.
+WORDING = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}
+
+
+class Compiler:
+    """Takes every kind. The vocabulary becomes a tree once, when the compiler is made."""
+
+    def __init__(self, context: GrammarContext) -> None:
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Vocabulary(context)), n_vocab=context.vocab_size, eos_token=list(context.eos_token_ids)
+        )
+        self._limits = LLParserLimits(verbose_errors=False)
+        self._start = lru_cache(KEPT)(self._begin)
+        self._known: set[tuple[str, str]] = set()
+
+    def check(self, kind: str, text: str) -> None:
+        _grammar(kind, text)
+
+    def cached(self, kind: str, text: str) -> bool:
+        return (kind, text) in self._known
+
+    def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
+        start = self._start(kind, text)
+        return lambda: TextMatcher(start.deep_copy())
+
+    def _begin(self, kind: str, text: str) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise GrammarUnsupported(_first_line(matcher.get_error()))
+        matcher.compute_bitmask()  # the first one is the slowest, and all copies have it
+        if matcher.is_error():
+            raise GrammarUnsupported(_first_line(matcher.get_error()))
+        self._known.add((kind, text))
+        return matcher
+
+
+class TextMatcher:
+    """A Matcher over llguidance's, which keeps its errors to itself until it is asked."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def accept(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise ValueError(_first_line(self._matcher.get_error()))
+
+    def rollback(self, count: int) -> None:
+        if not self._matcher.rollback(count):
+            raise ValueError(_first_line(self._matcher.get_error()))
+
+    def fill(self, row: NDArray[np.int32]) -> None:
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        if self._matcher.is_error():
+            raise ValueError(_first_line(self._matcher.get_error()))
+
+    def finished(self) -> bool:
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+
+class _Vocabulary:
+    """What llguidance wants to know of a tokenizer. Ids that are no text are special to it."""
+
+    def __init__(self, context: GrammarContext) -> None:
+        self.eos_token_id = context.eos_token_ids[0]
+        self.bos_token_id = None
+        self.special_token_ids = [i for i, token in enumerate(context.vocabulary) if not token]
+        self.tokens = [token or b"<%d>" % i for i, token in enumerate(context.vocabulary)]
+        self._ids = {token: i for i, token in enumerate(context.vocabulary) if len(token) == 1}
+
+    def __call__(self, text: bytes) -> list[int]:
+        """Bytes one by one: only masks are asked for, and they do not depend on how a text is cut."""
+        return [self._ids[text[i : i + 1]] for i in range(len(text)) if text[i : i + 1] in self._ids]
+
+
+def _grammar(kind: str, text: str) -> str:
+    if kind == "json_schema":
+        return _schema_grammar(checked(text))
+    if kind == "json_object":
+        return _schema_grammar({"type": "object"})
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(regex.read(text).body)
+    if kind == "choice":
+        return LLMatcher.grammar_from_regex("|".join(map(regex.literal, json.loads(text))))
+    try:
+        return LLMatcher.grammar_from_lark(any_to_lark(text))
+    except Exception as error:  # a converter that raises what it happens to stumble over
+        raise GrammarUnsupported(f"the grammar cannot be read: {error}", invalid=True) from error
+
+
+def _schema_grammar(schema: dict[str, Any]) -> str:
+    return LLMatcher.grammar_from_json_schema(schema, overrides=WORDING)  # type: ignore[arg-type]
+
+
+def _first_line(message: str) -> str:
+    return " ".join(message.split())[:300]

@@ -1,0 +1,209 @@
+"""Constrained requests in the engine: masks, ends, failures, and everything that runs beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import maxserve
+from maxserve.core.errors import EngineError
+from maxserve.core.nouns import Constraint, Request, SamplingParams
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 6}, "age": {"enum": [1, 22, 333]}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+)
+BACKENDS = ("llguidance", "outlines")
+OPTIONS = {
+    "plain": {},
+    "overlap": {"enable_overlap_scheduler": True},
+    "several steps": {"max_num_steps": 4},
+    "small chunks": {"max_batch_input_tokens": 3, "enable_prefix_caching": False},
+    "few pages": {"max_batch_size": 3, "kv_cache_page_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(model_folder: Callable[..., Path]) -> Path:
+    return model_folder()
+
+
+@pytest.fixture(scope="module")
+def llms(folder: Path) -> Callable[[str], Any]:
+    made: dict[str, Any] = {}
+
+    def get(name: str) -> Any:
+        if name not in made:
+            made[name] = maxserve.LLM(str(folder), **{"max_batch_size": 8, **OPTIONS[name]})
+        return made[name]
+
+    return get
+
+
+def constraint(kind: str, text: str, backend: str = "llguidance") -> Constraint:
+    return Constraint(kind=kind, text=text, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_texts_stay_within_their_grammar(llms: Callable[[str], Any], options: str, backend: str) -> None:
+    llm = llms(options)
+    for fields in ({"temperature": 0}, *({"temperature": 1, "seed": seed} for seed in range(3))):
+        wanted = constraint("json_schema", SCHEMA, backend)
+        for done in llm.generate(["x", "the quick brown fox"], max_tokens=120, constraint=wanted, **fields):
+            assert done.finish == "stop"
+            found = json.loads(done.text)
+            assert len(found["name"]) <= 6
+            assert found["age"] in (1, 22, 333)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_seed_gives_the_same_text_however_it_is_run(llms: Callable[[str], Any], options: str) -> None:
+    wanted = constraint("regex", "[a-z]{3,8}-[0-9]{2}")
+    texts = [
+        [d.text for d in llms(name).generate(["x", "a page"], max_tokens=40, seed=5, constraint=wanted)]
+        for name in ("plain", options)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_others_are_not_touched(llms: Callable[[str], Any]) -> None:
+    llm = llms("plain")
+    (alone,) = llm.generate("a page", max_tokens=10, temperature=0)
+    engine, outputs = llm._engine, []
+    engine.add(Request(id="free", prompt=tuple(llm._tokens("a page")), params=llm.params(max_tokens=10, temperature=0)))
+    engine.add(
+        Request(
+            id="bound", prompt=(5,), params=llm.params(max_tokens=30, constraint=constraint("choice", '["yes", "no"]'))
+        )
+    )
+    while engine.busy:
+        outputs += engine.next_outputs()
+    assert tuple(t for o in outputs if o.id == "free" for t in o.tokens) == alone.tokens
+    assert llm.tokenizer.decode([t for o in outputs if o.id == "bound" for t in o.tokens]) in ("yes", "no")
+
+
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}])
+def test_other_fields_leave_the_grammar_in_force(llms: Callable[[str], Any], fields: dict[str, Any]) -> None:
+    wanted = constraint("regex", "[0-9]{2,4}")
+    for seed in range(4):
+        (done,) = llms("plain").generate("x", max_tokens=30, seed=seed, constraint=wanted, **fields)
+        assert re.fullmatch("[0-9]{2,4}", done.text)
+        assert done.finish == "stop"
+        assert len(done.text) == 4 or not fields.get("ignore_eos")
+
+
+def test_max_tokens_cuts_it(llms: Callable[[str], Any]) -> None:
+    (done,) = llms("plain").generate("x", max_tokens=2, constraint=constraint("regex", "[a-z]{40}"))
+    assert (done.finish, len(done.tokens)) == ("length", 2)
+
+
+def test_a_stop_string_ends_it(llms: Callable[[str], Any]) -> None:
+    (done,) = llms("plain").generate(
+        "x", max_tokens=30, stop=["-"], constraint=constraint("regex", "[a-z]{2}-[0-9]{9}")
+    )
+    assert (done.finish, len(done.text)) == ("stop", 2)
+
+
+def test_what_cannot_be_compiled_ends_its_own_request(llms: Callable[[str], Any]) -> None:
+    llm = llms("plain")
+    for wanted in (constraint("regex", "("), constraint("regex", "a", "nobody")):
+        with pytest.raises(EngineError, match="grammar"):
+            llm.generate("x", constraint=wanted)
+    assert llm.generate("x", max_tokens=2)[0].finish == "length"
+
+
+class Slow:
+    """A back end whose compilations wait for leave; its matchers allow one token and fail at another."""
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+
+    def compile(self, kind: str, text: str) -> Callable[[], Any]:
+        assert self.leave.wait(10)
+        return lambda: Fails(text)
+
+
+class Fails:
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def accept(self, token: int) -> None:
+        if self._where == "accept":
+            raise ValueError("broken")
+
+    def rollback(self, count: int) -> None: ...
+
+    def fill(self, row: Any) -> None:
+        if self._where == "fill":
+            raise ValueError("broken")
+        row[:] = -1
+
+    def finished(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def slow(folder: Path) -> Any:
+    llm, back_end = maxserve.LLM(str(folder), max_batch_size=4), Slow()
+    llm._engine._guides._compilers = lambda name: back_end
+    yield llm._engine, back_end
+    llm._engine.close()
+
+
+def finished(engine: Any, *ids: str) -> dict[str, Any]:
+    ends: dict[str, Any] = {}
+    while not ends.keys() >= set(ids):
+        ends |= {output.id: output for output in engine.next_outputs() if output.finish is not None}
+    return ends
+
+
+def request(id: str, text: str | None = None) -> Request:
+    wanted = None if text is None else constraint("regex", text, "slow")
+    return Request(id=id, prompt=(5, 6), params=SamplingParams(max_tokens=6, ignore_eos=True, constraint=wanted))
+
+
+def test_a_request_waits_for_its_grammar_and_the_others_go_on(slow: Any) -> None:
+    engine, back_end = slow
+    engine.add(request("bound", "fine"))
+    engine.add(request("free"))
+    assert finished(engine, "free")["free"].finish == "length"
+    assert engine.busy
+    assert engine.pause > 1
+    back_end.leave.set()
+    assert finished(engine, "bound")["bound"].finish == "length"
+    engine.check()
+
+
+def test_an_aborted_request_drops_its_grammar(slow: Any) -> None:
+    engine, back_end = slow
+    engine.add(request("bound", "fine"))
+    engine.abort(["bound"])
+    assert not engine.busy
+    back_end.leave.set()
+    engine.add(request("bound", "fine"))
+    assert finished(engine, "bound")["bound"].finish == "length"
+    engine.check()
+
+
+@pytest.mark.parametrize("where", ["accept", "fill"])
+def test_a_matcher_that_fails_ends_its_own_request(slow: Any, where: str) -> None:
+    engine, back_end = slow
+    back_end.leave.set()
+    engine.add(request("bound", where))
+    engine.add(request("fine", "fine"))
+    ends = finished(engine, "bound", "fine")
+    assert ends["bound"].finish == "error"
+    assert "broken" in ends["bound"].error
+    assert ends["fine"].finish == "length"
+    engine.check()
