@@ -15,8 +15,8 @@ class CallText:
     """Follows `{"name": …, "arguments": {…}}`; the arguments may also be called parameters, and come first.
 
     `declared`: the names that count, and then no member but the usual ones is let pass, so that an object which is
-    no call is known at its first member; None takes any name. A call is `ready` once its name is known and its arguments
-    have begun, or it is over without any: only then is it certain enough to be told.
+    no call is known at its first member; None takes any name. A call is `ready` once its name is known and its
+    arguments have begun, or it is over without any: only then is it certain enough to be told.
     """
 
     def __init__(self, declared: Container[str] | None = None) -> None:

@@ -19,7 +19,8 @@ class Detokenizer:
     """Text of a growing sequence, piece by piece.
 
     The pieces, with the one of `finish`, make up the text that decoding everything at once gives. With `prompt`, the
-    text is what the tokens add to the prompt's text: a word's leading space is kept. `kept` are special tokens that are shown all the same. One thread at a time.
+    text is what the tokens add to the prompt's text: a word's leading space is kept.
+    `kept` are special tokens that are shown all the same. One thread at a time.
     """
 
     def __init__(

@@ -87,8 +87,8 @@ class ServerSettings(Section):
         str,
         Option(metavar="NAME", server=True),
         Field(
-            description="How tool calls are read out of answers: the name of a parser, auto to go by the chat template, "
-            "none to leave them in the text.",
+            description="How tool calls are read out of answers: the name of a parser, auto to go by the chat "
+            "template, none to leave them in the text.",
             min_length=1,
         ),
     ] = "auto"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 from maxserve.core.components import ReasoningParser, ToolParser
@@ -67,7 +68,7 @@ class ToolParserChecks(_ReaderChecks):
     plain: ClassVar[Sequence[str]] = ("Hello, you.", "", " \n ", '{"a": 1} [1, 2] <b> {{', "ünï 日本 🚀\n\n")
 
     def reader(self) -> ReadsAnswer:
-        build: Any = load(resolve(ToolParser, self.parser, self.component).build)
+        build = _build(ToolParser, self.parser, self.component)
         reader: ReadsAnswer = build(ToolContext(tools=tuple(self.tools)))
         return reader
 
@@ -94,7 +95,7 @@ class ReasoningParserChecks(_ReaderChecks):
     answers: ClassVar[Mapping[tuple[str, str], tuple[str, str]]] = {}
 
     def reader(self, prompt: str = "") -> ReadsAnswer:
-        build: Any = load(resolve(ReasoningParser, self.parser, self.component).build)
+        build = _build(ReasoningParser, self.parser, self.component)
         reader: ReadsAnswer = build(ReasoningContext(prompt=prompt))
         return reader
 
@@ -110,6 +111,12 @@ class ReasoningParserChecks(_ReaderChecks):
                 reader = self.reader(prompt)
                 read = gathered([*[reader.feed(piece) for piece in pieces], reader.finish()])
                 assert read == (content, reasoning, []), f"{prompt!r}, cut into {pieces!r}"
+
+
+@cache
+def _build(kind: type[Any], name: str, given: Any) -> Any:
+    """What makes readers: looking plugins up takes longer than reading an answer."""
+    return load(resolve(kind, name, given).build)
 
 
 def gathered(deltas: Iterable[Delta]) -> Gathered:
