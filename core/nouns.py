@@ -208,7 +208,7 @@ class Batch:
 class Rows:
     """The rows of a logits tensor and whose they are. A request may own several rows of one step."""
 
-    __slots__ = ("_given", "_params", "device", "tokens", "prompt_lengths")
+    __slots__ = ("_given", "_params", "device", "ends", "tokens", "prompt_lengths")
 
     def __init__(
         self,
@@ -216,15 +216,21 @@ class Rows:
         tokens: SequenceOf[NDArray[np.int64]],
         prompt_lengths: SequenceOf[int],
         device: torch.device,
+        ends: SequenceOf[frozenset[int]] = (),
     ) -> None:
         self._params = params
         self._given: dict[type[Any], list[Any]] = {}
         self.tokens = tokens  # per row: prompt and everything generated before this row
         self.prompt_lengths = prompt_lengths  # per row: how many of `tokens` are prompt
         self.device = device
+        self.ends = ends or [frozenset()] * len(params)  # per row: the tokens that end its request
 
     def __len__(self) -> int:
         return len(self._params)
+
+    def asked(self, cls: type[Any]) -> bool:
+        """Whether some row's request gave a `cls`."""
+        return any(cls in params for params in self._params)
 
     def params(self, cls: type[P]) -> list[P]:
         """One `cls` per row: what the request gave, or the defaults."""

@@ -38,7 +38,7 @@ class Answering:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.conversations = Conversations(context)
-        self._fields = RequestFields(context.host, context.model)
+        self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
 
     def body(self, base: type[B]) -> type[B]:
         """`base` with the fields of every sampler."""

@@ -36,16 +36,18 @@ class Stage:
     transform: LogitTransform[Any]
     keeps_argmax: bool
     steady: bool
+    params: type[Any] | None
     greedy: Callable[[Rows], SequenceOf[bool]] | None
     observe: Callable[[Rows, SequenceOf[int]], None] | None
 
     @classmethod
-    def of(cls, name: str, transform: Any, *, keeps_argmax: bool) -> Stage:
+    def of(cls, name: str, transform: Any, *, keeps_argmax: bool, params: type[Any] | None = None) -> Stage:
         return cls(
             name=name,
             transform=transform,
             keeps_argmax=keeps_argmax,
             steady=bool(getattr(transform, "steady", False)),
+            params=params,
             greedy=transform.greedy if hasattr(transform, "greedy") else None,
             observe=transform.observe if hasattr(transform, "observe") else None,
         )
@@ -57,7 +59,11 @@ class Company:
     def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
         self.sequences = sequences
         self.rows = Rows(
-            [s.params for s in sequences], _Histories(sequences), [s.prompt_length for s in sequences], device
+            [s.params for s in sequences],
+            _Histories(sequences),
+            [s.prompt_length for s in sequences],
+            device,
+            [s.ends for s in sequences],
         )
         self._greedy: dict[str, Flags] = {}
         self._states: dict[str, Any] = {}
@@ -74,12 +80,14 @@ class Company:
         return found
 
     def state(self, stage: Stage) -> Any:
-        """What the stage's `prepare` gives."""
-        if not stage.steady:
-            return stage.transform.prepare(self.rows)
-        if stage.name not in self._states:
-            self._states[stage.name] = stage.transform.prepare(self.rows)
-        return self._states[stage.name]
+        """What the stage's `prepare` gives; it is not asked when no request asks for it."""
+        if stage.name in self._states:
+            return self._states[stage.name]
+        idle = stage.params is not None and not self.rows.asked(stage.params)
+        state = None if idle else stage.transform.prepare(self.rows)
+        if idle or stage.steady:
+            self._states[stage.name] = state
+        return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

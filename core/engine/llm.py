@@ -70,7 +70,9 @@ class LLM:
         self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
         self._engine = build_engine(self.settings, self.host, files, progress=progress)
         self.info = self._engine.info
-        self._fields = SamplerFields(self.host)
+        self._fields = SamplerFields(
+            self.host, settings=self.settings, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer
+        )
         self._defaults = self._fields.usable(self.info.defaults)
         self._ids = map(str, itertools.count())
 
@@ -121,7 +123,7 @@ class LLM:
             stop_token_ids=tuple(stop_token_ids),
             ignore_eos=ignore_eos,
             seed=seed,
-            fields=self._fields.with_defaults(fields, self._defaults),
+            fields=self._fields.wishes(fields, self._defaults),
         )
 
     def _run(self, prompts: list[list[int]], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
