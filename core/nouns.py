@@ -29,13 +29,16 @@ class SamplingParams:
     """How one request wants its tokens chosen and when it ends.
 
     `fields` holds, by sampler name, the JSON fields the request gave that sampler; what is absent has the
-    sampler's defaults. `max_tokens` None means: as many as the model's length allows.
+    sampler's defaults. `max_tokens` None means: as many as the model's length allows. `logprobs` asks for those of the
+    generated tokens and of so many likeliest ones beside each, `prompt_logprobs` for those of the prompt.
     """
 
     max_tokens: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -55,11 +58,30 @@ class Request:
     priority: int = 0
 
 
+MOST_LOGPROBS = 20  # likeliest tokens a request may ask for beside each of its own
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """How likely the model found a token: log-softmax, in float32, of its logits as they are, before any sampler.
+
+    `rank` is 1 for the likeliest; `ids` and `logprobs` are the likeliest tokens, best first, the token itself among
+    them only if it is one.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one step gave one request: new tokens, and at the end why it ended.
 
     `cached` counts the prompt tokens found in the prefix cache (known from the first output on).
-    A stop or eos token is part of `tokens`; who makes text of them leaves it out.
+    A stop or eos token is part of `tokens`; who makes text of them leaves it out. For a request that wants them,
+    `logprobs` has an entry for each of `tokens`, and the first output with tokens has the `prompt_logprobs`: of every
+    prompt token but the first, which nothing comes before.
     """
 
     id: str
@@ -67,6 +89,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finish: FinishReason | None = None
     error: str | None = None
     cached: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -43,7 +43,9 @@ class AllowedTokenIdsTransform:
     def prepare(self, rows: Rows) -> Allowed | None:
         """The rows that asked, and row and token of all that is allowed them."""
         allowed = [
-            (i, id) for i, p in enumerate(rows.params(AllowedTokenIds)) for id in dict.fromkeys(p.allowed_token_ids or ())
+            (i, id)
+            for i, p in enumerate(rows.params(AllowedTokenIds))
+            for id in dict.fromkeys(p.allowed_token_ids or ())
         ]
         if not allowed:
             return None

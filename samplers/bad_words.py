@@ -24,7 +24,9 @@ class BadWords:
     def __post_init__(self) -> None:
         if not _is_list(self.bad_words) or not all(isinstance(w, str) and w.strip() for w in self.bad_words):
             raise ValueError("bad_words must be a list of texts, none of them empty")
-        if not _is_list(self.bad_words_ids) or not all(_is_list(w) and w and all(map(_is_id, w)) for w in self.bad_words_ids):
+        if not _is_list(self.bad_words_ids) or not all(
+            _is_list(w) and w and all(map(_is_id, w)) for w in self.bad_words_ids
+        ):
             raise ValueError("bad_words_ids must be a list of lists of token ids, none of them empty")
 
     def check_vocabulary(self, size: int) -> None:

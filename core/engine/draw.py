@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from maxserve.core.nouns import Rows
+from maxserve.core.engine.logprobs import Scores
+from maxserve.core.nouns import Rows, TokenLogprob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -53,6 +54,25 @@ class Stage:
         )
 
 
+class Wanted:
+    """Which rows' logprobs are wanted, each with how many likeliest tokens beside the drawn one."""
+
+    def __init__(self, counts: Mapping[int, int], *, rows: int) -> None:
+        self._counts = counts
+        self._rows = None if len(counts) == rows else torch.tensor(list(counts))
+
+    def raw(self, logits: torch.Tensor) -> torch.Tensor:
+        """The model's logits of the rows, which no transform can reach any more."""
+        return logits.clone() if self._rows is None else logits[self._rows.to(logits.device)]
+
+    def scores(self, raw: torch.Tensor, tokens: torch.Tensor) -> Scores:
+        chosen = tokens if self._rows is None else tokens[self._rows.to(tokens.device)]
+        return Scores.of(raw, chosen.clamp(min=0), max(self._counts.values())).sent()
+
+    def read(self, scores: Scores) -> dict[int, TokenLogprob]:
+        return dict(zip(self._counts, scores.read(list(self._counts.values())), strict=True))
+
+
 class Company:
     """Who draws together, and what of that does not change while the same do: answers of steady stages."""
 
@@ -65,6 +85,8 @@ class Company:
             device,
             [s.ends for s in sequences],
         )
+        wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
+        self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
         self._greedy: dict[str, Flags] = {}
         self._states: dict[str, Any] = {}
 
@@ -95,13 +117,25 @@ class Draw:
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
 
     states: SequenceOf[tuple[Stage, Any]]
-    drawing: torch.Tensor | None
-    uniforms: torch.Tensor | None
+    drawing: torch.Tensor | None = None
+    uniforms: torch.Tensor | None = None
+    wanted: Wanted | None = None
 
     @torch.inference_mode()
-    def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """One token per row of logits [rows, vocab]; INVALID where the logits allow none. Runs on their device."""
-        logits = logits.float()
+    def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
+        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs.
+
+        Runs on the device of the logits.
+        """
+        raw = None if self.wanted is None else self.wanted.raw(logits)
+        tokens = self._tokens(logits.float())
+        return tokens, None if self.wanted is None or raw is None else self.wanted.scores(raw, tokens)
+
+    def read(self, scores: Scores | None) -> Mapping[int, TokenLogprob]:
+        """What `choose` gave beside the tokens, by row."""
+        return {} if self.wanted is None or scores is None else self.wanted.read(scores)
+
+    def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
         for stage, state in self.states:
             logits = stage.transform.apply(logits, state)
         best, tokens = logits.max(dim=-1)
@@ -120,11 +154,15 @@ class Pipeline:
         self._device = device
         self._company = Company((), device)
 
-    def draw(self, logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
-        """One token per row of logits [rows, vocab]; INVALID where the logits allow none."""
-        tokens: list[int] = self.prepare(sequences).choose(logits).tolist()
+    def draw(
+        self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
+    ) -> tuple[list[int], Mapping[int, TokenLogprob]]:
+        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs."""
+        draw = self.prepare(sequences)
+        chosen, scores = draw.choose(logits)
+        tokens: list[int] = chosen.tolist()  # waits for the device, and so for the scores
         self.observe(sequences, tokens)
-        return tokens
+        return tokens, draw.read(scores)
 
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
@@ -138,9 +176,10 @@ class Pipeline:
                 if state is not None:
                     states.append((stage, state))
         if all_greedy:
-            return Draw(states=states, drawing=None, uniforms=None)
+            return Draw(states=states, wanted=company.wanted)
         drawing = np.flatnonzero(~greedy)
-        return Draw(states=states, drawing=self._sent(drawing), uniforms=self._sent(_uniforms(sequences, drawing)))
+        uniforms = self._sent(_uniforms(sequences, drawing))
+        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, wanted=company.wanted)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
         """Tells the stages that want to know which tokens were taken."""

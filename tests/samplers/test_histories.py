@@ -44,7 +44,9 @@ def logits(seed: int) -> torch.Tensor:
 
 def ours(module: Any, wish: Any, tokens: Sequence[Any], values: torch.Tensor, ends: Sequence[int] = ()) -> torch.Tensor:
     transform = module.build(CONTEXT)
-    rows = Rows([{type(wish): wish}] * len(values), tokens, [PROMPT] * len(values), CPU, [frozenset(ends)] * len(values))
+    rows = Rows(
+        [{type(wish): wish}] * len(values), tokens, [PROMPT] * len(values), CPU, [frozenset(ends)] * len(values)
+    )
     state = transform.prepare(rows)
     result: torch.Tensor = values.clone() if state is None else transform.apply(values.clone(), state)
     return result
