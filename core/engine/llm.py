@@ -16,7 +16,7 @@ from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import FinishReason, Output, Request, SamplingParams
+from maxserve.core.nouns import FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
@@ -31,12 +31,14 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One finished text."""
+    """One finished text. `logprobs` are those of `tokens`, but of no end token; `prompt_logprobs` begin with its second."""
 
     text: str
     tokens: tuple[int, ...]
     finish: FinishReason
     prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class LLM:
@@ -115,6 +117,8 @@ class LLM:
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         seed: int | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         **fields: Any,
     ) -> SamplingParams:
         """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
@@ -123,6 +127,8 @@ class LLM:
             stop_token_ids=tuple(stop_token_ids),
             ignore_eos=ignore_eos,
             seed=seed,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             fields=self._fields.wishes(fields, self._defaults),
         )
 
@@ -177,6 +183,8 @@ class _Growing:
             tokens=tuple(token for piece in self._pieces for token in piece.tokens),
             finish=self.finish,
             prompt_tokens=len(self._request.prompt),
+            logprobs=tuple(entry for piece in self._pieces for entry in piece.logprobs),
+            prompt_logprobs=tuple(entry for piece in self._pieces for entry in piece.prompt_logprobs),
         )
 
 

@@ -67,7 +67,7 @@ class SamplerChecks:
         import torch
 
         rng = np.random.default_rng(0)
-        tokens = [rng.integers(0, VOCAB, HISTORY + i % 5) for i in range(len(wanted))]
+        tokens = [rng.integers(0, VOCAB, HISTORY + 1 + i % 5) for i in range(len(wanted))]
         given = [{} if value is None else {type(value): value} for value in wanted]
         return _rows(given, tokens, torch.device("cpu"))
 
