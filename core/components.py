@@ -78,12 +78,14 @@ class Scheduler(Component):
 
     `honours` names the options up to schedulers (`Option(policy=True)`) that this one acts on, by Python name: the
     others are refused beside it. One that does not `chunks_prompts` runs every prompt whole, whatever is chosen.
+    `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are refused.
     """
 
     kind: ClassVar[str] = "scheduler"
 
     honours: tuple[str, ...] = ()
     chunks_prompts: bool = True
+    priorities: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

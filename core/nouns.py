@@ -46,8 +46,8 @@ class SamplingParams:
 class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
-    `user` is whose it is, for schedulers that care. `priority` is for schedulers of plugins: no built-in one reads it,
-    and no built-in route sets it.
+    `user` is whose it is, for schedulers that care. Of those who wait, a lower `priority` comes first, where the
+    scheduler lets it; nobody who runs makes room for it.
     """
 
     id: str

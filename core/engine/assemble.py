@@ -208,6 +208,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
         lane=_lane(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,
+        priorities=scheduler.component.priorities,
         variable_logits=target.settings.sampling.enable_variable_logits,
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),

@@ -31,7 +31,10 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One finished text. `logprobs` are those of `tokens`, but of no end token; `prompt_logprobs` begin with its second."""
+    """One finished text.
+
+    `logprobs` are those of `tokens`, but of no end token; `prompt_logprobs` begin with the second token.
+    """
 
     text: str
     tokens: tuple[int, ...]

@@ -88,6 +88,13 @@ class Engine:
             raise RequestError("max_tokens must be at least 1", param="max_tokens")
         if not isinstance(request.params.seed, int | None):
             raise RequestError(f"seed must be a whole number, got {request.params.seed!r}", param="seed")
+        if request.priority and not self._parts.priorities:
+            raise RequestError(
+                f"priority means nothing with --scheduler {self._parts.policy_name}, which does not look at it; leave "
+                "it out, or start the server with another scheduler",
+                param="priority",
+                code="unsupported_parameter",
+            )
         self._check_logprobs(request.params)
         _check_ids(request.prompt, self.info.vocab_size)
         self._queues.wait(self._sequence(request))

@@ -34,7 +34,10 @@ class StepView:
 
     @property
     def waiting(self) -> Iterator[SequenceView]:
-        """Begun prompts, then the preempted, then the others as they came; the cache is searched as this is read."""
+        """Begun prompts, then the others by priority: the preempted, then as they came.
+
+        The cache is searched as this is read.
+        """
         return self._looked_at(self._queues.prompts())
 
     @property

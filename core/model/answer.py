@@ -19,8 +19,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all
     tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
-    are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from its
-    second token on, come with the first piece that has tokens.
+    are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
+    its second token on, come with the first piece that has tokens.
     """
 
     text: str
