@@ -75,7 +75,13 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
     samplers = sorted(host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
     context = SamplerContext(vocab_size=VOCAB, device=CPU)
     stages = [
-        Stage.of(e.component.name, host.build(e, context), keeps_argmax=e.component.keeps_argmax) for e in samplers
+        Stage.of(
+            e.component.name,
+            host.build(e, context),
+            keeps_argmax=e.component.keeps_argmax,
+            params=host.load(e, e.component.params) if e.component.params is not None else None,
+        )
+        for e in samplers
     ]
     return Engine(
         Parts(

@@ -78,12 +78,14 @@ class Scheduler(Component):
 
     `honours` names the options up to schedulers (`Option(policy=True)`) that this one acts on, by Python name: the
     others are refused beside it. One that does not `chunks_prompts` runs every prompt whole, whatever is chosen.
+    `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are refused.
     """
 
     kind: ClassVar[str] = "scheduler"
 
     honours: tuple[str, ...] = ()
     chunks_prompts: bool = True
+    priorities: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,10 @@ class Sampler(Component):
     """A transform of logits that requests can ask for. `build(SamplerContext)` gives a LogitTransform.
 
     `params` is a frozen dataclass whose fields become request fields and which validates itself by raising
-    ValueError. A smaller `stage` runs earlier, ties by name. `keeps_argmax`: skipped when every row is greedy.
+    ValueError; it may have `check_vocabulary(size)`, which raises ValueError too, and `tokenized(tokenizer)`, which
+    gives the same wish without text, before it travels to a worker. A smaller `stage` runs earlier, ties by name.
+    `keeps_argmax`: skipped when every row is greedy. `switch` is the "section.field" of a core option that lets
+    requests use it: when that is off, those that ask for more than the defaults are refused.
     """
 
     kind: ClassVar[str] = "sampler"
@@ -100,6 +105,7 @@ class Sampler(Component):
     stage: int = 50
     keeps_argmax: bool = False
     with_speculation: bool = True
+    switch: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

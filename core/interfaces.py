@@ -200,7 +200,9 @@ class SequenceView(Protocol):
 
 
 class View(Protocol):
-    """What a policy may look at: who decodes, who waits (by arrival, started ones first), how full the cache is.
+    """What a policy may look at: who decodes, who waits, how full the cache is.
+
+    Those who wait come in this order: started ones, then by `priority`, the lowest number first, then by arrival.
 
     Each sequence read from `waiting` or `waiting_of` costs a search of the prefix cache; the rest costs nothing.
     """

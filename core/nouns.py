@@ -43,13 +43,16 @@ class SamplingParams:
     """How one request wants its tokens chosen and when it ends.
 
     `fields` holds, by sampler name, the JSON fields the request gave that sampler; what is absent has the
-    sampler's defaults. `max_tokens` None means: as many as the model's length allows.
+    sampler's defaults. `max_tokens` None means: as many as the model's length allows. `logprobs` asks for those of the
+    generated tokens and of so many likeliest ones beside each, `prompt_logprobs` for those of the prompt.
     """
 
     max_tokens: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     constraint: Constraint | None = None
 
@@ -58,8 +61,8 @@ class SamplingParams:
 class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
-    `user` is whose it is, for schedulers that care. `priority` is for schedulers of plugins: no built-in one reads it,
-    and no built-in route sets it.
+    `user` is whose it is, for schedulers that care. Of those who wait, a lower `priority` comes first, where the
+    scheduler lets it; nobody who runs makes room for it.
     """
 
     id: str
@@ -70,11 +73,30 @@ class Request:
     priority: int = 0
 
 
+MOST_LOGPROBS = 20  # likeliest tokens a request may ask for beside each of its own
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """How likely the model found a token: log-softmax, in float32, of its logits as they are, before any sampler.
+
+    `rank` is 1 for the likeliest; `ids` and `logprobs` are the likeliest tokens, best first, the token itself among
+    them only if it is one.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+
 class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one step gave one request: new tokens, and at the end why it ended.
 
     `cached` counts the prompt tokens found in the prefix cache (known from the first output on).
-    A stop or eos token is part of `tokens`; who makes text of them leaves it out.
+    A stop or eos token is part of `tokens`; who makes text of them leaves it out. For a request that wants them,
+    `logprobs` has an entry for each of `tokens`, and the first output with tokens has the `prompt_logprobs`: of every
+    prompt token but the first, which nothing comes before.
     """
 
     id: str
@@ -82,6 +104,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finish: FinishReason | None = None
     error: str | None = None
     cached: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -241,7 +265,7 @@ class Batch:
 class Rows:
     """The rows of a logits tensor and whose they are. A request may own several rows of one step."""
 
-    __slots__ = ("_given", "_params", "device", "tokens", "prompt_lengths")
+    __slots__ = ("_given", "_params", "device", "ends", "tokens", "prompt_lengths")
 
     def __init__(
         self,
@@ -249,15 +273,21 @@ class Rows:
         tokens: SequenceOf[NDArray[np.int64]],
         prompt_lengths: SequenceOf[int],
         device: torch.device,
+        ends: SequenceOf[frozenset[int]] = (),
     ) -> None:
         self._params = params
         self._given: dict[type[Any], list[Any]] = {}
         self.tokens = tokens  # per row: prompt and everything generated before this row
         self.prompt_lengths = prompt_lengths  # per row: how many of `tokens` are prompt
         self.device = device
+        self.ends = ends or [frozenset()] * len(params)  # per row: the tokens that end its request
 
     def __len__(self) -> int:
         return len(self._params)
+
+    def asked(self, cls: type[Any]) -> bool:
+        """Whether some row's request gave a `cls`."""
+        return any(cls in params for params in self._params)
 
     def params(self, cls: type[P]) -> list[P]:
         """One `cls` per row: what the request gave, or the defaults."""

@@ -44,7 +44,7 @@ class Answering:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.conversations = Conversations(context)
-        self._fields = RequestFields(context.host, context.model)
+        self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self._constraints = Constraints(context)
         self._readers = Readers(context)
 

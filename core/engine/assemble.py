@@ -217,11 +217,13 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         builder=BatchBuilder(cache, attention, plan.page_size, target.device),
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
-        read_params=SamplerFields(target.host).read,
+        read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
         lane=_lane(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,
+        priorities=scheduler.component.priorities,
+        variable_logits=target.settings.sampling.enable_variable_logits,
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
@@ -297,7 +299,12 @@ def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:
     entries = sorted(target.host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
     context = SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device)
     stages = [
-        Stage.of(e.component.name, target.host.build(e, context), keeps_argmax=e.component.keeps_argmax)
+        Stage.of(
+            e.component.name,
+            target.host.build(e, context),
+            keeps_argmax=e.component.keeps_argmax,
+            params=target.host.load(e, e.component.params) if e.component.params is not None else None,
+        )
         for e in entries
     ]
     return Pipeline(stages, target.device)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
+from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.masks import Mask, Masks
-from maxserve.core.nouns import Rows
+from maxserve.core.nouns import Rows, TokenLogprob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -37,19 +38,40 @@ class Stage:
     transform: LogitTransform[Any]
     keeps_argmax: bool
     steady: bool
+    params: type[Any] | None
     greedy: Callable[[Rows], SequenceOf[bool]] | None
     observe: Callable[[Rows, SequenceOf[int]], None] | None
 
     @classmethod
-    def of(cls, name: str, transform: Any, *, keeps_argmax: bool) -> Stage:
+    def of(cls, name: str, transform: Any, *, keeps_argmax: bool, params: type[Any] | None = None) -> Stage:
         return cls(
             name=name,
             transform=transform,
             keeps_argmax=keeps_argmax,
             steady=bool(getattr(transform, "steady", False)),
+            params=params,
             greedy=transform.greedy if hasattr(transform, "greedy") else None,
             observe=transform.observe if hasattr(transform, "observe") else None,
         )
+
+
+class Wanted:
+    """Which rows' logprobs are wanted, each with how many likeliest tokens beside the drawn one."""
+
+    def __init__(self, counts: Mapping[int, int], *, rows: int) -> None:
+        self._counts = counts
+        self._rows = None if len(counts) == rows else torch.tensor(list(counts))
+
+    def raw(self, logits: torch.Tensor) -> torch.Tensor:
+        """The model's logits of the rows, which no transform can reach any more."""
+        return logits.clone() if self._rows is None else logits[self._rows.to(logits.device)]
+
+    def scores(self, raw: torch.Tensor, tokens: torch.Tensor) -> Scores:
+        chosen = tokens if self._rows is None else tokens[self._rows.to(tokens.device)]
+        return Scores.of(raw, chosen.clamp(min=0), max(self._counts.values())).sent()
+
+    def read(self, scores: Scores) -> dict[int, TokenLogprob]:
+        return dict(zip(self._counts, scores.read(list(self._counts.values())), strict=True))
 
 
 class Company:
@@ -58,8 +80,14 @@ class Company:
     def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
         self.sequences = sequences
         self.rows = Rows(
-            [s.params for s in sequences], _Histories(sequences), [s.prompt_length for s in sequences], device
+            [s.params for s in sequences],
+            _Histories(sequences),
+            [s.prompt_length for s in sequences],
+            device,
+            [s.ends for s in sequences],
         )
+        wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
+        self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
         self._greedy: dict[str, Flags] = {}
         self._states: dict[str, Any] = {}
 
@@ -75,12 +103,14 @@ class Company:
         return found
 
     def state(self, stage: Stage) -> Any:
-        """What the stage's `prepare` gives."""
-        if not stage.steady:
-            return stage.transform.prepare(self.rows)
-        if stage.name not in self._states:
-            self._states[stage.name] = stage.transform.prepare(self.rows)
-        return self._states[stage.name]
+        """What the stage's `prepare` gives; it is not asked when no request asks for it."""
+        if stage.name in self._states:
+            return self._states[stage.name]
+        idle = stage.params is not None and not self.rows.asked(stage.params)
+        state = None if idle else stage.transform.prepare(self.rows)
+        if idle or stage.steady:
+            self._states[stage.name] = state
+        return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +118,26 @@ class Draw:
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
 
     states: SequenceOf[tuple[Stage, Any]]
-    drawing: torch.Tensor | None
-    uniforms: torch.Tensor | None
+    drawing: torch.Tensor | None = None
+    uniforms: torch.Tensor | None = None
     mask: Mask | None = None
+    wanted: Wanted | None = None
 
     @torch.inference_mode()
-    def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """One token per row of logits [rows, vocab]; INVALID where the logits allow none. Runs on their device."""
-        logits = logits.float()
+    def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
+        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs.
+
+        Runs on the device of the logits.
+        """
+        raw = None if self.wanted is None else self.wanted.raw(logits)
+        tokens = self._tokens(logits.float())
+        return tokens, None if self.wanted is None or raw is None else self.wanted.scores(raw, tokens)
+
+    def read(self, scores: Scores | None) -> Mapping[int, TokenLogprob]:
+        """What `choose` gave beside the tokens, by row."""
+        return {} if self.wanted is None or scores is None else self.wanted.read(scores)
+
+    def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
         if self.mask is not None:
             logits, spare = self.mask.begin(logits)
         for stage, state in self.states:
@@ -120,11 +162,15 @@ class Pipeline:
         self._masks = Masks(device)
         self._company = Company((), device)
 
-    def draw(self, logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
-        """One token per row of logits [rows, vocab]; INVALID where the logits allow none."""
-        tokens: list[int] = self.prepare(sequences).choose(logits).tolist()
+    def draw(
+        self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
+    ) -> tuple[list[int], Mapping[int, TokenLogprob]]:
+        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs."""
+        draw = self.prepare(sequences)
+        chosen, scores = draw.choose(logits)
+        tokens: list[int] = chosen.tolist()  # waits for the device, and so for the scores
         self.observe(sequences, tokens)
-        return tokens
+        return tokens, draw.read(scores)
 
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
@@ -139,10 +185,10 @@ class Pipeline:
                 if state is not None:
                     states.append((stage, state))
         if all_greedy:
-            return Draw(states=states, drawing=None, uniforms=None, mask=mask)
+            return Draw(states=states, mask=mask, wanted=company.wanted)
         drawing = np.flatnonzero(~greedy)
         uniforms = self._sent(_uniforms(sequences, drawing))
-        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, mask=mask)
+        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, mask=mask, wanted=company.wanted)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
         """Tells the stages that want to know which tokens were taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from maxserve.core.engine.draw import INVALID
@@ -37,11 +38,12 @@ class Emitter:
             outputs.append(Output(id=sequence.id, tokens=(token,), cached=sequence.cached))
         special = self._special(flight)
         if not len(special):
-            return outputs
+            return _with_logprobs(outputs, flight)
         for i in special.tolist():
             sequence, token = flight.drawing[i], flight.tokens[i]
             if sequence.alive:
-                outputs[i] = self._last(sequence, token, int(flight.lengths[i])) or outputs[i]
+                outputs[i] = _with_prompt(self._last(sequence, token, int(flight.lengths[i])) or outputs[i], sequence)
+        outputs = _with_logprobs(outputs, flight)
         alive = flight.step.ledger.alive[flight.slots]
         return outputs if alive.all() else [outputs[i] for i in np.flatnonzero(alive).tolist()]
 
@@ -78,6 +80,22 @@ class Emitter:
         return Output(id=sequence.id, tokens=(token,), finish=reason, cached=sequence.cached)
 
 
+def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
+    """`outputs`, one per sequence that drew, with the logprobs of their tokens, where they are wanted."""
+    for i, found in flight.logprobs.items():
+        if outputs[i].tokens:
+            outputs[i] = msgspec.structs.replace(outputs[i], logprobs=(found,))
+    return outputs
+
+
+def _with_prompt(output: Output, sequence: Sequence) -> Output:
+    """The first output with tokens tells what was found out about the prompt's."""
+    if not sequence.scores or not output.tokens:
+        return output
+    scores, sequence.scores = sequence.scores, []
+    return msgspec.structs.replace(output, prompt_logprobs=tuple(scores))
+
+
 def merged(before: Iterable[Output], after: Iterable[Output]) -> list[Output]:
     """The outputs of two steps in a row as if they were one; an error stays behind the tokens it follows."""
     by_id = {output.id: output for output in before}
@@ -87,7 +105,10 @@ def merged(before: Iterable[Output], after: Iterable[Output]) -> list[Output]:
         if first is None or output.error is not None:
             errors.append(output)
         else:
-            by_id[output.id] = Output(
-                id=output.id, tokens=first.tokens + output.tokens, finish=output.finish, cached=output.cached
+            by_id[output.id] = msgspec.structs.replace(
+                first,
+                tokens=first.tokens + output.tokens,
+                finish=output.finish,
+                logprobs=first.logprobs + output.logprobs,
             )
     return [*by_id.values(), *errors]

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maxserve.core.engine.ledger import KNOWN
+from maxserve.core.engine.logprobs import PromptScores
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence as SequenceOf
 
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
+    from maxserve.core.nouns import TokenLogprob
 
 
 class Flight:
@@ -24,7 +27,7 @@ class Flight:
     need. That is why a step can be planned before the one before it is done.
     """
 
-    __slots__ = ("drawing", "error", "lengths", "number", "rows", "slots", "step", "tokens")
+    __slots__ = ("drawing", "error", "lengths", "logprobs", "number", "prompts", "rows", "slots", "step", "tokens")
 
     def __init__(self, step: Step, number: int) -> None:
         self.step = step
@@ -33,6 +36,8 @@ class Flight:
         self.drawing = step.drawing
         self.slots = step.drawing_slots  # of those who draw
         self.tokens: SequenceOf[int] = ()  # theirs
+        self.logprobs: Mapping[int, TokenLogprob] = {}  # of some of them, by their index, for who wants them
+        self.prompts = PromptScores.of(step)
         self.error: Exception | None = None
         self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included
 

@@ -45,7 +45,7 @@ class Ledger:
     eos_ends: NDArray[np.bool_]
     """Whether the model's own end tokens end it."""
     picky: NDArray[np.bool_]
-    """Whether it has end tokens of its own."""
+    """Whether its outputs are looked at one by one: it has end tokens of its own, or wants logprobs of its prompt."""
 
     NUMBERS = (
         "row",

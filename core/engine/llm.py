@@ -16,7 +16,7 @@ from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams
+from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
@@ -31,12 +31,17 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One finished text."""
+    """One finished text.
+
+    `logprobs` are those of `tokens`, but of no end token; `prompt_logprobs` begin with the second token.
+    """
 
     text: str
     tokens: tuple[int, ...]
     finish: FinishReason
     prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class LLM:
@@ -70,7 +75,9 @@ class LLM:
         self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
         self._engine = build_engine(self.settings, self.host, files, progress=progress)
         self.info = self._engine.info
-        self._fields = SamplerFields(self.host)
+        self._fields = SamplerFields(
+            self.host, settings=self.settings, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer
+        )
         self._defaults = self._fields.usable(self.info.defaults)
         self._ids = map(str, itertools.count())
 
@@ -114,6 +121,8 @@ class LLM:
         ignore_eos: bool = False,
         seed: int | None = None,
         constraint: Constraint | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         **fields: Any,
     ) -> SamplingParams:
         """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
@@ -122,7 +131,9 @@ class LLM:
             stop_token_ids=tuple(stop_token_ids),
             ignore_eos=ignore_eos,
             seed=seed,
-            fields=self._fields.with_defaults(fields, self._defaults),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            fields=self._fields.wishes(fields, self._defaults),
             constraint=constraint,
         )
 
@@ -177,6 +188,8 @@ class _Growing:
             tokens=tuple(token for piece in self._pieces for token in piece.tokens),
             finish=self.finish,
             prompt_tokens=len(self._request.prompt),
+            logprobs=tuple(entry for piece in self._pieces for entry in piece.logprobs),
+            prompt_logprobs=tuple(entry for piece in self._pieces for entry in piece.prompt_logprobs),
         )
 
 

@@ -18,7 +18,7 @@ from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import MOST_LOGPROBS, Output, Request, SamplingParams
 
 log = logging.getLogger("maxserve.engine")
 
@@ -96,12 +96,32 @@ class Engine:
             raise RequestError("max_tokens must be at least 1", param="max_tokens")
         if not isinstance(request.params.seed, int | None):
             raise RequestError(f"seed must be a whole number, got {request.params.seed!r}", param="seed")
+        if request.priority and not self._parts.priorities:
+            raise RequestError(
+                f"priority means nothing with --scheduler {self._parts.policy_name}, which does not look at it; leave "
+                "it out, or start the server with another scheduler",
+                param="priority",
+                code="unsupported_parameter",
+            )
+        self._check_logprobs(request.params)
         _check_ids(request.prompt, self.info.vocab_size)
         sequence = self._sequence(request)
         if request.params.constraint is None:
             self._queues.wait(sequence)
         else:
             self._guides.begin(sequence, request.params.constraint)
+
+    def _check_logprobs(self, params: SamplingParams) -> None:
+        for field, wanted in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+            if wanted is not None and not 0 <= wanted <= MOST_LOGPROBS:
+                raise RequestError(f"{field} must be between 0 and {MOST_LOGPROBS}, got {wanted}", param=field)
+        if params.prompt_logprobs is not None and not self._parts.variable_logits:
+            raise RequestError(
+                "prompt_logprobs cannot be used: this server was started with --no-enable-variable-logits; leave it "
+                "out, or start the server with --enable-variable-logits",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
@@ -194,9 +214,9 @@ class Engine:
             self._maybe_fail()
             batch = self._parts.builder.build(flight.step)
             self._take_off(flight)
-            logits = self._parts.runner.run(batch)
+            logits = self._parts.runner.run(batch, flight.prompts)
             if logits is not None:
-                flight.tokens = self._parts.pipeline.draw(logits, flight.drawing)
+                flight.tokens, flight.logprobs = self._parts.pipeline.draw(logits, flight.drawing)
         except Exception as error:
             flight.error = error
         return self._land(flight)
@@ -250,6 +270,8 @@ class Engine:
             outputs = self._emitter.failures(flight)
         else:
             self._commit(flight)
+            if flight.prompts is not None:
+                flight.prompts.settle()
             outputs = self._emitter.outputs(flight)
             self._counters.generated_tokens += sum(len(output.tokens) for output in outputs)
         for sequence in self._emitter.ended:

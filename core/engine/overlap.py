@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Draw, Pipeline
     from maxserve.core.engine.flight import Flight
+    from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.runner import Runner
     from maxserve.core.nouns import Batch
 
@@ -84,11 +85,13 @@ def _nothing() -> None:
 class Aloft:
     """What the lane has of one flight."""
 
-    __slots__ = ("drawn", "host", "logits", "ready")
+    __slots__ = ("draw", "drawn", "host", "logits", "ready", "scores")
 
     def __init__(self, logits: Future[torch.Tensor | None]) -> None:
         self.logits = logits
         self.drawn: Future[torch.Tensor] | None = None
+        self.draw: Draw | None = None
+        self.scores: Scores | None = None  # the wanted logprobs, likewise
         self.host: torch.Tensor | None = None  # the drawn tokens once `ready` has come
         self.ready: torch.cuda.Event | None = None
 
@@ -107,7 +110,7 @@ class Overlap:
         """Puts the forward pass on the lane; call it before the flight takes off. `before` is the flight aloft."""
         batch, unknown = self._builder.build(flight.step), Unknown(flight.step)
         aloft = self._aloft.get(before.number) if before is not None else None
-        self._aloft[flight.number] = Aloft(self.lane.put(lambda: self._forward(batch, unknown, aloft)))
+        self._aloft[flight.number] = Aloft(self.lane.put(lambda: self._forward(batch, unknown, aloft, flight.prompts)))
 
     def draw(self, flight: Flight) -> None:
         """Prepares the draw from what is known now, and puts it on the lane."""
@@ -115,6 +118,7 @@ class Overlap:
         if aloft is None or not flight.drawing:
             return
         draw = self._pipeline.prepare(flight.drawing)
+        aloft.draw = draw
         aloft.drawn = self.lane.put(lambda: _choose(draw, aloft))
 
     def finish(self, flight: Flight) -> None:
@@ -124,11 +128,15 @@ class Overlap:
             return
         aloft.logits.result()
         if aloft.drawn is None:
+            if flight.prompts is not None:
+                flight.prompts.wait()
             return
         aloft.drawn.result()
         if aloft.ready is not None:
             aloft.ready.synchronize()
         assert aloft.host is not None
+        assert aloft.draw is not None
+        flight.logprobs = aloft.draw.read(aloft.scores)
         flight.tokens = aloft.host.tolist()
         self._observe(flight)
 
@@ -137,17 +145,19 @@ class Overlap:
         heard = [(s, t) for s, t in zip(flight.drawing, flight.tokens, strict=True) if s.alive]
         self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 
-    def _forward(self, batch: Batch, unknown: Unknown, before: Aloft | None) -> torch.Tensor | None:
+    def _forward(
+        self, batch: Batch, unknown: Unknown, before: Aloft | None, prompts: PromptScores | None
+    ) -> torch.Tensor | None:
         if before is not None and before.drawn is not None and before.drawn.exception() is None:
             unknown.put(before.drawn.result(), batch.input_ids)
-        return self._runner.run(batch)
+        return self._runner.run(batch, prompts)
 
 
 def _choose(draw: Draw, aloft: Aloft) -> torch.Tensor:
     """Draws, and sends the tokens on their way to the host before the next forward pass stands in line."""
     logits = aloft.logits.result()
     assert logits is not None, "rows were to be drawn, but the model gave no logits"
-    tokens = draw.choose(logits)
+    tokens, aloft.scores = draw.choose(logits)
     if tokens.device.type == "cuda":
         aloft.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         aloft.host.copy_(tokens, non_blocking=True)

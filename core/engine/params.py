@@ -7,10 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.errors import RequestError
+from maxserve.core.errors import PluginError, RequestError
+from maxserve.core.settings.catalog import catalog
 
 if TYPE_CHECKING:
     from maxserve.core.host import Host
+    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.settings import Settings
 
 log = logging.getLogger("maxserve.engine")
 
@@ -20,7 +23,14 @@ Grouped = dict[str, dict[str, Any]]
 class SamplerFields:
     """The params classes of all registered samplers, by sampler and by field."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        settings: Settings | None = None,
+        vocab_size: int | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.classes: dict[str, type[Any]] = {
             entry.component.name: host.load(entry, entry.component.params)
             for entry in host.samplers
@@ -29,6 +39,9 @@ class SamplerFields:
         self.owners: dict[str, str] = {
             field.name: sampler for sampler, cls in self.classes.items() for field in dataclasses.fields(cls)
         }
+        self._off = {} if settings is None else _switched_off(host, settings)
+        self._vocab_size = vocab_size
+        self._tokenizer = tokenizer
 
     def group(self, values: Mapping[str, Any]) -> Grouped:
         """Fields by sampler name; None counts as not given."""
@@ -50,25 +63,82 @@ class SamplerFields:
 
     def usable(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The model's defaults, without those its samplers refuse: a request that left them out must not fail."""
-        usable = {name: value for name, value in defaults.items() if value is not None}
+        usable = _spelled({name: value for name, value in defaults.items() if value is not None}, self.owners)
         for sampler, values in self.with_defaults({}, usable).items():
             try:
-                self.read({sampler: values})
+                self._refuse_when_off(sampler, self._made(sampler, values), values)
             except RequestError as error:
                 log.warning("generation_config.json: %s; sampler %s keeps its own default", error.message, sampler)
                 for name in values:
                     usable.pop(name, None)
         return usable
 
+    def wishes(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Grouped:
+        """What of `given`, over usable `defaults`, travels to a worker: checked, allowed here, and free of text."""
+        wishes: Grouped = {}
+        for sampler, values in self.with_defaults(given, defaults).items():
+            made = self._made(sampler, values)
+            self._refuse_when_off(sampler, made, values)
+            if self._tokenizer is not None and hasattr(made, "tokenized"):
+                made = made.tokenized(self._tokenizer)
+                values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+            wishes[sampler] = dict(values)
+        return wishes
+
     def read(self, grouped: Mapping[str, Mapping[str, Any]]) -> dict[type[Any], Any]:
-        """The samplers' params objects; what a class refuses is a RequestError naming the field."""
-        params: dict[type[Any], Any] = {}
-        for sampler, values in grouped.items():
-            cls = self.classes.get(sampler)
-            if cls is None:
-                raise RequestError(f"no sampler called {sampler!r} takes request fields; see `max list samplers`")
-            try:
-                params[cls] = cls(**values)
-            except (TypeError, ValueError) as error:
-                raise RequestError(str(error), param=next(iter(values), None)) from error
-        return params
+        """The samplers' params objects, without those that ask for nothing.
+
+        What a class refuses is a RequestError naming the field.
+        """
+        made = [self._made(sampler, values) for sampler, values in grouped.items()]
+        return {type(wish): wish for wish in made if wish != type(wish)()}
+
+    def _made(self, sampler: str, values: Mapping[str, Any]) -> Any:
+        cls = self.classes.get(sampler)
+        if cls is None:
+            raise RequestError(f"no sampler called {sampler!r} takes request fields; see `max list samplers`")
+        try:
+            made = cls(**values)
+            if self._vocab_size is not None and hasattr(made, "check_vocabulary"):
+                made.check_vocabulary(self._vocab_size)
+        except (TypeError, ValueError) as error:
+            named = [field for field in values if field in str(error)]
+            raise RequestError(str(error), param=next(iter((*named, *values)), None)) from error
+        return made
+
+    def _refuse_when_off(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
+        flag = self._off.get(sampler)
+        if flag is not None and made != type(made)():
+            field = next(iter(values))
+            raise RequestError(
+                f"{field} cannot be used: this server was started with --no-{flag[2:]}; leave it out, or start the "
+                f"server with {flag}",
+                param=field,
+                code="unsupported_parameter",
+            )
+
+
+def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
+    """The samplers whose switch is off, each with the flag that would let requests use it."""
+    options = catalog().by_path()
+    off = {}
+    for entry in host.samplers:
+        path = entry.component.switch
+        if not path:
+            continue
+        if path not in options or not options[path].shape.switch:
+            raise PluginError(f"{entry}: its switch {path!r} is no option that can be on or off, as section.field")
+        section, _, key = path.partition(".")
+        if not getattr(getattr(settings, section), key):
+            off[entry.component.name] = options[path].flag
+    return off
+
+
+def _spelled(defaults: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """What generation_config.json calls otherwise than requests do, in their words."""
+    spelled = dict(defaults)
+    if "min_tokens" in known and "min_new_tokens" in spelled:
+        spelled.setdefault("min_tokens", spelled.pop("min_new_tokens"))
+    if "bad_words_ids" in known and isinstance(spelled.get("suppress_tokens"), list):
+        spelled["bad_words_ids"] = [*spelled.get("bad_words_ids", ()), *([t] for t in spelled.pop("suppress_tokens"))]
+    return spelled

@@ -36,7 +36,8 @@ class Parts:
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
     `lane`, each step is launched before the tokens of the one before it are known. `empty_steps`: the model runs also
-    when there is nobody to run it for.
+    when there is nobody to run it for. `variable_logits`: requests may have logprobs of their prompts;
+    `priorities`: they may have one.
     """
 
     info: ModelInfo
@@ -52,6 +53,8 @@ class Parts:
     max_steps: int = 1
     lane: Lane | None = None
     empty_steps: bool = False
+    variable_logits: bool = True
+    priorities: bool = True
     failure_percent: float = 0.0
     check_when_idle: bool = False
     random: random.Random = field(default_factory=random.Random)

@@ -34,7 +34,10 @@ class StepView:
 
     @property
     def waiting(self) -> Iterator[SequenceView]:
-        """Begun prompts, then the preempted, then the others as they came; the cache is searched as this is read."""
+        """Begun prompts, then the others by priority: the preempted, then as they came.
+
+        The cache is searched as this is read.
+        """
         return self._looked_at(self._queues.prompts())
 
     @property
@@ -48,7 +51,7 @@ class StepView:
     def _looked_at(self, sequences: Iterable[Sequence]) -> Iterator[SequenceView]:
         for sequence in sequences:
             if not sequence.started and sequence.peeked[0] != self._step:
-                hits = self._cache.peek(sequence.tokens, sequence.salt)
+                hits = 0 if sequence.wants_scores else self._cache.peek(sequence.tokens, sequence.salt)
                 sequence.peeked = (self._step, hits)
             yield sequence.view
 
@@ -200,7 +203,9 @@ class StepPlan:
             return False
         self._settle()
         row = self._free_rows.pop()
-        sequence.take_row(row, self._cache.open(row, sequence.tokens, sequence.salt), self._page_size)
+        # Of a single token no cache finds a prefix: all rows are computed, and shared with others afterwards.
+        known = sequence.tokens[:1] if sequence.wants_scores else sequence.tokens
+        sequence.take_row(row, self._cache.open(row, known, sequence.salt), self._page_size)
         return True
 
     def _close(self, sequence: Sequence) -> None:

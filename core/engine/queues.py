@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces import SequenceView
 
+K = TypeVar("K")
+
 
 class Queues:
     """Who waits, whose prompt is begun and who decodes, each by id and in order of arrival at that place.
 
     `waiting` hold no row; `begun` and `running` hold one, but for those a plan has just preempted. `ending` wait for
     their last token, which the step on its way draws: nothing is left to plan for them. `by_user` has those who wait
-    once more, and `joined` who began to since the last plan.
+    once more, `lines` again, by priority, and `joined` who began to since the last plan.
     """
 
     def __init__(self) -> None:
@@ -33,6 +35,7 @@ class Queues:
         self.running: dict[str, Sequence] = {}
         self.ending: dict[str, Sequence] = {}
         self.by_user: dict[str, OrderedDict[str, Sequence]] = {}
+        self.lines: dict[int, OrderedDict[str, Sequence]] = {}
         self.joined: list[Sequence] = []
         self._views: list[SequenceView] | None = None
 
@@ -59,6 +62,7 @@ class Queues:
         """It goes to the end of the line."""
         self.waiting[sequence.id] = sequence
         self.by_user.setdefault(sequence.request.user, OrderedDict())[sequence.id] = sequence
+        self.lines.setdefault(sequence.request.priority, OrderedDict())[sequence.id] = sequence
         self.joined.append(sequence)
 
     def begin(self, sequences: Iterable[Sequence]) -> None:
@@ -83,30 +87,31 @@ class Queues:
             self._views = None
 
     def wait_first(self, sequence: Sequence) -> None:
-        """It goes to the front of the line."""
+        """It goes to the front of the line of its priority."""
         self.pop(sequence.id)
         self.wait(sequence)
         self.waiting.move_to_end(sequence.id, last=False)
         self.by_user[sequence.request.user].move_to_end(sequence.id, last=False)
+        self.lines[sequence.request.priority].move_to_end(sequence.id, last=False)
 
     def _leave_line(self, id: str) -> Sequence | None:
         sequence = self.waiting.pop(id, None)
         if sequence is not None:
-            own = self.by_user[sequence.request.user]
-            del own[id]
-            if not own:
-                del self.by_user[sequence.request.user]
+            _leave(self.by_user, sequence.request.user, id)
+            _leave(self.lines, sequence.request.priority, id)
         return sequence
 
     def prompts(self) -> Iterator[Sequence]:
-        """Those with a prompt to compute: begun ones, then the others."""
+        """Those with a prompt to compute: begun ones, then the others, the lowest number of priority first."""
         yield from self.begun.values()
-        yield from self.waiting.values()
+        for priority in sorted(self.lines):
+            yield from self.lines[priority].values()
 
     def prompts_of(self, user: str) -> Iterator[Sequence]:
         """The same, of one user."""
         yield from (sequence for sequence in self.begun.values() if sequence.request.user == user)
-        yield from self.by_user.get(user, {}).values()
+        own = self.by_user.get(user, {}).values()
+        yield from own if len(self.lines) < 2 else sorted(own, key=lambda sequence: sequence.request.priority)
 
     def holders(self) -> Iterator[Sequence]:
         """Those who hold a row and may lose it, newest first: begun prompts came after those who run."""
@@ -116,3 +121,10 @@ class Queues:
     def rows_held(self) -> int:
         """Rows of all who are here."""
         return sum(s.started for s in chain(self.begun.values(), self.running.values(), self.ending.values()))
+
+
+def _leave(lines: dict[K, OrderedDict[str, Sequence]], key: K, id: str) -> None:
+    line = lines[key]
+    del line[id]
+    if not line:
+        del lines[key]

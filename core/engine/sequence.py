@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maxserve.core.engine.ledger import NO_ROW, Ledger
-from maxserve.core.nouns import Request
+from maxserve.core.nouns import Request, TokenLogprob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Sequence:
         "request",
         "room",
         "salt",
+        "scored",
+        "scores",
         "slot",
         "uniforms",
         "view",
@@ -76,6 +78,8 @@ class Sequence:
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.peeked: tuple[int, int] = (-1, 0)  # (step, prefix hits seen then): a policy may ask often within one step
+        self.scored = 1  # prompt tokens whose logprobs were asked of the model; nothing comes before the first
+        self.scores: list[TokenLogprob] = []  # those that are known and nobody was told
         self._generator: np.random.Generator | None = None  # made at the first draw; greedy requests never need one
         self.uniforms: list[float] = []  # the next random numbers, the next one last
         self.view = SeenSequence(self)
@@ -90,7 +94,8 @@ class Sequence:
         ledger.last[slot] = self.buffer[length - 1]
         constrained = request.params.constraint is not None
         ledger.eos_ends[slot] = constrained or not request.params.ignore_eos
-        ledger.picky[slot] = constrained or bool(request.params.stop_token_ids)
+        scored = request.params.prompt_logprobs is not None
+        ledger.picky[slot] = constrained or scored or bool(request.params.stop_token_ids)
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -108,6 +113,11 @@ class Sequence:
         self.buffer[start:stop] = self.fresh
         self._filled = stop
         self.fresh.clear()
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether rows of its prompt must be computed for their logprobs: then no prefix may be skipped."""
+        return self.request.params.prompt_logprobs is not None and self.scored < self.prompt_length
 
     @property
     def limit(self) -> int:

@@ -15,6 +15,8 @@ from maxserve.core.errors import PluginError, RequestError
 if TYPE_CHECKING:
     from maxserve.core.host import Host
     from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.settings import Settings
 
 B = TypeVar("B", bound="Body")
 
@@ -34,9 +36,11 @@ class Body(BaseModel):
 class RequestFields:
     """The samplers' fields as routes use them: to extend a body's model, and to read sampling out of a body."""
 
-    def __init__(self, host: Host, info: ModelInfo) -> None:
+    def __init__(
+        self, host: Host, info: ModelInfo, settings: Settings | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
         self._host = host
-        self._samplers = SamplerFields(host)
+        self._samplers = SamplerFields(host, settings=settings, vocab_size=info.vocab_size, tokenizer=tokenizer)
         self._defaults = self._samplers.usable(info.defaults)
 
     @property
@@ -65,18 +69,12 @@ class RequestFields:
         given = {name: value for name in self.names if (value := getattr(body, name)) is not None}
         for name, value in given.items():
             _check_size(name, value)
-        grouped = self._samplers.with_defaults(given, self._defaults)
-        for sampler, values in grouped.items():
-            self._check(sampler, values, given)
-        return grouped
-
-    def _check(self, sampler: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         try:
-            self._samplers.read({sampler: values})
+            return self._samplers.wishes(given, self._defaults)
         except RequestError as error:
-            named = [field for field in values if field in error.message]
-            at_fault = next((f for f in (*named, *values) if f in given), error.param)
-            raise RequestError(error.message, param=at_fault, code="invalid_value") from error
+            named = [field for field in given if field in error.message]
+            param = next(iter(named), error.param)
+            raise RequestError(error.message, param=param, code=error.code or "invalid_value") from error
 
     @staticmethod
     def _hints(params: type[Any]) -> dict[str, Any]:

@@ -16,14 +16,28 @@ T = TypeVar("T")
 
 
 async def generate_text(
-    context: ServerContext, request: Request, *, stop: Sequence[str] = (), kept: Sequence[str] = ()
+    context: ServerContext,
+    request: Request,
+    *,
+    stop: Sequence[str] = (),
+    kept: Sequence[str] = (),
+    include_stop: bool = False,
+    skip_special_tokens: bool = True,
 ) -> AsyncGenerator[Piece, None]:
     """The answer to `request`, piece by piece; the last one has a finish reason.
 
-    A stop string ends the answer before its first character, also when it began in an earlier piece. `kept` are special
-    tokens that are shown. Closing the iterator aborts the request. EngineError when the engine gave up on it.
+    A stop string ends the answer before its first character, also when it began in an earlier piece. Closing the
+    iterator aborts the request. EngineError when the engine gave up on it. The other options are those of AnswerText.
     """
-    text = AnswerText(context.tokenizer, request, context.model.eos_token_ids, stop, kept=kept)
+    text = AnswerText(
+        context.tokenizer,
+        request,
+        context.model.eos_token_ids,
+        stop,
+        kept=kept,
+        include_stop=include_stop,
+        skip_special_tokens=skip_special_tokens,
+    )
     async with aclosing(context.engine.generate(request)) as outputs:
         async for output in outputs:
             piece = text.add(output)

@@ -183,12 +183,15 @@ class SamplingSettings(Section):
         ),
     ] = "auto"
     enable_variable_logits: Annotated[
-        bool, Field(description="Let the model give logits for more than the last position.")
+        bool,
+        Field(description="Let requests have the logprobs of their prompt, which takes logits of all its positions."),
     ] = True
     enable_penalties: Annotated[
         bool, Field(description="Let requests use frequency, presence and repetition penalties.")
     ] = True
-    enable_min_tokens: Annotated[bool, Field(description="Let requests ask for a minimum length.")] = True
+    enable_min_tokens: Annotated[bool, Field(description="Let requests ask for a minimum length with min_tokens.")] = (
+        True
+    )
     enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
 
 

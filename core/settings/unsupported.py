@@ -30,7 +30,6 @@ class UnsupportedValue:
 
 
 _DRAFT = "there are no draft models; leave it out"
-_CAPABILITY = "requests cannot use the feature yet, so there is nothing to switch; leave it out"
 _LORA = "there are no adapters; serve a merged model"
 _SPECULATION = "nothing speculates; leave it out"
 _KERNELS = "torch chooses the kernels; leave it out"
@@ -61,10 +60,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("files.draft_config_file", _DRAFT),
     Unsupported("files.draft_section_name", _DRAFT),
     Unsupported("scheduling.device_graph_capture", "steps are not recorded; leave it out"),
-    Unsupported("sampling.enable_variable_logits", _CAPABILITY),
-    Unsupported("sampling.enable_penalties", _CAPABILITY),
-    Unsupported("sampling.enable_min_tokens", _CAPABILITY),
-    Unsupported("sampling.enable_echo", _CAPABILITY),
     Unsupported("lora.enable_lora", _LORA),
     Unsupported("lora.lora_paths", _LORA),
     Unsupported("lora.max_lora_rank", _LORA),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VOCAB = 97
 HISTORY = 12  # tokens of a row's prompt; generated ones follow
+ENDS = frozenset({1, 2})  # tokens that end a row's request
 
 
 class SamplerChecks:
@@ -66,9 +67,9 @@ class SamplerChecks:
         import torch
 
         rng = np.random.default_rng(0)
-        tokens = [rng.integers(0, VOCAB, HISTORY + i % 5) for i in range(len(wanted))]
+        tokens = [rng.integers(0, VOCAB, HISTORY + 1 + i % 5) for i in range(len(wanted))]
         given = [{} if value is None else {type(value): value} for value in wanted]
-        return Rows(given, tokens, [HISTORY] * len(wanted), torch.device("cpu"))
+        return _rows(given, tokens, torch.device("cpu"))
 
     def mixed(self) -> list[Any]:
         """Each case, with rows that asked for nothing among them."""
@@ -123,10 +124,9 @@ class SamplerChecks:
         expected = self.apply(rows, logits)
         for first in range(len(wanted)):  # backwards, so that each row is the first one once
             order = [(first - i) % len(wanted) for i in range(len(wanted))]
-            moved = Rows(
+            moved = _rows(
                 [{} if wanted[i] is None else {type(wanted[i]): wanted[i]} for i in order],
                 [rows.tokens[i] for i in order],
-                [rows.prompt_lengths[i] for i in order],
                 rows.device,
             )
             _same(self.apply(moved, logits[order]), expected[order], "a row's result depends on its place")
@@ -137,7 +137,7 @@ class SamplerChecks:
         together = self.apply(rows, logits).softmax(-1)
         for i, value in enumerate(wanted):
             given = {} if value is None else {type(value): value}
-            alone = Rows([given], [rows.tokens[i]], [rows.prompt_lengths[i]], rows.device)
+            alone = _rows([given], [rows.tokens[i]], rows.device)
             result = self.apply(alone, logits[i : i + 1]).softmax(-1)
             _same(result[0], together[i], f"row {i} depends on the rows beside it")
 
@@ -147,9 +147,9 @@ class SamplerChecks:
             given, logits = {type(case): case}, _logits(4)
             histories = [tokens[: HISTORY + i] for i in range(4)]  # each row sees one token more, as in verification
             device = logits.device
-            together = self.apply(Rows([given] * 4, histories, [HISTORY] * 4, device), logits)
+            together = self.apply(_rows([given] * 4, histories, device), logits)
             for i, history in enumerate(histories):
-                alone = self.apply(Rows([given], [history], [HISTORY], device), logits[i : i + 1])
+                alone = self.apply(_rows([given], [history], device), logits[i : i + 1])
                 _same(alone[0], together[i], f"case {case!r}: row {i} of one request differs from the row alone")
 
     def test_likeliest_token_stays_if_claimed(self) -> None:
@@ -193,6 +193,10 @@ class SamplerChecks:
             answer = list(greedy(self.rows(self.mixed())))
             assert len(answer) == len(self.mixed())
             assert all(isinstance(value, bool) for value in answer)
+
+
+def _rows(given: Sequence[Mapping[type[Any], Any]], tokens: Sequence[Any], device: torch.device) -> Rows:
+    return Rows(given, tokens, [HISTORY] * len(given), device, [ENDS] * len(given))
 
 
 def _logits(rows: int) -> torch.Tensor:

@@ -19,12 +19,14 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
         build="maxserve.plugins.schedulers.continuous:Continuous",
         summary="prompts first, in order of arrival, then one token for everyone; mixed batches when asked for",
         honours=BUDGETS,
+        priorities=True,
     )
     yield Scheduler(
         name="fair",
         build="maxserve.plugins.schedulers.fair:Fair",
         summary="as continuous, but the next prompt is of the client who was served least for its weight",
         honours=BUDGETS,
+        priorities=True,
     )
     yield Scheduler(
         name="tts",
@@ -32,6 +34,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
         summary="whole prompts until enough requests decode, then one token for everyone until fewer do",
         honours=("max_batch_total_tokens", *TURNS),
         chunks_prompts=False,
+        priorities=True,
     )
 
 

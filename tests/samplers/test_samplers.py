@@ -11,7 +11,14 @@ from maxserve.core.interfaces import SamplerContext
 from maxserve.core.nouns import Rows
 from maxserve.core.testing.sampler import SamplerChecks
 from maxserve.samplers import min_p, temperature, top_k, top_p
+from maxserve.samplers.allowed_token_ids import AllowedTokenIds
+from maxserve.samplers.bad_words import BadWords
+from maxserve.samplers.frequency_penalty import FrequencyPenalty
+from maxserve.samplers.logit_bias import LogitBias
 from maxserve.samplers.min_p import MinP
+from maxserve.samplers.min_tokens import MinTokens
+from maxserve.samplers.presence_penalty import PresencePenalty
+from maxserve.samplers.repetition_penalty import RepetitionPenalty
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
 from maxserve.samplers.top_p import TopP
@@ -42,6 +49,48 @@ class TestMinP(SamplerChecks):
     sampler = "min_p"
     cases = (MinP(0.05), MinP(0.9), MinP(1.0))
     bad = ({"min_p": -0.1}, {"min_p": 1.1}, {"min_p": float("nan")})
+
+
+class TestFrequencyPenalty(SamplerChecks):
+    sampler = "frequency_penalty"
+    cases = (FrequencyPenalty(0.5), FrequencyPenalty(-2.0), FrequencyPenalty(2.0))
+    bad = tuple({"frequency_penalty": value} for value in (-2.1, 2.1, float("nan"), float("inf")))
+
+
+class TestPresencePenalty(SamplerChecks):
+    sampler = "presence_penalty"
+    cases = (PresencePenalty(0.5), PresencePenalty(-2.0), PresencePenalty(2.0))
+    bad = tuple({"presence_penalty": value} for value in (-2.1, 2.1, float("nan"), float("inf")))
+
+
+class TestRepetitionPenalty(SamplerChecks):
+    sampler = "repetition_penalty"
+    cases = (RepetitionPenalty(1.3), RepetitionPenalty(0.5), RepetitionPenalty(1e-30))
+    bad = tuple({"repetition_penalty": value} for value in (0.0, -1.0, float("nan"), float("inf")))
+
+
+class TestLogitBias(SamplerChecks):
+    sampler = "logit_bias"
+    cases = (LogitBias({"3": 5, "96": -100.0}), LogitBias({4: 1.5}), LogitBias({"5": False, "6": 100}))
+    bad = tuple({"logit_bias": value} for value in ({"x": 1}, {"-1": 1}, {"1": 100.5}, {"1": True}, {"1": "2"}, [1]))
+
+
+class TestMinTokens(SamplerChecks):
+    sampler = "min_tokens"
+    cases = (MinTokens(1), MinTokens(3), MinTokens(50))
+    bad = tuple({"min_tokens": value} for value in (-1, 1.5, True, "1"))
+
+
+class TestBadWords(SamplerChecks):
+    sampler = "bad_words"
+    cases = (BadWords(bad_words_ids=[[5], [6, 7]]), BadWords(bad_words_ids=[[9]]))
+    bad = ({"bad_words": [""]}, {"bad_words": "no"}, {"bad_words_ids": [[]]}, {"bad_words_ids": [[-1]]})
+
+
+class TestAllowedTokenIds(SamplerChecks):
+    sampler = "allowed_token_ids"
+    cases = (AllowedTokenIds([0, 4, 4, 96]), AllowedTokenIds([0]))
+    bad = tuple({"allowed_token_ids": value} for value in ([], [-1], [True], "12"))
 
 
 def ours(build: Any, params: Any, logits: torch.Tensor) -> torch.Tensor:

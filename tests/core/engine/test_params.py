@@ -64,3 +64,16 @@ def test_defaults_a_sampler_refuses_are_left_out_with_a_warning(
 def test_fields_of_an_unknown_sampler_are_refused(fields: SamplerFields) -> None:
     with pytest.raises(RequestError, match="no sampler called 'heat'"):
         fields.read({"heat": {"heat": 1}})
+
+
+def test_what_the_models_config_calls_otherwise(fields: SamplerFields) -> None:
+    defaults = {"min_new_tokens": 3, "suppress_tokens": [4, 5], "bad_words_ids": [[1, 2]], "repetition_penalty": 1.2}
+    assert fields.wishes({}, fields.usable(defaults)) == {
+        "min_tokens": {"min_tokens": 3},
+        "bad_words": {"bad_words_ids": [[1, 2], [4], [5]]},
+        "repetition_penalty": {"repetition_penalty": 1.2},
+    }
+
+
+def test_what_asks_for_nothing_does_not_burden_a_step(fields: SamplerFields) -> None:
+    assert fields.read({"frequency_penalty": {"frequency_penalty": 0}, "logit_bias": {"logit_bias": {}}}) == {}

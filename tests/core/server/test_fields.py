@@ -45,7 +45,7 @@ def fields(*params: type[Any], **defaults: Any) -> RequestFields:
     components = [Sampler(name=cls.__name__.lower(), build="x:y", params=cls) for cls in params]
     entries = [SimpleNamespace(component=c) for c in (*components, Sampler(name="bare", build="x:y"))]
     host: Any = SimpleNamespace(samplers=entries, load=lambda entry, ref: ref)
-    info: Any = SimpleNamespace(defaults=defaults)
+    info: Any = SimpleNamespace(defaults=defaults, vocab_size=50)
     return RequestFields(host, info)
 
 
@@ -116,7 +116,7 @@ class Question(Body):
 def test_a_field_that_the_route_has_already(plugin_host: Any) -> None:
     dry = Sampler(name="dry", build="x:y", params=Dry)
     host = plugin_host(SimpleNamespace(maxserve_samplers=hookimpl(lambda: [dry])))
-    info: Any = SimpleNamespace(defaults={})
+    info: Any = SimpleNamespace(defaults={}, vocab_size=50)
     with pytest.raises(
         PluginError, match=r"sampler 'dry' of plugin .*: its request field 'dry_strength' .*--no-plugin"
     ):

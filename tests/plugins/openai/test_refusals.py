@@ -83,10 +83,6 @@ async def test_wrong_fields(client: httpx.AsyncClient, chat: Any, field: str, va
         ("logprobs", True),
         ("logprobs", 0),
         ("top_logprobs", 3),
-        ("logit_bias", {"5": 1}),
-        ("presence_penalty", 0.5),
-        ("repetition_penalty", 1.1),
-        ("min_tokens", 5),
         ("response_format", {"type": "json_object"}),
         ("guided_json", {}),
         ("structured_outputs", {"regex": "a"}),
@@ -112,15 +108,34 @@ async def test_fields_that_are_not_served_yet(
     assert (error["param"], error["message"]) == (field, f"{field} is not supported yet")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "cause"),
+    [
+        ("frequency_penalty", 2.5, "between -2 and 2"),
+        ("presence_penalty", -2.5, "between -2 and 2"),
+        ("repetition_penalty", 0, "above 0"),
+        ("min_tokens", -1, "whole number"),
+        ("logit_bias", {"1000000": 1}, "outside the vocabulary"),
+        ("logit_bias", {"5": 101}, "between -100 and 100"),
+        ("logit_bias", {"x": 1}, "no token id"),
+        ("allowed_token_ids", [], "at least one"),
+        ("allowed_token_ids", [1000000], "outside the vocabulary"),
+        ("bad_words", [""], "none of them empty"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_samplers_refuse_before_anything_is_answered(
+    client: httpx.AsyncClient, chat: Any, field: str, value: Any, cause: str, stream: bool
+) -> None:
+    error = check_error(await client.post(PATH, json=chat(stream=stream, **{field: value})))
+    assert error["param"] == field
+    assert cause in error["message"]
+
+
 async def test_their_neutral_values_are_fine(client: httpx.AsyncClient, chat: Any) -> None:
     neutral = {
         "logprobs": False,
         "top_logprobs": 0,
-        "logit_bias": {},
-        "presence_penalty": 0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
-        "min_tokens": 0,
         "response_format": {"type": "text"},
         "tools": [],
         "tool_choice": "auto",

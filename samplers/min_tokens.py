@@ -1,0 +1,50 @@
+"""No end before a number of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maxserve.core.interfaces import SamplerContext
+    from maxserve.core.nouns import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class MinTokens:
+    """The answer has at least this many tokens before an end token or a stop string may end it."""
+
+    min_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.min_tokens, bool) or not isinstance(self.min_tokens, int) or self.min_tokens < 0:
+            raise ValueError(f"min_tokens must be a whole number from 0, got {self.min_tokens}")
+
+
+class MinTokensTransform:
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    def prepare(self, rows: Rows) -> tuple[Tensor, Tensor] | None:
+        """Row and end token, for rows that may not end yet."""
+        banned = [
+            (i, end)
+            for i, wish in enumerate(rows.params(MinTokens))
+            if wish.min_tokens and len(rows.tokens[i]) - rows.prompt_lengths[i] < wish.min_tokens
+            for end in rows.ends[i]
+            if 0 <= end < self._vocab_size
+        ]
+        if not banned:
+            return None
+        row, end = zip(*banned, strict=True)
+        return rows.tensor(row), rows.tensor(end)
+
+    def apply(self, logits: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        logits[state] = float("-inf")
+        return logits
+
+
+def build(context: SamplerContext) -> MinTokensTransform:
+    return MinTokensTransform(context.vocab_size)
