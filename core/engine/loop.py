@@ -138,6 +138,11 @@ class Engine:
         if self._overlap is not None:
             self._overlap.lane.close()
 
+    def prepare_grammars(self) -> None:
+        """Reads the vocabulary for the back end that will serve most, beside the loop: the first request is not to wait."""
+        if self._parts.grammar_backend is not None:
+            self._guides.prepare(self._parts.grammar_backend)
+
     def on_wake(self, wake: Callable[[], None]) -> None:
         """`wake` is called, from another thread, when a request that waited for its grammar can run."""
         self._guides.wake = wake

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from maxserve.core.components import CacheStrategy, Component, Ref, Sampler, Scheduler
+from maxserve.core.components import CacheStrategy, Component, GrammarBackend, Ref, Sampler, Scheduler
 from maxserve.core.registry import load_ref
 
 T = TypeVar("T", bound=Component)
 
 REGISTRIES: dict[type[Component], str] = {
     CacheStrategy: "cache_strategies",
+    GrammarBackend: "grammar_backends",
     Scheduler: "schedulers",
     Sampler: "samplers",
 }
