@@ -24,7 +24,15 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import CacheContext, GrammarContext, Model, ModelInfo, ModelSpec, SamplerContext, SchedulerContext
+from maxserve.core.interfaces import (
+    CacheContext,
+    GrammarContext,
+    Model,
+    ModelInfo,
+    ModelSpec,
+    SamplerContext,
+    SchedulerContext,
+)
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes

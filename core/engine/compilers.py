@@ -42,7 +42,7 @@ class Compilers:
 
 
 def preferred_backend(settings: Settings, host: Host) -> str | None:
-    """The grammar back end that serves most requests, None when no request may want one; PluginError for a wrong name."""
+    """The back end that serves most constraints, None when none is served; PluginError for a wrong name."""
     sampling = settings.sampling
     if sampling.structured_output_backend != "auto":
         return host.grammar_backends.get(sampling.structured_output_backend).name

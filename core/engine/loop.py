@@ -139,7 +139,7 @@ class Engine:
             self._overlap.lane.close()
 
     def prepare_grammars(self) -> None:
-        """Reads the vocabulary for the back end that will serve most, beside the loop: the first request is not to wait."""
+        """Begins, beside the loop, what the first constrained request would wait for."""
         if self._parts.grammar_backend is not None:
             self._guides.prepare(self._parts.grammar_backend)
 

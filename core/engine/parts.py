@@ -35,8 +35,8 @@ class Parts:
     """What an engine is put together from; see assemble.py.
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
-    `lane`, each step is launched before the tokens of the one before it are known. `grammar_backend` is worth having ready. `empty_steps`: the model runs also
-    when there is nobody to run it for.
+    `lane`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the one worth
+    having ready. `empty_steps`: the model runs also when there is nobody to run it for.
     """
 
     info: ModelInfo

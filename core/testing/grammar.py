@@ -117,8 +117,12 @@ class GrammarBackendChecks:
         compiler = self.compiler()
         for kind, text in self.refused:
             with pytest.raises(GrammarUnsupported):
-                compiler.check(kind, text)
-                compiler.compile(kind, text)
+                check_and_compile(compiler, kind, text)
+
+
+def check_and_compile(compiler: GrammarCompiler, kind: str, text: str) -> None:
+    compiler.check(kind, text)
+    compiler.compile(kind, text)
 
 
 def allowed(matcher: Matcher) -> set[int]:

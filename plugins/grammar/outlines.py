@@ -43,7 +43,9 @@ class Compiler:
     def check(self, kind: str, text: str) -> None:
         expression = _expression(kind, text)
         if len(expression) > LONGEST:
-            raise GrammarUnsupported(f"as an expression it has {len(expression)} characters; at most {LONGEST} are taken")
+            raise GrammarUnsupported(
+                f"as an expression it has {len(expression)} characters; at most {LONGEST} are taken"
+            )
 
     def cached(self, kind: str, text: str) -> bool:
         return (kind, text) in self._indexes

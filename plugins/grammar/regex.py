@@ -44,7 +44,9 @@ class Expression:
 def read(text: str) -> Expression:
     """GrammarUnsupported for what is no expression, or none of this dialect."""
     if len(text) > LONGEST:
-        raise GrammarUnsupported(f"the expression has {len(text)} characters; at most {LONGEST} are taken", invalid=True)
+        raise GrammarUnsupported(
+            f"the expression has {len(text)} characters; at most {LONGEST} are taken", invalid=True
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sets that a later Python might read otherwise: we read them ourselves

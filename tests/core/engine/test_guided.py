@@ -83,7 +83,9 @@ def test_others_are_not_touched(llms: Callable[[str], Any]) -> None:
     engine, outputs = llm._engine, []
     engine.add(Request(id="free", prompt=tuple(llm._tokens("a page")), params=llm.params(max_tokens=10, temperature=0)))
     engine.add(
-        Request(id="bound", prompt=(5,), params=llm.params(max_tokens=30, constraint=constraint("choice", '["yes", "no"]')))
+        Request(
+            id="bound", prompt=(5,), params=llm.params(max_tokens=30, constraint=constraint("choice", '["yes", "no"]'))
+        )
     )
     while engine.busy:
         outputs += engine.next_outputs()
@@ -107,7 +109,9 @@ def test_max_tokens_cuts_it(llms: Callable[[str], Any]) -> None:
 
 
 def test_a_stop_string_ends_it(llms: Callable[[str], Any]) -> None:
-    (done,) = llms("plain").generate("x", max_tokens=30, stop=["-"], constraint=constraint("regex", "[a-z]{2}-[0-9]{9}"))
+    (done,) = llms("plain").generate(
+        "x", max_tokens=30, stop=["-"], constraint=constraint("regex", "[a-z]{2}-[0-9]{9}")
+    )
     assert (done.finish, len(done.text)) == ("stop", 2)
 
 

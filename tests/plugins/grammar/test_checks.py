@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 from maxserve.core.testing import GrammarBackendChecks
 
@@ -49,7 +50,7 @@ REFUSED = [
 
 class TestLLGuidance(GrammarBackendChecks):
     backend = "llguidance"
-    cases = [
+    cases: ClassVar = [
         *SHARED,
         ("grammar", 'start: "(" start ")" | "x"', ["x", "((x))"], ["(x", "", "(x))"]),
         ("grammar", 'root ::= "a" root | "b"', ["b", "aab"], ["a", ""]),
@@ -58,13 +59,13 @@ class TestLLGuidance(GrammarBackendChecks):
         ("json_schema", '{"type": "integer", "minimum": 3, "exclusiveMaximum": 11}', ["3", "10"], ["2", "11", "1"]),
         ("json_schema", '{"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"const": 1}}}', ["1"], ["2"]),
     ]
-    refused = [*REFUSED, ("grammar", "start: nobody"), ("grammar", "::=")]
+    refused: ClassVar = [*REFUSED, ("grammar", "start: nobody"), ("grammar", "::=")]
 
 
 class TestOutlines(GrammarBackendChecks):
     backend = "outlines"
-    cases = SHARED
-    refused = [
+    cases: ClassVar = SHARED
+    refused: ClassVar = [
         *REFUSED,
         ("json_object", "{}"),
         ("json_schema", '{"type": "object", "properties": {"n": {"$ref": "#"}}}'),

@@ -110,7 +110,7 @@ PARAM = "response_format.json_schema.schema"
         ({"guided_regex": "a{1000000}"}, "guided_regex", ["10000"]),
         ({"guided_regex": 3}, "guided_regex", []),
         ({"guided_grammar": "root ::= "}, "guided_grammar", []),
-        ({"guided_grammar": "start: start \"a\""}, "guided_grammar", []),
+        ({"guided_grammar": 'start: start "a"'}, "guided_grammar", []),
         ({"guided_grammar": "start: nobody"}, "guided_grammar", ["nobody"]),
     ],
 )
