@@ -12,7 +12,7 @@ import torch
 
 from maxserve.core.computing import AttentionContext
 from maxserve.core.engine.batch import BatchBuilder
-from maxserve.core.engine.compilers import Compilers
+from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.device import DTYPES, choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
@@ -219,6 +219,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),
+        grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
         lane=_lane(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,

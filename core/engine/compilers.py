@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.host import Host
     from maxserve.core.interfaces import GrammarCompiler, GrammarContext
+    from maxserve.core.settings import Settings
 
 
 class Compilers:
@@ -38,3 +39,14 @@ class Compilers:
                 entry = self._host.grammar_backends.get(name)
                 self._built[name] = self._host.build(entry, self._context)
             return self._built[name]
+
+
+def preferred_backend(settings: Settings, host: Host) -> str | None:
+    """The back end that serves most constraints, None when none is served; PluginError for a wrong name."""
+    sampling = settings.sampling
+    if sampling.structured_output_backend != "auto":
+        return host.grammar_backends.get(sampling.structured_output_backend).name
+    if not sampling.enable_structured_output:
+        return None
+    best = max(host.grammar_backends, key=lambda entry: entry.component.priority, default=None)
+    return None if best is None else best.name

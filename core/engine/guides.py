@@ -113,6 +113,10 @@ class Guides:
         """Whether `collect` has something."""
         return self._ready.is_set()
 
+    def prepare(self, name: str) -> None:
+        """Has the compiler of a back end made that will be wanted soon; returns at once."""
+        self._put(lambda: self._compilers(name))
+
     def begin(self, sequence: Sequence, constraint: Constraint) -> None:
         """Starts to make the matcher of a sequence, which `collect` gives back."""
         future = self._put(lambda: self._make(constraint))

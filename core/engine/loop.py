@@ -158,6 +158,11 @@ class Engine:
         if self._overlap is not None:
             self._overlap.lane.close()
 
+    def prepare_grammars(self) -> None:
+        """Begins, beside the loop, what the first constrained request would wait for."""
+        if self._parts.grammar_backend is not None:
+            self._guides.prepare(self._parts.grammar_backend)
+
     def on_wake(self, wake: Callable[[], None]) -> None:
         """`wake` is called, from another thread, when a request that waited for its grammar can run."""
         self._guides.wake = wake

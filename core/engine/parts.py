@@ -35,9 +35,9 @@ class Parts:
     """What an engine is put together from; see assemble.py.
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
-    `lane`, each step is launched before the tokens of the one before it are known. `empty_steps`: the model runs also
-    when there is nobody to run it for. `variable_logits`: requests may have logprobs of their prompts;
-    `priorities`: they may have one.
+    `lane`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the one worth
+    having ready. `empty_steps`: the model runs also when there is nobody to run it for. `variable_logits`: requests may
+    have logprobs of their prompts; `priorities`: they may have one.
     """
 
     info: ModelInfo
@@ -50,6 +50,7 @@ class Parts:
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
     guides: Guides = field(default_factory=Guides)
+    grammar_backend: str | None = None
     max_steps: int = 1
     lane: Lane | None = None
     empty_steps: bool = False

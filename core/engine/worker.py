@@ -62,6 +62,10 @@ class ServedEngine(Protocol):
 
     def add(self, request: Request) -> None: ...
     def abort(self, ids: Iterable[str]) -> None: ...
+    def prepare_grammars(self) -> None:
+        """Begins, beside the loop, what the first constrained request would wait for."""
+        ...
+
     def on_wake(self, wake: Callable[[], None]) -> None:
         """`wake` ends a pause; it is called from any thread."""
         ...
@@ -187,6 +191,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     gc.enable()
     channel.send(Ready(info=engine.info))
     engine.on_wake(channel.wake)
+    engine.prepare_grammars()
     try:
         Loop(engine, channel).run()
     finally:

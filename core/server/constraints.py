@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maxserve.core.engine.compilers import Compilers
+from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.errors import GrammarUnsupported, MaxserveError, RequestError
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.nouns import Constraint
@@ -44,6 +44,9 @@ class Constraints:
             context.host, lambda: grammar_context(context.tokenizer, context.model, context.sections)
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maxserve-constraints")
+        preferred = preferred_backend(context.settings, context.host)
+        if preferred is not None:  # the first request is not to wait for the vocabulary
+            self._threads.submit(self._compilers, preferred)
         self._compiling: dict[Key, asyncio.Future[GrammarUnsupported | None]] = {}
         self._outcomes: OrderedDict[Key, GrammarUnsupported | None] = OrderedDict()
         self._words, self._ends = -(-context.model.vocab_size // 32), context.model.eos_token_ids

@@ -177,8 +177,8 @@ class SamplingSettings(Section):
         str,
         Option(metavar="NAME"),
         Field(
-            description="Who keeps texts within grammars: llguidance, outlines, or a name that a plugin registers; auto "
-            "takes, per request, the first that can and starts at once.",
+            description="Who keeps texts within grammars: llguidance, outlines, or a name that a plugin registers; "
+            "auto takes, per request, the first that can and starts at once.",
             min_length=1,
         ),
     ] = "auto"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.architecture import ArchitectureChecks
     from maxserve.core.testing.attention import AttentionChecks
     from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.grammar import GrammarBackendChecks
     from maxserve.core.testing.layers import LayerCompilerChecks
     from maxserve.core.testing.linear import LinearMethodChecks
     from maxserve.core.testing.parsers import ReasoningParserChecks, ToolParserChecks
@@ -24,6 +25,7 @@ __all__ = [
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
+    "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
     "ReasoningParserChecks",
@@ -41,6 +43,7 @@ CHECKS = {
     "ArchitectureChecks": "maxserve.core.testing.architecture",
     "AttentionChecks": "maxserve.core.testing.attention",
     "CacheStrategyChecks": "maxserve.core.testing.cache",
+    "GrammarBackendChecks": "maxserve.core.testing.grammar",
     "LayerCompilerChecks": "maxserve.core.testing.layers",
     "LinearMethodChecks": "maxserve.core.testing.linear",
     "ReasoningParserChecks": "maxserve.core.testing.parsers",

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from maxserve.core.components import CacheStrategy, Component, ReasoningParser, Ref, Sampler, Scheduler, ToolParser
+from maxserve.core.components import (
+    CacheStrategy,
+    Component,
+    GrammarBackend,
+    ReasoningParser,
+    Ref,
+    Sampler,
+    Scheduler,
+    ToolParser,
+)
 from maxserve.core.registry import load_ref
 
 T = TypeVar("T", bound=Component)
 
 REGISTRIES: dict[type[Component], str] = {
     CacheStrategy: "cache_strategies",
+    GrammarBackend: "grammar_backends",
     Scheduler: "schedulers",
     Sampler: "samplers",
     ToolParser: "tool_parsers",

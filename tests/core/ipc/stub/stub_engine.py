@@ -62,6 +62,9 @@ class CountingEngine:
         for id in ids:
             self._aborted += self._requests.pop(id, None) is not None
 
+    def prepare_grammars(self) -> None:
+        pass
+
     def on_wake(self, wake: Callable[[], None]) -> None:
         pass
 
