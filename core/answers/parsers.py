@@ -42,8 +42,8 @@ def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
     told = f"tool calls: {_told(tools, server.tool_parser)}; reasoning: {_told(reasoning, server.reasoning_parser)}"
     log.info("parsers of answers: %s", told)
     return Parsers(
-        tools=tools and host.load(tools, tools.component.build),
-        reasoning=reasoning and host.load(reasoning, reasoning.component.build),
+        tools=host.load(tools, tools.component.build) if tools else None,
+        reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
         tool_markers=tools.component.markers if tools else (),
         reasoning_markers=reasoning.component.markers if reasoning else (),
         description=told,

@@ -57,6 +57,8 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
     assert "native" in host.linear_methods
     assert "native" in host.layer_compilers
     assert "openai" in host.routes
+    assert {"hermes", "json", "llama3_json", "mistral", "pythonic"} <= set(host.tool_parsers.names())
+    assert "think" in host.reasoning_parsers
     assert {registry.kind for registry in host.registries} == {
         "architecture",
         "cache_strategy",
@@ -67,6 +69,8 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "layer_compiler",
         "grammar_backend",
         "routes",
+        "tool_parser",
+        "reasoning_parser",
         "observer",
     }
     assert host.problems == ()
