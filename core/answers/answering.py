@@ -18,6 +18,7 @@ from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.answers.tools import ToolChoice, read_tools
 from maxserve.core.answers.unsupported import warnings_of
 from maxserve.core.interfaces import ServerContext
+from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import Constraint
 from maxserve.core.server.constraint_fields import constraint_asked
 from maxserve.core.server.constraints import Constraints
@@ -102,20 +103,39 @@ class Answering:
         return Generation(job=job, parts=parts, warnings=warnings)
 
     async def _parts(self, job: Job, index: int, reader: AnswerReader | None) -> AsyncGenerator[Part, None]:
-        kept = () if reader is None else reader.markers
-        async with aclosing(generate_text(self.context, job.requests[index], stop=job.stops, kept=kept)) as pieces:
+        pieces = generate_text(
+            self.context,
+            job.requests[index],
+            stop=job.stops,
+            kept=() if reader is None else reader.markers,
+            include_stop=job.include_stop,
+            skip_special_tokens=job.skip_special_tokens,
+        )
+        async with aclosing(pieces):
             async for piece in pieces:
-                if reader is None:
+                if job.prompt_only:
+                    yield _nothing_of(piece)
+                elif reader is None:
                     yield Part(piece=piece, content=piece.text, finish=piece.finish)
-                    continue
-                delta = reader.read(piece.text, last=piece.finish is not None)
-                yield Part(
-                    piece=piece,
-                    content=delta.content,
-                    reasoning=delta.reasoning,
-                    calls=delta.calls,
-                    finish=reader.finish_reason(piece.finish),
-                )
+                else:
+                    yield _read(piece, reader)
+
+
+def _read(piece: Piece, reader: AnswerReader) -> Part:
+    delta = reader.read(piece.text, last=piece.finish is not None)
+    return Part(
+        piece=piece,
+        content=delta.content,
+        reasoning=delta.reasoning,
+        calls=delta.calls,
+        finish=reader.finish_reason(piece.finish),
+    )
+
+
+def _nothing_of(piece: Piece) -> Part:
+    """What is left of a piece when only the prompt was asked about."""
+    bare = Piece(text="", finish="length", cached=piece.cached, prompt_logprobs=piece.prompt_logprobs)
+    return Part(piece=bare, finish="length")
 
 
 def usage_of(prompt_tokens: int, generated: int, cached: int) -> dict[str, Any]:

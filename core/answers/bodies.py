@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from maxserve.core.answers.tools import ToolFields
+from maxserve.core.nouns import MOST_LOGPROBS
 from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
 
@@ -37,6 +38,13 @@ class TextBody(ConstraintFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="of those who wait, lower ones come first")
+    include_stop_str_in_output: bool | None = Field(None, description="leave the stop string in the text")
+    skip_special_tokens: bool | None = Field(None, description="keep special tokens out of the text; default true")
+    return_token_ids: bool | None = Field(None, description="also tell the ids of prompt and answer")
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="logprobs of the prompt, with so many likeliest tokens for each"
+    )
     cache_salt: str | None = Field(None, max_length=512, description="prefixes are shared only under the same salt")
 
     @field_validator("stop")
@@ -59,6 +67,16 @@ class TextBody(ConstraintFields):
     def token_limit(self) -> tuple[str, int | None]:
         """The field that limits the answer's tokens, and the limit that was asked for."""
         return "max_tokens", self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many likeliest tokens are wanted beside each of the answer's; None: no logprobs at all."""
+        return None
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same of the prompt."""
+        return self.prompt_logprobs
 
     def unknown(self) -> dict[str, Any]:
         inner = self.stream_options.unknown() if self.stream_options else {}
@@ -85,6 +103,20 @@ class ChatBody(TextBody, ToolFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(None, description="the answer goes on where the last message ends")
     chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = Field(None, description="tell how likely each token was")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="and so many likeliest ones; needs logprobs"
+    )
+
+    @model_validator(mode="after")
+    def _top_of_nothing(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
 
     @property
     def token_limit(self) -> tuple[str, int | None]:

@@ -19,11 +19,17 @@ _TOO_LONG = "context_length_exceeded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index."""
+    """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
+
+    `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is nobody's.
+    """
 
     requests: tuple[Request, ...]
     stops: tuple[str, ...]
     n: int
+    include_stop: bool
+    skip_special_tokens: bool
+    prompt_only: bool
     prompt_tokens: int
     max_tokens: int | None
 
@@ -57,8 +63,17 @@ def plan_job(
     for prompt in prompts:
         limit = _limit(body, len(prompt), limits)
         requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
-    tokens = sum(map(len, prompts))
-    return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
+    limit = body.token_limit[1]
+    return Job(
+        requests=tuple(requests),
+        stops=body.stops,
+        n=n,
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        prompt_only=limit == 0,
+        prompt_tokens=sum(map(len, prompts)),
+        max_tokens=limit,
+    )
 
 
 def _check_count(count: int, capacity: int | None, param: str) -> None:
@@ -101,11 +116,20 @@ def _request(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         seed=_seed(body.seed, sample),
+        logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
         fields=sampling,
         constraint=constraint,
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
-    return Request(id=uuid4().hex, prompt=prompt, params=params, salt=body.cache_salt or "", user=user)
+    return Request(
+        id=uuid4().hex,
+        prompt=prompt,
+        params=params,
+        salt=body.cache_salt or "",
+        user=user,
+        priority=body.priority or 0,
+    )
 
 
 def _seed(seed: int | None, sample: int) -> int | None:
@@ -128,4 +152,4 @@ def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
             f"the prompt has {prompt} tokens and {field} is {wanted}, which is more than the context of {max_length}"
         )
         raise RequestError(message, param=field, code=_TOO_LONG)
-    return wanted if wanted is not None else default and min(default, room)
+    return max(1, wanted) if wanted is not None else default and min(default, room)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from maxserve.core.model.answer import Piece
-from maxserve.core.nouns import CallDelta
+from maxserve.core.nouns import CallDelta, TokenLogprob
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -42,6 +42,8 @@ class Answer:
         self._reasoning: list[str] = []
         self._calls: dict[int, list[CallDelta]] = {}
         self._tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: Sequence[TokenLogprob] = ()
 
     def add(self, part: Part) -> None:
         self._content.append(part.content)
@@ -49,6 +51,8 @@ class Answer:
         for call in part.calls:
             self._calls.setdefault(call.index, []).append(call)
         self._tokens.extend(part.piece.tokens)
+        self.logprobs.extend(part.piece.logprobs)
+        self.prompt_logprobs = self.prompt_logprobs or part.piece.prompt_logprobs
         self.finish = part.finish
 
     @property

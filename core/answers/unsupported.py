@@ -31,15 +31,10 @@ def _never(value: Any) -> bool:
 OFF, EMPTY = _one_of(False), _one_of([], {}, "")
 
 UNSUPPORTED: Mapping[str, Neutral] = {
-    "logprobs": OFF,
     "top_logprobs": _number(0),
-    "prompt_logprobs": OFF,
     "logprob_token_ids": EMPTY,
-    "return_token_ids": OFF,
     "length_penalty": _number(1),
     "use_beam_search": OFF,
-    "include_stop_str_in_output": OFF,
-    "skip_special_tokens": _one_of(True),
     "spaces_between_special_tokens": _one_of(True),
     "structural_tag": _never,
     "json_schema": _never,
@@ -62,7 +57,6 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "web_search_options": _never,
     "documents": EMPTY,
     "chat_template": _never,
-    "priority": _number(0),
     "logits_processors": EMPTY,
     "custom_logit_processor": EMPTY,
     "vllm_xargs": EMPTY,

@@ -7,7 +7,7 @@ ends an answer is left out, as its text is.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from maxserve.core.model.tokenizer import Tokenizer
@@ -54,7 +54,8 @@ def _named(texts: TokenTexts, token: int, logprob: float) -> dict[str, Any]:
 class CompletionLogprobs:
     """The `logprobs` of a completion choice, piece by piece: offsets go on from one piece to the next.
 
-    `text_offset` counts characters of the text, an echoed prompt included, that are whole before the token.
+    `text_offset` counts characters of the text, an echoed prompt included, that are whole before the token. `hidden`
+    are tokens that the text does not show.
     """
 
     def __init__(self, texts: TokenTexts) -> None:
@@ -62,32 +63,36 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
-    def prompt(self, prompt: Sequence[int], entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def prompt(
+        self, prompt: Sequence[int], entries: Sequence[TokenLogprob], hidden: Collection[int] = ()
+    ) -> dict[str, Any]:
         """Of an echoed prompt: nothing is known of its first token, before which there was none."""
         first = {
             "tokens": [self._texts.key(prompt[0])],
             "token_logprobs": [None],
             "top_logprobs": [None],
-            "text_offset": [self._advance(prompt[0])],
+            "text_offset": [self._advance(prompt[0], hidden)],
         }
-        rest = self.answer(entries)
+        rest = self.answer(entries, hidden)
         return {name: [*first[name], *rest[name]] for name in first}
 
-    def answer(self, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def answer(self, entries: Sequence[TokenLogprob], hidden: Collection[int] = ()) -> dict[str, Any]:
         """Of generated tokens; the drawn one is always among the likeliest that are listed."""
         return {
             "tokens": [self._texts.key(entry.token) for entry in entries],
             "token_logprobs": [_finite(entry.logprob) for entry in entries],
             "top_logprobs": [self._top(entry) for entry in entries],
-            "text_offset": [self._advance(entry.token) for entry in entries],
+            "text_offset": [self._advance(entry.token, hidden) for entry in entries],
         }
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:
         pairs = dict(_best(entry)) | {entry.token: entry.logprob}
         return {self._texts.key(token): _finite(logprob) for token, logprob in pairs.items()}
 
-    def _advance(self, token: int) -> int:
+    def _advance(self, token: int, hidden: Collection[int]) -> int:
         start = self._offset
+        if token in hidden:
+            return start
         self._offset += len(self._decoder.decode(self._texts.bytes(token)))
         return start
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from maxserve.core.answers.answering import Answering, Generation
 from maxserve.core.answers.bodies import ChatBody
+from maxserve.core.answers.jobs import Job
 from maxserve.core.answers.parts import Answer, Part, ToolCall
+from maxserve.core.errors import RequestError
 from maxserve.core.nouns import CallDelta
+from maxserve.core.server.logprobs import TokenTexts, chat_logprobs, prompt_logprobs
 from maxserve.plugins.openai.chunks import json_of
 
 
@@ -22,9 +26,35 @@ class Chat:
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
+        self._texts = TokenTexts(answering.context.tokenizer)
 
     async def begin(self, body: ChatBody, user: str) -> Generation:
+        if body.stream and body.prompt_logprobs is not None:
+            raise RequestError(
+                "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
+            )
         return await self._answering.chat(body, user=user)
+
+    def scribe(self, body: ChatBody, job: Job) -> ChatScribe:
+        return ChatScribe(body, job, self._texts)
+
+
+class ChatScribe:
+    """The `Scribe` of chat completions."""
+
+    def __init__(self, body: ChatBody, job: Job, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._logprobs = bool(body.logprobs)
+        self._prompt_logprobs = body.prompt_logprobs is not None
+        self._token_ids = bool(body.return_token_ids)
+        self._plain = not (self._logprobs or self._token_ids)
+        self._prompt = job.requests[0].prompt
+
+    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
+        extras: dict[str, Any] = {"prompt_token_ids": self._prompt} if self._token_ids else {}
+        if self._prompt_logprobs:
+            extras["prompt_logprobs"] = prompt_logprobs(self._texts, gathered[0].prompt_logprobs)
+        return extras
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
@@ -33,18 +63,32 @@ class Chat:
         if calls := answer.calls:
             message["content"] = answer.content or None
             message["tool_calls"] = [_call(call) for call in calls]
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish}
+        logprobs = chat_logprobs(self._texts, answer.logprobs) if self._logprobs else None
+        choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
+        return choice | {"token_ids": answer.tokens} if self._token_ids else choice
 
     def opening(self, index: int) -> bytes:
         return _delta(index, b'{"role":"assistant","content":""}')
 
     def part(self, index: int, part: Part) -> bytes | None:
+        if not self._plain:
+            return self._detailed(index, part)
         if part.calls or part.reasoning:
             return _delta(index, json_of(_rare_delta(part)))
         return _delta(index, b'{"content":' + json_of(part.content) + b"}") if part.content else None
 
     def closing(self, index: int, part: Part) -> bytes:
         return _delta(index, b"{}", json_of(part.finish))
+
+    def _detailed(self, index: int, part: Part) -> bytes | None:
+        """A chunk that tells of tokens, also of those whose text is still held back."""
+        if not part.piece.tokens and not (part.content or part.calls or part.reasoning):
+            return None
+        logprobs = chat_logprobs(self._texts, part.piece.logprobs) if self._logprobs else None
+        choice: dict[str, Any] = {"index": index, "delta": _rare_delta(part), "logprobs": logprobs}
+        if self._token_ids:
+            choice["token_ids"] = part.piece.tokens
+        return json_of({**choice, "finish_reason": None})
 
 
 def _rare_delta(part: Part) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -13,12 +14,14 @@ json_of = msgspec.json.encode
 
 
 class Chunks:
-    """Builds the events of one answer. All but the choices is encoded once; `warnings` go with the first event."""
+    """Builds the events of one answer. All but the choices is encoded once; `first` are fields of the first event."""
 
-    def __init__(self, head: Mapping[str, Any], *, with_usage: bool, warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, head: Mapping[str, Any], *, with_usage: bool, first: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._head = json_of(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}' if with_usage else b"]}"
-        self._warnings = b',"warnings":' + json_of(warnings) if warnings else b""
+        self._first = b"," + json_of(first)[1:-1] if first else b""
 
     def choice(self, choice: bytes) -> bytes:
         return self._event(choice, self._tail)
@@ -28,7 +31,7 @@ class Chunks:
         return self._event(b"", b'],"usage":' + json_of(usage) + b"}")
 
     def _event(self, choices: bytes, tail: bytes) -> bytes:
-        if self._warnings:
-            tail = tail[:-1] + self._warnings + b"}"
-            self._warnings = b""
+        if self._first:
+            tail = tail[:-1] + self._first + b"}"
+            self._first = b""
         return event(self._head + choices + tail)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from maxserve.core.answers.answering import Answering, Generation
-from maxserve.core.answers.jobs import encoded
+from maxserve.core.answers.jobs import Job, encoded
 from maxserve.core.answers.parts import Answer, Part
 from maxserve.core.errors import RequestError
+from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.nouns import TokenLogprob
+from maxserve.core.server.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
 from maxserve.plugins.openai.chunks import json_of
 from maxserve.plugins.openai.completion_body import MOST_PROMPTS, CompletionBody
 
@@ -29,22 +33,22 @@ class Completions:
         self._answering = answering
         self._tokenizer = answering.context.tokenizer
         self._info = answering.context.model
+        self._texts = TokenTexts(self._tokenizer)
+        self._enable_echo = answering.context.settings.sampling.enable_echo
 
     async def begin(self, body: CompletionBody, user: str) -> Generation:
+        if body.echo and not self._enable_echo:
+            message = "this server repeats no prompts (--no-enable-echo)"
+            raise RequestError(message, param="echo", code="unsupported_parameter")
+        if body.stream and body.prompt_logprobs is not None:
+            raise RequestError(
+                "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
+            )
         prompts = await asyncio.to_thread(self._prompts, body)
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        return {"index": index, "text": answer.content, "logprobs": None, "finish_reason": answer.finish}
-
-    def opening(self, index: int) -> None:
-        return None
-
-    def part(self, index: int, part: Part) -> bytes | None:
-        return _choice(index, json_of(part.content)) if part.content else None
-
-    def closing(self, index: int, part: Part) -> bytes:
-        return _choice(index, b'""', json_of(part.finish))
+    def scribe(self, body: CompletionBody, job: Job) -> CompletionScribe:
+        return CompletionScribe(body, job, self._tokenizer, self._texts)
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompts = _several(body.prompt)
@@ -68,6 +72,84 @@ def _several(prompt: Any) -> Sequence[str | list[int]]:
     alone = isinstance(prompt, str) or bool(prompt and isinstance(prompt[0], int))
     prompts: Sequence[str | list[int]] = [prompt] if alone else prompt
     return prompts
+
+
+class CompletionScribe:
+    """The `Scribe` of plain completions. With `echo` the text of an answer begins with its prompt's."""
+
+    def __init__(self, body: CompletionBody, job: Job, tokenizer: Tokenizer, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._job = job
+        self._token_ids = bool(body.return_token_ids)
+        self._logprobs = body.logprobs is not None
+        self._prompt_logprobs = body.prompt_logprobs is not None
+        self._hidden = tokenizer.special_ids if job.skip_special_tokens else frozenset[int]()
+        self._echoes = [Echo.of(prompt, tokenizer) for prompt in _several(body.prompt)] if body.echo else []
+        self._plain = not (self._token_ids or self._logprobs or self._echoes)
+        self._told = [CompletionLogprobs(texts) for _ in job.requests]
+        self._begun = [False] * len(job.requests)
+
+    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
+        return {}
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        text, details = self._details(index, answer.content, answer.logprobs, answer.prompt_logprobs)
+        if self._token_ids:
+            details["prompt_token_ids"] = self._job.requests[index].prompt
+            details["token_ids"] = answer.tokens
+        if self._prompt_logprobs:
+            details["prompt_logprobs"] = prompt_logprobs(self._texts, answer.prompt_logprobs)
+        return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish}
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def part(self, index: int, part: Part) -> bytes | None:
+        if self._plain:
+            return _choice(index, json_of(part.content)) if part.content else None
+        piece, first = part.piece, not self._begun[index]
+        if not (piece.tokens or part.content or first):
+            return None
+        text, details = self._details(index, part.content, piece.logprobs, piece.prompt_logprobs)
+        if self._token_ids:
+            details["token_ids"] = piece.tokens
+            if first:
+                details["prompt_token_ids"] = self._job.requests[index].prompt
+        return json_of({"index": index, "text": text, "logprobs": None, **details, "finish_reason": None})
+
+    def closing(self, index: int, part: Part) -> bytes:
+        return _choice(index, b'""', json_of(part.finish))
+
+    def _details(
+        self, index: int, text: str, scores: Sequence[TokenLogprob], of_prompt: Sequence[TokenLogprob]
+    ) -> tuple[str, dict[str, Any]]:
+        """The text with what is echoed before it, once, and its logprobs."""
+        told = self._told[index]
+        echo = self._echoes[index // self._job.n] if self._echoes and not self._begun[index] else None
+        self._begun[index] = True
+        if echo is not None:
+            text = echo.text + text
+        if not self._logprobs:
+            return text, {}
+        if echo is None:
+            return text, {"logprobs": told.answer(scores, self._hidden)}
+        before = told.prompt(self._job.requests[index].prompt, of_prompt, echo.hidden)
+        after = told.answer(scores, self._hidden)
+        return text, {"logprobs": {name: [*before[name], *after[name]] for name in before}}
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The text of a prompt; `hidden` are tokens that the text does not show, such as one that begins every text."""
+
+    text: str
+    hidden: frozenset[int]
+
+    @classmethod
+    def of(cls, prompt: str | list[int], tokenizer: Tokenizer) -> Echo:
+        if isinstance(prompt, str):
+            return cls(prompt, frozenset(id for id in tokenizer.special_ids if tokenizer.token(id) not in prompt))
+        return cls(tokenizer.decode(prompt, skip_special_tokens=False), frozenset())
 
 
 def _choice(index: int, text: bytes, finish: bytes = b"null") -> bytes:

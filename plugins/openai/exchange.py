@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from maxserve.core.answers.answering import Generation, Parts, usage_of
 from maxserve.core.answers.bodies import TextBody
 from maxserve.core.answers.endpoint import Call
+from maxserve.core.answers.jobs import Job
 from maxserve.core.answers.parts import Answer, Part, answers
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
@@ -22,8 +23,21 @@ from maxserve.core.server.sse import EventStream
 from maxserve.plugins.openai.chunks import Chunks, json_of
 
 
+class Scribe(Protocol):
+    """Words the answers to one request. `opening`, `part` and `closing` are choices of a stream, as JSON.
+
+    `extras` are fields of the whole answer, or of a stream's first event, beside the usual ones.
+    """
+
+    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]: ...
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]: ...
+    def opening(self, index: int) -> bytes | None: ...
+    def part(self, index: int, part: Part) -> bytes | None: ...
+    def closing(self, index: int, part: Part) -> bytes: ...
+
+
 class Wording(Protocol):
-    """How one route asks and answers. `opening`, `part` and `closing` are choices of a stream, as JSON."""
+    """How one route asks and answers."""
 
     path: str
     body: type[Any]
@@ -32,10 +46,7 @@ class Wording(Protocol):
     chunk_object: str
 
     async def begin(self, body: Any, user: str) -> Generation: ...
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]: ...
-    def opening(self, index: int) -> bytes | None: ...
-    def part(self, index: int, part: Part) -> bytes | None: ...
-    def closing(self, index: int, part: Part) -> bytes: ...
+    def scribe(self, body: Any, job: Job) -> Scribe: ...
 
 
 class Exchange:
@@ -51,44 +62,31 @@ class Exchange:
         generation = await self._wording.begin(body, client_of(body.user, call.headers))
         job, meter = generation.job, call.meter
         meter.prompt_tokens, meter.n, meter.max_tokens = job.prompt_tokens, job.n, job.max_tokens
+        scribe = self._wording.scribe(body, job)
         if not body.stream:
-            return await self._whole(generation, call)
+            return await self._whole(generation, scribe, call)
         parts = await begun(generation.parts)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         head = self._head(call.id, self._wording.chunk_object)
-        chunks = Chunks(head, with_usage=with_usage, warnings=generation.warnings)
-        events = self._events(len(job.requests), parts, chunks, meter, with_usage)
+        chunks = Chunks(head, with_usage=with_usage, first={**scribe.extras(()), **_warnings(generation)})
+        events = _events(len(job.requests), parts, scribe, chunks, meter, with_usage)
         return EventStream(events, finished=meter.finish)
 
-    async def _whole(self, generation: Generation, call: Call) -> Response:
+    async def _whole(self, generation: Generation, scribe: Scribe, call: Call) -> Response:
         meter, gathered = call.meter, answers(len(generation.job.requests))
         async with aclosing(generation.parts) as parts:
             async for index, part in parts:
                 meter.piece(index, part.piece)
                 gathered[index].add(part)
-        choices = [self._wording.choice(i, answer) for i, answer in enumerate(gathered)]
-        answer = {**self._head(call.id, self._wording.object), "choices": choices, "usage": _usage(meter)}
-        if generation.warnings:
-            answer["warnings"] = generation.warnings
+        answer = {
+            **self._head(call.id, self._wording.object),
+            "choices": [scribe.choice(i, answer) for i, answer in enumerate(gathered)],
+            "usage": _usage(meter),
+            **scribe.extras(gathered),
+            **_warnings(generation),
+        }
         meter.finish(200)
         return Response(json_of(answer), media_type="application/json")
-
-    async def _events(
-        self, count: int, parts: Parts, chunks: Chunks, meter: Meter, with_usage: bool
-    ) -> AsyncGenerator[bytes, None]:
-        wording = self._wording
-        async with aclosing(parts):
-            for index in range(count):
-                if (opening := wording.opening(index)) is not None:
-                    yield chunks.choice(opening)
-            async for index, part in parts:
-                meter.piece(index, part.piece)
-                if (text := wording.part(index, part)) is not None:
-                    yield chunks.choice(text)
-                if part.finish is not None:
-                    yield chunks.choice(wording.closing(index, part))
-        if with_usage:
-            yield chunks.usage(_usage(meter))
 
     def _head(self, request_id: str, kind: str) -> dict[str, Any]:
         return {
@@ -97,6 +95,27 @@ class Exchange:
             "created": int(time.time()),
             "model": self._info.name,
         }
+
+
+async def _events(
+    count: int, parts: Parts, scribe: Scribe, chunks: Chunks, meter: Meter, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        for index in range(count):
+            if (opening := scribe.opening(index)) is not None:
+                yield chunks.choice(opening)
+        async for index, part in parts:
+            meter.piece(index, part.piece)
+            if (text := scribe.part(index, part)) is not None:
+                yield chunks.choice(text)
+            if part.finish is not None:
+                yield chunks.choice(scribe.closing(index, part))
+    if with_usage:
+        yield chunks.usage(_usage(meter))
+
+
+def _warnings(generation: Generation) -> dict[str, Any]:
+    return {"warnings": generation.warnings} if generation.warnings else {}
 
 
 def _usage(meter: Meter) -> dict[str, Any]:

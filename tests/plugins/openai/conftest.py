@@ -25,7 +25,7 @@ from maxserve.core.host import Host
 from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import Output, Request, TokenLogprob
 from maxserve.core.server.app import create_app
 from maxserve.core.server.gate import Gate
 from maxserve.core.settings import Settings
@@ -59,6 +59,14 @@ TEMPLATE = """\
 {%- if refuse %}{{ raise_exception(refuse) }}{% endif %}{{ preface }}
 {%- for m in messages %}{{ m.role }}: {{ m.content }}{% if not loop.last %}{{ "\\n" }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ "\\nassistant:" }}{% endif %}"""
+
+
+def scored(tokens: Sequence[int], count: int | None) -> tuple[TokenLogprob, ...]:
+    """Made-up logprobs: every token is the second likeliest, after token 0."""
+    if count is None:
+        return ()
+    best = {"ids": (0, 1, 2)[:count], "logprobs": (-0.5, -1.5, -2.5)[:count]}
+    return tuple(TokenLogprob(token=token, logprob=-1.5, rank=2, **best) for token in tokens)
 
 
 @dataclass
@@ -99,13 +107,19 @@ class ScriptedEngine:
             if self.failure is not None and sent >= self.fail_after:
                 raise self.failure
             new = tokens[sent : sent + self.step]
+            wanted = request.params.prompt_logprobs is not None and not sent
+            scores = {
+                "logprobs": scored(new, request.params.logprobs),
+                "prompt_logprobs": scored(request.prompt[1:], request.params.prompt_logprobs) if wanted else (),
+            }
             stopped = next((i for i, token in enumerate(new) if token in ends), None)
             if stopped is not None:
-                yield Output(id=request.id, tokens=tuple(new[: stopped + 1]), finish="stop", cached=self.cached)
+                ended, scores["logprobs"] = tuple(new[: stopped + 1]), scores["logprobs"][: stopped + 1]
+                yield Output(id=request.id, tokens=ended, finish="stop", cached=self.cached, **scores)
                 return
             sent += len(new)
             finish = "length" if sent >= len(tokens) else None
-            yield Output(id=request.id, tokens=tuple(new), finish=finish, cached=self.cached)
+            yield Output(id=request.id, tokens=tuple(new), finish=finish, cached=self.cached, **scores)
             if finish:
                 return
 
@@ -141,11 +155,18 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+PLUGINS = {
+    "builtin.samplers": "maxserve.samplers",
+    "builtin.grammar": "maxserve.plugins.grammar",
+    "builtin.parsers": "maxserve.plugins.parsers",
+}
+
+
 @pytest.fixture(scope="session")
 def host() -> Host:
-    """The built-in samplers and nothing else."""
-    samplers = Plugin(source=Source(name="builtin.samplers", target="maxserve.samplers", origin="built-in"))
-    return Host([samplers], (), Complaints(strict=True, tolerant=False), serving=True)
+    """The built-in samplers, grammars and parsers, and nothing else."""
+    plugins = [Plugin(source=Source(name=n, target=t, origin="built-in")) for n, t in PLUGINS.items()]
+    return Host(plugins, (), Complaints(strict=True, tolerant=False), serving=True)
 
 
 @pytest.fixture
