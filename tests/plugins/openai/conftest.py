@@ -27,6 +27,7 @@ from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Output, Request
 from maxserve.core.server.app import create_app
+from maxserve.core.settings import resolve
 from maxserve.core.server.gate import Gate
 from maxserve.plugins.openai.router import router
 
@@ -164,7 +165,7 @@ def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: 
         defaults={"temperature": 0.7, "top_k": 40},
     )
     return ServerContext(
-        settings=None,  # type: ignore[arg-type]
+        settings=resolve({}, environ={}),
         host=host,
         model=info,
         engine=engine,

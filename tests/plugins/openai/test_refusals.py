@@ -87,9 +87,6 @@ async def test_wrong_fields(client: httpx.AsyncClient, chat: Any, field: str, va
         ("presence_penalty", 0.5),
         ("repetition_penalty", 1.1),
         ("min_tokens", 5),
-        ("response_format", {"type": "json_object"}),
-        ("guided_json", {}),
-        ("structured_outputs", {"regex": "a"}),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("functions", [{}]),
@@ -121,7 +118,6 @@ async def test_their_neutral_values_are_fine(client: httpx.AsyncClient, chat: An
         "frequency_penalty": 0.0,
         "repetition_penalty": 1.0,
         "min_tokens": 0,
-        "response_format": {"type": "text"},
         "tools": [],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
@@ -129,7 +125,6 @@ async def test_their_neutral_values_are_fine(client: httpx.AsyncClient, chat: An
         "suffix": "",
         "best_of": 1,
         "modalities": ["text"],
-        "guided_json": None,
     }
     assert neutral.keys() <= UNSUPPORTED.keys()
     response = await client.post(PATH, json=chat(**neutral))
