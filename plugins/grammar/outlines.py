@@ -13,6 +13,7 @@ from outlines_core import Guide, Index, Vocabulary
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.core.interfaces import GrammarContext
 from maxserve.plugins.grammar import regex
+from maxserve.plugins.grammar.automaton import refuse_large
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.schema_regex import schema_regex
 
@@ -60,8 +61,10 @@ class Compiler:
         with self._lock:
             shared = self._indexes.get(key)
         if shared is None:
+            expression = rf"(?:{_expression(kind, text)})\x00"
+            refuse_large(expression)
             try:
-                shared = _Shared(Index(rf"(?:{_expression(kind, text)})\x00", self._vocabulary), self._context)
+                shared = _Shared(Index(expression, self._vocabulary), self._context)
             except ValueError as error:
                 raise GrammarUnsupported(" ".join(str(error).split())[:300]) from error
         with self._lock:
