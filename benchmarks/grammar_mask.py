@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from maxserve.core.engine.masks import Mask
+from maxserve.core.grammars import GrammarContext
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import GrammarContext
 
 SCHEMA = json.dumps(
     {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from outlines_core import Guide, Index, Vocabulary
 
 from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.interfaces import GrammarContext
+from maxserve.core.grammars import GrammarContext
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.automaton import refuse_large
 from maxserve.plugins.grammar.schema import checked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.interfaces import Matcher
+    from maxserve.core.grammars import Matcher
 
 KEPT = 32  # indexes; each may have megabytes
 LONGEST = 50_000  # characters of an expression that becomes an index

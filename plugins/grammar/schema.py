@@ -19,8 +19,8 @@ MOST_VALUES = 5_000  # of one enum
 LARGEST_COUNT = 65_536  # of characters, items, properties
 TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 ANNOTATIONS = frozenset(
-    "$schema $id $comment $defs definitions title description default examples deprecated readOnly writeOnly "
-    "contentMediaType contentEncoding contentSchema".split()
+    {"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples"}
+    | {"deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema"}
 )
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")

@@ -27,8 +27,8 @@ from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Output, Request
 from maxserve.core.server.app import create_app
-from maxserve.core.settings import resolve
 from maxserve.core.server.gate import Gate
+from maxserve.core.settings import resolve
 from maxserve.plugins.openai.router import router
 
 SPECIAL = ("<s>", "</s>", "<|turn|>")
