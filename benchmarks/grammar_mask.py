@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from maxserve.core.engine.masks import Mask
+from maxserve.core.grammars import GrammarContext
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import GrammarContext
 
 SCHEMA = json.dumps(
     {
@@ -93,7 +93,9 @@ def applies(vocab: int, rows: int) -> list[float]:
     for _ in range(30):
         start = time.perf_counter()
         mask = Mask(torch.arange(rows), packed, everyone=True)
-        mask.apply(mask.begin(logits.clone())[0])
+        masked = mask.apply(logits)
+        mask.likeliest(masked)
+        mask.apply(masked)
         times.append(time.perf_counter() - start)
     return times
 

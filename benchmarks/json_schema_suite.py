@@ -23,11 +23,12 @@ from typing import Any
 import jsonschema
 
 import maxserve
-from maxserve.core.errors import EngineError, GrammarUnsupported
-from maxserve.core.nouns import Constraint
+from maxserve.core.errors import GrammarUnsupported
+from maxserve.core.nouns import Constraint, Output, Request
 
+COLUMNS = ("validated", "length", "refused", "FAILED")
 SEEDS = 4
-TOKENS = 96
+TOKENS = 64
 
 
 def main() -> int:
@@ -37,10 +38,15 @@ def main() -> int:
     parser.add_argument("--backend", default="llguidance")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        llm = maxserve.LLM(str(given.model or random_model(Path(folder))), max_batch_size=SEEDS + 1)
-        table = {name: tried(llm, schemas, given.backend) for name, schemas in suite(given.folder)}
-    show(table)
-    return int(any(counts["FAILED"] for counts in table.values()))
+        llm = maxserve.LLM(str(given.model or random_model(Path(folder))), max_batch_size=64)
+        total: Counter[str] = Counter()
+        print("keyword".ljust(24), *(column.rjust(9) for column in COLUMNS))
+        for name, schemas in suite(given.folder):
+            counts = tried(llm, schemas, given.backend)
+            total += counts
+            show(name, counts)
+    show("all", total)
+    return int(bool(total["FAILED"]))
 
 
 def random_model(folder: Path) -> Path:
@@ -57,37 +63,46 @@ def suite(folder: Path) -> Iterator[tuple[str, list[Any]]]:
 
 
 def tried(llm: Any, schemas: list[Any], backend: str) -> Counter[str]:
-    """Outcomes of one keyword; failures are shown at once."""
+    """Outcomes of one keyword; failures are shown at once. All texts are written side by side."""
     counts: Counter[str] = Counter()
     compiler = llm._engine._guides._compilers(backend)
-    for schema in schemas:
-        text = json.dumps(schema)
+    requests: dict[str, tuple[Any, Request]] = {}
+    for number, schema in enumerate(schemas):
+        constraint = Constraint(kind="json_schema", text=json.dumps(schema), backend=backend)
         try:
-            compiler.check("json_schema", text)
-            compiler.compile("json_schema", text)
+            compiler.check("json_schema", constraint.text)
+            compiler.compile("json_schema", constraint.text)
         except GrammarUnsupported:
             counts["refused"] += 1
             continue
-        counts.update(outcomes(llm, schema, Constraint(kind="json_schema", text=text, backend=backend)))
+        for seed in range(-1, SEEDS):
+            fields = {"temperature": 0.0} if seed < 0 else {"temperature": 1.0, "seed": seed}
+            params = llm.params(max_tokens=TOKENS, constraint=constraint, **fields)
+            id = f"{number} {seed}"
+            requests[id] = schema, Request(id=id, prompt=(5,), params=params)
+    counts.update(outcomes(llm, requests))
     return counts
 
 
-def outcomes(llm: Any, schema: Any, constraint: Constraint) -> Iterator[str]:
+def outcomes(llm: Any, requests: dict[str, tuple[Any, Request]]) -> Iterator[str]:
+    tokens: dict[str, list[int]] = {id: [] for id in requests}
+    for _, request in requests.values():
+        llm._engine.add(request)
+    while llm._engine.busy:
+        for output in llm._engine.next_outputs():
+            tokens[output.id] += output.tokens
+            if output.finish is not None:
+                yield outcome(requests[output.id][0], llm.tokenizer.decode(tokens[output.id]), output)
+
+
+def outcome(schema: Any, text: str, last: Output) -> str:
+    if last.finish == "length":
+        return "length"
     validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-    for fields in [{"temperature": 0.0}, *({"temperature": 1.0, "seed": seed} for seed in range(SEEDS))]:
-        try:
-            (done,) = llm.generate("x", max_tokens=TOKENS, constraint=constraint, **fields)
-        except EngineError as error:
-            print(f"FAILED {json.dumps(schema)}: {error}", file=sys.stderr)
-            yield "FAILED"
-            continue
-        if done.finish == "length":
-            yield "length"
-        elif valid(validator, done.text):
-            yield "validated"
-        else:
-            print(f"FAILED {json.dumps(schema)}: {done.text!r}", file=sys.stderr)
-            yield "FAILED"
+    if last.finish == "stop" and valid(validator, text):
+        return "validated"
+    print(f"FAILED {json.dumps(schema)}: {last.error or repr(text)}", file=sys.stderr, flush=True)
+    return "FAILED"
 
 
 def valid(validator: Any, text: str) -> bool:
@@ -97,14 +112,8 @@ def valid(validator: Any, text: str) -> bool:
         return False
 
 
-def show(table: dict[str, Counter[str]]) -> None:
-    columns = ("validated", "length", "refused", "FAILED")
-    print("keyword".ljust(24), *(column.rjust(9) for column in columns))
-    total: Counter[str] = Counter()
-    for name, counts in table.items():
-        total += counts
-        print(name.ljust(24), *(str(counts[column]).rjust(9) for column in columns))
-    print("all".ljust(24), *(str(total[column]).rjust(9) for column in columns))
+def show(name: str, counts: Counter[str]) -> None:
+    print(name.ljust(24), *(str(counts[column]).rjust(9) for column in COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

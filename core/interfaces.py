@@ -6,7 +6,7 @@ looked for once, when the engine is put together, never in the step loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -289,68 +289,6 @@ class LogitTransform(Protocol[S]):
 
     def apply(self, logits: torch.Tensor, state: S) -> torch.Tensor:
         """New logits, same shape [rows, vocab], float32; may work in place."""
-        ...
-
-
-# --- structured output ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrammarContext(Context):
-    """The vocabulary as grammars see it: the bytes of each id of the logits, b"" for ids that are no text.
-
-    `vocab_size` is how many ids the logits have, which may be more than the tokenizer knows; `tokenizer_path` is the
-    model's folder.
-    """
-
-    vocabulary: Sequence[bytes]
-    eos_token_ids: tuple[int, ...]
-    vocab_size: int
-    tokenizer_path: str
-
-
-class Matcher(Protocol):
-    """Follows one text, token by token. One thread at a time uses it.
-
-    Any method may raise: that ends the request it belongs to, and no other.
-    """
-
-    def accept(self, token: int) -> None:
-        """The text goes on with `token`, which `fill` had allowed and which is no eos."""
-        ...
-
-    def rollback(self, count: int) -> None:
-        """Takes back the last `count` tokens."""
-        ...
-
-    def fill(self, row: NDArray[np.int32]) -> None:
-        """Writes what may come next, a bit per id, the lowest bit first: all of `row`, [ceil(vocab_size / 32)].
-
-        Eos ids are allowed if, and only if, the text may end here.
-        """
-        ...
-
-    def finished(self) -> bool:
-        """Whether the text is whole and nothing may follow."""
-        ...
-
-
-class GrammarCompiler(Protocol):
-    """Makes matchers for one vocabulary. Several threads may call it at once.
-
-    `check` and `compile` raise GrammarUnsupported for what they cannot express, naming keyword and path.
-    """
-
-    def check(self, kind: str, text: str) -> None:
-        """Refuses, in a few milliseconds, what can be told without compiling."""
-        ...
-
-    def cached(self, kind: str, text: str) -> bool:
-        """Whether `compile` would return at once."""
-        ...
-
-    def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
-        """What makes a matcher for each text; takes its time, within bounds."""
         ...
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maxserve.core.grammars import GrammarCompiler, GrammarContext
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import GrammarCompiler, GrammarContext
     from maxserve.core.settings import Settings
 
 

@@ -139,7 +139,8 @@ class Draw:
 
     def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
         if self.mask is not None:
-            logits, spare = self.mask.begin(logits)
+            logits = self.mask.apply(logits)
+        spare = self.mask.likeliest(logits) if self.mask is not None and self.states else None
         for stage, state in self.states:
             logits = stage.transform.apply(logits, state)
         if self.mask is not None and self.states:
@@ -150,7 +151,7 @@ class Draw:
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
         tokens = torch.where(best.isfinite(), tokens, INVALID)
-        return tokens if self.mask is None else self.mask.settle(tokens, spare)
+        return tokens if self.mask is None or spare is None else self.mask.settle(tokens, spare)
 
 
 class Pipeline:

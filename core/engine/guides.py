@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces import GrammarCompiler, Matcher
+    from maxserve.core.grammars import GrammarCompiler, Matcher
     from maxserve.core.nouns import Constraint
 
 log = logging.getLogger("maxserve.engine")

@@ -27,11 +27,10 @@ class Mask:
         self._everyone = everyone
         self._banned: torch.Tensor | None = None  # [C, vocab] bool
 
-    def begin(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits as the transforms may see them, and the likeliest allowed token of each row."""
-        logits = self.apply(logits if self._everyone else logits.clone())
+    def likeliest(self, logits: torch.Tensor) -> torch.Tensor:
+        """The likeliest token of each row of logits that were masked, for where transforms leave nothing else."""
         best, tokens = logits.max(dim=-1)
-        return logits, torch.where(best.isfinite(), tokens, NOTHING)
+        return torch.where(best.isfinite(), tokens, NOTHING)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] with -inf for what is not allowed; in place."""

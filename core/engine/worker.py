@@ -62,12 +62,8 @@ class ServedEngine(Protocol):
 
     def add(self, request: Request) -> None: ...
     def abort(self, ids: Iterable[str]) -> None: ...
-    def prepare_grammars(self) -> None:
-        """Begins, beside the loop, what the first constrained request would wait for."""
-        ...
-
-    def on_wake(self, wake: Callable[[], None]) -> None:
-        """`wake` ends a pause; it is called from any thread."""
+    def serve_grammars(self, wake: Callable[[], None]) -> None:
+        """Gets ready for constrained requests, beside the loop. `wake` ends a pause; it is called from any thread."""
         ...
 
     def step(self) -> list[Output]: ...
@@ -190,8 +186,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     gc.freeze()  # nor do collections among steps look through it
     gc.enable()
     channel.send(Ready(info=engine.info))
-    engine.on_wake(channel.wake)
-    engine.prepare_grammars()
+    engine.serve_grammars(channel.wake)
     try:
         Loop(engine, channel).run()
     finally:

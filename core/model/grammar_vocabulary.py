@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError
-from maxserve.core.interfaces import GrammarContext
+from maxserve.core.grammars import GrammarContext
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import ModelInfo

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maxserve.core.components import GrammarBackend
-    from maxserve.core.interfaces import GrammarCompiler, ServerContext
+    from maxserve.core.grammars import GrammarCompiler
+    from maxserve.core.interfaces import ServerContext
 
 log = logging.getLogger("maxserve.server")
 

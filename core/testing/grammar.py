@@ -17,13 +17,13 @@ import pytest
 
 from maxserve.core.components import GrammarBackend
 from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.interfaces import GrammarContext
+from maxserve.core.grammars import GrammarContext
 from maxserve.core.testing.resolve import load, resolve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.interfaces import GrammarCompiler, Matcher
+    from maxserve.core.grammars import GrammarCompiler, Matcher
 
 EOS = (0, 1)
 HOLES = 40  # ids of the logits that no token has

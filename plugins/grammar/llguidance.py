@@ -11,7 +11,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
 from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.interfaces import GrammarContext
+from maxserve.core.grammars import GrammarContext
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.schema import checked
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.interfaces import Matcher
+    from maxserve.core.grammars import Matcher
 
 KEPT = 256  # grammars whose start is kept
 # At most a blank after a comma or colon: a model cannot lose itself in white space.

@@ -19,23 +19,8 @@ MOST_VALUES = 5_000  # of one enum
 LARGEST_COUNT = 65_536  # of characters, items, properties
 TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "$comment",
-        "$defs",
-        "definitions",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "contentMediaType",
-        "contentEncoding",
-        "contentSchema",
-    ]
+    {"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples"}
+    | {"deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema"}
 )
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -268,9 +253,9 @@ def _check_whole(made: Schema, path: str) -> None:
     for low, high in COUNTS:
         if made.get(low, 0) > made.get(high, LARGEST_COUNT):
             raise refuse(path, f"nothing is valid: {low!r} is above {high!r}")
-    if made.get("minimum", made.get("exclusiveMinimum", -1e16)) > made.get(
-        "maximum", made.get("exclusiveMaximum", 1e16)
-    ):
+    least: float = max(made.get("minimum", -1e16), made.get("exclusiveMinimum", -1e16))
+    most: float = min(made.get("maximum", 1e16), made.get("exclusiveMaximum", 1e16))
+    if least > most:
         raise refuse(path, "nothing is valid: 'minimum' is above 'maximum'")
     names = {*made.get("properties", ()), *made.get("required", ())}
     for pattern in made.get("patternProperties", ()):

@@ -17,7 +17,7 @@ INTEGER = "(?:-?[1-9][0-9]{0,14}|0)"
 NUMBER = r"(?:-?(?:0|[1-9][0-9]{0,14})\.[0-9]{1,8}|-?[1-9][0-9]{0,14}|0)"
 # A character of a string: no control, quote or backslash; those as escapes.
 CHAR = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'
-MOST_CHARS = 256  # of a string or items of a list: each is a state of its own, times the vocabulary
+MOST_CHARS = 128  # of a string or items of a list: each is a state of its own, times the vocabulary
 DEEPEST = 12
 
 KNOWN = {
@@ -146,7 +146,8 @@ def _types(value: Any) -> set[str]:
         return {"boolean"}
     if isinstance(value, int | float):
         return {"number", "integer"} if value == int(value) else {"number"}
-    return {{str: "string", list: "array", dict: "object"}.get(type(value), "null")}
+    names: dict[type, str] = {str: "string", list: "array", dict: "object"}
+    return {names.get(type(value), "null")}
 
 
 def _either(texts: Any) -> str:

@@ -126,7 +126,9 @@ def test_what_cannot_be_kept_is_refused(
         assert all(word in error["message"] for word in words), error["message"]
 
 
-def test_a_chosen_back_end_and_a_strangers_one(start: Any, model_folder: Any, plugin_folder: Any) -> None:
+def test_a_strangers_back_end_serves(
+    start: Any, model_folder: Any, plugin_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin_folder.module(
         "acme_grammar",
         """
@@ -169,7 +171,8 @@ def test_a_chosen_back_end_and_a_strangers_one(start: Any, model_folder: Any, pl
             yield GrammarBackend(name="acme", build=Compiler, accepts=frozenset({"regex"}), rollback=False)
         """,
     )
-    options = ("--plugin", str(plugin_folder.path / "acme_grammar.py"), "--structured-output-backend", "acme")
+    options = ("--plugin", "acme_grammar", "--structured-output-backend", "acme")
+    monkeypatch.setenv("PYTHONPATH", str(plugin_folder.path))
     server = start("--model", str(model_folder()), *options).wait_ready()
     assert text_of(ask(server, guided_regex="just+this")) == "just+this"
     refused = ask(server, guided_choice=["a"])
@@ -183,3 +186,9 @@ def test_switched_off_it_is_refused(start: Any, model_folder: Any) -> None:
     assert refused.status_code == 400
     assert "--no-enable-structured-output" in refused.json()["error"]["message"]
     assert ask(server, response_format={"type": "text"}).status_code == 200
+
+
+def test_an_unknown_back_end_stops_the_start(max_cli: Any, model_folder: Any) -> None:
+    ran = max_cli("generate", "--model", str(model_folder()), "--structured-output-backend", "outline", "--prompt", "x")
+    assert ran.status == 2
+    assert "did you mean 'outlines'?" in ran.err

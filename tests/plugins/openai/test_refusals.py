@@ -137,7 +137,6 @@ async def test_their_neutral_values_are_fine(client: httpx.AsyncClient, chat: An
         "suffix": "",
         "best_of": 1,
         "modalities": ["text"],
-        "guided_json": None,
     }
     response = await client.post(PATH, json=chat(**neutral))
     assert response.status_code == 200

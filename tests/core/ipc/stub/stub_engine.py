@@ -62,10 +62,7 @@ class CountingEngine:
         for id in ids:
             self._aborted += self._requests.pop(id, None) is not None
 
-    def prepare_grammars(self) -> None:
-        pass
-
-    def on_wake(self, wake: Callable[[], None]) -> None:
+    def serve_grammars(self, wake: Callable[[], None]) -> None:
         pass
 
     def step(self) -> list[Output]:

@@ -1,0 +1,40 @@
+"""How large is the automaton of an expression? Some have twice as many states for each character more.
+
+outlines-core makes all of them at once and cannot be stopped, so that they are counted in a process that can be.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from maxserve.core.errors import GrammarUnsupported
+
+MOST_STATES = 2_000
+SECONDS = 5  # of processor time
+MEMORY = 2 * 1024**3
+
+_COUNT = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
+resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from outlines_core import Index, Vocabulary
+bytes_alone = Vocabulary(256, {{bytes([byte]): [byte] for byte in range(256)}})
+print(len(Index(sys.stdin.buffer.read().decode(), bytes_alone).get_transitions()))
+"""
+
+
+def refuse_large(expression: str) -> None:
+    """GrammarUnsupported when an index of `expression` would take too long, or when it is none at all."""
+    command = [sys.executable, "-I", "-c", _COUNT]
+    try:
+        ran = subprocess.run(command, input=expression.encode(), capture_output=True, timeout=4 * SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise _too_large() from None
+    if ran.returncode or int(ran.stdout) > MOST_STATES:
+        raise _too_large()
+
+
+def _too_large() -> GrammarUnsupported:
+    return GrammarUnsupported(f"its automaton has more than {MOST_STATES} states; make it smaller, or use llguidance")
