@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
 
-Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -87,18 +85,22 @@ class Company:
         )
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
-        self._greedy: dict[str, Flags] = {}
+        self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
         self._states: dict[str, Any] = {}
 
-    def greedy(self, stage: Stage) -> Flags | None:
-        """Which rows the stage wants without a draw."""
-        if stage.greedy is None:
-            return None
-        found = self._greedy.get(stage.name)
-        if found is None:
-            found = np.asarray(stage.greedy(self.rows), dtype=np.bool_)
-            if stage.steady:
-                self._greedy[stage.name] = found
+    def drawing(self, stages: SequenceOf[Stage]) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """The rows that no stage wants to take their likeliest token without a draw; on the device, too."""
+        if self._drawing is not None:
+            return self._drawing
+        asked = [stage for stage in stages if stage.greedy is not None]
+        greedy = np.zeros(len(self.sequences), dtype=np.bool_)
+        for stage in asked:
+            assert stage.greedy is not None
+            greedy |= np.asarray(stage.greedy(self.rows), dtype=np.bool_)
+        rows = np.flatnonzero(~greedy)
+        found = rows, torch.from_numpy(rows).to(self.rows.device, non_blocking=True)
+        if all(stage.steady for stage in asked):
+            self._drawing = found
         return found
 
     def state(self, stage: Stage) -> Any:
@@ -167,19 +169,17 @@ class Pipeline:
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
         company = self._meet(sequences)
-        greedy = self._greedy(company)
-        all_greedy = bool(greedy.all())
+        drawing, sent = company.drawing(self._stages)
         states = []
         for stage in self._stages:
-            if not (all_greedy and stage.keeps_argmax):
+            if len(drawing) or not stage.keeps_argmax:
                 state = company.state(stage)
                 if state is not None:
                     states.append((stage, state))
-        if all_greedy:
+        if not len(drawing):
             return Draw(states=states, wanted=company.wanted)
-        drawing = np.flatnonzero(~greedy)
-        uniforms = self._sent(_uniforms(sequences, drawing))
-        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, wanted=company.wanted)
+        uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
+        return Draw(states=states, drawing=sent, uniforms=uniforms, wanted=company.wanted)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
         """Tells the stages that want to know which tokens were taken."""
@@ -191,17 +191,6 @@ class Pipeline:
         if self._company.sequences is not sequences and self._company.sequences != sequences:
             self._company = Company(sequences, self._device)
         return self._company
-
-    def _greedy(self, company: Company) -> Flags:
-        greedy = np.zeros(len(company.sequences), dtype=np.bool_)
-        for stage in self._stages:
-            wanted = company.greedy(stage)
-            if wanted is not None:
-                greedy |= wanted
-        return greedy
-
-    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 
 def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> NDArray[np.float64]:

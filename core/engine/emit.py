@@ -23,11 +23,15 @@ NO_CHOICE = "the model gave no finite logits for the next token"
 
 
 class Emitter:
-    """Gives sequences their tokens and makes the outputs. `ended` are those whose last one came with the last call."""
+    """Gives sequences their tokens and makes the outputs.
+
+    Of the last call, `ended` are those whose last output came with it, and `drawn` is how many tokens its outputs have.
+    """
 
     def __init__(self, eos: SequenceOf[int]) -> None:
         self._eos = eos
         self.ended: list[Sequence] = []
+        self.drawn = 0
 
     def outputs(self, flight: Flight) -> list[Output]:
         """One per sequence that drew and still lives."""
@@ -36,6 +40,7 @@ class Emitter:
         for sequence, token in zip(flight.drawing, flight.tokens, strict=True):
             sequence.fresh.append(token)
             outputs.append(Output(id=sequence.id, tokens=(token,), cached=sequence.cached))
+        self.drawn = len(outputs)
         special = self._special(flight)
         if not len(special):
             return _with_logprobs(outputs, flight)
@@ -45,7 +50,10 @@ class Emitter:
                 outputs[i] = _with_prompt(self._last(sequence, token, int(flight.lengths[i])) or outputs[i], sequence)
         outputs = _with_logprobs(outputs, flight)
         alive = flight.step.ledger.alive[flight.slots]
-        return outputs if alive.all() else [outputs[i] for i in np.flatnonzero(alive).tolist()]
+        if not alive.all():
+            outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
+        self.drawn = sum(len(output.tokens) for output in outputs)
+        return outputs
 
     def failures(self, flight: Flight) -> list[Output]:
         """The end of everyone in a flight that failed."""
