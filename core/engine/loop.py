@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from maxserve.core.engine.admit import refuse_unservable
 from maxserve.core.engine.emit import Emitter, merged
 from maxserve.core.engine.flight import Flight
 from maxserve.core.engine.ledger import Ledger
@@ -18,7 +19,7 @@ from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import MOST_LOGPROBS, Output, Request, SamplingParams
+from maxserve.core.nouns import Output, Request
 
 log = logging.getLogger("maxserve.engine")
 
@@ -74,42 +75,8 @@ class Engine:
         """Queues a request; RequestError when it can never be served."""
         if request.id in self._queues:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        length = len(request.prompt)
-        if not length:
-            raise RequestError("the prompt holds no token; give at least one", param="prompt")
-        if length >= self._limits.max_length:
-            raise RequestError(
-                f"the prompt has {length} tokens, which leaves no room within the model's length of "
-                f"{self._limits.max_length}; shorten it",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        if request.params.max_tokens is not None and request.params.max_tokens < 1:
-            raise RequestError("max_tokens must be at least 1", param="max_tokens")
-        if not isinstance(request.params.seed, int | None):
-            raise RequestError(f"seed must be a whole number, got {request.params.seed!r}", param="seed")
-        if request.priority and not self._parts.priorities:
-            raise RequestError(
-                f"priority means nothing with --scheduler {self._parts.policy_name}, which does not look at it; leave "
-                "it out, or start the server with another scheduler",
-                param="priority",
-                code="unsupported_parameter",
-            )
-        self._check_logprobs(request.params)
-        _check_ids(request.prompt, self.info.vocab_size)
+        refuse_unservable(request, self._parts)
         self._queues.wait(self._sequence(request))
-
-    def _check_logprobs(self, params: SamplingParams) -> None:
-        for field, wanted in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-            if wanted is not None and not 0 <= wanted <= MOST_LOGPROBS:
-                raise RequestError(f"{field} must be between 0 and {MOST_LOGPROBS}, got {wanted}", param=field)
-        if params.prompt_logprobs is not None and not self._parts.variable_logits:
-            raise RequestError(
-                "prompt_logprobs cannot be used: this server was started with --no-enable-variable-logits; leave it "
-                "out, or start the server with --enable-variable-logits",
-                param="prompt_logprobs",
-                code="unsupported_parameter",
-            )
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
@@ -399,9 +366,3 @@ class Engine:
 
 def _nothing() -> None:
     pass
-
-
-def _check_ids(prompt: tuple[int, ...], vocab_size: int) -> None:
-    if min(prompt) < 0 or max(prompt) >= vocab_size:
-        bad = next(t for t in prompt if not 0 <= t < vocab_size)
-        raise RequestError(f"token id {bad} is outside the vocabulary of {vocab_size} tokens", param="prompt")

@@ -1,0 +1,58 @@
+"""Which requests can an engine never serve?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import RequestError
+from maxserve.core.nouns import MOST_LOGPROBS
+
+if TYPE_CHECKING:
+    from maxserve.core.engine.parts import Parts
+    from maxserve.core.nouns import Request, SamplingParams
+
+
+def refuse_unservable(request: Request, parts: Parts) -> None:
+    """RequestError saying what of the request cannot be had here, and what can."""
+    _check_prompt(request.prompt, parts.limits.max_length, parts.info.vocab_size)
+    params = request.params
+    if params.max_tokens is not None and params.max_tokens < 1:
+        raise RequestError("max_tokens must be at least 1", param="max_tokens")
+    if not isinstance(params.seed, int | None):
+        raise RequestError(f"seed must be a whole number, got {params.seed!r}", param="seed")
+    if request.priority and not parts.priorities:
+        raise RequestError(
+            f"priority means nothing with --scheduler {parts.policy_name}, which does not look at it; leave it out, or "
+            "start the server with another scheduler",
+            param="priority",
+            code="unsupported_parameter",
+        )
+    _check_logprobs(params, prompts=parts.variable_logits)
+
+
+def _check_prompt(prompt: tuple[int, ...], max_length: int, vocab_size: int) -> None:
+    if not prompt:
+        raise RequestError("the prompt holds no token; give at least one", param="prompt")
+    if len(prompt) >= max_length:
+        raise RequestError(
+            f"the prompt has {len(prompt)} tokens, which leaves no room within the model's length of {max_length}; "
+            "shorten it",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        bad = next(t for t in prompt if not 0 <= t < vocab_size)
+        raise RequestError(f"token id {bad} is outside the vocabulary of {vocab_size} tokens", param="prompt")
+
+
+def _check_logprobs(params: SamplingParams, *, prompts: bool) -> None:
+    for field, wanted in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+        if wanted is not None and not 0 <= wanted <= MOST_LOGPROBS:
+            raise RequestError(f"{field} must be between 0 and {MOST_LOGPROBS}, got {wanted}", param=field)
+    if params.prompt_logprobs is not None and not prompts:
+        raise RequestError(
+            "prompt_logprobs cannot be used: this server was started with --no-enable-variable-logits; leave it out, "
+            "or start the server with --enable-variable-logits",
+            param="prompt_logprobs",
+            code="unsupported_parameter",
+        )
