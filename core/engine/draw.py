@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces import LogitTransform
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
+BARRED = -2  # for that of a row which the request's own wishes left nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class Draw:
 
     @torch.inference_mode()
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
-        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs.
+        """One token per row of logits [rows, vocab], INVALID or BARRED where there is none; and the wanted logprobs.
 
         Runs on the device of the logits.
         """
@@ -138,6 +139,8 @@ class Draw:
         return {} if self.wanted is None or scores is None else self.wanted.read(scores)
 
     def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
+        may_bar = any(not stage.keeps_argmax for stage, _ in self.states)
+        possible = logits.amax(dim=-1).isfinite() if may_bar else None
         for stage, state in self.states:
             logits = stage.transform.apply(logits, state)
         best, tokens = logits.max(dim=-1)
@@ -145,7 +148,8 @@ class Draw:
             everyone = len(self.drawing) == len(logits)
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
-        return torch.where(best.isfinite(), tokens, INVALID)
+        none = INVALID if possible is None else torch.where(possible, BARRED, INVALID)
+        return torch.where(best.isfinite(), tokens, none)
 
 
 class Pipeline:

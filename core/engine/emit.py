@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.draw import INVALID
+from maxserve.core.engine.draw import BARRED, INVALID
 from maxserve.core.nouns import FinishReason, Output
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Emitter:
         ledger, slots = flight.step.ledger, flight.slots
         tokens = np.asarray(flight.tokens, dtype=np.int64)
         found = ledger.picky[slots] | ~ledger.alive[slots] | (flight.lengths >= ledger.limit[slots])
-        found |= tokens == INVALID
+        found |= tokens < 0
         for eos in self._eos:
             found |= (tokens == eos) & ledger.eos_ends[slots]
         return np.flatnonzero(found)
@@ -79,6 +79,9 @@ class Emitter:
         if token == INVALID:
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="error", error=NO_CHOICE, cached=sequence.cached)
+        if token == BARRED:  # it may not go on: several masks together, which nobody could tell beforehand
+            self.ended.append(sequence)
+            return Output(id=sequence.id, finish="stop", cached=sequence.cached)
         if reason is None:
             return None
         self.ended.append(sequence)
@@ -94,8 +97,8 @@ def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
 
 
 def _with_prompt(output: Output, sequence: Sequence) -> Output:
-    """The first output with tokens tells what was found out about the prompt's."""
-    if not sequence.scores or not output.tokens:
+    """The first output tells what was found out about the prompt's tokens."""
+    if not sequence.scores or output.error is not None:
         return output
     scores, sequence.scores = sequence.scores, []
     return msgspec.structs.replace(output, prompt_logprobs=tuple(scores))

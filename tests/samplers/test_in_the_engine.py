@@ -89,3 +89,13 @@ def test_ids_that_the_model_does_not_have(folder: Path, field: str, value: Any) 
     with pytest.raises(RequestError, match=r"99999 is outside the vocabulary") as caught:
         maxserve.LLM(str(folder)).generate("a", **{field: value})
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize("options", WAYS)
+def test_wishes_that_leave_no_token_end_the_answer(folder: Path, options: dict[str, Any]) -> None:
+    llm = maxserve.LLM(str(folder), max_batch_size=3, **options)
+    stuck = {"allowed_token_ids": [5], "logit_bias": {"5": False}}
+    (done,) = llm.generate("a page", max_tokens=5, seed=1, logprobs=1, **stuck)
+    assert (done.finish, done.tokens, done.text, done.logprobs) == ("stop", (), "", ())
+    once = llm.generate("a page", max_tokens=5, allowed_token_ids=[5, 6], bad_words_ids=[[6], [5, 5]])[0]
+    assert (once.finish, once.tokens) == ("stop", (5,))
