@@ -297,7 +297,7 @@ class Rows:
             given = self._given[cls] = [params.get(cls, default) for params in self._params]
         return given.copy()
 
-    def tensor(self, values: SequenceOf[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
+    def tensor(self, values: SequenceOf[Any] | NDArray[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
         """`values` as a tensor on the logits' device, one per row."""
         import numpy as np
         import torch

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces import LogitTransform
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
-
-Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+BARRED = -2  # for that of a row which the request's own wishes left nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +87,22 @@ class Company:
         )
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
-        self._greedy: dict[str, Flags] = {}
+        self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
         self._states: dict[str, Any] = {}
 
-    def greedy(self, stage: Stage) -> Flags | None:
-        """Which rows the stage wants without a draw."""
-        if stage.greedy is None:
-            return None
-        found = self._greedy.get(stage.name)
-        if found is None:
-            found = np.asarray(stage.greedy(self.rows), dtype=np.bool_)
-            if stage.steady:
-                self._greedy[stage.name] = found
+    def drawing(self, stages: SequenceOf[Stage]) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """The rows that no stage wants to take their likeliest token without a draw; on the device, too."""
+        if self._drawing is not None:
+            return self._drawing
+        asked = [stage for stage in stages if stage.greedy is not None]
+        greedy = np.zeros(len(self.sequences), dtype=np.bool_)
+        for stage in asked:
+            assert stage.greedy is not None
+            greedy |= np.asarray(stage.greedy(self.rows), dtype=np.bool_)
+        rows = np.flatnonzero(~greedy)
+        found = rows, torch.from_numpy(rows).to(self.rows.device, non_blocking=True)
+        if all(stage.steady for stage in asked):
+            self._drawing = found
         return found
 
     def state(self, stage: Stage) -> Any:
@@ -125,7 +128,7 @@ class Draw:
 
     @torch.inference_mode()
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
-        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs.
+        """One token per row of logits [rows, vocab], INVALID or BARRED where there is none; and the wanted logprobs.
 
         Runs on the device of the logits.
         """
@@ -141,6 +144,8 @@ class Draw:
         if self.mask is not None:
             logits = self.mask.apply(logits)
         spare = self.mask.likeliest(logits) if self.mask is not None and self.states else None
+        may_bar = any(not stage.keeps_argmax for stage, _ in self.states)
+        possible = logits.amax(dim=-1).isfinite() if may_bar else None
         for stage, state in self.states:
             logits = stage.transform.apply(logits, state)
         if self.mask is not None and self.states:
@@ -150,7 +155,8 @@ class Draw:
             everyone = len(self.drawing) == len(logits)
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
-        tokens = torch.where(best.isfinite(), tokens, INVALID)
+        none = INVALID if possible is None else torch.where(possible, BARRED, INVALID)
+        tokens = torch.where(best.isfinite(), tokens, none)
         return tokens if self.mask is None or spare is None else self.mask.settle(tokens, spare)
 
 
@@ -177,19 +183,17 @@ class Pipeline:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
         company = self._meet(sequences)
         mask = self._masks.of(sequences)
-        greedy = self._greedy(company)
-        all_greedy = bool(greedy.all())
+        drawing, sent = company.drawing(self._stages)
         states = []
         for stage in self._stages:
-            if not (all_greedy and stage.keeps_argmax):
+            if len(drawing) or not stage.keeps_argmax:
                 state = company.state(stage)
                 if state is not None:
                     states.append((stage, state))
-        if all_greedy:
+        if not len(drawing):
             return Draw(states=states, mask=mask, wanted=company.wanted)
-        drawing = np.flatnonzero(~greedy)
-        uniforms = self._sent(_uniforms(sequences, drawing))
-        return Draw(states=states, drawing=self._sent(drawing), uniforms=uniforms, mask=mask, wanted=company.wanted)
+        uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
+        return Draw(states=states, drawing=sent, uniforms=uniforms, mask=mask, wanted=company.wanted)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
         """Tells the stages that want to know which tokens were taken."""
@@ -201,17 +205,6 @@ class Pipeline:
         if self._company.sequences is not sequences and self._company.sequences != sequences:
             self._company = Company(sequences, self._device)
         return self._company
-
-    def _greedy(self, company: Company) -> Flags:
-        greedy = np.zeros(len(company.sequences), dtype=np.bool_)
-        for stage in self._stages:
-            wanted = company.greedy(stage)
-            if wanted is not None:
-                greedy |= wanted
-        return greedy
-
-    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 
 def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.draw import INVALID
+from maxserve.core.engine.draw import BARRED, INVALID
 from maxserve.core.nouns import FinishReason, Output
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ NO_CHOICE = "the model gave no finite logits for the next token"
 
 
 class Emitter:
-    """Gives sequences their tokens and makes the outputs. `ended` are those whose last one came with the last call."""
+    """Gives sequences their tokens and makes the outputs.
+
+    Of the last call, `ended` are those whose last output came with it, and `drawn` is how many tokens its outputs have.
+    """
 
     def __init__(self, eos: SequenceOf[int]) -> None:
         self._eos = eos
         self.ended: list[Sequence] = []
+        self.drawn = 0
 
     def outputs(self, flight: Flight) -> list[Output]:
         """One per sequence that drew and still lives."""
@@ -36,6 +40,7 @@ class Emitter:
         for sequence, token in zip(flight.drawing, flight.tokens, strict=True):
             sequence.fresh.append(token)
             outputs.append(Output(id=sequence.id, tokens=(token,), cached=sequence.cached))
+        self.drawn = len(outputs)
         special = self._special(flight)
         if not len(special):
             return _with_logprobs(outputs, flight)
@@ -45,7 +50,10 @@ class Emitter:
                 outputs[i] = _with_prompt(self._last(sequence, token, int(flight.lengths[i])) or outputs[i], sequence)
         outputs = _with_logprobs(outputs, flight)
         alive = flight.step.ledger.alive[flight.slots]
-        return outputs if alive.all() else [outputs[i] for i in np.flatnonzero(alive).tolist()]
+        if not alive.all():
+            outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
+        self.drawn = sum(len(output.tokens) for output in outputs)
+        return outputs
 
     def failures(self, flight: Flight) -> list[Output]:
         """The end of everyone in a flight that failed."""
@@ -58,7 +66,7 @@ class Emitter:
         ledger, slots = flight.step.ledger, flight.slots
         tokens = np.asarray(flight.tokens, dtype=np.int64)
         found = ledger.picky[slots] | ~ledger.alive[slots] | (flight.lengths >= ledger.limit[slots])
-        found |= tokens == INVALID
+        found |= tokens < 0
         for eos in self._eos:
             found |= (tokens == eos) & ledger.eos_ends[slots]
         return np.flatnonzero(found)
@@ -67,13 +75,16 @@ class Emitter:
         """The output that ends a sequence, if this is its end."""
         reason: FinishReason | None = "length" if length >= sequence.limit else None
         guide = sequence.guide
-        whole = guide is not None and token not in (*sequence.ends, INVALID) and guide.take(token)
+        whole = guide is not None and token >= 0 and token not in sequence.ends and guide.take(token)
         if token in sequence.ends or whole:
             reason = "stop"
         fault = guide.fault if guide is not None else None
         if token == INVALID or fault is not None:
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
+        if token == BARRED:  # it may not go on: several masks together, which nobody could tell beforehand
+            self.ended.append(sequence)
+            return Output(id=sequence.id, finish="stop", cached=sequence.cached)
         if reason is None:
             return None
         self.ended.append(sequence)
@@ -89,8 +100,8 @@ def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
 
 
 def _with_prompt(output: Output, sequence: Sequence) -> Output:
-    """The first output with tokens tells what was found out about the prompt's."""
-    if not sequence.scores or not output.tokens:
+    """The first output tells what was found out about the prompt's tokens."""
+    if not sequence.scores or output.error is not None:
         return output
     scores, sequence.scores = sequence.scores, []
     return msgspec.structs.replace(output, prompt_logprobs=tuple(scores))

@@ -80,6 +80,7 @@ class PromptScores:
         self.rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
         self._targets = np.concatenate(targets) if targets else np.empty(0, dtype=np.int64)
         self._scores: list[Scores] = []
+        self._ready: torch.cuda.Event | None = None
 
     @classmethod
     def of(cls, step: Step) -> PromptScores | None:
@@ -98,14 +99,14 @@ class PromptScores:
             targets = torch.from_numpy(self._targets[start:stop]).to(device)
             self._scores.append(Scores.of(found, targets, most).sent())
             start, size = stop, max(1, BLOCK // found.shape[-1])
-
-    def wait(self) -> None:
-        """Returns when the device is done with them, where nothing else of the step is waited for."""
-        if torch.cuda.is_initialized():
-            torch.cuda.current_stream().synchronize()
+        if device.type == "cuda":
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready.record()
 
     def settle(self) -> None:
-        """Gives each request its own; the device is done."""
+        """Gives each request its own, when the device is done with them."""
+        if self._ready is not None:
+            self._ready.synchronize()
         counts, found = iter(self._counts), []
         for scores in self._scores:
             found += scores.read([next(counts) for _ in range(scores.rows)])

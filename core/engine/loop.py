@@ -242,7 +242,7 @@ class Engine:
             if flight.prompts is not None:
                 flight.prompts.settle()
             outputs = self._emitter.outputs(flight)
-            self._counters.generated_tokens += sum(len(output.tokens) for output in outputs)
+            self._counters.generated_tokens += self._emitter.drawn
         for sequence in self._emitter.ended:
             self._queues.pop(sequence.id)
             self._leave(sequence)

@@ -44,7 +44,7 @@ class Mask:
         """`tokens` with those of `spare` where transforms left a constrained row nothing: the grammar wins."""
         spare_here = torch.full_like(tokens, NOTHING)
         spare_here[self._rows] = spare[self._rows]
-        return torch.where(tokens == NOTHING, spare_here, tokens)
+        return torch.where(tokens < 0, spare_here, tokens)
 
     def _unpacked(self, vocab: int) -> torch.Tensor:
         if self._banned is None:

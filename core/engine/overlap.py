@@ -128,8 +128,6 @@ class Overlap:
             return
         aloft.logits.result()
         if aloft.drawn is None:
-            if flight.prompts is not None:
-                flight.prompts.wait()
             return
         aloft.drawn.result()
         if aloft.ready is not None:

@@ -110,7 +110,7 @@ class Queues:
     def prompts_of(self, user: str) -> Iterator[Sequence]:
         """The same, of one user."""
         yield from (sequence for sequence in self.begun.values() if sequence.request.user == user)
-        own = self.by_user.get(user, {}).values()
+        own: Iterable[Sequence] = self.by_user.get(user, OrderedDict()).values()
         yield from own if len(self.lines) < 2 else sorted(own, key=lambda sequence: sequence.request.priority)
 
     def holders(self) -> Iterator[Sequence]:

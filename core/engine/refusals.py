@@ -46,8 +46,8 @@ def _check_logprobs(params: SamplingParams, parts: Parts) -> None:
             raise RequestError(f"{field} must be between 0 and {MOST_LOGPROBS}, got {wanted}", param=field)
     if params.prompt_logprobs is not None and not parts.variable_logits:
         raise RequestError(
-            "prompt_logprobs cannot be used: this server was started with --no-enable-variable-logits; leave it out, or "
-            "start the server with --enable-variable-logits",
+            "prompt_logprobs cannot be used: this server was started with --no-enable-variable-logits; leave it out, "
+            "or start the server with --enable-variable-logits",
             param="prompt_logprobs",
             code="unsupported_parameter",
         )

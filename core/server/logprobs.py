@@ -67,7 +67,7 @@ class CompletionLogprobs:
         self, prompt: Sequence[int], entries: Sequence[TokenLogprob], hidden: Collection[int] = ()
     ) -> dict[str, Any]:
         """Of an echoed prompt: nothing is known of its first token, before which there was none."""
-        first = {
+        first: dict[str, list[Any]] = {
             "tokens": [self._texts.key(prompt[0])],
             "token_logprobs": [None],
             "top_logprobs": [None],

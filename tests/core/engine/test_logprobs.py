@@ -11,7 +11,7 @@ import torch
 
 import maxserve
 from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Request
+from maxserve.core.nouns import Request, SamplingParams
 
 PROMPTS = ["the quick brown fox jumps over the lazy dog and on and on", "a page", "x y z"]
 
@@ -127,3 +127,26 @@ def test_switched_off(folder: Path) -> None:
         assert caught.value.param == field
     neutral = {"frequency_penalty": 0.0, "presence_penalty": 0, "repetition_penalty": 1.0, "min_tokens": 0}
     assert len(llm.generate("x", max_tokens=2, logprobs=1, ignore_eos=True, **neutral)[0].logprobs) == 2
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_they_come_once_also_when_pages_are_lost(make_engine: Any, run: Any, overlap: bool) -> None:
+    def outputs(pages: int) -> tuple[Any, int]:
+        engine = make_engine(pages=pages, rows=4, tokens=7, in_flight=True, overlap=overlap, max_length=90)
+        for number in range(4):
+            prompt = tuple(1 + (number + i * i) % 50 for i in range(20 + number))
+            fields = {"temperature": {"temperature": 0.0}}
+            params = SamplingParams(max_tokens=30, ignore_eos=True, logprobs=1, prompt_logprobs=1, fields=fields)
+            engine.add(Request(id=str(number), prompt=prompt, params=params))
+        found = run(engine)
+        return found, engine.stats().preemptions
+
+    (few, preempted), (plenty, undisturbed) = outputs(8), outputs(64)
+    assert preempted > 0 == undisturbed
+    for id, expected in plenty.items():
+        told = [output.prompt_logprobs for output in few[id] if output.prompt_logprobs]
+        assert told == [output.prompt_logprobs for output in expected if output.prompt_logprobs]
+        assert [len(each) for each in told] == [19 + int(id)]
+        entries = [entry for output in few[id] for entry in output.logprobs]
+        assert entries == [entry for output in expected for entry in output.logprobs]
+        assert [entry.token for entry in entries] == [token for output in few[id] for token in output.tokens]
