@@ -24,9 +24,9 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
-    GrammarContext,
     Model,
     ModelInfo,
     ModelSpec,

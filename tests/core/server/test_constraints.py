@@ -15,6 +15,13 @@ from maxserve.core.errors import GrammarUnsupported, RequestError
 from maxserve.core.registry import Entry, Registry
 from maxserve.core.server.constraints import Constraints
 
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
 
 class Compiler:
     """Refuses what its `refuses` says, and takes as long as `leave` says."""
