@@ -84,6 +84,19 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cached: int = 0
 
 
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a piece of an answer adds to its tool call number `index`.
+
+    `id` and `name` come once, with the first delta of a call; `arguments` are fragments that join to the JSON text of
+    an object.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayer:
     """What one attention layer keeps of a token. `window`: it looks back at most that many tokens."""

@@ -1,16 +1,14 @@
-"""POST /v1/chat/completions: how does a conversation become a prompt, and an answer a message?"""
+"""POST /v1/chat/completions: what do the parts of an answer look like as a message?"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
-from maxserve.core.model.chat_template import RESERVED_VARIABLES
+from maxserve.core.answers.answering import Answering, Generation
+from maxserve.core.answers.bodies import ChatBody
+from maxserve.core.answers.parts import Answer, Part, ToolCall
+from maxserve.core.nouns import CallDelta
 from maxserve.plugins.openai.chunks import json_of
-from maxserve.plugins.openai.job import encoded
-from maxserve.plugins.openai.roles import knows_developer
-from maxserve.plugins.openai.schema import ChatBody, ContentPart, Message
 
 
 class Chat:
@@ -21,80 +19,56 @@ class Chat:
     id_prefix = "chatcmpl-"
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
-    prompt_field = "messages"
-    default_limit: int | None = None  # as many tokens as the model's length leaves
 
-    def __init__(self, context: ServerContext) -> None:
-        self._template = context.template
-        self._tokenizer = context.tokenizer
-        self._info = context.model
-        self._knows_developer = knows_developer(context.template, context.tokenizer.special_tokens)
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
-    def prompts(self, body: ChatBody) -> list[list[int]]:
-        """One prompt: the rendered conversation."""
-        _check_template_kwargs(body.chat_template_kwargs or {})
-        prompted = _wants_generation_prompt(body)
-        text = self._template.render(
-            [self._turn(index, message) for index, message in enumerate(body.messages)],
-            add_generation_prompt=prompted,
-            continue_final_message=not prompted and bool(body.continue_final_message),
-            special_tokens=self._tokenizer.special_tokens,
-            **(body.chat_template_kwargs or {}),
-        )
-        # The template has put the special tokens where they belong.
-        return [encoded(text, self._tokenizer, self._info, add_special_tokens=False, prompt_field=self.prompt_field)]
+    async def begin(self, body: ChatBody, user: str) -> Generation:
+        return await self._answering.chat(body, user=user)
 
-    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+        if reasoning := answer.reasoning:
+            message["reasoning_content"] = message["reasoning"] = reasoning
+        if calls := answer.calls:
+            message["content"] = answer.content or None
+            message["tool_calls"] = [_call(call) for call in calls]
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish}
 
     def opening(self, index: int) -> bytes:
         return _delta(index, b'{"role":"assistant","content":""}')
 
-    def text(self, index: int, text: str) -> bytes:
-        return _delta(index, b'{"content":' + json_of(text) + b"}")
+    def part(self, index: int, part: Part) -> bytes | None:
+        if part.calls or part.reasoning:
+            return _delta(index, json_of(_rare_delta(part)))
+        return _delta(index, b'{"content":' + json_of(part.content) + b"}") if part.content else None
 
-    def closing(self, index: int, finish: str) -> bytes:
-        return _delta(index, b"{}", json_of(finish))
-
-    def _turn(self, index: int, message: Message) -> dict[str, Any]:
-        """A message as the template takes it: nothing that was not given."""
-        where = f"messages[{index}].content"
-        if message.content is None and message.role != "assistant":
-            raise RequestError(f"{where}: a message of the {message.role} needs content", param=where)
-        if isinstance(message.content, list):
-            _check_parts(message.content, where)
-        turn = message.model_dump(exclude_none=True)
-        turn.setdefault("content", "")  # an assistant that only called tools; templates would print None
-        if message.role == "developer" and not self._knows_developer:
-            turn["role"] = "system"
-        return turn
+    def closing(self, index: int, part: Part) -> bytes:
+        return _delta(index, b"{}", json_of(part.finish))
 
 
-def _check_template_kwargs(kwargs: dict[str, Any]) -> None:
-    taken = sorted(RESERVED_VARIABLES & kwargs.keys())
-    if taken:
-        message = f"chat_template_kwargs must not have {taken[0]!r}, which the server gives to the template itself"
-        raise RequestError(message, param=f"chat_template_kwargs.{taken[0]}")
+def _rare_delta(part: Part) -> dict[str, Any]:
+    """The delta of a part that is more than text. Reasoning goes by both names that clients know it by."""
+    delta: dict[str, Any] = {}
+    if part.reasoning:
+        delta["reasoning_content"] = delta["reasoning"] = part.reasoning
+    if part.content:
+        delta["content"] = part.content
+    if part.calls:
+        delta["tool_calls"] = [_call_delta(call) for call in part.calls]
+    return delta
 
 
-def _wants_generation_prompt(body: ChatBody) -> bool:
-    goes_on = bool(body.continue_final_message)
-    prompted = not goes_on if body.add_generation_prompt is None else body.add_generation_prompt
-    if goes_on and prompted:
-        message = "continue_final_message and add_generation_prompt exclude each other"
-        raise RequestError(message, param="continue_final_message")
-    return prompted
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _check_parts(parts: list[ContentPart], where: str) -> None:
-    """RequestError for content that is not text."""
-    for index, part in enumerate(parts):
-        if part.type != "text":
-            message = f"content of type {part.type[:64]!r} is not supported yet; this server takes text"
-            raise RequestError(message, param=f"{where}[{index}].type", code="unsupported_parameter")
-        if part.text is None:
-            raise RequestError("a text part needs a text", param=f"{where}[{index}].text")
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    """The first delta of a call carries its id and name, the others only more of its arguments."""
+    if not call.name:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def _delta(index: int, delta: bytes, finish: bytes = b"null") -> bytes:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from maxserve.core.answers.answering import Answering, Generation
+from maxserve.core.answers.jobs import encoded
+from maxserve.core.answers.parts import Answer, Part
 from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
 from maxserve.plugins.openai.chunks import json_of
-from maxserve.plugins.openai.job import encoded
-from maxserve.plugins.openai.schema import MOST_PROMPTS, CompletionBody
+from maxserve.plugins.openai.completion_body import MOST_PROMPTS, CompletionBody
+
+DEFAULT_LIMIT = 16  # tokens; what this route has always had
 
 
 class Completions:
@@ -20,34 +24,37 @@ class Completions:
     id_prefix = "cmpl-"
     object = "text_completion"
     chunk_object = "text_completion"
-    prompt_field = "prompt"
-    default_limit: int | None = 16  # what this route has always had
 
-    def __init__(self, context: ServerContext) -> None:
-        self._tokenizer = context.tokenizer
-        self._info = context.model
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._tokenizer = answering.context.tokenizer
+        self._info = answering.context.model
 
-    def prompts(self, body: CompletionBody) -> list[list[int]]:
+    async def begin(self, body: CompletionBody, user: str) -> Generation:
+        prompts = await asyncio.to_thread(self._prompts, body)
+        return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        return {"index": index, "text": answer.content, "logprobs": None, "finish_reason": answer.finish}
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def part(self, index: int, part: Part) -> bytes | None:
+        return _choice(index, json_of(part.content)) if part.content else None
+
+    def closing(self, index: int, part: Part) -> bytes:
+        return _choice(index, b'""', json_of(part.finish))
+
+    def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompts = _several(body.prompt)
         if not 0 < len(prompts) <= MOST_PROMPTS:
             raise RequestError(f"prompt: 1 to {MOST_PROMPTS} prompts are taken, got {len(prompts)}", param="prompt")
         return [self._tokens(prompt) for prompt in prompts]
 
-    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-
-    def opening(self, index: int) -> None:
-        return None
-
-    def text(self, index: int, text: str) -> bytes:
-        return _choice(index, json_of(text))
-
-    def closing(self, index: int, finish: str) -> bytes:
-        return _choice(index, b'""', json_of(finish))
-
     def _tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return encoded(prompt, self._tokenizer, self._info, add_special_tokens=True, prompt_field=self.prompt_field)
+            return encoded(prompt, self._tokenizer, self._info, add_special_tokens=True, prompt_field="prompt")
         vocab_size = self._info.vocab_size
         bad = next((token for token in prompt if token >= vocab_size), None)
         if bad is not None:

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from maxserve.core.answers.unsupported import UNSUPPORTED
 from maxserve.core.server.app import create_app
 from maxserve.plugins.openai.router import router
-from maxserve.plugins.openai.unsupported import UNSUPPORTED
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from maxserve.core.answers.bodies import TextBody
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Constraint, Request, SamplingParams
-from maxserve.plugins.openai.schema import TextBody
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"
@@ -28,27 +28,34 @@ class Job:
     max_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLimits:
+    """What bounds a job: the model, and how many requests the server takes at once (None: any number).
+
+    `prompt_field` is what the prompt is called in the body; `default_limit` the tokens of an answer that sets no limit.
+    """
+
+    info: ModelInfo
+    capacity: int | None
+    prompt_field: str
+    default_limit: int | None = None
+
+
 def plan_job(
     body: TextBody,
     prompts: Sequence[Sequence[int]],
     sampling: Mapping[str, Mapping[str, Any]],
-    info: ModelInfo,
+    limits: JobLimits,
     *,
     user: str,
-    capacity: int | None,
-    prompt_field: str,
-    default_limit: int | None,
     constraint: Constraint | None = None,
 ) -> Job:
-    """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold.
-
-    `capacity` is how many requests the server takes at once, None for any number.
-    """
+    """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold."""
     n = body.n or 1
-    _check_count(len(prompts) * n, capacity, "n" if n > 1 else prompt_field)
+    _check_count(len(prompts) * n, limits.capacity, "n" if n > 1 else limits.prompt_field)
     requests: list[Request] = []
     for prompt in prompts:
-        limit = _limit(body, len(prompt), info.max_length, prompt_field, default_limit)
+        limit = _limit(body, len(prompt), limits)
         requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
     tokens = sum(map(len, prompts))
     return Job(requests=tuple(requests), stops=body.stops, n=n, prompt_tokens=tokens, max_tokens=body.token_limit[1])
@@ -106,8 +113,9 @@ def _seed(seed: int | None, sample: int) -> int | None:
     return None if seed is None else (seed + sample + 2**63) % 2**64 - 2**63
 
 
-def _limit(body: TextBody, prompt: int, max_length: int, prompt_field: str, default: int | None) -> int | None:
+def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
     """How many tokens may follow a prompt of `prompt` tokens; a default is cut to what there is room for."""
+    prompt_field, max_length, default = limits.prompt_field, limits.info.max_length, limits.default_limit
     if prompt == 0:
         raise RequestError(f"{prompt_field}: the prompt has no tokens", param=prompt_field)
     room = max_length - prompt

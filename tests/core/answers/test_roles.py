@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from maxserve.core.answers.roles import knows_developer
 from maxserve.core.model.chat_template import ChatTemplate
-from maxserve.plugins.openai.roles import knows_developer
 
 PRINTS_ANY = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 BOTH = "{% for m in messages %}{{ 'S' if m.role in ('system', 'developer') else 'U' }}{{ m.content }}{% endfor %}"

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+from pydantic import Field, field_validator
 
 from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
 
 MOST_CHOICES = 128
-MOST_PROMPTS = 2048
 MOST_STOPS = 16
 LONGEST_STOP = 1000  # characters
 
 # A list with thousands of bad items would make thousands of errors: the first one ends its validation.
-_FIRST = Field(fail_fast=True)
-Strings = Annotated[list[str], _FIRST]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], _FIRST]
-PROMPT_FORMS = "a string, a list of strings, a list of token ids, or a list of such lists; ids are integers from 0"
-
-
-def _one_of_the_forms(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """One sentence instead of a complaint for each form that the value does not have."""
-    try:
-        return validate(value)
-    except ValidationError:
-        raise ValueError(f"must be {PROMPT_FORMS}") from None
-
-
-Prompt = Annotated[str | Strings | TokenIds | Annotated[list[TokenIds], _FIRST], WrapValidator(_one_of_the_forms)]
+FAIL_FAST = Field(fail_fast=True)
+Strings = Annotated[list[str], FAIL_FAST]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FAIL_FAST]
 
 
 class StreamOptions(Body):
@@ -86,13 +73,13 @@ class Message(Body):
     """One turn. Fields besides these are handed to the chat template."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[ContentPart], _FIRST] | None = None
+    content: str | Annotated[list[ContentPart], FAIL_FAST] | None = None
 
 
 class ChatBody(TextBody):
     """A conversation to be continued."""
 
-    messages: Annotated[list[Message], Field(min_length=1), _FIRST]
+    messages: Annotated[list[Message], Field(min_length=1), FAIL_FAST]
     max_completion_tokens: int | None = Field(None, ge=1, description="wins over max_tokens")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(None, description="the answer goes on where the last message ends")
@@ -103,9 +90,3 @@ class ChatBody(TextBody):
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return super().token_limit
-
-
-class CompletionBody(TextBody):
-    """Text, or token ids, to be continued; a list of them gives a choice (or `n`) for each."""
-
-    prompt: Prompt

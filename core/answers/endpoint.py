@@ -1,0 +1,71 @@
+"""One path that answers with generated text: reading, measuring, and giving up when the client has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from maxserve.core.interfaces import StatsObserver
+from maxserve.core.server.body import body_schema, read_body
+from maxserve.core.server.disconnect import ClientGone, unless_gone
+from maxserve.core.server.errors import Failure, failure_of, log_unforeseen
+from maxserve.core.server.meter import Meter
+
+B = TypeVar("B", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One HTTP request: its id, its headers, and the meter that follows it."""
+
+    id: str
+    headers: Headers
+    meter: Meter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Generic[B]):
+    """POST `path` with a JSON `body`. `run` answers; `failed` makes the answer of a failure, if not OpenAI's."""
+
+    path: str
+    body: type[B]
+    run: Callable[[B, Call], Awaitable[Response]]
+    observers: Sequence[StatsObserver] = ()
+    failed: Callable[[Failure], Response] | None = None
+
+    def add_to(self, router: APIRouter) -> None:
+        router.add_api_route(
+            self.path,
+            self.answer,
+            methods=["POST"],
+            response_model=None,
+            name=self.path,
+            openapi_extra=body_schema(self.body),
+        )
+
+    async def answer(self, request: Request) -> Response:
+        meter = Meter(self.observers, self.path)
+        try:
+            body = await read_body(request, self.body)
+            call = Call(id=request.scope["state"]["request_id"], headers=request.headers, meter=meter)
+            return await unless_gone(request.receive, _awaited(self.run(body, call)))
+        except ClientGone:
+            meter.finish(499)
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            meter.finish(failure.status)
+            if self.failed is None:
+                raise
+            log_unforeseen(error, self.path)
+            return self.failed(failure)
+
+
+async def _awaited(answer: Awaitable[Response]) -> Response:
+    return await answer
