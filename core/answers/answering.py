@@ -46,7 +46,7 @@ class Answering:
         self.context = context
         self.conversations = Conversations(context)
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
-        self._constraints = Constraints(context)
+        self.constraints = Constraints(context)
         self._readers = Readers(context)
 
     def body(self, base: type[B]) -> type[B]:
@@ -91,8 +91,8 @@ class Answering:
         """Where calls must be made there is no other text, so that nothing else can be asked of it."""
         asked = constraint_asked(body)
         if choice is not None and (schema := choice.schema) is not None:
-            return await self._constraints.choose("json_schema", schema, param="tools")
-        return None if asked is None else await self._constraints.choose(asked.kind, asked.value, param=asked.param)
+            return await self.constraints.choose("json_schema", schema, param="tools")
+        return None if asked is None else await self.constraints.choose(asked.kind, asked.value, param=asked.param)
 
     def _chat_prompt(self, body: ChatBody, choice: ToolChoice) -> tuple[str, list[int]]:
         text = self.conversations.text(body, choice)

@@ -135,14 +135,12 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Runs the next batch and says what came of it. A failure in it ends its own requests and no others."""
-        failed = self._admit_guided() if self._guides.ready else []
+        outputs = self._admit_guided() if self._guides.ready else []
         if self._working or self.empty_steps:
-            outputs = self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
-        else:
-            outputs = []
+            outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
         if self._parts.check_when_idle and not self.busy:
             self.check()
-        return outputs + failed
+        return outputs
 
     def _admit_guided(self) -> list[Output]:
         """Those whose grammar is ready stand in line now; whose cannot be made are over."""

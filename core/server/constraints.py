@@ -73,10 +73,11 @@ class Constraints:
         raise _refused(refusal or GrammarUnsupported(f"no grammar back end takes {kind}"), kind, param)
 
     def _candidates(self, kind: str, text: str, wanted: str, param: str) -> Sequence[str]:
-        """By priority, but first who has it compiled already."""
+        """By priority; but first who has it compiled already, of those who took longest to start: they mask fastest."""
         if wanted == "auto":
             able = [name for name, backend in self._backends.items() if kind in backend.accepts]
-            return sorted(able, key=lambda name: not self._ready(name, kind, text))
+            ready = [name for name in reversed(able) if self._ready(name, kind, text)]
+            return [*ready, *(name for name in able if name not in ready)]
         if wanted not in self._backends:
             known = ", ".join(self._backends)
             raise RequestError(f"{param}: no grammar back end {wanted!r}; there are {known}", param=param)
@@ -85,7 +86,7 @@ class Constraints:
         return [wanted]
 
     def _ready(self, name: str, kind: str, text: str) -> bool:
-        """Whether its index is there; what starts at once needs none, so an index wins whenever there is one."""
+        """Whether it compiled before, and still has it."""
         built = self._compilers.built(name)
         compiled = built is not None and built.cached(kind, text)
         return compiled and (name, kind, text) in self._outcomes and self._outcomes[name, kind, text] is None

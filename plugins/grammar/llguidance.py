@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -34,17 +35,25 @@ class Compiler:
             TokenizerWrapper(_Vocabulary(context)), n_vocab=context.vocab_size, eos_token=list(context.eos_token_ids)
         )
         self._limits = LLParserLimits(verbose_errors=False)
-        self._start = lru_cache(KEPT)(self._begin)
-        self._known: set[tuple[str, str]] = set()
+        self._starts: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
 
     def check(self, kind: str, text: str) -> None:
         _grammar(kind, text)
 
     def cached(self, kind: str, text: str) -> bool:
-        return (kind, text) in self._known
+        return (kind, text) in self._starts
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
-        start = self._start(kind, text)
+        with self._lock:
+            start = self._starts.get((kind, text))
+        if start is None:
+            start = self._begin(kind, text)
+        with self._lock:
+            self._starts[kind, text] = start
+            self._starts.move_to_end((kind, text))
+            while len(self._starts) > KEPT:
+                self._starts.popitem(last=False)
         return lambda: TextMatcher(start.deep_copy())
 
     def _begin(self, kind: str, text: str) -> LLMatcher:
@@ -54,7 +63,6 @@ class Compiler:
         matcher.compute_bitmask()  # the first one is the slowest, and all copies have it
         if matcher.is_error():
             raise GrammarUnsupported(_first_line(matcher.get_error()))
-        self._known.add((kind, text))
         return matcher
 
 

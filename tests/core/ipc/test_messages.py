@@ -19,7 +19,7 @@ from maxserve.core.ipc.messages import (
     Submit,
     ToWorker,
 )
-from maxserve.core.nouns import CacheSizes, Output, Request, SamplingParams
+from maxserve.core.nouns import CacheSizes, Constraint, Output, Request, SamplingParams
 
 REQUEST = Request(
     id="r",
@@ -70,6 +70,13 @@ def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
 )
 def test_what_the_worker_says_arrives_as_it_was(message: Message) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=FromWorker) == message
+
+
+def test_a_constraint_travels_with_its_request() -> None:
+    params = SamplingParams(constraint=Constraint(kind="choice", text='["é"]', backend="outlines"))
+    sent = Submit(requests=(Request(id="a", prompt=(1,), params=params),))
+    decoder = msgspec.msgpack.Decoder(ToWorker)
+    assert decoder.decode(msgspec.msgpack.encode(sent)) == sent
 
 
 def test_a_message_for_the_other_direction_is_refused() -> None:

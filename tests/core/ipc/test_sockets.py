@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_nothing_to_receive_is_an_empty_answer(addresses: Endpoints) -> None:
     assert list(worker.receive(timeout=0)) == []
     assert list(worker.receive(timeout=0.001)) == []
     worker.close()
+
+
+def test_a_wake_ends_the_sleep_once(addresses: Endpoints) -> None:
+    worker = WorkerChannel(addresses)
+    try:
+        for _ in range(2):
+            waker = threading.Timer(0.02, worker.wake)
+            waker.start()
+            assert list(worker.receive(timeout=None)) == []  # would sleep for ever
+            waker.join()
+        for _ in range(20_000):
+            worker.wake()  # whoever wakes never waits
+    finally:
+        worker.close()
 
 
 def test_nothing_of_an_old_worker_reaches_the_next(addresses: Endpoints) -> None:
