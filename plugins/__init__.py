@@ -13,6 +13,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.parsers", "maxserve.plugins.parsers"),
     ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.openai", "maxserve.plugins.openai"),
+    ("builtin.anthropic", "maxserve.plugins.anthropic"),
     ("builtin.admin", "maxserve.plugins.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),
     ("builtin.demo", "maxserve.plugins.demo"),

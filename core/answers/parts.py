@@ -38,6 +38,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.finish: str | None = None
+        self.stop: str | None = None  # the stop string that ended it
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, list[CallDelta]] = {}
@@ -53,7 +54,7 @@ class Answer:
         self._tokens.extend(part.piece.tokens)
         self.logprobs.extend(part.piece.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or part.piece.prompt_logprobs
-        self.finish = part.finish
+        self.finish, self.stop = part.finish, part.piece.stop
 
     @property
     def content(self) -> str:

@@ -1,0 +1,82 @@
+"""How does a body in another wording become the body of a chat?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.bodies import ChatBody
+from maxserve.core.errors import RequestError
+from maxserve.core.server.fields import Body
+
+C = TypeVar("C", bound=ChatBody)
+
+# Fields of chat bodies that mean the same whoever sends them, and change nothing about how an answer is told.
+_SAME_EVERYWHERE = frozenset(
+    {
+        "allowed_token_ids",
+        "bad_words",
+        "cache_salt",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "ignore_eos",
+        "include_stop_str_in_output",
+        "min_tokens",
+        "priority",
+        "seed",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "stop_token_ids",
+        "structured_outputs",
+    }
+)
+
+
+class Translator(Generic[C]):
+    """Makes chat bodies, `base` with the samplers' fields, out of what bodies of other wordings say."""
+
+    def __init__(self, answering: Answering, base: type[C]) -> None:
+        self._samplers = answering.sampler_fields
+        self._model = answering.body(base)
+
+    def chat_body(self, said: Mapping[str, Any], source: Body | None) -> C:
+        """The chat body that says `said`, and what `source` has beyond its own wording; null stands for left out.
+
+        Of that, samplers' fields and those that mean the same everywhere are handed on, and so are unknown ones, for
+        `Answering` to warn of. RequestError for a field of chats that this wording does not have.
+        """
+        fields = {} if source is None else self._handed_on(source) | self._sampling(source)
+        fields |= {name: value for name, value in said.items() if value is not None}
+        return self._model.model_validate(fields)
+
+    def _sampling(self, source: Body) -> dict[str, Any]:
+        return {name: value for name in self._samplers if (value := getattr(source, name, None)) is not None}
+
+    def _handed_on(self, source: Body) -> dict[str, Any]:
+        given = {name: value for name, value in (source.model_extra or {}).items() if value is not None}
+        for name in given:
+            if name in self._model.model_fields and name not in _SAME_EVERYWHERE:
+                message = f"{name}: a field of /v1/chat/completions that this route does not have"
+                raise RequestError(message, param=name, code="unsupported_parameter")
+        return given
+
+
+def unknown_inside(body: BaseModel) -> list[str]:
+    """What the objects within `body` have beyond their fields, as paths. Unknown fields of `body` are not among them."""
+    return [path for path, depth in _unknown(body, "", 0) if depth]
+
+
+def _unknown(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unknown(item, f"{path}[{index}]", depth)
+    elif isinstance(value, BaseModel):
+        within = f"{path}." if path else ""
+        yield from ((within + name, depth) for name, extra in (value.model_extra or {}).items() if extra is not None)
+        for name in value.model_fields_set & type(value).model_fields.keys():
+            yield from _unknown(getattr(value, name), within + name, depth + 1)
