@@ -39,6 +39,7 @@ class Answer:
     def __init__(self) -> None:
         self.finish: str | None = None
         self.stop: str | None = None  # the stop string that ended it
+        self.reasoning_tokens = 0
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, list[CallDelta]] = {}
@@ -49,6 +50,8 @@ class Answer:
     def add(self, part: Part) -> None:
         self._content.append(part.content)
         self._reasoning.append(part.reasoning)
+        if part.reasoning and not part.content:
+            self.reasoning_tokens += len(part.piece.tokens)
         for call in part.calls:
             self._calls.setdefault(call.index, []).append(call)
         self._tokens.extend(part.piece.tokens)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -10,9 +12,12 @@ from pydantic import BaseModel
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.errors import RequestError
+from maxserve.core.server.errors import Failure
 from maxserve.core.server.fields import Body
 
 C = TypeVar("C", bound=ChatBody)
+
+_HEAD = re.compile(r"^(\w*)(.*)", re.DOTALL)
 
 # Fields of chat bodies that mean the same whoever sends them, and change nothing about how an answer is told.
 _SAME_EVERYWHERE = frozenset(
@@ -66,8 +71,17 @@ class Translator(Generic[C]):
         return given
 
 
+def renamed(failure: Failure, names: Mapping[str, str]) -> Failure:
+    """`failure` in another wording: the field at fault, if it is among `names`, goes by its name there."""
+    head, tail = _HEAD.findall(failure.param or "")[0]
+    if head not in names:
+        return failure
+    message = re.sub(rf"\b{re.escape(head)}\b", names[head], failure.message)
+    return replace(failure, param=names[head] + tail, message=message)
+
+
 def unknown_inside(body: BaseModel) -> list[str]:
-    """What the objects within `body` have beyond their fields, as paths. Unknown fields of `body` are not among them."""
+    """What the objects within `body` have beyond their fields, as paths. Its own unknown fields are not among them."""
     return [path for path, depth in _unknown(body, "", 0) if depth]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
+from maxserve.core.answers.translation import renamed
 from maxserve.core.server.errors import Failure, capped
 
 _TYPES = {
@@ -16,7 +17,7 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_NAMES = {"stop": "stop_sequences"}  # what core fields are called here
+_NAMES = {"stop": "stop_sequences", "response_format": "output_config.format"}  # what core fields are called here
 
 
 def failure_body(failure: Failure, request_id: str) -> bytes:
@@ -33,5 +34,6 @@ def failure_response(failure: Failure, request_id: str) -> Response:
 
 def _said(failure: Failure) -> str:
     """The message, which names the field at fault."""
-    param = _NAMES.get(failure.param or "", failure.param or "")
-    return failure.message if not param or param in failure.message else f"{param}: {failure.message}"
+    failure = renamed(failure, _NAMES)
+    named = not failure.param or failure.param in failure.message
+    return failure.message if named else f"{failure.param}: {failure.message}"
