@@ -17,6 +17,7 @@ from maxserve.core.server.fields import Body
 
 C = TypeVar("C", bound=ChatBody)
 
+_NOT_HERE = "unknown_parameter"  # the field goes by the name it was given
 _HEAD = re.compile(r"^(\w*)(.*)", re.DOTALL)
 
 # Fields of chat bodies that mean the same whoever sends them, and change nothing about how an answer is told.
@@ -67,14 +68,14 @@ class Translator(Generic[C]):
         for name in given:
             if name in self._model.model_fields and name not in _SAME_EVERYWHERE:
                 message = f"{name}: a field of /v1/chat/completions that this route does not have"
-                raise RequestError(message, param=name, code="unsupported_parameter")
+                raise RequestError(message, param=name, code=_NOT_HERE)
         return given
 
 
 def renamed(failure: Failure, names: Mapping[str, str]) -> Failure:
     """`failure` in another wording: the field at fault, if it is among `names`, goes by its name there."""
     head, tail = _HEAD.findall(failure.param or "")[0]
-    if head not in names:
+    if head not in names or failure.code == _NOT_HERE:
         return failure
     message = re.sub(rf"\b{re.escape(head)}\b", names[head], failure.message)
     return replace(failure, param=names[head] + tail, message=message)

@@ -114,7 +114,7 @@ class MessageEvents:
         return _event("content_block_delta", index=self._blocks, delta=delta)
 
 
-def _event(name: str, **content: Any) -> bytes:
+def _event(name: str, /, **content: Any) -> bytes:
     return event(msgspec.json.encode({"type": name, **content}), name.encode())
 
 

@@ -108,12 +108,12 @@ class ResponseEvents:
     def _index(self) -> int:
         return len(self._items) - 1
 
-    def _within(self, name: str, **content: Any) -> bytes:
+    def _within(self, name: str, /, **content: Any) -> bytes:
         """An event about the open item; all but calls have one part of content."""
         item = self._items[-1]
         place = {} if item.kind == "function_call" else {"content_index": 0}
         return self._event(name, item_id=item.id, output_index=self._index, **place, **content)
 
-    def _event(self, name: str, **content: Any) -> bytes:
+    def _event(self, name: str, /, **content: Any) -> bytes:
         number, self._number = self._number, self._number + 1
         return event(msgspec.json.encode({"type": name, "sequence_number": number, **content}), name.encode())
