@@ -14,6 +14,8 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.openai", "maxserve.plugins.openai"),
     ("builtin.anthropic", "maxserve.plugins.anthropic"),
+    ("builtin.sagemaker", "maxserve.plugins.sagemaker"),
+    ("builtin.kserve", "maxserve.plugins.kserve"),
     ("builtin.admin", "maxserve.plugins.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),
     ("builtin.demo", "maxserve.plugins.demo"),

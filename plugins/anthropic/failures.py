@@ -17,7 +17,11 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_NAMES = {"stop": "stop_sequences", "response_format": "output_config.format"}  # what core fields are called here
+_NAMES = {  # what fields of chats are called here
+    "stop": "stop_sequences",
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+}
 
 
 def failure_body(failure: Failure, request_id: str) -> bytes:

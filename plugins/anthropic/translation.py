@@ -7,8 +7,7 @@ from typing import Any
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.answers.thinking import ThinkingControls
-from maxserve.core.answers.translation import Translator, unknown_inside
-from maxserve.core.answers.unsupported import warnings_of
+from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
 from maxserve.plugins.anthropic.bodies import CountBody, MessageBody, OutputConfig, Thinking, Tool, ToolChoice
 from maxserve.plugins.anthropic.conversation import messages_of
@@ -37,8 +36,8 @@ class MessageTranslation:
             **(_limits(body) if isinstance(body, MessageBody) else {}),
         }
         # Nothing but the prompt counts when tokens are counted.
-        chat = self._translator.chat_body(said, body if isinstance(body, MessageBody) else None)
-        return chat, warnings_of(dict.fromkeys(unknown_inside(body))) + warnings
+        chat = self._translator.body(said, body if isinstance(body, MessageBody) else None)
+        return chat, self._translator.warnings(body) + warnings
 
     def _thinking(self, body: CountBody) -> tuple[dict[str, Any], list[str]]:
         """The chat template's variables, and warnings; an effort alone thinks as it says."""

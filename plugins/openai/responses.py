@@ -19,7 +19,12 @@ from maxserve.plugins.openai.responses_events import ResponseEvents
 from maxserve.plugins.openai.responses_input import ResponseTranslation
 from maxserve.plugins.openai.responses_items import ResponseObject, items_of, statuses, usage_of_response
 
-_NAMES = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
+_NAMES = {  # what fields of chats are called here
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
 
 
 class Responses:

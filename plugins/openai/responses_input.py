@@ -7,8 +7,7 @@ from typing import Any
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.thinking import ThinkingControls
-from maxserve.core.answers.translation import Translator, unknown_inside
-from maxserve.core.answers.unsupported import warnings_of
+from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
 from maxserve.plugins.openai.responses_body import (
     Item,
@@ -51,8 +50,8 @@ class ResponseTranslation:
             "tool_choice": _named(body.tool_choice) if isinstance(body.tool_choice, NamedTool) else body.tool_choice,
             "response_format": _format(body.text) if body.text is not None else None,
         }
-        chat = self._translator.chat_body(said, body)
-        return chat, warnings_of(dict.fromkeys(unknown_inside(body))) + warnings
+        chat = self._translator.body(said, body)
+        return chat, self._translator.warnings(body) + warnings
 
     def _reasoning(self, body: ResponseBody) -> tuple[dict[str, Any], list[str]]:
         asked = body.reasoning

@@ -8,8 +8,8 @@ import openai
 import pydantic
 import pytest
 
+from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.parts import Answer, Part
-from maxserve.core.answers.unsupported import UNSUPPORTED
 from maxserve.core.errors import WorkerDied
 from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import CallDelta
@@ -17,7 +17,7 @@ from maxserve.core.server.errors import Failure
 from maxserve.core.server.meter import Meter
 from maxserve.plugins.openai.responses_body import ResponseBody
 from maxserve.plugins.openai.responses_events import ResponseEvents
-from maxserve.plugins.openai.responses_input import messages_of
+from maxserve.plugins.openai.responses_input import ResponseTranslation, messages_of
 from maxserve.plugins.openai.responses_items import ResponseObject, items_of, statuses
 
 pytestmark = pytest.mark.anyio
@@ -222,10 +222,6 @@ async def test_defaults_of_clients_are_fine(client: httpx.AsyncClient) -> None:
     assert response.json()["warnings"] == ["the field 'wizardry' is not known and was ignored"]
 
 
-class Greeting(pydantic.BaseModel):
-    words: list[str]
-
-
 def test_official_client(server: str, engine: Any) -> None:
     with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as official:
         answer = official.responses.create(model="acme/tiny", input="Hi", temperature=0.2)
@@ -237,16 +233,26 @@ def test_official_client(server: str, engine: Any) -> None:
             official.responses.create(model="other", input="Hi")
 
 
-def test_official_client_parses(server: str, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.reply = lambda request: [*engine.tokenizer.encode('{"words": ["hi"]}', add_special_tokens=False), engine.eos]
-    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as official:
-        monkeypatch.setitem(UNSUPPORTED, "response_format", lambda value: value["json_schema"]["name"] == "Greeting")
-        answer = official.responses.parse(model="acme/tiny", input="Hi", text_format=Greeting)
-        assert answer.output_parsed == Greeting(words=["hi"])
-        monkeypatch.setitem(UNSUPPORTED, "response_format", lambda value: False)
-        with pytest.raises(openai.BadRequestError) as refused:
-            official.responses.parse(model="acme/tiny", input="Hi", text_format=Greeting)
-        assert refused.value.param == "text.format"
+def test_a_format_of_the_text_is_a_response_format(context: Any) -> None:
+    wanted = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
+    body = ResponseBody.model_validate({"input": "Hi", "text": {"format": wanted}})
+    chat, _ = ResponseTranslation(Answering(context)).chat_body(body)
+    schema = {"name": "x", "schema": {"type": "object"}, "strict": True}
+    said = chat.model_dump(by_alias=True, exclude_none=True)
+    assert said["response_format"] == {"type": "json_schema", "json_schema": schema}
+
+
+def test_functions_go_by_names_of_chats(context: Any) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
+    body = ResponseBody.model_validate(
+        {"input": "Hi", "tools": [tool], "tool_choice": {"type": "function", "name": "f"}}
+    )
+    chat, warnings = ResponseTranslation(Answering(context)).chat_body(body)
+    said = chat.model_dump(exclude_none=True)
+    function = {"name": "f", "parameters": {"type": "object"}, "strict": True}
+    assert said["tools"] == [{"type": "function", "function": function}]
+    assert said["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert warnings == []
 
 
 def test_official_client_reassembles_calls(context: Any) -> None:
