@@ -276,13 +276,12 @@ def test_official_client_raises_what_it_should(official: anthropic.Anthropic) ->
 
 def test_official_client_round_trip_of_tools(official: anthropic.Anthropic, engine: Any) -> None:
     """The conversation as the client sends it back; the answer's own calls are tested above."""
-    tool: Any = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
     turns: list[Any] = [
         USER,
         {"role": "assistant", "content": CONTENT[:3]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "2"}]},
     ]
-    answer = official.messages.create(model="acme/tiny", max_tokens=9, messages=turns, tools=[tool])
+    answer = official.messages.create(model="acme/tiny", max_tokens=9, messages=turns)
     assert answer.stop_reason == "max_tokens"
     prompt = engine.tokenizer.decode(engine.requests[0].prompt)
     assert prompt == "user: Hi\nassistant: I look.\ntool: 2\nassistant:"
