@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from maxserve.core.host import Host
 from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Output, Request, TokenLogprob
+from maxserve.core.nouns import FinishReason, Output, Request, TokenLogprob
 from maxserve.core.server.gate import Gate
 from maxserve.core.settings import Settings
 
@@ -63,7 +63,7 @@ def scored(tokens: Sequence[int], count: int | None) -> tuple[TokenLogprob, ...]
     """Made-up logprobs: every token is the second likeliest, after token 0."""
     if count is None:
         return ()
-    best = {"ids": (0, 1, 2)[:count], "logprobs": (-0.5, -1.5, -2.5)[:count]}
+    best: dict[str, Any] = {"ids": (0, 1, 2)[:count], "logprobs": (-0.5, -1.5, -2.5)[:count]}
     return tuple(TokenLogprob(token=token, logprob=-1.5, rank=2, **best) for token in tokens)
 
 
@@ -84,7 +84,7 @@ class ScriptedEngine:
     requests: list[Request] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
 
-    async def generate(self, request: Request) -> AsyncIterator[Output]:
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
@@ -106,7 +106,7 @@ class ScriptedEngine:
                 raise self.failure
             new = tokens[sent : sent + self.step]
             wanted = request.params.prompt_logprobs is not None and not sent
-            scores = {
+            scores: dict[str, Any] = {
                 "logprobs": scored(new, request.params.logprobs),
                 "prompt_logprobs": scored(request.prompt[1:], request.params.prompt_logprobs) if wanted else (),
             }
@@ -116,7 +116,7 @@ class ScriptedEngine:
                 yield Output(id=request.id, tokens=ended, finish="stop", cached=self.cached, **scores)
                 return
             sent += len(new)
-            finish = "length" if sent >= len(tokens) else None
+            finish: FinishReason | None = "length" if sent >= len(tokens) else None
             yield Output(id=request.id, tokens=tuple(new), finish=finish, cached=self.cached, **scores)
             if finish:
                 return

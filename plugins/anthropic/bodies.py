@@ -32,7 +32,7 @@ class Block(Body):
     content: str | Annotated[list[ResultBlock], FAIL_FAST] | None = None
     is_error: bool | None = None
     thinking: str | None = None
-    signature: str | None = Field(None, description="taken and not looked at: this server signs nothing")
+    signature: str | None = None  # taken and not looked at: this server signs nothing
     cache_control: dict[str, Any] | None = None
 
 

@@ -66,7 +66,7 @@ class GenerateEvents:
         return event(failure_body(failure))
 
     def _event(self, said: Mapping[str, Any]) -> bytes:
-        told = event(msgspec.json.encode(self._head | said))
+        told = event(msgspec.json.encode({**self._head, **said}))
         self._head.pop("warnings", None)  # once is enough
         return told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.thinking import ThinkingControls
@@ -21,6 +21,7 @@ from maxserve.plugins.openai.responses_body import (
 )
 
 Message = dict[str, Any]
+N = TypeVar("N")
 
 _TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
@@ -136,7 +137,7 @@ def _text(part: Part, where: str) -> str:
     return _needed(part.text, f"{where}.text")
 
 
-def _needed(value: Any, where: str) -> Any:
+def _needed(value: N | None, where: str) -> N:
     if value is None:
         raise RequestError(f"{where}: an item of this type needs it", param=where)
     return value

@@ -25,8 +25,16 @@ PATH = "/invocations"
 class _Kind(msgspec.Struct):
     """What tells the two bodies apart; the rest of a body is skipped, not decoded."""
 
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def chats(self) -> bool:
+        return _given(self.messages)
+
+    @property
+    def completes(self) -> bool:
+        return _given(self.prompt)
 
 
 class Invocations:
@@ -51,10 +59,10 @@ class Invocations:
         except ClientDisconnect:
             raise ClientGone from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kind = _Kind(messages=msgspec.Raw())  # either route says what is wrong with it
-        if (kind.messages is None) == (kind.prompt is None):
+            kind = _Kind(messages=msgspec.Raw(b"?"))  # either route says what is wrong with it
+        if kind.chats == kind.completes:
             raise RequestError("give messages (a chat) or prompt (a completion), and not both", param="messages")
-        return await (self._chat if kind.prompt is None else self._completions).answer(request)
+        return await (self._chat if kind.chats else self._completions).answer(request)
 
     @staticmethod
     def _endpoint(wording: Wording, answering: Answering) -> Endpoint[Any]:
@@ -74,3 +82,8 @@ def router(context: ServerContext) -> APIRouter:
         PATH, invocations.answer, methods=["POST"], response_model=None, openapi_extra=invocations.schema
     )
     return routes
+
+
+def _given(value: msgspec.Raw) -> bool:
+    """Whether there is a value, and not null."""
+    return bytes(memoryview(value)[:4]) not in (b"", b"null")

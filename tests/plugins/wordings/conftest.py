@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -28,4 +29,6 @@ ROUTERS = {"openai": openai, "anthropic": anthropic, "kserve": kserve, "sagemake
 
 @pytest.fixture
 def app(context: ServerContext) -> Any:  # noqa: F811
+    # Room for the description of tools, which templates that know none are given as text.
+    context = dataclasses.replace(context, model=dataclasses.replace(context.model, max_length=4096))
     return create_app(context, [("/", router(context), f"builtin.{name}") for name, router in ROUTERS.items()])
