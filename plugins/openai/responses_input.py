@@ -90,8 +90,9 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
     elif kind == "function_call":
         _assistant(messages).setdefault("tool_calls", []).append(_call(item, where))
     elif kind == "function_call_output":
-        output = "\n".join(_texts(_needed(item.output, f"{where}.output"), f"{where}.output"))
-        messages.append({"role": "tool", "tool_call_id": _needed(item.call_id, f"{where}.call_id"), "content": output})
+        output: str | list[Part] = _needed(item.output, f"{where}.output")
+        said = "\n".join(_texts(output, f"{where}.output"))
+        messages.append({"role": "tool", "tool_call_id": _needed(item.call_id, f"{where}.call_id"), "content": said})
     else:
         param = f"{where}.type"
         message = (
@@ -102,7 +103,8 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
 
 def _add_message(messages: list[Message], item: Item, where: str) -> None:
     role = _needed(item.role, f"{where}.role")
-    texts = _texts(_needed(item.content, f"{where}.content"), f"{where}.content")
+    content: str | list[Part] = _needed(item.content, f"{where}.content")
+    texts = _texts(content, f"{where}.content")
     if role == "assistant":
         message = _assistant(messages, "content", "tool_calls")
         message["content"] = "\n".join(texts)
