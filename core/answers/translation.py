@@ -23,8 +23,6 @@ _NOT_HERE = "unknown_parameter"  # the field goes by the name it was given
 # Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about how an answer is told.
 _SAME_EVERYWHERE = frozenset(
     {
-        "allowed_token_ids",
-        "bad_words",
         "cache_salt",
         "guided_choice",
         "guided_grammar",
@@ -32,11 +30,9 @@ _SAME_EVERYWHERE = frozenset(
         "guided_regex",
         "ignore_eos",
         "include_stop_str_in_output",
-        "min_tokens",
         "priority",
         "seed",
         "skip_special_tokens",
-        "spaces_between_special_tokens",
         "stop_token_ids",
         "structured_outputs",
     }

@@ -90,9 +90,8 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
     elif kind == "function_call":
         _assistant(messages).setdefault("tool_calls", []).append(_call(item, where))
     elif kind == "function_call_output":
-        output: str | list[Part] = _needed(item.output, f"{where}.output")
-        said = "\n".join(_texts(output, f"{where}.output"))
-        messages.append({"role": "tool", "tool_call_id": _needed(item.call_id, f"{where}.call_id"), "content": said})
+        output = "\n".join(_needed_texts(item.output, f"{where}.output"))
+        messages.append({"role": "tool", "tool_call_id": _needed(item.call_id, f"{where}.call_id"), "content": output})
     else:
         param = f"{where}.type"
         message = (
@@ -103,8 +102,7 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
 
 def _add_message(messages: list[Message], item: Item, where: str) -> None:
     role = _needed(item.role, f"{where}.role")
-    content: str | list[Part] = _needed(item.content, f"{where}.content")
-    texts = _texts(content, f"{where}.content")
+    texts = _needed_texts(item.content, f"{where}.content")
     if role == "assistant":
         message = _assistant(messages, "content", "tool_calls")
         message["content"] = "\n".join(texts)
@@ -141,8 +139,18 @@ def _text(part: Part, where: str) -> str:
 
 def _needed(value: N | None, where: str) -> N:
     if value is None:
-        raise RequestError(f"{where}: an item of this type needs it", param=where)
+        raise _missing(where)
     return value
+
+
+def _needed_texts(content: str | Sequence[Part] | None, where: str) -> list[str]:
+    if content is None:
+        raise _missing(where)
+    return _texts(content, where)
+
+
+def _missing(where: str) -> RequestError:
+    return RequestError(f"{where}: an item of this type needs it", param=where)
 
 
 def _tool(index: int, tool: Tool) -> dict[str, Any]:
