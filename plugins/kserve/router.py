@@ -62,7 +62,7 @@ def router(context: ServerContext) -> APIRouter:
     )
     for model in MODELS:
         for name, body, run in runs:
-            Endpoint(
+            Endpoint[Any](
                 path=f"{model}/{name}", body=body, run=run, observers=context.observers, failed=failure_response
             ).add_to(routes)
         routes.add_api_route(f"{model}/ready", facts.ready, methods=["GET"], response_model=None)
