@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maxserve.core.answers.answering import Answering, Generation
-from maxserve.core.answers.bodies import TextBody
 from maxserve.core.answers.endpoint import Call
 from maxserve.core.answers.jobs import encoded
 from maxserve.core.answers.models import unknown_model
@@ -15,6 +14,7 @@ from maxserve.core.answers.translation import Translator
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.server.identity import client_of
 from maxserve.plugins.kserve.bodies import Fields
+from maxserve.plugins.openai.completion_body import CompletionBody
 
 VERSION = "1"
 DEFAULT_LIMIT = 16  # tokens, as on /v1/completions
@@ -28,12 +28,12 @@ class Completing:
         self._answering = answering
         self._tokenizer = answering.context.tokenizer
         self._info = answering.context.model
-        self._translator = Translator(answering, TextBody, taken=_TAKEN)
+        self._translator = Translator(answering, CompletionBody, taken=_TAKEN)
 
     async def begin(self, texts: Sequence[str], fields: Mapping[str, Any], call: Call) -> Generation:
         """The answers on their way; RequestError when that cannot be done."""
         check_model(call.path, self._info)
-        body = self._translator.body({}, Fields.model_validate(dict(fields)))
+        body = self._translator.body({"prompt": list(texts)}, Fields.model_validate(dict(fields)))
         prompts = await asyncio.to_thread(lambda: [self._tokens(text) for text in texts])
         user = client_of(body.user, call.headers)
         generation = await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)

@@ -62,9 +62,10 @@ def router(context: ServerContext) -> APIRouter:
     )
     for model in MODELS:
         for name, body, run in runs:
-            Endpoint[Any](
+            endpoint: Endpoint[Any] = Endpoint(
                 path=f"{model}/{name}", body=body, run=run, observers=context.observers, failed=failure_response
-            ).add_to(routes)
+            )
+            endpoint.add_to(routes)
         routes.add_api_route(f"{model}/ready", facts.ready, methods=["GET"], response_model=None)
     for model in MODELS:
         routes.add_api_route(model, facts.model, methods=["GET"], response_model=None)
