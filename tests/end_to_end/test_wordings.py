@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import anthropic
@@ -33,6 +34,18 @@ def check_arguments(given: Any) -> None:
     assert given.keys() == {"unit", "days"}
     assert given["unit"] in ("C", "F")
     assert 1 <= given["days"] <= 9
+
+
+@pytest.fixture(scope="module")
+def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+    """With room for the description of tools, which the tiny model's tokenizer makes long."""
+    folder = model_folder(max_position_embeddings=2048)
+    options = ("--model", str(folder), "--served-model-name", "tiny", "--max-batch-size", "8")
+    server = LiveServer(*options, env={"OMP_NUM_THREADS": "1"})
+    try:
+        yield server.wait_ready()
+    finally:
+        assert server.stop() == 0
 
 
 @pytest.fixture
