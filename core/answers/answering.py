@@ -22,10 +22,10 @@ from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import Constraint
 from maxserve.core.server.constraint_fields import constraint_asked
 from maxserve.core.server.constraints import Constraints
-from maxserve.core.server.fields import RequestFields
+from maxserve.core.server.fields import Body, RequestFields
 from maxserve.core.server.generation import generate_text, merged
 
-B = TypeVar("B", bound=TextBody)
+B = TypeVar("B", bound=Body)
 
 Parts = AsyncGenerator[tuple[int, Part], None]
 
@@ -52,6 +52,16 @@ class Answering:
     def body(self, base: type[B]) -> type[B]:
         """`base` with the fields of every sampler."""
         return self._fields.model(base.__name__, base)
+
+    @property
+    def sampler_fields(self) -> frozenset[str]:
+        """The request fields that belong to samplers."""
+        return self._fields.names
+
+    async def prompt(self, body: ChatBody) -> list[int]:
+        """The tokens of a conversation, as `chat` would go on with them."""
+        self._checked(body)
+        return await asyncio.to_thread(self.chat_tokens, body)
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""

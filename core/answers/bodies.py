@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +20,17 @@ LONGEST_STOP = 1000  # characters
 FAIL_FAST = Field(fail_fast=True)
 Strings = Annotated[list[str], FAIL_FAST]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FAIL_FAST]
+
+
+def checked_stops(stops: Sequence[str]) -> Sequence[str]:
+    """`stops`; ValueError when they are too many, or one is empty or too long."""
+    if len(stops) > MOST_STOPS:
+        raise ValueError(f"at most {MOST_STOPS} stop strings are taken, got {len(stops)}")
+    if not all(stops):
+        raise ValueError("a stop string must not be empty")
+    if any(len(stop) > LONGEST_STOP for stop in stops):
+        raise ValueError(f"a stop string may have at most {LONGEST_STOP} characters")
+    return stops
 
 
 class StreamOptions(Body):
@@ -50,13 +62,7 @@ class TextBody(ConstraintFields):
     @field_validator("stop")
     @classmethod
     def _stop_is_bounded(cls, value: str | list[str] | None) -> str | list[str] | None:
-        stops = [value] if isinstance(value, str) else value or []
-        if len(stops) > MOST_STOPS:
-            raise ValueError(f"at most {MOST_STOPS} stop strings are taken, got {len(stops)}")
-        if not all(stops):
-            raise ValueError("a stop string must not be empty")
-        if any(len(stop) > LONGEST_STOP for stop in stops):
-            raise ValueError(f"a stop string may have at most {LONGEST_STOP} characters")
+        checked_stops([value] if isinstance(value, str) else value or [])
         return value
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -19,25 +20,29 @@ from maxserve.core.server.meter import Meter
 
 B = TypeVar("B", bound=BaseModel)
 
+_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One HTTP request: its id, its headers, and the meter that follows it."""
+    """One HTTP request: its id, its headers, the meter that follows it, and what its path says."""
 
     id: str
     headers: Headers
     meter: Meter
+    path: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint(Generic[B]):
-    """POST `path` with a JSON `body`. `run` answers; `failed` makes the answer of a failure, if not OpenAI's."""
+    """POST `path` with a JSON `body`. `run` answers; `failed` makes the answer of a failure, if not OpenAI's, with the
+    request's id."""
 
     path: str
     body: type[B]
     run: Callable[[B, Call], Awaitable[Response]]
     observers: Sequence[StatsObserver] = ()
-    failed: Callable[[Failure], Response] | None = None
+    failed: Callable[[Failure, str], Response] | None = None
 
     def add_to(self, router: APIRouter) -> None:
         router.add_api_route(
@@ -46,14 +51,14 @@ class Endpoint(Generic[B]):
             methods=["POST"],
             response_model=None,
             name=self.path,
-            openapi_extra=body_schema(self.body),
+            openapi_extra=body_schema(self.body) | _path_schema(self.path),
         )
 
     async def answer(self, request: Request) -> Response:
-        meter = Meter(self.observers, self.path)
+        meter, request_id = Meter(self.observers, self.path), request.scope["state"]["request_id"]
         try:
             body = await read_body(request, self.body)
-            call = Call(id=request.scope["state"]["request_id"], headers=request.headers, meter=meter)
+            call = Call(id=request_id, headers=request.headers, meter=meter, path=request.path_params)
             return await unless_gone(request.receive, _awaited(self.run(body, call)))
         except ClientGone:
             meter.finish(499)
@@ -64,7 +69,15 @@ class Endpoint(Generic[B]):
             if self.failed is None:
                 raise
             log_unforeseen(error, self.path)
-            return self.failed(failure)
+            return self.failed(failure, request_id)
+
+
+def _path_schema(path: str) -> dict[str, Any]:
+    """The parameters in `path`, which FastAPI does not find by itself in a handler that takes the bare request."""
+    names = _PARAMETER.findall(path)
+    schema = {"type": "string"}
+    parameters = [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
+    return {"parameters": parameters} if parameters else {}
 
 
 async def _awaited(answer: Awaitable[Response]) -> Response:

@@ -38,6 +38,8 @@ class Answer:
 
     def __init__(self) -> None:
         self.finish: str | None = None
+        self.stop: str | None = None  # the stop string that ended it
+        self.reasoning_tokens = 0
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, list[CallDelta]] = {}
@@ -48,12 +50,14 @@ class Answer:
     def add(self, part: Part) -> None:
         self._content.append(part.content)
         self._reasoning.append(part.reasoning)
+        if part.reasoning and not part.content:
+            self.reasoning_tokens += len(part.piece.tokens)
         for call in part.calls:
             self._calls.setdefault(call.index, []).append(call)
         self._tokens.extend(part.piece.tokens)
         self.logprobs.extend(part.piece.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or part.piece.prompt_logprobs
-        self.finish = part.finish
+        self.finish, self.stop = part.finish, part.piece.stop
 
     @property
     def content(self) -> str:

@@ -20,7 +20,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all
     tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
-    its second token on, come with the first piece that has tokens.
+    its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text.
     """
 
     text: str
@@ -30,6 +30,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     cached: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
 
 
 class AnswerText:
@@ -82,6 +83,7 @@ class AnswerText:
             cached=self._cached,
             logprobs=output.logprobs and output.logprobs[: self._visible(output, len(tokens))],
             prompt_logprobs=output.prompt_logprobs,
+            stop=self._stop.matched,
         )
 
     def _visible(self, output: Output, count: int) -> int:

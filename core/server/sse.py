@@ -4,34 +4,54 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from maxserve.core.server.disconnect import ClientGone, unless_gone
-from maxserve.core.server.errors import failure_of, log_unforeseen
+from maxserve.core.server.errors import Failure, failure_of, log_unforeseen
 
 DONE = b"data: [DONE]\n\n"
 
 
-def event(data: bytes) -> bytes:
-    """`data`, which is JSON on one line, as a server-sent event."""
-    return b"data: " + data + b"\n\n"
+def event(data: bytes, name: bytes = b"") -> bytes:
+    """`data`, which is JSON on one line, as a server-sent event; `name` for clients that go by names."""
+    return (b"event: " + name + b"\ndata: " if name else b"data: ") + data + b"\n\n"
+
+
+def told(failure: Failure) -> bytes:
+    """A failure as an event in OpenAI's words."""
+    return event(failure.body())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The last words of a stream: what tells a failure, and what comes after everything, failures included."""
+
+    failed: Callable[[Failure], bytes] = told
+    last: bytes = DONE
+
+
+OPENAI = Ending()
 
 
 class EventStream(Response):
-    """Sends `events`, then [DONE]. A failure becomes an event before it; a client that hangs up closes `events`.
+    """Sends `events`, then their `ending`. A client that hangs up closes `events`.
 
     `finished(status)` is called at the end: 200, the status the failure would have had, or 499.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], *, finished: Callable[[int], None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], *, finished: Callable[[int], None], ending: Ending = OPENAI
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._finished = finished
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499
@@ -54,6 +74,6 @@ class EventStream(Response):
             failure = failure_of(error)
             status = failure.status
             log_unforeseen(error, f"the stream of {scope['path']}")
-            await send({"type": "http.response.body", "body": event(failure.body()), "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+            await send({"type": "http.response.body", "body": self._ending.failed(failure), "more_body": True})
+        await send({"type": "http.response.body", "body": self._ending.last, "more_body": False})
         return status

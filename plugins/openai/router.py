@@ -11,6 +11,7 @@ from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
 from maxserve.plugins.openai.exchange import Exchange, Wording
 from maxserve.plugins.openai.models import Models
+from maxserve.plugins.openai.responses import responses_endpoint
 from maxserve.plugins.openai.tokenization import Tokenization
 from maxserve.plugins.openai.version import version
 
@@ -31,4 +32,5 @@ def router(context: ServerContext) -> APIRouter:
             run=Exchange(wording, context.model).answer,
             observers=context.observers,
         ).add_to(routes)
+    responses_endpoint(answering).add_to(routes)
     return routes

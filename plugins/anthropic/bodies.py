@@ -1,0 +1,106 @@
+"""What may a request for a message say? Field names and meanings are those of Anthropic's public API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from maxserve.core.answers.bodies import FAIL_FAST, Strings, checked_stops
+from maxserve.core.server.fields import Body
+
+MOST_TOOLS = 1024
+
+
+class ResultBlock(Body):
+    """What a block within a block may be. `cache_control` asks for what prefixes get without asking."""
+
+    type: str
+    text: str | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+class Block(Body):
+    """A block of content of any type; which fields it needs is told when it is translated."""
+
+    type: str
+    text: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: str | Annotated[list[ResultBlock], FAIL_FAST] | None = None
+    is_error: bool | None = None
+    thinking: str | None = None
+    signature: str | None = None  # taken and not looked at: this server signs nothing
+    cache_control: dict[str, Any] | None = None
+
+
+Blocks = Annotated[list[Block], FAIL_FAST]
+
+
+class Turn(Body):
+    role: Literal["user", "assistant"]
+    content: str | Blocks
+
+
+class Tool(Body):
+    type: str | None = None
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+class ToolChoice(Body):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Body):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+
+class Metadata(Body):
+    user_id: str | None = None
+
+
+class OutputFormat(Body):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    format: OutputFormat | None = None
+    effort: str | None = Field(None, min_length=1, max_length=32)
+
+
+class CountBody(Body):
+    """A conversation whose tokens are counted."""
+
+    model: str | None = Field(None, description="the served model's name; empty or missing means the same")
+    messages: Annotated[list[Turn], Field(min_length=1), FAIL_FAST]
+    system: str | Blocks | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS), FAIL_FAST] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class MessageBody(CountBody):
+    """A conversation to be continued by one message."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: Strings | None = Field(None, description="the answer ends before any of these strings")
+    stream: bool | None = None
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = Field(None, description="there is one tier: standard")
+
+    @field_validator("stop_sequences")
+    @classmethod
+    def _stops_are_bounded(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else list(checked_stops(value))

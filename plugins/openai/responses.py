@@ -1,0 +1,71 @@
+"""POST /v1/responses: a chat in the wording of OpenAI's Responses API, without a store."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.endpoint import Call, Endpoint
+from maxserve.core.answers.parts import Answer
+from maxserve.core.answers.single import SingleAnswer, Telling
+from maxserve.core.answers.translation import renamed
+from maxserve.core.server.errors import Failure
+from maxserve.core.server.identity import client_of
+from maxserve.plugins.openai.responses_body import ResponseBody
+from maxserve.plugins.openai.responses_events import ResponseEvents
+from maxserve.plugins.openai.responses_input import ResponseTranslation
+from maxserve.plugins.openai.responses_items import ResponseObject, items_of, statuses, usage_of_response
+
+_NAMES = {  # what fields of chats are called here
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
+
+
+class Responses:
+    """The `SingleWording` of responses."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._translation = ResponseTranslation(answering)
+
+    def streams(self, body: ResponseBody) -> bool:
+        return bool(body.stream)
+
+    async def begin(self, body: ResponseBody, call: Call) -> Telling:
+        chat, warnings = self._translation.chat_body(body)
+        generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
+        warnings = [*generation.warnings, *warnings]
+        response = ResponseObject(body, self._answering.context.model, call.id, warnings)
+        return Telling(
+            generation=generation,
+            whole=partial(_whole, response, call),
+            teller=partial(ResponseEvents, response, call.id, call.meter),
+            last=b"",
+        )
+
+
+def responses_endpoint(answering: Answering) -> Endpoint[Any]:
+    return Endpoint(
+        path="/v1/responses",
+        body=answering.body(ResponseBody),
+        run=SingleAnswer(Responses(answering)).answer,
+        observers=answering.context.observers,
+        failed=_failed,
+    )
+
+
+def _whole(response: ResponseObject, call: Call, answer: Answer) -> dict[str, Any]:
+    items = items_of(answer, call.id)
+    status, each = statuses(len(items), answer.finish)
+    output = [item.shown(state) for item, state in zip(items, each, strict=True)]
+    return response.shown(status, output, usage=usage_of_response(call.meter, answer.reasoning_tokens))
+
+
+def _failed(failure: Failure, request_id: str) -> Response:
+    return renamed(failure, _NAMES).response()

@@ -1,0 +1,26 @@
+"""SageMaker's route over a scripted engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.app import create_app
+from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
+    anyio_backend,
+    client,
+    context,
+    engine,
+    host,
+    recorder,
+    server,
+    tokenizer,
+)
+from maxserve.plugins.sagemaker.router import router
+
+
+@pytest.fixture
+def app(context: ServerContext) -> Any:  # noqa: F811
+    return create_app(context, [("/", router(context), "builtin.sagemaker")])

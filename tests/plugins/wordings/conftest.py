@@ -1,0 +1,34 @@
+"""All routes for text over a scripted engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.app import create_app
+from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
+    anyio_backend,
+    client,
+    context,
+    engine,
+    host,
+    recorder,
+    server,
+    tokenizer,
+)
+from maxserve.plugins.anthropic.router import router as anthropic
+from maxserve.plugins.kserve.router import router as kserve
+from maxserve.plugins.openai.router import router as openai
+from maxserve.plugins.sagemaker.router import router as sagemaker
+
+ROUTERS = {"openai": openai, "anthropic": anthropic, "kserve": kserve, "sagemaker": sagemaker}
+
+
+@pytest.fixture
+def app(context: ServerContext) -> Any:  # noqa: F811
+    # Room for the description of tools, which templates that know none are given as text.
+    context = dataclasses.replace(context, model=dataclasses.replace(context.model, max_length=4096))
+    return create_app(context, [("/", router(context), f"builtin.{name}") for name, router in ROUTERS.items()])
