@@ -6,7 +6,7 @@ looked for once, when the engine is put together, never in the step loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -375,7 +375,10 @@ class ObserverContext(Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext(Context):
-    """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself."""
+    """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
+
+    `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes.
+    """
 
     settings: Settings
     host: Host
@@ -384,3 +387,10 @@ class ServerContext(Context):
     tokenizer: Tokenizer
     template: ChatTemplate
     observers: Sequence[StatsObserver] = ()
+    made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, make: Callable[[ServerContext], S]) -> S:
+        if make not in self.made:
+            self.made[make] = make(self)
+        found: S = self.made[make]
+        return found

@@ -20,7 +20,7 @@ from maxserve.core.answers.unsupported import warnings_of
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import Constraint
-from maxserve.core.server.constraint_fields import constraint_asked
+from maxserve.core.server.constraint_fields import ConstraintFields, constraint_asked
 from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import Body, RequestFields
 from maxserve.core.server.generation import generate_text, merged
@@ -45,13 +45,16 @@ class Answering:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.conversations = Conversations(context)
+        self._bodies: dict[type[TextBody], type[TextBody]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = Constraints(context)
         self._readers = Readers(context)
 
     def body(self, base: type[B]) -> type[B]:
         """`base` with the fields of every sampler."""
-        return self._fields.model(base.__name__, base)
+        if base not in self._bodies:
+            self._bodies[base] = self._fields.model(base.__name__, base)
+        return self._bodies[base]  # type: ignore[return-value]
 
     @property
     def sampler_fields(self) -> frozenset[str]:
@@ -62,6 +65,20 @@ class Answering:
         """The tokens of a conversation, as `chat` would go on with them."""
         self._checked(body)
         return await asyncio.to_thread(self.chat_tokens, body)
+
+    def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
+        """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""
+        sampling = self.context.settings.sampling
+        off = self._fields.names - self._fields.allowed
+        if not sampling.enable_structured_output:
+            off |= ConstraintFields.model_fields.keys()
+        if not sampling.enable_variable_logits:
+            off |= {"prompt_logprobs"}
+        return {
+            "fields": sorted(body.model_fields.keys() - off),
+            "constraints": sorted(self.constraints.kinds) if sampling.enable_structured_output else [],
+            **self._readers.names,
+        }
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""

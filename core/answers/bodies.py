@@ -42,14 +42,16 @@ class TextBody(ConstraintFields):
 
     model: str | None = Field(None, description="the served model's name; empty or missing means the same")
     n: int | None = Field(None, ge=1, le=MOST_CHOICES, description="answers per prompt")
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="most tokens of an answer")
     stop: str | Strings | None = Field(None, description="the answer ends before any of these strings")
-    stop_token_ids: Annotated[TokenIds, Field(max_length=1024)] | None = None
-    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[TokenIds, Field(max_length=1024)] | None = Field(
+        None, description="the answer ends with any of these tokens, which are not shown"
+    )
+    ignore_eos: bool | None = Field(None, description="go on where the model would end")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="same seed, same text; 0 is a seed")
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
+    stream: bool | None = Field(None, description="answer in server-sent events, as the text comes")
+    stream_options: StreamOptions | None = Field(None, description="include_usage: a last event with the token counts")
+    user: str | None = Field(None, description="whose request it is, for schedulers that share fairly")
     priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="of those who wait, lower ones come first")
     include_stop_str_in_output: bool | None = Field(None, description="leave the stop string in the text")
     skip_special_tokens: bool | None = Field(None, description="keep special tokens out of the text; default true")
@@ -104,11 +106,13 @@ class Message(Body):
 class ChatBody(TextBody, ToolFields):
     """A conversation to be continued."""
 
-    messages: Annotated[list[Message], Field(min_length=1), FAIL_FAST]
+    messages: Annotated[list[Message], Field(min_length=1, description="the conversation so far"), FAIL_FAST]
     max_completion_tokens: int | None = Field(None, ge=1, description="wins over max_tokens")
-    add_generation_prompt: bool | None = None
+    add_generation_prompt: bool | None = Field(
+        None, description="let the prompt end where the assistant begins; default true"
+    )
     continue_final_message: bool | None = Field(None, description="the answer goes on where the last message ends")
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
     logprobs: bool | None = Field(None, description="tell how likely each token was")
     top_logprobs: int | None = Field(
         None, ge=0, le=MOST_LOGPROBS, description="and so many likeliest ones; needs logprobs"

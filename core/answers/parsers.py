@@ -28,7 +28,8 @@ class Parsers:
     reasoning: Callable[[ReasoningContext], ReadsAnswer] | None = None
     tool_markers: tuple[str, ...] = ()
     reasoning_markers: tuple[str, ...] = ()
-    description: str = ""
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
@@ -46,7 +47,8 @@ def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
         reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
         tool_markers=tools.component.markers if tools else (),
         reasoning_markers=reasoning.component.markers if reasoning else (),
-        description=told,
+        tool_parser=tools.name if tools else None,
+        reasoning_parser=reasoning.name if reasoning else None,
     )
 
 

@@ -20,6 +20,11 @@ class Readers:
         template = context.template.source(tools=True) or "" if context.template.present else ""
         self._parsers = choose_parsers(context.settings, context.host, template)
 
+    @property
+    def names(self) -> dict[str, str | None]:
+        """The parsers by name, None where there is none."""
+        return {"tool_parser": self._parsers.tool_parser, "reasoning_parser": self._parsers.reasoning_parser}
+
     def of(self, choice: ToolChoice, prompt: str, *, constrained: bool) -> AnswerReader | None:
         """The reader of one answer to `prompt`; None when its text is what it is.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from maxserve.core.answers.tool_schema import arguments_schema, calls_schema
+from maxserve.core.answers.unsupported import UNSUPPORTED
 from maxserve.core.errors import RequestError
 from maxserve.core.nouns import Tool
 from maxserve.core.server.fields import Body
@@ -72,7 +73,8 @@ class ToolChoice:
 def read_tools(body: ToolFields) -> ToolChoice:
     """What `body` says; RequestError with the field at fault."""
     for old, new in _HINTS.items():
-        if (body.model_extra or {}).get(old) is not None:
+        value = (body.model_extra or {}).get(old)
+        if value is not None and not UNSUPPORTED[old](value):
             raise RequestError(f"{old} is the old spelling and is not served; use {new}", param=old)
     tools = _tools(body.tools or [])
     parallel = body.parallel_tool_calls is not False

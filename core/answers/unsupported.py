@@ -6,34 +6,43 @@ declaring it. What is in none of the lists is unknown: accepted, and told to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from maxserve.core.errors import RequestError
 
 MOST_WARNINGS = 20
 
-Neutral = Callable[[Any], bool]
+
+@dataclass(frozen=True, slots=True)
+class Neutral:
+    """The values of a field that ask for nothing; none means that every value asks for something."""
+
+    values: tuple[Any, ...] = ()
+
+    def __call__(self, value: Any) -> bool:
+        return any(_same(value, each) for each in self.values)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal and of one type, where a whole number and a fraction are one: 0 is 0.0, but not false."""
+    numbers = (int, float)
+    return value == other and (type(value) is type(other) or (type(value) in numbers and type(other) in numbers))
 
 
 def _one_of(*values: Any) -> Neutral:
-    return lambda value: any(type(value) is type(v) and value == v for v in values)
+    return Neutral(values)
 
 
-def _number(neutral: float) -> Neutral:
-    return lambda value: type(value) in (int, float) and value == neutral
-
-
-def _never(value: Any) -> bool:
-    return False
-
+_never = Neutral()
 
 OFF, EMPTY = _one_of(False), _one_of([], {}, "")
 
 UNSUPPORTED: Mapping[str, Neutral] = {
-    "top_logprobs": _number(0),
+    "top_logprobs": _one_of(0),
     "logprob_token_ids": EMPTY,
-    "length_penalty": _number(1),
+    "length_penalty": _one_of(1),
     "use_beam_search": OFF,
     "spaces_between_special_tokens": _one_of(True),
     "structural_tag": _never,
@@ -48,7 +57,7 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "function_call": _one_of("none", "auto"),
     "echo": OFF,
     "suffix": EMPTY,
-    "best_of": _number(1),
+    "best_of": _one_of(1),
     "prompt_embeds": EMPTY,
     "truncate_prompt_tokens": _never,
     "audio": _never,
@@ -62,10 +71,10 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "vllm_xargs": EMPTY,
     "stop_regex": EMPTY,
     "no_stop_trim": OFF,
-    "typical_p": _number(1),
+    "typical_p": _one_of(1),
     "input_ids": EMPTY,
     "prompt_tokens": EMPTY,
-    "n_cmpl": _number(1),
+    "n_cmpl": _one_of(1),
     "max_new_tokens": _never,
     "lora": EMPTY,
     "lora_path": EMPTY,

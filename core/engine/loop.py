@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from maxserve.core.engine.advice import MemoryAdvice
 from maxserve.core.engine.emit import Emitter, merged
 from maxserve.core.engine.flight import Flight
 from maxserve.core.engine.ledger import Ledger
@@ -25,7 +26,6 @@ log = logging.getLogger("maxserve.engine")
 
 PATIENCE = 3  # empty plans in a row, with work waiting, before the oldest sequence is run without the policy
 LONGEST_PAUSE = 60.0  # seconds; a policy that wants to wait longer is asked again meanwhile
-ADVICE_INTERVAL = 1.0  # seconds between two lines about too little memory
 
 
 class Engine:
@@ -53,7 +53,7 @@ class Engine:
         self._idle_until: Callable[[], float | None] | None
         self._idle_until = policy.idle_until if hasattr(policy, "idle_until") else None
         self._resume: float | None = None  # while the policy waits: when to ask it again
-        self._advised = float("-inf")
+        self._advice = MemoryAdvice()
         self.simulates_failures = True
         self._policy_failed = False
 
@@ -312,7 +312,7 @@ class Engine:
             self._queues.wait_first(sequence)
         self._counters.preemptions += len(plan.preempted)
         if plan.preempted and plan.lacked_pages:
-            self._advise_memory(len(plan.preempted))
+            self._advice.preempted(len(plan.preempted), self._counters.preemptions)
         plan.preempted.clear()
         self._queues.begin(plan.opened)
         for sequence in plan.opened:
@@ -321,19 +321,6 @@ class Engine:
                 self._counters.prefix_queries += sequence.prompt_length
                 self._counters.prefix_hits += sequence.computed
                 self._counters.prompt_tokens += sequence.prompt_length
-
-    def _advise_memory(self, count: int) -> None:
-        """At most once a second: requests that lose their pages are computed twice."""
-        now = time.monotonic()
-        if now - self._advised < ADVICE_INTERVAL:
-            return
-        self._advised = now
-        log.warning(
-            "the cache is full: %d requests gave up their pages and will be computed again (%d since the start); give "
-            "it more memory with --device-memory-utilization, or lower --max-batch-size or --kvcache-ce-watermark",
-            count,
-            self._counters.preemptions,
-        )
 
     def _maybe_fail(self) -> None:
         """`--sim-failure`: lets a share of the batches fail, so that clients can be tried against it."""

@@ -39,7 +39,7 @@ class SamplerFields:
         self.owners: dict[str, str] = {
             field.name: sampler for sampler, cls in self.classes.items() for field in dataclasses.fields(cls)
         }
-        self._off = {} if settings is None else _switched_off(host, settings)
+        self.off = {} if settings is None else _switched_off(host, settings)
         self._vocab_size = vocab_size
         self._tokenizer = tokenizer
 
@@ -107,7 +107,7 @@ class SamplerFields:
         return made
 
     def _refuse_when_off(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
-        flag = self._off.get(sampler)
+        flag = self.off.get(sampler)
         if flag is not None and made != type(made)():
             field = next(iter(values))
             raise RequestError(

@@ -53,6 +53,11 @@ class Constraints:
         self._words, self._ends = -(-context.model.vocab_size // 32), context.model.eos_token_ids
         self.longest = LONGEST
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What some back end accepts."""
+        return frozenset[str]().union(*(backend.accepts for backend in self._backends.values()))
+
     async def choose(self, kind: str, value: Any, *, param: str, backend: str | None = None) -> Constraint:
         """The constraint in its canonical form, with the back end that has compiled it.
 

@@ -61,6 +61,11 @@ class RequestFields:
                 fields[field] = (hint | None, Field(default=None, description=_summary(params)))
         return create_model(name, __base__=base, __doc__=base.__doc__, **fields)
 
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The fields of samplers that no setting switches off."""
+        return frozenset(field for field, sampler in self._samplers.owners.items() if sampler not in self._samplers.off)
+
     def sampling(self, body: Body) -> Grouped:
         """What `body` says to each sampler, over what the model's generation_config says; checked by the samplers.
 

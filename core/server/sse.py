@@ -13,10 +13,15 @@ from maxserve.core.server.disconnect import ClientGone, unless_gone
 from maxserve.core.server.errors import Failure, failure_of, log_unforeseen
 
 DONE = b"data: [DONE]\n\n"
+# Ends of lines to many clients, but not to server-sent events nor to JSON: U+0085, U+2028, U+2029.
+_LINE_ENDS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 
 
 def event(data: bytes, name: bytes = b"") -> bytes:
     """`data`, which is JSON on one line, as a server-sent event; `name` for clients that go by names."""
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for character, escape in _LINE_ENDS.items():
+            data = data.replace(character, escape)
     return (b"event: " + name + b"\ndata: " if name else b"data: ") + data + b"\n\n"
 
 

@@ -51,7 +51,7 @@ class Messages:
 
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
-    answering = Answering(context)
+    answering = context.once(Answering)
     messages = Messages(answering)
     Endpoint(
         path="/v1/messages",

@@ -53,7 +53,7 @@ class Facts:
 
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
-    facts, completing = Facts(context.model), Completing(Answering(context))
+    facts, completing = Facts(context.model), Completing(context.once(Answering))
     routes.add_api_route("/v2", facts.server, methods=["GET"], response_model=None)
     runs: tuple[tuple[str, type[Body], Callable[[Any, Call], Awaitable[Response]]], ...] = (
         ("infer", InferBody, Infer(completing, context.model).answer),

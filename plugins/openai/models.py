@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.answers.models import unknown_model
-from maxserve.core.interfaces import ModelInfo
+from maxserve.plugins.openai.completion_body import CompletionBody
 
 
 class Models:
-    def __init__(self, info: ModelInfo) -> None:
-        self._info = info
+    def __init__(self, answering: Answering) -> None:
+        self._info = answering.context.model
+        self._capabilities = {
+            "chat": answering.capabilities(answering.body(ChatBody)),
+            "completions": answering.capabilities(answering.body(CompletionBody)),
+        }
 
     async def list(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._card()]}
@@ -28,4 +34,5 @@ class Models:
             "created": self._info.created,
             "owned_by": "maxserve",
             "max_model_len": self._info.max_length,
+            "capabilities": self._capabilities,
         }

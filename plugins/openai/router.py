@@ -18,11 +18,11 @@ from maxserve.plugins.openai.version import version
 
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
-    models = Models(context.model)
+    answering = context.once(Answering)
+    models = Models(answering)
     routes.add_api_route("/v1/models", models.list, methods=["GET"], response_model=None)
     routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
-    answering = Answering(context)
     Tokenization(answering).add_to(routes)
     wordings: tuple[Wording, ...] = (Chat(answering), Completions(answering))
     for wording in wordings:

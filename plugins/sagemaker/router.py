@@ -41,7 +41,7 @@ class Invocations:
     """Hands a request on to the code of the OpenAI route that it is meant for."""
 
     def __init__(self, context: ServerContext) -> None:
-        answering = Answering(context)
+        answering = context.once(Answering)
         self._chat = self._endpoint(Chat(answering), answering)
         self._completions = self._endpoint(Completions(answering), answering)
 

@@ -60,8 +60,8 @@ class Served:
         self.logits: list[torch.Tensor] = []
         run = Runner.run
 
-        def recording(runner: Runner, batch: Batch) -> torch.Tensor | None:
-            logits = run(runner, batch)
+        def recording(runner: Runner, batch: Batch, prompts: Any = None) -> torch.Tensor | None:
+            logits = run(runner, batch, prompts)
             if logits is not None:
                 self.logits.append(logits.clone())
             return logits

@@ -58,8 +58,8 @@ def test_choices() -> None:
         ({"tools": [tool()], "tool_choice": tool("g")}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
-        ({"functions": []}, "functions"),
-        ({"function_call": "auto"}, "function_call"),
+        ({"functions": [{}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
     ],
 )
 def test_refusals(fields: dict[str, Any], param: str) -> None:

@@ -13,6 +13,7 @@ import maxserve.plugins.observers as declared
 from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
 from maxserve.core.nouns import CacheSizes
 from maxserve.core.server.app import create_app
+from maxserve.core.settings import Settings
 from maxserve.plugins.observers.metrics import router
 from maxserve.plugins.observers.prometheus import Prometheus
 
@@ -125,7 +126,7 @@ def test_two_servers_in_one_process_do_not_share() -> None:
 
 
 def context(*observers: Any) -> Any:
-    return SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=observers)
+    return SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=observers, settings=Settings())
 
 
 async def get(observed: Any) -> httpx.Response:

@@ -11,12 +11,15 @@ CARD = {"id": "acme/tiny", "object": "model", "created": 1_700_000_000, "owned_b
 
 
 async def test_list(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/v1/models")).json() == {"object": "list", "data": [CARD]}
+    listed = (await client.get("/v1/models")).json()
+    [card] = listed.pop("data")
+    assert (listed, {name: card[name] for name in CARD}) == ({"object": "list"}, CARD)
 
 
 @pytest.mark.parametrize("name", ["acme/tiny", "tiny", "acme%2Ftiny"])
 async def test_one(client: httpx.AsyncClient, name: str) -> None:
-    assert (await client.get(f"/v1/models/{name}")).json() == CARD
+    card = (await client.get(f"/v1/models/{name}")).json()
+    assert {name: card[name] for name in CARD} == CARD
 
 
 async def test_another(client: httpx.AsyncClient) -> None:

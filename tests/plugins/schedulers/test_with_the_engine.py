@@ -52,11 +52,11 @@ class Nothing:
         self.steps.append({sequence.id: count for sequence, count in zip(step.sequences, counts, strict=True)})
         return step.drawing
 
-    def run(self, batch: Any) -> torch.Tensor:
+    def run(self, batch: Any, prompts: Any = None) -> torch.Tensor:
         return torch.zeros(len(batch), VOCAB)
 
-    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> list[int]:
-        return [1] * len(sequences)
+    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> tuple[list[int], dict[int, Any]]:
+        return [1] * len(sequences), {}
 
 
 @dataclass

@@ -1,0 +1,51 @@
+"""The page about fields is what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from maxserve.core.answers.bodies import ChatBody
+from maxserve.core.answers.unsupported import UNSUPPORTED
+from maxserve.plugins.openai.completion_body import CompletionBody
+from maxserve.plugins.openai.document import built_in_host, document
+
+PAGE = Path(__file__).parents[3] / "docs" / "fields.md"
+
+
+def test_the_page_is_made_from_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == document(built_in_host()), (
+        "run python -m maxserve.plugins.openai.document > docs/fields.md"
+    )
+
+
+def test_every_field_is_said_once() -> None:
+    names = [line.split("`")[1] for line in document(built_in_host()).splitlines() if line.startswith("| `")]
+    assert {"temperature", "min_p", "tools", "echo", "response_format", "logit_bias", "bad_words"} <= set(names)
+    assert [name for name in names if names.count(name) > 1 and name not in UNSUPPORTED] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_neutral_values_of_what_is_refused_are_accepted(client: httpx.AsyncClient, path: str) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]} if "chat" in path else {"prompt": "Hi"}
+    known = ChatBody.model_fields if "chat" in path else CompletionBody.model_fields
+    for name, neutral in UNSUPPORTED.items():
+        if name in known:
+            continue
+        for value in neutral.values:
+            answer = await client.post(path, json={**body, name: value})
+            assert answer.status_code == 200, (name, value, answer.text)
+            assert "warnings" not in answer.json()
+
+
+@pytest.mark.anyio
+async def test_a_model_says_what_it_can(client: httpx.AsyncClient) -> None:
+    can = (await client.get("/v1/models/acme/tiny")).json()["capabilities"]
+    assert {"json_schema", "regex", "choice", "grammar", "json_object"} <= set(can["chat"]["constraints"])
+    assert {"tools", "min_p", "logprobs", "response_format"} <= set(can["chat"]["fields"])
+    assert {"echo", "prompt", "min_p"} <= set(can["completions"]["fields"])
+    assert can["chat"]["tool_parser"] is not None
