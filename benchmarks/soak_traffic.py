@@ -101,7 +101,8 @@ class Traffic:
         good = self._body([17, 18], 4)
         changes: Sequence[dict[str, Any]] = (
             {"prompt": self._ids(self._length + 1)}, {"prompt": [self._vocabulary + 7]}, {"prompt": {}}, {"n": 1000},
-            {"temperature": -1}, {"max_tokens": 0}, {"model": "another"}, {"seed": "x"}, {"allowed_token_ids": [self._vocabulary]},
+            {"temperature": -1}, {"max_tokens": 0}, {"model": "another"}, {"seed": "x"},
+            {"allowed_token_ids": [self._vocabulary]}, {"guided_regex": "("}, {"response_format": {"type": "xml"}},
         )  # fmt: skip
         return Call(kind="wrong", body={**good, **self._rng.choice(changes)}, refused=True)
 

@@ -156,7 +156,7 @@ class Engine:
     def next_outputs(self) -> list[Output]:
         """`step`, once there is use in it: for those who have nothing else to wait for."""
         if pause := self.pause:
-            self._guides.wait(pause)
+            (self._guides.wait if len(self._guides) else time.sleep)(pause)
         return self.step()
 
     def _step_at_once(self) -> list[Output]:
