@@ -1,0 +1,82 @@
+"""How long does a worker sleep between two steps? Without processes: a channel that notes what it is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from maxserve.core.engine.worker import PAUSE, Loop
+from maxserve.core.ipc.messages import Outputs, ResetPrefixCache, Shutdown
+
+
+class Channel:
+    """Hands out one of `rounds` at each look, then a Shutdown."""
+
+    def __init__(self, *rounds: list[Any]) -> None:
+        self._rounds = list(rounds)
+        self.timeouts: list[float | None] = []
+        self.sent: list[Any] = []
+
+    def receive(self, timeout: float | None) -> list[Any]:
+        self.timeouts.append(timeout)
+        return self._rounds.pop(0) if self._rounds else [Shutdown()]
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def wake(self) -> None: ...
+
+
+class Engine:
+    """Is busy or not, and counts its steps."""
+
+    info = None
+
+    def __init__(self, *, empty_steps: bool, pause: float | None) -> None:
+        self.empty_steps = empty_steps
+        self.pause = pause
+        self.busy = pause is not None
+        self.steps = 0
+
+    def step(self) -> list[Any]:
+        self.steps += 1
+        return []
+
+    def stats(self) -> Any:
+        from maxserve.core.interfaces import StepStats
+        from maxserve.core.nouns import CacheSizes
+
+        return StepStats(time=0.0, running=0, waiting=0, cache=CacheSizes(total=0, free=0, cached=0, owned=0))
+
+    def reset_prefix_cache(self) -> int:
+        return 0
+
+    def serve_grammars(self, wake: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("empty_steps", "pause", "asked"),
+    [
+        (False, None, None),  # nothing to do: until a message comes
+        (False, 0.0, 0.0),  # a step waits: only a look
+        (False, 30.0, 30.0),  # the policy wants to be asked again then
+        (True, None, PAUSE),  # others may wait for this device's part of a step of nobody
+        (True, 0.0, 0.0),
+        (True, 30.0, PAUSE),
+        (True, PAUSE / 2, PAUSE / 2),
+    ],
+)
+def test_sleep(empty_steps: bool, pause: float | None, asked: float | None) -> None:
+    channel, engine = Channel([], []), Engine(empty_steps=empty_steps, pause=pause)
+    Loop(engine, channel).run()  # type: ignore[arg-type]
+    assert channel.timeouts == [asked] * 3
+    assert engine.steps == (2 if empty_steps or pause is not None else 0)
+
+
+def test_steps_of_nobody_are_not_reported() -> None:
+    channel = Channel([], [ResetPrefixCache()], [])
+    engine = Engine(empty_steps=True, pause=None)
+    Loop(engine, channel).run()  # type: ignore[arg-type]
+    assert engine.steps == 3
+    assert [type(message) for message in channel.sent] == [Outputs]
