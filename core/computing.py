@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from maxserve.core.interfaces import Context
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
@@ -55,6 +55,15 @@ class KeptWeight(Protocol):
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """[..., inputs] to [..., outputs]."""
+        ...
+
+
+@runtime_checkable
+class GivesRows(Protocol):
+    """A KeptWeight that can also be read, so that a table which shares the weight is not kept a second time."""
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows [N, inputs] of the weight by their numbers [N] int64, as they were put."""
         ...
 
 

@@ -45,7 +45,7 @@ class Answering:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.conversations = Conversations(context)
-        self._bodies: dict[type[TextBody], type[TextBody]] = {}
+        self._bodies: dict[type[Any], type[Any]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = Constraints(context)
         self._readers = Readers(context)
@@ -54,7 +54,8 @@ class Answering:
         """`base` with the fields of every sampler."""
         if base not in self._bodies:
             self._bodies[base] = self._fields.model(base.__name__, base)
-        return self._bodies[base]  # type: ignore[return-value]
+        made: type[B] = self._bodies[base]
+        return made
 
     @property
     def sampler_fields(self) -> frozenset[str]:

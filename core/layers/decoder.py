@@ -44,7 +44,7 @@ class DecoderModel(nn.Module):
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds; called once, when the weights are on their device."""
-        self.rotary.prepare(self.model.embed_tokens.weight.device)
+        self.rotary.prepare(self.model.norm.weight.device)
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from maxserve.core.computing import KeptWeight
+    from maxserve.core.computing import GivesRows, KeptWeight
 
 
 def weight(*shape: int) -> nn.Parameter:
@@ -51,13 +51,28 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own."""
+    """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
+
+    Where a projection has the same weight and its linear method can give rows of it, `kept` has the table and `weight`
+    is gone.
+    """
+
+    weight: nn.Parameter | None
 
     def __init__(self, entries: int, dim: int) -> None:
         super().__init__()
-        self.weight = weight(entries, dim)
-        self.compute = self.weight.dtype
+        self.weight = table = weight(entries, dim)
+        self.compute = table.dtype
+        self.kept: GivesRows | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """[tokens] to [tokens, dim]."""
+        if self.kept is not None:
+            return self.kept.rows(ids).to(self.compute)
+        assert self.weight is not None, "neither the layer nor a method keeps the table"
         return F.embedding(ids, self.weight).to(self.compute)
+
+    def give_to(self, kept: GivesRows) -> None:
+        """From now on `kept` has the table."""
+        self.kept = kept
+        self.weight = None

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from maxserve.core.components import WeightMap
+from maxserve.core.computing import GivesRows
 from maxserve.core.errors import ModelError
 from maxserve.core.layers.linear import Embedding, Linear
 from maxserve.core.model.progress import Progress
@@ -173,7 +174,11 @@ class _Loaded:
         whole[read.offset : read.offset + tensor.shape[0]].copy_(tensor)
 
     def finish(self) -> None:
-        """Puts every tensor where the model has its parameter, at each of the places that share it."""
+        """Puts every tensor where the model has its parameter, at each of the places that share it.
+
+        Tables whose weight a projection keeps too are read from there, where its method can: once is enough.
+        """
+        readers: list[tuple[Embedding, GivesRows]] = []
         for names, _ in self._places:
             if names[0] in self._kept:
                 continue
@@ -184,11 +189,25 @@ class _Loaded:
                 if name in self._kept:
                     self._kept[name].put(self._read_again(names[0], shared) if own is None else own, 0)
                     continue
+                reader = self._reader(names) if own is None else None
+                if reader is not None and isinstance(module := self._module(name), Embedding):
+                    readers.append((module, reader))
+                    continue
                 value = parameter if own is None else nn.Parameter(own, requires_grad=False)
                 setattr(self._module(name), name.rpartition(".")[2], value)
+        for table, reader in readers:
+            table.give_to(reader)
         for module in self._model.modules():
             if isinstance(module, Embedding):
                 module.compute = self._dtype
+
+    def _reader(self, names: Sequence[str]) -> GivesRows | None:
+        """Who keeps the weight that these places share, and can give rows of it."""
+        for name in names:
+            kept = self._kept.get(name)
+            if isinstance(kept, GivesRows) and name not in self._second:
+                return kept
+        return None
 
     def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
         """A mapped tensor through a mapping of its own, which ends after use: the pages of the other stay untouched."""

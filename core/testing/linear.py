@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import KeptWeight, LinearContext, WeightKeeper
+from maxserve.core.computing import GivesRows, KeptWeight, LinearContext, WeightKeeper
 from maxserve.core.host import Host, PluginOptions
 
 __all__ = ["LinearMethodChecks"]
@@ -63,6 +63,17 @@ class LinearMethodChecks:
                 torch.testing.assert_close(
                     result.double(), expected, atol=self.tolerance * max(1, size[1] ** 0.5), rtol=0
                 )
+
+    def test_rows_come_out_as_they_were_put(self, keeper: WeightKeeper) -> None:
+        """Of methods that can give rows at all."""
+        for size in SIZES:
+            for dtype in (torch.float32, torch.bfloat16):
+                weight = random(*size).to(dtype)
+                kept = self.kept(keeper, weight)
+                if isinstance(kept, GivesRows):
+                    ids = torch.tensor([0, size[0] - 1, size[0] // 2, 0])
+                    assert torch.equal(kept.rows(ids), weight[ids].to(keeper.stored(dtype)))
+                    assert kept.rows(ids[:0]).shape == (0, size[1])
 
     def test_any_number_of_axes(self, keeper: WeightKeeper) -> None:
         weight = random(40, 24)

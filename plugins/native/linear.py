@@ -47,6 +47,14 @@ class Panels:
             rows.data_ptr(), rows.stride(0), self.itemsize, self.address, first, len(rows), self._inputs
         )
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """Read across the panels: slower than from a table, and nothing beside what is computed with a row."""
+        out = torch.empty(len(ids), self._inputs, dtype=self._packed.dtype)
+        self._library.ms_rows(
+            self.address, self.itemsize, ids.contiguous().data_ptr(), len(ids), self._inputs, out.data_ptr()
+        )
+        return out
+
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         flat = rows(x if x.dim() == 2 else x.reshape(-1, self._inputs))
         count = flat.shape[0]

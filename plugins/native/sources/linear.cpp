@@ -100,6 +100,14 @@ void pack(const W* w, long ldw, W* packed, long first, long count, long inputs) 
   }
 }
 
+template <class W>
+void rows(const W* packed, const int64_t* ids, long count, long inputs, W* out) {
+  for (long i = 0; i < count; i++) {
+    const W* at = packed + ids[i] / WIDTH * inputs * WIDTH + Panel<W>::place(ids[i] % WIDTH);
+    for (long k = 0; k < inputs; k++) out[i * inputs + k] = at[k * WIDTH];
+  }
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
@@ -116,6 +124,12 @@ int ms_width() { return WIDTH; }
 void ms_pack(const void* w, long ldw, long bytes, void* packed, long first, long count, long inputs) {
   if (bytes == 4) pack((const float*)w, ldw, (float*)packed, first, count, inputs);
   else pack((const uint16_t*)w, ldw, (uint16_t*)packed, first, count, inputs);
+}
+
+// Rows `ids` of such a weight, as they were packed: out[count][inputs].
+void ms_rows(const void* packed, long bytes, const int64_t* ids, long count, long inputs, void* out) {
+  if (bytes == 4) rows((const float*)packed, ids, count, inputs, (float*)out);
+  else rows((const uint16_t*)packed, ids, count, inputs, (uint16_t*)out);
 }
 
 // out[m][outputs] = x[m][inputs] * w' + bias

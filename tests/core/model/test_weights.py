@@ -273,14 +273,25 @@ class Kept:
         return torch.nn.functional.linear(x, self.weight.float(), bias)
 
 
+class Readable(Kept):
+    """Can also be read."""
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.weight[ids]
+
+
 class Keeper:
+    def __init__(self, kind: type[Kept] = Kept) -> None:
+        self._kind = kind
+
     def stored(self, checkpoint: torch.dtype) -> torch.dtype:
         return checkpoint if checkpoint == torch.bfloat16 else torch.float32
 
     def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Kept:
-        return Kept(outputs, inputs, dtype)
+        return self._kind(outputs, inputs, dtype)
 
 
+@pytest.mark.parametrize("kind", [Kept, Readable])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     ("stored", "encoding", "held"),
@@ -293,9 +304,17 @@ class Keeper:
     ],
 )
 def test_projections_go_to_who_keeps_them(
-    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, encoding: torch.dtype | None, held: torch.dtype
+    save: Callable[..., list[str]],
+    tied: bool,
+    stored: torch.dtype,
+    encoding: torch.dtype | None,
+    held: torch.dtype,
+    kind: type[Kept],
 ) -> None:
-    """The model computes in float32 whatever they are kept in; a table that is shared stays beside the copy of it."""
+    """The model computes in float32 whatever they are kept in.
+
+    A table that is shared stays beside the copy of it, unless that can be read.
+    """
     from transformers import LlamaConfig
 
     from maxserve.architectures.llama import Model as Llama
@@ -320,7 +339,7 @@ def test_projections_go_to_who_keeps_them(
     wanted = {n: torch.randn(p.shape, generator=generator).to(stored) for n, p in plain.named_parameters()}
     files = save(wanted)
     models = []
-    for keeping in (None, Keeping(keeper=Keeper(), encoding=encoding)):
+    for keeping in (None, Keeping(keeper=Keeper(kind), encoding=encoding)):
         with torch.device("meta"):
             model = Llama(config)
         load_weights(
@@ -337,7 +356,12 @@ def test_projections_go_to_who_keeps_them(
     linears = [module for module in models[1].modules() if isinstance(module, Linear)]
     assert {module.kept.weight.dtype for module in linears} == {held}  # type: ignore[union-attr]
     assert all(module.weight is None for module in linears)
-    assert models[1].model.embed_tokens.weight.dtype == held
+    table = models[1].model.embed_tokens
+    if tied and kind is Readable:
+        assert (table.weight, table.kept) == (None, models[1].lm_head.kept)
+    else:
+        assert table.weight is not None
+        assert table.weight.dtype == held
     assert models[1].model.norm.weight.dtype == torch.float32
     expected, found = (run_step(m, TinyCache(config.cache_layers), [(0, [1, 2, 3])]) for m in models)
     tolerance = 0.3 if stored == torch.float32 and held == torch.bfloat16 else 1e-5
