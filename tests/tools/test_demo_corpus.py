@@ -33,7 +33,7 @@ def test_plain_defaults_are_those_of_the_settings(corpus: Any) -> None:
         if isinstance(option.default, bool):
             words = ("on", "true") if option.default else ("off", "false")
         elif isinstance(option.default, int | float):
-            words = (f"{option.default:g}",)
+            words = (f"{option.default:g}", str(option.default))
         else:
             continue
         answer = told[f"{option.flag} default"]

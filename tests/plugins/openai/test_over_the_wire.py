@@ -52,8 +52,8 @@ def test_official_client_raises_what_it_should(official: openai.OpenAI, engine: 
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    """Whether it came true within a second."""
-    deadline = time.monotonic() + 1.0
+    """Whether it came true within ten seconds, which is long for a busy machine too."""
+    deadline = time.monotonic() + 10.0
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
@@ -77,7 +77,7 @@ def test_leaving_before_anything_was_said(
 ) -> None:
     engine.delay, engine.reply = 30.0, lambda request: [7] * 200
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server}/v1/chat/completions", json=chat(stream=stream, n=n), timeout=0.3)
+        httpx.post(f"{server}/v1/chat/completions", json=chat(stream=stream, n=n), timeout=1.0)
     assert len(engine.requests) == n
     assert wait_until(lambda: not engine.active)
     assert wait_until(lambda: [s.status for s in recorder.stats] == [499])
