@@ -17,6 +17,7 @@ from maxserve.core.answers.readers import Readers
 from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.answers.tools import ToolChoice, read_tools
 from maxserve.core.answers.unsupported import warnings_of
+from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import Constraint
@@ -75,6 +76,8 @@ class Answering:
             off |= ConstraintFields.model_fields.keys()
         if not sampling.enable_variable_logits:
             off |= {"prompt_logprobs"}
+        if not sampling.enable_echo:
+            off |= {"echo"}
         return {
             "fields": sorted(body.model_fields.keys() - off),
             "constraints": sorted(self.constraints.kinds) if sampling.enable_structured_output else [],
@@ -116,9 +119,12 @@ class Answering:
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 
     async def _constraint(self, body: TextBody, choice: ToolChoice | None = None) -> Constraint | None:
-        """Where calls must be made there is no other text, so that nothing else can be asked of it."""
+        """Where calls must be made there is no other text: a form for it (`response_format`) has nothing to hold."""
         asked = constraint_asked(body)
         if choice is not None and (schema := choice.schema) is not None:
+            if asked is not None and not asked.param.startswith("response_format"):
+                message = f"{asked.param} and a tool_choice that must call exclude each other; leave one out"
+                raise RequestError(message, param=asked.param, code="invalid_value")
             return await self.constraints.choose("json_schema", schema, param="tools")
         return None if asked is None else await self.constraints.choose(asked.kind, asked.value, param=asked.param)
 

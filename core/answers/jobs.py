@@ -64,6 +64,7 @@ def plan_job(
         limit = _limit(body, len(prompt), limits)
         requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
     limit = body.token_limit[1]
+    _check_minimum(sampling, *body.token_limit)
     return Job(
         requests=tuple(requests),
         stops=body.stops,
@@ -74,6 +75,12 @@ def plan_job(
         prompt_tokens=sum(map(len, prompts)),
         max_tokens=limit,
     )
+
+
+def _check_minimum(sampling: Mapping[str, Mapping[str, Any]], field: str, limit: int | None) -> None:
+    least = sampling.get("min_tokens", {}).get("min_tokens", 0)
+    if limit is not None and least > limit:
+        raise RequestError(f"min_tokens is {least}, which is more than the {limit} of {field}", param="min_tokens")
 
 
 def _check_count(count: int, capacity: int | None, param: str) -> None:

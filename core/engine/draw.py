@@ -85,6 +85,7 @@ class Company:
             device,
             [s.ends for s in sequences],
         )
+        self.guides = {i: guide for i, s in enumerate(sequences) if (guide := s.guide) is not None}
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
         self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
@@ -182,7 +183,7 @@ class Pipeline:
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
         company = self._meet(sequences)
-        mask = self._masks.of(sequences)
+        mask = self._masks.of(company.guides, len(sequences))
         drawing, sent = company.drawing(self._stages)
         states = []
         for stage in self._stages:

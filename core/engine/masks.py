@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.guides import Guide
 
 NOTHING = -1  # INVALID of draw.py
 
@@ -56,22 +56,21 @@ class Mask:
 
 
 class Masks:
-    """Fills the masks of steps, in memory that is used again where no device copies it late."""
+    """Fills the masks of steps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def of(self, sequences: SequenceOf[Sequence]) -> Mask | None:
-        """What the grammars of `sequences` allow next; None when none has one."""
-        rows = [i for i, sequence in enumerate(sequences) if sequence.guide is not None]
-        if not rows:
+    def of(self, guides: Mapping[int, Guide], rows: int) -> Mask | None:
+        """What the grammars allow next, of so many rows those that have one, by row; None when none has."""
+        if not guides:
             return None
-        guides = [guide for sequence in sequences if (guide := sequence.guide) is not None]
-        packed: NDArray[np.int32] = np.zeros((len(rows), guides[0].words), dtype=np.int32)
-        for line, guide in zip(packed, guides, strict=True):
+        words = next(iter(guides.values())).words
+        packed: NDArray[np.int32] = np.zeros((len(guides), words), dtype=np.int32)
+        for line, guide in zip(packed, guides.values(), strict=True):
             guide.fill(line)
         return Mask(
-            torch.tensor(rows, device=self._device),
+            torch.tensor(list(guides), device=self._device),
             torch.from_numpy(packed).to(self._device),
-            everyone=len(rows) == len(sequences),
+            everyone=len(guides) == rows,
         )

@@ -18,9 +18,7 @@ import tokenizers
 import uvicorn
 from tokenizers import decoders, models, pre_tokenizers
 
-from maxserve.core.discovery.complaints import Complaints
-from maxserve.core.discovery.selection import Plugin
-from maxserve.core.discovery.sources import Source
+from maxserve.core.discovery.options import PluginOptions
 from maxserve.core.host import Host
 from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
@@ -153,18 +151,10 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-PLUGINS = {
-    "builtin.samplers": "maxserve.samplers",
-    "builtin.grammar": "maxserve.plugins.grammar",
-    "builtin.parsers": "maxserve.plugins.parsers",
-}
-
-
 @pytest.fixture(scope="session")
 def host() -> Host:
-    """The built-in samplers, grammars and parsers, and nothing else."""
-    plugins = [Plugin(source=Source(name=n, target=t, origin="built-in")) for n, t in PLUGINS.items()]
-    return Host(plugins, (), Complaints(strict=True, tolerant=False), serving=True)
+    """The plugins that come with maxserve, whatever is installed beside it."""
+    return Host.discover(PluginOptions(autoload=False), strict=True)
 
 
 @pytest.fixture

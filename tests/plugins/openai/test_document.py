@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.answers.unsupported import UNSUPPORTED
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.settings import Settings
+from maxserve.core.settings.sections import SamplingSettings
 from maxserve.plugins.openai.completion_body import CompletionBody
 from maxserve.plugins.openai.document import built_in_host, document
 
@@ -49,3 +54,17 @@ async def test_a_model_says_what_it_can(client: httpx.AsyncClient) -> None:
     assert {"tools", "min_p", "logprobs", "response_format"} <= set(can["chat"]["fields"])
     assert {"echo", "prompt", "min_p"} <= set(can["completions"]["fields"])
     assert can["chat"]["tool_parser"] is not None
+
+
+@pytest.mark.anyio
+async def test_what_is_switched_off_is_no_capability(context: ServerContext) -> None:
+    off = SamplingSettings(
+        enable_echo=False, enable_structured_output=False, enable_variable_logits=False, enable_penalties=False
+    )
+    less = dataclasses.replace(context, settings=Settings(sampling=off))
+    answering = Answering(less)
+    can = answering.capabilities(answering.body(CompletionBody))
+    assert can["constraints"] == []
+    for field in ("echo", "guided_json", "prompt_logprobs", "presence_penalty"):
+        assert field not in can["fields"]
+    assert "min_p" in can["fields"]

@@ -260,3 +260,16 @@ async def test_300_malformed_bodies(client: httpx.AsyncClient, chat: Any) -> Non
         statuses.add(response.status_code)
     assert {200, 400} <= statuses
     assert (await client.post(PATH, json=chat())).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_more_than_the_most(client: httpx.AsyncClient, chat: Any, field: str) -> None:
+    error = check_error(await client.post(PATH, json=chat(min_tokens=6, **{field: 5})))
+    assert error["param"] == "min_tokens"
+    assert (await client.post(PATH, json=chat(min_tokens=5, **{field: 5}))).status_code == 200
+
+
+async def test_a_call_that_must_be_made_and_another_text(client: httpx.AsyncClient, chat: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    asked = chat(tools=tools, tool_choice="required", guided_regex="a+")
+    assert check_error(await client.post(PATH, json=asked))["param"] == "guided_regex"
