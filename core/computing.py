@@ -33,8 +33,19 @@ class Attention(Protocol):
         """Called once a step, before the model runs: plan here what all layers share."""
         ...
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Writes k, v to `batch.slots`; returns causal attention scaled by head_dim ** -0.5, [T, heads, head_dim]."""
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        batch: Batch,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Writes k, v to `batch.slots`; returns causal attention as the CacheLayer says, [T, heads, value_size].
+
+        A build that cannot do what a layer of its context says raises Unavailable; `sinks` are always to be honoured.
+        """
         ...
 
 

@@ -141,18 +141,47 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayer:
-    """What one attention layer keeps of a token. `window`: it looks back at most that many tokens."""
+    """What one attention layer keeps of a token, and how it looks back.
+
+    `window`: at most that many tokens, its own included; `chunk`: no further than the start of the token's own chunk of
+    that many positions. Scores are multiplied by `scale` (None: head_dim ** -0.5); with a `softcap` they become
+    softcap * tanh(score / softcap). `value_dim` is the size of a value's head where it is not `head_dim`;
+    `values_in_keys`: a value is the first `value_dim` numbers of its key, and is not kept a second time. `sinks`: the
+    layer brings some when it attends.
+    """
 
     kv_heads: int
     head_dim: int
     window: int | None = None
+    chunk: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    value_dim: int | None = None
+    values_in_keys: bool = False
+
+    @property
+    def value_size(self) -> int:
+        """Numbers of a value's head."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return float(self.head_dim**-0.5) if self.scale is None else self.scale
+
+    @property
+    def token_size(self) -> int:
+        """Numbers that are kept of a token."""
+        return self.kv_heads * (self.head_dim + (0 if self.values_in_keys else self.value_size))
 
 
 @dataclass(frozen=True, slots=True)
 class KVLayer:
-    """Storage of one layer: keys and values, each [pages, page_size, kv_heads, head_dim], contiguous.
+    """Storage of one layer: keys and values, [pages, page_size, kv_heads] of head_dim and of value_size numbers.
 
-    Flattened over the first two axes, row `page * page_size + offset` is a slot: one token's entry.
+    Both are contiguous, but for values that are part of their keys: those are a view of them. Flattened over the first
+    two axes, row `page * page_size + offset` is a slot: one token's entry.
     """
 
     keys: torch.Tensor
@@ -252,14 +281,19 @@ class Batch:
     logit_rows: torch.Tensor  # [R] int64, indices into T
     attention: Attention
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Stores k, v of the new tokens and returns what q sees of each whole sequence.
 
-        q [T, heads, head_dim], k and v [T, kv_heads, head_dim]; returns [T, heads, head_dim].
+        q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, value_size]; returns [T, heads, value_size].
+        `sinks` [heads]: scores that take part in the softmax of every token and bring no value.
         """
         if not len(self.seq_lens):
-            return q  # a step of nobody stores and sees nothing
-        return self.attention.attend(layer, q, k, v, self)
+            return q[..., : v.shape[-1]]  # a step of nobody stores and sees nothing
+        if sinks is None:
+            return self.attention.attend(layer, q, k, v, self)
+        return self.attention.attend(layer, q, k, v, self, sinks)
 
 
 class Rows:

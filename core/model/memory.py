@@ -154,7 +154,7 @@ def weight_bytes(model: nn.Module, itemsize: int) -> int:
 
 def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> int:
     """Bytes of one page over all layers: keys and values of `page_size` tokens."""
-    return 2 * sum(layer.kv_heads * layer.head_dim for layer in layers) * page_size * itemsize
+    return sum(layer.token_size for layer in layers) * page_size * itemsize
 
 
 def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:

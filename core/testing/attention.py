@@ -7,7 +7,7 @@ class TestAcme(AttentionChecks):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maxserve.core.computing import Attention, AttentionContext
+from maxserve.core.errors import Unavailable
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.testing.tiny_cache import PlainAttention, TinyCache, make_batch
@@ -29,6 +30,15 @@ ORDERS = {
     "scattered": [7, 3, 11, 25, 14, 30, 9, 2, 18, 21],
 }
 SHAPES = [(6, 2, 16), (4, 4, 8), (3, 1, 64), (8, 2, 24), (7, 1, 20)]  # heads, key heads, size of a head
+RULES: dict[str, dict[str, Any]] = {
+    "scale": {"scale": 0.1},
+    "soft cap": {"softcap": 2.0},
+    "sinks": {"sinks": True},
+    "sinks, soft cap and window": {"sinks": True, "softcap": 1.5, "window": 7},
+    "chunks": {"chunk": 12},
+    "small values": {"value_dim": 8},
+    "values in keys": {"value_dim": 12, "values_in_keys": True},
+}
 
 
 class _Stage:
@@ -40,11 +50,12 @@ class _Stage:
         tables: Sequence[Sequence[int]],
         shape: tuple[int, int, int] = SHAPES[0],
         *,
-        window: int | None = None,
         dtype: torch.dtype = torch.float32,
+        **rules: Any,
     ) -> None:
         self.heads, self.kv_heads, self.dim = shape
-        layer = CacheLayer(kv_heads=self.kv_heads, head_dim=self.dim, window=window)
+        layer = CacheLayer(kv_heads=self.kv_heads, head_dim=self.dim, **rules)
+        self.layer = layer
         host = Host.discover(checks.plugins, strict=True)
         entry = host.attention_backends.get(checks.attention)
 
@@ -68,8 +79,10 @@ class _Stage:
         """Result and expected result of a step that adds so many random tokens to each row."""
         tokens = sum(counts.values())
         q, k, v = (self._random(tokens, heads) for heads in (self.heads, self.kv_heads, self.kv_heads))
+        v = (k if self.layer.values_in_keys else v)[..., : self.layer.value_size]
+        sinks = torch.linspace(-2, 2, self.heads) if self.layer.sinks else None
         batches = [make_batch(cache, [(row, [0] * n) for row, n in counts.items()]) for cache in self.caches]
-        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone()) for batch in batches)
+        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone(), sinks) for batch in batches)
         return result, expected
 
     def _random(self, tokens: int, heads: int) -> Tensor:
@@ -98,6 +111,17 @@ class AttentionChecks:
         stage = _Stage(self, [ORDERS["a page between"]], shape)
         for count in (20, 1, 5):
             self.check(stage.step({0: count}))
+
+    @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+    @pytest.mark.parametrize("order", [ORDERS["one run"], ORDERS["scattered"]], ids=["one run", "scattered"])
+    def test_what_a_layer_may_say(self, order: list[int], rule: dict[str, Any]) -> None:
+        """Where the back end cannot do it, its build says so."""
+        try:
+            stage = _Stage(self, [order, list(range(40, 50))], (6, 2, 16), **rule)
+        except Unavailable:
+            pytest.skip("said to be unavailable, so that another back end serves")
+        for counts in ({0: 17, 1: 1}, {0: 1, 1: 1}, {1: 30, 0: 9}, {0: 1, 1: 5}):
+            self.check(stage.step(counts))
 
     def test_a_mixed_step(self) -> None:
         tables = [list(range(8)), [20, 21, 8, 9, 10, 11, 12, 13], [31, 30, 29, 28, 27, 26, 25, 24], [14, 15, 16, 17]]

@@ -53,8 +53,11 @@ class TinyCache:
 
 def _storage(layer: CacheLayer, pages: int, page_size: int, dtype: torch.dtype) -> KVLayer:
     # Not zeros: what reads an entry that was never written shall not go unnoticed.
-    shape = (pages, page_size, layer.kv_heads, layer.head_dim)
-    return KVLayer(torch.full(shape, float("nan"), dtype=dtype), torch.full(shape, float("nan"), dtype=dtype))
+    shape = (pages, page_size, layer.kv_heads)
+    keys = torch.full((*shape, layer.head_dim), float("nan"), dtype=dtype)
+    if layer.values_in_keys:
+        return KVLayer(keys, keys[..., : layer.value_size])
+    return KVLayer(keys, torch.full((*shape, layer.value_size), float("nan"), dtype=dtype))
 
 
 def make_batch(cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence[int] | None = None) -> Batch:
@@ -100,27 +103,40 @@ class PlainAttention:
     def begin(self, batch: Batch) -> None:
         """Nothing to plan."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        stored, window = self.context.storage[layer], self.context.layers[layer].window
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+        stored, kept = self.context.storage[layer], self.context.layers[layer]
         keys, values = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         keys[batch.slots], values[batch.slots] = k.to(keys.dtype), v.to(values.dtype)
-        out = torch.empty_like(q)
+        out = q.new_empty(*q.shape[:2], v.shape[2])
         for row, length in enumerate(batch.seq_lens.tolist()):
             mine = slice(int(batch.query_start[row]), int(batch.query_start[row + 1]))
             positions = torch.arange(length)
             pages = torch.from_numpy(batch.tables[row].astype(np.int64))[positions // self.context.page_size]
             slots = pages * self.context.page_size + positions % self.context.page_size
-            out[mine] = plain_attention(q[mine], keys[slots], values[slots], window).to(q.dtype)
+            out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks).to(q.dtype)
         return out
 
 
-def plain_attention(q: Tensor, keys: Tensor, values: Tensor, window: int | None = None) -> Tensor:
-    """What the last tokens' queries [t, heads, d] see of a sequence's keys and values [S, kv_heads, d]; float64."""
+def plain_attention(q: Tensor, keys: Tensor, values: Tensor, layer: CacheLayer, sinks: Tensor | None = None) -> Tensor:
+    """What the last tokens' queries [t, heads, d] see of a sequence's keys [S, kv_heads, d] and values; float64."""
     group = q.shape[1] // keys.shape[1]
     q, keys, values = q.double(), keys.double(), values.double()
     keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-    scores = torch.einsum("thd,shd->hts", q, keys) * q.shape[-1] ** -0.5
-    own = torch.arange(len(keys) - len(q), len(keys))[:, None]
-    seen = torch.arange(len(keys))
-    hidden = seen > own if window is None else (seen > own) | (seen <= own - window)
-    return torch.einsum("hts,shd->thd", scores.masked_fill(hidden, float("-inf")).softmax(dim=-1), values)
+    scores = torch.einsum("thd,shd->hts", q, keys) * layer.score_scale
+    if layer.softcap is not None:
+        scores = layer.softcap * torch.tanh(scores / layer.softcap)
+    scores = scores.masked_fill(_hidden(len(q), len(keys), layer), float("-inf"))
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.double()[:, None, None].expand(-1, len(q), 1)), dim=-1)
+    return torch.einsum("hts,shd->thd", scores.softmax(dim=-1)[..., : len(keys)], values)
+
+
+def _hidden(rows: int, length: int, layer: CacheLayer) -> Tensor:
+    """Which positions the last `rows` tokens of a sequence do not see, [rows, length]."""
+    own, seen = torch.arange(length - rows, length)[:, None], torch.arange(length)
+    hidden = seen > own
+    if layer.window is not None:
+        hidden |= seen <= own - layer.window
+    if layer.chunk is not None:
+        hidden |= seen < own // layer.chunk * layer.chunk
+    return hidden

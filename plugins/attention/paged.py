@@ -13,18 +13,20 @@ but it costs a copy of them; keep the cache in the model's dtype where speed mat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from maxserve.core.computing import AttentionContext
-from maxserve.core.nouns import Batch, KVLayer
+from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask
-from maxserve.plugins.attention.plan import Share, shares
+from maxserve.plugins.attention.plan import Share, Sight, shares
 
 BLOCK = 256  # query rows a call of the fused kernel gets: bounds the mask, and skips what is masked for whole blocks
+OWN_BLOCK = 64  # the same where scores are made here, which the fused kernel does without
 MAX_RUNS = 8  # above this, copying the sequence is cheaper than a call per run
 
 
@@ -33,41 +35,74 @@ class PagedAttention:
 
     def __init__(self, context: AttentionContext) -> None:
         self.page_size = context.page_size
-        self.layers = [_Layer(stored) for stored in context.storage]
-        self.windows = [layer.window for layer in context.layers]
-        self.masks = {window: CausalMask(BLOCK, window, context.device) for window in set(self.windows)}
+        self.layers = [_Layer(layer, stored) for layer, stored in zip(context.layers, context.storage, strict=True)]
+        self.masks = {layer.sight: CausalMask(BLOCK, layer.sight.window, context.device) for layer in self.layers}
         self.device = context.device
-        self.plans: dict[int | None, list[_Part]] = {}
+        self.plans: dict[Sight, list[_Part]] = {}
 
     def begin(self, batch: Batch) -> None:
-        """Plans the step once per kind of window."""
+        """Plans the step once per kind of sight."""
         self.plans = {
-            window: [_Part(share, self.device) for share in shares(batch, self.page_size, window)]
-            for window in self.masks
+            sight: [_Part(share, self.device) for share in shares(batch, self.page_size, sight)] for sight in self.masks
         }
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
-        stored, window = self.layers[layer], self.windows[layer]
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+        stored = self.layers[layer]
         stored.write(batch.slots, k, v)
         grouped = q.view(len(q), k.shape[1], -1, q.shape[2])  # [T, kv_heads, group, head_dim]
-        seen = [piece for part in self.plans[window] for piece in self._pieces(part, stored, grouped, window)]
-        return (seen[0] if len(seen) == 1 else torch.cat(seen)).view_as(q)
+        rule = Scoring(stored.scale, stored.softcap, None if sinks is None else sinks.view(k.shape[1], -1))
+        seen = [piece for part in self.plans[stored.sight] for piece in self._pieces(part, stored, grouped, rule)]
+        return (seen[0] if len(seen) == 1 else torch.cat(seen)).view(*q.shape[:2], v.shape[2])
 
-    def _pieces(self, part: _Part, stored: _Layer, q: Tensor, window: int | None) -> Iterator[Tensor]:
-        """What each block of a sequence's rows sees, [rows, kv_heads, group, head_dim]."""
-        share = part.share
+    def _pieces(self, part: _Part, stored: _Layer, q: Tensor, rule: Scoring) -> Iterator[Tensor]:
+        """What each block of a sequence's rows sees, [rows, kv_heads, group, value_size]."""
+        share, sight = part.share, stored.sight
         keys, values = part.views(stored, q.dtype)
         if share.rows == 1:
-            yield decode(q[share.first], keys, values)[None]
+            yield decode(q[share.first], keys, values, rule)[None]
             return
-        for row in range(0, share.rows, BLOCK):
-            rows = min(BLOCK, share.rows - row)
-            position = share.length - share.rows + row
-            low = share.low if window is None else max(share.low, position - window + 1)
-            mask = self.masks[window].slice(rows, position - low, q.dtype)
+        before = share.length - share.rows
+        for position, rows in _blocks(before, share.length, BLOCK if rule.plain else OWN_BLOCK, sight.chunk):
+            low = max(share.low, sight.low(position))
+            mask = self.masks[sight].slice(rows, position - low, q.dtype)
             seen = slice(low - share.low, position + rows - share.low)
-            block = q[share.first + row : share.first + row + rows]
-            yield prefill(block, keys[0][:, seen], values[0][:, seen], mask)
+            first = share.first + position - before
+            yield prefill(q[first : first + rows], keys[0][:, seen], values[0][:, seen], mask, rule)
+
+
+def _blocks(start: int, end: int, most: int, chunk: int | None) -> Iterator[tuple[int, int]]:
+    """Positions `start` … `end` - 1 as (first, rows) of blocks that no border between chunks cuts."""
+    while start < end:
+        border = end if chunk is None else (start // chunk + 1) * chunk
+        rows = min(most, end - start, border - start)
+        yield start, rows
+        start += rows
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What becomes of the product of a query and a key: times `scale`, then capped; `sinks` [kv_heads, group] join."""
+
+    scale: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what torch's fused kernel does."""
+        return self.softcap is None and self.sinks is None
+
+    def weights(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The softmax, in float32, of `scores` [kv_heads, group, …, seen], scaled already."""
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        if mask is not None:
+            scores = scores + mask
+        if self.sinks is None:
+            return torch.softmax(scores, -1, torch.float32)
+        shape = self.sinks.shape + (1,) * (scores.dim() - 2)
+        sinks = self.sinks.to(scores.dtype).view(shape).expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat((scores, sinks), -1), -1, torch.float32)[..., :-1]
 
 
 class _Part:
@@ -91,42 +126,48 @@ class _Part:
 
 
 class _Layer:
-    """Views of a layer's storage: by slot to write, by head to read."""
+    """A layer's rules, and views of its storage: by slot to write, by head to read."""
 
-    __slots__ = ("key_slots", "keys", "value_slots", "values")
+    __slots__ = ("inside", "key_slots", "keys", "scale", "sight", "softcap", "value_slots", "values")
 
-    def __init__(self, stored: KVLayer) -> None:
+    def __init__(self, layer: CacheLayer, stored: KVLayer) -> None:
+        self.sight, self.scale, self.softcap = Sight.of(layer), layer.score_scale, layer.softcap
+        self.inside = layer.values_in_keys
         self.key_slots, self.value_slots = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)
 
     def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
         write(self.key_slots, slots, k)
-        write(self.value_slots, slots, v)
+        if not self.inside:
+            write(self.value_slots, slots, v)
 
     def copied(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of those slots, each [kv_heads, slots, head_dim]."""
         return read(self.key_slots, slots).transpose(0, 1), read(self.value_slots, slots).transpose(0, 1)
 
 
-def decode(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+def decode(q: Tensor, keys: list[Tensor], values: list[Tensor], rule: Scoring) -> Tensor:
     """What one token's queries [kv_heads, group, head_dim] see of all runs; the softmax is in float32."""
-    q = q * q.shape[-1] ** -0.5
+    q = q * rule.scale
     scores = [torch.bmm(q, run.transpose(1, 2)) for run in keys]
-    weights = torch.softmax(scores[0] if len(scores) == 1 else torch.cat(scores, -1), -1, torch.float32).to(q.dtype)
+    weights = rule.weights(scores[0] if len(scores) == 1 else torch.cat(scores, -1)).to(q.dtype)
     if len(values) == 1:
         return torch.bmm(weights, values[0])
-    out, start = torch.zeros_like(q), 0
+    out, start = q.new_zeros(*q.shape[:2], values[0].shape[2]), 0
     for run in values:
         out.baddbmm_(weights.narrow(2, start, run.shape[1]), run)
         start += run.shape[1]
     return out
 
 
-def prefill(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def prefill(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Scoring) -> Tensor:
     """What queries [rows, kv_heads, group, head_dim] see; keys are shared by a group without being repeated."""
     _, kv_heads, group, head_dim = q.shape
-    shape = (kv_heads, group, keys.shape[1], head_dim)
-    seen = F.scaled_dot_product_attention(
-        q.permute(1, 2, 0, 3), keys[:, None].expand(shape), values[:, None].expand(shape), attn_mask=mask
-    )
+    shape = (kv_heads, group, keys.shape[1])
+    q = q.permute(1, 2, 0, 3)
+    keys, values = keys[:, None].expand(*shape, head_dim), values[:, None].expand(*shape, values.shape[-1])
+    if rule.plain:
+        seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=rule.scale)
+    else:
+        seen = rule.weights(q @ keys.transpose(2, 3) * rule.scale, mask).to(q.dtype) @ values
     return seen.permute(2, 0, 1, 3)

@@ -8,9 +8,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.nouns import Batch
+from maxserve.core.nouns import Batch, CacheLayer
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How far back a token of a layer sees: at most `window` positions, not beyond the start of its own `chunk`."""
+
+    window: int | None = None
+    chunk: int | None = None
+
+    @classmethod
+    def of(cls, layer: CacheLayer) -> Sight:
+        return cls(layer.window, layer.chunk)
+
+    def low(self, position: int) -> int:
+        """The first position that a token at `position` sees."""
+        return int(self.lows(np.array([position]))[0])
+
+    def lows(self, positions: Ints) -> Ints:
+        """The same for many."""
+        lows: Ints = np.zeros_like(positions) if self.window is None else np.maximum(positions - self.window + 1, 0)
+        return lows if self.chunk is None else np.maximum(lows, positions // self.chunk * self.chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +55,10 @@ class Share:
         return found
 
 
-def shares(batch: Batch, page_size: int, window: int | None) -> list[Share]:
-    """The shares of a batch for layers whose tokens see `window` positions (None: all), in the order of its rows."""
+def shares(batch: Batch, page_size: int, sight: Sight) -> list[Share]:
+    """The shares of a batch for layers whose tokens see that far, in the order of its rows."""
     rows = np.diff(batch.query_start)
-    lows = np.zeros_like(rows) if window is None else np.maximum(batch.seq_lens - rows - window + 1, 0)
+    lows = sight.lows(batch.seq_lens - rows)
     runs = _runs(batch.tables, lows, batch.seq_lens, page_size)
     firsts, lengths = batch.query_start.tolist(), batch.seq_lens.tolist()
     return [

@@ -26,6 +26,8 @@ class NativeAttention:
         unknown = {stored.keys.dtype for stored in context.storage} - KINDS.keys()
         if unknown:
             raise Unavailable(f"the native attention does not read a cache of {unknown.pop()}")
+        for layer in context.layers:
+            _check_layer(layer)
         self._library = library_for(context)
         self._layers = [
             _Layer(layer, stored, context.page_size)
@@ -37,7 +39,7 @@ class NativeAttention:
         """Notes where the step's arrays lie."""
         self.step = _Step(batch)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
         if not q.shape[0]:
             return q
         stored, step = self._layers[layer], self.step
@@ -59,14 +61,25 @@ class NativeAttention:
             *step.addresses,
             tokens,
             step.sequences,
-            dim**-0.5,
+            stored.scale,
         )
         return out.to(dtype)
 
-    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int]]:
-        """Sizes and addresses of a layer, for compiled code that attends by itself."""
+    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int], float]:
+        """Sizes, addresses and scale of a layer, for compiled code that attends by itself."""
         stored = self._layers[layer]
-        return tuple(stored.sizes(heads, 0).tolist()[:6]), (stored.keys, stored.values)
+        return tuple(stored.sizes(heads, 0).tolist()[:6]), (stored.keys, stored.values), stored.scale
+
+
+def _check_layer(layer: CacheLayer) -> None:
+    for name, present in (
+        ("chunks", layer.chunk is not None),
+        ("a soft cap", layer.softcap is not None),
+        ("sinks", layer.sinks),
+        ("values of another size than keys", layer.value_size != layer.head_dim or layer.values_in_keys),
+    ):
+        if present:
+            raise Unavailable(f"the native attention knows no layers with {name}")
 
 
 class _Step:
@@ -89,10 +102,10 @@ class _Step:
 class _Layer:
     """Where a layer's keys and values lie, and its sizes as the source wants them."""
 
-    __slots__ = ("_sizes", "_storage", "keys", "values")
+    __slots__ = ("_sizes", "_storage", "keys", "scale", "values")
 
     def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int) -> None:
-        self._storage = stored
+        self._storage, self.scale = stored, layer.score_scale
         self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
         kind = KINDS[stored.keys.dtype]
         self._sizes = np.array(

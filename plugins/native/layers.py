@@ -119,27 +119,27 @@ class _Program:
         return out
 
     def _encoded(self, operation: Operation) -> _Operation:
-        made = _Operation(kind=KINDS[operation.kind], out=operation.out, number=operation.number)
+        made = _Operation(kind=KINDS[operation.kind], out=operation.out)
         made.operands[:] = _padded([place.buffer for place in operation.operands], 3)
         made.offsets[:] = _padded([place.offset for place in operation.operands], 3, 0)
-        sizes, addresses = self._resources(operation)
+        sizes, addresses, made.number = self._resources(operation)
         made.sizes[:] = _padded(sizes, 6, 0)
         made.addresses[:] = _padded(addresses, 2, 0)
         return made
 
-    def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int]]:
-        """Sizes and addresses as layers.cpp reads them for that kind."""
+    def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int], float]:
+        """Sizes, addresses and a number as layers.cpp reads them for that kind."""
         module = operation.module
         if isinstance(module, Linear):
             if not isinstance(module.kept, Panels):
                 raise UnknownError("its weights are kept in another way")
             bias = 0 if module.bias is None else module.bias.data_ptr()
-            return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias)
+            return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias), 0.0
         if isinstance(module, RMSNorm):
-            return operation.sizes, (module.weight.data_ptr(),)
+            return operation.sizes, (module.weight.data_ptr(),), operation.number
         if operation.kind == "ATTEND":
             return self._attention.resources(operation.layer, heads=operation.operands[0].shape[0])
-        return operation.sizes, ()
+        return operation.sizes, (), operation.number
 
 
 def _padded(values: Sequence[int], length: int, filler: int = NOTHING) -> list[int]:

@@ -174,13 +174,16 @@ class Reading:
                 raise UnknownError("what is turned has no heads")
             return self._made("TURN", [x], x.shape, sizes=(*x.shape, x.steps[0]))
         if name == "attend":
-            q, k, v = operands = [self._place(argument) for argument in node.args[2:]]
+            operands = [self._place(argument) for argument in node.args[2:]]
+            if len(operands) != 3 or len(node.kwargs):
+                raise UnknownError("its attention has sinks")
+            q, k, v = operands
             if not all(len(x.shape) == 2 and x.dense for x in operands):
                 raise UnknownError("heads of queries, keys or values do not lie together")
             layer = node.args[1]
             if not isinstance(layer, int) or k.shape != v.shape or k.shape[1] != q.shape[1]:
                 raise UnknownError("its attention is of another kind")
-            return self._made("ATTEND", operands, q.shape, layer=layer, number=q.shape[1] ** -0.5)
+            return self._made("ATTEND", operands, q.shape, layer=layer)
         raise UnknownError(f"it asks the batch for {name}")
 
     def _function(self, node: fx.Node) -> Any:

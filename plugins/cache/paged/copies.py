@@ -29,7 +29,8 @@ class PageCopies:
     def __init__(self, context: CacheContext, layers: Sequence[KVLayer]) -> None:
         import torch
 
-        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        tensors = [layer.keys for layer in layers]
+        tensors += [each.values for each, kept in zip(layers, context.layers, strict=True) if not kept.values_in_keys]
         self._parts = [tensor.view(torch.uint8).flatten(1) for tensor in tensors]  # [pages, bytes] each
         self._widths = [part.shape[1] for part in self._parts]
         self._device = context.device

@@ -22,8 +22,11 @@ def allocate(context: CacheContext) -> list[KVLayer]:
     """
     layers: list[KVLayer] = []
     for layer in context.layers:
-        shape = (context.pages, context.page_size, layer.kv_heads, layer.head_dim)
-        layers.append(KVLayer(zeros(shape, context), zeros(shape, context)))
+        shape = (context.pages, context.page_size, layer.kv_heads)
+        keys = zeros((*shape, layer.head_dim), context)
+        inside = layer.values_in_keys
+        values = keys[..., : layer.value_size] if inside else zeros((*shape, layer.value_size), context)
+        layers.append(KVLayer(keys, values))
     return layers
 
 

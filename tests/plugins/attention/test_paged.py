@@ -19,7 +19,7 @@ from maxserve.core.nouns import Batch, CacheLayer
 from maxserve.core.testing.architecture import PlainAttention, TinyCache, make_batch, randomised, run_step
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.paged import BLOCK, PagedAttention
-from maxserve.plugins.attention.plan import shares
+from maxserve.plugins.attention.plan import Sight, shares
 
 HEADS, KV_HEADS, DIM, PAGE = 6, 2, 16, 8
 
@@ -154,7 +154,7 @@ def test_neighbouring_pages_are_not_copied() -> None:
     make_batch(stage.cache, [(0, [0])])
     attention = stage.cache.attention
     assert isinstance(attention, PagedAttention)
-    (part,) = attention.plans[None]
+    (part,) = attention.plans[Sight()]
     keys, values = part.views(attention.layers[0], torch.float32)
     storage = stage.cache.layers[0]
     assert [run.untyped_storage().data_ptr() for run in keys] == [storage.keys.untyped_storage().data_ptr()] * 2
@@ -170,7 +170,7 @@ def batch_of(tables: Sequence[Sequence[int]], lengths: Sequence[int], rows: Sequ
 
 def test_runs_of_neighbouring_pages() -> None:
     batch = batch_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
-    assert [share.runs for share in shares(batch, 8, None)] == [
+    assert [share.runs for share in shares(batch, 8, Sight())] == [
         ((32, 16), (72, 13)),
         ((24, 8), (16, 8), (56, 4)),
         ((48, 8),),
@@ -179,7 +179,7 @@ def test_runs_of_neighbouring_pages() -> None:
 
 def test_runs_start_where_the_window_does() -> None:
     batch = batch_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
-    found = shares(batch, 8, 5)
+    found = shares(batch, 8, Sight(window=5))
     assert [(share.low, share.runs) for share in found] == [
         (24, ((80, 5),)),
         (14, ((22, 2), (56, 4))),
