@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from maxserve.core.errors import RequestError, UsageError
+from maxserve.core.heap import settle_heap
 from maxserve.core.host import Host, ProcessInfo
 from maxserve.core.ipc.lifeline import hold, read_start
 from maxserve.core.ipc.messages import (
@@ -183,7 +184,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     host.process_start(process)
     gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
     engine = _builder(start.engine)(settings, host, start.files, progress=Reporter(channel))
-    gc.freeze()  # nor do collections among steps look through it
+    settle_heap()  # nor do collections among steps look through it
     gc.enable()
     channel.send(Ready(info=engine.info))
     engine.serve_grammars(channel.wake)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from maxserve.core.heap import settle_heap
 from maxserve.core.interfaces import ObserverContext, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
@@ -122,8 +122,7 @@ class Serving:
             info = await self._ready.get()
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
                 app = self._build_app(info, tokenizer, template)
-                # Modules and vocabulary stay for good: collections need not walk through them among requests.
-                gc.freeze()
+                settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:
