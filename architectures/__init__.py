@@ -21,6 +21,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="LlamaForCausalLM",
         build="maxserve.architectures.llama:Model",
+        config="maxserve.architectures.llama:config",
         weights=FUSED,
         summary="Llama 1 to 3 and what shares its shape",
         example_repos=("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -32,4 +33,20 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="Qwen 3, dense",
         example_repos=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"),
+    )
+    yield Architecture(
+        name="MistralForCausalLM",
+        build="maxserve.architectures.mistral:Model",
+        config="maxserve.architectures.mistral:config",
+        weights=FUSED,
+        summary="Mistral, with a window in all layers or none",
+        example_repos=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.1"),
+    )
+    yield Architecture(
+        name="Qwen2ForCausalLM",
+        build="maxserve.architectures.qwen2:Model",
+        config="maxserve.architectures.qwen2:config",
+        weights=FUSED,
+        summary="Qwen 2 and 2.5",
+        example_repos=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
     )
