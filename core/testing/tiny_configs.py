@@ -51,6 +51,7 @@ OPEN: Mapping[str, int] = {
     "n_routed_experts": EXPERTS,
     "moe_intermediate_size": 32,
     "moe_topk": 2,
+    "n_shared_experts": 1,
 }
 LAYER_COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "decoder_layers", "encoder_layers")
 
@@ -148,6 +149,8 @@ class _Shrunk:
             changed["num_key_value_heads"] = changed["num_attention_heads"]  # keys are made for every head
         if "qk_rope_head_dim" in content and "head_dim" in content:
             changed["head_dim"] = changed["qk_rope_head_dim"]
+        if "qk_head_dim" in changed:
+            changed["qk_head_dim"] = changed["qk_nope_head_dim"] + changed["qk_rope_head_dim"]
 
 
 def _tiny_size(key: str, value: int) -> int | None:
