@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maxserve.core.computing import Attention, LayerContext
 from maxserve.core.errors import Unavailable
-from maxserve.core.layers import Linear, RMSNorm
+from maxserve.core.layers import Linear, OffsetRMSNorm, RMSNorm
 from maxserve.plugins.native.attention import NativeAttention
 from maxserve.plugins.native.library import Library, library_for, only_float32, rows
 from maxserve.plugins.native.linear import Panels
@@ -89,6 +89,7 @@ class _Program:
         starts, self._width = _layout(operations, reading.widths)
         self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
         self._starts = (ctypes.c_int64 * len(starts))(*starts)
+        self._factors: list[Tensor] = []  # made here, whose addresses the operations have
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
 
@@ -136,10 +137,16 @@ class _Program:
             bias = 0 if module.bias is None else module.bias.data_ptr()
             return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias), 0.0
         if isinstance(module, RMSNorm):
-            return operation.sizes, (module.weight.data_ptr(),), operation.number
+            return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":
             return self._attention.resources(operation.layer, heads=operation.operands[0].shape[0])
         return operation.sizes, (), operation.number
+
+    def _factors_of(self, norm: RMSNorm) -> Tensor:
+        """What a norm multiplies by, [dim], which lives as long as this."""
+        factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
+        self._factors.append(factors)
+        return factors
 
 
 def _padded(values: Sequence[int], length: int, filler: int = NOTHING) -> list[int]:
@@ -151,7 +158,7 @@ def _fused(reading: Reading) -> list[Operation]:
     fused: list[Operation] = []
     for operation in reading.operations:
         before = fused[-1] if fused else None
-        if operation.kind == "ADD" and before is not None and before.kind == "LINEAR":
+        if operation.kind == "ADD" and operation.number == 1.0 and before is not None and before.kind == "LINEAR":
             others = [place for place in operation.operands if place.buffer != before.out]
             if len(others) == 1 and not _used(reading, before.out, besides=operation):
                 before.operands.append(others[0])

@@ -63,8 +63,8 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
       return attend(attention_of(o, b, step), tasks);
     case GATE:  // sizes: dim, activation
       return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
-    case ADD:  // sizes: dim
-      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], out, b.tokens, o.sizes[0]);
+    case ADD:  // sizes: dim; the number multiplies the second operand
+      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], (float)o.number, out, b.tokens, o.sizes[0]);
   }
 }
 

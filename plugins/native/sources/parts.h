@@ -30,7 +30,8 @@ void gated(const float* gate, long gate_step, const float* up, long up_step, lon
 void turn(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
           long tokens, long heads, long dim, long turned);
 
-void add(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long dim);
+// out[rows][dim] = a[rows][dim] + b[rows][dim] * scale
+void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim);
 
 // One call of attention; arrays are those of the Python side.
 struct Attention {
