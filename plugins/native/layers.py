@@ -36,9 +36,10 @@ class _Operation(ctypes.Structure):
         ("operands", ctypes.c_int64 * 3),
         ("offsets", ctypes.c_int64 * 3),
         ("out", ctypes.c_int64),
-        ("sizes", ctypes.c_int64 * 6),
+        ("sizes", ctypes.c_int64 * 7),
         ("addresses", ctypes.c_int64 * 2),
         ("number", ctypes.c_double),
+        ("cap", ctypes.c_double),
     )
 
 
@@ -124,8 +125,9 @@ class _Program:
         made.operands[:] = _padded([place.buffer for place in operation.operands], 3)
         made.offsets[:] = _padded([place.offset for place in operation.operands], 3, 0)
         sizes, addresses, made.number = self._resources(operation)
-        made.sizes[:] = _padded(sizes, 6, 0)
+        made.sizes[:] = _padded(sizes, 7, 0)
         made.addresses[:] = _padded(addresses, 2, 0)
+        made.cap = self._attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
         return made
 
     def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int], float]:
