@@ -21,6 +21,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="LlamaForCausalLM",
         build="maxserve.architectures.llama:Model",
+        config="maxserve.architectures.llama:config",
         weights=FUSED,
         summary="Llama 1 to 3 and what shares its shape",
         example_repos=("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -32,4 +33,84 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="Qwen 3, dense",
         example_repos=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"),
+    )
+    yield Architecture(
+        name="MistralForCausalLM",
+        build="maxserve.architectures.mistral:Model",
+        config="maxserve.architectures.mistral:config",
+        weights=FUSED,
+        summary="Mistral, with a window in all layers or none",
+        example_repos=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.1"),
+    )
+    yield Architecture(
+        name="Qwen2ForCausalLM",
+        build="maxserve.architectures.qwen2:Model",
+        config="maxserve.architectures.qwen2:config",
+        weights=FUSED,
+        summary="Qwen 2 and 2.5",
+        example_repos=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Gemma2ForCausalLM",
+        build="maxserve.architectures.gemma2:Model",
+        config="maxserve.architectures.gemma2:config",
+        weights=FUSED,
+        summary="Gemma 2: soft caps, windows in every other layer",
+        example_repos=("google/gemma-2-2b-it", "google/gemma-2-9b-it"),
+    )
+    yield Architecture(
+        name="Gemma3ForCausalLM",
+        build="maxserve.architectures.gemma3:Model",
+        config="maxserve.architectures.gemma3:config",
+        weights=FUSED,
+        summary="Gemma 3, text: windows with a rope of their own",
+        example_repos=("google/gemma-3-1b-it", "google/gemma-3-270m-it"),
+    )
+    yield Architecture(
+        name="Phi3ForCausalLM",
+        build="maxserve.architectures.phi3:Model",
+        config="maxserve.architectures.phi3:config",
+        weights=FUSED,
+        summary="Phi 3, 3.5 and 4, dense",
+        example_repos=("microsoft/Phi-4-mini-instruct", "microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4"),
+    )
+    yield Architecture(
+        name="GraniteForCausalLM",
+        build="maxserve.architectures.granite:Model",
+        config="maxserve.architectures.granite:config",
+        weights=FUSED,
+        summary="Granite 3, dense",
+        example_repos=("ibm-granite/granite-3.3-2b-instruct", "ibm-granite/granite-3.1-8b-instruct"),
+    )
+    yield Architecture(
+        name="OlmoForCausalLM",
+        build="maxserve.architectures.olmo:Model",
+        config="maxserve.architectures.olmo:config",
+        weights=FUSED,
+        summary="OLMo: norms without weights",
+        example_repos=("allenai/OLMo-1B-hf", "allenai/OLMo-7B-hf"),
+    )
+    yield Architecture(
+        name="Olmo2ForCausalLM",
+        build="maxserve.architectures.olmo2:Model",
+        config="maxserve.architectures.olmo2:config",
+        weights=FUSED,
+        summary="OLMo 2",
+        example_repos=("allenai/OLMo-2-0425-1B-Instruct", "allenai/OLMo-2-1124-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Olmo3ForCausalLM",
+        build="maxserve.architectures.olmo3:Model",
+        config="maxserve.architectures.olmo3:config",
+        weights=FUSED,
+        summary="OLMo 3: windows in three of four layers",
+        example_repos=("allenai/Olmo-3-7B-Instruct", "allenai/Olmo-3-7B-Think"),
+    )
+    yield Architecture(
+        name="Exaone4ForCausalLM",
+        build="maxserve.architectures.exaone4:Model",
+        config="maxserve.architectures.exaone4:config",
+        weights=FUSED,
+        summary="EXAONE 4, hybrid and not",
+        example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
     )
