@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.layers.linear import weight
+from maxserve.core.layers.linear import Linear, weight
+from maxserve.core.layers.mlp import ACTIVATIONS
 from maxserve.core.layers.routing import Choice
+from maxserve.core.model.mixture_config import MixtureConfig
 
 if TYPE_CHECKING:
     from maxserve.core.computing import KeptExperts
@@ -90,6 +92,25 @@ class Experts(nn.Module):
         if not self.weighs_input:
             made = made * choice.weights[..., None]
         return made.sum(1).to(x.dtype)
+
+
+class Mixture(nn.Module):
+    """A router, `gate`, and experts, under the names that most checkpoints use; a family says how to `choose`."""
+
+    def __init__(self, config: MixtureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gate = Linear(config.dim, config.experts)
+        self.experts = Experts(config.experts, config.dim, config.expert_dim, gated(ACTIVATIONS[config.activation]))
+
+    def choose(self, logits: Tensor) -> Choice:
+        """The experts of each token by what the router says, [T, experts]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, dim] to [T, dim]."""
+        out: Tensor = self.experts(x, self.choose(self.gate(x)))
+        return out
 
 
 def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
