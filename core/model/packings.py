@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from maxserve.core.errors import ModelError
 from maxserve.core.model.safetensors_header import TensorInfo
+from maxserve.core.registry import load_ref
 
 if TYPE_CHECKING:
     import torch
+
+    from maxserve.core.components import Architecture
 
 
 class Packing(Protocol):
@@ -57,6 +60,25 @@ class Stored:
     shape: tuple[int, ...]
     size: int
     scales: Scales | None = None
+
+
+def packing_of(config: Mapping[str, Any], architecture: Architecture, ref: str) -> Packing | None:
+    """How the checkpoint of `config`, the content of config.json, is packed; None if it is not.
+
+    ModelError where the architecture does not know that way of quantizing.
+    """
+    quantization = config.get("quantization_config")
+    if not quantization:
+        return None
+    method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"
+    if method not in architecture.packings:
+        known = ", ".join(sorted(architecture.packings))
+        raise ModelError(
+            f"{ref} is quantized ({method}), which is not supported yet; use an unquantized checkpoint"
+            + (f", or one quantized as {architecture.name} can be: {known}" if known else "")
+        )
+    packing: Packing = load_ref(architecture.packings[method])(quantization)
+    return packing
 
 
 def listed(headers: Mapping[str, Mapping[str, TensorInfo]], packing: Packing | None) -> Iterator[Stored]:
