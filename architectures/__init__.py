@@ -16,12 +16,28 @@ FUSED = WeightMap(
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
 
+EXAONE = replace(
+    FUSED,
+    renames=(
+        (r"^transformer\.wte\.", "model.embed_tokens."),
+        (r"^transformer\.h\.", "model.layers."),
+        (r"^transformer\.ln_f\.", "model.norm."),
+        (r"\.attn\.attention\.", ".self_attn."),
+        (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
+        (r"\.ln_1\.", ".input_layernorm."),
+        (r"\.ln_2\.", ".post_attention_layernorm."),
+        (r"\.mlp\.c_fc_0\.", ".mlp.gate_proj."),
+        (r"\.mlp\.c_fc_1\.", ".mlp.up_proj."),
+        (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
+    ),
+)
 _EXPERTS = replace(
     FUSED,
     stacked=("experts",),
     # Some checkpoints have all experts in one tensor, which is no module's weight there.
     renames=((r"(\.experts\.(?:gate_up|down)_proj)$", r"\1.weight"), (r"(\.experts\..+_proj)_bias$", r"\1.bias")),
 )
+_LATENT = replace(_EXPERTS, fused={"gate_up_proj": FUSED.fused["gate_up_proj"]})  # q_proj has no k_proj beside it
 _OTHER_WAY_ROUND = (r"\.experts\.(gate_up|down)_proj\.weight$",)  # [experts, inputs, outputs] where unquantized
 
 
@@ -124,6 +140,14 @@ def maxserve_architectures() -> Iterable[Architecture]:
         example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
     )
     yield Architecture(
+        name="ExaoneForCausalLM",
+        build="maxserve.architectures.exaone:Model",
+        config="maxserve.architectures.exaone:config",
+        weights=EXAONE,
+        summary="EXAONE 3 and 3.5",
+        example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
+    )
+    yield Architecture(
         name="MixtralForCausalLM",
         build="maxserve.architectures.mixtral:Model",
         config="maxserve.architectures.mixtral:config",
@@ -156,7 +180,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         name="DeepseekV2ForCausalLM",
         build="maxserve.architectures.deepseek_v2:Model",
         config="maxserve.architectures.deepseek_v2:config",
-        weights=_EXPERTS,
+        weights=_LATENT,
         summary="DeepSeek V2: latent attention",
         example_repos=("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-ai/DeepSeek-V2.5"),
     )
@@ -165,7 +189,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.deepseek_v3:Model",
         config="maxserve.architectures.deepseek_v3:config",
         weights=replace(
-            _EXPERTS,
+            _LATENT,
             ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
             exact=(r"\.e_score_correction_bias$",),
         ),
@@ -173,9 +197,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
     )
-    llama4 = replace(
-        _EXPERTS, transposed=_OTHER_WAY_ROUND, renames=(*_EXPERTS.renames, (r"\.feed_forward\.", ".mlp."))
-    )
+    llama4 = replace(_EXPERTS, transposed=_OTHER_WAY_ROUND, renames=(*_EXPERTS.renames, (r"\.feed_forward\.", ".mlp.")))
     yield Architecture(
         name="Llama4ForCausalLM",
         build="maxserve.architectures.llama4:Model",

@@ -98,7 +98,9 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
             f"config.json: topk_method {method!r} is not known for DeepSeek V2; known: greedy, group_limited_greedy"
         )
     groups = None if method == "greedy" else expert_groups(given)
-    return DeepseekConfig(**deepseek_fields(given), routed_scale=number(given, "routed_scaling_factor", 1.0), groups=groups)
+    return DeepseekConfig(
+        **deepseek_fields(given), routed_scale=number(given, "routed_scaling_factor", 1.0), groups=groups
+    )
 
 
 def deepseek_fields(given: Mapping[str, Any], **own: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class GptOssConfig(MixtureConfig):
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
-        layers = super(GptOssConfig, self).cache_layers  # noqa: UP008 -- slots make a new class, which the short form misses
+        layers = super(GptOssConfig, self).cache_layers  # slots: the short form misses the class
         return tuple(replace(layer, sinks=True) for layer in layers)
 
 
@@ -106,7 +106,7 @@ class Model(DecoderModel):
 
 
 def config(raw: Mapping[str, Any]) -> GptOssConfig:
-    """The config in `raw`, the content of config.json; without `layer_types` windows alternate, the first layer has one."""
+    """The config in `raw`, the content of config.json; without `layer_types` every other layer has a window."""
     given = {**DEFAULTS, **raw}
     if given.get("rope_scaling") is None and given.get("rope_parameters") is None:
         given["rope_parameters"] = ROPE

@@ -58,9 +58,7 @@ class Llama4Config(MixtureConfig):
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
-        return tuple(
-            CacheLayer(kv_heads=self.kv_heads, head_dim=self.head_dim, chunk=chunk) for chunk in self.chunks
-        )
+        return tuple(CacheLayer(kv_heads=self.kv_heads, head_dim=self.head_dim, chunk=chunk) for chunk in self.chunks)
 
 
 class Llama4Attention(Attention):
@@ -158,4 +156,6 @@ def _chunks(given: Mapping[str, Any], turned: Sequence[Any], layers: int) -> tup
         raise ModelError(
             f"config.json: layer type {min(unknown)!r} is not known; known: chunked_attention, full_attention"
         )
-    return tuple(size(given, "attention_chunk_size") if kind == "chunked_attention" else None for kind in kinds[:layers])
+    return tuple(
+        size(given, "attention_chunk_size") if kind == "chunked_attention" else None for kind in kinds[:layers]
+    )

@@ -32,7 +32,7 @@ class WeightMap:
     after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `stacked` names
     lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7
     of experts.up_proj.weight. The last two, expressions of our names: `transposed` parameters have their last two axes
-    the other way round in checkpoints, unless these are packed; `exact` ones are float32 whatever the model computes in.
+    the other way round in checkpoints, unless these are packed; `exact` ones are float32, whatever the others are.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -51,7 +51,8 @@ class Architecture(Component):
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs. `packings` are the ways of quantizing that its checkpoints
     may come in: by "quant_method", what makes a Packing of the "quantization_config" of config.json. Such weights are
-    unpacked while they are loaded.
+    unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
+    whatever was chosen: they are put in place with a warning each, unless `--force` is given.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -64,6 +65,7 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
+    required_arguments: Mapping[str, Any] = field(default_factory=dict)
     task: str = "text_generation"
     example_repos: tuple[str, ...] = ()
 

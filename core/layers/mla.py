@@ -69,12 +69,9 @@ class LatentAttention(nn.Module):
 
     def _queries(self, x: Tensor) -> Tensor:
         """[T, heads, still_dim + turned_dim]."""
-        out: Tensor
-        if self.config.q_rank is None:
-            out = self.q_proj(x)
-        else:
-            out = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return out.view(x.shape[0], self.config.heads, -1)
+        at_once = self.config.q_rank is None
+        out: Tensor = self.q_proj(x) if at_once else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return out.view(x.shape[0], self.config.heads, self.config.still_dim + self.config.turned_dim)
 
     def _turn(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         return batch.turn(halves(x) if self.config.interleaved else x)

@@ -88,7 +88,7 @@ class Experts(nn.Module):
         if self.weighs_input:
             rows = (rows * choice.weights.flatten()[order, None]).to(x.dtype)
         made = self.down_proj(self.activation(self.gate_up_proj(rows, ends)), ends)
-        made = made.index_select(0, _inverse(order)).view(tokens, top_k, -1)
+        made = made.index_select(0, _inverse(order)).view(tokens, top_k, x.shape[1])
         if not self.weighs_input:
             made = made * choice.weights[..., None]
         return made.sum(1).to(x.dtype)

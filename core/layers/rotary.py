@@ -90,15 +90,15 @@ class LayerTurns(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         kinds = list(dict.fromkeys(rope for rope in config.layer_ropes if rope is not None))
-        self.ropes = nn.ModuleList(Rotary(config, rope) for rope in kinds)
+        self.ropes = nn.ModuleDict({str(index): Rotary(config, rope) for index, rope in enumerate(kinds)})
         self.of_layer = [0 if rope is None else kinds.index(rope) for rope in config.layer_ropes]
 
     def prepare(self, device: torch.device) -> None:
         """Computes the tables on `device`."""
-        for rope in self.ropes:
+        for rope in self.ropes.values():
             rope.prepare(device)  # type: ignore[operator]
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
         """The batch for each layer. One whose heads nothing turns gets that of any other, or the batch as it is."""
-        turned = [rope(batch, dtype) for rope in self.ropes] or [batch]
+        turned = [rope(batch, dtype) for rope in self.ropes.values()] or [batch]
         return [turned[index] for index in self.of_layer]

@@ -10,7 +10,7 @@ from maxserve.core.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureConfig(ModelConfig):
-    """A decoder some of whose layers are mixtures: of `experts` with an inner size of `expert_dim`, `top_k` for a token.
+    """A decoder some of whose layers are mixtures: `experts` with an inner size of `expert_dim`, `top_k` for a token.
 
     `sparse` says which layers these are; empty: all. The others have one feed-forward part of `ffn_dim`.
     """
@@ -23,7 +23,9 @@ class MixtureConfig(ModelConfig):
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         if self.top_k > self.experts:
-            raise ModelError(f"config.json: {self.top_k} experts for each token are more than the {self.experts} there are")
+            raise ModelError(
+                f"config.json: {self.top_k} experts for each token are more than the {self.experts} there are"
+            )
 
     def is_sparse(self, layer: int) -> bool:
         """Whether the layer is a mixture."""

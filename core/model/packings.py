@@ -99,9 +99,7 @@ def listed(headers: Mapping[str, Mapping[str, TensorInfo]], packing: Packing | N
         _check_owned(headers, scales, packing)
 
 
-def _packed(
-    file: str, name: str, weight: str, tensor: TensorInfo, packing: Packing, scales: Scales | None
-) -> Stored:
+def _packed(file: str, name: str, weight: str, tensor: TensorInfo, packing: Packing, scales: Scales | None) -> Stored:
     if scales is None:
         raise ModelError(f"{name} in {file} is packed, but there is no {weight + packing.scales}; fetch it again")
     shape = packing.shape(tensor.shape)

@@ -28,9 +28,10 @@ class Parameters:
 class Read:
     """Tensor `name` of `file` becomes parameter `target`, or a piece of it.
 
-    A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `transposed`: its last
-    two axes change places. `place`: the parameter is shared, and this is a second tensor for it, stored under the name
-    of that place. `scales`, where the tensor is packed, are unpacked with it; `shape` and `dtype` are then what comes out.
+    A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `transposed`: the
+    last two axes change places. `place`: the parameter is shared, and this is a second tensor for it, stored under the
+    name of that place. `scales`, where the tensor is packed, are unpacked with it; `shape` and `dtype` are then those
+    of what comes out.
     """
 
     file: str
@@ -142,7 +143,7 @@ class _Placing:
         return None if fused is None else _Home(place=fused[0], entry=entry, part=fused[1])
 
     def _unstacked(self, name: str) -> tuple[str, int | None]:
-        """The stacked parameter that `name` is an entry of, and which one: experts.up_proj and 7 of experts.7.up_proj."""
+        """The stacked parameter that `name` is an entry of, and which: experts.up_proj and 7 of experts.7.up_proj."""
         pieces = name.split(".")
         for i in range(1, len(pieces)):
             if pieces[i].isdecimal() and pieces[i - 1] in self._map.stacked:

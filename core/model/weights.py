@@ -30,6 +30,7 @@ from maxserve.core.model.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
     from maxserve.core.computing import KeptExperts, KeptWeight, WeightKeeper
+    from maxserve.core.model.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
 
@@ -59,16 +60,17 @@ def load_weights(
     device: torch.device | str,
     progress: Progress,
     keeping: Keeping | None = None,
+    order: PairsApart | None = None,
     packing: Packing | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. Buffers are left alone: `model.prepare()` makes them. `packing` says how the checkpoint packs weights, if it
-    does. ModelError when names or shapes do not fit.
+    differ. `order` changes the rows of rotated queries and keys, `packing` says how the checkpoint packs weights, if it
+    does. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact)
+    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
     headers = {file: read_header(file) for file in files}
     reads = plan_reads(parameters.shapes, headers, weight_map, packing)
     if keeping is not None:
@@ -79,7 +81,7 @@ def load_weights(
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
             for piece, numbers in _ready(read, tensor, packing):
-                parameters.put(piece, numbers)
+                parameters.put(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -142,7 +144,15 @@ def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
 class _Loaded:
     """The parameters of a model while they are being replaced by loaded ones."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device, exact: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        exact: Sequence[str],
+        order: PairsApart | None,
+    ) -> None:
+        self._order = order
         self._dtype = dtype
         self._device = device
         self._places = _places(model)
@@ -197,12 +207,14 @@ class _Loaded:
 
     def keeps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
+        if self._order is not None and self._order.changes(read.name):
+            return False
         if not read.whole or self._device.type != "cpu" or read.target in self._kept or read.target in self._experts:
             return False
         return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
 
     def put(self, read: Read, tensor: torch.Tensor) -> None:
-        """Takes one tensor: a whole parameter, an entry of a stacked one, or the rows of either from `read.offset` on."""
+        """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
         if read.place is not None:
             self._second[read.place] = tensor.to(device=self._device, dtype=dtype)

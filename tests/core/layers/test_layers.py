@@ -115,7 +115,7 @@ def test_the_table_lies_where_the_weights_are_and_in_no_checkpoint() -> None:
     assert not [name for name in model.state_dict() if "rotary" in name]
     model.to_empty(device="cpu")
     model.prepare()
-    (rotary,) = model.rotary.ropes
+    (rotary,) = model.rotary.ropes.values()
     assert isinstance(rotary, Rotary)
     assert rotary.table.device.type == "cpu"
     assert rotary.table.dtype == torch.float32
