@@ -36,6 +36,7 @@ from maxserve.core.interfaces import (
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.packings import packing_of
 from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.model.weights import Keeping, load_weights
@@ -43,7 +44,7 @@ from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, CacheStrategy, Scheduler, WeightMap
+    from maxserve.core.components import Architecture, CacheStrategy, Scheduler
     from maxserve.core.computing import Attention
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
@@ -139,9 +140,8 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     module = _build_model(target, architecture, spec)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
-    weights = architecture.component.weights
-    order = rotary_order(target.settings.model.rope_type, spec, weights, architecture.name)
-    _fill(target, module, files, weights, order, progress)
+    order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
+    _fill(target, module, files, architecture.component, order, progress)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
@@ -151,7 +151,7 @@ def _fill(
     target: Target,
     module: torch.nn.Module,
     files: ModelFiles,
-    weights: WeightMap,
+    architecture: Architecture,
     order: PairsApart | None,
     progress: Progress,
 ) -> None:
@@ -161,12 +161,13 @@ def _fill(
     load_weights(
         module,
         files.weights,
-        weights,
+        architecture.weights,
         dtype=computation.compute,
         device=target.device,
         progress=progress,
         order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+        packing=packing_of(files.config, architecture, files.ref),
     )
 
 
