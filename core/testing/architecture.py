@@ -290,7 +290,8 @@ class ArchitectureChecks:
         if source.origin == CUSTOM:
             pytest.skip("a file given with --custom-architectures is imported only to be used")
         code = (
-            f"import sys; sys.path.append({source.folder!r}); import {source.module}; sys.exit('torch' in sys.modules)"
+            f"import sys; sys.path[:] = {[*sys.path, source.folder]!r}; import {source.module}; "
+            "sys.exit('torch' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"importing {source.module} imports torch, or fails: {done.stderr}"
