@@ -44,6 +44,11 @@ class Architecture(Component):
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs.
+
+    `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
+    `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
+    the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
+    given a ModelFolder too.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -55,6 +60,9 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
+    load: Ref = "maxserve.core.model.weights:load_weights"
+    fallback: Ref | None = None
+    reads_folder: bool = False
     task: str = "text_generation"
     example_repos: tuple[str, ...] = ()
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.model.fallback import find_fallback
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
@@ -60,7 +62,8 @@ def resolve_model(
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
-    architecture = _architecture(config, host, place.ref, prefer_legacy)
+    found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
+    architecture = _architecture(found, host, place.ref, prefer_legacy)
     weights = finder.weights(place)
     encoding = settle_encoding(
         stored_encoding(weights),
@@ -164,8 +167,8 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return config
 
 
-def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
-    classes = config.get("architectures")
+def _architecture(folder: ModelFolder, host: Host, ref: str, prefer_legacy: bool) -> Architecture:
+    classes = folder.config.get("architectures")
     if not isinstance(classes, list) or not classes:
         raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
     names = [str(name) for name in classes]
@@ -174,4 +177,4 @@ def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: b
     try:
         return find_architecture(host.architectures, [*preferred, *names]).component
     except PluginError as error:
-        raise ModelError(f"{ref}: {error}") from error
+        return find_fallback(host, folder, f"{ref}: {error}").component

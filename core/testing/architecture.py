@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from maxserve.core.components import Architecture
 from maxserve.core.discovery.sources import CUSTOM
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import ModelSpec
+from maxserve.core.interfaces import ModelFolder, ModelSpec
+from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.weights import load_weights
 from maxserve.core.registry import Entry
 from maxserve.core.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step
 
@@ -63,7 +63,7 @@ class Case:
     def load(self, dtype: torch.dtype = torch.float32) -> Any:
         """Our model with the checkpoint's weights."""
         model = self.build()
-        load_weights(
+        self.host.load(self.entry, self.entry.component.load)(
             model,
             self.files,
             self.entry.component.weights,
@@ -151,7 +151,7 @@ class ArchitectureChecks:
         host = Host.discover(cls.plugins, strict=True)
         entry = host.architectures.get(cls.architecture)
         raw = json.loads((folder / "config.json").read_text())
-        config = host.load(entry, entry.component.config)(raw)
+        config = read_spec(host, entry, ModelFolder(path=str(folder), config=raw))
         files = tuple(str(path) for path in sorted(folder.glob("*.safetensors")))
         return Case(host=host, entry=entry, config=config, reference=reference, files=files)
 
