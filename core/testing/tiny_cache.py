@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maxserve.core.computing import Attention, AttentionContext
 from maxserve.core.interfaces import Model
-from maxserve.core.layers.plain_attention import plain_attention
+from maxserve.core.layers.plain_attention import plain_attention as plain_attention
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens

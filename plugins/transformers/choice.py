@@ -63,7 +63,7 @@ def _names(config: Mapping[str, Any]) -> list[str]:
         return names
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"transformers has no causal language model of type {kind!r}")
     found: str = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]

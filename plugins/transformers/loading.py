@@ -42,7 +42,9 @@ def load(
     progress.phase("Loading weights")
     lm = _filled(model.spec.source, _tensors(files))
     model.take(lm)
-    wide = {name: weight for name, weight in lm.named_parameters() if weight.dtype != lm.dtype and dtype != torch.float32}
+    wide = {
+        name: weight for name, weight in lm.named_parameters() if weight.dtype != lm.dtype and dtype != torch.float32
+    }
     place_weights(model, dtype=dtype, device=device, progress=progress, keeping=keeping)
     for name, weight in wide.items():
         module, _, own = name.rpartition(".")
@@ -58,7 +60,7 @@ def _tensors(files: Iterable[str]) -> dict[str, Tensor]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as handle:
-                found.update({name: handle.get_tensor(name) for name in handle.keys()})
+                found.update((name, handle.get_tensor(name)) for name in handle.keys())  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
     return found
@@ -105,8 +107,9 @@ def _several(what: str, names: Iterable[str]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers shows no bar of its own and no table of what does not fit: both are said here."""
-    from transformers.utils import logging as theirs
+    from transformers.utils import logging as module
 
+    theirs: Any = module
     shown, logger = theirs.is_progress_bar_enabled(), logging.getLogger("transformers")
     level = logger.level
     theirs.disable_progress_bar()

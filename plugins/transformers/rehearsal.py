@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LENGTHS = (9, 5)  # tokens of the two texts
 CUT = 4  # where the first is cut in two
+PIECES = (0, CUT, LENGTHS[0], sum(LENGTHS))
 TOLERANCE = {torch.float32: 1e-3}  # of the norm of a token's logits
 ROUGH = 0.1  # in 16 bits
 
@@ -42,14 +43,23 @@ def rehearse(model: Model) -> None:
         raise
     except Exception as error:  # the class is not ours
         raise ModelError(f"{name} fails in its first step: {cause(error)}") from error
-    error = ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()
+    worst = max(_error(found[a:b], expected[a:b]) for a, b in pairwise(PIECES))
     allowed = TOLERANCE.get(model.lm.dtype, ROUGH)
-    if not error <= allowed:
+    if not worst <= allowed:
         raise ModelError(
             f"{name} computes other logits when texts run side by side and in pieces than when one runs alone (by "
-            f"{float(error):.2g} of their size, {allowed:g} is allowed): it looks at other tokens than through "
-            "attention, or at other positions than it is given, and cannot be served"
+            f"{worst:.2g} of their size, {allowed:g} is allowed): it looks at other tokens than through attention, or "
+            "at other positions than it is given, and cannot be served"
         )
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """By how much the logits of a piece differ, as a share of their size.
+
+    That of the token in the middle: in 16 bits, a few tokens go to other experts for nothing but rounding.
+    """
+    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return float(errors.median() if errors.isfinite().all() else errors.new_tensor(float("inf")))
 
 
 def _tokens(seed: int, length: int, vocab_size: int, device: torch.device) -> Tensor:

@@ -38,6 +38,26 @@ def _border(module: Any) -> int:
     return border
 
 
+def turn_without_looking(model: nn.Module) -> None:
+    """Lets a model without memory turn, though some classes look at the numbers of positions: on the host instead."""
+    for module in _turning(model):
+        with torch.device("cpu"):
+            module.forward = _OnHost(type(module)(module.config))
+
+
+class _OnHost:
+    """The forward of a module that turns, by one with memory of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.device("cpu"):
+            positions = torch.arange(position_ids.shape[1])[None]
+            cos, sin = self._module(torch.empty(1, 1, dtype=x.dtype), positions)
+        return cos.to(x.device), sin.to(x.device)
+
+
 class Turns:
     """Stands for the forward of every module of a model whose turns depend on the length of the text."""
 

@@ -112,6 +112,13 @@ def register() -> None:
 
 def attend_with(model: nn.Module, name: str) -> None:
     """Lets all modules of a model attend by the function of that name from now on."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    for config in configs.values():
+    for config in configs_of(model):
         config._attn_implementation = name
+
+
+def configs_of(model: nn.Module) -> list[Any]:
+    """Every config that some module of the model looks at."""
+    found: dict[int, Any] = {
+        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+    }
+    return list(found.values())

@@ -42,7 +42,9 @@ class Source:
         except MaxserveError:
             raise
         except Exception as error:  # the class is not ours: whatever it raises is about this config
-            raise ModelError(f"transformers cannot make a {self.cls.__name__} of this config: {cause(error)}") from error
+            raise ModelError(
+                f"transformers cannot make a {self.cls.__name__} of this config: {cause(error)}"
+            ) from error
         return model.eval()
 
 

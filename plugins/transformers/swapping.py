@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -32,13 +34,14 @@ def _usual_dtype(model: nn.Module) -> torch.dtype:
 
 def _projection(module: nn.Linear) -> Linear:
     made = Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    made.weight, made.bias = module.weight, module.bias
+    made.weight = cast("nn.Parameter", module.weight)
+    made.bias = cast("nn.Parameter | None", module.bias)
     return made
 
 
 def _table(module: nn.Embedding) -> Embedding:
     made = Embedding(module.num_embeddings, module.embedding_dim)
-    made.weight, made.compute = module.weight, module.weight.dtype
+    made.weight, made.compute = cast("nn.Parameter", module.weight), module.weight.dtype
     return made
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from maxserve.core.errors import MaxserveError, ModelError
 from maxserve.core.registry import cause
-from maxserve.plugins.transformers.rope import borders
-from maxserve.plugins.transformers.seam import Call, attend_with, given
+from maxserve.plugins.transformers.rope import borders, turn_without_looking
+from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 NAME = "maxserve_trace"  # of the functions that listen, among transformers'
 TOKENS = 7
 # What a call may say besides what it is recognised by, without meaning anything for what is seen.
-HARMLESS = frozenset(
-    "dropout scaling softcap s_aux sliding_window is_causal position_ids position_embeddings cache_position".split()
-)
+HARMLESS = frozenset({"scaling", "softcap", "s_aux", "position_ids", "position_embeddings", "cache_position"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,7 @@ def _trace(source: Source, length: int, *, swaps: bool) -> Trace:
         if swaps:
             swap(model)
             pretend_kept(model)
+        turn_without_looking(model)
         listener = _Listener(model, length)
         with listener.listening():
             try:
@@ -133,7 +132,7 @@ class _Listener:
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, self._mask)
         ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)
         attend_with(self.model, NAME)
-        for config in {id(m.config): m.config for m in self.model.modules() if hasattr(m, "config")}.values():
+        for config in configs_of(self.model):
             config._experts_implementation = NAME
         with ExitStack() as stack:
             for name, module in self.model.named_modules():
@@ -226,7 +225,9 @@ def _row(rule: Callable[..., Tensor], position: int, length: int) -> Tensor:
         seen = rule(zero, zero, torch.tensor([[position]], device="cpu"), places[None])
         return seen.expand(1, length + 1)[0].cpu().bool()
     except (RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"it is not known which tokens see which, since the rule depends on more: {cause(error)}") from error
+        raise ModelError(
+            f"it is not known which tokens see which, since the rule depends on more: {cause(error)}"
+        ) from error
 
 
 def hidden_of(output: Any) -> Tensor:

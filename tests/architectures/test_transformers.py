@@ -69,7 +69,9 @@ FAMILIES: dict[str, Any] = {
     "BitNet": tiny("BitNet"),
     "GPT2": transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=3, n_head=6, n_positions=64, eos_token_id=2),
     "OPT": tiny("OPT", OLD, ffn_dim=64, word_embed_proj_dim=24),
-    "Phimoe, longrope": tiny("Phimoe", num_local_experts=4, rope_parameters=LONGROPE | {"short_mscale": 1.0, "long_mscale": 1.0}),
+    "Phimoe, longrope": tiny(
+        "Phimoe", num_local_experts=4, rope_parameters=LONGROPE | {"short_mscale": 1.0, "long_mscale": 1.0}
+    ),
     "Llama": tiny("Llama", rope_parameters=LONGROPE),
     "Gemma2": tiny("Gemma2", head_dim=8, sliding_window=7, query_pre_attn_scalar=12),
     "GptOss": tiny("GptOss", head_dim=8, sliding_window=7, num_local_experts=4, num_experts_per_tok=2),
