@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.model.fallback import find_fallback
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.packings import packing_of
@@ -64,7 +66,8 @@ def resolve_model(
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
-    architecture = _architecture(config, host, place.ref, prefer_legacy)
+    found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
+    architecture = _architecture(found, host, place.ref, prefer_legacy)
     packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
@@ -164,8 +167,8 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return read_object(folder / "config.json")
 
 
-def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
-    classes = config.get("architectures")
+def _architecture(folder: ModelFolder, host: Host, ref: str, prefer_legacy: bool) -> Architecture:
+    classes = folder.config.get("architectures")
     if not isinstance(classes, list) or not classes:
         raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
     names = [str(name) for name in classes]
@@ -174,7 +177,7 @@ def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: b
     try:
         found = find_architecture(host.architectures, [*preferred, *names]).component
     except PluginError as error:
-        raise ModelError(f"{ref}: {error}") from error
+        return find_fallback(host, folder, f"{ref}: {error}").component
     twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
     if len(twins) > 1:
         switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"

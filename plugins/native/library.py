@@ -25,6 +25,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _LONG,
         _LONG,
         _FLOAT,
+        _FLOAT,
+        _POINTER,
     ),
     "ms_layer": (_POINTER, _LONG, *(_POINTER,) * 7, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
 }
