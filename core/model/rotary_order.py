@@ -33,6 +33,14 @@ class Rotates(Protocol):
     def head_dim(self) -> int: ...
 
 
+@runtime_checkable
+class TakesPairs(Protocol):
+    """A config of a model that may take the entries of a pair side by side, as all its checkpoints keep them."""
+
+    @property
+    def interleaved(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsApart:
     """Puts the rows of heads of `head_dim`, whose first `width` entries are turned, from pairs side by side to apart.
@@ -76,6 +84,10 @@ def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, arc
             f"{flag}: the rope of this model is of type {spec.rope.kind!r} by its config.json, which decides; "
             "leave the option out"
         )
+    if isinstance(spec, TakesPairs) and spec.interleaved:
+        if rope_type == "neox":
+            raise ModelError(f"{flag}: architecture {architecture} takes pairs side by side (normal); leave it out")
+        return None
     if rope_type != "normal":
         return None
     if "k_proj" not in {part for parts in weights.fused.values() for part in parts}:
