@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from maxserve.core.components import Architecture
 from maxserve.core.discovery.sources import CUSTOM
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import ModelFolder, ModelSpec
+from maxserve.core.interfaces import ModelSpec
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.registry import Entry
 from maxserve.core.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step

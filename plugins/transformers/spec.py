@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.interfaces import ModelFolder
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.registry import cause
 from maxserve.plugins.transformers.choice import LANGUAGE_MODEL, foreign, known_class

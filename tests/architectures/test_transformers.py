@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.errors import ModelError
-from maxserve.core.interfaces import ModelFolder
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.nouns import Request, SamplingParams

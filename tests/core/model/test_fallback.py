@@ -14,8 +14,8 @@ from maxserve.core.components import Architecture
 from maxserve.core.errors import ModelError
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.host import Host
-from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.fallback import find_fallback, read_spec
+from maxserve.core.model.folder import ModelFolder
 
 FOLDER = ModelFolder(path="here", config={"architectures": ["AcmeForCausalLM"], "kind": "acme"}, trusted=True)
 
