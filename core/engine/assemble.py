@@ -28,13 +28,13 @@ from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
     Model,
-    ModelFolder,
     ModelInfo,
     ModelSpec,
     SamplerContext,
     SchedulerContext,
 )
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
-from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.fallback import find_fallback
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.packings import packing_of

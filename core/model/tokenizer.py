@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import tokenizers
 
 from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 
+_CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
@@ -206,6 +208,10 @@ def _load_json(folder: Path) -> Tokenizer:
     return Tokenizer(_JsonBackend(tokenizer), named_tokens(roles))
 
 
+def _brings_code(folder: Path) -> bool:
+    return "auto_map" in read_optional_object(folder / "tokenizer_config.json")
+
+
 def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
@@ -214,7 +220,8 @@ def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
     except Exception as error:  # whatever it stumbles over, the folder's tokenizer is what is wrong
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: {reason}"
+            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: "
+            + (reason if trust_remote_code or not _brings_code(folder) else _CODE)
         ) from error
     inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner)

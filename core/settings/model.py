@@ -52,7 +52,10 @@ class CheckpointSettings(Section):
         str, Field(description="Branch, tag or commit of the weight files.", min_length=1)
     ] = "main"
     trust_remote_code: Annotated[
-        bool, Field(description="Let Python code of the repository run where its tokenizer brings some.")
+        bool,
+        Field(
+            description="Let Python code of the model's repository run, where its tokenizer or its model class is some."
+        ),
     ] = False
     force_download: Annotated[
         bool, Field(description="Fetch the files from the hub again even when they are in the cache.")
