@@ -63,7 +63,8 @@ def load_weights(
 
     Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. `order` changes the rows of rotated queries and keys. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    differ. `order` changes the rows of rotated queries and keys. Buffers are left alone: `model.prepare()` makes them.
+    ModelError when names or shapes do not fit.
     """
     parameters = _Loaded(model, dtype, torch.device(device), order)
     headers = {file: read_header(file) for file in files}

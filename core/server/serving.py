@@ -122,9 +122,9 @@ class Serving:
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
-            tokenizer, template = text = text or await asyncio.to_thread(self._load, info.path)
+            text = text or await asyncio.to_thread(self._load, info.path)
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
-                app = self._build_app(info, tokenizer, template)
+                app = self._build_app(info, *text)
                 settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
                 self._gate.open(app)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 VOCAB = 96
@@ -183,4 +184,4 @@ def _is_size(value: object) -> bool:
 def _are_numbers(values: Sequence[Any]) -> bool:
     """Whether a list holds rising numbers of layers, and so no entry for each."""
     numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    return len(numbers) == len(values) > 1 and all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    return len(numbers) == len(values) > 1 and all(a < b for a, b in pairwise(numbers))
