@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 VOCAB = 96
 LAYERS = 3
@@ -177,7 +177,7 @@ def _kept_layers(layers: int, per_layer: Sequence[Sequence[Any]]) -> list[int]:
     return sorted([*first, *others[: max(0, LAYERS - len(first))]])[:layers]
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
