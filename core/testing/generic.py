@@ -34,7 +34,11 @@ class TextChecks(ArchitectureChecks):
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
+        """The whole model, to be saved; of one that takes images the part that continues texts answers."""
         model: nn.Module = model_class(cls.hf_class)._from_config(hf_config, attn_implementation="eager")
+        text = dict(model.named_children()).get("language_model")
+        if text is not None and "lm_head" in dict(text.named_children()):
+            model.forward = text.forward
         return model
 
 
