@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.hookspecs import hookimpl
@@ -16,21 +15,6 @@ FUSED = WeightMap(
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
 
-EXAONE = replace(
-    FUSED,
-    renames=(
-        (r"^transformer\.wte\.", "model.embed_tokens."),
-        (r"^transformer\.h\.", "model.layers."),
-        (r"^transformer\.ln_f\.", "model.norm."),
-        (r"\.attn\.attention\.", ".self_attn."),
-        (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
-        (r"\.ln_1\.", ".input_layernorm."),
-        (r"\.ln_2\.", ".post_attention_layernorm."),
-        (r"\.mlp\.c_fc_0\.", ".mlp.gate_proj."),
-        (r"\.mlp\.c_fc_1\.", ".mlp.up_proj."),
-        (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
-    ),
-)
 _EXPERTS = replace(
     FUSED,
     stacked=("experts",),
@@ -138,14 +122,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="EXAONE 4, hybrid and not",
         example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
-    )
-    yield Architecture(
-        name="ExaoneForCausalLM",
-        build="maxserve.architectures.exaone:Model",
-        config="maxserve.architectures.exaone:config",
-        weights=EXAONE,
-        summary="EXAONE 3 and 3.5",
-        example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
     )
     yield Architecture(
         name="MixtralForCausalLM",
