@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.hookspecs import hookimpl
