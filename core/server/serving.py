@@ -117,12 +117,16 @@ class Serving:
         Memory is planned anew by each worker: what the model holds may differ, and then so does the application.
         """
         files = self._plan.files
-        text = None if files is None else await asyncio.to_thread(self._load, files.path)
+        text: tuple[Tokenizer, ChatTemplate] | None = None
+        if files is not None:
+            text = await asyncio.to_thread(self._load, files.path)
         app: FastAPI | None = None
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
-            tokenizer, template = text = text or await asyncio.to_thread(self._load, info.path)
+            if text is None:
+                text = await asyncio.to_thread(self._load, info.path)
+            tokenizer, template = text
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
                 app = self._build_app(info, tokenizer, template)
                 settle_heap()  # modules and vocabulary stay for good

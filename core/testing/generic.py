@@ -6,7 +6,7 @@ that the architecture serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,9 +55,10 @@ WAYS: tuple[Way, ...] = (  # the first that takes an architecture counts
 )
 
 
-def generic_checks(architecture: Architecture) -> dict[str, type[Any]]:
+def generic_checks(architecture: Architecture, classes: Sequence[str] = ()) -> dict[str, type[Any]]:
     """Test classes by name, one for each model class of transformers that the architecture serves.
 
+    `classes` says which those are where its name and aliases do not, as for one that serves what no other does.
     LookupError where nothing is known to compare it with: neither can the checks be chosen nor a model be made.
     """
     way = next((way for way in WAYS if way.takes(architecture)), None)
@@ -66,7 +67,7 @@ def generic_checks(architecture: Architecture) -> dict[str, type[Any]]:
     checks: type[TextChecks] = load_ref(way.checks)
     return {
         f"Test{name}": type(f"Test{name}", (checks,), dict(checks.attributes(architecture, name)))
-        for name in served_classes(architecture)
+        for name in classes or served_classes(architecture)
     }
 
 
