@@ -44,6 +44,10 @@ class Architecture(Component):
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs.
+
+    `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
+    Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
+    tasks differ. `matryoshka`: the first numbers of a vector make a vector too, unless config.json denies it.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -56,6 +60,7 @@ class Architecture(Component):
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
     task: str = "text_generation"
+    matryoshka: bool = False
     example_repos: tuple[str, ...] = ()
 
 

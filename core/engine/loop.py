@@ -15,12 +15,12 @@ from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.parts import Counters, Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
-from maxserve.core.engine.refusals import refuse_unservable
+from maxserve.core.engine.refusals import no_vectors, refuse_unservable
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import EncodeRequest, Output, Request
 
 log = logging.getLogger("maxserve.engine")
 
@@ -79,8 +79,10 @@ class Engine:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request | EncodeRequest) -> None:
         """Queues a request; RequestError when it can never be served."""
+        if isinstance(request, EncodeRequest):
+            raise no_vectors(self.info)
         if request.id in self._queues or request.id in self._guides:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         refuse_unservable(request, self._parts)

@@ -13,7 +13,7 @@ import msgspec
 from maxserve.core.host import Manifest
 from maxserve.core.interfaces import ModelInfo, StepStats
 from maxserve.core.model.resolve import ModelFiles
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 
 DEFAULT_ENGINE = "maxserve.core.engine.assemble:build_engine"
 
@@ -55,6 +55,12 @@ class Submit(Message, frozen=True, kw_only=True):
     requests: tuple[Request, ...]
 
 
+class Encode(Message, frozen=True, kw_only=True):
+    """Texts to be encoded."""
+
+    requests: tuple[EncodeRequest, ...]
+
+
 class Abort(Message, frozen=True, kw_only=True):
     """Requests nobody waits for any more."""
 
@@ -69,7 +75,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
     """End now, in good order. Draining is over by then: the API process does it."""
 
 
-ToWorker: TypeAlias = Submit | Abort | ResetPrefixCache | Shutdown
+ToWorker: TypeAlias = Submit | Encode | Abort | ResetPrefixCache | Shutdown
 
 
 # --- from the worker ------------------------------------------------------------------------------------------
@@ -118,6 +124,7 @@ class Outputs(Message, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     stats: StepStats
     refusals: tuple[Refusal, ...] = ()
+    encoded: tuple[Encoded, ...] = ()
 
 
 FromWorker: TypeAlias = Hello | Phase | Ready | Failed | Outputs

@@ -15,8 +15,9 @@ from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
+from maxserve.core.model.tasks import TEXT, settle_task
 from maxserve.core.model.weight_files import refuse_unreadable
-from maxserve.core.registry import find_architecture
+from maxserve.core.registry import find_architecture, tasks_of
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
@@ -30,7 +31,7 @@ class ModelFiles:
 
     `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
     served (see core/model/encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in
-    the registry.
+    the registry, `task` what that is for.
     """
 
     ref: str
@@ -41,6 +42,7 @@ class ModelFiles:
     encoding: str
     explicit_encoding: bool
     architecture: str
+    task: str = TEXT
 
 
 def resolve_model(
@@ -49,18 +51,22 @@ def resolve_model(
     *,
     progress: Progress,
     prefer_legacy: bool = True,
+    task: str | None = None,
     hub: HubClient | None = None,
 ) -> ModelFiles:
     """The files of the model that `model` names, downloaded if need be; ModelError in one line if that fails.
 
     Config and architecture are checked before weights are fetched. `prefer_legacy` (--use-legacy-module) chooses
-    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations.
+    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations. `task` is what the user wants
+    the model for, None to find out.
     """
     finder = _Finder(model, host, progress, hub or HuggingFaceHub())
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
-    architecture = _architecture(config, host, place.ref, prefer_legacy)
+    names = _classes(config, place.ref)
+    task = settle_task(tasks_of(host.architectures, names), task, place, folder)
+    architecture = _architecture(names, host, place.ref, prefer_legacy, task)
     weights = finder.weights(place)
     encoding = settle_encoding(
         stored_encoding(weights),
@@ -78,6 +84,7 @@ def resolve_model(
         encoding=encoding,
         explicit_encoding=model.quantization_encoding is not None,
         architecture=architecture.name,
+        task=architecture.task,
     )
 
 
@@ -164,14 +171,17 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return config
 
 
-def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
+def _classes(config: dict[str, Any], ref: str) -> list[str]:
     classes = config.get("architectures")
     if not isinstance(classes, list) or not classes:
         raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
-    names = [str(name) for name in classes]
+    return [str(name) for name in classes]
+
+
+def _architecture(names: list[str], host: Host, ref: str, prefer_legacy: bool, task: str | None) -> Architecture:
     suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
     preferred = [name + suffix for name in names if name + suffix in host.architectures]
     try:
-        return find_architecture(host.architectures, [*preferred, *names]).component
+        return find_architecture(host.architectures, [*preferred, *names], task).component
     except PluginError as error:
         raise ModelError(f"{ref}: {error}") from error

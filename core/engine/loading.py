@@ -1,0 +1,62 @@
+"""How does a declared architecture become a module with its weights in place?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maxserve.core.engine.device import DTYPES
+from maxserve.core.errors import PluginError
+from maxserve.core.model.weights import Keeping, load_weights
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture
+    from maxserve.core.engine.kernels import Computation
+    from maxserve.core.host import Host
+    from maxserve.core.model.progress import Progress
+    from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.registry import Entry
+
+
+def build_module(
+    host: Host, architecture: Entry[Architecture], spec: Any, compute: torch.dtype, protocol: type[Any], methods: str
+) -> torch.nn.Module:
+    """The module without memory behind it: what it needs is planned before anything is allocated.
+
+    PluginError unless it is of the `protocol`, whose `methods` are named.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(compute)
+    try:
+        with torch.device("meta"):
+            model = host.build(architecture, spec)
+    finally:
+        torch.set_default_dtype(before)
+    if not isinstance(model, torch.nn.Module) or not isinstance(model, protocol):
+        raise PluginError(
+            f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "
+            f"{type(model).__name__}; build(config) must give a torch.nn.Module with {methods}"
+        )
+    return model.eval()
+
+
+def fill(
+    module: torch.nn.Module,
+    files: ModelFiles,
+    architecture: Architecture,
+    computation: Computation,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Gives the module its weights and its kernels."""
+    encoding = DTYPES[files.encoding] if files.explicit_encoding else None
+    load_weights(
+        module,
+        files.weights,
+        architecture.weights,
+        dtype=computation.compute,
+        device=device,
+        progress=progress,
+        keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+    )
