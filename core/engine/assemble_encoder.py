@@ -135,7 +135,7 @@ def _firsts(hidden: Tensor, spans: Spans) -> Tensor:
 
 
 def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
-    """The last function of a score, as sentence-transformers saves it in config.json; the logistic one if nothing is."""
+    """The last function of a score, as sentence-transformers saves it in config.json; unsaved, the logistic one."""
     saved = config.get("sentence_transformers")
     name = saved.get("activation_fn") if isinstance(saved, Mapping) else None
     name = str(name or config.get("sbert_ce_default_activation_function") or "torch.nn.Sigmoid")

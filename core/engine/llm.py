@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.assemble import build_engine
+from maxserve.core.engine.assemble_encoder import build_encoder
+from maxserve.core.engine.encoding import Encoding
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.errors import EngineError, RequestError, SettingsError
 from maxserve.core.host import Host, PluginOptions
@@ -15,15 +17,19 @@ from maxserve.core.model.answer import AnswerText, Piece
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
+from maxserve.core.model.tasks import TEXT
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
+from maxserve.core.settings.task_options import asked_task, check_for_task
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
+    from maxserve.core.engine.loop import Engine
     from maxserve.core.model.progress import Progress
+    from maxserve.core.model.vectors import Vector
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -69,12 +75,24 @@ class LLM:
         progress = progress or NullProgress()
         model_settings = self.settings.model
         files = resolve_model(
-            model_settings, self.host, progress=progress, prefer_legacy=model_settings.use_legacy_module
+            model_settings,
+            self.host,
+            progress=progress,
+            prefer_legacy=model_settings.use_legacy_module,
+            task=asked_task(self.settings),
         )
+        check_for_task(self.settings, files.task)
         self.tokenizer = Tokenizer.load(files.path, trust_remote_code=self.settings.model.trust_remote_code)
         self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
-        self._engine = build_engine(self.settings, self.host, files, progress=progress)
-        self.info = self._engine.info
+        self._generator: Engine | None = None
+        self._encoding: Encoding | None = None
+        if files.task == TEXT:
+            self._generator = build_engine(self.settings, self.host, files, progress=progress)
+            self.info = self._generator.info
+        else:
+            encoder = build_encoder(self.settings, self.host, files, progress=progress)
+            self._encoding = Encoding(encoder, self.tokenizer)
+            self.info = encoder.info
         self._fields = SamplerFields(
             self.host, settings=self.settings, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer
         )
@@ -112,6 +130,38 @@ class LLM:
                     yield text.add(output)
         finally:
             self._engine.abort([request.id])
+
+    def encode(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[Vector]:
+        """The vector of each text (or list of token ids), float32; with --no-pool-embeddings a row for each token.
+
+        The options are the fields of /v1/embeddings.
+        """
+        return self._encoder.encode(
+            _as_list(texts), prompt_name=prompt_name, dimensions=dimensions, cut=truncate_prompt_tokens
+        )
+
+    def score(self, first: str, seconds: Sequence[str], *, truncate_prompt_tokens: int | None = None) -> list[float]:
+        """How well each of `seconds` goes with `first`, as a model of pairs says."""
+        return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
+
+    @property
+    def _engine(self) -> Engine:
+        if self._generator is None:
+            raise RequestError(f"{self.info.name!r} encodes texts and generates none; use encode or score")
+        return self._generator
+
+    @property
+    def _encoder(self) -> Encoding:
+        if self._encoding is None:
+            raise RequestError(f"{self.info.name!r} generates text and encodes none; use generate or chat")
+        return self._encoding
 
     def params(
         self,

@@ -15,7 +15,7 @@ from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.parts import Counters, Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
-from maxserve.core.engine.refusals import no_vectors, refuse_unservable
+from maxserve.core.engine.refusals import refuse_unservable
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
@@ -82,7 +82,7 @@ class Engine:
     def add(self, request: Request | EncodeRequest) -> None:
         """Queues a request; RequestError when it can never be served."""
         if isinstance(request, EncodeRequest):
-            raise no_vectors(self.info)
+            raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
         if request.id in self._queues or request.id in self._guides:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         refuse_unservable(request, self._parts)

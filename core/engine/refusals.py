@@ -9,7 +9,6 @@ from maxserve.core.nouns import MOST_LOGPROBS
 
 if TYPE_CHECKING:
     from maxserve.core.engine.parts import Parts
-    from maxserve.core.interfaces import ModelInfo
     from maxserve.core.nouns import Request, SamplingParams
 
 
@@ -39,15 +38,6 @@ def refuse_unservable(request: Request, parts: Parts) -> None:
         )
     _check_logprobs(request.params, parts)
     _check_ids(request.prompt, parts.info.vocab_size)
-
-
-def no_vectors(info: ModelInfo) -> RequestError:
-    """What to say to who wants vectors, or scores, of a model that generates text."""
-    message = (
-        f"{info.name!r} ({info.architecture}) generates text and gives no embeddings; "
-        "ask a server that has an embedding model"
-    )
-    return RequestError(message, param="model", code="unsupported_model")
 
 
 def _check_logprobs(params: SamplingParams, parts: Parts) -> None:

@@ -13,7 +13,6 @@ from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import EncodeRequest
 
 TOO_LONG = "context_length_exceeded"
-_SPECIAL = 4  # tokens that a tokenizer may put around a pair; what is cut shorter keeps nothing of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,11 @@ class EncoderInputs:
         if cut is None:
             self._refuse_hopeless(len(text) + len(second or ""), text + (second or ""), place)
         ids, start = self._tokenizer.encode_input(text, second, most=cut)
+        if cut is not None and len(ids) > cut:
+            message = (
+                f"truncate_prompt_tokens is {cut}, less than the special tokens of a text; {len(ids)} is the least"
+            )
+            raise RequestError(message, param="truncate_prompt_tokens")
         return self._checked(Input(tuple(ids), start), place)
 
     def _refuse_hopeless(self, characters: int, text: str, place: str) -> None:

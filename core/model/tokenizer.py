@@ -77,9 +77,7 @@ class Tokenizer:
         _check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
 
-    def encode_input(
-        self, text: str, second: str | None = None, *, most: int | None = None
-    ) -> tuple[list[int], int]:
+    def encode_input(self, text: str, second: str | None = None, *, most: int | None = None) -> tuple[list[int], int]:
         """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
 
         Also says where the second part begins, if the model tells parts apart, else 0. With `most`, what is too much is
