@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maxserve.core.encoders import TextBatch
-from maxserve.core.layers import Embedding, EncoderModel
+from maxserve.core.layers import EncoderModel
 from maxserve.core.model.encoder_config import EncoderConfig, encoder_config
 
 PAD = 1  # whatever config.json says, as in transformers
@@ -18,15 +18,13 @@ BUCKETS, FARTHEST = 32, 128  # likewise
 
 
 class Model(EncoderModel):
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config)
-        self.encoder["relative_attention_bias"] = Embedding(config.buckets, config.heads)
-
     def bias(self, batch: TextBatch) -> Tensor:
         """[heads, longest, longest]: one number per head for each distance, from a bucket of distances."""
         length, device = batch.longest, batch.input_ids.device
         distances = torch.arange(1 - length, length, device=device)  # of the one that is seen from the one that sees
-        by_distance = self.encoder["relative_attention_bias"](bucket(distances)).T  # [heads, distances]
+        table = self.encoder.relative_attention_bias
+        assert table is not None, "the config of this family always has buckets"
+        by_distance: Tensor = table(bucket(distances)).T  # [heads, distances]
         places = torch.arange(length, device=device)
         return by_distance[:, places[None, :] - places[:, None] + length - 1]
 

@@ -24,23 +24,43 @@ class Residual(nn.Module):
         return out
 
 
+class Projections(nn.Module):
+    """Queries, keys and values, in one weight."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.qkv = Linear(config.dim, 3 * config.dim, bias=True)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a text over itself, added and normed."""
+
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads = layer, config.heads
+        self.self = Projections(config)
+        self.output = Residual(config.dim, config)
+
+    def forward(self, x: Tensor, batch: TextBatch, bias: Tensor | None) -> Tensor:
+        """[T, dim] to [T, dim]."""
+        q, k, v = self.self.qkv(x).view(x.shape[0], 3, self.heads, -1).unbind(1)
+        out: Tensor = self.output(batch.attend(self.layer, q, k, v, bias=bias).flatten(1), x)
+        return out
+
+
 class EncoderLayer(nn.Module):
     """Attention over the whole text, then a feed-forward part; each is normed after it was added."""
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads = layer, config.heads
-        qkv = nn.ModuleDict({"qkv": Linear(config.dim, 3 * config.dim, bias=True)})
-        self.attention = nn.ModuleDict({"self": qkv, "output": Residual(config.dim, config)})
+        self.attention = SelfAttention(config, layer)
         self.intermediate = nn.ModuleDict({"dense": Linear(config.dim, config.ffn_dim, bias=True)})
         self.output = Residual(config.ffn_dim, config)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, batch: TextBatch, bias: Tensor | None) -> Tensor:
         """[T, dim] to [T, dim]."""
-        q, k, v = self.attention["self"]["qkv"](x).view(x.shape[0], 3, self.heads, -1).unbind(1)
-        seen = batch.attend(self.layer, q, k, v, bias=bias)
-        x = self.attention["output"](seen.flatten(1), x)
+        x = self.attention(x, batch, bias)
         out: Tensor = self.output(self.activation(self.intermediate["dense"](x)), x)
         return out
 
@@ -75,6 +95,15 @@ class TextEmbeddings(nn.Module):
         return (total - before) * real + self.pad
 
 
+class EncoderLayers(nn.Module):
+    """The layers, and what relative positions add to their scores, where they do."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(EncoderLayer(config, i) for i in range(config.layers))
+        self.relative_attention_bias = Embedding(config.buckets, config.heads) if config.buckets else None
+
+
 class EncoderModel(nn.Module):
     """An encoder, under the names that BERT's checkpoints use."""
 
@@ -82,7 +111,7 @@ class EncoderModel(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = TextEmbeddings(config)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(EncoderLayer(config, i) for i in range(config.layers))})
+        self.encoder = EncoderLayers(config)
 
     def prepare(self) -> None:
         """Everything is in the checkpoint."""
@@ -95,6 +124,6 @@ class EncoderModel(nn.Module):
         """The vector of every token, [T, dim]."""
         x: Tensor = self.embeddings(batch)
         bias = self.bias(batch)
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder.layer:
             x = layer(x, batch, bias)
         return x

@@ -53,7 +53,7 @@ def settle_task(served: Sequence[str], wanted: str | None, place: Place, folder:
 def _chosen(served: Sequence[str], place: Place, folder: Path) -> str:
     tag = place.pipeline_tag()
     tagged = _TAGS.get(tag or "")
-    if tagged in served:
+    if tagged is not None and tagged in served:
         log.info("the pipeline tag of %s is %s", place.ref, tag)
         return tagged
     if EMBEDDINGS in served and is_sentence_model(folder):

@@ -125,7 +125,8 @@ class WorkerClient:
         """Gives each request its output; what nobody waits for was aborted meanwhile."""
         for refusal in message.refusals:
             self._end(refusal.id, _error(refusal))
-        for output in (*message.outputs, *message.encoded):
+        given: tuple[Output | Encoded, ...] = message.outputs or message.encoded  # an engine gives one or the other
+        for output in given:
             if output.finish is None:
                 stream = self._streams.get(output.id)
                 if stream is not None:
