@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,7 +42,7 @@ Make = Callable[..., tuple[EncoderEngine, SeenModel]]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make() -> Make:
     def make(
         *, tokens: int = 30, texts: int = 8, pooling: str | None = "mean", failures: float = 0.0
     ) -> tuple[EncoderEngine, SeenModel]:
@@ -76,7 +76,7 @@ def make() -> Iterator[Make]:
         )
         return EncoderEngine(parts), model
 
-    yield make
+    return make
 
 
 def run(engine: EncoderEngine) -> dict[str, list[Encoded]]:
