@@ -5,6 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from maxserve.core.encoders import VectorInfo
 from maxserve.core.interfaces import ModelInfo, StepStats
 from maxserve.core.ipc.messages import (
     Abort,
@@ -22,7 +23,6 @@ from maxserve.core.ipc.messages import (
     Submit,
     ToWorker,
 )
-from maxserve.core.encoders import VectorInfo
 from maxserve.core.nouns import CacheSizes, Constraint, Encoded, EncodeRequest, Output, Request, SamplingParams
 
 REQUEST = Request(
