@@ -157,7 +157,11 @@ def write_encoder(folder: Path, kind: str = "bert", *, labels: int = 0, **change
     auto.from_config(config).save_pretrained(folder)
     tokenizer.add_special_tokens(words[:5])
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "bert" else [])]
+    fast: Any = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, model_input_names=inputs, **roles).save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_input_names": inputs}))
     if not labels:
         write_recipe(folder)
     return folder

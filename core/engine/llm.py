@@ -103,10 +103,12 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
     ) -> list[Completion]:
         """Continues every prompt (text or token ids), all in one batch. `fields`: max_tokens, temperature, seed …"""
+        self._insist_on_text()
         return self._run([self._tokens(p) for p in _as_list(prompts)], self.params(**fields), stop)
 
     def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
         """The assistant's answer to a conversation."""
+        self._insist_on_text()
         return self._run([self._chat_tokens(messages)], self.params(**fields), stop)[0]
 
     def stream(
@@ -120,6 +122,7 @@ class LLM:
         """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
+        self._insist_on_text()
         tokens = self._chat_tokens(messages) if messages is not None else self._tokens(prompt or "")
         request = Request(id=next(self._ids), prompt=tuple(tokens), params=params or self.params())
         self._engine.add(request)
@@ -151,10 +154,13 @@ class LLM:
         """How well each of `seconds` goes with `first`, as a model of pairs says."""
         return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
 
-    @property
-    def _engine(self) -> Engine:
+    def _insist_on_text(self) -> None:
         if self._generator is None:
             raise RequestError(f"{self.info.name!r} encodes texts and generates none; use encode or score")
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._generator is not None, "who wants text is refused before"
         return self._generator
 
     @property

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import tokenizers
 
 from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 
+_TYPES = "token_type_ids"
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
@@ -135,10 +137,11 @@ class Tokenizer:
 class _JsonBackend:
     """A `tokenizers.Tokenizer`, which is never changed again and therefore safe to share between threads."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, tells_parts: bool = True) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._tells_parts = tells_parts  # of a pair, by token types
         self.vocab_size = tokenizer.get_vocab_size()
         self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
         self.spelling = TokenBytes(tokenizer)
@@ -160,7 +163,7 @@ class _JsonBackend:
             for part, length in zip(parts, _shares([len(part.ids) for part in parts], room), strict=True):
                 part.truncate(length)
             encoding = tokenizer.post_process(parts[0], parts[1] if second is not None else None)
-        return encoding.ids, _second_part(encoding.type_ids)
+        return encoding.ids, _second_part(encoding.type_ids) if self._tells_parts else 0
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]
@@ -196,8 +199,8 @@ class _PythonBackend:
     def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]:
         with self._lock:
             cut: dict[str, Any] = {} if most is None else {"truncation": "longest_first", "max_length": most}
-            found = self._tokenizer(text, second, return_token_type_ids=True, **cut)
-        return list(found["input_ids"]), _second_part(found["token_type_ids"])
+            found = self._tokenizer(text, second, **cut)
+        return list(found["input_ids"]), _second_part(found.get("token_type_ids", ()))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]
@@ -253,7 +256,12 @@ def _load_json(folder: Path) -> Tokenizer:
         raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {error}") from error
     roles = read_roles(folder)
     mark_special(tokenizer, roles)
-    return Tokenizer(_JsonBackend(tokenizer), named_tokens(roles))
+    return Tokenizer(_JsonBackend(tokenizer, tells_parts=_tells_parts(folder)), named_tokens(roles))
+
+
+def _tells_parts(folder: Path) -> bool:
+    """Whether the model wants token types, where tokenizer_config.json says so at all: what there is of them is given."""
+    return _TYPES in read_optional_object(folder / "tokenizer_config.json").get("model_input_names", (_TYPES,))
 
 
 def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
@@ -267,5 +275,6 @@ def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
             f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: {reason}"
         ) from error
     inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner)
+    tells_parts = _TYPES in tokenizer.model_input_names
+    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner, tells_parts=tells_parts)
     return Tokenizer(backend, dict(tokenizer.special_tokens_map))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,19 @@ def test_what_is_cut_is_what_transformers_cuts(
     folder: Path, tokenizer: Tokenizer, first: str, second: str | None, most: int
 ) -> None:
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    expected = theirs(first, second, truncation="longest_first", max_length=most, return_token_type_ids=True)
+    pairs = None if second is None else [second]  # in a list, since a lone empty text would count as none
+    expected = theirs([first], pairs, truncation="longest_first", max_length=most, return_token_type_ids=True)
     found, start = tokenizer.encode_input(first, second, most=most)
-    assert found == expected["input_ids"]
-    types = expected["token_type_ids"]
+    assert found == expected["input_ids"][0]
+    types = expected["token_type_ids"][0]
     assert start == (types.index(1) if 1 in types else 0)
+
+
+def test_types_are_told_to_models_that_want_them(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    for names, second in ((["input_ids", "token_type_ids"], 3), (["input_ids", "attention_mask"], 0)):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_input_names": names}))
+        assert Tokenizer.load(str(tmp_path)).encode_input("a", "b")[1] == second
 
 
 def test_what_is_too_long_is_refused_by_name_or_cut(tokenizer: Tokenizer) -> None:

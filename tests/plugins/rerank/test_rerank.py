@@ -101,7 +101,7 @@ class TestEmbeddings:
         results = (await client.post("/rerank", json=body)).json()["results"]
         assert {result["index"] for result in results[:2]} == {0, 2}
         assert [result["relevance_score"] for result in results[:2]] == pytest.approx([1, 1])
-        assert results[2]["relevance_score"] < 0.9999
+        assert results[2]["relevance_score"] < results[1]["relevance_score"]
         assert len(engine.encoded[-1].texts) == 2  # each text once
 
     async def test_a_text_that_is_too_long_is_named(self, client: httpx.AsyncClient) -> None:
