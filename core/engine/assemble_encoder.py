@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-# Larger steps of a CPU are hardly more work per second, and whoever comes meanwhile waits for them.
-STEP_TOKENS = {"cpu": 1024}
+# Larger steps of a CPU do hardly more work per second, and whoever comes meanwhile waits for them.
+STEP_WORK = 20e9  # multiplications and additions: some tenths of a second
+LEAST_TOKENS, MOST_TOKENS = 128, 1024
 STEP_TEXTS = 256
 
 
@@ -55,8 +56,9 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     spec: ModelSpec = host.load(architecture, architecture.component.config)(files.config)
     progress.phase("Building the model")
     module = _module(host, architecture, spec, computation, files.task)
-    _check_memory(settings, spec, module, computation, files, device)
     parameters = sum(parameter.numel() for parameter in module.parameters())
+    tokens = step_tokens(settings, spec, parameters, device)
+    _check_memory(settings, spec, module, computation, files, device, tokens)
     fill(module, files, architecture.component, computation, device, progress)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     model.prepare()
@@ -69,7 +71,7 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
         attention=WithinTexts(spec.cache_layers),
         finish=_finish(settings, model, recipe, spec, files, device),
         device=device,
-        max_tokens=_step_tokens(settings, device),
+        max_tokens=tokens,
         max_texts=info.max_batch_size,
         failure_percent=float(settings.server.sim_failure),
         random=random.Random(),
@@ -86,11 +88,13 @@ def _module(
     return build_module(host, architecture, spec, computation.compute, protocol, methods)
 
 
-def _step_tokens(settings: Settings, device: torch.device) -> int:
+def step_tokens(settings: Settings, spec: ModelSpec, parameters: int, device: torch.device) -> int:
+    """Tokens of a step: as chosen, else, on a CPU, as many as are `STEP_WORK` in a model of so many parameters."""
     tokens = settings.scheduling.max_batch_input_tokens
-    if "scheduling.max_batch_input_tokens" in settings.chosen:
+    if "scheduling.max_batch_input_tokens" in settings.chosen or device.type != "cpu":
         return tokens
-    return min(tokens, STEP_TOKENS.get(device.type, tokens))
+    multiplied = max(1, parameters - spec.vocab_size * spec.dim)  # the table of words is only looked up in
+    return min(tokens, max(LEAST_TOKENS, min(MOST_TOKENS, int(STEP_WORK / (2 * multiplied)))))
 
 
 def _check_memory(
@@ -100,16 +104,17 @@ def _check_memory(
     computation: Computation,
     files: ModelFiles,
     device: torch.device,
+    tokens: int,
 ) -> None:
     """ModelError when weights and a step do not fit into the share of memory that may be used."""
     free = free_memory(device.type, device.index or 0)
     usable = int(free * settings.kv_cache.device_memory_utilization)
     weights = weight_bytes(module, computation.stored(files.encoding).itemsize)
-    tokens = max(_step_tokens(settings, device), spec.max_length)
-    activations = activation_bytes(spec, tokens=tokens, rows=0, itemsize=computation.compute.itemsize)
+    longest = max(tokens, spec.max_length)
+    activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=computation.compute.itemsize)
     log.info(
-        "memory: %s free on %s, weights %s, activations %s (estimated)",
-        *(size_text(free), device.type, size_text(weights), size_text(activations)),
+        "memory: %s free on %s, weights %s, activations %s (estimated); steps of %d tokens",
+        *(size_text(free), device.type, size_text(weights), size_text(activations), tokens),
     )
     if weights + activations > usable:
         raise ModelError(

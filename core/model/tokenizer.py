@@ -260,7 +260,7 @@ def _load_json(folder: Path) -> Tokenizer:
 
 
 def _tells_parts(folder: Path) -> bool:
-    """Whether the model wants token types, where tokenizer_config.json says so at all: what there is of them is given."""
+    """Whether the model wants token types; where tokenizer_config.json does not say, it gets what there is of them."""
     return _TYPES in read_optional_object(folder / "tokenizer_config.json").get("model_input_names", (_TYPES,))
 
 
