@@ -64,7 +64,7 @@ def test_a_model_that_does_not_fit_is_refused(
     encoder_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assemble_encoder, "free_memory", lambda device, index: 1 << 16)
-    with pytest.raises(ModelError, match="the model does not fit: weights .* need more than the 57"):
+    with pytest.raises(ModelError, match=r"the model does not fit: weights .* need more than the 57"):
         build(encoder_folder())
 
 
@@ -103,5 +103,5 @@ def test_strangers_models(
             json.dumps({**json.loads((plain / "config.json").read_text()), "architectures": [name]})
         )
     assert build(tmp_path / "AcmeModel", host).info.architecture == "AcmeModel"
-    with pytest.raises(PluginError, match="built a object; build.config. must give a torch.nn.Module with prepare and"):
+    with pytest.raises(PluginError, match=r"built a object; build.config. must give a torch.nn.Module with prepare"):
         build(tmp_path / "OddModel", host)
