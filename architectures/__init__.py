@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from maxserve.architectures.encoders import encoders
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.hookspecs import hookimpl
 
@@ -16,21 +17,21 @@ FUSED = WeightMap(
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
 
-ENCODER = WeightMap(
-    fused={"qkv": ("query", "key", "value")},
+EXAONE = replace(
+    FUSED,
     renames=(
-        (r"^(bert|roberta|mpnet)\.", ""),
-        (r"\.gamma$", ".weight"),  # what old releases of transformers called those of norms
-        (r"\.beta$", ".bias"),
-        (r"\.attention\.attn\.q\.", ".attention.self.query."),  # MPNet's names, from here on
-        (r"\.attention\.attn\.k\.", ".attention.self.key."),
-        (r"\.attention\.attn\.v\.", ".attention.self.value."),
-        (r"\.attention\.attn\.o\.", ".attention.output.dense."),
-        (r"\.attention\.LayerNorm\.", ".attention.output.LayerNorm."),
+        (r"^transformer\.wte\.", "model.embed_tokens."),
+        (r"^transformer\.h\.", "model.layers."),
+        (r"^transformer\.ln_f\.", "model.norm."),
+        (r"\.attn\.attention\.", ".self_attn."),
+        (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
+        (r"\.ln_1\.", ".input_layernorm."),
+        (r"\.ln_2\.", ".post_attention_layernorm."),
+        (r"\.mlp\.c_fc_0\.", ".mlp.gate_proj."),
+        (r"\.mlp\.c_fc_1\.", ".mlp.up_proj."),
+        (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
     ),
-    ignored=(r"^cls\.", r"^lm_head\.", r"\.position_ids$", r"\.token_type_ids$"),
 )
-HEADLESS = replace(ENCODER, ignored=(*ENCODER.ignored, r"^((bert|roberta|mpnet)\.)?pooler\."))
 
 
 @hookimpl
@@ -38,6 +39,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="LlamaForCausalLM",
         build="maxserve.architectures.llama:Model",
+        config="maxserve.architectures.llama:config",
         weights=FUSED,
         summary="Llama 1 to 3 and what shares its shape",
         example_repos=("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -50,72 +52,92 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="Qwen 3, dense",
         example_repos=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"),
     )
-    yield from _encoders()
-
-
-def _encoders() -> Iterable[Architecture]:
-    """Models for embeddings and for scores of pairs."""
     yield Architecture(
-        name="Qwen3Model",
-        aliases=("Qwen3ForCausalLM",),
-        task="embeddings_generation",
-        build="maxserve.architectures.qwen3:EmbeddingModel",
-        config="maxserve.architectures.qwen3:config",
-        weights=replace(
-            FUSED,
-            renames=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
-            ignored=(*FUSED.ignored, r"^lm_head\."),
-        ),
-        matryoshka=True,
-        summary="Qwen 3 for embeddings",
-        example_repos=("Qwen/Qwen3-Embedding-0.6B",),
+        name="MistralForCausalLM",
+        build="maxserve.architectures.mistral:Model",
+        config="maxserve.architectures.mistral:config",
+        weights=FUSED,
+        summary="Mistral, with a window in all layers or none",
+        example_repos=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.1"),
     )
     yield Architecture(
-        name="BertModel",
-        aliases=("BertForMaskedLM",),
-        task="embeddings_generation",
-        build="maxserve.architectures.bert:Model",
-        config="maxserve.architectures.bert:config",
-        weights=HEADLESS,
-        summary="BERT for embeddings",
-        example_repos=("sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"),
+        name="Qwen2ForCausalLM",
+        build="maxserve.architectures.qwen2:Model",
+        config="maxserve.architectures.qwen2:config",
+        weights=FUSED,
+        summary="Qwen 2 and 2.5",
+        example_repos=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
     )
     yield Architecture(
-        name="RobertaModel",
-        aliases=("RobertaForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM"),
-        task="embeddings_generation",
-        build="maxserve.architectures.roberta:Model",
-        config="maxserve.architectures.roberta:config",
-        weights=HEADLESS,
-        summary="RoBERTa and XLM-RoBERTa for embeddings",
-        example_repos=("BAAI/bge-m3", "intfloat/multilingual-e5-small"),
+        name="Gemma2ForCausalLM",
+        build="maxserve.architectures.gemma2:Model",
+        config="maxserve.architectures.gemma2:config",
+        weights=FUSED,
+        summary="Gemma 2: soft caps, windows in every other layer",
+        example_repos=("google/gemma-2-2b-it", "google/gemma-2-9b-it"),
     )
     yield Architecture(
-        name="MPNetModel",
-        aliases=("MPNetForMaskedLM",),
-        task="embeddings_generation",
-        build="maxserve.architectures.mpnet:Model",
-        config="maxserve.architectures.mpnet:config",
-        weights=HEADLESS,
-        summary="MPNet for embeddings",
-        example_repos=("sentence-transformers/all-mpnet-base-v2",),
+        name="Gemma3ForCausalLM",
+        build="maxserve.architectures.gemma3:Model",
+        config="maxserve.architectures.gemma3:config",
+        weights=FUSED,
+        summary="Gemma 3, text: windows with a rope of their own",
+        example_repos=("google/gemma-3-1b-it", "google/gemma-3-270m-it"),
     )
     yield Architecture(
-        name="BertForSequenceClassification",
-        task="scoring",
-        build="maxserve.architectures.bert:ScoringModel",
-        config="maxserve.architectures.bert:scoring_config",
-        weights=ENCODER,
-        summary="BERT as a cross-encoder",
-        example_repos=("cross-encoder/ms-marco-MiniLM-L6-v2",),
+        name="Phi3ForCausalLM",
+        build="maxserve.architectures.phi3:Model",
+        config="maxserve.architectures.phi3:config",
+        weights=FUSED,
+        summary="Phi 3, 3.5 and 4, dense",
+        example_repos=("microsoft/Phi-4-mini-instruct", "microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4"),
     )
     yield Architecture(
-        name="RobertaForSequenceClassification",
-        aliases=("XLMRobertaForSequenceClassification",),
-        task="scoring",
-        build="maxserve.architectures.roberta:ScoringModel",
-        config="maxserve.architectures.roberta:scoring_config",
-        weights=HEADLESS,
-        summary="RoBERTa and XLM-RoBERTa as cross-encoders",
-        example_repos=("BAAI/bge-reranker-v2-m3",),
+        name="GraniteForCausalLM",
+        build="maxserve.architectures.granite:Model",
+        config="maxserve.architectures.granite:config",
+        weights=FUSED,
+        summary="Granite 3, dense",
+        example_repos=("ibm-granite/granite-3.3-2b-instruct", "ibm-granite/granite-3.1-8b-instruct"),
     )
+    yield Architecture(
+        name="OlmoForCausalLM",
+        build="maxserve.architectures.olmo:Model",
+        config="maxserve.architectures.olmo:config",
+        weights=FUSED,
+        summary="OLMo: norms without weights",
+        example_repos=("allenai/OLMo-1B-hf", "allenai/OLMo-7B-hf"),
+    )
+    yield Architecture(
+        name="Olmo2ForCausalLM",
+        build="maxserve.architectures.olmo2:Model",
+        config="maxserve.architectures.olmo2:config",
+        weights=FUSED,
+        summary="OLMo 2",
+        example_repos=("allenai/OLMo-2-0425-1B-Instruct", "allenai/OLMo-2-1124-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Olmo3ForCausalLM",
+        build="maxserve.architectures.olmo3:Model",
+        config="maxserve.architectures.olmo3:config",
+        weights=FUSED,
+        summary="OLMo 3: windows in three of four layers",
+        example_repos=("allenai/Olmo-3-7B-Instruct", "allenai/Olmo-3-7B-Think"),
+    )
+    yield Architecture(
+        name="Exaone4ForCausalLM",
+        build="maxserve.architectures.exaone4:Model",
+        config="maxserve.architectures.exaone4:config",
+        weights=FUSED,
+        summary="EXAONE 4, hybrid and not",
+        example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
+    )
+    yield Architecture(
+        name="ExaoneForCausalLM",
+        build="maxserve.architectures.exaone:Model",
+        config="maxserve.architectures.exaone:config",
+        weights=EXAONE,
+        summary="EXAONE 3 and 3.5",
+        example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
+    )
+    yield from encoders()

@@ -43,7 +43,8 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs.
+    of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by Python name,
+    that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is given.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -59,6 +60,7 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
+    required_arguments: Mapping[str, Any] = field(default_factory=dict)
     task: str = "text_generation"
     matryoshka: bool = False
     example_repos: tuple[str, ...] = ()

@@ -216,9 +216,7 @@ class View(Protocol):
     @property
     def waiting_count(self) -> int: ...
     @property
-    def joined(self) -> Sequence[SequenceView]:
-        """Who began to wait since the last plan: new ones, and those whose pages were taken."""
-        ...
+    def joined(self) -> Sequence[SequenceView]: ...  # who began to wait since the last plan, some of them anew
 
     @property
     def waiting_users(self) -> Collection[str]: ...
@@ -246,6 +244,10 @@ class Plan(Protocol):
 
         `whole`: all of its `todo` or nothing, and the first such sequence may exceed the token budget.
         """
+        ...
+
+    def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
+        """`add` for each of many, in order: the cheap way to give everyone who decodes a token."""
         ...
 
     def preempt(self, sequence: SequenceView) -> None:

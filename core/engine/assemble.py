@@ -37,6 +37,7 @@ from maxserve.core.interfaces import (
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
@@ -137,7 +138,9 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
-    fill(module, files, architecture.component, target.computation, target.device, progress)
+    weights = architecture.component.weights
+    order = rotary_order(target.settings.model.rope_type, spec, weights, architecture.name)
+    fill(module, files, weights, target.computation, target.device, progress, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)

@@ -23,6 +23,7 @@ from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import activation_bytes, weight_bytes
 from maxserve.core.model.memory_table import size_text
+from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.sentence import Recipe, read_recipe
 from maxserve.core.model.tasks import SCORING
 from maxserve.core.model.vector_info import vector_info
@@ -59,7 +60,9 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(settings, spec, parameters, device)
     _check_memory(settings, spec, module, computation, files, device, tokens)
-    fill(module, files, architecture.component, computation, device, progress)
+    weights = architecture.component.weights
+    order = rotary_order(settings.model.rope_type, spec, weights, architecture.name)
+    fill(module, files, weights, computation, device, progress, order)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     model.prepare()
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))

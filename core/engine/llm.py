@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.assemble_encoder import build_encoder
+from maxserve.core.engine.encoder import EncoderEngine
 from maxserve.core.engine.encoding import Encoding
+from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.errors import EngineError, RequestError, SettingsError
 from maxserve.core.host import Host, PluginOptions
@@ -23,12 +26,14 @@ from maxserve.core.nouns import Constraint, FinishReason, Output, Request, Sampl
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
+from maxserve.core.settings.required import with_required
 from maxserve.core.settings.task_options import asked_task, check_for_task
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.loop import Engine
+    from maxserve.core.interfaces import ModelInfo
     from maxserve.core.model.progress import Progress
+    from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.model.vectors import Vector
 
 Prompt = str | Sequence[int]
@@ -53,7 +58,8 @@ class Completion:
 class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
-    Errors: UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
+    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors: UsageError
+    for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
     def __init__(
@@ -63,52 +69,91 @@ class LLM:
         settings: Settings | None = None,
         host: Host | None = None,
         progress: Progress | None = None,
+        environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         if model is not None:
             options["model_path"] = model
         _refuse_server_options(options)
-        self.settings = settings or resolve(options, environ={})
+        self.settings = settings or resolve(options, environ=environ or {})
         refuse_unsupported(self.settings)
         self.host = host or Host.discover(PluginOptions.from_settings(self.settings), strict=True)
         refuse_unused(self.settings, self.host.schedulers)
-        progress = progress or NullProgress()
-        model_settings = self.settings.model
+        self._progress = progress or NullProgress()
+        self._ids = map(str, itertools.count())
+        if not self.settings.model.defer_resolve:
+            self.build()
+
+    def build(self) -> None:
+        """Finds and loads the model, if that is not done yet: with `defer_resolve` the first use does it otherwise."""
+        _ = self.tokenizer, self.template, self._built
+
+    @cached_property
+    def _files(self) -> ModelFiles:
+        model = self.settings.model
         files = resolve_model(
-            model_settings,
+            model,
             self.host,
-            progress=progress,
-            prefer_legacy=model_settings.use_legacy_module,
+            progress=self._progress,
+            prefer_legacy=model.use_legacy_module,
             task=asked_task(self.settings),
         )
         check_for_task(self.settings, files.task)
-        self.tokenizer = Tokenizer.load(files.path, trust_remote_code=self.settings.model.trust_remote_code)
-        self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
-        self._generator: Engine | None = None
-        self._encoding: Encoding | None = None
+        self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
+        return files
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self._files.path, trust_remote_code=self.settings.model.trust_remote_code)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate.load(self._files.path, self.settings.model.chat_template)
+
+    @cached_property
+    def _built(self) -> Engine | EncoderEngine:
+        files = self._files  # first: it settles the settings
         if files.task == TEXT:
-            self._generator = build_engine(self.settings, self.host, files, progress=progress)
-            self.info = self._generator.info
-        else:
-            encoder = build_encoder(self.settings, self.host, files, progress=progress)
-            self._encoding = Encoding(encoder, self.tokenizer)
-            self.info = encoder.info
-        self._fields = SamplerFields(
-            self.host, settings=self.settings, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer
-        )
-        self._defaults = self._fields.usable(self.info.defaults)
-        self._ids = map(str, itertools.count())
+            return build_engine(self.settings, self.host, files, progress=self._progress)
+        return build_encoder(self.settings, self.host, files, progress=self._progress)
+
+    @property
+    def _engine(self) -> Engine:
+        built = self._built
+        if not isinstance(built, Engine):
+            raise RequestError(f"{built.info.name!r} encodes texts and generates none; use encode or score")
+        return built
+
+    @cached_property
+    def _encoder(self) -> Encoding:
+        built = self._built
+        if not isinstance(built, EncoderEngine):
+            raise RequestError(f"{built.info.name!r} generates text and encodes none; use generate or chat")
+        return Encoding(built, self.tokenizer)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._built.info
+
+    @cached_property
+    def _fields(self) -> SamplerFields:
+        size = self.info.vocab_size
+        return SamplerFields(self.host, settings=self.settings, vocab_size=size, tokenizer=self.tokenizer)
+
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        return self._fields.usable(self.info.defaults)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
     ) -> list[Completion]:
         """Continues every prompt (text or token ids), all in one batch. `fields`: max_tokens, temperature, seed …"""
-        self._insist_on_text()
+        _ = self._engine  # what it cannot do is refused before a prompt is looked at
         return self._run([self._tokens(p) for p in _as_list(prompts)], self.params(**fields), stop)
 
     def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
         """The assistant's answer to a conversation."""
-        self._insist_on_text()
+        _ = self._engine
         return self._run([self._chat_tokens(messages)], self.params(**fields), stop)[0]
 
     def stream(
@@ -122,17 +167,17 @@ class LLM:
         """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
-        self._insist_on_text()
+        engine = self._engine
         tokens = self._chat_tokens(messages) if messages is not None else self._tokens(prompt or "")
         request = Request(id=next(self._ids), prompt=tuple(tokens), params=params or self.params())
-        self._engine.add(request)
+        engine.add(request)
         text = self._growing(request, stop)
         try:
             while text.finish is None:
-                for output in self._engine.next_outputs():
+                for output in engine.next_outputs():
                     yield text.add(output)
         finally:
-            self._engine.abort([request.id])
+            engine.abort([request.id])
 
     def encode(
         self,
@@ -153,21 +198,6 @@ class LLM:
     def score(self, first: str, seconds: Sequence[str], *, truncate_prompt_tokens: int | None = None) -> list[float]:
         """How well each of `seconds` goes with `first`, as a model of pairs says."""
         return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
-
-    def _insist_on_text(self) -> None:
-        if self._generator is None:
-            raise RequestError(f"{self.info.name!r} encodes texts and generates none; use encode or score")
-
-    @property
-    def _engine(self) -> Engine:
-        assert self._generator is not None, "who wants text is refused before"
-        return self._generator
-
-    @property
-    def _encoder(self) -> Encoding:
-        if self._encoding is None:
-            raise RequestError(f"{self.info.name!r} generates text and encodes none; use generate or chat")
-        return self._encoding
 
     def params(
         self,

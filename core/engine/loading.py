@@ -11,11 +11,12 @@ from maxserve.core.errors import PluginError
 from maxserve.core.model.weights import Keeping, load_weights
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture
+    from maxserve.core.components import Architecture, WeightMap
     from maxserve.core.engine.kernels import Computation
     from maxserve.core.host import Host
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.model.rotary_order import PairsApart
     from maxserve.core.registry import Entry
 
 
@@ -44,19 +45,21 @@ def build_module(
 def fill(
     module: torch.nn.Module,
     files: ModelFiles,
-    architecture: Architecture,
+    weights: WeightMap,
     computation: Computation,
     device: torch.device,
     progress: Progress,
+    order: PairsApart | None = None,
 ) -> None:
-    """Gives the module its weights and its kernels."""
+    """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
     load_weights(
         module,
         files.weights,
-        architecture.weights,
+        weights,
         dtype=computation.compute,
         device=device,
         progress=progress,
+        order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
     )

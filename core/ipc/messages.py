@@ -15,8 +15,6 @@ from maxserve.core.interfaces import ModelInfo, StepStats
 from maxserve.core.model.resolve import ModelFiles
 from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 
-DEFAULT_ENGINE = "maxserve.core.engine.assemble:build_engine"
-
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of all messages; the class name is the tag on the wire."""
@@ -35,18 +33,19 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 class Start(Message, frozen=True, kw_only=True):
     """All a worker needs to become one.
 
-    `settings` is the JSON of Settings, `engine` the "module:attribute" that builds the engine, `search_path` where the
-    parent imports from, `parent` its process id and `log_level` a level number of `logging`.
+    `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the
+    "module:attribute" that builds the engine, None for the one of the model's task; `search_path` is where the parent
+    imports from, `parent` its process id and `log_level` a level number of `logging`.
     """
 
     manifest: Manifest
     settings: str
-    files: ModelFiles
+    files: ModelFiles | None
     endpoints: Endpoints
     search_path: tuple[str, ...]
     parent: int
     log_level: int
-    engine: str = DEFAULT_ENGINE
+    engine: str | None = None
 
 
 class Submit(Message, frozen=True, kw_only=True):

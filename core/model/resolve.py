@@ -5,6 +5,7 @@ A plugin may know the reference, it may be a folder, or else it names a Hugging 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.tasks import TEXT, settle_task
 from maxserve.core.model.weight_files import refuse_unreadable
-from maxserve.core.registry import find_architecture, tasks_of
+from maxserve.core.registry import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
     from maxserve.core.host import Host
     from maxserve.core.settings.model import CheckpointSettings
+
+log = logging.getLogger("maxserve.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +185,11 @@ def _architecture(names: list[str], host: Host, ref: str, prefer_legacy: bool, t
     suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
     preferred = [name + suffix for name in names if name + suffix in host.architectures]
     try:
-        return find_architecture(host.architectures, [*preferred, *names], task).component
+        found = find_architecture(host.architectures, [*preferred, *names], task).component
     except PluginError as error:
         raise ModelError(f"{ref}: {error}") from error
+    twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
+    if len(twins) > 1:
+        switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"
+        log.info("%s is served by %s; %s prefers its other implementation", names[0], found.name, switch)
+    return found

@@ -17,11 +17,11 @@ from maxserve.core.ipc.messages import Start
 from maxserve.core.ipc.sockets import endpoints
 from maxserve.core.model.progress import show_progress
 from maxserve.core.model.resolve import resolve_model
-from maxserve.core.model.tasks import ENGINES
 from maxserve.core.server import logs, ports
 from maxserve.core.server.banner import introduce
 from maxserve.core.server.client import WorkerClient
 from maxserve.core.server.supervisor import Supervisor
+from maxserve.core.settings.required import with_required
 from maxserve.core.settings.task_options import asked_task, check_for_task
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     stack.callback(process.exit)
     host.process_start(process)
     introduce(settings, host)
-    files = _resolve(settings, host)
-    check_for_task(settings, files.task)
+    files = None if settings.model.defer_resolve else _resolve(settings, host)
+    if files is not None:
+        settings = with_required(settings, host.architectures.get(files.architecture).component)
+        check_for_task(settings, files.task)
     addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
@@ -72,7 +74,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
         search_path=tuple(sys.path),
         parent=os.getpid(),
         log_level=logging.getLogger().level,
-        engine=engine or ENGINES[files.task],
+        engine=engine,
     )
     supervisor = Supervisor(start, host.fingerprint, client)
     stack.callback(supervisor.kill)

@@ -76,7 +76,7 @@ def test_strangers_models(
         "acme_encoder",
         """
         from maxserve import Architecture, hookimpl
-        from maxserve.architectures import HEADLESS
+        from maxserve.architectures.encoders import HEADLESS
         from maxserve.architectures.bert import Model, config
 
         class Halved(Model):
