@@ -29,12 +29,18 @@ class WeightMap:
 
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
     before; `ignored` are expressions of names to leave unread; `fused` says which neighbouring parameters lie one
-    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}.
+    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `stacked` names
+    lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7
+    of experts.up_proj.weight. The last two, expressions of our names: `transposed` parameters have their last two axes
+    the other way round in checkpoints, unless these are packed; `exact` ones are float32, whatever the others are.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    stacked: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +49,10 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by Python name,
-    that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is given.
+    of no sequences, which `--execute-empty-batches` needs. `packings` are the ways of quantizing that its checkpoints
+    may come in: by "quant_method", what makes a Packing of the "quantization_config" of config.json. Such weights are
+    unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
+    whatever was chosen: they are put in place with a warning each, unless `--force` is given.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -56,6 +64,7 @@ class Architecture(Component):
     aliases: tuple[str, ...] = ()
     config: Ref = "maxserve.core.model.config:from_transformers"
     weights: WeightMap = field(default_factory=WeightMap)
+    packings: Mapping[str, Ref] = field(default_factory=dict)
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
     cache_strategy: str = "paged"
     tensor_parallel: bool = False

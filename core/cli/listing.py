@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maxserve.core.cli.early import plugin_options
-from maxserve.core.cli.locate import locate
+from maxserve.core.cli.locate import declared, locate
 from maxserve.core.cli.table import table
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.errors import UsageError
@@ -87,6 +87,7 @@ def _facts(entry: Entry[Any]) -> dict[str, Any]:
         "version": entry.version or None,
         "build": entry.where,
         "source": locate(entry.component.build),
+        "declared": declared(entry.path, entry.name) or None,
     }
     if isinstance(entry.component, Architecture):
         facts["example_repo_ids"] = list(entry.component.example_repos)

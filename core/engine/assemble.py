@@ -138,9 +138,8 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
-    weights = architecture.component.weights
-    order = rotary_order(target.settings.model.rope_type, spec, weights, architecture.name)
-    fill(module, files, weights, target.computation, target.device, progress, order)
+    order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
+    fill(module, files, architecture.component, target.computation, target.device, progress, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)

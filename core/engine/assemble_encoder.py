@@ -60,9 +60,8 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(settings, spec, parameters, device)
     _check_memory(settings, spec, module, computation, files, device, tokens)
-    weights = architecture.component.weights
-    order = rotary_order(settings.model.rope_type, spec, weights, architecture.name)
-    fill(module, files, weights, computation, device, progress, order)
+    order = rotary_order(settings.model.rope_type, spec, architecture.component.weights, architecture.name)
+    fill(module, files, architecture.component, computation, device, progress, order)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     model.prepare()
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))

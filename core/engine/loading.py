@@ -8,10 +8,11 @@ import torch
 
 from maxserve.core.engine.device import DTYPES
 from maxserve.core.errors import PluginError
+from maxserve.core.model.packings import packing_of
 from maxserve.core.model.weights import Keeping, load_weights
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, WeightMap
+    from maxserve.core.components import Architecture
     from maxserve.core.engine.kernels import Computation
     from maxserve.core.host import Host
     from maxserve.core.model.progress import Progress
@@ -45,7 +46,7 @@ def build_module(
 def fill(
     module: torch.nn.Module,
     files: ModelFiles,
-    weights: WeightMap,
+    architecture: Architecture,
     computation: Computation,
     device: torch.device,
     progress: Progress,
@@ -56,10 +57,11 @@ def fill(
     load_weights(
         module,
         files.weights,
-        weights,
+        architecture.weights,
         dtype=computation.compute,
         device=device,
         progress=progress,
         order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+        packing=packing_of(files.config, architecture, files.ref),
     )

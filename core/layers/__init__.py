@@ -7,7 +7,9 @@ from maxserve.core.layers.block import PostNormBlock, PreNormBlock, SandwichBloc
 from maxserve.core.layers.decoder import DecoderModel
 from maxserve.core.layers.encoder import EncoderModel
 from maxserve.core.layers.linear import Embedding, Linear
+from maxserve.core.layers.mla import LatentAttention
 from maxserve.core.layers.mlp import GatedMLP
+from maxserve.core.layers.moe import ExpertLinear, Experts, Mixture
 from maxserve.core.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
 from maxserve.core.layers.rotary import LayerTurns, Rotary, RotaryBatch
 
@@ -16,10 +18,14 @@ __all__ = [
     "DecoderModel",
     "Embedding",
     "EncoderModel",
+    "ExpertLinear",
+    "Experts",
     "GatedMLP",
+    "LatentAttention",
     "LayerNorm",
     "LayerTurns",
     "Linear",
+    "Mixture",
     "OffsetRMSNorm",
     "PostNormBlock",
     "PreNormBlock",

@@ -14,6 +14,7 @@ from maxserve.core.errors import ModelError, PluginError
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
+from maxserve.core.model.packings import packing_of
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.tasks import TEXT, settle_task
@@ -70,9 +71,10 @@ def resolve_model(
     names = _classes(config, place.ref)
     task = settle_task(tasks_of(host.architectures, names), task, place, folder)
     architecture = _architecture(names, host, place.ref, prefer_legacy, task)
+    packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
-        stored_encoding(weights),
+        stored_encoding(weights, packing.types if packing else frozenset()),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or place.ref,
@@ -166,12 +168,7 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
-    config = read_object(folder / "config.json")
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise ModelError(f"{ref} is quantized ({method}), which is not supported yet; use an unquantized checkpoint")
-    return config
+    return read_object(folder / "config.json")
 
 
 def _classes(config: dict[str, Any], ref: str) -> list[str]:
