@@ -58,8 +58,8 @@ class Completion:
 class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
-    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors: UsageError
-    for what cannot be started, RequestError for prompts and fields that cannot be served.
+    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors:
+    UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
     def __init__(
