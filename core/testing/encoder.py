@@ -84,12 +84,13 @@ class EncoderCase:
         return [ordered[place] for place in range(len(texts))]
 
     def expected(self, text: tuple[int, ...], second: int = 0) -> Tensor:
-        """The same from transformers, for one text."""
+        """The same from transformers, for one text; of a language model, from the encoder in it."""
+        model: Any = self.reference if self.scores else getattr(self.reference, "base_model", self.reference)
         more: dict[str, Any] = {}
         if second:
             more["token_type_ids"] = torch.tensor([[int(place >= second) for place in range(len(text))]])
         with torch.inference_mode():
-            out = self.reference(torch.tensor([text]), **more)
+            out = model(torch.tensor([text]), **more)
         found: Tensor = out.logits[0] if self.scores else out.last_hidden_state[0]
         return found
 

@@ -55,7 +55,8 @@ class TestBertAsLanguageModel(EncoderChecks):
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
-        return _WithoutHead(AutoModelForMaskedLM.from_config(hf_config, attn_implementation="eager"), "bert")
+        model: nn.Module = AutoModelForMaskedLM.from_config(hf_config, attn_implementation="eager")
+        return model
 
 
 class TestRoberta(EncoderChecks):
@@ -81,7 +82,8 @@ class TestMPNetAsLanguageModel(EncoderChecks):
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
-        return _WithoutHead(AutoModelForMaskedLM.from_config(hf_config), "mpnet")
+        model: nn.Module = AutoModelForMaskedLM.from_config(hf_config)
+        return model
 
 
 class TestQwen3(EncoderChecks):
@@ -120,20 +122,6 @@ class TestRobertaScorer(_Scorer):
         "plain": RobertaConfig(**SIZES, num_labels=1),
         "XLM": XLMRobertaConfig(**SIZES, num_labels=1),
     }
-
-
-class _WithoutHead(nn.Module):
-    """A language model that answers as the encoder in it, and is saved as a whole."""
-
-    def __init__(self, model: nn.Module, encoder: str) -> None:
-        super().__init__()
-        self.model, self.encoder = model, encoder
-
-    def forward(self, ids: Any, **more: Any) -> Any:
-        return getattr(self.model, self.encoder)(ids, **more)
-
-    def save_pretrained(self, folder: Any) -> None:
-        self.model.save_pretrained(folder)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
