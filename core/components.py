@@ -54,6 +54,11 @@ class Architecture(Component):
     unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
     whatever was chosen: they are put in place with a warning each, unless `--force` is given.
 
+    `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
+    `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
+    the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
+    given a ModelFolder too.
+
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
     tasks differ. `matryoshka`: the first numbers of a vector make a vector too, unless config.json denies it.
@@ -70,6 +75,9 @@ class Architecture(Component):
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
+    load: Ref = "maxserve.core.model.weights:load_weights"
+    fallback: Ref | None = None
+    reads_folder: bool = False
     task: str = "text_generation"
     matryoshka: bool = False
     example_repos: tuple[str, ...] = ()

@@ -102,9 +102,8 @@ def find_architecture(
                 return entry
     if not classes:
         raise PluginError('the model\'s config.json names no "architectures"')
-    raise PluginError(
-        unknown("architecture", classes[0], registry.names()) + "; --custom-architectures or a plugin can add it"
-    )
+    native = [entry.name for entry in registry if entry.component.fallback is None]
+    raise PluginError(unknown("architecture", classes[0], native) + "; --custom-architectures or a plugin can add it")
 
 
 def tasks_of(registry: Registry[Architecture], classes: Sequence[str]) -> tuple[str, ...]:

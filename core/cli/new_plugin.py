@@ -35,7 +35,7 @@ def new_command() -> click.Command:
             ),
         ],
         help="Write a folder NAME to begin a plugin with: a package that can be installed, and its tests. For an "
-        'architecture, NAME may be that of the model class in config.json, such as AcmeForCausalLM.',
+        "architecture, NAME may be that of the model class in config.json, such as AcmeForCausalLM.",
     )
 
 
@@ -44,7 +44,9 @@ def write(kind: str, name: str, into: Path) -> Path:
     words = filling(kind, name)
     folder = into / words["package"]
     if folder.exists():
-        raise UsageError(f"{folder} exists already and is left alone; choose another name, or another folder with --into")
+        raise UsageError(
+            f"{folder} exists already and is left alone; choose another name, or another folder with --into"
+        )
     template = TEMPLATES / kind
     for source in sorted(path for path in template.rglob("*.txt") if path.is_file()):
         target = folder / fill(str(source.relative_to(template)).removesuffix(".txt"), words)
@@ -94,4 +96,6 @@ def _next_steps(kind: str, folder: Path) -> str:
     )
     width = max(len(command) for command, _ in steps)
     lines = [f"  {command:<{width}}  # {why}" for command, why in steps]
-    return "\n".join([f"wrote {files} files into {folder}; next:", *lines, f"{folder / 'README.md'} says what to change."])
+    return "\n".join(
+        [f"wrote {files} files into {folder}; next:", *lines, f"{folder / 'README.md'} says what to change."]
+    )

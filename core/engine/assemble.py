@@ -29,11 +29,13 @@ from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
     Model,
+    ModelFolder,
     ModelInfo,
     ModelSpec,
     SamplerContext,
     SchedulerContext,
 )
+from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
@@ -133,13 +135,15 @@ def _lane(settings: Settings, device: torch.device) -> Lane | None:
 
 def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     architecture = target.host.architectures.get(files.architecture)
-    spec: ModelSpec = target.host.load(architecture, architecture.component.config)(files.config)
+    trusted = target.settings.model.trust_remote_code
+    folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
+    spec = read_spec(target.host, architecture, folder)
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
     order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
-    fill(module, files, architecture.component, target.computation, target.device, progress, order)
+    fill(target.host, module, files, architecture, target.computation, target.device, progress, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)

@@ -19,7 +19,8 @@ from maxserve.core.engine.loading import build_module, fill
 from maxserve.core.engine.pooling import Pooling, Spans
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import ModelInfo
+from maxserve.core.interfaces import ModelFolder, ModelInfo
+from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import activation_bytes, weight_bytes
 from maxserve.core.model.memory_table import size_text
@@ -54,14 +55,15 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     chooser = Chooser(host, device, host.section_values(settings), compiled=settings.model.use_subgraphs)
     computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
     architecture = host.architectures.get(files.architecture)
-    spec: ModelSpec = host.load(architecture, architecture.component.config)(files.config)
+    trusted = settings.model.trust_remote_code
+    spec = read_spec(host, architecture, ModelFolder(path=files.path, config=files.config, trusted=trusted))
     progress.phase("Building the model")
     module = _module(host, architecture, spec, computation, files.task)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(settings, spec, parameters, device)
     _check_memory(settings, spec, module, computation, files, device, tokens)
     order = rotary_order(settings.model.rope_type, spec, architecture.component.weights, architecture.name)
-    fill(module, files, architecture.component, computation, device, progress, order)
+    fill(host, module, files, architecture, computation, device, progress, order)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     model.prepare()
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))

@@ -9,7 +9,7 @@ import torch
 from maxserve.core.engine.device import DTYPES
 from maxserve.core.errors import PluginError
 from maxserve.core.model.packings import packing_of
-from maxserve.core.model.weights import Keeping, load_weights
+from maxserve.core.model.weights import Keeping
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
@@ -44,9 +44,10 @@ def build_module(
 
 
 def fill(
+    host: Host,
     module: torch.nn.Module,
     files: ModelFiles,
-    architecture: Architecture,
+    architecture: Entry[Architecture],
     computation: Computation,
     device: torch.device,
     progress: Progress,
@@ -54,14 +55,15 @@ def fill(
 ) -> None:
     """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
-    load_weights(
+    load = host.load(architecture, architecture.component.load)
+    load(
         module,
         files.weights,
-        architecture.weights,
+        architecture.component.weights,
         dtype=computation.compute,
         device=device,
         progress=progress,
         order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
-        packing=packing_of(files.config, architecture, files.ref),
+        packing=packing_of(files.config, architecture.component, files.ref),
     )

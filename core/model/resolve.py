@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.model.fallback import find_fallback
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.packings import packing_of
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
-from maxserve.core.model.tasks import TEXT, settle_task
+from maxserve.core.model.tasks import TEXT, check_task, settle_task
 from maxserve.core.model.weight_files import refuse_unreadable
 from maxserve.core.registry import find_architecture, plain, tasks_of
 
@@ -68,9 +70,11 @@ def resolve_model(
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
+    found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
     names = _classes(config, place.ref)
-    task = settle_task(tasks_of(host.architectures, names), task, place, folder)
-    architecture = _architecture(names, host, place.ref, prefer_legacy, task)
+    wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder)
+    architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
+    check_task(wanted, architecture.task, ref=place.ref)
     packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
@@ -178,13 +182,15 @@ def _classes(config: dict[str, Any], ref: str) -> list[str]:
     return [str(name) for name in classes]
 
 
-def _architecture(names: list[str], host: Host, ref: str, prefer_legacy: bool, task: str | None) -> Architecture:
+def _architecture(
+    folder: ModelFolder, names: list[str], host: Host, ref: str, prefer_legacy: bool, task: str | None
+) -> Architecture:
     suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
     preferred = [name + suffix for name in names if name + suffix in host.architectures]
     try:
         found = find_architecture(host.architectures, [*preferred, *names], task).component
     except PluginError as error:
-        raise ModelError(f"{ref}: {error}") from error
+        return find_fallback(host, folder, f"{ref}: {error}").component
     twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
     if len(twins) > 1:
         switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"

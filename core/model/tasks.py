@@ -39,15 +39,20 @@ def settle_task(served: Sequence[str], wanted: str | None, place: Place, folder:
     if not served:
         return None
     if wanted is not None:
-        if wanted not in served:
-            raise ModelError(
-                f"--task {wanted}: the architecture of {place.ref} is for {' and '.join(served)} only; leave --task out"
-            )
+        check_task(wanted, *served, ref=place.ref)
         return wanted
     task = served[0] if len(served) == 1 else _chosen(served, place, folder)
     if task != TEXT:
         log.info("%s is served for the task %s", place.ref, task)
     return task
+
+
+def check_task(wanted: str | None, *served: str, ref: str) -> None:
+    """ModelError when what is wanted is none of what the model's architectures are for."""
+    if wanted is not None and wanted not in served:
+        raise ModelError(
+            f"--task {wanted}: the architecture of {ref} is for {' and '.join(served)} only; leave --task out"
+        )
 
 
 def _chosen(served: Sequence[str], place: Place, folder: Path) -> str:

@@ -87,6 +87,37 @@ def load_weights(
     parameters.finish()
 
 
+def place_weights(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: Progress,
+    keeping: Keeping | None = None,
+) -> None:
+    """Does with the weights that `model` has, in host memory, what `load_weights` does with those it reads.
+
+    For architectures whose `load` gets the weights in a way of its own. Buffers are left alone.
+    """
+    parameters = _Loaded(model, dtype, torch.device(device), (), None)
+    tensors = parameters.tensors()
+    reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
+    if keeping is not None:
+        parameters.keep_weights(keeping, reads)
+    total = sum(read.size for read in reads) or 1
+    done = 0
+    for read in reads:
+        parameters.put(read, tensors.pop(read.name))
+        done += read.size
+        progress.advance(done / total)
+    parameters.finish()
+
+
+def _in_memory(name: str, tensor: torch.Tensor) -> Read:
+    stored = next((stored for stored, dtype in _TORCH.items() if dtype == tensor.dtype), str(tensor.dtype))
+    return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
+
+
 def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
     """Each read and its tensor; those that will be kept mapped last, through a mapping of their own.
 
@@ -171,6 +202,10 @@ class _Loaded:
         )
         self._model = model
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the model's parameters hold now, by their first names."""
+        return {names[0]: parameter.detach() for names, parameter in self._places}
+
     def keep_weights(self, keeping: Keeping, reads: Sequence[Read]) -> None:
         """Makes room with `keeping` for every weight of a projection that is no one else's too.
 
@@ -209,7 +244,9 @@ class _Loaded:
         """Whether the mapped tensor itself becomes the parameter."""
         if self._order is not None and self._order.changes(read.name):
             return False
-        if not read.whole or self._device.type != "cpu" or read.target in self._kept or read.target in self._experts:
+        if not read.file or not read.whole or self._device.type != "cpu":
+            return False
+        if read.target in self._kept or read.target in self._experts:
             return False
         return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
 

@@ -28,9 +28,9 @@ from maxserve.core.components import Architecture
 from maxserve.core.discovery.sources import CUSTOM
 from maxserve.core.errors import ModelError
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import ModelSpec
+from maxserve.core.interfaces import ModelFolder, ModelSpec
+from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.weights import load_weights
 from maxserve.core.registry import Entry
 from maxserve.core.testing.served import Expected, Served, continuation
 from maxserve.core.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step
@@ -72,7 +72,7 @@ class Case:
     def load(self, dtype: torch.dtype = torch.float32) -> Any:
         """Our model with the checkpoint's weights."""
         model = self.build()
-        load_weights(
+        self.host.load(self.entry, self.entry.component.load)(
             model,
             self.files,
             self.entry.component.weights,
@@ -184,9 +184,11 @@ class ArchitectureChecks:
         """The case of a checkpoint's folder, which becomes one of the architecture's."""
         host = Host.discover(cls.plugins, strict=True)
         entry = host.architectures.get(cls.architecture)
-        raw = {**json.loads((folder / "config.json").read_text()), "architectures": [cls.architecture]}
-        (folder / "config.json").write_text(json.dumps(raw))
-        config = host.load(entry, entry.component.config)(raw)
+        raw = json.loads((folder / "config.json").read_text())
+        if entry.component.fallback is None:  # else the class's own name is what it goes by
+            raw["architectures"] = [cls.architecture]
+            (folder / "config.json").write_text(json.dumps(raw))
+        config = read_spec(host, entry, ModelFolder(path=str(folder), config=raw))
         files = tuple(str(path) for path in sorted(folder.glob("*.safetensors")))
         return Case(folder=folder, host=host, entry=entry, config=config, reference=reference, files=files)
 
