@@ -44,9 +44,9 @@ class Encoding:
         )
         found: dict[int, Vector] = {}
         spelled = [place for place, text in enumerate(texts) if isinstance(text, str)]
-        for places in (spelled, [place for place in range(len(texts)) if place not in set(spelled)]):
+        coded = [place for place, text in enumerate(texts) if not isinstance(text, str)]
+        for places, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
             inputs = [self._input(texts[place], f"texts[{place}]", prompt, most) for place in places]
-            skip = self._inputs.skipped(prompt) if places is spelled else 0
             found.update(zip(places, self._run(inputs, size=size, skip=skip), strict=True))
         return [found[place] for place in range(len(texts))]
 
