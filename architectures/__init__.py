@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from maxserve.architectures.encoders import encoders
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.hookspecs import hookimpl
 
@@ -194,3 +195,4 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="Llama 4, the text part of models that take images",
         example_repos=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
     )
+    yield from encoders()

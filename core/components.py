@@ -58,6 +58,10 @@ class Architecture(Component):
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
     given a ModelFolder too.
+
+    `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
+    Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
+    tasks differ. `matryoshka`: the first numbers of a vector make a vector too, unless config.json denies it.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -75,6 +79,7 @@ class Architecture(Component):
     fallback: Ref | None = None
     reads_folder: bool = False
     task: str = "text_generation"
+    matryoshka: bool = False
     example_repos: tuple[str, ...] = ()
 
 

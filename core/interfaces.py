@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from maxserve.core.encoders import VectorInfo
 from maxserve.core.nouns import Batch, CacheLayer, CacheSizes, KVLayer, Limits, Node, Output, Request, Rows, Turns
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from maxserve.core.host import Host
     from maxserve.core.model.chat_template import ChatTemplate
     from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.nouns import Encoded, EncodeRequest
     from maxserve.core.settings import Settings
 
 S = TypeVar("S")
@@ -214,9 +216,7 @@ class View(Protocol):
     @property
     def waiting_count(self) -> int: ...
     @property
-    def joined(self) -> Sequence[SequenceView]:
-        """Who began to wait since the last plan: new ones, and those whose pages were taken."""
-        ...
+    def joined(self) -> Sequence[SequenceView]: ...  # who began to wait since the last plan, some of them anew
 
     @property
     def waiting_users(self) -> Collection[str]: ...
@@ -233,10 +233,7 @@ class Plan(Protocol):
     @property
     def tokens_left(self) -> int: ...
     @property
-    def rows_left(self) -> int:
-        """How many sequences may still join the running ones."""
-        ...
-
+    def rows_left(self) -> int: ...  # sequences that may still join the running ones
     @property
     def size(self) -> int:
         """Sequences planned so far."""
@@ -315,6 +312,8 @@ class ModelInfo:
     max_batch_size: int
     created: int
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
+    task: str = "text_generation"
+    vectors: VectorInfo | None = None  # of models that encode texts
 
 
 class EngineClient(Protocol):
@@ -329,6 +328,7 @@ class EngineClient(Protocol):
         """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""
         ...
 
+    def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]: ...  # likewise; each text counts as one
     async def reset_prefix_cache(self) -> None: ...
 
 

@@ -108,6 +108,36 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeRequest:
+    """Texts whose vectors, or scores, are wanted, as token ids.
+
+    `seconds` says of each text where its second part begins, for models that tell the parts of a pair apart (their
+    token types are 0 before and 1 from there on); 0 where there is none. The first `skip` tokens of every text are
+    those of a prompt that is not pooled.
+    """
+
+    id: str
+    texts: tuple[tuple[int, ...], ...]
+    seconds: tuple[int, ...] = ()
+    skip: int = 0
+
+
+class Encoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one step gave one EncodeRequest: vectors of some of its texts, and at the end why it ended.
+
+    `places` are numbers of texts. `data` holds, for each in this order, one vector, or `rows` of them, of float32 in
+    the order of this machine's bytes.
+    """
+
+    id: str
+    places: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    data: bytes = b""
+    finish: FinishReason | None = None
+    error: str | None = None
+
+
 class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a piece of an answer adds to its tool call number `index`.
 

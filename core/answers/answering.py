@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from maxserve.core.answers.bodies import ChatBody, TextBody
 from maxserve.core.answers.conversation import Conversations
 from maxserve.core.answers.jobs import Job, JobLimits, plan_job
-from maxserve.core.answers.models import require_served
+from maxserve.core.answers.models import require_served, require_text
 from maxserve.core.answers.parts import Part
 from maxserve.core.answers.readers import Readers
 from maxserve.core.answers.reading import AnswerReader
@@ -116,6 +116,7 @@ class Answering:
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_served(body.model, self.context.model)
+        require_text(self.context.model)
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 
     async def _constraint(self, body: TextBody, choice: ToolChoice | None = None) -> Constraint | None:

@@ -20,7 +20,7 @@ from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import EncodeRequest, Output, Request
 
 log = logging.getLogger("maxserve.engine")
 
@@ -79,8 +79,10 @@ class Engine:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request | EncodeRequest) -> None:
         """Queues a request; RequestError when it can never be served."""
+        if isinstance(request, EncodeRequest):
+            raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
         if request.id in self._queues or request.id in self._guides:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         refuse_unservable(request, self._parts)

@@ -109,7 +109,13 @@ class ModelSettings(CheckpointSettings):
         int | None,
         Field(description="Most tokens of a prompt and its answer together; unset, the model's own limit.", ge=1),
     ] = None
-    task: Annotated[Task, Field(description="What the model is for.")] = "text_generation"
+    task: Annotated[
+        Task,
+        Field(
+            description="What the model is for; unset, its architecture knows. Where that serves several tasks, the "
+            "pipeline tag of the repository decides, or the files of sentence-transformers in the folder."
+        ),
+    ] = "text_generation"
     task_arg: Annotated[
         tuple[str, ...],
         Option(metavar="NAME=VALUE"),

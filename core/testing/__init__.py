@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.architecture import ArchitectureChecks
     from maxserve.core.testing.attention import AttentionChecks
     from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.encoder import EncoderChecks
     from maxserve.core.testing.generic import generic_checks
     from maxserve.core.testing.grammar import GrammarBackendChecks
     from maxserve.core.testing.layers import LayerCompilerChecks
@@ -27,6 +28,7 @@ __all__ = [
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
+    "EncoderChecks",
     "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
@@ -47,6 +49,7 @@ CHECKS = {
     "ArchitectureChecks": "maxserve.core.testing.architecture",
     "AttentionChecks": "maxserve.core.testing.attention",
     "CacheStrategyChecks": "maxserve.core.testing.cache",
+    "EncoderChecks": "maxserve.core.testing.encoder",
     "GrammarBackendChecks": "maxserve.core.testing.grammar",
     "LayerCompilerChecks": "maxserve.core.testing.layers",
     "LinearMethodChecks": "maxserve.core.testing.linear",
