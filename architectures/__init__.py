@@ -15,6 +15,18 @@ FUSED = WeightMap(
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
 
+# The text part goes by several names, and so do the modules beside it: those of transformers today come last.
+SEEING = WeightMap(
+    fused=FUSED.fused,
+    renames=(
+        (r"^language_model\.lm_head\.", "lm_head."),
+        (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
+        (r"^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector)\.", r"tower.\2."),
+        (r"^tower\.vision_tower\.vision_model\.", "tower.vision_tower."),
+    ),
+    ignored=(*FUSED.ignored, r"\.position_ids$"),
+)
+
 
 @hookimpl
 def maxserve_architectures() -> Iterable[Architecture]:
@@ -32,4 +44,27 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="Qwen 3, dense",
         example_repos=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"),
+    )
+    yield from _vision()
+
+
+def _vision() -> Iterable[Architecture]:
+    """Models that see. Their towers' parameters lie under `tower.`, whatever the age of the checkpoint."""
+    yield Architecture(
+        name="LlavaForConditionalGeneration",
+        build="maxserve.architectures.llava:Model",
+        config="maxserve.architectures.llava:config",
+        weights=SEEING,
+        images="maxserve.architectures.llava:images",
+        summary="Llava: CLIP or Pixtral beside Llama or Mistral",
+        example_repos=("llava-hf/llava-1.5-7b-hf", "mistral-community/pixtral-12b"),
+    )
+    yield Architecture(
+        name="Idefics3ForConditionalGeneration",
+        build="maxserve.architectures.idefics3:Model",
+        config="maxserve.architectures.idefics3:config",
+        weights=SEEING,
+        images="maxserve.architectures.idefics3:Images",
+        summary="Idefics 3: SigLIP over tiles beside Llama 3",
+        example_repos=("HuggingFaceM4/Idefics3-8B-Llama3",),
     )

@@ -43,7 +43,8 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs.
+    of no sequences, which `--execute-empty-batches` needs. `images(ImagesContext)` gives a ReadsImages for models that
+    see; without it, prompts are text.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -56,6 +57,7 @@ class Architecture(Component):
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
     task: str = "text_generation"
+    images: Ref | None = None
     example_repos: tuple[str, ...] = ()
 
 

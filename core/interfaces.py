@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
 
     from maxserve.core.host import Host
     from maxserve.core.model.chat_template import ChatTemplate
@@ -78,6 +79,47 @@ class Model(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, dim] to [rows, vocab_size]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext(Context):
+    """`path` is the model's folder, `config` the content of its config.json, with the overrides of its vision part.
+
+    `overrides` are those (`--vision-config-overrides`): SettingsError names the ones that mean nothing.
+    """
+
+    path: str
+    config: Mapping[str, Any]
+    tokenizer: Tokenizer
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadImage:
+    """A picture as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
+
+    `tensors` are numpy's arrays for the tower; the other fields are those of Image.
+    """
+
+    text: str
+    token: str
+    tensors: Mapping[str, NDArray[Any]]
+    places: NDArray[np.int64] | None = None
+    advance: int | None = None
+    together: bool = False
+
+
+class ReadsImages(Protocol):
+    """Makes of a picture what one model takes. Used from several threads at once, in the API process.
+
+    `placeholder` is what the chat template writes where an image stands.
+    """
+
+    placeholder: str
+
+    def read(self, picture: Picture) -> ReadImage:
+        """`picture` is decoded and in RGB; RequestError when this model cannot take it."""
         ...
 
 

@@ -48,11 +48,16 @@ class DecoderModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
-        x: Tensor = self.model.embed_tokens(batch.input_ids)
+        x = self.embed(batch)
         turning = self.rotary(batch, x.dtype)
         for block in self.model.layers:
             x = block(x, turning)
         out: Tensor = self.model.norm(x)
+        return out
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the first block is given, [T, dim]."""
+        out: Tensor = self.model.embed_tokens(batch.input_ids)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class Rotary(nn.Module):
             tables=batch.tables,
             logit_rows=batch.logit_rows,
             attention=batch.attention,
+            together=batch.together,
             cos=torch.cat((cos, cos), dim=-1),
             sin=torch.cat((-sin, sin), dim=-1),
         )

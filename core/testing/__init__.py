@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.parsers import ReasoningParserChecks, ToolParserChecks
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
+    from maxserve.core.testing.vision import VisionChecks
 
 __all__ = [
     "ArchitectureChecks",
@@ -32,6 +33,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
+    "VisionChecks",
     "light_import",
     "max_cli",
     "plugin_folder",
@@ -50,6 +52,7 @@ CHECKS = {
     "SamplerChecks": "maxserve.core.testing.sampler",
     "SchedulerChecks": "maxserve.core.testing.scheduler",
     "ToolParserChecks": "maxserve.core.testing.parsers",
+    "VisionChecks": "maxserve.core.testing.vision",
 }
 
 

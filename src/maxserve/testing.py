@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         SamplerChecks,
         SchedulerChecks,
         ToolParserChecks,
+        VisionChecks,
     )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
+    "VisionChecks",
 ]
 
 
