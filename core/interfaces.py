@@ -419,6 +419,8 @@ class ObserverContext(Context):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
+    `images` reads the pictures of prompts, where the model sees.
+
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes.
     """
 
@@ -428,6 +430,7 @@ class ServerContext(Context):
     engine: EngineClient
     tokenizer: Tokenizer
     template: ChatTemplate
+    images: ReadsImages | None = None
     observers: Sequence[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

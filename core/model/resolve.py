@@ -61,6 +61,7 @@ def resolve_model(
     folder = place.folder()
     config = _read_config(folder, place.ref)
     architecture = _architecture(config, host, place.ref, prefer_legacy)
+    config = _with_overrides(config, model.vision_config_overrides, architecture)
     weights = finder.weights(place)
     encoding = settle_encoding(
         stored_encoding(weights),
@@ -162,6 +163,17 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise ModelError(f"{ref} is quantized ({method}), which is not supported yet; use an unquantized checkpoint")
     return config
+
+
+def _with_overrides(config: dict[str, Any], overrides: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The config with `--vision-config-overrides` in its vision part; who reads images refuses what means nothing."""
+    if not overrides:
+        return config
+    if architecture.images is None:
+        raise ModelError(
+            f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"
+        )
+    return config | {"vision_config": (config.get("vision_config") or {}) | overrides}
 
 
 def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:

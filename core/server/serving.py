@@ -10,12 +10,13 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
-from maxserve.core.interfaces import ObserverContext, ServerContext
+from maxserve.core.interfaces import ObserverContext, ReadsImages, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.model.images import image_reader
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
@@ -50,6 +51,14 @@ class Plan:
     listening: socket.socket
     client: WorkerClient
     supervisor: Supervisor
+
+
+class TextSide(NamedTuple):
+    """What makes prompts of requests, and texts of answers."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    images: ReadsImages | None
 
 
 class Serving:
@@ -115,13 +124,13 @@ class Serving:
 
         Memory is planned anew by each worker: what the model holds may differ, and then so does the application.
         """
-        tokenizer, template = await asyncio.to_thread(self._load)
+        text_side = await asyncio.to_thread(self._load)
         app: FastAPI | None = None
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
-                app = self._build_app(info, tokenizer, template)
+                app = self._build_app(info, text_side)
                 # Modules and vocabulary stay for good: collections need not walk through them among requests.
                 gc.freeze()
             if self._plan.client.ready:
@@ -132,16 +141,17 @@ class Serving:
                 log.info("the worker is back")
             made_for = info
 
-    def _load(self) -> tuple[Tokenizer, ChatTemplate]:
-        """The text side of the model; also imports what routes are built by. Runs in a thread."""
+    def _load(self) -> TextSide:
+        """What of the model the API process needs; also imports what routes are built by. Runs in a thread."""
         plan = self._plan
         for entry in plan.routes:
             plan.host.load(entry, entry.component.build)
         model = plan.settings.model
         tokenizer = Tokenizer.load(plan.files.path, trust_remote_code=model.trust_remote_code)
-        return tokenizer, ChatTemplate.load(plan.files.path, model.chat_template)
+        template = ChatTemplate.load(plan.files.path, model.chat_template)
+        return TextSide(tokenizer, template, image_reader(plan.settings, plan.host, plan.files, tokenizer))
 
-    def _build_app(self, info: ModelInfo, tokenizer: Tokenizer, template: ChatTemplate) -> FastAPI:
+    def _build_app(self, info: ModelInfo, text_side: TextSide) -> FastAPI:
         plan = self._plan
         sections = plan.host.section_values(plan.settings)
         if not plan.client.observers:  # they count on over all workers
@@ -153,8 +163,9 @@ class Serving:
             host=plan.host,
             model=info,
             engine=plan.client,
-            tokenizer=tokenizer,
-            template=template,
+            tokenizer=text_side.tokenizer,
+            template=text_side.template,
+            images=text_side.images,
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]

@@ -36,7 +36,6 @@ _KERNELS = "torch chooses the kernels; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported("model.rope_type", "it describes GGUF files, which cannot be read; use safetensors"),
-    Unsupported("model.vision_config_overrides", "there are no vision models; leave it out"),
     Unsupported("model.task_arg", "text generation takes no arguments; leave it out"),
     Unsupported("model.pool_embeddings", "there are no embedding models; leave it out"),
     Unsupported("model.use_experimental_kernels", _KERNELS),
