@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.hookspecs import hookimpl
@@ -14,6 +15,23 @@ FUSED = WeightMap(
     },
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
+
+EXAONE = replace(
+    FUSED,
+    renames=(
+        (r"^transformer\.wte\.", "model.embed_tokens."),
+        (r"^transformer\.h\.", "model.layers."),
+        (r"^transformer\.ln_f\.", "model.norm."),
+        (r"\.attn\.attention\.", ".self_attn."),
+        (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
+        (r"\.ln_1\.", ".input_layernorm."),
+        (r"\.ln_2\.", ".post_attention_layernorm."),
+        (r"\.mlp\.c_fc_0\.", ".mlp.gate_proj."),
+        (r"\.mlp\.c_fc_1\.", ".mlp.up_proj."),
+        (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
+    ),
+)
+
 
 # The text part goes by several names, and so do the modules beside it: those of transformers today come last.
 SEEING = WeightMap(
@@ -33,6 +51,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
     yield Architecture(
         name="LlamaForCausalLM",
         build="maxserve.architectures.llama:Model",
+        config="maxserve.architectures.llama:config",
         weights=FUSED,
         summary="Llama 1 to 3 and what shares its shape",
         example_repos=("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -44,6 +63,94 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="Qwen 3, dense",
         example_repos=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"),
+    )
+    yield Architecture(
+        name="MistralForCausalLM",
+        build="maxserve.architectures.mistral:Model",
+        config="maxserve.architectures.mistral:config",
+        weights=FUSED,
+        summary="Mistral, with a window in all layers or none",
+        example_repos=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.1"),
+    )
+    yield Architecture(
+        name="Qwen2ForCausalLM",
+        build="maxserve.architectures.qwen2:Model",
+        config="maxserve.architectures.qwen2:config",
+        weights=FUSED,
+        summary="Qwen 2 and 2.5",
+        example_repos=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Gemma2ForCausalLM",
+        build="maxserve.architectures.gemma2:Model",
+        config="maxserve.architectures.gemma2:config",
+        weights=FUSED,
+        summary="Gemma 2: soft caps, windows in every other layer",
+        example_repos=("google/gemma-2-2b-it", "google/gemma-2-9b-it"),
+    )
+    yield Architecture(
+        name="Gemma3ForCausalLM",
+        build="maxserve.architectures.gemma3:Model",
+        config="maxserve.architectures.gemma3:config",
+        weights=FUSED,
+        summary="Gemma 3, text: windows with a rope of their own",
+        example_repos=("google/gemma-3-1b-it", "google/gemma-3-270m-it"),
+    )
+    yield Architecture(
+        name="Phi3ForCausalLM",
+        build="maxserve.architectures.phi3:Model",
+        config="maxserve.architectures.phi3:config",
+        weights=FUSED,
+        summary="Phi 3, 3.5 and 4, dense",
+        example_repos=("microsoft/Phi-4-mini-instruct", "microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4"),
+    )
+    yield Architecture(
+        name="GraniteForCausalLM",
+        build="maxserve.architectures.granite:Model",
+        config="maxserve.architectures.granite:config",
+        weights=FUSED,
+        summary="Granite 3, dense",
+        example_repos=("ibm-granite/granite-3.3-2b-instruct", "ibm-granite/granite-3.1-8b-instruct"),
+    )
+    yield Architecture(
+        name="OlmoForCausalLM",
+        build="maxserve.architectures.olmo:Model",
+        config="maxserve.architectures.olmo:config",
+        weights=FUSED,
+        summary="OLMo: norms without weights",
+        example_repos=("allenai/OLMo-1B-hf", "allenai/OLMo-7B-hf"),
+    )
+    yield Architecture(
+        name="Olmo2ForCausalLM",
+        build="maxserve.architectures.olmo2:Model",
+        config="maxserve.architectures.olmo2:config",
+        weights=FUSED,
+        summary="OLMo 2",
+        example_repos=("allenai/OLMo-2-0425-1B-Instruct", "allenai/OLMo-2-1124-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Olmo3ForCausalLM",
+        build="maxserve.architectures.olmo3:Model",
+        config="maxserve.architectures.olmo3:config",
+        weights=FUSED,
+        summary="OLMo 3: windows in three of four layers",
+        example_repos=("allenai/Olmo-3-7B-Instruct", "allenai/Olmo-3-7B-Think"),
+    )
+    yield Architecture(
+        name="Exaone4ForCausalLM",
+        build="maxserve.architectures.exaone4:Model",
+        config="maxserve.architectures.exaone4:config",
+        weights=FUSED,
+        summary="EXAONE 4, hybrid and not",
+        example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
+    )
+    yield Architecture(
+        name="ExaoneForCausalLM",
+        build="maxserve.architectures.exaone:Model",
+        config="maxserve.architectures.exaone:config",
+        weights=EXAONE,
+        summary="EXAONE 3 and 3.5",
+        example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
     )
     yield from _vision()
 
@@ -67,4 +174,53 @@ def _vision() -> Iterable[Architecture]:
         images="maxserve.architectures.idefics3:Images",
         summary="Idefics 3: SigLIP over tiles beside Llama 3",
         example_repos=("HuggingFaceM4/Idefics3-8B-Llama3",),
+    )
+    yield Architecture(
+        name="Mistral3ForConditionalGeneration",
+        build="maxserve.architectures.mistral3:Model",
+        config="maxserve.architectures.mistral3:config",
+        weights=SEEING,
+        images="maxserve.architectures.pixtral:RowsOfTokens",
+        summary="Mistral 3: Pixtral beside Mistral",
+        example_repos=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+    )
+    yield Architecture(
+        name="InternVLForConditionalGeneration",
+        build="maxserve.architectures.internvl:model",
+        config="maxserve.architectures.internvl:config",
+        weights=SEEING,
+        images="maxserve.architectures.internvl:Images",
+        refused={
+            "InternVLChatModel": "checkpoints of that name bring code of their own; take the one whose name ends in -hf, "
+            "such as OpenGVLab/InternVL3-1B-hf"
+        },
+        summary="InternVL 2.5 to 3.5 beside Qwen 2, Qwen 3 or Llama",
+        example_repos=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
+    )
+    yield Architecture(
+        name="Gemma3ForConditionalGeneration",
+        build="maxserve.architectures.gemma3_vision:Model",
+        config="maxserve.architectures.gemma3_vision:config",
+        weights=SEEING,
+        images="maxserve.architectures.gemma3_vision:Images",
+        summary="Gemma 3: SigLIP beside the text model",
+        example_repos=("google/gemma-3-4b-it", "google/gemma-3-27b-it"),
+    )
+    yield Architecture(
+        name="Qwen2_5_VLForConditionalGeneration",
+        build="maxserve.architectures.qwen2_5_vl:Model",
+        config="maxserve.architectures.qwen2_5_vl:config",
+        weights=SEEING,
+        images="maxserve.architectures.qwen2_5_vl:Images",
+        summary="Qwen 2.5 VL",
+        example_repos=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Qwen3VLForConditionalGeneration",
+        build="maxserve.architectures.qwen3_vl:Model",
+        config="maxserve.architectures.qwen3_vl:config",
+        weights=SEEING,
+        images="maxserve.architectures.qwen3_vl:Images",
+        summary="Qwen 3 VL, dense",
+        example_repos=("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
     )

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maxserve.architectures.llama import Block
+from maxserve.architectures import llama
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import VisionModel
+from maxserve.core.layers.vision import Sees
 from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.vision import VisionConfig, llama, vision_config
+from maxserve.core.model.vision import VisionConfig, vision_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 
-class Model(VisionModel):
-    Block = Block
+class Model(Sees, llama.Model):
     Whole = "Idefics3Model"
     Language = "text_model"
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:
-    return vision_config(raw, {"llama": llama})
+    return vision_config(raw, {"llama": llama.config})
 
 
 class Images(TransformersImages):
@@ -35,8 +34,10 @@ class Images(TransformersImages):
         count = side**2 // int(self.config.get("scale_factor", 2)) ** 2
         self._shown = self.placeholder * count
 
-    def read(self, picture: Picture) -> ReadImage:
-        made = dict(self.processor(images=[picture], return_row_col_info=True, return_tensors="np"))
+    def made(self, picture: Picture) -> dict[str, Any]:
+        return dict(self.processor(images=[picture], return_row_col_info=True, return_tensors="np"))
+
+    def told(self, made: dict[str, Any]) -> ReadImage:
         rows, columns = (int(made[name][0][0]) for name in ("rows", "cols"))
         return ReadImage(
             text=self._text(rows, columns),

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import Any
 
-from maxserve.core.layers import Attention, DecoderModel, GatedMLP, RMSNorm, RotaryBatch
-from maxserve.core.model.config import ModelConfig
+from maxserve.core.layers import DecoderModel, PreNormBlock
+from maxserve.core.model.config import ModelConfig, read_fields
 
-
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.dim, config.eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.dim, config.eps)
-        self.mlp = GatedMLP(config)
-
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+# What transformers' LlamaConfig has where config.json says nothing, as far as it is not what every family has.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
 
 
 class Model(DecoderModel):
-    Block = Block
+    Block = PreNormBlock
+
+
+def config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The config in `raw`, the content of config.json. Windows are left over from other families: Llama has none."""
+    return ModelConfig(**read_fields({**DEFAULTS, **raw}, windows=()))

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.architectures.llama import Block
+from maxserve.architectures import llama, mistral
 from maxserve.architectures.pixtral import RowsOfTokens
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import VisionModel
+from maxserve.core.layers.vision import Sees
 from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.vision import VisionConfig, llama, vision_config
+from maxserve.core.model.vision import VisionConfig, vision_config
 
 
-class Model(VisionModel):
-    Block = Block
+class Model(Sees, llama.Model):
     Whole = "LlavaModel"
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:
-    return vision_config(raw, {"llama": llama, "mistral": llama})
+    return vision_config(raw, {"llama": llama.config, "mistral": mistral.config})
 
 
 class Images(TransformersImages):

@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from maxserve.architectures.qwen2 import layer_windows
+from maxserve.core.layers import Attention, DecoderModel, PreNormBlock
+from maxserve.core.model.config import ModelConfig, read_fields
 
-from maxserve.core.layers import Attention, DecoderModel, GatedMLP, RMSNorm, RotaryBatch
-from maxserve.core.model.config import ModelConfig, from_transformers
-
-# What transformers' Qwen3Config has where config.json says nothing, as far as it differs from LlamaConfig.
+# What transformers' Qwen3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
     "num_key_value_heads": 32,
     "head_dim": 128,
     "max_position_embeddings": 32768,
+    "sliding_window": 4096,
     "eos_token_id": None,
 }
 
 
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.dim, config.eps)
-        self.self_attn = Attention(config, layer, qk_norm=True)
-        self.post_attention_layernorm = RMSNorm(config.dim, config.eps)
-        self.mlp = GatedMLP(config)
-
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+class Block(PreNormBlock):
+    def attention(self, config: ModelConfig, layer: int) -> Attention:
+        return Attention(config, layer, qk_norm=True)
 
 
 class Model(DecoderModel):
@@ -39,14 +35,5 @@ class Model(DecoderModel):
 
 def config(raw: Mapping[str, Any]) -> ModelConfig:
     """The config in `raw`, the content of config.json, with Qwen's defaults and its rule for windows."""
-    return from_transformers({**DEFAULTS, **raw, "layer_types": _layer_types(raw)})
-
-
-def _layer_types(raw: Mapping[str, Any]) -> list[str] | None:
-    """Which layers have windows: those from `max_window_layers` on, where windows are used at all."""
-    if not raw.get("use_sliding_window", False):
-        return None
-    if raw.get("layer_types") is not None:
-        return list(raw["layer_types"])
-    first = raw.get("max_window_layers", 28)
-    return ["sliding_attention" if i >= first else "full_attention" for i in range(raw.get("num_hidden_layers", 0))]
+    given = {**DEFAULTS, **raw, "mlp_bias": False}
+    return ModelConfig(**read_fields(given, windows=layer_windows(given)))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maxserve.core.engine.masks import Mask
+from maxserve.core.engine.masks import Mask, bars_of_bytes
 from maxserve.core.grammars import GrammarContext
 from maxserve.core.host import Host, PluginOptions
 
@@ -89,10 +89,10 @@ def fills(make: Callable[[], Any], context: GrammarContext, rows: int) -> list[f
 def applies(vocab: int, rows: int) -> list[float]:
     """Seconds for unpacking and both applications in a step where every row is constrained."""
     packed = torch.randint(-(2**31), 2**31 - 1, (rows, -(-vocab // 32)), dtype=torch.int32)
-    logits, times = torch.randn(rows, vocab), []
+    logits, table, times = torch.randn(rows, vocab), bars_of_bytes(), []
     for _ in range(30):
         start = time.perf_counter()
-        mask = Mask(torch.arange(rows), packed, everyone=True)
+        mask = Mask(torch.arange(rows), packed, table, everyone=True)
         masked = mask.apply(logits)
         mask.likeliest(masked)
         mask.apply(masked)

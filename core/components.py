@@ -43,8 +43,10 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs. `images(ImagesContext)` gives a ReadsImages for models that
-    see; without it, prompts are text.
+    of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by Python name,
+    that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is given.
+    `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are text. `refused` are names in
+    config.json that mean a model of the family which cannot be served, each with the reason and what to do.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -56,8 +58,10 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
+    required_arguments: Mapping[str, Any] = field(default_factory=dict)
     task: str = "text_generation"
     images: Ref | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     example_repos: tuple[str, ...] = ()
 
 

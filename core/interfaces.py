@@ -291,6 +291,10 @@ class Plan(Protocol):
         """
         ...
 
+    def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
+        """`add` for each of many, in order: the cheap way to give everyone who decodes a token."""
+        ...
+
     def preempt(self, sequence: SequenceView) -> None:
         """Takes the pages of a running sequence; it waits again, first in line, and loses no token."""
         ...

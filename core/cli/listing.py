@@ -26,7 +26,7 @@ HEAD = ("kind", "name", "provider")
 INDENT = " " * 4
 PLAIN = ("name", "build", "summary")  # fields that have a place of their own
 REFS = ("config", "params")
-LONG = (*REFS, "weights", "example_repos")  # only JSON has room for them
+LONG = (*REFS, "weights", "example_repos", "required_arguments")  # only JSON has room for them
 MAX_NAMES = ("encodings", "example_repos")  # JSON has them under the names that MAX gives them
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from maxserve.core import hookspecs
+from maxserve.core.components import Architecture
 from maxserve.core.discovery.selection import Plugin
-from maxserve.core.errors import PluginError
+from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.registry import nearest, words
 
 if TYPE_CHECKING:
@@ -63,6 +64,17 @@ def check_declaration(item: Any) -> None:
                 f"{what} {item.name!r}: {field.name} must be 'module:attribute' or the thing itself, not "
                 f"{repr(ref)[:80]}"
             )
+    if isinstance(item, Architecture) and item.required_arguments:
+        _check_required(what, item)
+
+
+def _check_required(what: str, architecture: Architecture) -> None:
+    from maxserve.core.settings.required import check_required  # imports every setting, and most declare none
+
+    try:
+        check_required(architecture.required_arguments)
+    except SettingsError as error:
+        raise PluginError(f"{what} {architecture.name!r}: required_arguments: {error}") from None
 
 
 def _is_reference(ref: object) -> bool:

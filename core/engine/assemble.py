@@ -36,6 +36,7 @@ from maxserve.core.interfaces import (
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.model.weights import Keeping, load_weights
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces import Cache, StepPolicy
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.model.rotary_order import PairsApart
     from maxserve.core.registry import Entry
     from maxserve.core.settings import Settings
 
@@ -137,13 +139,22 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     module = _build_model(target, architecture, spec)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
-    _fill(target, module, files, architecture.component.weights, progress)
+    weights = architecture.component.weights
+    order = rotary_order(target.settings.model.rope_type, spec, weights, architecture.name)
+    _fill(target, module, files, weights, order, progress)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
 
 
-def _fill(target: Target, module: torch.nn.Module, files: ModelFiles, weights: WeightMap, progress: Progress) -> None:
+def _fill(
+    target: Target,
+    module: torch.nn.Module,
+    files: ModelFiles,
+    weights: WeightMap,
+    order: PairsApart | None,
+    progress: Progress,
+) -> None:
     """Gives the module its weights and its kernels."""
     computation = target.computation
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
@@ -154,6 +165,7 @@ def _fill(target: Target, module: torch.nn.Module, files: ModelFiles, weights: W
         dtype=computation.compute,
         device=target.device,
         progress=progress,
+        order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
     )
 

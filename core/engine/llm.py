@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.assemble import build_engine
@@ -20,10 +21,14 @@ from maxserve.core.nouns import Constraint, FinishReason, Output, Request, Sampl
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
+from maxserve.core.settings.required import with_required
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
+    from maxserve.core.engine.loop import Engine
+    from maxserve.core.interfaces import ModelInfo
     from maxserve.core.model.progress import Progress
+    from maxserve.core.model.resolve import ModelFiles
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -47,7 +52,8 @@ class Completion:
 class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
-    Errors: UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
+    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors: UsageError
+    for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
     def __init__(
@@ -57,29 +63,57 @@ class LLM:
         settings: Settings | None = None,
         host: Host | None = None,
         progress: Progress | None = None,
+        environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         if model is not None:
             options["model_path"] = model
         _refuse_server_options(options)
-        self.settings = settings or resolve(options, environ={})
+        self.settings = settings or resolve(options, environ=environ or {})
         refuse_unsupported(self.settings)
         self.host = host or Host.discover(PluginOptions.from_settings(self.settings), strict=True)
         refuse_unused(self.settings, self.host.schedulers)
-        progress = progress or NullProgress()
-        model_settings = self.settings.model
-        files = resolve_model(
-            model_settings, self.host, progress=progress, prefer_legacy=model_settings.use_legacy_module
-        )
-        self.tokenizer = Tokenizer.load(files.path, trust_remote_code=self.settings.model.trust_remote_code)
-        self.template = ChatTemplate.load(files.path, self.settings.model.chat_template)
-        self._engine = build_engine(self.settings, self.host, files, progress=progress)
-        self.info = self._engine.info
-        self._fields = SamplerFields(
-            self.host, settings=self.settings, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer
-        )
-        self._defaults = self._fields.usable(self.info.defaults)
+        self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
+        if not self.settings.model.defer_resolve:
+            self.build()
+
+    def build(self) -> None:
+        """Finds and loads the model, if that is not done yet: with `defer_resolve` the first use does it otherwise."""
+        _ = self.tokenizer, self.template, self._engine
+
+    @cached_property
+    def _files(self) -> ModelFiles:
+        model = self.settings.model
+        files = resolve_model(model, self.host, progress=self._progress, prefer_legacy=model.use_legacy_module)
+        self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
+        return files
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self._files.path, trust_remote_code=self.settings.model.trust_remote_code)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate.load(self._files.path, self.settings.model.chat_template)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        files = self._files  # first: it settles the settings
+        return build_engine(self.settings, self.host, files, progress=self._progress)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._engine.info
+
+    @cached_property
+    def _fields(self) -> SamplerFields:
+        size = self.info.vocab_size
+        return SamplerFields(self.host, settings=self.settings, vocab_size=size, tokenizer=self.tokenizer)
+
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        return self._fields.usable(self.info.defaults)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any

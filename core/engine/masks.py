@@ -21,11 +21,12 @@ class Mask:
     them, so that none can bring back what is not allowed.
     """
 
-    def __init__(self, rows: torch.Tensor, packed: torch.Tensor, *, everyone: bool) -> None:
+    def __init__(self, rows: torch.Tensor, packed: torch.Tensor, table: torch.Tensor, *, everyone: bool) -> None:
         self._rows = rows  # [C] int64, indices of the constrained rows
         self._packed = packed  # [C, words] int32
+        self._table = table  # see `bars_of_bytes`
         self._everyone = everyone
-        self._banned: torch.Tensor | None = None  # [C, vocab] bool
+        self._bars: torch.Tensor | None = None
 
     def likeliest(self, logits: torch.Tensor) -> torch.Tensor:
         """The likeliest token of each row of logits that were masked, for where transforms leave nothing else."""
@@ -34,11 +35,8 @@ class Mask:
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] with -inf for what is not allowed; in place."""
-        banned = self._unpacked(logits.shape[-1])
-        if self._everyone:
-            return logits.masked_fill_(banned, -torch.inf)
-        logits[self._rows] = logits[self._rows].masked_fill_(banned, -torch.inf)
-        return logits
+        bars = self._unpacked(logits.shape[-1])
+        return logits.add_(bars) if self._everyone else logits.index_add_(0, self._rows, bars)
 
     def settle(self, tokens: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
         """`tokens` with those of `spare` where transforms left a constrained row nothing: the grammar wins."""
@@ -47,12 +45,11 @@ class Mask:
         return torch.where(tokens < 0, spare_here, tokens)
 
     def _unpacked(self, vocab: int) -> torch.Tensor:
-        if self._banned is None:
-            count = len(self._rows)
-            bits = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=self._packed.device)
-            parts = self._packed.view(torch.uint8).unsqueeze(-1) & bits  # [C, bytes, 8]
-            self._banned = (parts == 0).view(count, -1)[:, :vocab]
-        return self._banned
+        """What to add to the logits: 0 or -inf, [C, vocab]. On a CPU that is several times faster than filling."""
+        if self._bars is None:
+            bars = self._table.index_select(0, self._packed.view(torch.uint8).flatten().int())
+            self._bars = bars.view(len(self._rows), -1)[:, :vocab]
+        return self._bars
 
 
 class Masks:
@@ -60,6 +57,7 @@ class Masks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._table = bars_of_bytes().to(device)
 
     def of(self, guides: Mapping[int, Guide], rows: int) -> Mask | None:
         """What the grammars allow next, of so many rows those that have one, by row; None when none has."""
@@ -72,5 +70,12 @@ class Masks:
         return Mask(
             torch.tensor(list(guides), device=self._device),
             torch.from_numpy(packed).to(self._device),
+            self._table,
             everyone=len(guides) == rows,
         )
+
+
+def bars_of_bytes() -> torch.Tensor:
+    """For each value of a byte of a mask, what its eight tokens' logits have added: 0 or -inf, [256, 8]."""
+    allowed = torch.arange(256)[:, None] >> torch.arange(8) & 1
+    return torch.zeros(256, 8).masked_fill_(allowed == 0, -torch.inf)

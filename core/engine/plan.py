@@ -125,6 +125,21 @@ class StepPlan:
             return 1
         return 0 if wanted in self.preempted else self._add(wanted, tokens, whole)
 
+    def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
+        # The first lines of `add`, here for as many sequences as decode: half of a step's planning is calls.
+        entries, most, left = self.entries, self._most, self.tokens_left
+        for view in sequences:
+            wanted = view._sequence if type(view) is SeenSequence else self._own(view)
+            if wanted.room and left and tokens > 0 and len(entries) < most and wanted not in entries:
+                wanted.room -= 1
+                left -= 1
+                entries[wanted] = 1
+                continue
+            self.tokens_left = left
+            self.add(view, tokens)
+            left = self.tokens_left
+        self.tokens_left = left
+
     def _add(self, wanted: Sequence, tokens: int, whole: bool) -> int:
         fresh = not wanted.started
         if fresh and not self._open(wanted):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from maxserve.core.errors import RequestError, UsageError
+from maxserve.core.heap import settle_heap
 from maxserve.core.host import Host, ProcessInfo
 from maxserve.core.ipc.lifeline import hold, read_start
 from maxserve.core.ipc.messages import (
@@ -35,9 +36,11 @@ from maxserve.core.ipc.messages import (
     ToWorker,
 )
 from maxserve.core.ipc.sockets import WorkerChannel
+from maxserve.core.model.resolve import resolve_model
 from maxserve.core.nouns import Output, Request
 from maxserve.core.server import logs
 from maxserve.core.settings import Settings
+from maxserve.core.settings.required import with_required
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import ModelInfo, StepStats
@@ -182,8 +185,13 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
     host.process_start(process)
     gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
-    engine = _builder(start.engine)(settings, host, start.files, progress=Reporter(channel))
-    gc.freeze()  # nor do collections among steps look through it
+    reporter = Reporter(channel)
+    files = start.files
+    if files is None:  # --defer-resolve: nobody has looked for the model yet
+        files = resolve_model(settings.model, host, progress=reporter, prefer_legacy=settings.model.use_legacy_module)
+        settings = with_required(settings, host.architectures.get(files.architecture).component)
+    engine = _builder(start.engine)(settings, host, files, progress=reporter)
+    settle_heap()  # nor do collections among steps look through it
     gc.enable()
     channel.send(Ready(info=engine.info))
     engine.serve_grammars(channel.wake)

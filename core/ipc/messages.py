@@ -35,13 +35,13 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 class Start(Message, frozen=True, kw_only=True):
     """All a worker needs to become one.
 
-    `settings` is the JSON of Settings, `engine` the "module:attribute" that builds the engine, `search_path` where the
+    `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the "module:attribute" that builds the engine, `search_path` where the
     parent imports from, `parent` its process id and `log_level` a level number of `logging`.
     """
 
     manifest: Manifest
     settings: str
-    files: ModelFiles
+    files: ModelFiles | None
     endpoints: Endpoints
     search_path: tuple[str, ...]
     parent: int

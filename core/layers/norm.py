@@ -18,3 +18,25 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """An RMSNorm whose weight says how far its factors are from 1; all of it in float32."""
+
+    def factors(self) -> Tensor:
+        """What the normed entries are multiplied by, [dim] in float32."""
+        return self.weight.float() + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.factors(), self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Takes the mean away and divides by the deviation, in float32; nothing is learnt."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), (self.dim,), eps=self.eps).to(x.dtype)

@@ -19,16 +19,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from maxserve.core.model.config import ModelConfig, RopeConfig
+from maxserve.core.model.config import RopeConfig
 
 Frequencies = tuple[Tensor, float]
 
 
-def frequencies(config: ModelConfig, length: int) -> Frequencies:
+def frequencies(rope: RopeConfig, head_dim: int, length: int) -> Frequencies:
     """Radians per position [width / 2] in texts of `length`, float32 on the CPU, and the factor for cosine and sine."""
-    rope = config.rope
     with torch.device("cpu"):  # also where the model around it is being built on the meta device
-        return _KINDS[rope.kind](rope, rope.width(config.head_dim), length)
+        return _KINDS[rope.kind](rope, rope.share(head_dim), length)
 
 
 def _exponents(width: int) -> Tensor:

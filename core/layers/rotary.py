@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maxserve.core.layers.rope import frequencies
-from maxserve.core.model.config import ModelConfig
+from maxserve.core.model.config import ModelConfig, RopeConfig
 from maxserve.core.nouns import Batch
 
 
@@ -30,17 +31,21 @@ class RotaryBatch(Batch):
         return torch.cat((turned, rest), dim=-1)
 
 
+_OF_A_BATCH = tuple(field.name for field in fields(Batch))
+
+
 class Rotary(nn.Module):
     """The table of cosines and sines of every position, one after another for each regime of prompts.
 
-    Computed by `prepare` in float32: [regimes * max_length, cosines and sines of width / 2 each].
+    Computed by `prepare` in float32: [regimes * max_length, cosines and sines of width / 2 each]. `rope` is one of the
+    config's, by default the one of all layers.
     """
 
     table: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, rope: RopeConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.rope = config, rope or config.rope
         self.register_buffer("table", torch.empty(0), persistent=False)
 
     def prepare(self, device: torch.device) -> None:
@@ -53,24 +58,18 @@ class Rotary(nn.Module):
 
     def _turns(self, longest: int, device: torch.device) -> Tensor:
         """Those of every position, by the frequencies of texts up to `longest`; [max_length, width]."""
-        radians, scale = frequencies(self.config, longest)
+        radians, scale = frequencies(self.rope, self.config.rope_dim, longest)
         angles = torch.arange(self.config.max_length, device=device).float()[:, None] * radians.to(device)
         return torch.cat((angles.cos(), angles.sin()), dim=-1).mul_(scale)
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> RotaryBatch:
         """The same batch with the turns of its positions in `dtype`."""
-        cos, sin = self.table.index_select(0, self._rows(batch)).to(dtype)[:, None].chunk(2, dim=-1)
+        rows = self._rows(batch)
+        if self.table.device != rows.device:  # `prepare` was told of no device, for want of parameters
+            self.table = self.table.to(rows.device)
+        cos, sin = self.table.index_select(0, rows).to(dtype)[:, None].chunk(2, dim=-1)
         return RotaryBatch(
-            input_ids=batch.input_ids,
-            positions=batch.positions,
-            slots=batch.slots,
-            query_start=batch.query_start,
-            seq_lens=batch.seq_lens,
-            prompt_lens=batch.prompt_lens,
-            tables=batch.tables,
-            logit_rows=batch.logit_rows,
-            attention=batch.attention,
-            together=batch.together,
+            **{name: getattr(batch, name) for name in _OF_A_BATCH},
             cos=torch.cat((cos, cos), dim=-1),
             sin=torch.cat((-sin, sin), dim=-1),
         )
@@ -83,3 +82,23 @@ class Rotary(nn.Module):
         regimes = np.searchsorted(borders, batch.prompt_lens)  # how many borders each prompt exceeds
         starts = np.repeat(regimes * self.config.max_length, np.diff(batch.query_start))
         return batch.positions + torch.from_numpy(starts).to(batch.positions.device, non_blocking=True)
+
+
+class LayerTurns(nn.Module):
+    """Gives each layer a batch with the turns of its own rope; layers of one rope get the same."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        kinds = list(dict.fromkeys(rope for rope in config.layer_ropes if rope is not None))
+        self.ropes = nn.ModuleDict({str(index): Rotary(config, rope) for index, rope in enumerate(kinds)})
+        self.of_layer = [0 if rope is None else kinds.index(rope) for rope in config.layer_ropes]
+
+    def prepare(self, device: torch.device) -> None:
+        """Computes the tables on `device`."""
+        for rope in self.ropes.values():
+            rope.prepare(device)  # type: ignore[operator]
+
+    def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
+        """The batch for each layer. One whose heads nothing turns gets that of any other, or the batch as it is."""
+        turned = [rope(batch, dtype) for rope in self.ropes.values()] or [batch]
+        return [turned[index] for index in self.of_layer]

@@ -40,8 +40,10 @@ class FeatureCache:
             self.size -= self._kept.popitem(last=False)[1].nbytes
 
 
-class VisionModel(DecoderModel):
-    """A decoder beside a tower. A subclass names the class of transformers that holds both (`Whole`).
+class Sees(DecoderModel):
+    """A decoder beside a tower: to be mixed into a language model, ahead of it.
+
+    A subclass names the class of transformers that holds both (`Whole`).
 
     The tower is an instance of that class without its language model; its parameters are found under `tower.`.
     """
@@ -50,7 +52,7 @@ class VisionModel(DecoderModel):
     Language: ClassVar[str] = "language_model"  # what `Whole` calls its text part
 
     def __init__(self, config: VisionConfig) -> None:
-        super().__init__(config.text)
+        super().__init__(config.text)  # the language model's
         self.tower = _tower(config, self.Whole, self.Language)
         self.seen = FeatureCache()
 

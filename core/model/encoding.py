@@ -15,6 +15,7 @@ from maxserve.core.model.safetensors_header import TensorInfo, read_header
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
+_CASTABLE = ("float32", "bfloat16")
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 
 
@@ -37,6 +38,11 @@ def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str) ->
     if wanted not in STORED.values():
         raise ModelError(
             f"--quantization-encoding {wanted} is not supported yet: {ref} is stored as {stored}; drop the option"
+        )
+    if cast and stored not in _CASTABLE:
+        raise ModelError(
+            f"{_CAST} converts between float32 and bfloat16 only, and {ref} is stored as {stored}; drop "
+            f"--quantization-encoding {wanted}"
         )
     if not cast:
         raise ModelError(

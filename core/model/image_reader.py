@@ -38,7 +38,11 @@ class TransformersImages:
 
     def read(self, picture: Picture) -> ReadImage:
         """What the processor makes of the picture."""
-        return self.told(dict(self.processor(images=[picture], return_tensors="np")))
+        return self.told(self.made(picture))
+
+    def made(self, picture: Picture) -> dict[str, Any]:
+        """The arrays that the processor makes of it."""
+        return dict(self.processor(images=[picture], return_tensors="np"))
 
     def told(self, made: dict[str, Any]) -> ReadImage:
         """The image, from the arrays the processor `made` of a single picture."""
@@ -53,12 +57,12 @@ class TransformersImages:
 
     def _override(self, overrides: Mapping[str, Any]) -> None:
         known = _vision_keys(self.config)
-        unknown = [key for key in overrides if not (self._set(key, overrides[key]) or key in known)]
+        unknown = [key for key in overrides if not (self.set(key, overrides[key]) or key in known)]
         if unknown:
             names = ", ".join(sorted({*known, *self.renamed, *self._attributes()}))
             raise SettingsError(f"{_FLAG}: this model knows no {', '.join(map(repr, unknown))}; it knows {names}")
 
-    def _set(self, key: str, value: Any) -> bool:
+    def set(self, key: str, value: Any) -> bool:
         """Gives the processor a value, where it has one of that name."""
         name = self.renamed.get(key, key)
         if name not in self._attributes():

@@ -5,6 +5,7 @@ A plugin may know the reference, it may be a folder, or else it names a Hugging 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from maxserve.core.errors import ModelError, PluginError
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
+from maxserve.core.model.images import with_overrides
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.weight_files import refuse_unreadable
-from maxserve.core.registry import find_architecture
+from maxserve.core.registry import find_architecture, plain
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
     from maxserve.core.host import Host
     from maxserve.core.settings.model import CheckpointSettings
+
+log = logging.getLogger("maxserve.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ def resolve_model(
     folder = place.folder()
     config = _read_config(folder, place.ref)
     architecture = _architecture(config, host, place.ref, prefer_legacy)
-    config = _with_overrides(config, model.vision_config_overrides, architecture)
+    _refuse_overrides(model.vision_config_overrides, architecture)
     weights = finder.weights(place)
     encoding = settle_encoding(
         stored_encoding(weights),
@@ -73,7 +77,7 @@ def resolve_model(
     return ModelFiles(
         ref=place.ref,
         path=str(folder),
-        config=config,
+        config=with_overrides(config, model.vision_config_overrides),
         generation_config=read_optional_object(folder / "generation_config.json"),
         weights=tuple(weights),
         encoding=encoding,
@@ -165,15 +169,12 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return config
 
 
-def _with_overrides(config: dict[str, Any], overrides: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """The config with `--vision-config-overrides` in its vision part; who reads images refuses what means nothing."""
-    if not overrides:
-        return config
-    if architecture.images is None:
+def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
+    """Who reads images refuses what means nothing to it; a model that does not see has nobody who would."""
+    if overrides and architecture.images is None:
         raise ModelError(
             f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"
         )
-    return config | {"vision_config": (config.get("vision_config") or {}) | overrides}
 
 
 def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
@@ -184,6 +185,11 @@ def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: b
     suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
     preferred = [name + suffix for name in names if name + suffix in host.architectures]
     try:
-        return find_architecture(host.architectures, [*preferred, *names]).component
+        found = find_architecture(host.architectures, [*preferred, *names]).component
     except PluginError as error:
         raise ModelError(f"{ref}: {error}") from error
+    twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
+    if len(twins) > 1:
+        switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"
+        log.info("%s is served by %s; %s prefers its other implementation", names[0], found.name, switch)
+    return found

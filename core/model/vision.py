@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.config import ModelConfig, from_transformers
+from maxserve.core.model.config import ModelConfig
 from maxserve.core.nouns import CacheLayer
 
 # Keys of transformers' configs that say nothing about a text model's computation.
@@ -16,10 +16,14 @@ _OTHER_THINGS = frozenset({"architectures", "quantization_config"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """A language model and the tower beside it; a ModelSpec. `whole` is transformers' config of both."""
+    """A language model and the tower beside it; a ModelSpec. `whole` is transformers' config of both.
+
+    `together`: the tokens of an image see each other.
+    """
 
     text: ModelConfig
     whole: Any
+    together: bool = False
 
     @property
     def vocab_size(self) -> int:
@@ -35,7 +39,8 @@ class VisionConfig:
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
-        return self.text.cache_layers
+        layers = self.text.cache_layers
+        return tuple(replace(layer, together=True) for layer in layers) if self.together else layers
 
     @property
     def prompt_regimes(self) -> tuple[int, ...]:
@@ -64,6 +69,3 @@ def vision_config(
     said = {key: value for key, value in text.items() if key not in _OTHER_THINGS}
     config = readers[kind]({**said, "tie_word_embeddings": bool(whole.tie_word_embeddings)})
     return VisionConfig(text=config, whole=whole)
-
-
-llama = from_transformers

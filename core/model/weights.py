@@ -27,6 +27,7 @@ from maxserve.core.model.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
     from maxserve.core.computing import KeptWeight, WeightKeeper
+    from maxserve.core.model.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
 
@@ -56,14 +57,15 @@ def load_weights(
     device: torch.device | str,
     progress: Progress,
     keeping: Keeping | None = None,
+    order: PairsApart | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    differ. `order` changes the rows of rotated queries and keys. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
-    parameters = _Loaded(model, dtype, torch.device(device))
+    parameters = _Loaded(model, dtype, torch.device(device), order)
     headers = {file: read_header(file) for file in files}
     reads = plan_reads(parameters.shapes, headers, weight_map)
     if keeping is not None:
@@ -73,7 +75,7 @@ def load_weights(
     done = 0
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
-            parameters.put(read, tensor)
+            parameters.put(read, order(tensor) if order is not None and order.changes(read.name) else tensor)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -111,7 +113,10 @@ def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
 class _Loaded:
     """The parameters of a model while they are being replaced by loaded ones."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, device: torch.device, order: PairsApart | None = None
+    ) -> None:
+        self._order = order
         self._dtype = dtype
         self._device = device
         self._places = _places(model)
@@ -149,6 +154,8 @@ class _Loaded:
 
     def keeps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
+        if self._order is not None and self._order.changes(read.name):
+            return False
         if read.offset is not None or self._device.type != "cpu" or read.target in self._kept:
             return False
         return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)

@@ -21,6 +21,7 @@ from maxserve.core.server import logs, ports
 from maxserve.core.server.banner import introduce
 from maxserve.core.server.client import WorkerClient
 from maxserve.core.server.supervisor import Supervisor
+from maxserve.core.settings.required import with_required
 
 if TYPE_CHECKING:
     from maxserve.core.components import Routes
@@ -58,7 +59,9 @@ def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> Non
     stack.callback(process.exit)
     host.process_start(process)
     introduce(settings, host)
-    files = _resolve(settings, host)
+    files = None if settings.model.defer_resolve else _resolve(settings, host)
+    if files is not None:
+        settings = with_required(settings, host.architectures.get(files.architecture).component)
     addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(

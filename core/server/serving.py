@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
+from maxserve.core.heap import settle_heap
 from maxserve.core.interfaces import ObserverContext, ReadsImages, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.images import image_reader
@@ -22,6 +22,7 @@ from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
 from maxserve.core.server.banner import StartDisplay, announce
 from maxserve.core.server.gate import Gate
+from maxserve.core.settings.required import with_required
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,11 +43,11 @@ STOPPING = "the server is stopping"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one server is made of; `routes` are those to be served."""
+    """What one server is made of; `routes` are those to be served. `files` None: the worker finds the model itself."""
 
     settings: Settings
     host: Host
-    files: ModelFiles
+    files: ModelFiles | None
     routes: Sequence[Entry[Routes]]
     listening: socket.socket
     client: WorkerClient
@@ -124,15 +125,16 @@ class Serving:
 
         Memory is planned anew by each worker: what the model holds may differ, and then so does the application.
         """
-        text_side = await asyncio.to_thread(self._load)
+        files = self._plan.files
+        text = None if files is None else await asyncio.to_thread(self._load, files.path, files.architecture)
         app: FastAPI | None = None
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
+            text = text or await asyncio.to_thread(self._load, info.path, info.architecture)
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
-                app = self._build_app(info, text_side)
-                # Modules and vocabulary stay for good: collections need not walk through them among requests.
-                gc.freeze()
+                app = self._build_app(info, text)
+                settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:
@@ -141,35 +143,43 @@ class Serving:
                 log.info("the worker is back")
             made_for = info
 
-    def _load(self) -> TextSide:
-        """What of the model the API process needs; also imports what routes are built by. Runs in a thread."""
+    def _load(self, path: str, architecture: str) -> TextSide:
+        """The text side of the model in a folder; also imports what routes are built by. Runs in a thread."""
         plan = self._plan
         for entry in plan.routes:
             plan.host.load(entry, entry.component.build)
         model = plan.settings.model
-        tokenizer = Tokenizer.load(plan.files.path, trust_remote_code=model.trust_remote_code)
-        template = ChatTemplate.load(plan.files.path, model.chat_template)
-        return TextSide(tokenizer, template, image_reader(plan.settings, plan.host, plan.files, tokenizer))
+        tokenizer = Tokenizer.load(path, trust_remote_code=model.trust_remote_code)
+        images = image_reader(plan.settings, plan.host, path, architecture, tokenizer)
+        return TextSide(tokenizer, ChatTemplate.load(path, model.chat_template), images)
 
-    def _build_app(self, info: ModelInfo, text_side: TextSide) -> FastAPI:
+    def _build_app(self, info: ModelInfo, text: TextSide) -> FastAPI:
         plan = self._plan
-        sections = plan.host.section_values(plan.settings)
+        settings = self._settings(info)
+        sections = plan.host.section_values(settings)
         if not plan.client.observers:  # they count on over all workers
             context = ObserverContext(sections=sections, model=info.name)
             plan.client.observers = [plan.host.build(entry, context) for entry in plan.host.observers]
         served = ServerContext(
             sections=sections,
-            settings=plan.settings,
+            settings=settings,
             host=plan.host,
             model=info,
             engine=plan.client,
-            tokenizer=text_side.tokenizer,
-            template=text_side.template,
-            images=text_side.images,
+            tokenizer=text.tokenizer,
+            template=text.template,
+            images=text.images,
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
         return create_app(served, routers)
+
+    def _settings(self, info: ModelInfo) -> Settings:
+        """The settings the worker has: what an architecture insists on is known only now if nobody looked before."""
+        plan = self._plan
+        if plan.files is not None:
+            return plan.settings
+        return with_required(plan.settings, plan.host.architectures.get(info.architecture).component, tell=False)
 
     def _on_opened(self, opening: asyncio.Future[None]) -> None:
         if not opening.cancelled() and (error := opening.exception()) and not self._over.done():

@@ -11,6 +11,7 @@ from typing import Any
 from maxserve.core.errors import SettingsError
 from maxserve.core.settings.choices import gpu_numbers
 from maxserve.core.settings.sections import CheckpointSettings, Settings
+from maxserve.core.settings.task_args import read_audio_arguments
 from maxserve.core.settings.unsupported import UNSUPPORTED_PATHS
 
 log = logging.getLogger("maxserve.settings")
@@ -29,6 +30,7 @@ def check(settings: Settings) -> Settings:
     else:
         _refuse_draft_options(settings.chosen - UNSUPPORTED_PATHS)
     _check_chat_template(settings.model.chat_template)
+    _check_task(settings)
     _check_cache(settings)
     if settings.server.zmq_endpoint_base is not None:
         check_endpoint(settings.server.zmq_endpoint_base)
@@ -111,6 +113,14 @@ def _refuse_draft_options(chosen: Set[str]) -> None:
 def _check_chat_template(path: str | None) -> None:
     if path is not None and not Path(path).expanduser().is_file():
         raise SettingsError(f"--chat-template {path}: there is no such file")
+
+
+def _check_task(settings: Settings) -> None:
+    model = settings.model
+    if model.task == "audio_generation":
+        read_audio_arguments(model.task_arg)
+    elif model.task_arg:
+        log.warning("--task-arg %s means nothing to --task %s, which takes no arguments", model.task_arg[0], model.task)
 
 
 def _check_cache(settings: Settings) -> None:

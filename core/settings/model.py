@@ -59,7 +59,11 @@ class CheckpointSettings(Section):
     ] = False
     rope_type: Annotated[
         RopeType | None,
-        Field(description="How GGUF weights order their rotary halves; unset, the architecture knows."),
+        Field(
+            description="How the rows of queries and keys are ordered: neox, pairs half a head apart, as Hugging Face "
+            "keeps them; normal, pairs side by side, as Meta's files and GGUF do. none, longrope and yarn are checked "
+            "against the model. Unset, the architecture knows."
+        ),
     ] = None
     use_subgraphs: Annotated[
         bool,
@@ -108,7 +112,7 @@ class ModelSettings(CheckpointSettings):
     task_arg: Annotated[
         tuple[str, ...],
         Option(metavar="NAME=VALUE"),
-        Field(description="Argument of the task."),
+        Field(description="Argument of the task audio_generation, such as audio_decoder=NAME; others take none."),
     ] = ()
     use_legacy_module: Annotated[
         bool,
@@ -128,9 +132,12 @@ class ModelSettings(CheckpointSettings):
     defer_resolve: Annotated[
         bool,
         Option(env=("MODULAR_PIPELINE_DEFER_RESOLVE",)),
-        Field(description="Look at model and devices only when the model is built. For library users."),
+        Field(
+            description="Look at model and devices only when the model is built: in a program when it is first used, "
+            "in a server by the worker, while the port answers already."
+        ),
     ] = False
-    force: Annotated[bool, Field(description="Skip the values that an architecture insists on.")] = False
+    force: Annotated[bool, Field(description="Keep what was chosen where an architecture insists on another value.")] = False
 
 
 class DraftModelSettings(CheckpointSettings):

@@ -35,13 +35,9 @@ _SPECULATION = "nothing speculates; leave it out"
 _KERNELS = "torch chooses the kernels; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
-    Unsupported("model.rope_type", "it describes GGUF files, which cannot be read; use safetensors"),
-    Unsupported("model.task_arg", "text generation takes no arguments; leave it out"),
     Unsupported("model.pool_embeddings", "there are no embedding models; leave it out"),
     Unsupported("model.use_experimental_kernels", _KERNELS),
     Unsupported("model.use_vendor_blas", _KERNELS),
-    Unsupported("model.defer_resolve", "the model is looked at when the start begins; leave it out"),
-    Unsupported("model.force", "no architecture insists on values; leave it out"),
     Unsupported("draft_model.model_path", _DRAFT),
     Unsupported("draft_model.served_model_name", _DRAFT),
     Unsupported("draft_model.weight_path", _DRAFT),

@@ -10,24 +10,29 @@ A plugin author subclasses `ArchitectureChecks` in a test file, names the archit
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maxserve.core.components import Architecture
 from maxserve.core.discovery.sources import CUSTOM
+from maxserve.core.errors import ModelError
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import ModelSpec
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.weights import load_weights
 from maxserve.core.registry import Entry
+from maxserve.core.testing.served import Expected, Served, continuation
 from maxserve.core.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step
 
 __all__ = [
@@ -43,12 +48,16 @@ __all__ = [
 
 PROMPT = 29  # tokens: several pages, and no multiple of a page
 ANSWER = 5  # tokens that follow a prompt one by one
+TEXT = 64  # tokens of a whole answer
+TEXTS = 2  # prompts that are answered side by side
+UNDECIDED = 1e-3  # a reference whose two best logits are nearer than this might as well have taken the other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One tiny model with random weights, as transformers runs it and as its checkpoint makes ours."""
 
+    folder: Path
     host: Host
     entry: Entry[Architecture]
     config: ModelSpec
@@ -73,6 +82,17 @@ class Case:
         )
         model.prepare()
         return model
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> Any:
+        """Our model with these tensors instead of the checkpoint's."""
+        with TemporaryDirectory() as folder:
+            file = str(Path(folder, "model.safetensors"))
+            save_file(dict(tensors), file)
+            return replace(self, files=(file,)).load()
+
+    def served(self, **options: Any) -> Served:
+        """Our model in a whole engine."""
+        return Served(self.folder, self.host, **options)
 
     def cache(self, **options: Any) -> TinyCache:
         return TinyCache(self.config.cache_layers, **options)
@@ -106,6 +126,19 @@ class Case:
                 past = out.past_key_values
                 logits.append(out.logits[0])
         return torch.cat(logits)
+
+    def texts(self) -> list[tuple[list[int], Expected]]:
+        """Prompts and the reference's continuations, as long as the model allows; those it is sure of."""
+        found = []
+        for seed in range(20, 20 + 10 * TEXTS):
+            length = self.lengths[seed % len(self.lengths)]
+            prompt = self.prompt(seed, length)
+            expected = continuation(self.reference, prompt, min(TEXT, self.config.max_length - length))
+            if expected.margin > UNDECIDED:
+                found.append((prompt, expected))
+            if len(found) == TEXTS:
+                return found
+        raise AssertionError("the reference is undecided about every text: it has no weights that matter")
 
 
 class ArchitectureChecks:
@@ -147,13 +180,14 @@ class ArchitectureChecks:
 
     @classmethod
     def case_of(cls, folder: Path, reference: nn.Module) -> Case:
-        """The case of a checkpoint's folder."""
+        """The case of a checkpoint's folder, which becomes one of the architecture's."""
         host = Host.discover(cls.plugins, strict=True)
         entry = host.architectures.get(cls.architecture)
-        raw = json.loads((folder / "config.json").read_text())
+        raw = {**json.loads((folder / "config.json").read_text()), "architectures": [cls.architecture]}
+        (folder / "config.json").write_text(json.dumps(raw))
         config = host.load(entry, entry.component.config)(raw)
         files = tuple(str(path) for path in sorted(folder.glob("*.safetensors")))
-        return Case(host=host, entry=entry, config=config, reference=reference, files=files)
+        return Case(folder=folder, host=host, entry=entry, config=config, reference=reference, files=files)
 
     # --- the checks ----------------------------------------------------------------------------------------------
 
@@ -164,6 +198,18 @@ class ArchitectureChecks:
     def test_takes_every_name_of_the_checkpoint(self, case: Case) -> None:
         model = case.load()
         assert not any(parameter.is_meta for parameter in model.parameters()), "a parameter was not loaded"
+
+    def test_refuses_a_checkpoint_with_a_name_more_or_less(self, case: Case) -> None:
+        """One of each sort of names is left out, whatever its layer."""
+        tensors = {name: tensor for file in case.files for name, tensor in load_file(file).items()}
+        ignored = case.entry.component.weights.ignored
+        needed = [name for name in tensors if not any(re.search(pattern, name) for pattern in ignored)]
+        sorts = {re.sub(r"\d+", "#", name): name for name in needed}
+        for name in sorts.values():
+            with pytest.raises(ModelError, match="missing"):
+                case.load_tensors({key: tensor for key, tensor in tensors.items() if key != name})
+        with pytest.raises(ModelError, match="stranger"):
+            case.load_tensors({**tensors, "model.layers.0.stranger.weight": torch.ones(2)})
 
     def test_whole_prefill(self, case: Case) -> None:
         model = case.load()
@@ -211,6 +257,18 @@ class ArchitectureChecks:
         alone = run_step(model, case.cache(), [(0, prompt)])
         mates: list[Part] = [(1, case.prompt(8, 5)), (0, prompt), (2, case.prompt(9, 17))]
         self.check(run_step(model, case.cache(), mates)[5 : 5 + PROMPT], alone)
+
+    def test_text_of_the_whole_engine(self, case: Case) -> None:
+        """Greedy texts side by side, their prompts in chunks; and each again alone, its prompt found in the cache."""
+        served, texts = case.served(), case.texts()
+        together = served.answers([prompt for prompt, _ in texts], TEXT)
+        alone = [served.answers([prompt], TEXT)[0] for prompt, _ in texts]
+        for answer, (_, expected) in zip([*together, *alone], [*texts, *texts], strict=True):
+            assert answer.error is None, answer.error
+            assert answer.tokens == expected.tokens, "the text is not the reference's"
+            error = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
+            assert error <= self.tolerance, f"log-probabilities differ by {error:.2e}"
+        assert all(answer.cached for answer in alone), "no prompt that came again was found in the prefix cache"
 
     def test_loads_as_bfloat16(self, case: Case) -> None:
         """Not compared token by token: rounding differs. But the likeliest tokens are mostly the same."""

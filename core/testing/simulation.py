@@ -162,6 +162,10 @@ class SimulatedPlan:
         self.tokens_left = max(0, self.tokens_left - granted)
         return granted
 
+    def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
+        for sequence in sequences:
+            self.add(sequence, tokens)
+
     def preempt(self, sequence: SequenceView) -> None:
         wanted = self._known(sequence)
         if wanted.pages and wanted not in self.entries:

@@ -19,8 +19,7 @@ class ShortestFirst:
         self.aging = ctx.config(Config).aging
 
     def plan(self, view, plan):
-        for request in view.running:
-            plan.add(request, 1)
+        plan.add_each(view.running, 1)
         for request in sorted(view.waiting, key=lambda r: r.todo - self.aging * r.waited):
             if not plan.tokens_left:
                 break

@@ -76,6 +76,7 @@ def _check_layer(layer: CacheLayer) -> None:
         ("chunks", layer.chunk is not None),
         ("a soft cap", layer.softcap is not None),
         ("sinks", layer.sinks),
+        ("tokens that see each other", layer.together),
         ("values of another size than keys", layer.value_size != layer.head_dim or layer.values_in_keys),
     ):
         if present:

@@ -19,16 +19,14 @@ class Continuous:
     def plan(self, view: View, plan: Plan) -> None:
         running = view.running
         if self._limits.in_flight_batching:
-            for sequence in running:
-                plan.add(sequence, 1)
+            plan.add_each(running, 1)
             if plan.size == len(running):  # else pages are so short that somebody lost its own: no time for prompts
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
                 self._prefill(view, plan, plan.size, context)
             return
         self._prefill(view, plan, len(running), 0)
         if not plan.size:
-            for sequence in running:
-                plan.add(sequence, 1)
+            plan.add_each(running, 1)
 
     def _prefill(self, view: View, plan: Plan, running: int, context: int) -> None:
         room = self._limits.max_batch_size - running

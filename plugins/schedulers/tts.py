@@ -71,5 +71,4 @@ class TakingTurns:
             self._fresh = frozenset(ids) if self._first_decode else frozenset()
 
     def _decode(self, sequences: Iterable[SequenceView], plan: Plan) -> None:
-        for sequence in sequences:
-            plan.add(sequence, 1)
+        plan.add_each(sequences, 1)

@@ -60,8 +60,14 @@ def case_of(name: str, checkpoint: tuple[Path, LlamaForCausalLM]) -> Case:
     return type(name, (Wrong,), {"architecture": name}).case_of(*checkpoint)
 
 
-STEPS = {"test_whole_prefill", "test_chunked_prefill", "test_token_by_token", "test_generation", "test_mixed_batch"}
-CACHED = {"test_chunked_prefill", "test_token_by_token", "test_generation", "test_mixed_batch"}
+CACHED = {
+    "test_chunked_prefill",
+    "test_token_by_token",
+    "test_generation",
+    "test_mixed_batch",
+    "test_text_of_the_whole_engine",
+}
+STEPS = {"test_whole_prefill", *CACHED}
 ROW = "test_a_row_does_not_depend_on_its_batch"
 FAILS = {
     "Twisted": STEPS,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,34 @@ def test_a_prompt_is_cut_to_the_tokens_left() -> None:
     assert plan.opened == [a, b]
     assert c.row == -1
     assert len(desk.free_rows) == 2
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 64])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_adding_each_is_adding_one_by_one(tokens: int, rows: int, count: int) -> None:
+    """Those who decode and have room, one at the end of its page, one whose prompt waits, one that comes twice."""
+    plans = []
+    for each in (True, False):
+        desk = Desk(rows=4)
+        asked = [desk.decoding(id, length).view for id, length in (("a", 3), ("b", PAGE), ("c", 5))]
+        asked += [desk.prompt("d", 7).view, asked[0]]
+        desk.limits = replace(desk.limits, max_batch_size=rows, max_batch_input_tokens=tokens)
+        plan = desk.plan()
+        if each:
+            plan.add_each(asked, count)
+        else:
+            for view in asked:
+                plan.add(view, count)
+        plans.append(
+            (
+                [(sequence.id, granted, sequence.room) for sequence, granted in plan.entries.items()],
+                plan.tokens_left,
+                plan.lacked_pages,
+                desk.cache.sizes(),
+            )
+        )
+    assert plans[0] == plans[1]
 
 
 def test_nobody_is_planned_twice() -> None:

@@ -83,7 +83,7 @@ def test_gated_mlp() -> None:
 def test_rotary_turns_the_first_part_of_a_head(partial: float) -> None:
     spec = config(rope=RopeConfig(partial=partial))
     x = torch.randn(3, 6, 16)
-    angles = torch.arange(40, 43).float()[:, None] * frequencies(spec, 64)[0]
+    angles = torch.arange(40, 43).float()[:, None] * frequencies(spec.rope, spec.head_dim, 64)[0]
     cos, sin = (torch.cat((part, part), dim=-1)[None] for part in (angles.cos(), angles.sin()))
     expected, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos, sin)
     torch.testing.assert_close(turned(spec, x, 40), expected[0].transpose(0, 1), rtol=0, atol=1e-6)
@@ -115,9 +115,11 @@ def test_the_table_lies_where_the_weights_are_and_in_no_checkpoint() -> None:
     assert not [name for name in model.state_dict() if "rotary" in name]
     model.to_empty(device="cpu")
     model.prepare()
-    assert model.rotary.table.device.type == "cpu"
-    assert model.rotary.table.dtype == torch.float32
-    assert model.rotary.table.shape == (64, 16)
+    (rotary,) = model.rotary.ropes.values()
+    assert isinstance(rotary, Rotary)
+    assert rotary.table.device.type == "cpu"
+    assert rotary.table.dtype == torch.float32
+    assert rotary.table.shape == (64, 16)
 
 
 class GatedMLPBlock(torch.nn.Module):
@@ -141,7 +143,7 @@ def test_attention_gives_its_layer_heads_as_configured() -> None:
             seen.append((layer, tuple(q.shape), tuple(k.shape), tuple(v.shape)))
             return torch.zeros_like(q)
 
-    spec = config()
+    spec = config(layers=6)
     rotary = Rotary(spec)
     rotary.prepare(torch.device("cpu"))
     batch = batch_at(0)

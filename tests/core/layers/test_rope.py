@@ -54,7 +54,8 @@ ROPES: dict[str, dict[str, Any]] = {
 
 def assert_equal(raw: LlamaConfig, seq_len: int | None = None) -> None:
     expected, scale = ROPE_INIT_FUNCTIONS[raw.rope_parameters["rope_type"]](raw, None, seq_len=seq_len)
-    ours, our_scale = frequencies(from_transformers(raw.to_dict()), seq_len or raw.max_position_embeddings)
+    config = from_transformers(raw.to_dict())
+    ours, our_scale = frequencies(config.rope, config.head_dim, seq_len or raw.max_position_embeddings)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
     assert our_scale == pytest.approx(scale, rel=1e-9)
 
@@ -92,12 +93,12 @@ def test_longrope_follows_the_length(length: int, given: dict[str, float]) -> No
 def test_float32_whatever_the_default_dtype_and_device_are(kind: str) -> None:
     rope = {"rope_type": kind, "factor": 2.0, "short_factor": SHORT, "long_factor": LONG}
     config = from_transformers({**BASE, "rope_scaling": rope, "partial_rotary_factor": 1.0})
-    expected, _ = frequencies(config, 2048)
+    expected, _ = frequencies(config.rope, config.head_dim, 2048)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            ours, _ = frequencies(config, 2048)
+            ours, _ = frequencies(config.rope, config.head_dim, 2048)
     finally:
         torch.set_default_dtype(before)
     assert ours.dtype == torch.float32

@@ -288,12 +288,28 @@ def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
         resolved(folder)
 
 
-def test_suffixes_are_tolerated_and_choose_between_two(tmp_path: Path) -> None:
+def test_suffixes_are_tolerated_and_choose_between_two(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     folder = write_model(tmp_path / "m")
     assert resolved(folder, host=FakeHost("LlamaForCausalLM_Legacy")).architecture == "LlamaForCausalLM_Legacy"
+    new = FakeHost("LlamaForCausalLM_ModuleV3")
+    assert resolved(folder, host=new).architecture == "LlamaForCausalLM_ModuleV3", "there is no other to prefer"
+    assert resolved(folder, host=FakeHost("LlamaForCausalLM"), prefer_legacy=False).architecture == "LlamaForCausalLM"
+    assert "legacy" not in caplog.text, "there was nothing to choose"
     both = FakeHost("LlamaForCausalLM_Legacy", "LlamaForCausalLM_ModuleV3")
     assert resolved(folder, host=both).architecture == "LlamaForCausalLM_Legacy"
+    assert "is served by LlamaForCausalLM_Legacy; --no-use-legacy-module prefers its other" in caplog.text
     assert resolved(folder, host=both, prefer_legacy=False).architecture == "LlamaForCausalLM_ModuleV3"
+    assert "is served by LlamaForCausalLM_ModuleV3; --use-legacy-module prefers its other" in caplog.text
+    older = FakeHost("LlamaForCausalLM_Legacy", "LlamaForCausalLM")
+    assert resolved(folder, host=older).architecture == "LlamaForCausalLM_Legacy"
+    assert resolved(folder, host=older, prefer_legacy=False).architecture == "LlamaForCausalLM"
+    newer = FakeHost("LlamaForCausalLM", "LlamaForCausalLM_ModuleV3")
+    assert resolved(folder, host=newer).architecture == "LlamaForCausalLM"
+    assert resolved(folder, host=newer, prefer_legacy=False).architecture == "LlamaForCausalLM_ModuleV3"
+    for prefer in (True, False):
+        with pytest.raises(ModelError, match="no architecture is called 'LlamaForCausalLM'"):
+            resolved(folder, host=FakeHost("Qwen3ForCausalLM"), prefer_legacy=prefer)
 
 
 def test_encodings(tmp_path: Path) -> None:

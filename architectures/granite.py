@@ -1,0 +1,62 @@
+"""Granite: a Llama with multipliers on embeddings, scores, residuals and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from maxserve.core.layers import DecoderModel, PreNormBlock, RotaryBatch
+from maxserve.core.model.config import ModelConfig, read_fields
+from maxserve.core.model.config_keys import number
+from maxserve.core.nouns import Batch
+
+# What transformers' GraniteConfig has where config.json says nothing, as far as it is not what every family has.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraniteConfig(ModelConfig):
+    """What embeddings and the results of attention and feed-forward part are multiplied by, and logits divided by."""
+
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+
+
+class Block(PreNormBlock):
+    def __init__(self, config: GraniteConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.multiplier = config.residual_multiplier
+
+    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), batch) * self.multiplier
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x)) * self.multiplier
+        return out
+
+
+class Model(DecoderModel):
+    Block = Block
+    config: GraniteConfig
+
+    def embed(self, batch: Batch) -> Tensor:
+        return super().embed(batch) * self.config.embedding_multiplier
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return super().logits(hidden) / self.config.logits_scaling
+
+
+def config(raw: Mapping[str, Any]) -> GraniteConfig:
+    """The config in `raw`, the content of config.json, with Granite's defaults."""
+    given = {**DEFAULTS, **raw}
+    fields = read_fields(given, windows=(), scale=number(given, "attention_multiplier", 1.0))
+    multipliers = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
+    return GraniteConfig(**fields, **{key: number(given, key, 1.0) for key in multipliers})
