@@ -191,8 +191,8 @@ def _vision() -> Iterable[Architecture]:
         weights=SEEING,
         images="maxserve.architectures.internvl:Images",
         refused={
-            "InternVLChatModel": "checkpoints of that name bring code of their own; take the one whose name ends in -hf, "
-            "such as OpenGVLab/InternVL3-1B-hf"
+            "InternVLChatModel": "checkpoints of that name bring code of their own; take the one whose name ends in "
+            "-hf, such as OpenGVLab/InternVL3-1B-hf"
         },
         summary="InternVL 2.5 to 3.5 beside Qwen 2, Qwen 3 or Llama",
         example_repos=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),

@@ -51,6 +51,7 @@ class Images(TransformersImages):
         if not rows and not columns:
             return whole
         tiles = "".join(
-            "".join(f"{around}<row_{i + 1}_col_{j + 1}>{self._shown}" for j in range(columns)) + "\n" for i in range(rows)
+            "".join(f"{around}<row_{i + 1}_col_{j + 1}>{self._shown}" for j in range(columns)) + "\n"
+            for i in range(rows)
         )
         return f"{tiles}\n{whole}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -43,7 +43,7 @@ def config(raw: Mapping[str, Any]) -> VisionConfig:
 class Images(TransformersImages):
     """A picture in tiles and, if there are several, once more as a whole; each tile is so many tokens."""
 
-    renamed = {"max_dynamic_patch": "max_patches", "min_dynamic_patch": "min_patches"}
+    renamed: ClassVar = {"max_dynamic_patch": "max_patches", "min_dynamic_patch": "min_patches"}
 
     def __init__(self, context: ImagesContext) -> None:
         super().__init__(context)

@@ -42,5 +42,5 @@ class Images(TransformersImages):
 
 def images(context: ImagesContext) -> TransformersImages:
     """The reader of the tower that the config names."""
-    pixtral = (context.config.get("vision_config") or {}).get("model_type") == "pixtral"
+    pixtral = (context.model.get("vision_config") or {}).get("model_type") == "pixtral"
     return RowsOfTokens(context) if pixtral else Images(context)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from maxserve.architectures import qwen2
 from maxserve.core.interfaces import ImagesContext, ReadImage
@@ -20,7 +21,7 @@ class Model(Sees, qwen2.Model):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
-        self.rotary = AxisTurns(config.text, in_sections(sections(config)))
+        self.rotary: nn.Module = AxisTurns(config.text, in_sections(sections(config)))
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:
@@ -40,10 +41,10 @@ class Images(TransformersImages):
         self.placeholder = self.token("image_token_id", default="<|image_pad|>")
         self._merge = int(self.vision.get("spatial_merge_size", 2))
 
-    def set(self, key: str, value: Any) -> bool:
+    def adjust(self, key: str, value: Any) -> bool:
         side = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}.get(key)
         if side is None:
-            return super().set(key, value)
+            return super().adjust(key, value)
         self.processor.size = {**dict(self.processor.size), side: value}
         return True
 

@@ -45,8 +45,8 @@ class Architecture(Component):
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by Python name,
     that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is given.
-    `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are text. `refused` are names in
-    config.json that mean a model of the family which cannot be served, each with the reason and what to do.
+    `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are text. `refused` are names
+    in config.json that mean a model of the family which cannot be served, each with the reason and what to do.
     """
 
     kind: ClassVar[str] = "architecture"

@@ -84,13 +84,13 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesContext(Context):
-    """`path` is the model's folder, `config` the content of its config.json, with the overrides of its vision part.
+    """`path` is the model's folder, `model` the content of its config.json, with the overrides of its vision part.
 
     `overrides` are those (`--vision-config-overrides`): SettingsError names the ones that mean nothing.
     """
 
     path: str
-    config: Mapping[str, Any]
+    model: Mapping[str, Any]
     tokenizer: Tokenizer
     overrides: Mapping[str, Any] = field(default_factory=dict)
 

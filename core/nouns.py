@@ -105,8 +105,8 @@ class Image:
 class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
-    `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a lower `priority` comes first, where the
-    scheduler lets it; nobody who runs makes room for it.
+    `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
+    lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it.
     """
 
     id: str

@@ -95,7 +95,9 @@ class TextBody(ConstraintFields):
 class ContentPart(Body):
     type: str
     text: str | None = None
-    image_url: Any = Field(None, description="an object with the url of a picture: data:, and https: or file: if allowed")
+    image_url: Any = Field(
+        None, description="an object with the url of a picture: data:, and https: or file: if allowed"
+    )
 
 
 class Message(Body):

@@ -48,7 +48,7 @@ class Conversations:
         )
 
     def tokens(self, text: str, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
-        """The tokens of what `text` gave, the template having put the special ones where they belong, and its images."""
+        """The tokens of what `text` gave, the template having put special ones where they belong, and its images."""
         if not images or self._placeholder is None:
             return self._encoded(text), ()
         return image_prompt(text, images, self._placeholder, self._tokenizer, self._encoded)

@@ -11,7 +11,7 @@ from maxserve.core.answers.bodies import TextBody
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Constraint, Request, SamplingParams
+from maxserve.core.nouns import Constraint, Image, Request, SamplingParams
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"
@@ -57,7 +57,10 @@ def plan_job(
     constraint: Constraint | None = None,
     images: tuple[Image, ...] = (),
 ) -> Job:
-    """The requests, with the `images` of a single prompt; RequestError when prompts, or the answers asked for, are more than model or server can hold."""
+    """The requests, with the `images` of a single prompt.
+
+    RequestError when prompts, or the answers asked for, are more than model or server can hold.
+    """
     n = body.n or 1
     _check_count(len(prompts) * n, limits.capacity, "n" if n > 1 else limits.prompt_field)
     requests: list[Request] = []

@@ -20,7 +20,9 @@ def read_source(url: str, limits: ImageLimits) -> bytes:
         return _data(url, limits)
     if scheme in ("http", "https"):
         if not limits.hosts:
-            raise ValueError("pictures are not fetched from the network (--allowed-image-domains allows it); send data:")
+            raise ValueError(
+                "pictures are not fetched from the network (--allowed-image-domains allows it); send data:"
+            )
         return fetch(url, limits)
     if scheme == "file":
         return _file(url, limits)

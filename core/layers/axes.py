@@ -31,7 +31,7 @@ def interleaved(sections: Sequence[int]) -> list[int]:
 
 
 class AxisTurns(nn.Module):
-    """What LayerTurns is to other models: every layer's heads are turned alike, each frequency by the place on its axis.
+    """Turns every layer's heads alike, each frequency by the place on its axis: LayerTurns for such models.
 
     Tokens without places lie at their position on every axis.
     """

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maxserve.core.layers.decoder import DecoderModel
 from maxserve.core.model.vision import VisionConfig
@@ -59,7 +59,13 @@ class Sees(DecoderModel):
     def prepare(self) -> None:
         """Computes what no checkpoint holds, of both parts."""
         super().prepare()
-        _fill_buffers(self.tower, self.model.norm.weight.device)
+        _fill_buffers(self.tower, self._like.device)
+
+    @property
+    def _like(self) -> Tensor:
+        """Of the type and on the device that the tower computes in."""
+        parameter: Tensor = next(self.tower.parameters())
+        return parameter
 
     def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """What an image's tokens are given, [features, dim], from what its processor made of it."""
@@ -82,7 +88,7 @@ class Sees(DecoderModel):
         return found
 
     def _tensors(self, image: Image) -> dict[str, Tensor]:
-        device, dtype = self.model.norm.weight.device, self.model.norm.weight.dtype
+        device, dtype = self._like.device, self._like.dtype
         made = {name: torch.from_numpy(numbers.array().copy()).to(device) for name, numbers in image.tensors.items()}
         return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in made.items()}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from maxserve.core.errors import ModelError, SettingsError
 from maxserve.core.interfaces import ImagesContext, ReadImage
@@ -25,12 +25,12 @@ class TransformersImages:
     Pictures are processed one by one, so that one does not depend on the others of its prompt.
     """
 
-    placeholder = ""
-    renamed: Mapping[str, str] = {}  # overrides that the processor knows by another name
+    placeholder: str = ""
+    renamed: ClassVar[Mapping[str, str]] = {}  # overrides that the processor knows by another name
 
     def __init__(self, context: ImagesContext) -> None:
-        self.config = context.config
-        self.vision: Mapping[str, Any] = context.config.get("vision_config") or {}
+        self.config = context.model
+        self.vision: Mapping[str, Any] = context.model.get("vision_config") or {}
         self.tokenizer = context.tokenizer
         self.processor = _processor(context.path)
         self.options = read_optional_object(Path(context.path) / "processor_config.json")
@@ -57,12 +57,12 @@ class TransformersImages:
 
     def _override(self, overrides: Mapping[str, Any]) -> None:
         known = _vision_keys(self.config)
-        unknown = [key for key in overrides if not (self.set(key, overrides[key]) or key in known)]
+        unknown = [key for key in overrides if not (self.adjust(key, overrides[key]) or key in known)]
         if unknown:
             names = ", ".join(sorted({*known, *self.renamed, *self._attributes()}))
             raise SettingsError(f"{_FLAG}: this model knows no {', '.join(map(repr, unknown))}; it knows {names}")
 
-    def set(self, key: str, value: Any) -> bool:
+    def adjust(self, key: str, value: Any) -> bool:
         """Gives the processor a value, where it has one of that name."""
         name = self.renamed.get(key, key)
         if name not in self._attributes():
@@ -71,14 +71,17 @@ class TransformersImages:
         return True
 
     def _attributes(self) -> set[str]:
-        return {name for name in self.processor.to_dict() if not name.startswith("_") and name != "image_processor_type"}
+        return {
+            name for name in self.processor.to_dict() if not name.startswith("_") and name != "image_processor_type"
+        }
 
 
 def _processor(path: str) -> Any:
     from transformers import AutoImageProcessor
 
+    auto: Any = AutoImageProcessor
     try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil")
+        return auto.from_pretrained(path, backend="pil")
     except Exception as error:  # whatever it stumbles over, the folder's processor is what is wrong
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{path}: transformers finds no image processor there: {reason}") from error

@@ -32,7 +32,7 @@ def image_reader(
     context = ImagesContext(
         sections=host.section_values(settings),
         path=path,
-        config=with_overrides(read_object(Path(path) / "config.json"), overrides),
+        model=with_overrides(read_object(Path(path) / "config.json"), overrides),
         tokenizer=tokenizer,
         overrides=overrides,
     )

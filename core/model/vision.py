@@ -63,9 +63,11 @@ def vision_config(
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"config.json: transformers does not read it as {model_type!r}: {error}") from error
     text = whole.get_text_config().to_dict()
-    kind = text.get("model_type")
+    kind = str(text.get("model_type"))
     if kind not in readers:
-        raise ModelError(f"config.json: its text part is a {kind!r}, which is not served here; {', '.join(readers)} are")
+        raise ModelError(
+            f"config.json: its text part is a {kind!r}, which is not served here; {', '.join(readers)} are"
+        )
     said = {key: value for key, value in text.items() if key not in _OTHER_THINGS}
     config = readers[kind]({**said, "tie_word_embeddings": bool(whole.tie_word_embeddings)})
     return VisionConfig(text=config, whole=whole)

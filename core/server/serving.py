@@ -131,7 +131,8 @@ class Serving:
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
-            text = text or await asyncio.to_thread(self._load, info.path, info.architecture)
+            if text is None:
+                text = await asyncio.to_thread(self._load, info.path, info.architecture)
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good

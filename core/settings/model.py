@@ -137,7 +137,9 @@ class ModelSettings(CheckpointSettings):
             "in a server by the worker, while the port answers already."
         ),
     ] = False
-    force: Annotated[bool, Field(description="Keep what was chosen where an architecture insists on another value.")] = False
+    force: Annotated[
+        bool, Field(description="Keep what was chosen where an architecture insists on another value.")
+    ] = False
 
 
 class DraftModelSettings(CheckpointSettings):

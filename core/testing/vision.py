@@ -51,8 +51,8 @@ def tiny_tokenizer(folder: Path, tokens: Sequence[str]) -> int:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: id for id, token in enumerate((*tokens, *alphabet))}
     tokenizer = Json(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     tokenizer.save(str(folder / "tokenizer.json"))
     return len(vocabulary)
@@ -166,14 +166,14 @@ class VisionChecks(ArchitectureChecks):
         )
         made = {}
         if pictures:
-            made = dict(reader.processor(images=pictures, return_tensors="pt"))  # type: ignore[attr-defined]
+            made = dict(reader.processor(images=pictures, return_tensors="pt"))
         return Prompt(tokens=tokens, images=images, inputs=self.inputs(tokens, made) if made else {})
 
     def reader(self, case: Case, folder: Path, tokenizer: Tokenizer) -> ReadsImages:
         assert case.entry.component.images is not None, "the architecture declares no `images`"
         raw = json.loads((folder / "config.json").read_text())
         build = case.host.load(case.entry, case.entry.component.images)
-        reader: ReadsImages = build(ImagesContext(path=str(folder), config=raw, tokenizer=tokenizer))
+        reader: ReadsImages = build(ImagesContext(path=str(folder), model=raw, tokenizer=tokenizer))
         return reader
 
     @staticmethod
@@ -260,7 +260,13 @@ class VisionChecks(ArchitectureChecks):
         model = case.load()
         calls: list[int] = []
         inner = model.features
-        model.features = lambda tensors: (calls.append(1), inner(tensors))[1]
+
+        def counted(tensors: Mapping[str, Tensor]) -> Tensor:
+            calls.append(1)
+            features: Tensor = inner(tensors)
+            return features
+
+        model.features = counted
         prompt, steps = self.prompt(case, 1), Steps(model, case.cache(max_length=512))
         row = steps.row(prompt.tokens, prompt.images)
         steps.cut(row, (len(prompt.tokens) // 2, len(prompt.tokens)))

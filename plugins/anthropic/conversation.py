@@ -92,9 +92,10 @@ def _call(where: str, block: Block) -> dict[str, Any]:
 def _result(where: str, block: Block, names: dict[str | None, str | None]) -> Message:
     """A tool's message; that the tool failed is said in words, since chat templates know no other way."""
     call_id = _needed(block.tool_use_id, f"{where}.tool_use_id")
-    content = block.content or ""
-    if not isinstance(content, str):
-        content = _joined([_said(f"{where}.content[{index}]", part) for index, part in enumerate(content)])
+    said = block.content or ""
+    content = (
+        said if isinstance(said, str) else _joined([_said(f"{where}.content[{i}]", p) for i, p in enumerate(said)])
+    )
     if block.is_error:
         content = f"Error: {content}" if isinstance(content, str) else [_part("Error:"), *content]
     message = {"role": "tool", "tool_call_id": call_id, "content": content}

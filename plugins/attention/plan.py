@@ -66,7 +66,9 @@ def shares(batch: Batch, page_size: int, sight: Sight) -> list[Share]:
     together = batch.together or ((),) * len(lengths)
     return [
         Share(first, count, low, length, next(runs), tuple(span for span in spans if span[1] > length - count))
-        for first, count, low, length, spans in zip(firsts, rows.tolist(), lows.tolist(), lengths, together, strict=False)
+        for first, count, low, length, spans in zip(
+            firsts, rows.tolist(), lows.tolist(), lengths, together, strict=False
+        )
     ]
 
 

@@ -133,7 +133,9 @@ def _texts(content: str | Sequence[Part] | None, where: str) -> list[str]:
 
 def _text(part: Part, where: str) -> str:
     if part.type not in _TEXTS:
-        message = f"{where}.type: content of type {part.type[:64]!r} is not supported; this server takes text and images"
+        message = (
+            f"{where}.type: content of type {part.type[:64]!r} is not supported; this server takes text and images"
+        )
         raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
     return _needed(part.text, f"{where}.text")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import (
@@ -52,7 +52,7 @@ TOWER: dict[str, Any] = {
 class TestLlava(VisionChecks):
     architecture = "LlavaForConditionalGeneration"
     tokens = ("<image>",)
-    hf_configs = {
+    hf_configs: ClassVar = {
         "default": lambda: LlavaConfig(
             vision_config=CLIPVisionConfig(**TOWER), text_config=LlamaConfig(**TEXT), image_token_index=0
         ),
@@ -75,7 +75,7 @@ class TestLlava(VisionChecks):
 class TestPixtral(VisionChecks):
     architecture = "LlavaForConditionalGeneration"
     tokens = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    hf_configs = {
+    hf_configs: ClassVar = {
         "mistral": lambda: LlavaConfig(
             vision_config=PixtralVisionConfig(**TOWER),
             text_config=MistralConfig(**TEXT, sliding_window=None),
@@ -100,7 +100,7 @@ class TestIdefics3(VisionChecks):
         "<global-img>",
         *(f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)),
     )
-    hf_configs = {
+    hf_configs: ClassVar = {
         "tiles": lambda: Idefics3Config(
             vision_config={**TOWER, "image_size": 32, "patch_size": 8},
             text_config=LlamaConfig(**TEXT),
@@ -116,11 +116,9 @@ class TestIdefics3(VisionChecks):
         return Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
 
 
-
-
 class TestMistral3(TestPixtral):
     architecture = "Mistral3ForConditionalGeneration"
-    hf_configs = {
+    hf_configs: ClassVar = {
         "squares of two": lambda: Mistral3Config(
             vision_config=PixtralVisionConfig(**{**TOWER, "image_size": 56}),
             text_config=MistralConfig(**TEXT, sliding_window=None),
@@ -140,7 +138,7 @@ class TestMistral3(TestPixtral):
 class TestInternVL(VisionChecks):
     architecture = "InternVLForConditionalGeneration"
     tokens = ("<IMG_CONTEXT>", "<img>", "</img>")
-    hf_configs = {
+    hf_configs: ClassVar = {
         name: lambda text=text: InternVLConfig(
             vision_config=InternVLVisionConfig(**TOWER),
             text_config=text(**TEXT),
@@ -160,7 +158,7 @@ class TestInternVL(VisionChecks):
 class TestGemma3(VisionChecks):
     architecture = "Gemma3ForConditionalGeneration"
     tokens = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
-    hf_configs = {
+    hf_configs: ClassVar = {
         "windows": lambda: Gemma3Config(
             vision_config=SiglipVisionConfig(**TOWER),
             text_config=Gemma3TextConfig(
@@ -206,7 +204,7 @@ class _QwenVL(VisionChecks):
 
 class TestQwen25VL(_QwenVL):
     architecture = "Qwen2_5_VLForConditionalGeneration"
-    hf_configs = {
+    hf_configs: ClassVar = {
         "plain": lambda: Qwen2_5_VLConfig(
             vision_config={
                 "depth": 2,
@@ -230,7 +228,7 @@ class TestQwen25VL(_QwenVL):
 
 class TestQwen3VL(_QwenVL):
     architecture = "Qwen3VLForConditionalGeneration"
-    hf_configs = {
+    hf_configs: ClassVar = {
         "two deeper looks": lambda: Qwen3VLConfig(
             vision_config={
                 "depth": 3,

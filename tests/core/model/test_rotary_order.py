@@ -52,9 +52,7 @@ def test_names_are_looked_at_as_the_model_has_them() -> None:
 
 
 @pytest.fixture(scope="module", params=["LlamaForCausalLM", "Qwen3ForCausalLM"])
-def checkpoint(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, Expected]:
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Expected]:
     """A model as Hugging Face keeps it, the same with pairs side by side, and what transformers makes of it."""
     name = request.param
     bias = {"attention_bias": True}
