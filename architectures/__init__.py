@@ -31,6 +31,14 @@ EXAONE = replace(
         (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
     ),
 )
+_EXPERTS = replace(
+    FUSED,
+    stacked=("experts",),
+    # Some checkpoints have all experts in one tensor, which is no module's weight there.
+    renames=((r"(\.experts\.(?:gate_up|down)_proj)$", r"\1.weight"), (r"(\.experts\..+_proj)_bias$", r"\1.bias")),
+)
+_LATENT = replace(_EXPERTS, fused={"gate_up_proj": FUSED.fused["gate_up_proj"]})  # q_proj has no k_proj beside it
+_OTHER_WAY_ROUND = (r"\.experts\.(gate_up|down)_proj\.weight$",)  # [experts, inputs, outputs] where unquantized
 
 
 # The text part goes by several names, and so do the modules beside it: those of transformers today come last.
@@ -152,6 +160,75 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="EXAONE 3 and 3.5",
         example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
     )
+    yield Architecture(
+        name="MixtralForCausalLM",
+        build="maxserve.architectures.mixtral:Model",
+        config="maxserve.architectures.mixtral:config",
+        weights=replace(
+            _EXPERTS,
+            fused={"qkv_proj": FUSED.fused["qkv_proj"], "gate_up_proj": ("w1", "w3")},
+            renames=(*_EXPERTS.renames, (r"\.block_sparse_moe\.", ".mlp."), (r"\.w2\.", ".down_proj.")),
+        ),
+        summary="Mixtral: 8 large experts",
+        example_repos=("mistralai/Mixtral-8x7B-Instruct-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
+    )
+    yield Architecture(
+        name="Qwen3MoeForCausalLM",
+        build="maxserve.architectures.qwen3_moe:Model",
+        config="maxserve.architectures.qwen3_moe:config",
+        weights=_EXPERTS,
+        summary="Qwen 3, mixtures of experts",
+        example_repos=("Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-235B-A22B"),
+    )
+    yield Architecture(
+        name="GptOssForCausalLM",
+        build="maxserve.architectures.gpt_oss:Model",
+        config="maxserve.architectures.gpt_oss:config",
+        weights=replace(_EXPERTS, transposed=_OTHER_WAY_ROUND),
+        packings={"mxfp4": "maxserve.core.model.mxfp4:Mxfp4"},
+        summary="GPT-OSS: sinks, windows in every other layer, MXFP4 checkpoints",
+        example_repos=("openai/gpt-oss-20b", "openai/gpt-oss-120b"),
+    )
+    yield Architecture(
+        name="DeepseekV2ForCausalLM",
+        build="maxserve.architectures.deepseek_v2:Model",
+        config="maxserve.architectures.deepseek_v2:config",
+        weights=_LATENT,
+        summary="DeepSeek V2: latent attention",
+        example_repos=("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-ai/DeepSeek-V2.5"),
+    )
+    yield Architecture(
+        name="DeepseekV3ForCausalLM",
+        build="maxserve.architectures.deepseek_v3:Model",
+        config="maxserve.architectures.deepseek_v3:config",
+        weights=replace(
+            _LATENT,
+            ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
+            exact=(r"\.e_score_correction_bias$",),
+        ),
+        packings={"fp8": "maxserve.core.model.fp8:BlockFp8"},
+        summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
+        example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
+    )
+    llama4 = replace(_EXPERTS, transposed=_OTHER_WAY_ROUND, renames=(*_EXPERTS.renames, (r"\.feed_forward\.", ".mlp.")))
+    yield Architecture(
+        name="Llama4ForCausalLM",
+        build="maxserve.architectures.llama4:Model",
+        config="maxserve.architectures.llama4:config",
+        weights=llama4,
+        summary="Llama 4, text: chunked attention, mixtures of experts",
+    )
+    yield Architecture(
+        name="Llama4ForConditionalGeneration",
+        build="maxserve.architectures.llama4:Model",
+        config="maxserve.architectures.llama4:conditional_config",
+        weights=replace(
+            llama4,
+            renames=((r"^language_model\.", ""), *llama4.renames),
+            ignored=(*FUSED.ignored, r"^vision_model\.", r"^multi_modal_projector\."),
+        ),
+        summary="Llama 4, the text part of models that take images",
+        example_repos=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
     yield from _vision()
 
 

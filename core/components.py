@@ -29,12 +29,18 @@ class WeightMap:
 
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
     before; `ignored` are expressions of names to leave unread; `fused` says which neighbouring parameters lie one
-    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}.
+    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `stacked` names
+    lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7
+    of experts.up_proj.weight. The last two, expressions of our names: `transposed` parameters have their last two axes
+    the other way round in checkpoints, unless these are packed; `exact` ones are float32, whatever the others are.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    stacked: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +49,17 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by Python name,
-    that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is given.
-    `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are text. `refused` are names
-    in config.json that mean a model of the family which cannot be served, each with the reason and what to do.
+    of no sequences, which `--execute-empty-batches` needs. `packings` are the ways of quantizing that its checkpoints
+    may come in: by "quant_method", what makes a Packing of the "quantization_config" of config.json. Such weights are
+    unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
+    whatever was chosen: they are put in place with a warning each, unless `--force` is given.
+
+    `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
+    `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
+    the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
+    given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are
+    text. `refused` are names in config.json that mean a model of the family which cannot be served, each with the
+    reason and what to do.
     """
 
     kind: ClassVar[str] = "architecture"
@@ -54,11 +67,15 @@ class Architecture(Component):
     aliases: tuple[str, ...] = ()
     config: Ref = "maxserve.core.model.config:from_transformers"
     weights: WeightMap = field(default_factory=WeightMap)
+    packings: Mapping[str, Ref] = field(default_factory=dict)
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
     cache_strategy: str = "paged"
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
+    load: Ref = "maxserve.core.model.weights:load_weights"
+    fallback: Ref | None = None
+    reads_folder: bool = False
     task: str = "text_generation"
     images: Ref | None = None
     refused: Mapping[str, str] = field(default_factory=dict)

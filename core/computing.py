@@ -90,6 +90,31 @@ class WeightKeeper(Protocol):
         ...
 
 
+class KeptExperts(Protocol):
+    """The weights [experts, outputs, inputs] of one projection of a mixture of experts, as their method keeps them."""
+
+    def put(self, expert: int, rows: torch.Tensor, first: int) -> None:
+        """Takes rows `first` … of one expert's weight, in the type the keeper said; they may be gone after the call."""
+        ...
+
+    def multiply(self, x: torch.Tensor, ends: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[rows, inputs] to [rows, outputs], rows in the order of their experts: those of expert e end at `ends[e]`.
+
+        `ends` [experts] int64 on the device of `x`; an expert without rows ends where the one before does. `bias` is
+        [experts, outputs].
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsExperts(Protocol):
+    """A WeightKeeper that also keeps the weights of mixtures of experts."""
+
+    def keep_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> KeptExperts | None:
+        """Room for the weights of one projection; None leaves them to the layer itself."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerContext(Context):
     compute: torch.dtype

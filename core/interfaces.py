@@ -42,6 +42,19 @@ class Context:
 # --- models ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """Where a model's config and tokenizer lie, for architectures that read more than config.json.
+
+    `config` is the content of config.json. Python code that lies there may run only if it is `trusted`
+    (`--trust-remote-code`).
+    """
+
+    path: str
+    config: Mapping[str, Any]
+    trusted: bool = False
+
+
 class ModelSpec(Protocol):
     """What the engine must know of a model's config, whatever else its architecture keeps there."""
 

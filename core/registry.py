@@ -100,9 +100,8 @@ def find_architecture(registry: Registry[Architecture], classes: Sequence[str]) 
                 raise PluginError(f"architecture {name!r} is not served: {entry.component.refused[name]}")
     if not classes:
         raise PluginError('the model\'s config.json names no "architectures"')
-    raise PluginError(
-        unknown("architecture", classes[0], registry.names()) + "; --custom-architectures or a plugin can add it"
-    )
+    native = [entry.name for entry in registry if entry.component.fallback is None]
+    raise PluginError(unknown("architecture", classes[0], native) + "; --custom-architectures or a plugin can add it")
 
 
 def _by_name(registry: Registry[Architecture], name: str) -> Entry[Architecture] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # (plugin name, module that declares it)
 BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.architectures", "maxserve.architectures"),
+    ("builtin.transformers", "maxserve.plugins.transformers"),
     ("builtin.samplers", "maxserve.samplers"),
     ("builtin.cache", "maxserve.plugins.cache"),
     ("builtin.schedulers", "maxserve.plugins.schedulers"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maxserve.core.cli.early import plugin_options
-from maxserve.core.cli.locate import locate
+from maxserve.core.cli.locate import declared, locate
 from maxserve.core.cli.table import table
 from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.errors import UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HEAD = ("kind", "name", "provider")
 INDENT = " " * 4
 PLAIN = ("name", "build", "summary")  # fields that have a place of their own
-REFS = ("config", "params")
+REFS = ("config", "params", "load", "fallback")
 LONG = (*REFS, "weights", "example_repos", "required_arguments")  # only JSON has room for them
 MAX_NAMES = ("encodings", "example_repos")  # JSON has them under the names that MAX gives them
 
@@ -87,12 +87,19 @@ def _facts(entry: Entry[Any]) -> dict[str, Any]:
         "version": entry.version or None,
         "build": entry.where,
         "source": locate(entry.component.build),
+        "declared": declared(entry.path, entry.name) or None,
     }
     if isinstance(entry.component, Architecture):
         facts["example_repo_ids"] = list(entry.component.example_repos)
         facts["supported_encodings"] = list(entry.component.encodings)
+        facts["support"] = _support(entry.component)
     options = {name: _plain(name, value) for name, value in _options(entry.component) if name not in MAX_NAMES}
     return {**facts, **options}
+
+
+def _support(architecture: Architecture) -> str:
+    """Whether it serves the models it is named after, or those that no other architecture serves."""
+    return "native" if architecture.fallback is None else "fallback"
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -127,6 +134,8 @@ def _row(entry: Entry[Any]) -> tuple[str, ...]:
 
 def _flags(component: Any) -> Iterator[str]:
     """What a component sets besides its name, as words: `keeps_argmax`, `stage=10`, `with_speculation=no`."""
+    if isinstance(component, Architecture):
+        yield _support(component)
     defaults = {field.name: field.default for field in dataclasses.fields(component)}
     for name, value in _options(component):
         if (value == defaults[name] and name != "encodings") or name in LONG:

@@ -1,4 +1,4 @@
-"""In which file, on which line, is a thing that a component refers to? Found without importing it."""
+"""In which file, on which line, is a component declared, and the thing it refers to? Found without importing it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def locate(ref: Ref) -> str:
         return where(ref)
     line = _line(file, attribute.partition(".")[0])
     return str(file) if line is None else f"{file}:{line}"
+
+
+def declared(path: str, name: str) -> str:
+    """ "file:line" of the call in a plugin's file that has `name="..."`, else the file; empty if there is none."""
+    file = Path(path)
+    if file.suffix != ".py" or not file.is_file():
+        return path
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Call) and any(_says(keyword, name) for keyword in node.keywords):
+            return f"{file}:{node.lineno}"
+    return path
+
+
+def _says(keyword: ast.keyword, name: str) -> bool:
+    return keyword.arg == "name" and isinstance(keyword.value, ast.Constant) and keyword.value.value == name
 
 
 def _file(module: str) -> Path | None:

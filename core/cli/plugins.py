@@ -1,4 +1,4 @@
-"""`max plugins`: which plugins are there, where are they from, and what is wrong with them?"""
+"""`max plugins`: which plugins are there, where are they from, what is wrong with them, and how does one begin?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maxserve.core.cli.early import plugin_options
+from maxserve.core.cli.new_plugin import new_command
 from maxserve.core.cli.table import table
 from maxserve.core.host import Host, Plugin
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 HEAD = ("name", "origin", "from", "import ms", "status", "hooks")
 
 
-def plugins_command(invocation: Invocation) -> click.Command:
+def plugins_command(invocation: Invocation) -> click.Group:
     """The command; what is broken is part of its answer, never in its way."""
 
     def plugins(as_json: bool, trace: bool) -> None:
@@ -29,16 +30,26 @@ def plugins_command(invocation: Invocation) -> click.Command:
             click.echo(table(HEAD, [_row(plugin) for plugin in invocation.host.plugins]))
             _show_notes(invocation.host)
 
-    return click.Command(
+    @click.pass_context
+    def command(ctx: click.Context, /, as_json: bool, trace: bool) -> None:
+        if ctx.invoked_subcommand is None:
+            plugins(as_json, trace)
+        elif as_json or trace:
+            raise click.UsageError(f"--json and --trace are not for plugins {ctx.invoked_subcommand}", ctx)
+
+    group = click.Group(
         "plugins",
-        callback=plugins,
+        callback=command,
+        invoke_without_command=True,
         params=[
             click.Option(["as_json", "--json"], is_flag=True, help="Print everything as JSON."),
             click.Option(["--trace"], is_flag=True, help="Print every hook call and what it gave instead."),
             *plugin_options(),
         ],
-        help="List the plugins: built in, installed, and named on the command line.",
+        help="List the plugins: built in, installed, and named on the command line; or begin a new one.",
     )
+    group.add_command(new_command())
+    return group
 
 
 def report(host: Host) -> dict[str, Any]:

@@ -28,22 +28,25 @@ from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
     Model,
+    ModelFolder,
     ModelInfo,
     ModelSpec,
     SamplerContext,
     SchedulerContext,
 )
+from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.model.packings import packing_of
 from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.model.weights import Keeping, load_weights
+from maxserve.core.model.weights import Keeping
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, CacheStrategy, Scheduler, WeightMap
+    from maxserve.core.components import Architecture, CacheStrategy, Scheduler
     from maxserve.core.computing import Attention
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
@@ -134,14 +137,15 @@ def _lane(settings: Settings, device: torch.device) -> Lane | None:
 
 def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     architecture = target.host.architectures.get(files.architecture)
-    spec: ModelSpec = target.host.load(architecture, architecture.component.config)(files.config)
+    trusted = target.settings.model.trust_remote_code
+    folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
+    spec = read_spec(target.host, architecture, folder)
     progress.phase("Building the model")
     module = _build_model(target, architecture, spec)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
-    weights = architecture.component.weights
-    order = rotary_order(target.settings.model.rope_type, spec, weights, architecture.name)
-    _fill(target, module, files, weights, order, progress)
+    order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
+    _fill(target, module, files, architecture, order, progress)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
@@ -151,22 +155,24 @@ def _fill(
     target: Target,
     module: torch.nn.Module,
     files: ModelFiles,
-    weights: WeightMap,
+    architecture: Entry[Architecture],
     order: PairsApart | None,
     progress: Progress,
 ) -> None:
     """Gives the module its weights and its kernels."""
     computation = target.computation
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
-    load_weights(
+    load = target.host.load(architecture, architecture.component.load)
+    load(
         module,
         files.weights,
-        weights,
+        architecture.component.weights,
         dtype=computation.compute,
         device=target.device,
         progress=progress,
         order=order,
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+        packing=packing_of(files.config, architecture.component, files.ref),
     )
 
 

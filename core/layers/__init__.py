@@ -6,7 +6,9 @@ from maxserve.core.layers.attention import Attention, WholeNormAttention
 from maxserve.core.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
 from maxserve.core.layers.decoder import DecoderModel
 from maxserve.core.layers.linear import Embedding, Linear
+from maxserve.core.layers.mla import LatentAttention
 from maxserve.core.layers.mlp import GatedMLP
+from maxserve.core.layers.moe import ExpertLinear, Experts, Mixture
 from maxserve.core.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
 from maxserve.core.layers.rotary import LayerTurns, Rotary, RotaryBatch
 
@@ -14,10 +16,14 @@ __all__ = [
     "Attention",
     "DecoderModel",
     "Embedding",
+    "ExpertLinear",
+    "Experts",
     "GatedMLP",
+    "LatentAttention",
     "LayerNorm",
     "LayerTurns",
     "Linear",
+    "Mixture",
     "OffsetRMSNorm",
     "PostNormBlock",
     "PreNormBlock",

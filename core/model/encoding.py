@@ -19,12 +19,15 @@ _CASTABLE = ("float32", "bfloat16")
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 
 
-def stored_encoding(files: Sequence[str]) -> str:
-    """The encoding that most bytes of the files have; ModelError naming a type that cannot be served."""
+def stored_encoding(files: Sequence[str], packed: frozenset[str] = frozenset()) -> str:
+    """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
+
+    `packed` types do not count: what is unpacked is served as the other weights are.
+    """
     sizes: Counter[str] = Counter()
     for file in files:
         for name, tensor in read_header(file).items():
-            if tensor.dtype not in _INDICES:
+            if tensor.dtype not in _INDICES | packed:
                 sizes[_encoding(file, name, tensor)] += tensor.size
     if not sizes:
         raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")

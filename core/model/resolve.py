@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.model.fallback import find_fallback
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
 from maxserve.core.model.images import with_overrides
 from maxserve.core.model.json_files import read_object, read_optional_object
+from maxserve.core.model.packings import packing_of
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.weight_files import refuse_unreadable
@@ -64,11 +67,13 @@ def resolve_model(
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
-    architecture = _architecture(config, host, place.ref, prefer_legacy)
+    found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
+    architecture = _architecture(found, host, place.ref, prefer_legacy)
     _refuse_overrides(model.vision_config_overrides, architecture)
+    packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
-        stored_encoding(weights),
+        stored_encoding(weights, packing.types if packing else frozenset()),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or place.ref,
@@ -161,12 +166,7 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
-    config = read_object(folder / "config.json")
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise ModelError(f"{ref} is quantized ({method}), which is not supported yet; use an unquantized checkpoint")
-    return config
+    return read_object(folder / "config.json")
 
 
 def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
@@ -177,8 +177,8 @@ def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> 
         )
 
 
-def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: bool) -> Architecture:
-    classes = config.get("architectures")
+def _architecture(folder: ModelFolder, host: Host, ref: str, prefer_legacy: bool) -> Architecture:
+    classes = folder.config.get("architectures")
     if not isinstance(classes, list) or not classes:
         raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
     names = [str(name) for name in classes]
@@ -187,7 +187,7 @@ def _architecture(config: dict[str, Any], host: Host, ref: str, prefer_legacy: b
     try:
         found = find_architecture(host.architectures, [*preferred, *names]).component
     except PluginError as error:
-        raise ModelError(f"{ref}: {error}") from error
+        return find_fallback(host, folder, f"{ref}: {error}").component
     twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
     if len(twins) > 1:
         switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"

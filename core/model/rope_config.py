@@ -94,9 +94,12 @@ def read_ropes(raw: Mapping[str, Any], max_length: int, thetas: Mapping[str, flo
     """A rope for each layer type in `thetas`, which has the theta of those that say none.
 
     `rope_parameters` has a table for each; the older `rope_scaling` is of the layers that see everything. As in
-    transformers, one table for all says nothing here, and `truncate` inside the table of a layer type neither.
+    transformers, some say nothing here: one table for all, `truncate` inside a table, a scaling's `type` (the older
+    `rope_type`).
     """
-    tables = raw.get("rope_parameters") or {}
+    tables = raw.get("rope_parameters")
+    if tables is None:
+        tables = {layer_type: {"rope_type": "default"} for layer_type in thetas}
     if not isinstance(tables, Mapping):
         raise _no_table(tables)
     scaling = raw.get("rope_scaling") or {}

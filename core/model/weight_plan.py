@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
+from maxserve.core.model.packings import Packing, Scales, Stored, listed
 from maxserve.core.model.safetensors_header import TensorInfo
 
 _OLD_BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")  # old checkpoints store what can be computed
@@ -25,9 +26,12 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """Tensor `name` of `file` becomes parameter `target`, or the rows of it from `offset` on.
+    """Tensor `name` of `file` becomes parameter `target`, or a piece of it.
 
-    `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place.
+    A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `transposed`: the
+    last two axes change places. `place`: the parameter is shared, and this is a second tensor for it, stored under the
+    name of that place. `scales`, where the tensor is packed, are unpacked with it; `shape` and `dtype` are then those
+    of what comes out.
     """
 
     file: str
@@ -36,22 +40,41 @@ class Read:
     shape: tuple[int, ...]
     size: int
     target: str
+    entry: int | None = None
     offset: int | None = None
     place: str | None = None
+    transposed: bool = False
+    scales: Scales | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor is the parameter as it is."""
+        return self.entry is None and self.offset is None and not self.transposed and self.scales is None
 
 
 def plan_reads(
-    parameters: Parameters, headers: Mapping[str, Mapping[str, TensorInfo]], weight_map: WeightMap
+    parameters: Parameters,
+    headers: Mapping[str, Mapping[str, TensorInfo]],
+    weight_map: WeightMap,
+    packing: Packing | None = None,
 ) -> list[Read]:
     """What to read to fill every parameter exactly once; ModelError naming what is missing, left over or misshapen.
 
     Second tensors for shared parameters, which are to be compared, come last.
     """
     placing = _Placing(parameters, weight_map)
-    for file, header in headers.items():
-        for name, tensor in header.items():
-            placing.place(file, name, tensor)
+    for stored in listed(headers, packing):
+        placing.place(stored)
     return placing.reads()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Home:
+    """Where a tensor goes: a parameter by the name of one of its places, an entry of it, a part of a fused one."""
+
+    place: str
+    entry: int | None = None
+    part: str = ""
 
 
 class _Placing:
@@ -59,42 +82,73 @@ class _Placing:
         self._parameters = parameters
         self._map = weight_map
         self._ignored = [_OLD_BUFFERS, *map(re.compile, weight_map.ignored)]
+        self._transposed = [re.compile(pattern) for pattern in weight_map.transposed]
         self._slices = {part: (whole, parts) for whole, parts in weight_map.fused.items() for part in parts}
         self._whole: dict[str, tuple[str, Read]] = {}  # by target: name in the model, read
         self._second: list[Read] = []
-        self._parts: dict[str, dict[str, Read]] = {}  # by target and part's name
+        self._pieces: dict[str, dict[tuple[int | None, str], Read]] = {}  # by target, then by entry and part's name
         self._unexpected: list[str] = []
 
-    def place(self, file: str, name: str, tensor: TensorInfo) -> None:
+    def place(self, stored: Stored) -> None:
         """Finds the parameter for one tensor of the checkpoint."""
-        if any(pattern.search(name) for pattern in self._ignored):
+        if any(pattern.search(stored.weight) for pattern in self._ignored):
             return
-        ours = self._renamed(name)
-        read = Read(file=file, name=name, dtype=tensor.dtype, shape=tensor.shape, size=tensor.size, target="")
-        if ours in self._parameters.aliases:
-            self._place_whole(ours, read)
-        elif (found := self._fused(ours)) is not None:
-            target, part = found
-            self._place_part(target, part, replace(read, target=target))
-        elif ours not in self._parameters.buffers:
-            self._unexpected.append(name)
+        ours = self._renamed(stored.weight)
+        home = self._home(ours)
+        if home is None:
+            if ours not in self._parameters.buffers:
+                self._unexpected.append(stored.name)
+            return
+        target = self._parameters.aliases[home.place]
+        read = Read(
+            file=stored.file,
+            name=stored.name,
+            dtype=stored.dtype,
+            shape=stored.shape,
+            size=stored.size,
+            target=target,
+            entry=home.entry,
+            transposed=stored.scales is None and any(pattern.search(home.place) for pattern in self._transposed),
+            scales=stored.scales,
+        )
+        if home.entry is None and not home.part:
+            self._place_whole(home.place, read)
+        else:
+            self._place_piece(home, read)
 
     def reads(self) -> list[Read]:
         """Everything to read, once all tensors are placed."""
-        missing = [name for name in self._parameters.shapes if name not in self._whole and name not in self._parts]
-        fused = [read for target, parts in self._parts.items() for read in self._sliced(target, parts, missing)]
+        missing = [name for name in self._parameters.shapes if name not in self._whole and name not in self._pieces]
+        pieces = [read for target in self._pieces for read in self._pieced(target, missing)]
         problems = [
             _several("missing from the checkpoint", missing),
             _several("in the checkpoint but not in the model", self._unexpected),
         ]
         if missing or self._unexpected:
             raise ModelError("the weights do not fit the architecture: " + "; ".join(filter(None, problems)))
-        return [read for _, read in self._whole.values()] + fused + self._second
+        return [read for _, read in self._whole.values()] + pieces + self._second
 
     def _renamed(self, name: str) -> str:
         for pattern, replacement in self._map.renames:
             name = re.sub(pattern, replacement, name)
         return name
+
+    def _home(self, name: str) -> _Home | None:
+        if name in self._parameters.aliases:
+            return _Home(place=name)
+        name, entry = self._unstacked(name)
+        if entry is not None and name in self._parameters.aliases:
+            return _Home(place=name, entry=entry)
+        fused = self._fused(name)
+        return None if fused is None else _Home(place=fused[0], entry=entry, part=fused[1])
+
+    def _unstacked(self, name: str) -> tuple[str, int | None]:
+        """The stacked parameter that `name` is an entry of, and which: experts.up_proj and 7 of experts.7.up_proj."""
+        pieces = name.split(".")
+        for i in range(1, len(pieces)):
+            if pieces[i].isdecimal() and pieces[i - 1] in self._map.stacked:
+                return ".".join([*pieces[:i], *pieces[i + 1 :]]), int(pieces[i])
+        return name, None
 
     def _fused(self, name: str) -> tuple[str, str] | None:
         """The fused parameter that takes `name` as a part, and the part: q_proj of …qkv_proj.weight."""
@@ -103,46 +157,69 @@ class _Placing:
             if piece in self._slices:
                 target = ".".join([*pieces[:i], self._slices[piece][0], *pieces[i + 1 :]])
                 if target in self._parameters.aliases:
-                    return self._parameters.aliases[target], piece
+                    return target, piece
         return None
 
     def _place_whole(self, ours: str, read: Read) -> None:
-        target = self._parameters.aliases[ours]
-        _check_shape(read, self._parameters.shapes[target])
-        known = self._whole.get(target)
+        shape = self._parameters.shapes[read.target]
+        _check_shape(read, (*shape[:-2], shape[-1], shape[-2]) if read.transposed else shape)
+        known = self._whole.get(read.target)
         if known is not None and known[0] == ours:
             raise _twice(known[1], read)
-        read = replace(read, target=target)
         if known is None:
-            self._whole[target] = (ours, read)
-        elif ours == target:  # of several names for one shared parameter the model's own first one leads
-            self._whole[target] = (ours, read)
+            self._whole[read.target] = (ours, read)
+        elif ours == read.target:  # of several names for one shared parameter the model's own first one leads
+            self._whole[read.target] = (ours, read)
             self._second.append(replace(known[1], place=known[0]))
         else:
             self._second.append(replace(read, place=ours))
 
-    def _place_part(self, target: str, part: str, read: Read) -> None:
-        parts = self._parts.setdefault(target, {})
-        if part in parts:
-            raise _twice(parts[part], read)
-        parts[part] = read
+    def _place_piece(self, home: _Home, read: Read) -> None:
+        entries = self._parameters.shapes[read.target][0]
+        if home.entry is not None and home.entry >= entries:
+            raise ModelError(
+                f"{read.name} is one too many: counted from 0, the last one of {read.target} in the model is "
+                f"{entries - 1}; do config.json and the weights belong together?"
+            )
+        pieces = self._pieces.setdefault(read.target, {})
+        if (home.entry, home.part) in pieces:
+            raise _twice(pieces[home.entry, home.part], read)
+        pieces[home.entry, home.part] = read
 
-    def _sliced(self, target: str, found: Mapping[str, Read], missing: list[str]) -> Iterator[Read]:
-        """The parts of a fused parameter in order, each with the row it starts at."""
-        order = self._slices[next(iter(found))][1]
-        absent = [part for part in order if part not in found]
-        if absent:
-            missing.extend(f"{target} ({part})" for part in absent)
-            return
-        shape = self._parameters.shapes[target]
-        rows = sum(found[part].shape[0] for part in order)
-        if rows != shape[0] or any(found[part].shape[1:] != shape[1:] for part in order):
-            shapes = ", ".join(f"{found[part].name} {list(found[part].shape)}" for part in order)
-            raise ModelError(f"{shapes} do not make up {target}, which has the shape {list(shape)} in the model")
-        offset = 0
-        for part in order:
-            yield replace(found[part], offset=offset)
-            offset += found[part].shape[0]
+    def _pieced(self, target: str, missing: list[str]) -> Iterator[Read]:
+        """The pieces of a parameter in order, each with the entry it belongs to and the row it starts at."""
+        found, shape = self._pieces[target], self._parameters.shapes[target]
+        if target in self._whole:
+            raise _twice(self._whole[target][1], next(iter(found.values())))
+        part = next(part for _, part in found)
+        order = self._slices[part][1] if part else ("",)
+        stacked = any(entry is not None for entry, _ in found)
+        for entry in range(shape[0]) if stacked else (None,):
+            absent = [part for part in order if (entry, part) not in found]
+            if absent:
+                missing.extend(f"{target} ({_piece(entry, part)})" for part in absent)
+            else:
+                reads = [found[entry, part] for part in order]
+                yield from _sliced(target, reads, shape[1:] if stacked else shape)
+
+
+def _sliced(target: str, reads: Sequence[Read], shape: tuple[int, ...]) -> Iterator[Read]:
+    """The parts of one fused parameter, or of one entry of it, each with the row it starts at."""
+    if len(reads) == 1:
+        _check_shape(reads[0], shape)
+        yield reads[0]
+        return
+    if sum(read.shape[0] for read in reads) != shape[0] or any(read.shape[1:] != shape[1:] for read in reads):
+        shapes = ", ".join(f"{read.name} {list(read.shape)}" for read in reads)
+        raise ModelError(f"{shapes} do not make up {target}, which has the shape {list(shape)} in the model")
+    offset = 0
+    for read in reads:
+        yield replace(read, offset=offset)
+        offset += read.shape[0]
+
+
+def _piece(entry: int | None, part: str) -> str:
+    return " ".join(filter(None, ("" if entry is None else f"number {entry}", part)))
 
 
 def _check_shape(read: Read, shape: tuple[int, ...]) -> None:

@@ -3,14 +3,15 @@
 Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
 tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
 not overwrite the files meanwhile. Where a linear method keeps the weights of projections, each goes to it as it is read
-and is not kept here.
+and is not kept here. Packed weights are unpacked as they are read, stacked ones entry by entry.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,15 +19,17 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from maxserve.core.components import WeightMap
-from maxserve.core.computing import GivesRows
+from maxserve.core.computing import GivesRows, KeepsExperts
 from maxserve.core.errors import ModelError
 from maxserve.core.layers.linear import Embedding, Linear
+from maxserve.core.layers.moe import ExpertLinear
+from maxserve.core.model.packings import Packing
 from maxserve.core.model.progress import Progress
 from maxserve.core.model.safetensors_header import read_header
 from maxserve.core.model.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
-    from maxserve.core.computing import KeptWeight, WeightKeeper
+    from maxserve.core.computing import KeptExperts, KeptWeight, WeightKeeper
     from maxserve.core.model.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
@@ -58,16 +61,18 @@ def load_weights(
     progress: Progress,
     keeping: Keeping | None = None,
     order: PairsApart | None = None,
+    packing: Packing | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. `order` changes the rows of rotated queries and keys. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    differ. `order` changes the rows of rotated queries and keys, `packing` says how the checkpoint packs weights, if it
+    does. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), order)
+    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
     headers = {file: read_header(file) for file in files}
-    reads = plan_reads(parameters.shapes, headers, weight_map)
+    reads = plan_reads(parameters.shapes, headers, weight_map, packing)
     if keeping is not None:
         parameters.keep_weights(keeping, reads)
     total = sum(read.size for read in reads) or 1
@@ -75,10 +80,42 @@ def load_weights(
     done = 0
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
-            parameters.put(read, order(tensor) if order is not None and order.changes(read.name) else tensor)
+            for piece, numbers in _ready(read, tensor, packing):
+                parameters.put(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
+
+
+def place_weights(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: Progress,
+    keeping: Keeping | None = None,
+) -> None:
+    """Does with the weights that `model` has, in host memory, what `load_weights` does with those it reads.
+
+    For architectures whose `load` gets the weights in a way of its own. Buffers are left alone.
+    """
+    parameters = _Loaded(model, dtype, torch.device(device), (), None)
+    tensors = parameters.tensors()
+    reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
+    if keeping is not None:
+        parameters.keep_weights(keeping, reads)
+    total = sum(read.size for read in reads) or 1
+    done = 0
+    for read in reads:
+        parameters.put(read, tensors.pop(read.name))
+        done += read.size
+        progress.advance(done / total)
+    parameters.finish()
+
+
+def _in_memory(name: str, tensor: torch.Tensor) -> Read:
+    stored = next((stored for stored, dtype in _TORCH.items() if dtype == tensor.dtype), str(tensor.dtype))
+    return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
 
 
 def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
@@ -99,6 +136,31 @@ def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[
                 yield read, handle.get_tensor(read.name)
 
 
+def _ready(read: Read, tensor: torch.Tensor, packing: Packing | None) -> Iterator[tuple[Read, torch.Tensor]]:
+    """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
+    scales = _scales(read)
+    if scales is None and not read.transposed:
+        yield read, tensor
+        return
+    stacked = read.entry is None and len(read.shape) > 2
+    for entry in range(read.shape[0]) if stacked else (None,):
+        at = slice(None) if entry is None else entry
+        piece = replace(read, entry=read.entry if entry is None else entry)
+        if scales is None:
+            yield piece, tensor[at].transpose(-1, -2)
+        else:
+            assert packing is not None, "only a packing makes reads with scales"
+            yield piece, packing.unpack(tensor[at], scales[at])
+
+
+def _scales(read: Read) -> torch.Tensor | None:
+    if read.scales is None:
+        return None
+    with safe_open(read.scales.file, framework="pt") as handle:
+        scales: torch.Tensor = handle.get_tensor(read.scales.name)
+        return scales
+
+
 def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
     """The reads in groups of about `_MAPPED_AT_ONCE` bytes."""
     group: list[Read] = []
@@ -114,15 +176,23 @@ class _Loaded:
     """The parameters of a model while they are being replaced by loaded ones."""
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, device: torch.device, order: PairsApart | None = None
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        exact: Sequence[str],
+        order: PairsApart | None,
     ) -> None:
         self._order = order
         self._dtype = dtype
         self._device = device
         self._places = _places(model)
         self._ready: dict[str, torch.Tensor] = {}
-        self._dtypes: dict[str, torch.dtype] = {}  # by parameter, where it is not `dtype`
+        self._dtypes = {  # by parameter, where it is not `dtype`
+            names[0]: torch.float32 for names, _ in self._places if any(re.search(each, names[0]) for each in exact)
+        }
         self._kept: dict[str, KeptWeight] = {}  # by parameter
+        self._experts: dict[str, KeptExperts] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._second: dict[str, torch.Tensor] = {}  # by place
         self.shapes = Parameters(
@@ -132,6 +202,10 @@ class _Loaded:
         )
         self._model = model
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the model's parameters hold now, by their first names."""
+        return {names[0]: parameter.detach() for names, parameter in self._places}
+
     def keep_weights(self, keeping: Keeping, reads: Sequence[Read]) -> None:
         """Makes room with `keeping` for every weight of a projection that is no one else's too.
 
@@ -140,6 +214,9 @@ class _Loaded:
         for names, _ in self._places:
             own = [read for read in reads if read.target == names[0] and read.dtype in _TORCH]
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
+            if own and modules and isinstance(modules[0][1], ExpertLinear):
+                self._keep_experts(names[0], modules[0][1], keeping, own)
+                continue
             if not own or not modules or not all(isinstance(module, Linear | Embedding) for _, module in modules):
                 continue
             dtype = self._dtypes[names[0]] = keeping.dtype(own)
@@ -152,33 +229,53 @@ class _Loaded:
             if any(isinstance(module, Linear) and module.kept is None for _, module in modules):
                 del self._dtypes[names[0]]  # the layer keeps it, and multiplies by it as it is
 
+    def _keep_experts(self, name: str, module: ExpertLinear, keeping: Keeping, reads: Sequence[Read]) -> None:
+        """Makes room for the weights of one projection of all experts, if the keeper keeps such."""
+        if not isinstance(keeping.keeper, KeepsExperts):
+            return
+        dtype = keeping.dtype(reads)
+        kept = keeping.keeper.keep_experts(module.experts, module.outputs, module.inputs, dtype)
+        if kept is not None:
+            self._dtypes[name] = dtype
+            self._experts[name] = kept
+            module.give_to(kept)
+
     def keeps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
         if self._order is not None and self._order.changes(read.name):
             return False
-        if read.offset is not None or self._device.type != "cpu" or read.target in self._kept:
+        if not read.file or not read.whole or self._device.type != "cpu":
+            return False
+        if read.target in self._kept or read.target in self._experts:
             return False
         return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
 
     def put(self, read: Read, tensor: torch.Tensor) -> None:
-        """Takes one tensor: a whole parameter, or the rows of a fused one from `read.offset` on."""
+        """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
         if read.place is not None:
             self._second[read.place] = tensor.to(device=self._device, dtype=dtype)
-            return
-        if read.target in self._kept:
+        elif read.target in self._kept:
             self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
-            return
-        if read.offset is None:
+        elif read.target in self._experts:
+            for entry, rows in enumerate(tensor) if read.entry is None else ((read.entry, tensor),):
+                self._experts[read.target].put(entry, rows.to(device=self._device, dtype=dtype), read.offset or 0)
+        elif read.whole:
             if self.keeps(read):
                 self._mapped[read.target] = read
             self._ready[read.target] = tensor.to(device=self._device, dtype=dtype)
-            return
+        else:
+            self._put_piece(read, tensor, dtype)
+
+    def _put_piece(self, read: Read, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         whole = self._ready.get(read.target)
         if whole is None:
             shape = self.shapes.shapes[read.target]
             whole = self._ready[read.target] = torch.empty(shape, dtype=dtype, device=self._device)
-        whole[read.offset : read.offset + tensor.shape[0]].copy_(tensor)
+        piece = whole if read.entry is None else whole[read.entry]
+        if read.offset is not None:
+            piece = piece[read.offset : read.offset + tensor.shape[0]]
+        piece.copy_(tensor)
 
     def finish(self) -> None:
         """Puts every tensor where the model has its parameter, at each of the places that share it.
@@ -187,7 +284,7 @@ class _Loaded:
         """
         readers: list[tuple[Embedding, GivesRows]] = []
         for names, _ in self._places:
-            if names[0] in self._kept:
+            if names[0] in self._kept or names[0] in self._experts:
                 continue
             shared = self._ready.pop(names[0])
             parameter = nn.Parameter(shared, requires_grad=False)

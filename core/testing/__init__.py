@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from maxserve.core.testing.architecture import ArchitectureChecks
     from maxserve.core.testing.attention import AttentionChecks
     from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.generic import generic_checks
     from maxserve.core.testing.grammar import GrammarBackendChecks
     from maxserve.core.testing.layers import LayerCompilerChecks
     from maxserve.core.testing.linear import LinearMethodChecks
     from maxserve.core.testing.parsers import ReasoningParserChecks, ToolParserChecks
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
+    from maxserve.core.testing.tiny_configs import tiny_config
     from maxserve.core.testing.vision import VisionChecks
 
 __all__ = [
@@ -34,11 +36,13 @@ __all__ = [
     "SchedulerChecks",
     "ToolParserChecks",
     "VisionChecks",
+    "generic_checks",
     "light_import",
     "max_cli",
     "plugin_folder",
     "plugin_host",
     "spawned",
+    "tiny_config",
 ]
 
 CHECKS = {
@@ -53,6 +57,8 @@ CHECKS = {
     "SchedulerChecks": "maxserve.core.testing.scheduler",
     "ToolParserChecks": "maxserve.core.testing.parsers",
     "VisionChecks": "maxserve.core.testing.vision",
+    "generic_checks": "maxserve.core.testing.generic",
+    "tiny_config": "maxserve.core.testing.tiny_configs",
 }
 
 

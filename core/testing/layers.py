@@ -41,14 +41,27 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "odd heads": {"head_dim": 10, "num_attention_heads": 5, "num_key_value_heads": 1},
     "half turned": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
 }
+OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # families that are no Llama
+    "qwen3": ("Qwen3ForCausalLM", {}),
+    "mistral": ("MistralForCausalLM", {"sliding_window": 9}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "phi3": ("Phi3ForCausalLM", {"partial_rotary_factor": 0.75, "sliding_window": 9}),
+    "gemma2": ("Gemma2ForCausalLM", {"attn_logit_softcapping": 2.0, "sliding_window": 9}),
+    "gemma3": ("Gemma3ForCausalLM", {"sliding_window_pattern": 2, "sliding_window": 9}),
+    "granite": ("GraniteForCausalLM", {"residual_multiplier": 0.22, "attention_multiplier": 0.0625}),
+    "olmo": ("OlmoForCausalLM", {"clip_qkv": 1.0}),
+    "olmo2": ("Olmo2ForCausalLM", {}),
+    "olmo3": ("Olmo3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 9}),
+    "exaone4": ("Exaone4ForCausalLM", {"sliding_window_pattern": 2, "sliding_window": 9}),
+}
 STEPS = [[(0, 40), (2, 8)], [(1, 33), (2, 1), (0, 1)], [(3, 1)], [(0, 39), (3, 50), (1, 1)], [(0, 1), (1, 1), (3, 1)]]
 
 
 class LayerCompilerChecks:
     """What every compiler must pass on a CPU, beside the attention and the linear method that it needs.
 
-    `must_compile` are the names of `CONFIGS`, and "qwen3", whose layers it is expected to compile; any other may run
-    as it was written.
+    `must_compile` are the names of `CONFIGS` and `OTHERS` whose layers, all of them, it is expected to compile; any
+    other may run as it was written.
     """
 
     compiler: ClassVar[str]
@@ -58,15 +71,21 @@ class LayerCompilerChecks:
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 2e-5
 
-    @pytest.mark.parametrize("name", [*CONFIGS, "qwen3"])
+    @pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
     def test_computes_what_the_layer_computes(self, name: str) -> None:
-        config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS.get(name, {})})
         host = Host.discover(self.plugins, strict=True)
-        kind = "Qwen3ForCausalLM" if name == "qwen3" else "LlamaForCausalLM"
+        kind, own = OTHERS.get(name, ("LlamaForCausalLM", {}))
+        if name in OTHERS:
+            config = host.load(entry := host.architectures.get(kind), entry.component.config)({**SIZES, **own})
+        else:
+            config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
         written, compiled = (self._model(host, kind, config) for _ in range(2))
         caches = [TinyCache(config.cache_layers, max_length=100, scatter=1, attention=a) for a in (None, self._build)]
         count = self._compile(host, compiled, caches[1].attention)
-        assert count or name not in self.must_compile, f"{self.compiler} compiles no layer of {name}"
+        if name in self.must_compile:
+            assert count == config.layers, (
+                f"{self.compiler} compiles {count} layers of {name}, which has {config.layers}"
+            )
         tokens = np.random.default_rng(1).integers(50, size=100)
         for step in STEPS:
             parts = [(row, tokens[:n].tolist()) for row, n in step]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import GivesRows, KeptWeight, LinearContext, WeightKeeper
+from maxserve.core.computing import GivesRows, KeepsExperts, KeptExperts, KeptWeight, LinearContext, WeightKeeper
 from maxserve.core.host import Host, PluginOptions
 
 __all__ = ["LinearMethodChecks"]
@@ -91,6 +91,50 @@ class LinearMethodChecks:
             for rows in ROWS:
                 assert torch.equal(kept.multiply(x[:rows], None)[:1], alone)
                 assert torch.equal(kept.multiply(x[:rows].flip(0), None)[-1:], alone)
+
+    def experts(self, keeper: WeightKeeper, weights: Tensor) -> KeptExperts:
+        """The weights [experts, outputs, inputs], each given in two parts. Only of methods that keep such."""
+        if not isinstance(keeper, KeepsExperts):
+            pytest.skip(f"{self.method} keeps no experts")
+        kept = keeper.keep_experts(*weights.shape, keeper.stored(weights.dtype))
+        assert kept is not None
+        for expert, weight in enumerate(weights.to(keeper.stored(weights.dtype))):
+            cut = len(weight) // 3
+            for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
+                if len(rows):
+                    kept.put(expert, rows.clone(), first)
+        return kept
+
+    @pytest.mark.parametrize("size", [(1, 3, 5), (5, 64, 48), (8, 37, 130), (3, 515, 40)], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_each_expert_multiplies_its_rows(
+        self, keeper: WeightKeeper, size: tuple[int, int, int], dtype: torch.dtype
+    ) -> None:
+        weights, biases = random(*size).to(dtype), random(*size[:2])
+        kept = self.experts(keeper, weights)
+        for counts in ([0, 1, 2, 13, 4, 0, 0, 40], [0, 0, 3, 0, 0, 1, 1, 0], [150, 0, 1, 7, 8, 9, 1, 1]):
+            given = counts[: size[0]]
+            ends = torch.tensor(given).cumsum(0)
+            x = random(sum(given), size[2] + 3)[:, 2:-1]
+            owners = torch.arange(size[0]).repeat_interleave(torch.tensor(given))
+            expected = torch.einsum("ni,noi->no", x.double(), weights.double()[owners])
+            for bias in (None, biases):
+                wanted = expected if bias is None else expected + bias.double()[owners]
+                result = kept.multiply(x, ends, bias)
+                assert result.dtype == torch.float32
+                tolerance = self.tolerance * max(1, size[2] ** 0.5)
+                torch.testing.assert_close(result.double(), wanted, atol=tolerance, rtol=0)
+
+    def test_a_row_of_an_expert_does_not_depend_on_the_others(self, keeper: WeightKeeper) -> None:
+        if not self.row_independent:
+            pytest.skip(f"{self.method} says that it does not promise this")
+        kept, x = self.experts(keeper, random(4, 100, 600)), random(90, 600)
+        alone = kept.multiply(x[:1], torch.tensor([0, 0, 1, 1]), None)
+        for rows in ROWS:
+            if rows < 80:
+                x[rows + 2] = x[0]
+                ends = torch.tensor([1, 3, rows + 3, 90])
+                assert torch.equal(kept.multiply(x, ends, None)[rows + 2 : rows + 3], alone)
 
     def test_not_finite_stays_not_finite(self, keeper: WeightKeeper) -> None:
         kept = self.kept(keeper, random(20, 30).abs() + 1)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from maxserve.core.computing import Attention, AttentionContext
 from maxserve.core.interfaces import Model
-from maxserve.core.nouns import Batch, CacheLayer, KVLayer, Span
+from maxserve.core.layers.plain_attention import plain_attention as plain_attention
+from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens
 
@@ -116,37 +117,3 @@ class PlainAttention:
             spans = batch.together[row] if batch.together and kept.together else ()
             out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks, spans).to(q.dtype)
         return out
-
-
-def plain_attention(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    layer: CacheLayer,
-    sinks: Tensor | None = None,
-    together: Sequence[Span] = (),
-) -> Tensor:
-    """What the last tokens' queries [t, heads, d] see of a sequence's keys [S, kv_heads, d] and values; float64."""
-    group = q.shape[1] // keys.shape[1]
-    q, keys, values = q.double(), keys.double(), values.double()
-    keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-    scores = torch.einsum("thd,shd->hts", q, keys) * layer.score_scale
-    if layer.softcap is not None:
-        scores = layer.softcap * torch.tanh(scores / layer.softcap)
-    scores = scores.masked_fill(_hidden(len(q), len(keys), layer, together), float("-inf"))
-    if sinks is not None:
-        scores = torch.cat((scores, sinks.double()[:, None, None].expand(-1, len(q), 1)), dim=-1)
-    return torch.einsum("hts,shd->thd", scores.softmax(dim=-1)[..., : len(keys)], values)
-
-
-def _hidden(rows: int, length: int, layer: CacheLayer, together: Sequence[Span]) -> Tensor:
-    """Which positions the last `rows` tokens of a sequence do not see, [rows, length]."""
-    own, seen = torch.arange(length - rows, length)[:, None], torch.arange(length)
-    hidden = seen > own
-    for first, last in together:
-        hidden &= ~((own >= first) & (own < last) & (seen >= first) & (seen < last))
-    if layer.window is not None:
-        hidden |= seen <= own - layer.window
-    if layer.chunk is not None:
-        hidden |= seen < own // layer.chunk * layer.chunk
-    return hidden

@@ -45,6 +45,7 @@ class NativeAttention:
         stored, step = self._layers[layer], self.step
         dtype = q.dtype
         q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)
+        sinks = None if sinks is None else sinks.float().contiguous()
         tokens, heads, dim = q.shape
         out = torch.empty(tokens, heads, dim)
         steps = np.array((q.stride(0), k.stride(0), v.stride(0)), dtype=np.int64)
@@ -62,25 +63,26 @@ class NativeAttention:
             tokens,
             step.sequences,
             stored.scale,
+            stored.cap,
+            0 if sinks is None else sinks.data_ptr(),
         )
         return out.to(dtype)
 
     def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int], float]:
         """Sizes, addresses and scale of a layer, for compiled code that attends by itself."""
         stored = self._layers[layer]
-        return tuple(stored.sizes(heads, 0).tolist()[:6]), (stored.keys, stored.values), stored.scale
+        return tuple(stored.sizes(heads, 0).tolist()[:7]), (stored.keys, stored.values), stored.scale
+
+    def cap(self, layer: int) -> float:
+        """The soft cap of a layer's scores, 0 where it has none."""
+        return self._layers[layer].cap
 
 
 def _check_layer(layer: CacheLayer) -> None:
-    for name, present in (
-        ("chunks", layer.chunk is not None),
-        ("a soft cap", layer.softcap is not None),
-        ("sinks", layer.sinks),
-        ("tokens that see each other", layer.together),
-        ("values of another size than keys", layer.value_size != layer.head_dim or layer.values_in_keys),
-    ):
-        if present:
-            raise Unavailable(f"the native attention knows no layers with {name}")
+    if layer.value_size != layer.head_dim or layer.values_in_keys:
+        raise Unavailable("the native attention knows no layers with values of another size than keys")
+    if layer.together:
+        raise Unavailable("the native attention knows no layers with tokens that see those after them")
 
 
 class _Step:
@@ -103,18 +105,17 @@ class _Step:
 class _Layer:
     """Where a layer's keys and values lie, and its sizes as the source wants them."""
 
-    __slots__ = ("_sizes", "_storage", "keys", "scale", "values")
+    __slots__ = ("_sizes", "_storage", "cap", "keys", "scale", "values")
 
     def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int) -> None:
-        self._storage, self.scale = stored, layer.score_scale
+        self._storage, self.scale, self.cap = stored, layer.score_scale, layer.softcap or 0.0
         self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
         kind = KINDS[stored.keys.dtype]
-        self._sizes = np.array(
-            (0, layer.kv_heads, layer.head_dim, page_size, layer.window or 0, kind, 0), dtype=np.int64
-        )
+        window, chunk = layer.window or 0, layer.chunk or 0
+        self._sizes = np.array((0, layer.kv_heads, layer.head_dim, page_size, window, kind, chunk, 0), dtype=np.int64)
 
     def sizes(self, heads: int, table_step: int) -> NDArray[np.int64]:
-        self._sizes[0], self._sizes[6] = heads, table_step
+        self._sizes[0], self._sizes[7] = heads, table_step
         return self._sizes
 
 

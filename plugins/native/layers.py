@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maxserve.core.computing import Attention, LayerContext
 from maxserve.core.errors import Unavailable
-from maxserve.core.layers import Linear, RMSNorm
+from maxserve.core.layers import Linear, OffsetRMSNorm, RMSNorm
 from maxserve.plugins.native.attention import NativeAttention
 from maxserve.plugins.native.library import Library, library_for, only_float32, rows
 from maxserve.plugins.native.linear import Panels
@@ -36,9 +36,10 @@ class _Operation(ctypes.Structure):
         ("operands", ctypes.c_int64 * 3),
         ("offsets", ctypes.c_int64 * 3),
         ("out", ctypes.c_int64),
-        ("sizes", ctypes.c_int64 * 6),
+        ("sizes", ctypes.c_int64 * 7),
         ("addresses", ctypes.c_int64 * 2),
         ("number", ctypes.c_double),
+        ("cap", ctypes.c_double),
     )
 
 
@@ -89,6 +90,7 @@ class _Program:
         starts, self._width = _layout(operations, reading.widths)
         self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
         self._starts = (ctypes.c_int64 * len(starts))(*starts)
+        self._factors: list[Tensor] = []  # made here, whose addresses the operations have
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
 
@@ -123,8 +125,9 @@ class _Program:
         made.operands[:] = _padded([place.buffer for place in operation.operands], 3)
         made.offsets[:] = _padded([place.offset for place in operation.operands], 3, 0)
         sizes, addresses, made.number = self._resources(operation)
-        made.sizes[:] = _padded(sizes, 6, 0)
+        made.sizes[:] = _padded(sizes, 7, 0)
         made.addresses[:] = _padded(addresses, 2, 0)
+        made.cap = self._attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
         return made
 
     def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int], float]:
@@ -136,10 +139,16 @@ class _Program:
             bias = 0 if module.bias is None else module.bias.data_ptr()
             return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias), 0.0
         if isinstance(module, RMSNorm):
-            return operation.sizes, (module.weight.data_ptr(),), operation.number
+            return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":
             return self._attention.resources(operation.layer, heads=operation.operands[0].shape[0])
         return operation.sizes, (), operation.number
+
+    def _factors_of(self, norm: RMSNorm) -> Tensor:
+        """What a norm multiplies by, [dim], which lives as long as this."""
+        factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
+        self._factors.append(factors)
+        return factors
 
 
 def _padded(values: Sequence[int], length: int, filler: int = NOTHING) -> list[int]:
@@ -151,7 +160,7 @@ def _fused(reading: Reading) -> list[Operation]:
     fused: list[Operation] = []
     for operation in reading.operations:
         before = fused[-1] if fused else None
-        if operation.kind == "ADD" and before is not None and before.kind == "LINEAR":
+        if operation.kind == "ADD" and operation.number == 1.0 and before is not None and before.kind == "LINEAR":
             others = [place for place in operation.operands if place.buffer != before.out]
             if len(others) == 1 and not _used(reading, before.out, besides=operation):
                 before.operands.append(others[0])

@@ -19,11 +19,14 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ms_pack": (_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG, _LONG),
     "ms_rows": (_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER),
     "ms_linear": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _LONG, _LONG),
+    "ms_experts": (_POINTER, _LONG, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG),
     "ms_attend": (
         *(_POINTER,) * 12,
         _LONG,
         _LONG,
         _FLOAT,
+        _FLOAT,
+        _POINTER,
     ),
     "ms_layer": (_POINTER, _LONG, *(_POINTER,) * 7, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
 }
@@ -36,6 +39,7 @@ class Library(Protocol):
     def ms_pack(self, *arguments: Any) -> None: ...
     def ms_rows(self, *arguments: Any) -> None: ...
     def ms_linear(self, *arguments: Any) -> None: ...
+    def ms_experts(self, *arguments: Any) -> None: ...
     def ms_attend(self, *arguments: Any) -> None: ...
     def ms_layer(self, *arguments: Any) -> None: ...
 

@@ -28,6 +28,9 @@ class PanelKeeper:
     def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Panels | None:
         return Panels(self._library, outputs, inputs, dtype)
 
+    def keep_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> ExpertPanels | None:
+        return ExpertPanels(self._library, experts, outputs, inputs, dtype)
+
 
 class Panels:
     """A KeptWeight [outputs, inputs] of float32 or bfloat16."""
@@ -71,3 +74,42 @@ class Panels:
             self._outputs,
         )
         return out if x.dim() == 2 else out.view(*x.shape[:-1], self._outputs)
+
+
+class ExpertPanels:
+    """A KeptExperts [experts, outputs, inputs] of float32 or bfloat16: the panels of each expert in a row of their own.
+
+    All products of a mixture are one call, whose work is shared out in pieces of every expert's: few experts with many
+    rows keep no thread waiting.
+    """
+
+    __slots__ = ("_inputs", "_library", "_outputs", "_packed")
+
+    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        width = library.ms_width()
+        self._library, self._outputs, self._inputs = library, outputs, inputs
+        self._packed = torch.zeros(experts, -(-outputs // width) * width * inputs, dtype=dtype)
+
+    def put(self, expert: int, rows: Tensor, first: int) -> None:
+        rows = rows.contiguous()
+        packed = self._packed[expert]
+        self._library.ms_pack(
+            rows.data_ptr(), rows.stride(0), packed.itemsize, packed.data_ptr(), first, len(rows), self._inputs
+        )
+
+    def multiply(self, x: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
+        x, ends = rows(x), ends.contiguous()
+        out = torch.empty(len(x), self._outputs)
+        self._library.ms_experts(
+            x.data_ptr(),
+            x.stride(0),
+            self._packed.data_ptr(),
+            self._packed.itemsize,
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            ends.data_ptr(),
+            len(ends),
+            self._inputs,
+            self._outputs,
+        )
+        return out

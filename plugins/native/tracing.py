@@ -16,9 +16,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from maxserve.core.layers import Linear, RMSNorm
+from maxserve.core.layers import Linear, OffsetRMSNorm, RMSNorm
 
-LEAVES = (Linear, RMSNorm)
+LEAVES = (Linear, RMSNorm, OffsetRMSNorm)
 ACTIVATIONS: Mapping[Callable[..., Any], int] = {F.silu: 0, torch.relu: 2, F.relu: 2}
 TANH_GELU = 1
 
@@ -74,9 +74,17 @@ class _Activated:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """A value times a number, which waits for what it is added to."""
+
+    place: Place
+    number: float
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES)
+        return type(m) in LEAVES  # a class that derives from one may compute something else
 
 
 class Reading:
@@ -196,7 +204,7 @@ class Reading:
         if target in (operator.add, torch.add):
             return self._added(*arguments)
         if target in (operator.mul, torch.mul):
-            return self._gated(*arguments)
+            return self._multiplied(*arguments)
         if target in ACTIVATIONS:
             return _Activated(self._place(node.args[0]), ACTIVATIONS[target])
         if target is F.gelu and node.kwargs.get("approximate") == "tanh":
@@ -204,9 +212,20 @@ class Reading:
         raise UnknownError(f"it calls {getattr(target, '__name__', target)}")
 
     def _added(self, a: Any, b: Any) -> Place:
+        """The second operand of a sum is multiplied by the operation's number."""
+        if isinstance(a, _Scaled):
+            a, b = b, a
+        b, number = (b.place, b.number) if isinstance(b, _Scaled) else (b, 1.0)
         if not (isinstance(a, Place) and isinstance(b, Place) and a.shape == b.shape and a.dense and b.dense):
             raise UnknownError("it adds what is not of one shape")
-        return self._made("ADD", [a, b], a.shape, sizes=(a.size,))
+        return self._made("ADD", [a, b], a.shape, sizes=(a.size,), number=number)
+
+    def _multiplied(self, a: Any, b: Any) -> Any:
+        if isinstance(a, int | float):
+            a, b = b, a
+        if isinstance(a, Place) and isinstance(b, int | float):
+            return _Scaled(a, float(b))
+        return self._gated(a, b)
 
     def _gated(self, a: Any, b: Any) -> Place:
         if isinstance(b, _Activated):

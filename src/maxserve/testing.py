@@ -7,28 +7,46 @@ from typing import TYPE_CHECKING, Any
 from maxserve.core import testing as _testing
 
 if TYPE_CHECKING:
+    from maxserve.core.discovery.options import PluginOptions
     from maxserve.core.testing import (
         ArchitectureChecks,
+        AttentionChecks,
         CacheStrategyChecks,
+        GrammarBackendChecks,
+        LayerCompilerChecks,
+        LinearMethodChecks,
         ReasoningParserChecks,
         SamplerChecks,
         SchedulerChecks,
         ToolParserChecks,
         VisionChecks,
+        generic_checks,
+        tiny_config,
     )
 
 __all__ = [
     "ArchitectureChecks",
+    "AttentionChecks",
     "CacheStrategyChecks",
+    "GrammarBackendChecks",
+    "LayerCompilerChecks",
+    "LinearMethodChecks",
+    "PluginOptions",
     "ReasoningParserChecks",
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
     "VisionChecks",
+    "generic_checks",
+    "tiny_config",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "PluginOptions":
+        from maxserve.core.discovery.options import PluginOptions
+
+        return PluginOptions
     if name in __all__:  # imports torch, so only when asked for
         return getattr(_testing, name)
     raise AttributeError(f"module 'maxserve.testing' has no attribute {name!r}")

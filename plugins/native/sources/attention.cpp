@@ -184,6 +184,19 @@ float exponentials(float* x, float peak, long count) {
   return sum;
 }
 
+// Scores go no further than the cap: cap * tanh(score / cap), with tanh u = 1 - 2 / (1 + e^2u).
+void bound(const Call& call, float* scores, long count) {
+  if (call.cap == 0.0f) return;
+  float twice = 2.0f / call.cap;
+  long i = 0;
+  for (; i + LANES <= count; i += LANES)
+    store(scores + i, call.cap - 2.0f * call.cap / (1.0f + exponential(load(scores + i) * twice)));
+  for (; i < count; i++) scores[i] = call.cap * std::tanh(scores[i] / call.cap);
+}
+
+// What a head's sink adds to a sum of exponentials.
+float sink(const Call& call, long head, float peak) { return call.sinks ? std::exp(call.sinks[head] - peak) : 0.0f; }
+
 void read_queries(const Call& call, long token, long head, float* out) {
   long wide = padded(call);
   for (long g = 0; g < call.group(); g++) {
@@ -214,6 +227,7 @@ void decode(const Call& call, const Task& task, float* part) {
   std::fill_n(part, group * wide, 0.0f);
   float *peaks = part + group * wide, *totals = peaks + group;
   for (long g = 0; g < group; g++) {
+    bound(call, scores + g * CHUNK, count);
     peaks[g] = highest_of(scores + g * CHUNK, count);
     totals[g] = exponentials(scores + g * CHUNK, peaks[g], count);
   }
@@ -243,6 +257,7 @@ void join(const Call& call, const Task& task, const float* parts, long chunks) {
       sum += factor * part[group * (wide + 1) + g];
       for (long d = 0; d < wide; d++) room.sums[d] += factor * part[g * wide + d];
     }
+    sum += sink(call, task.head * group + g, peak);
     write_out(call, call.query_start[task.sequence], task.head * group + g, room.sums.data(), sum);
   }
 }
@@ -250,7 +265,7 @@ void join(const Call& call, const Task& task, const float* parts, long chunks) {
 // --- prompts: several new tokens look at all of their sequence, a block at a time, with a running softmax --------------
 
 void hide(const Call& call, long position, const Block& block, long from, float* scores) {
-  long end = position + 1 - from, start = call.window ? position - call.window + 1 - from : 0;
+  long end = position + 1 - from, start = call.first_seen(position) - from;
   for (long i = std::max(0L, end); i < block.count; i++) scores[i] = -INFINITY;
   for (long i = 0; i < std::min(start, block.count); i++) scores[i] = -INFINITY;
 }
@@ -268,13 +283,14 @@ void prompt(const Call& call, const Task& task) {
   for (long t = 0; t < tokens; t++)
     read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
   long last = before + task.end, position = before + task.first;
-  long low = call.window ? std::max(0L, position - call.window + 1) : 0;
+  long low = call.first_seen(position);
   while (low < last) {
     Block block = block_at(call, table, task.head, low, last, BLOCK);
     many_scores(rows, room.queries.data(), wide, block, room.scores.data());
-    bool clear = low + block.count <= position + 1 && (!call.window || low > last - 1 - call.window);
+    bool clear = low + block.count <= position + 1 && low >= call.first_seen(last - 1);
     for (long r = 0; r < rows; r++) {
       float *scores = room.scores.data() + r * BLOCK, *sums = room.sums.data() + r * wide;
+      bound(call, scores, block.count);
       if (!clear) hide(call, position + r / group, block, low, scores);
       float peak = std::max(room.peaks[r], highest_of(scores, block.count));
       if (peak == -INFINITY) { std::fill_n(scores, block.count, 0.0f); continue; }  // nothing to be seen yet
@@ -287,9 +303,11 @@ void prompt(const Call& call, const Task& task) {
     add_values(rows, room.scores.data(), BLOCK, block, room.sums.data(), wide);
     low += block.count;
   }
-  for (long r = 0; r < rows; r++)
-    write_out(call, start + task.first + r / group, task.head * group + r % group, room.sums.data() + r * wide,
-              room.totals[r]);
+  for (long r = 0; r < rows; r++) {
+    long head = task.head * group + r % group;
+    write_out(call, start + task.first + r / group, head, room.sums.data() + r * wide,
+              room.totals[r] + sink(call, head, room.peaks[r]));
+  }
 }
 
 }  // namespace
@@ -301,7 +319,7 @@ Tasks divide(const Attention& call) {
     long tokens = call.query_start[s + 1] - call.query_start[s], length = call.seq_lens[s];
     for (long head = 0; head < call.kv_heads; head++) {
       if (tokens == 1) {
-        long low = call.window ? std::max(0L, length - call.window) : 0, before = part;
+        long low = call.first_seen(length - 1), before = part;
         for (long first = low; first < length; first += CHUNK)
           tasks.decodes.push_back({s, head, first, std::min(length, first + CHUNK), part++});
         tasks.joins.push_back({s, head, 0, part - before, before});
@@ -331,12 +349,14 @@ void attend(const Attention& call, Tasks& tasks) {
 extern "C" {
 
 // `steps` are the elements between tokens of q, k and v. `sizes`: heads, key heads, head size, page size, window, kind
-// of the cache, elements between tables.
+// of the cache, chunk, elements between tables.
 void ms_attend(const float* q, const float* k, const float* v, const int64_t* steps, float* out, void* keys,
                void* values, const int64_t* sizes, const int64_t* slots, const int64_t* query_start,
-               const int64_t* seq_lens, const int32_t* tables, long tokens, long sequences, float scale) {
+               const int64_t* seq_lens, const int32_t* tables, long tokens, long sequences, float scale,
+               float cap, const float* sinks) {
   Attention call{q, k, v, steps[0], steps[1], steps[2], out, (char*)keys, (char*)values, sizes[5], sizes[0], sizes[1],
-                 sizes[2], sizes[3], sizes[4], slots, query_start, seq_lens, tables, sizes[6], tokens, sequences, scale};
+                 sizes[2], sizes[3], sizes[4], sizes[6], slots, query_start, seq_lens, tables, sizes[7], tokens,
+                 sequences, scale, cap, sinks};
   Tasks tasks = divide(call);
 #pragma omp parallel if (tokens * call.heads * call.dim > 512)
   attend(call, tasks);

@@ -7,8 +7,8 @@ enum Kind { NORM = 0, LINEAR = 1, TURN = 2, ATTEND = 3, GATE = 4, ADD = 5 };
 
 // Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
 struct Operation {
-  int64_t kind, in[3], offset[3], out, sizes[6], addresses[2];
-  double number;
+  int64_t kind, in[3], offset[3], out, sizes[7], addresses[2];
+  double number, cap;
 };
 
 // Buffers hold `width` floats a token: 0 is the layer's input, 1 its output, the others lie in one arena.
@@ -38,8 +38,8 @@ Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
   call.out = b.at(o.out);
   call.keys = (char*)o.addresses[0], call.values = (char*)o.addresses[1];
   call.heads = o.sizes[0], call.kv_heads = o.sizes[1], call.dim = o.sizes[2], call.page = o.sizes[3];
-  call.window = o.sizes[4], call.kind = o.sizes[5];
-  call.scale = (float)o.number;
+  call.window = o.sizes[4], call.kind = o.sizes[5], call.chunk = o.sizes[6];
+  call.scale = (float)o.number, call.cap = (float)o.cap;
   return call;
 }
 
@@ -63,8 +63,8 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
       return attend(attention_of(o, b, step), tasks);
     case GATE:  // sizes: dim, activation
       return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
-    case ADD:  // sizes: dim
-      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], out, b.tokens, o.sizes[0]);
+    case ADD:  // sizes: dim; the number multiplies the second operand
+      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], (float)o.number, out, b.tokens, o.sizes[0]);
   }
 }
 

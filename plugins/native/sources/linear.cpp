@@ -75,16 +75,52 @@ void part(const Product& p, long first, long rows, long panel, long count) {
   for (long i = 0; !whole && i < rows; i++) std::copy_n(c + i * step, width, out + i * p.out_step);
 }
 
+// How a product is cut into items that threads take: blocks of rows by groups of panels.
+struct Cut {
+  long block, group, panels, groups, items;
+
+  explicit Cut(const Product& p) : block(rows_at_once(p)), group(side_by_side(p.m)) {
+    panels = (p.outputs + WIDTH - 1) / WIDTH, groups = (panels + group - 1) / group;
+    items = (p.m + block - 1) / block * groups;
+  }
+
+  template <class W>
+  void make(const Product& p, long item) const {
+    long first = item / groups * block, panel = item % groups * group;
+    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, panels - panel));
+  }
+};
+
 template <class W>
 void multiply_by(const Product& p) {
-  long block = rows_at_once(p), blocks = (p.m + block - 1) / block;
-  long all = (p.outputs + WIDTH - 1) / WIDTH, group = side_by_side(p.m), groups = (all + group - 1) / group;
+  const Cut cut(p);
   // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
 #pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < blocks * groups; item++) {
-    long first = item / groups * block, panel = item % groups * group;
-    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, all - panel));
+  for (long item = 0; item < cut.items; item++) cut.make<W>(p, item);
+}
+
+// The products of a mixture: one for each expert that has rows, their items numbered one after another.
+struct Mixture {
+  std::vector<Product> products;
+  std::vector<Cut> cuts;
+  std::vector<long> ends;  // of the items of each product
+
+  void add(const Product& p) {
+    products.push_back(p), cuts.push_back(Cut(p));
+    ends.push_back((ends.empty() ? 0 : ends.back()) + cuts.back().items);
   }
+
+  template <class W>
+  void make(long item) const {
+    long i = std::upper_bound(ends.begin(), ends.end(), item) - ends.begin();
+    cuts[i].make<W>(products[i], item - (ends[i] - cuts[i].items));
+  }
+};
+
+template <class W>
+void multiply_all(const Mixture& mixture) {
+#pragma omp for schedule(dynamic, 1)
+  for (long item = 0; item < mixture.ends.back(); item++) mixture.make<W>(item);
 }
 
 template <class W>
@@ -138,5 +174,23 @@ void ms_linear(const float* x, long x_step, const void* w, long bytes, const flo
   Product product{x, x_step, w, bytes, bias, nullptr, 0, out, outputs, m, inputs, outputs};
 #pragma omp parallel if (m * inputs * outputs > 32768)
   multiply(product);
+}
+
+// Rows ends[e - 1] … ends[e] - 1 of x[…][inputs] times weight e of experts[…], each in panels of its own, `bytes` a value:
+// out[ends[experts - 1]][outputs]. `bias` [experts][outputs] may be missing.
+void ms_experts(const float* x, long x_step, const void* w, long bytes, const float* bias, float* out,
+                const int64_t* ends, long experts, long inputs, long outputs) {
+  Mixture mixture;
+  const long size = (outputs + WIDTH - 1) / WIDTH * WIDTH * inputs * bytes;
+  for (long e = 0; e < experts; e++) {
+    long first = e ? ends[e - 1] : 0, rows = ends[e] - first;
+    if (rows)
+      mixture.add({x + first * x_step, x_step, (const char*)w + e * size, bytes, bias ? bias + e * outputs : nullptr,
+                   nullptr, 0, out + first * outputs, outputs, rows, inputs, outputs});
+  }
+  if (mixture.products.empty()) return;
+#pragma omp parallel
+  if (bytes == 4) multiply_all<float>(mixture);
+  else multiply_all<uint16_t>(mixture);
 }
 }

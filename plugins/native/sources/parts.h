@@ -2,6 +2,7 @@
 // orphaned loops): called outside of a parallel region it runs alone. All end with the threads in step.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -30,7 +31,8 @@ void gated(const float* gate, long gate_step, const float* up, long up_step, lon
 void turn(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
           long tokens, long heads, long dim, long turned);
 
-void add(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long dim);
+// out[rows][dim] = a[rows][dim] + b[rows][dim] * scale
+void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim);
 
 // One call of attention; arrays are those of the Python side.
 struct Attention {
@@ -38,14 +40,18 @@ struct Attention {
   long q_step, k_step, v_step;  // elements between tokens; the heads of a token are contiguous
   float* out;
   char *keys, *values;
-  long kind, heads, kv_heads, dim, page, window;  // kind of the cache; window 0: none
+  long kind, heads, kv_heads, dim, page, window, chunk;  // kind of the cache; window 0, chunk 0: none
   const int64_t *slots, *query_start, *seq_lens;
   const int32_t* tables;
   long table_step, tokens, sequences;
-  float scale;
+  float scale, cap;    // cap 0: none
+  const float* sinks;  // a score a head, or nothing
 
   long group() const { return heads / kv_heads; }
   long bytes() const { return kind == 0 ? 4 : kind == 1 ? 2 : 1; }
+  long first_seen(long position) const {  // the first position that one sees
+    return std::max(window ? std::max(0L, position - window + 1) : 0, chunk ? position / chunk * chunk : 0);
+  }
 };
 
 struct Task {

@@ -82,8 +82,8 @@ void turn(const float* x, long token_step, long head_step, const float* cosine, 
                 out + (t * heads + h) * dim, dim, turned);
 }
 
-void add(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long dim) {
+void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim) {
 #pragma omp for
   for (long i = 0; i < rows; i++)
-    for (long d = 0; d < dim; d++) out[i * dim + d] = a[i * a_step + d] + b[i * b_step + d];
+    for (long d = 0; d < dim; d++) out[i * dim + d] = a[i * a_step + d] + b[i * b_step + d] * scale;
 }

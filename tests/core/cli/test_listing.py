@@ -106,6 +106,7 @@ def test_json(max_cli: Any, plugin_folder: Any) -> None:
         "version": "1.2",
         "build": "acme_llm:Model",
         "source": f"{file}:{lines.index('class Model:') + 1}",
+        "declared": f"{file}:{lines.index('    yield Architecture(') + 1}",
         "example_repo_ids": ["acme/one"],
         "supported_encodings": ["bfloat16"],
         "aliases": ["Acme2ForCausalLM"],
@@ -117,6 +118,18 @@ def test_json(max_cli: Any, plugin_folder: Any) -> None:
     assert report["architectures"]["AcmeForCausalLM"].items() >= facts.items()
     assert report["samplers"]["chill"]["source"] == f"{file}:{lines.index('def chill(context):') + 1}"
     assert report["samplers"]["chill"]["with_speculation"] is False
+    own = report["architectures"]["LlamaForCausalLM"]
+    assert (own["distribution"], own["plugin"]) == ("maxserve", "builtin.architectures")
+    for key, line in (("source", "class Model(DecoderModel):"), ("declared", "    yield Architecture(")):
+        path, _, number = own[key].rpartition(":")
+        assert Path(path).read_text().splitlines()[int(number) - 1] == line
+
+
+def test_every_component_has_a_place(max_cli: Any) -> None:
+    for kind, entries in json.loads(max_cli("list", "--json").out).items():
+        for name, facts in entries.items():
+            assert Path(facts["declared"].rpartition(":")[0] or facts["declared"]).is_file(), (kind, name)
+            assert facts["source"], (kind, name)
 
 
 def test_json_of_one_kind(max_cli: Any) -> None:

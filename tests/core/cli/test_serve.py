@@ -64,7 +64,7 @@ def test_options_of_a_plugin(max_cli: Any, launched: list[Any], plugin_folder: A
 def test_options_that_are_not_supported_yet(max_cli: Any, launched: list[Any]) -> None:
     ran = max_cli("serve", "--use-vendor-blas", "on")
     assert ran.status == 2
-    assert "--rope-type is not supported yet" in ran.err
+    assert "--use-vendor-blas is not supported yet" in ran.err
     assert launched == []
 
 

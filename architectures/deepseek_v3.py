@@ -1,0 +1,96 @@
+"""DeepSeek V3: a V2 whose experts are chosen by sigmoids with a learnt correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from maxserve.architectures import deepseek_v2
+from maxserve.architectures.deepseek_v2 import (
+    DeepseekConfig,
+    DeepseekMixture,
+    Router,
+    deepseek_fields,
+    expert_groups,
+)
+from maxserve.core.errors import ModelError
+from maxserve.core.layers import DecoderModel, GatedMLP
+from maxserve.core.layers.linear import weight
+from maxserve.core.layers.routing import Choice, corrected_sigmoid
+from maxserve.core.model.config_keys import number
+
+# What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "max_position_embeddings": 4096,
+    "eos_token_id": 1,
+    "first_k_dense_replace": 3,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 2048,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "mlp_bias": False,
+}
+
+
+class CorrectedRouter(Router):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.e_score_correction_bias = weight(outputs)
+
+
+class V3Mixture(DeepseekMixture):
+    gate: CorrectedRouter
+
+    def __init__(self, config: DeepseekConfig) -> None:
+        super().__init__(config)
+        self.gate = CorrectedRouter(config.dim, config.experts)
+
+    def choose(self, logits: Tensor) -> Choice:
+        config, correction = self.config, self.gate.e_score_correction_bias
+        assert config.groups is not None
+        return corrected_sigmoid(
+            logits,
+            correction,
+            config.top_k,
+            config.groups,
+            normalised=config.normalised,
+            scale=config.routed_scale,
+        )
+
+
+class Block(deepseek_v2.Block):
+    def feed_forward(self, config: DeepseekConfig, layer: int) -> nn.Module:
+        return V3Mixture(config) if config.is_sparse(layer) else GatedMLP(config)
+
+
+class Model(DecoderModel):
+    Block = Block
+
+
+def config(raw: Mapping[str, Any]) -> DeepseekConfig:
+    """The config in `raw`, the content of config.json, with the defaults of DeepSeek V3."""
+    given = {**DEFAULTS, **raw, "mlp_bias": False}
+    groups = expert_groups(given)
+    if given["n_routed_experts"] // groups.count < 2:
+        raise ModelError("config.json: groups of experts need two each: n_routed_experts is too small for n_group")
+    return DeepseekConfig(
+        **deepseek_fields(given),
+        routed_scale=number(given, "routed_scaling_factor", 2.5),
+        normalised=bool(given.get("norm_topk_prob", True)),
+        groups=groups,
+        interleaved=bool(given.get("rope_interleave", True)),
+    )

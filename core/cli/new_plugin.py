@@ -1,0 +1,101 @@
+"""`max plugins new`: a folder to begin a plugin with. It can be installed, and its tests pass as they come."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from importlib import util
+from pathlib import Path
+
+import click
+
+from maxserve.core.errors import UsageError
+
+TEMPLATES = Path(__file__).parent / "new"  # one folder per kind; files end in .txt, {{words}} are filled in
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
+KINDS = ("architecture", "sampler", "scheduler")
+
+
+def new_command() -> click.Command:
+    """The command."""
+
+    def new(kind: str, name: str, into: str) -> None:
+        folder = write(kind, name, Path(into))
+        click.echo(_next_steps(kind, folder))
+
+    return click.Command(
+        "new",
+        callback=new,
+        params=[
+            click.Argument(["kind"], type=click.Choice(KINDS, case_sensitive=False)),
+            click.Argument(["name"]),
+            click.Option(
+                ["--into"], type=click.Path(file_okay=False), default=".", help="Folder to write it into.  [default: .]"
+            ),
+        ],
+        help="Write a folder NAME to begin a plugin with: a package that can be installed, and its tests. For an "
+        "architecture, NAME may be that of the model class in config.json, such as AcmeForCausalLM.",
+    )
+
+
+def write(kind: str, name: str, into: Path) -> Path:
+    """Writes the folder and returns it; UsageError for a name that cannot be one, and where something is already."""
+    words = filling(kind, name)
+    folder = into / words["package"]
+    if folder.exists():
+        raise UsageError(
+            f"{folder} exists already and is left alone; choose another name, or another folder with --into"
+        )
+    template = TEMPLATES / kind
+    for source in sorted(path for path in template.rglob("*.txt") if path.is_file()):
+        target = folder / fill(str(source.relative_to(template)).removesuffix(".txt"), words)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(fill(source.read_text(encoding="utf-8"), words), encoding="utf-8")
+    return folder
+
+
+def filling(kind: str, name: str) -> dict[str, str]:
+    """What stands for the words of a template."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"a plugin cannot be called {name!r}: a name begins with a letter and has only letters, digits, and single "
+            "- or _ between them"
+        )
+    stem = name.removesuffix("ForCausalLM") if kind == "architecture" else name
+    package = _snake(stem or name)
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names or util.find_spec(package) is not None:
+        raise UsageError(
+            f"a plugin cannot be called {name!r}: its package would be {package}, and Python has a module of that name"
+        )
+    camel = "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", stem or name))
+    return {
+        "package": package,
+        "distribution": package.replace("_", "-"),
+        "class": camel,
+        "architecture": f"{camel}ForCausalLM",
+    }
+
+
+def fill(text: str, words: dict[str, str]) -> str:
+    """The text with every {{word}} replaced."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: words[found[1]], text)
+
+
+def _snake(name: str) -> str:
+    """The name as modules are called: AcmeTwo and acme-two become acme_two."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+
+
+def _next_steps(kind: str, folder: Path) -> str:
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    steps = (
+        (f"pip install --no-build-isolation -e {folder}", "as a plugin, for every start of max"),
+        (f"pytest {folder}", "the checks of maxserve, which pass before the first change"),
+        (f"max list {kind}s", "shows it, and where it is"),
+    )
+    width = max(len(command) for command, _ in steps)
+    lines = [f"  {command:<{width}}  # {why}" for command, why in steps]
+    return "\n".join(
+        [f"wrote {files} files into {folder}; next:", *lines, f"{folder / 'README.md'} says what to change."]
+    )

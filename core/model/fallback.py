@@ -1,0 +1,44 @@
+"""Which architecture serves a model whose class none is named after?"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture
+    from maxserve.core.host import Host
+    from maxserve.core.interfaces import ModelFolder, ModelSpec
+    from maxserve.core.registry import Entry
+
+log = logging.getLogger("maxserve.model")
+
+
+def find_fallback(host: Host, folder: ModelFolder, unknown: str) -> Entry[Architecture]:
+    """The one fallback that serves the model; ModelError with `unknown`, why there is no other, and why none does."""
+    asked = [entry for entry in host.architectures if entry.component.fallback is not None]
+    refusals = {entry.name: _refusal(host, entry, folder) for entry in asked}
+    willing = [entry for entry in asked if refusals[entry.name] is None]
+    if not willing:
+        reasons = [f"fallback {name!r}: {reason}" for name, reason in refusals.items()]
+        raise ModelError("; ".join([unknown, *reasons]))
+    if len(willing) > 1:
+        providers = " and ".join(map(str, willing))
+        raise ModelError(f"{unknown}; {providers} would serve it both: leave one out with --no-plugin")
+    log.info("no architecture is named after %s: %s serves it", folder.config.get("architectures"), willing[0])
+    return willing[0]
+
+
+def _refusal(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> str | None:
+    assert entry.component.fallback is not None
+    reason: str | None = host.load(entry, entry.component.fallback)(folder)
+    return reason
+
+
+def read_spec(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> ModelSpec:
+    """What the architecture makes of a model's config."""
+    read = host.load(entry, entry.component.config)
+    spec: ModelSpec = read(folder if entry.component.reads_folder else folder.config)
+    return spec

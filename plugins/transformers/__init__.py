@@ -1,0 +1,21 @@
+"""Models that no architecture here is written for, run by the classes that transformers has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Architecture
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_architectures() -> Iterable[Architecture]:
+    yield Architecture(
+        name="transformers",
+        build="maxserve.plugins.transformers.model:Model",
+        config="maxserve.plugins.transformers.spec:read",
+        load="maxserve.plugins.transformers.loading:load",
+        fallback="maxserve.plugins.transformers.choice:refusal",
+        reads_folder=True,
+        summary="any other causal model of text that transformers has a class for, or its repository brings one",
+    )

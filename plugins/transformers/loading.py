@@ -1,0 +1,126 @@
+"""How does a checkpoint come into a class of transformers? By transformers' own reading of it.
+
+It knows what every family has renamed, fused and stacked since its checkpoints were written. Tensors come mapped from
+the files, so what needs no change takes no memory before it is put where it stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.weights import Keeping, place_weights
+from maxserve.core.registry import cause
+
+if TYPE_CHECKING:
+    from maxserve.core.components import WeightMap
+    from maxserve.core.model.progress import Progress
+    from maxserve.plugins.transformers.model import Model
+    from maxserve.plugins.transformers.spec import Source
+
+LISTED = 5
+
+
+def load(
+    model: Model,
+    files: Sequence[str],
+    weight_map: WeightMap,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: Progress,
+    keeping: Keeping | None = None,
+    order: object | None = None,
+    packing: object | None = None,
+) -> None:
+    """Fills `model` as `load_weights` would; what its class insists on having in float32 stays so."""
+    assert order is None, "only architectures whose config has a rope have rows to order"
+    assert packing is None, "this architecture declares no packings"
+    progress.phase("Loading weights")
+    lm = _filled(model.spec.source, _tensors(files))
+    model.take(lm)
+    wide = {
+        name: weight for name, weight in lm.named_parameters() if weight.dtype != lm.dtype and dtype != torch.float32
+    }
+    place_weights(model, dtype=dtype, device=device, progress=progress, keeping=keeping)
+    for name, weight in wide.items():
+        module, _, own = name.rpartition(".")
+        setattr(lm.get_submodule(module), own, nn.Parameter(weight.detach().to(device), requires_grad=False))
+    for module in lm.modules():
+        for own, buffer in module.named_buffers(recurse=False):
+            setattr(module, own, buffer.to(device))
+
+
+def _tensors(files: Iterable[str]) -> dict[str, Tensor]:
+    """Every tensor of the files, mapped."""
+    found: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                found.update((name, handle.get_tensor(name)) for name in handle.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
+    return found
+
+
+def _filled(source: Source, tensors: dict[str, Tensor]) -> Any:
+    """A model with these weights, in the type most of them have; ModelError naming those that do not fit."""
+    cls: Any = source.cls
+    config = source.ours()
+    try:
+        with _quiet():
+            lm, report = cls.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=_usual_dtype(tensors), output_loading_info=True
+            )
+    except Exception as error:  # the class is not ours
+        raise ModelError(f"transformers cannot put the weights into {cls.__name__}: {cause(error)}") from error
+    problems = [
+        _several("missing from the checkpoint", report["missing_keys"]),
+        _several("in the checkpoint but not in the model", report["unexpected_keys"]),
+        _several("of another shape", [each[0] for each in report["mismatched_keys"]]),
+        _several("not to be read", report["error_msgs"]),
+    ]
+    if any(problems):
+        raise ModelError(f"the weights do not fit {cls.__name__}: " + "; ".join(filter(None, problems)))
+    return lm.eval()
+
+
+def _usual_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _several(what: str, names: Iterable[str]) -> str:
+    listed = sorted(map(str, names))
+    if not listed:
+        return ""
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return f"{what}: {', '.join(listed[:LISTED])}{more}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers shows no bar of its own and no table of what does not fit: both are said here."""
+    from transformers.utils import logging as module
+
+    theirs: Any = module
+    shown, logger = theirs.is_progress_bar_enabled(), logging.getLogger("transformers")
+    level = logger.level
+    theirs.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if shown:
+            theirs.enable_progress_bar()

@@ -1,0 +1,61 @@
+"""A class of transformers as a model that is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from maxserve.core.nouns import Batch
+from maxserve.plugins.transformers.rehearsal import rehearse
+from maxserve.plugins.transformers.rope import Turns
+from maxserve.plugins.transformers.seam import NAME, Seam, attend_with
+from maxserve.plugins.transformers.spec import Spec
+from maxserve.plugins.transformers.swapping import swap
+from maxserve.plugins.transformers.trunk import Trunk
+
+
+class Model(nn.Module):
+    """Runs the whole batch as one row of tokens; texts meet only in attention, which is the cache's.
+
+    `lm` is the model of transformers. It is made without memory, and taken anew when it comes with its weights.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.take(spec.source.make())
+
+    def take(self, lm: Any) -> None:
+        """From now on `lm` is the model."""
+        if self.spec.swaps:
+            swap(lm)
+        lm.requires_grad_(False)
+        self.lm = lm
+        self.seam = Seam(lm, self.spec.calls)
+        self.turns = Turns(lm)
+        self.trunk = Trunk(lm, self.spec.trunk)
+
+    def prepare(self) -> None:
+        """Proves, with its weights, that it computes here what it computes alone; ModelError if not."""
+        rehearse(self)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """What the class gives to its head, [T, dim]."""
+        self.turns.begin(batch)
+        with self.seam.step(batch):
+            return self.trunk.hidden(batch.input_ids, batch.positions)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, dim] to [rows, vocab_size]."""
+        return self.trunk.logits(hidden)
+
+    def alone(self, tokens: Tensor) -> Tensor:
+        """The logits [T, vocab_size] of one text by nothing but the class, attention as it is written there."""
+        self.turns.begin(None)
+        attend_with(self.lm, "eager")
+        try:
+            out: Tensor = self.lm(input_ids=tokens[None], use_cache=False).logits[0]
+        finally:
+            attend_with(self.lm, NAME)
+        return out

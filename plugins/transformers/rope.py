@@ -1,0 +1,100 @@
+"""How do positions turn by long factors where the texts of a step differ in length?
+
+transformers' `longrope` looks at the largest position of a call and turns all of it by long factors if that is beyond
+the length of the first training. Here a call holds many texts: each is turned as it would be alone, as the engine's
+regimes of prompts say (core/layers/rotary.py does the same). `dynamic` changes only beyond the longest text served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maxserve.core.errors import ModelError
+from maxserve.core.nouns import Batch
+
+LONG = "longrope"
+
+
+def borders(model: nn.Module) -> tuple[int, ...]:
+    """The prompt lengths at which the model's turns change; ModelError if they do so in a way not known here."""
+    found = {_border(module) for module in _turning(model)}
+    return tuple(sorted(found))
+
+
+def _turning(model: nn.Module) -> list[Any]:
+    """The modules whose turns depend on the length of the text."""
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "rope_type")]
+    if any(isinstance(module.rope_type, dict) and LONG in module.rope_type.values() for module in modules):
+        raise ModelError("its rope differs by layer and by length (longrope), which cannot be served")
+    return [module for module in modules if module.rope_type == LONG]
+
+
+def _border(module: Any) -> int:
+    border: int = module.config.rope_parameters["original_max_position_embeddings"]
+    return border
+
+
+def turn_without_looking(model: nn.Module) -> None:
+    """Lets a model without memory turn, though some classes look at the numbers of positions: on the host instead."""
+    for module in _turning(model):
+        with torch.device("cpu"):
+            module.forward = _OnHost(type(module)(module.config))
+
+
+class _OnHost:
+    """The forward of a module that turns, by one with memory of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.device("cpu"):
+            positions = torch.arange(position_ids.shape[1])[None]
+            cos, sin = self._module(torch.empty(1, 1, dtype=x.dtype), positions)
+        return cos.to(x.device), sin.to(x.device)
+
+
+class Turns:
+    """Stands for the forward of every module of a model whose turns depend on the length of the text."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._long: Tensor | None = None
+        self._border = 0
+        for module in _turning(model):
+            self._border = _border(module)
+            module.forward = _Turn(self, module.forward)
+
+    def begin(self, batch: Batch | None) -> None:
+        """The step's texts; None where the model is to do as its class does."""
+        if not self._border or batch is None:
+            self._long = None
+            return
+        prompts = np.repeat(batch.prompt_lens > self._border, np.diff(batch.query_start))
+        beyond = batch.positions >= self._border  # a text that grows beyond the border goes on as a longer one
+        self._long = torch.from_numpy(prompts).to(beyond.device) | beyond
+
+    def turn(self, run: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of each token, [1, T, width]."""
+        if self._long is None:
+            cos, sin = run(x, position_ids)
+            return cos, sin
+        last = torch.full_like(position_ids[:, :1], self._border)
+        short = run(x, position_ids.clamp(max=self._border - 1))
+        long = run(x, torch.cat((position_ids, last), dim=1))
+        chosen = self._long[None, :, None]
+        cos, sin = (torch.where(chosen, b[:, :-1], a) for a, b in zip(short, long, strict=True))
+        return cos, sin
+
+
+class _Turn:
+    """The forward of one of them."""
+
+    def __init__(self, turns: Turns, run: Any) -> None:
+        self._turns, self._run = turns, run
+
+    def __call__(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self._turns.turn(self._run, x, position_ids)

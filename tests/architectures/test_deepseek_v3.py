@@ -1,0 +1,71 @@
+"""DeepSeek V3 against transformers: corrected sigmoids in groups, ropes in pairs and in halves, yarn."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import DeepseekV3Config
+
+from maxserve.core.testing.architecture import ArchitectureChecks
+
+
+def tiny(**changes: Any) -> DeepseekV3Config:
+    sizes = {
+        "vocab_size": 73,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 64,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+    }
+    return DeepseekV3Config(**{**sizes, **changes})
+
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
+
+
+class TestDeepseekV3(ArchitectureChecks):
+    architecture = "DeepseekV3ForCausalLM"
+    bfloat16_tolerance = 0.3
+    hf_configs: ClassVar = {
+        "plain": tiny(),
+        "one group": tiny(n_group=1, topk_group=1),
+        "weights as they are": tiny(norm_topk_prob=False, routed_scaling_factor=1.3),
+        "yarn": tiny(rope_parameters=YARN),
+        "halves, queries at once": tiny(rope_interleave=False, q_lora_rank=None),
+        "biases, all layers sparse": tiny(attention_bias=True, first_k_dense_replace=0),
+    }
+
+    @classmethod
+    def reference(cls, hf_config: Any) -> nn.Module:
+        """With corrections large enough to matter: they are buffers, which are not made random as weights are."""
+        model = super().reference(hf_config)
+        generator = torch.Generator().manual_seed(1)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+        return model

@@ -1,0 +1,102 @@
+"""`max plugins new`: what it writes is installed, listed and tested as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.cli.new_plugin import KINDS, filling
+
+WRITTEN = {
+    "architecture": ("AcmeTwoForCausalLM", "acme_two", "AcmeTwoForCausalLM"),
+    "sampler": ("cold-floor", "cold_floor", "cold_floor"),
+    "scheduler": ("patient", "patient", "patient"),
+}
+
+
+def run(*command: str, cwd: Path, path: Path | None = None) -> str:
+    env = {**os.environ, "PYTHONPATH": str(path) if path is not None else ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env, timeout=280)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_installed_and_its_tests_pass(kind: str, max_cli: Any, tmp_path: Path) -> None:
+    name, package, component = WRITTEN[kind]
+    ran = max_cli("plugins", "new", kind, name, "--into", str(tmp_path))
+    assert (ran.status, ran.err) == (0, "")
+    folder = tmp_path / package
+    assert f"into {folder}; next:" in ran.out
+    assert f"pip install --no-build-isolation -e {folder}" in ran.out
+    assert not [file for file in folder.rglob("*") if file.is_file() and "{{" in file.read_text() + file.name]
+    text = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
+    assert " passed" in text and "failed" not in text and "skipped" not in text
+
+    site = tmp_path / "site"
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index")
+    run(*pip, "--target", str(site), str(folder), cwd=tmp_path)
+    listed = json.loads(run(sys.executable, "-m", "maxserve", "list", kind, "--json", cwd=tmp_path, path=site))
+    facts = listed[f"{kind}s"][component]
+    assert (facts["plugin"], facts["distribution"], facts["version"]) == (package, package.replace("_", "-"), "0.1.0")
+    assert facts["declared"].startswith(f"{site / package}")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "begins with a letter"),
+        ("2fast", "begins with a letter"),
+        ("a b", "begins with a letter"),
+        ("../up", "begins with a letter"),
+        ("a--b", "begins with a letter"),
+        ("json", "Python has a module of that name"),
+        ("torch", "Python has a module of that name"),
+        ("maxserve", "Python has a module of that name"),
+        ("class", "Python has a module of that name"),
+    ],
+)
+def test_names_are_checked(name: str, why: str, max_cli: Any, tmp_path: Path) -> None:
+    ran = max_cli("plugins", "new", "sampler", "--into", str(tmp_path), "--", name)
+    assert ran.status == 2
+    assert "a plugin cannot be called" in ran.err
+    assert why in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_left_alone(max_cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "chilly").write_text("mine")
+    ran = max_cli("plugins", "new", "sampler", "Chilly", "--into", str(tmp_path))
+    assert ran.status == 2
+    assert "chilly exists already and is left alone" in ran.err
+    assert (tmp_path / "chilly").read_text() == "mine"
+
+
+def test_unknown_kind_and_options_of_the_list(max_cli: Any) -> None:
+    ran = max_cli("plugins", "new", "route", "x")
+    assert ran.status == 2
+    assert "'architecture', 'sampler', 'scheduler'" in ran.err
+    ran = max_cli("plugins", "--json", "new", "sampler", "x")
+    assert ran.status == 2
+    assert "--json and --trace are not for plugins new" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "architecture"),
+    [
+        ("acme", "acme", "AcmeForCausalLM"),
+        ("acme-two", "acme_two", "AcmeTwoForCausalLM"),
+        ("Acme2ForCausalLM", "acme2", "Acme2ForCausalLM"),
+        ("MiniAcmeForCausalLM", "mini_acme", "MiniAcmeForCausalLM"),
+    ],
+)
+def test_one_name_gives_the_others(name: str, package: str, architecture: str) -> None:
+    words = filling("architecture", name)
+    assert (words["package"], words["architecture"]) == (package, architecture)
+    assert words["distribution"] == package.replace("_", "-")
