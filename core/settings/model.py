@@ -73,7 +73,9 @@ class CheckpointSettings(Section):
         Field(description="Compile the parts of a layer once and use them for all layers; off, plain PyTorch."),
     ] = True
     vision_config_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="Entries that replace those of the vision part of config.json."
+        default_factory=dict,
+        description="Entries, as JSON, that replace those of the vision part of config.json or of the image processor, "
+        "such as max_pixels or max_dynamic_patch.",
     )
     data_parallel_degree: Annotated[
         int, Field(description="Replicas of the whole model; 1, or as many as there are devices.", ge=1)
