@@ -207,6 +207,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         ),
         summary="Llama 4, the text part of models that take images",
         example_repos=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
+    )
     yield from _vision()
 
 
