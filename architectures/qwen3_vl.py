@@ -28,8 +28,8 @@ class Model(Sees, qwen3.Model):
     def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """What goes into the first layer, and beside it what is added behind each of the first layers."""
         found = self.tower.get_image_features(**tensors, return_dict=True)
-        levels = (found.pooler_output, *found.deepstack_features)
-        return torch.cat([torch.cat(tuple(level)) for level in levels], dim=-1)
+        levels = (found.pooler_output, *found.deepstack_features)  # by image, or in older releases all together
+        return torch.cat([x if isinstance(x, Tensor) else torch.cat(tuple(x)) for x in levels], dim=-1)
 
     def forward(self, batch: Batch) -> Tensor:
         if not batch.images:

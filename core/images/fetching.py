@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from maxserve.core.images.limits import PORTS, ImageLimits
@@ -24,6 +25,7 @@ _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "m
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Place = tuple[int, Any]  # an address family and what its sockets connect to
 
 
 def fetch(url: str, limits: ImageLimits) -> bytes:
@@ -51,7 +53,9 @@ def public(address: Address) -> bool:
 def _hop(url: str, limits: ImageLimits, deadline: float) -> bytes | str:
     """The body, or where to go instead."""
     parts, host, port = _target(url, limits)
-    connection = _connection(parts.scheme, host, port, _addresses(host, port, limits), deadline)
+    line = _connected(parts.scheme, host, _addresses(host, port, limits), deadline)
+    connection = http.client.HTTPConnection(host, port)
+    connection.sock = line
     path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     try:
         connection.request("GET", path, headers=_HEADERS)
@@ -60,7 +64,7 @@ def _hop(url: str, limits: ImageLimits, deadline: float) -> bytes | str:
             return place
         if answer.status != 200:
             raise ValueError(f"the server answered {answer.status}")
-        return _body(connection, answer, limits, deadline)
+        return _body(line, answer, limits, deadline)
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(f"it cannot be fetched: {_reason(error)}") from error
     finally:
@@ -92,45 +96,36 @@ def _literal(host: str) -> bool:
     return True
 
 
-def _addresses(host: str, port: int, limits: ImageLimits) -> Sequence[tuple[int, str]]:
-    """(family, address) of the host; ValueError when one of them is not public, unless that is allowed."""
+def _addresses(host: str, port: int, limits: ImageLimits) -> Sequence[Place]:
+    """Where the host is; ValueError when one of its addresses is not public, unless that is allowed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"the host {host} is not known") from error
-    addresses = [(int(family), str(place[0])) for family, _, _, _, place in found]
-    for _, address in addresses:
-        if not limits.private and not public(ipaddress.ip_address(address.partition("%")[0])):
+    for _, _, _, _, place in found:
+        if not limits.private and not public(ipaddress.ip_address(str(place[0]).partition("%")[0])):
             raise ValueError(f"{host} is not a public address (--allow-private-image-addresses allows it)")
-    return addresses
+    return [(family, place) for family, _, _, _, place in found]
 
 
-def _connection(
-    scheme: str, host: str, port: int, addresses: Sequence[tuple[int, str]], deadline: float
-) -> http.client.HTTPConnection:
-    """A connection to the first of the checked addresses that answers; the certificate is that of the name."""
-    made = http.client.HTTPConnection(host, port, timeout=_left(deadline))
-    error: OSError | None = None
-    for _, address in addresses:
+def _connected(scheme: str, host: str, addresses: Sequence[Place], deadline: float) -> socket.socket:
+    """A connection to the first of the checked addresses that answers; a certificate must be that of the name."""
+    error: OSError = OSError("it has no address")
+    for family, address in addresses:
+        line = socket.socket(family, socket.SOCK_STREAM)
         try:
-            plain = socket.create_connection((address, port), timeout=_left(deadline))
+            line.settimeout(_left(deadline))
+            line.connect(address)
+            if scheme == "https":
+                line = ssl.create_default_context().wrap_socket(line, server_hostname=host)
+            return line
         except OSError as failed:
+            line.close()
             error = failed
-            continue
-        try:
-            made.sock = (
-                ssl.create_default_context().wrap_socket(plain, server_hostname=host) if scheme == "https" else plain
-            )
-        except OSError as failed:
-            plain.close()
-            raise ValueError(f"it cannot be fetched: {_reason(failed)}") from failed
-        return made
-    raise ValueError(f"it cannot be fetched: {_reason(error or OSError('no address'))}")
+    raise ValueError(f"it cannot be fetched: {_reason(error)}") from error
 
 
-def _body(
-    connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, limits: ImageLimits, deadline: float
-) -> bytes:
+def _body(line: socket.socket, answer: http.client.HTTPResponse, limits: ImageLimits, deadline: float) -> bytes:
     too_large = f"it is larger than the {limits.size} bytes that a picture may have (--max-image-bytes)"
     if answer.getheader("Content-Encoding", "identity") != "identity":
         raise ValueError("the server sends it compressed, which was not asked for")
@@ -138,8 +133,7 @@ def _body(
         raise ValueError(too_large)
     data = bytearray()
     while True:
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(deadline))
+        line.settimeout(_left(deadline))
         piece = answer.read1(PIECE)
         if not piece:
             if answer.length:

@@ -77,14 +77,24 @@ class TransformersImages:
 
 
 def _processor(path: str) -> Any:
-    from transformers import AutoImageProcessor
+    """The folder's image processor, as the class of it that asks for nothing but Pillow."""
+    import transformers
 
-    auto: Any = AutoImageProcessor
+    auto: Any = transformers.AutoImageProcessor
     try:
-        return auto.from_pretrained(path, backend="pil")
+        own = getattr(transformers, _class_name(path), None)
+        return auto.from_pretrained(path, backend="pil") if own is None else own.from_pretrained(path)
     except Exception as error:  # whatever it stumbles over, the folder's processor is what is wrong
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{path}: transformers finds no image processor there: {reason}") from error
+
+
+def _class_name(path: str) -> str:
+    """What transformers calls that class: the name in the folder's files, whichever implementation they mean by it."""
+    nested = read_optional_object(Path(path) / "processor_config.json").get("image_processor")
+    said = read_optional_object(Path(path) / "preprocessor_config.json") or nested
+    name = str(said.get("image_processor_type", "")) if isinstance(said, Mapping) else ""
+    return f"{name.removesuffix('Fast').removesuffix('Pil')}Pil" if name else ""
 
 
 def _vision_keys(config: Mapping[str, Any]) -> set[str]:

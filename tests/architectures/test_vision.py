@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
 import torch
+import transformers
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
@@ -92,6 +94,9 @@ class TestPixtral(VisionChecks):
         return PixtralImageProcessorPil(size={"longest_edge": 56}, patch_size={"height": 14, "width": 14})
 
 
+@pytest.mark.skipif(
+    getattr(transformers.Idefics3ImageProcessorPil, "is_dummy", False), reason="needs torchvision in this transformers"
+)
 class TestIdefics3(VisionChecks):
     architecture = "Idefics3ForConditionalGeneration"
     tokens = (
