@@ -33,6 +33,14 @@ class Model(DecoderModel):
     Block = Block
 
 
+class EmbeddingModel(Model):
+    """The same for embeddings: without the head, which such checkpoints need not have."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        del self.lm_head
+
+
 def config(raw: Mapping[str, Any]) -> ModelConfig:
     """The config in `raw`, the content of config.json, with Qwen's defaults and its rule for windows."""
     given = {**DEFAULTS, **raw, "mlp_bias": False}

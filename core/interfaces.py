@@ -10,16 +10,19 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from maxserve.core.encoders import VectorInfo
 from maxserve.core.nouns import Batch, CacheLayer, CacheSizes, KVLayer, Limits, Node, Output, Request, Rows, Turns
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
 
     from maxserve.core.host import Host
     from maxserve.core.model.chat_template import ChatTemplate
     from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.nouns import Encoded, EncodeRequest
     from maxserve.core.settings import Settings
 
 S = TypeVar("S")
@@ -39,19 +42,6 @@ class Context:
 
 
 # --- models ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFolder:
-    """Where a model's config and tokenizer lie, for architectures that read more than config.json.
-
-    `config` is the content of config.json. Python code that lies there may run only if it is `trusted`
-    (`--trust-remote-code`).
-    """
-
-    path: str
-    config: Mapping[str, Any]
-    trusted: bool = False
 
 
 class ModelSpec(Protocol):
@@ -91,6 +81,47 @@ class Model(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, dim] to [rows, vocab_size]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext(Context):
+    """`path` is the model's folder, `model` the content of its config.json, with the overrides of its vision part.
+
+    `overrides` are those (`--vision-config-overrides`): SettingsError names the ones that mean nothing.
+    """
+
+    path: str
+    model: Mapping[str, Any]
+    tokenizer: Tokenizer
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadImage:
+    """A picture as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
+
+    `tensors` are numpy's arrays for the tower; the other fields are those of Image.
+    """
+
+    text: str
+    token: str
+    tensors: Mapping[str, NDArray[Any]]
+    places: NDArray[np.int64] | None = None
+    advance: int | None = None
+    together: bool = False
+
+
+class ReadsImages(Protocol):
+    """Makes of a picture what one model takes. Used from several threads at once, in the API process.
+
+    `placeholder` is what the chat template writes where an image stands.
+    """
+
+    placeholder: str
+
+    def read(self, picture: Picture) -> ReadImage:
+        """`picture` is decoded and in RGB; RequestError when this model cannot take it."""
         ...
 
 
@@ -227,9 +258,7 @@ class View(Protocol):
     @property
     def waiting_count(self) -> int: ...
     @property
-    def joined(self) -> Sequence[SequenceView]:
-        """Who began to wait since the last plan: new ones, and those whose pages were taken."""
-        ...
+    def joined(self) -> Sequence[SequenceView]: ...  # who began to wait since the last plan, some of them anew
 
     @property
     def waiting_users(self) -> Collection[str]: ...
@@ -246,10 +275,7 @@ class Plan(Protocol):
     @property
     def tokens_left(self) -> int: ...
     @property
-    def rows_left(self) -> int:
-        """How many sequences may still join the running ones."""
-        ...
-
+    def rows_left(self) -> int: ...  # sequences that may still join the running ones
     @property
     def size(self) -> int:
         """Sequences planned so far."""
@@ -328,6 +354,8 @@ class ModelInfo:
     max_batch_size: int
     created: int
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
+    task: str = "text_generation"
+    vectors: VectorInfo | None = None  # of models that encode texts
 
 
 class EngineClient(Protocol):
@@ -342,6 +370,7 @@ class EngineClient(Protocol):
         """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""
         ...
 
+    def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]: ...  # likewise; each text counts as one
     async def reset_prefix_cache(self) -> None: ...
 
 
@@ -394,6 +423,8 @@ class ObserverContext(Context):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
+    `images` reads the pictures of prompts, where the model sees.
+
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes.
     """
 
@@ -403,6 +434,7 @@ class ServerContext(Context):
     engine: EngineClient
     tokenizer: Tokenizer
     template: ChatTemplate
+    images: ReadsImages | None = None
     observers: Sequence[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

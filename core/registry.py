@@ -87,17 +87,38 @@ class Registry(Generic[T]):
         return len(self._entries)
 
 
-def find_architecture(registry: Registry[Architecture], classes: Sequence[str]) -> Entry[Architecture]:
-    """The architecture of a model whose config.json lists `classes`; names first, then aliases, then without suffix."""
+def find_architecture(
+    registry: Registry[Architecture], classes: Sequence[str], task: str | None = None
+) -> Entry[Architecture]:
+    """The architecture of a model whose config.json lists `classes`; names first, then aliases, then without suffix.
+
+    With a `task`, among those that are for it.
+    """
+    able = registry if task is None else Registry(registry.kind, (e for e in registry if e.component.task == task))
     for name in classes:
         for known in (_by_name, _by_alias, _by_plain_name):
-            entry = known(registry, name)
+            entry = known(able, name)
             if entry is not None:
                 return entry
+    for name in classes:
+        for entry in registry:
+            if name in entry.component.refused:
+                raise PluginError(f"architecture {name!r} is not served: {entry.component.refused[name]}")
     if not classes:
         raise PluginError('the model\'s config.json names no "architectures"')
     native = [entry.name for entry in registry if entry.component.fallback is None]
     raise PluginError(unknown("architecture", classes[0], native) + "; --custom-architectures or a plugin can add it")
+
+
+def tasks_of(registry: Registry[Architecture], classes: Sequence[str]) -> tuple[str, ...]:
+    """What a model of `classes` can be used for, generation of text first; empty when nobody knows the classes."""
+    wanted = {plain(name) for name in classes}
+    found = {
+        entry.component.task
+        for entry in registry
+        if wanted & {plain(known) for known in (entry.name, *entry.component.aliases)}
+    }
+    return tuple(sorted(found, key=lambda task: (task != "text_generation", task)))
 
 
 def _by_name(registry: Registry[Architecture], name: str) -> Entry[Architecture] | None:

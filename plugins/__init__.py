@@ -17,6 +17,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.anthropic", "maxserve.plugins.anthropic"),
     ("builtin.sagemaker", "maxserve.plugins.sagemaker"),
     ("builtin.kserve", "maxserve.plugins.kserve"),
+    ("builtin.rerank", "maxserve.plugins.rerank"),
     ("builtin.admin", "maxserve.plugins.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),
     ("builtin.demo", "maxserve.plugins.demo"),

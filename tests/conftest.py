@@ -121,3 +121,77 @@ def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
         yield server.wait_ready()
     finally:
         assert server.stop() == 0
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", ":", *CORPUS[0].split(), *"abcdefgh")
+
+
+def write_encoder(folder: Path, kind: str = "bert", *, labels: int = 0, **changes: Any) -> Path:
+    """A random encoder of two layers with a tokenizer of words and, without labels, files of sentence-transformers."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = list(dict.fromkeys(WORDS))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    sizes: dict[str, Any] = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+        "pad_token_id": 0,
+        **({"num_labels": labels} if labels else {}),
+        **changes,
+    }
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    auto: Any = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModel
+    auto.from_config(config).save_pretrained(folder)
+    tokenizer.add_special_tokens(words[:5])
+    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "bert" else [])]
+    fast: Any = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, model_input_names=inputs, **roles).save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_input_names": inputs}))
+    if not labels:
+        write_recipe(folder)
+    return folder
+
+
+def write_recipe(folder: Path, pooling: str = "mean", **more: Any) -> None:
+    """The files of sentence-transformers: pooling, normalising, a limit of 48 tokens."""
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    models = "sentence_transformers.models."
+    modules = [{"idx": i, "name": str(i), "path": p, "type": models + k} for i, (p, k) in enumerate(kinds)]
+    size = json.loads((folder / "config.json").read_text())["hidden_size"]
+    for name, content in (
+        ("modules.json", modules),
+        ("1_Pooling/config.json", {"word_embedding_dimension": size, "pooling_mode": pooling}),
+        ("sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False}),
+        ("config_sentence_transformers.json", more),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the folder of an encoder once per set of arguments, which are those of `write_encoder`."""
+    made: dict[str, Path] = {}
+
+    def make(*args: Any, **changes: Any) -> Path:
+        key = repr((args, sorted(changes.items())))
+        if key not in made:
+            made[key] = write_encoder(tmp_path_factory.mktemp("encoder"), *args, **changes)
+        return made[key]
+
+    return make

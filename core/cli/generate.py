@@ -11,8 +11,9 @@ import click
 
 from maxserve.core.cli.report import Measured, report
 from maxserve.core.cli.serve import settle, typed
-from maxserve.core.errors import UnsupportedError
+from maxserve.core.errors import UnsupportedError, UsageError
 from maxserve.core.host import ProcessInfo
+from maxserve.core.model.tasks import TEXT
 from maxserve.core.settings.options import GroupedCommand, engine_options
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def generate_command(invocation: Invocation) -> click.Command:
         asked = {option.name: ctx.params[option.name] for option in own if option.name}
         refuse_unknown_fields(invocation.host, asked)
         settings = settle(invocation, {name: value for name, value in given.items() if name not in asked})
-        with _process(invocation.host):
+        with local_process(invocation.host):
             run(settings, invocation.host, asked)
 
     return GroupedCommand(
@@ -106,7 +107,8 @@ def refuse_unknown_fields(host: Host, asked: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _process(host: Host) -> Iterator[None]:
+def local_process(host: Host) -> Iterator[None]:
+    """What plugins want done when a process starts and ends, around an engine in this one."""
     process = ProcessInfo(kind="local")
     try:
         host.process_start(process)
@@ -123,6 +125,10 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
 
     llm = LLM(settings=settings, host=host)
     ready = time.perf_counter()
+    if llm.info.task != TEXT:
+        raise UsageError(
+            f"{llm.info.name} encodes texts and generates none; for embedding models there is `max encode`"
+        )
     prompt = prompt_tokens(llm, asked["prompt"])
     if asked["num_warmups"]:
         warm_up(llm, prompt, asked["num_warmups"])

@@ -80,6 +80,11 @@ def _own_commands(invocation: Invocation) -> list[LazyCommand]:
 
         return generate_command(invocation)
 
+    def encode() -> click.Command:
+        from maxserve.core.cli.encode import encode_command
+
+        return encode_command(invocation)
+
     def listing() -> click.Command:
         from maxserve.core.cli.listing import list_command
 
@@ -93,6 +98,9 @@ def _own_commands(invocation: Invocation) -> list[LazyCommand]:
     return [
         LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True),
         LazyCommand("generate", generate, summary="Continue one prompt, without a server.", strict=True),
+        LazyCommand(
+            "encode", encode, summary="Encode one text with an embedding model, without a server.", strict=True
+        ),
         LazyCommand("list", listing, summary="List what the plugins offer."),
         LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."),
     ]

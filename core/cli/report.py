@@ -1,4 +1,4 @@
-"""What did one generation cost?"""
+"""What did one generation, or one text that was encoded, cost?"""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ def report(measured: Measured) -> str:
         "Prompt eval throughput (context-encoding)": _rate(measured.prompt, measured.first, "tokens per second"),
         "Time per Output Token": _milliseconds(decoding / after_first if decoding and after_first else None),
         "Eval throughput (token-generation)": _rate(after_first, decoding, "tokens per second"),
+        "Total Latency": _milliseconds(measured.total),
+        "Total Throughput": _rate(1, measured.total, "req/s"),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def encode_report(measured: Measured) -> str:
+    """The lines of the report of a text that was encoded."""
+    lines = {
+        "Prompt size": f"{measured.prompt}",
+        "Startup time": _milliseconds(measured.startup),
         "Total Latency": _milliseconds(measured.total),
         "Total Throughput": _rate(1, measured.total, "req/s"),
     }

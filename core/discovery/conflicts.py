@@ -56,8 +56,17 @@ def _normal(kind: str, name: str) -> str:
 
 
 def _variants(one: Entry[T], other: Entry[T]) -> bool:
-    """Both are variants of one model (X_Legacy, X_ModuleV3) in one plugin: lookup by plain name takes the first."""
-    return one.plugin == other.plugin and one.name != other.name
+    """Both are variants of one model (X_Legacy, X_ModuleV3) in one plugin: lookup by plain name takes the first.
+
+    Or they make different uses of one class: lookup goes by the task as well.
+    """
+    if one.name == other.name:
+        return False
+    return one.plugin == other.plugin or _task(one) != _task(other)
+
+
+def _task(entry: Entry[T]) -> str:
+    return entry.component.task if isinstance(entry.component, Architecture) else ""
 
 
 def _winner(name: str, rivals: list[Entry[T]], preference: Preference | None, complaints: Complaints) -> Entry[T]:

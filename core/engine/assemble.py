@@ -13,10 +13,11 @@ import torch
 from maxserve.core.computing import AttentionContext
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.compilers import Compilers, preferred_backend
-from maxserve.core.engine.device import DTYPES, choose_cache_dtype, choose_device
+from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
 from maxserve.core.engine.kernels import Chooser, Computation
+from maxserve.core.engine.loading import build_module, fill
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
@@ -28,32 +29,29 @@ from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
     Model,
-    ModelFolder,
     ModelInfo,
     ModelSpec,
     SamplerContext,
     SchedulerContext,
 )
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
-from maxserve.core.model.packings import packing_of
 from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.model.weights import Keeping
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, CacheStrategy, Scheduler
+    from maxserve.core.components import CacheStrategy, Scheduler
     from maxserve.core.computing import Attention
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
     from maxserve.core.interfaces import Cache, StepPolicy
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
-    from maxserve.core.model.rotary_order import PairsApart
     from maxserve.core.registry import Entry
     from maxserve.core.settings import Settings
 
@@ -141,56 +139,14 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
     spec = read_spec(target.host, architecture, folder)
     progress.phase("Building the model")
-    module = _build_model(target, architecture, spec)
+    module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     plan = _plan_memory(target, spec, module, files)
     order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
-    _fill(target, module, files, architecture, order, progress)
+    fill(target.host, module, files, architecture, target.computation, target.device, progress, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
-
-
-def _fill(
-    target: Target,
-    module: torch.nn.Module,
-    files: ModelFiles,
-    architecture: Entry[Architecture],
-    order: PairsApart | None,
-    progress: Progress,
-) -> None:
-    """Gives the module its weights and its kernels."""
-    computation = target.computation
-    encoding = DTYPES[files.encoding] if files.explicit_encoding else None
-    load = target.host.load(architecture, architecture.component.load)
-    load(
-        module,
-        files.weights,
-        architecture.component.weights,
-        dtype=computation.compute,
-        device=target.device,
-        progress=progress,
-        order=order,
-        keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
-        packing=packing_of(files.config, architecture.component, files.ref),
-    )
-
-
-def _build_model(target: Target, architecture: Entry[Architecture], spec: ModelSpec) -> torch.nn.Module:
-    """The module without memory behind it: what it needs is planned before anything is allocated."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(target.compute)
-    try:
-        with torch.device("meta"):
-            model = target.host.build(architecture, spec)
-    finally:
-        torch.set_default_dtype(before)
-    if not isinstance(model, torch.nn.Module) or not isinstance(model, Model):
-        raise PluginError(
-            f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "
-            f"{type(model).__name__}; build(config) must give a torch.nn.Module with prepare, forward and logits"
-        )
-    return model.eval()
 
 
 def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files: ModelFiles) -> MemoryPlan:
@@ -226,13 +182,15 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     attention = _build_attention(target, spec, plan, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
     info = _info(target, loaded)
+    sees = target.host.architectures.get(info.architecture).component.images is not None
     return Parts(
         info=info,
         limits=limits,
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
-        builder=BatchBuilder(cache, attention, plan.page_size, target.device),
+        builder=BatchBuilder(cache, attention, plan.page_size, target.device, images=sees),
+        sees=sees,
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,

@@ -9,6 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.assemble import build_engine
+from maxserve.core.engine.assemble_encoder import build_encoder
+from maxserve.core.engine.encoder import EncoderEngine
+from maxserve.core.engine.encoding import Encoding
+from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.errors import EngineError, RequestError, SettingsError
 from maxserve.core.host import Host, PluginOptions
@@ -16,19 +20,21 @@ from maxserve.core.model.answer import AnswerText, Piece
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
+from maxserve.core.model.tasks import TEXT
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
 from maxserve.core.settings.required import with_required
+from maxserve.core.settings.task_options import asked_task, check_for_task
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.loop import Engine
     from maxserve.core.interfaces import ModelInfo
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
+    from maxserve.core.model.vectors import Vector
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -52,8 +58,8 @@ class Completion:
 class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
-    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors: UsageError
-    for what cannot be started, RequestError for prompts and fields that cannot be served.
+    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors:
+    UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
     def __init__(
@@ -80,12 +86,19 @@ class LLM:
 
     def build(self) -> None:
         """Finds and loads the model, if that is not done yet: with `defer_resolve` the first use does it otherwise."""
-        _ = self.tokenizer, self.template, self._engine
+        _ = self.tokenizer, self.template, self._built
 
     @cached_property
     def _files(self) -> ModelFiles:
         model = self.settings.model
-        files = resolve_model(model, self.host, progress=self._progress, prefer_legacy=model.use_legacy_module)
+        files = resolve_model(
+            model,
+            self.host,
+            progress=self._progress,
+            prefer_legacy=model.use_legacy_module,
+            task=asked_task(self.settings),
+        )
+        check_for_task(self.settings, files.task)
         self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
         return files
 
@@ -98,13 +111,29 @@ class LLM:
         return ChatTemplate.load(self._files.path, self.settings.model.chat_template)
 
     @cached_property
-    def _engine(self) -> Engine:
+    def _built(self) -> Engine | EncoderEngine:
         files = self._files  # first: it settles the settings
-        return build_engine(self.settings, self.host, files, progress=self._progress)
+        if files.task == TEXT:
+            return build_engine(self.settings, self.host, files, progress=self._progress)
+        return build_encoder(self.settings, self.host, files, progress=self._progress)
+
+    @property
+    def _engine(self) -> Engine:
+        built = self._built
+        if not isinstance(built, Engine):
+            raise RequestError(f"{built.info.name!r} encodes texts and generates none; use encode or score")
+        return built
+
+    @cached_property
+    def _encoder(self) -> Encoding:
+        built = self._built
+        if not isinstance(built, EncoderEngine):
+            raise RequestError(f"{built.info.name!r} generates text and encodes none; use generate or chat")
+        return Encoding(built, self.tokenizer)
 
     @property
     def info(self) -> ModelInfo:
-        return self._engine.info
+        return self._built.info
 
     @cached_property
     def _fields(self) -> SamplerFields:
@@ -119,10 +148,12 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
     ) -> list[Completion]:
         """Continues every prompt (text or token ids), all in one batch. `fields`: max_tokens, temperature, seed …"""
+        _ = self._engine  # what it cannot do is refused before a prompt is looked at
         return self._run([self._tokens(p) for p in _as_list(prompts)], self.params(**fields), stop)
 
     def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
         """The assistant's answer to a conversation."""
+        _ = self._engine
         return self._run([self._chat_tokens(messages)], self.params(**fields), stop)[0]
 
     def stream(
@@ -136,16 +167,37 @@ class LLM:
         """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
+        engine = self._engine
         tokens = self._chat_tokens(messages) if messages is not None else self._tokens(prompt or "")
         request = Request(id=next(self._ids), prompt=tuple(tokens), params=params or self.params())
-        self._engine.add(request)
+        engine.add(request)
         text = self._growing(request, stop)
         try:
             while text.finish is None:
-                for output in self._engine.next_outputs():
+                for output in engine.next_outputs():
                     yield text.add(output)
         finally:
-            self._engine.abort([request.id])
+            engine.abort([request.id])
+
+    def encode(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[Vector]:
+        """The vector of each text (or list of token ids), float32; with --no-pool-embeddings a row for each token.
+
+        The options are the fields of /v1/embeddings.
+        """
+        return self._encoder.encode(
+            _as_list(texts), prompt_name=prompt_name, dimensions=dimensions, cut=truncate_prompt_tokens
+        )
+
+    def score(self, first: str, seconds: Sequence[str], *, truncate_prompt_tokens: int | None = None) -> list[float]:
+        """How well each of `seconds` goes with `first`, as a model of pairs says."""
+        return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
 
     def params(
         self,

@@ -20,7 +20,7 @@ from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import Output, Request
+from maxserve.core.nouns import EncodeRequest, Output, Request
 
 log = logging.getLogger("maxserve.engine")
 
@@ -79,8 +79,10 @@ class Engine:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request | EncodeRequest) -> None:
         """Queues a request; RequestError when it can never be served."""
+        if isinstance(request, EncodeRequest):
+            raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
         if request.id in self._queues or request.id in self._guides:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         refuse_unservable(request, self._parts)
@@ -334,7 +336,7 @@ class Engine:
         step, ledger, size = flight.step, self._ledger, self._limits.page_size
         for i in flight.land().tolist():
             sequence, stop = step.sequences[i], int(step.stops[i])
-            self._cache.commit(sequence.row, sequence.tokens[:stop])
+            self._cache.commit(sequence.row, sequence.keys[:stop])
             ledger.commit_at[sequence.slot] = (stop // size + 1) * size
 
     def _leave(self, sequence: Sequence) -> None:

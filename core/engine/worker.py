@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from maxserve.core.errors import RequestError, UsageError
@@ -23,6 +23,7 @@ from maxserve.core.host import Host, ProcessInfo
 from maxserve.core.ipc.lifeline import hold, read_start
 from maxserve.core.ipc.messages import (
     Abort,
+    Encode,
     Failed,
     Hello,
     Outputs,
@@ -37,10 +38,12 @@ from maxserve.core.ipc.messages import (
 )
 from maxserve.core.ipc.sockets import WorkerChannel
 from maxserve.core.model.resolve import resolve_model
-from maxserve.core.nouns import Output, Request
+from maxserve.core.model.tasks import ENGINES
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 from maxserve.core.server import logs
 from maxserve.core.settings import Settings
 from maxserve.core.settings.required import with_required
+from maxserve.core.settings.task_options import asked_task, check_for_task
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import ModelInfo, StepStats
@@ -63,13 +66,16 @@ class ServedEngine(Protocol):
         """Seconds to wait for messages before the next step; None: until one comes."""
         ...
 
-    def add(self, request: Request) -> None: ...
+    def add(self, request: Request | EncodeRequest) -> None:
+        """RequestError for what this engine does not do, and for what can never be served."""
+        ...
+
     def abort(self, ids: Iterable[str]) -> None: ...
     def serve_grammars(self, wake: Callable[[], None]) -> None:
         """Gets ready for constrained requests, beside the loop. `wake` ends a pause; it is called from any thread."""
         ...
 
-    def step(self) -> list[Output]: ...
+    def step(self) -> Sequence[Output | Encoded]: ...
     def stats(self) -> StepStats: ...
     def reset_prefix_cache(self) -> int: ...
     def close(self) -> None: ...
@@ -131,7 +137,7 @@ class Loop:
 
     def _handle(self, message: ToWorker) -> None:
         match message:
-            case Submit(requests=requests):
+            case Submit(requests=requests) | Encode(requests=requests):
                 for request in requests:
                     self._add(request)
             case Abort(ids=ids):
@@ -141,7 +147,7 @@ class Loop:
             case Shutdown():
                 self._stopping = True
 
-    def _add(self, request: Request) -> None:
+    def _add(self, request: Request | EncodeRequest) -> None:
         try:
             self._engine.add(request)
         except RequestError as error:
@@ -150,9 +156,12 @@ class Loop:
             )
             self._refusals.append(refusal)
 
-    def _report(self, outputs: list[Output]) -> None:
+    def _report(self, given: Sequence[Output | Encoded]) -> None:
         refusals, self._refusals = tuple(self._refusals), []
-        self._channel.send(Outputs(outputs=tuple(outputs), stats=self._engine.stats(), refusals=refusals))
+        outputs = tuple(each for each in given if isinstance(each, Output))
+        encoded = () if len(outputs) == len(given) else tuple(each for each in given if isinstance(each, Encoded))
+        stats = self._engine.stats()
+        self._channel.send(Outputs(outputs=outputs, stats=stats, refusals=refusals, encoded=encoded))
 
 
 def main() -> None:
@@ -188,9 +197,16 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     reporter = Reporter(channel)
     files = start.files
     if files is None:  # --defer-resolve: nobody has looked for the model yet
-        files = resolve_model(settings.model, host, progress=reporter, prefer_legacy=settings.model.use_legacy_module)
+        files = resolve_model(
+            settings.model,
+            host,
+            progress=reporter,
+            prefer_legacy=settings.model.use_legacy_module,
+            task=asked_task(settings),
+        )
+        check_for_task(settings, files.task)
         settings = with_required(settings, host.architectures.get(files.architecture).component)
-    engine = _builder(start.engine)(settings, host, files, progress=reporter)
+    engine = _builder(start.engine or ENGINES[files.task])(settings, host, files, progress=reporter)
     settle_heap()  # nor do collections among steps look through it
     gc.enable()
     channel.send(Ready(info=engine.info))

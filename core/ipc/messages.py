@@ -13,9 +13,7 @@ import msgspec
 from maxserve.core.host import Manifest
 from maxserve.core.interfaces import ModelInfo, StepStats
 from maxserve.core.model.resolve import ModelFiles
-from maxserve.core.nouns import Output, Request
-
-DEFAULT_ENGINE = "maxserve.core.engine.assemble:build_engine"
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -35,8 +33,9 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 class Start(Message, frozen=True, kw_only=True):
     """All a worker needs to become one.
 
-    `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the "module:attribute" that builds the engine, `search_path` where the
-    parent imports from, `parent` its process id and `log_level` a level number of `logging`.
+    `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the
+    "module:attribute" that builds the engine, None for the one of the model's task; `search_path` is where the parent
+    imports from, `parent` its process id and `log_level` a level number of `logging`.
     """
 
     manifest: Manifest
@@ -46,13 +45,19 @@ class Start(Message, frozen=True, kw_only=True):
     search_path: tuple[str, ...]
     parent: int
     log_level: int
-    engine: str = DEFAULT_ENGINE
+    engine: str | None = None
 
 
 class Submit(Message, frozen=True, kw_only=True):
     """Requests to be continued."""
 
     requests: tuple[Request, ...]
+
+
+class Encode(Message, frozen=True, kw_only=True):
+    """Texts to be encoded."""
+
+    requests: tuple[EncodeRequest, ...]
 
 
 class Abort(Message, frozen=True, kw_only=True):
@@ -69,7 +74,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
     """End now, in good order. Draining is over by then: the API process does it."""
 
 
-ToWorker: TypeAlias = Submit | Abort | ResetPrefixCache | Shutdown
+ToWorker: TypeAlias = Submit | Encode | Abort | ResetPrefixCache | Shutdown
 
 
 # --- from the worker ------------------------------------------------------------------------------------------
@@ -118,6 +123,7 @@ class Outputs(Message, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     stats: StepStats
     refusals: tuple[Refusal, ...] = ()
+    encoded: tuple[Encoded, ...] = ()
 
 
 FromWorker: TypeAlias = Hello | Phase | Ready | Failed | Outputs

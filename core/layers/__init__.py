@@ -5,6 +5,7 @@ from __future__ import annotations
 from maxserve.core.layers.attention import Attention, WholeNormAttention
 from maxserve.core.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
 from maxserve.core.layers.decoder import DecoderModel
+from maxserve.core.layers.encoder import EncoderModel
 from maxserve.core.layers.linear import Embedding, Linear
 from maxserve.core.layers.mla import LatentAttention
 from maxserve.core.layers.mlp import GatedMLP
@@ -16,6 +17,7 @@ __all__ = [
     "Attention",
     "DecoderModel",
     "Embedding",
+    "EncoderModel",
     "ExpertLinear",
     "Experts",
     "GatedMLP",

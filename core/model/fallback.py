@@ -10,7 +10,8 @@ from maxserve.core.errors import ModelError
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import ModelFolder, ModelSpec
+    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.model.folder import ModelFolder
     from maxserve.core.registry import Entry
 
 log = logging.getLogger("maxserve.model")

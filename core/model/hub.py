@@ -30,6 +30,10 @@ class HubClient(Protocol):
         """Every file of a repository."""
         ...
 
+    def pipeline_tag(self, repo: str, revision: str) -> str | None:
+        """What the repository's page says that the model is for."""
+        ...
+
     def fetch(
         self,
         repo: str,
@@ -61,6 +65,11 @@ class HuggingFaceHub:
         from huggingface_hub import HfApi
 
         return HfApi(endpoint=self._endpoint).list_repo_files(repo, revision=revision)
+
+    def pipeline_tag(self, repo: str, revision: str) -> str | None:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self._endpoint).model_info(repo, revision=revision).pipeline_tag
 
     def fetch(
         self,

@@ -13,6 +13,7 @@ from maxserve.core.errors import ModelError
 from maxserve.core.model.hub import HubClient, is_network_failure, patiently
 from maxserve.core.model.json_files import read_object
 from maxserve.core.model.progress import Progress
+from maxserve.core.model.sentence import SENTENCE_FILES
 from maxserve.core.model.weight_files import choose_weights
 from maxserve.core.registry import cause
 
@@ -33,6 +34,7 @@ _TEXT_FILES = (
     "tekken.json",
     "chat_template*",
     "additional_chat_templates/*",
+    *SENTENCE_FILES,
 )
 
 
@@ -47,6 +49,10 @@ class Place(Protocol):
 
     def weights(self) -> list[str]:
         """Paths of the weight files."""
+        ...
+
+    def pipeline_tag(self) -> str | None:
+        """What the repository's page says that the model is for, where there is one and it can be asked."""
         ...
 
     def file(self, name: str) -> str:
@@ -68,6 +74,9 @@ class Folder:
         names = {file.name for file in self._path.iterdir() if file.is_file()}
         chosen = choose_weights(names, lambda index: read_object(self._path / index), self.ref)
         return [str(self._path / name) for name in chosen]
+
+    def pipeline_tag(self) -> str | None:
+        return None
 
     def file(self, name: str) -> str:
         if not (self._path / name).is_file():
@@ -119,6 +128,15 @@ class Repository:
         if name not in names:
             raise ModelError(f"--weight-path {name}: {self.ref} has no such file at revision {self._weight_revision!r}")
         return self._download([name])[0]
+
+    def pipeline_tag(self) -> str | None:
+        if self._hub.offline:
+            return None
+        try:
+            return self._hub.pipeline_tag(self.ref, self._revision)
+        except Exception as error:  # only a hint was wanted: files decide instead
+            log.warning("the hub does not say what %s is for (%s): its files decide", self.ref, cause(error))
+            return None
 
     def _names(self) -> set[str] | None:
         """The repository's files, or None when only the cache can tell."""

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
-from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.fallback import find_fallback
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
+from maxserve.core.model.images import with_overrides
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.packings import packing_of
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
 from maxserve.core.model.progress import Progress
+from maxserve.core.model.tasks import TEXT, check_task, settle_task
 from maxserve.core.model.weight_files import refuse_unreadable
-from maxserve.core.registry import find_architecture, plain
+from maxserve.core.registry import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture
@@ -36,7 +38,7 @@ class ModelFiles:
 
     `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
     served (see core/model/encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in
-    the registry.
+    the registry, `task` what that is for.
     """
 
     ref: str
@@ -47,6 +49,7 @@ class ModelFiles:
     encoding: str
     explicit_encoding: bool
     architecture: str
+    task: str = TEXT
 
 
 def resolve_model(
@@ -55,19 +58,25 @@ def resolve_model(
     *,
     progress: Progress,
     prefer_legacy: bool = True,
+    task: str | None = None,
     hub: HubClient | None = None,
 ) -> ModelFiles:
     """The files of the model that `model` names, downloaded if need be; ModelError in one line if that fails.
 
     Config and architecture are checked before weights are fetched. `prefer_legacy` (--use-legacy-module) chooses
-    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations.
+    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations. `task` is what the user wants
+    the model for, None to find out.
     """
     finder = _Finder(model, host, progress, hub or HuggingFaceHub())
     place = finder.place()
     folder = place.folder()
     config = _read_config(folder, place.ref)
     found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
-    architecture = _architecture(found, host, place.ref, prefer_legacy)
+    names = _classes(config, place.ref)
+    wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder)
+    architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
+    check_task(wanted, architecture.task, ref=place.ref)
+    _refuse_overrides(model.vision_config_overrides, architecture)
     packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
@@ -80,12 +89,13 @@ def resolve_model(
     return ModelFiles(
         ref=place.ref,
         path=str(folder),
-        config=config,
+        config=with_overrides(config, model.vision_config_overrides),
         generation_config=read_optional_object(folder / "generation_config.json"),
         weights=tuple(weights),
         encoding=encoding,
         explicit_encoding=model.quantization_encoding is not None,
         architecture=architecture.name,
+        task=architecture.task,
     )
 
 
@@ -167,15 +177,28 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return read_object(folder / "config.json")
 
 
-def _architecture(folder: ModelFolder, host: Host, ref: str, prefer_legacy: bool) -> Architecture:
-    classes = folder.config.get("architectures")
+def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
+    """Who reads images refuses what means nothing to it; a model that does not see has nobody who would."""
+    if overrides and architecture.images is None:
+        raise ModelError(
+            f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"
+        )
+
+
+def _classes(config: dict[str, Any], ref: str) -> list[str]:
+    classes = config.get("architectures")
     if not isinstance(classes, list) or not classes:
         raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
-    names = [str(name) for name in classes]
+    return [str(name) for name in classes]
+
+
+def _architecture(
+    folder: ModelFolder, names: list[str], host: Host, ref: str, prefer_legacy: bool, task: str | None
+) -> Architecture:
     suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
     preferred = [name + suffix for name in names if name + suffix in host.architectures]
     try:
-        found = find_architecture(host.architectures, [*preferred, *names]).component
+        found = find_architecture(host.architectures, [*preferred, *names], task).component
     except PluginError as error:
         return find_fallback(host, folder, f"{ref}: {error}").component
     twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]

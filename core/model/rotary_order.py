@@ -60,15 +60,15 @@ class PairsApart:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The rows [heads * head_dim, ...] in the order of halves."""
-        heads = tensor.unflatten(0, (-1, self.head_dim))
-        turned = heads[:, : self.width].unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-        ordered = heads.clone()
-        ordered[:, : self.width] = turned
-        return ordered.flatten(0, 1)
+        heads = tensor.reshape(-1, self.head_dim, *tensor.shape[1:]).clone()
+        pairs = heads[:, : self.width].reshape(len(heads), -1, 2, *tensor.shape[1:])
+        heads[:, : self.width] = pairs.transpose(1, 2).flatten(1, 2)
+        ordered: Tensor = heads.flatten(0, 1)
+        return ordered
 
 
 def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, architecture: str) -> PairsApart | None:
-    """What is to be done with the rows of queries and keys for `--rope-type`; ModelError where it contradicts the model.
+    """What `--rope-type` wants done with the rows of queries and keys; ModelError where it contradicts the model.
 
     `normal` and `neox` say how rows are ordered; `none`, `longrope` and `yarn` which rope the model must have.
     """

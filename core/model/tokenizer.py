@@ -15,9 +15,12 @@ from typing import Any, Protocol
 import tokenizers
 
 from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 
+_CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
+_TYPES = "token_type_ids"
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
@@ -37,6 +40,7 @@ class Backend(Protocol):
     def vocabulary(self) -> Iterable[str]: ...
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
     def token(self, token_id: int) -> str | None: ...
     def token_id(self, token: str) -> int | None: ...
@@ -73,11 +77,18 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of `text`; special tokens spelled out in it become their ids. RequestError for lone surrogates."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+        _check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
+
+    def encode_input(self, text: str, second: str | None = None, *, most: int | None = None) -> tuple[list[int], int]:
+        """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
+
+        Also says where the second part begins, if the model tells parts apart, else 0. With `most`, what is too much is
+        cut off at the end, in a pair off the longer part first, so that all special tokens stay.
+        """
+        for each in (text, second or ""):
+            _check_unicode(each)
+        return self._backend.encode_input(text, second, most)
 
     def fewest_tokens(self, text: str) -> int:
         """How many tokens `text` has at least, told from its length alone.
@@ -127,10 +138,11 @@ class Tokenizer:
 class _JsonBackend:
     """A `tokenizers.Tokenizer`, which is never changed again and therefore safe to share between threads."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, tells_parts: bool = True) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._tells_parts = tells_parts  # of a pair, by token types
         self.vocab_size = tokenizer.get_vocab_size()
         self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
         self.spelling = TokenBytes(tokenizer)
@@ -141,6 +153,18 @@ class _JsonBackend:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]:
+        tokenizer = self._tokenizer
+        if most is None:
+            encoding = tokenizer.encode(text, second)
+        else:
+            parts = [tokenizer.encode(part, add_special_tokens=False) for part in (text, second) if part is not None]
+            room = most - tokenizer.num_special_tokens_to_add(second is not None)
+            for part, length in zip(parts, _shares([len(part.ids) for part in parts], room), strict=True):
+                part.truncate(length)
+            encoding = tokenizer.post_process(parts[0], parts[1] if second is not None else None)
+        return encoding.ids, _second_part(encoding.type_ids) if self._tells_parts else 0
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]
@@ -173,6 +197,12 @@ class _PythonBackend:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
+    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]:
+        with self._lock:
+            cut: dict[str, Any] = {} if most is None else {"truncation": "longest_first", "max_length": most}
+            found = self._tokenizer(text, second, **cut)
+        return list(found["input_ids"]), _second_part(found.get("token_type_ids", ()))
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]
         with self._lock:
@@ -195,6 +225,30 @@ class _PythonBackend:
         return None if found is None or unknown else int(found)
 
 
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+
+
+def _second_part(types: Sequence[int]) -> int:
+    """Where token types turn from 0 to 1; 0 where they never do."""
+    return types.index(1) if 1 in types else 0
+
+
+def _shares(lengths: Sequence[int], room: int) -> list[int]:
+    """How much of each part stays in a room for all: what is too much is taken off the longest, token by token."""
+    room = max(room, 0)
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    shorter = min(lengths)
+    kept = min(shorter, room // 2)
+    return [kept, room - kept] if lengths[0] == shorter else [room - kept, kept]
+
+
 def _load_json(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     try:
@@ -203,7 +257,16 @@ def _load_json(folder: Path) -> Tokenizer:
         raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {error}") from error
     roles = read_roles(folder)
     mark_special(tokenizer, roles)
-    return Tokenizer(_JsonBackend(tokenizer), named_tokens(roles))
+    return Tokenizer(_JsonBackend(tokenizer, tells_parts=_tells_parts(folder)), named_tokens(roles))
+
+
+def _tells_parts(folder: Path) -> bool:
+    """Whether the model wants token types; where tokenizer_config.json does not say, it gets what there is of them."""
+    return _TYPES in read_optional_object(folder / "tokenizer_config.json").get("model_input_names", (_TYPES,))
+
+
+def _brings_code(folder: Path) -> bool:
+    return "auto_map" in read_optional_object(folder / "tokenizer_config.json")
 
 
 def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
@@ -214,8 +277,10 @@ def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
     except Exception as error:  # whatever it stumbles over, the folder's tokenizer is what is wrong
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: {reason}"
+            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: "
+            + (reason if trust_remote_code or not _brings_code(folder) else _CODE)
         ) from error
     inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner)
+    tells_parts = _TYPES in tokenizer.model_input_names
+    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner, tells_parts=tells_parts)
     return Tokenizer(backend, dict(tokenizer.special_tokens_map))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from maxserve.core.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
-from maxserve.core.ipc.messages import Abort, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
-from maxserve.core.nouns import Output, Request
+from maxserve.core.ipc.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import StatsObserver, StepStats
@@ -37,7 +37,7 @@ class WorkerClient:
         self.served = 0
         self._max_queue_size = max_queue_size
         self._channel: Channel | None = None
-        self._streams: dict[str, asyncio.Queue[Output | MaxserveError]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._batch_size = 0
 
     @property
@@ -51,19 +51,26 @@ class WorkerClient:
 
     @property
     def open(self) -> int:
-        """Requests that have not come to their end."""
-        return len(self._streams)
+        """Requests that have not come to their end; every text to be encoded is one."""
+        return sum(stream.weight for stream in self._streams.values())
 
     # --- for routes ---------------------------------------------------------------------------------------------
 
-    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         """Outputs of a request as they come; closing the iterator early aborts it.
 
         QueueFullError, RequestError or WorkerDied at the first step; WorkerDied also later.
         """
-        channel = self._admit(request)
-        stream = self._streams[request.id] = asyncio.Queue()
-        channel.send(Submit(requests=(request,)))
+        return self._answers(request.id, 1, Submit(requests=(request,)))
+
+    def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
+        """Vectors of texts as they come; otherwise like `generate`. Every text counts as a request that is open."""
+        return self._answers(request.id, len(request.texts), Encode(requests=(request,)))
+
+    async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
+        channel = self._admit(id, weight)
+        stream = self._streams[id] = _Stream(weight)
+        channel.send(message)
         try:
             while True:
                 item = await stream.get()
@@ -74,16 +81,16 @@ class WorkerClient:
                     return
         finally:
             # Still listed: the worker runs it, or what it last said was not delivered yet. Both are well aborted.
-            if self._streams.get(request.id) is stream:
-                del self._streams[request.id]
-                channel.send(Abort(ids=(request.id,)))
+            if self._streams.get(id) is stream:
+                del self._streams[id]
+                channel.send(Abort(ids=(id,)))
 
-    def _admit(self, request: Request) -> Channel:
+    def _admit(self, id: str, weight: int) -> Channel:
         if self._channel is None:
             raise WorkerDied(NO_WORKER)
-        if request.id in self._streams:
-            raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        if self.capacity is not None and len(self._streams) >= self.capacity:
+        if id in self._streams:
+            raise RequestError(f"request id {id!r} is in use; ids must be unique")
+        if self.capacity is not None and self.open + weight > self.capacity:
             raise QueueFullError(
                 f"{self._batch_size} requests run and {self._max_queue_size} wait, which is all this server takes "
                 "(--max-batch-size, --max-queue-size); try again later"
@@ -118,7 +125,8 @@ class WorkerClient:
         """Gives each request its output; what nobody waits for was aborted meanwhile."""
         for refusal in message.refusals:
             self._end(refusal.id, _error(refusal))
-        for output in message.outputs:
+        given: tuple[Output | Encoded, ...] = message.outputs or message.encoded  # an engine gives one or the other
+        for output in given:
             if output.finish is None:
                 stream = self._streams.get(output.id)
                 if stream is not None:
@@ -136,10 +144,18 @@ class WorkerClient:
                 log.exception("observer %s failed at on_step and hears of no further step", type(observer).__name__)
                 self.observers = [other for other in self.observers if other is not observer]
 
-    def _end(self, id: str, last: Output | MaxserveError) -> None:
+    def _end(self, id: str, last: Output | Encoded | MaxserveError) -> None:
         stream = self._streams.pop(id, None)
         if stream is not None:
             stream.put_nowait(last)
+
+
+class _Stream(asyncio.Queue[Output | Encoded | MaxserveError]):
+    """What came for an open request and was not read yet; it counts as `weight` requests."""
+
+    def __init__(self, weight: int) -> None:
+        super().__init__()
+        self.weight = weight
 
 
 def _error(refusal: Refusal) -> RequestError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from maxserve.core.discovery.sources import BUILT_IN
 from maxserve.core.errors import EngineError, PluginError
 from maxserve.core.host import ProcessInfo
-from maxserve.core.ipc.messages import DEFAULT_ENGINE, Start
+from maxserve.core.ipc.messages import Start
 from maxserve.core.ipc.sockets import endpoints
 from maxserve.core.model.progress import show_progress
 from maxserve.core.model.resolve import resolve_model
@@ -22,6 +22,7 @@ from maxserve.core.server.banner import introduce
 from maxserve.core.server.client import WorkerClient
 from maxserve.core.server.supervisor import Supervisor
 from maxserve.core.settings.required import with_required
+from maxserve.core.settings.task_options import asked_task, check_for_task
 
 if TYPE_CHECKING:
     from maxserve.core.components import Routes
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.server")
 
 
-def serve(settings: Settings, host: Host, *, engine: str = DEFAULT_ENGINE) -> int:
+def serve(settings: Settings, host: Host, *, engine: str | None = None) -> int:
     """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
 
-    `engine` is the "module:attribute" by which workers build theirs. UsageError when what the settings ask for cannot
-    be served. Main thread only.
+    `engine` is the "module:attribute" by which workers build theirs, if not the one for the model's task. UsageError
+    when what the settings ask for cannot be served. Main thread only.
     """
     logs.configure(prefix=settings.server.log_prefix)
     with ExitStack() as stack:
@@ -52,7 +53,7 @@ def serve(settings: Settings, host: Host, *, engine: str = DEFAULT_ENGINE) -> in
     return 0
 
 
-def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> None:
+def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack) -> None:
     routes = chosen_routes(settings, host)
     listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
     process = ProcessInfo(kind="server")
@@ -62,6 +63,7 @@ def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> Non
     files = None if settings.model.defer_resolve else _resolve(settings, host)
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component)
+        check_for_task(settings, files.task)
     addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
@@ -96,7 +98,10 @@ def _serve(settings: Settings, host: Host, engine: str, stack: ExitStack) -> Non
 
 def _resolve(settings: Settings, host: Host) -> ModelFiles:
     with show_progress(sys.stderr) as progress:
-        return resolve_model(settings.model, host, progress=progress, prefer_legacy=settings.model.use_legacy_module)
+        model = settings.model
+        return resolve_model(
+            model, host, progress=progress, prefer_legacy=model.use_legacy_module, task=asked_task(settings)
+        )
 
 
 def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:

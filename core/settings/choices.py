@@ -90,7 +90,8 @@ ENCODINGS = Choice(
 )
 ROPE_TYPES = Choice("RopeType", ("none", "normal", "neox", "longrope", "yarn"))
 TASKS = Choice(
-    "PipelineTask", ("text_generation", "embeddings_generation", "audio_generation", "speech_token_generation")
+    "PipelineTask",
+    ("text_generation", "embeddings_generation", "audio_generation", "speech_token_generation", "scoring"),
 )
 CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=True)
 CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))

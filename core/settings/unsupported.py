@@ -35,8 +35,6 @@ _SPECULATION = "nothing speculates; leave it out"
 _KERNELS = "torch chooses the kernels; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
-    Unsupported("model.vision_config_overrides", "there are no vision models; leave it out"),
-    Unsupported("model.pool_embeddings", "there are no embedding models; leave it out"),
     Unsupported("model.use_experimental_kernels", _KERNELS),
     Unsupported("model.use_vendor_blas", _KERNELS),
     Unsupported("draft_model.model_path", _DRAFT),
@@ -79,7 +77,10 @@ UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
         "use float32 or bfloat16",
     ),
     UnsupportedValue(
-        "model.task", lambda s: s.model.task != "text_generation", "with another task", "use text_generation"
+        "model.task",
+        lambda s: s.model.task in ("audio_generation", "speech_token_generation"),
+        "with a task of audio or speech",
+        "use text_generation, embeddings_generation or scoring",
     ),
     UnsupportedValue(
         "model.devices", lambda s: len(gpu_numbers(s.model.devices)) > 1, "with several GPUs", "name one, such as gpu:0"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.architecture import ArchitectureChecks
     from maxserve.core.testing.attention import AttentionChecks
     from maxserve.core.testing.cache import CacheStrategyChecks
+    from maxserve.core.testing.encoder import EncoderChecks
     from maxserve.core.testing.generic import generic_checks
     from maxserve.core.testing.grammar import GrammarBackendChecks
     from maxserve.core.testing.layers import LayerCompilerChecks
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
     from maxserve.core.testing.tiny_configs import tiny_config
+    from maxserve.core.testing.vision import VisionChecks
 
 __all__ = [
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
+    "EncoderChecks",
     "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
@@ -34,6 +37,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
+    "VisionChecks",
     "generic_checks",
     "light_import",
     "max_cli",
@@ -47,6 +51,7 @@ CHECKS = {
     "ArchitectureChecks": "maxserve.core.testing.architecture",
     "AttentionChecks": "maxserve.core.testing.attention",
     "CacheStrategyChecks": "maxserve.core.testing.cache",
+    "EncoderChecks": "maxserve.core.testing.encoder",
     "GrammarBackendChecks": "maxserve.core.testing.grammar",
     "LayerCompilerChecks": "maxserve.core.testing.layers",
     "LinearMethodChecks": "maxserve.core.testing.linear",
@@ -54,6 +59,7 @@ CHECKS = {
     "SamplerChecks": "maxserve.core.testing.sampler",
     "SchedulerChecks": "maxserve.core.testing.scheduler",
     "ToolParserChecks": "maxserve.core.testing.parsers",
+    "VisionChecks": "maxserve.core.testing.vision",
     "generic_checks": "maxserve.core.testing.generic",
     "tiny_config": "maxserve.core.testing.tiny_configs",
 }

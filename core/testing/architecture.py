@@ -28,8 +28,9 @@ from maxserve.core.components import Architecture
 from maxserve.core.discovery.sources import CUSTOM
 from maxserve.core.errors import ModelError
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.interfaces import ModelFolder, ModelSpec
+from maxserve.core.interfaces import ModelSpec
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.registry import Entry
 from maxserve.core.testing.served import Expected, Served, continuation

@@ -6,15 +6,17 @@ that the architecture serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
 from maxserve.core.components import Architecture
+from maxserve.core.model.tasks import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.registry import load_ref, plain
 from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.core.testing.encoder import EncoderChecks
 from maxserve.core.testing.tiny_configs import model_class, tiny_config
 
 
@@ -42,6 +44,25 @@ class TextChecks(ArchitectureChecks):
         return model
 
 
+class TextEncoderChecks(EncoderChecks):
+    """The checks of models that encode texts, for embeddings or scores; `hf_class` is transformers' own."""
+
+    hf_class: ClassVar[str]
+
+    @classmethod
+    def attributes(cls, architecture: Architecture, hf_class: str) -> Mapping[str, Any]:
+        """What a class of these checks has that is about one model class."""
+        config = tiny_config(hf_class)
+        if architecture.task == SCORING:
+            config.num_labels = 1
+        return {"architecture": architecture.name, "hf_class": hf_class, "hf_configs": {hf_class: config}}
+
+    @classmethod
+    def reference(cls, hf_config: Any) -> nn.Module:
+        model: nn.Module = model_class(cls.hf_class)._from_config(hf_config, attn_implementation="eager")
+        return model
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """How the architectures that it `takes` are checked: `checks` is "module:class" with a method `attributes`."""
@@ -52,21 +73,26 @@ class Way:
 
 WAYS: tuple[Way, ...] = (  # the first that takes an architecture counts
     Way(takes=lambda each: each.task == "text_generation", checks="maxserve.core.testing.generic:TextChecks"),
+    Way(
+        takes=lambda each: each.task in (EMBEDDINGS, SCORING), checks="maxserve.core.testing.generic:TextEncoderChecks"
+    ),
 )
 
 
-def generic_checks(architecture: Architecture) -> dict[str, type[Any]]:
+def generic_checks(architecture: Architecture, classes: Sequence[str] = ()) -> dict[str, type[Any]]:
     """Test classes by name, one for each model class of transformers that the architecture serves.
 
+    `classes` says which those are where its name and aliases do not, as for one that serves what no other does.
     LookupError where nothing is known to compare it with: neither can the checks be chosen nor a model be made.
     """
     way = next((way for way in WAYS if way.takes(architecture)), None)
     if way is None:
         raise LookupError(f"no checks are known for the task {architecture.task!r} of {architecture.name}")
-    checks: type[TextChecks] = load_ref(way.checks)
+    checks: Any = load_ref(way.checks)
+    suffix = "" if architecture.task == TEXT else "As" + architecture.name  # a class may serve two architectures
     return {
-        f"Test{name}": type(f"Test{name}", (checks,), dict(checks.attributes(architecture, name)))
-        for name in served_classes(architecture)
+        f"Test{name}{suffix}": type(f"Test{name}{suffix}", (checks,), dict(checks.attributes(architecture, name)))
+        for name in classes or served_classes(architecture)
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tokenizers
 import uvicorn
@@ -23,7 +24,7 @@ from maxserve.core.host import Host
 from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import FinishReason, Output, Request, TokenLogprob
+from maxserve.core.nouns import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
 from maxserve.core.server.gate import Gate
 from maxserve.core.settings import Settings
 
@@ -79,7 +80,9 @@ class ScriptedEngine:
     fail_after: int = 3
     ready: bool = True
     capacity: int | None = None
+    size: int = 4
     requests: list[Request] = field(default_factory=list)
+    encoded: list[EncodeRequest] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
 
     async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
@@ -118,6 +121,26 @@ class ScriptedEngine:
             yield Output(id=request.id, tokens=tuple(new), finish=finish, cached=self.cached, **scores)
             if finish:
                 return
+
+    async def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
+        """The vector of a text is `size` numbers: how many tokens it has, then its first ones, as far as they go."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.encoded.append(request)
+        self.active.add(request.id)
+        try:
+            await asyncio.sleep(self.delay)
+            for place in reversed(range(len(request.texts))):
+                if self.failure is not None:
+                    raise self.failure
+                yield self._encoded(request, place)
+        finally:
+            self.active.remove(request.id)
+
+    def _encoded(self, request: EncodeRequest, place: int) -> Encoded:
+        text = request.texts[place]
+        vector = np.array([len(text), *text, *[0] * self.size][: self.size], dtype=np.float32)
+        return Encoded(id=request.id, places=(place,), data=vector.tobytes(), finish=None if place else "stop")
 
     async def reset_prefix_cache(self) -> None: ...
 

@@ -14,5 +14,5 @@ def maxserve_routes() -> Iterable[Routes]:
         name="openai",
         build="maxserve.plugins.openai.router:router",
         prefix="/",
-        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /version",
+        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /version",
     )

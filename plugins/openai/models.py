@@ -7,16 +7,16 @@ from typing import Any
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.answers.models import unknown_model
+from maxserve.core.encoders import VectorInfo
+from maxserve.core.model.tasks import SCORING
 from maxserve.plugins.openai.completion_body import CompletionBody
+from maxserve.plugins.openai.embeddings import EmbeddingsBody
 
 
 class Models:
     def __init__(self, answering: Answering) -> None:
         self._info = answering.context.model
-        self._capabilities = {
-            "chat": answering.capabilities(answering.body(ChatBody)),
-            "completions": answering.capabilities(answering.body(CompletionBody)),
-        }
+        self._capabilities = _capabilities(answering)
 
     async def list(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._card()]}
@@ -36,3 +36,28 @@ class Models:
             "max_model_len": self._info.max_length,
             "capabilities": self._capabilities,
         }
+
+
+def _capabilities(answering: Answering) -> dict[str, Any]:
+    """What a client may ask of the model, by kind of request."""
+    info = answering.context.model
+    if info.vectors is None:
+        return {
+            "chat": answering.capabilities(answering.body(ChatBody)),
+            "completions": answering.capabilities(answering.body(CompletionBody)),
+        }
+    if info.task == SCORING:
+        return {"scores": {"max_tokens": info.max_length}}
+    return {"embeddings": {"fields": sorted(EmbeddingsBody.model_fields), **_vectors(info.vectors)}}
+
+
+def _vectors(vectors: VectorInfo) -> dict[str, Any]:
+    """`dimensions` tells the sizes to which vectors can be cut: "any", a list, or null where there are no others."""
+    return {
+        "size": vectors.size,
+        "dimensions": "any" if vectors.sizes == () else vectors.sizes,
+        "pooled": vectors.pooled,
+        "normalized": vectors.normalized,
+        "prompts": sorted(vectors.prompts),
+        "default_prompt": vectors.default_prompt,
+    }

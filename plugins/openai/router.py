@@ -34,5 +34,5 @@ def router(context: ServerContext) -> APIRouter:
             observers=context.observers,
         ).add_to(routes)
     responses_endpoint(answering).add_to(routes)
-    embeddings_endpoint(answering).add_to(routes)
+    embeddings_endpoint(context).add_to(routes)
     return routes

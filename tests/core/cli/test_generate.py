@@ -18,6 +18,7 @@ class FakeLLM:
 
     def __init__(self, *, settings: Any, host: Any) -> None:
         self.settings = settings
+        self.info = SimpleNamespace(name="fake", task="text_generation")
         self.tokenizer = SimpleNamespace(
             special_tokens={"bos_token": "<s>"}, encode=lambda text, add_special_tokens: list(text.encode())
         )

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
+from maxserve.core.encoders import VectorInfo
 from maxserve.core.interfaces import ModelInfo, StepStats
 from maxserve.core.ipc.messages import (
     Abort,
+    Encode,
     Failed,
     FromWorker,
     Hello,
@@ -19,7 +23,7 @@ from maxserve.core.ipc.messages import (
     Submit,
     ToWorker,
 )
-from maxserve.core.nouns import CacheSizes, Constraint, Output, Request, SamplingParams
+from maxserve.core.nouns import CacheSizes, Constraint, Encoded, EncodeRequest, Output, Request, SamplingParams
 
 REQUEST = Request(
     id="r",
@@ -48,7 +52,13 @@ STATS = StepStats(time=1.5, running=1, waiting=2, cache=CacheSizes(total=4, free
 
 @pytest.mark.parametrize(
     "message",
-    [Submit(requests=(REQUEST, REQUEST)), Abort(ids=("a", "b")), ResetPrefixCache(), Shutdown()],
+    [
+        Submit(requests=(REQUEST, REQUEST)),
+        Encode(requests=(EncodeRequest(id="e", texts=((1, 2), (3,)), seconds=(1, 0), skip=1),)),
+        Abort(ids=("a", "b")),
+        ResetPrefixCache(),
+        Shutdown(),
+    ],
     ids=lambda message: type(message).__name__,
 )
 def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
@@ -62,6 +72,14 @@ def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
         Phase(text="loading", fraction=0.25),
         Phase(text="loading"),
         Ready(info=INFO),
+        Ready(
+            info=replace(INFO, task="embeddings_generation", vectors=VectorInfo(size=3, sizes=(), prompts={"q": "Q"}))
+        ),
+        Outputs(
+            outputs=(),
+            stats=STATS,
+            encoded=(Encoded(id="e", places=(1, 0), rows=(2, 1), data=b"\0\x80?!", finish="stop"),),
+        ),
         Failed(message="m", kind="usage"),
         Outputs(outputs=(Output(id="r", tokens=(1,), finish="stop", cached=3),), stats=STATS),
         Outputs(outputs=(), stats=STATS, refusals=(Refusal(id="r", message="m", param="p", code="c", status=422),)),

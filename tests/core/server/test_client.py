@@ -8,8 +8,8 @@ import pytest
 
 from maxserve.core.errors import QueueFullError, RequestError, WorkerDied
 from maxserve.core.interfaces import RequestStats, StepStats
-from maxserve.core.ipc.messages import Abort, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
-from maxserve.core.nouns import CacheSizes, Output, Request
+from maxserve.core.ipc.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.nouns import CacheSizes, Encoded, EncodeRequest, Output, Request
 from maxserve.core.server.client import WorkerClient
 
 
@@ -272,5 +272,63 @@ def test_ten_thousand_open_requests() -> None:
         assert client.open == 10_000
         client.deliver(step(*(Output(id=str(n), tokens=(n,), finish="stop") for n in range(10_000))))
         assert [tokens[0] for tokens in await asyncio.gather(*tasks)] == list(range(10_000))
+
+    asyncio.run(main())
+
+
+def texts(id: str, count: int) -> EncodeRequest:
+    return EncodeRequest(id=id, texts=((1, 2),) * count)
+
+
+def encoded(*answers: Encoded) -> Outputs:
+    sizes = CacheSizes(total=0, free=0, cached=0, owned=0)
+    return Outputs(outputs=(), stats=StepStats(time=0.0, running=0, waiting=0, cache=sizes), encoded=answers)
+
+
+async def places(client: WorkerClient, request: EncodeRequest) -> list[int]:
+    return [place async for answer in client.encode(request) for place in answer.places]
+
+
+def test_texts_are_encoded_like_requests() -> None:
+    async def main() -> None:
+        client, channel = attached()
+        waiting = asyncio.ensure_future(places(client, texts("a", 3)))
+        await asyncio.sleep(0)
+        assert channel.sent == [Encode(requests=(texts("a", 3),))]
+        client.deliver(encoded(Encoded(id="a", places=(2,))))
+        client.deliver(encoded(Encoded(id="a", places=(0, 1), finish="stop"), Encoded(id="gone", places=(0,))))
+        assert await waiting == [2, 0, 1]
+        assert (client.open, client.served, channel.aborted()) == (0, 1, [])
+
+    asyncio.run(main())
+
+
+def test_every_text_counts_in_the_queue() -> None:
+    async def main() -> None:
+        client, channel = attached(2, batch_size=3)
+        waiting = asyncio.ensure_future(places(client, texts("a", 4)))
+        await asyncio.sleep(0)
+        assert client.open == 4
+        with pytest.raises(QueueFullError):
+            await places(client, texts("b", 2))
+        single = asyncio.ensure_future(places(client, texts("c", 1)))
+        await asyncio.sleep(0)
+        for task in (waiting, single):
+            task.cancel()
+        await asyncio.wait((waiting, single))
+        assert sorted(channel.aborted()) == ["a", "c"]
+        assert client.open == 0
+
+    asyncio.run(main())
+
+
+def test_a_dead_worker_ends_texts_too() -> None:
+    async def main() -> None:
+        client, _ = attached()
+        waiting = asyncio.ensure_future(places(client, texts("a", 1)))
+        await asyncio.sleep(0)
+        client.fail(WorkerDied("gone"))
+        with pytest.raises(WorkerDied):
+            await waiting
 
     asyncio.run(main())

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import base64
+import dataclasses
+import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+
+from maxserve.core.encoders import VectorInfo
+from maxserve.core.errors import EngineError, QueueFullError
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.app import create_app
+from maxserve.plugins.openai.router import router
 
 pytestmark = pytest.mark.anyio
 
@@ -30,3 +40,156 @@ async def test_wrong_fields(client: httpx.AsyncClient, body: dict[str, Any], par
 
 async def test_another_model(client: httpx.AsyncClient) -> None:
     assert (await client.post(PATH, json={"model": "other", "input": "a"})).status_code == 404
+
+
+@pytest.fixture
+def vectors() -> VectorInfo:
+    return VectorInfo(size=4, normalized=True, prompts={"query": "Q: ", "plain": ""})
+
+
+@pytest.fixture
+async def encoder(context: ServerContext, vectors: VectorInfo) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server with a model of embeddings; see ScriptedEngine for its vectors."""
+    info = dataclasses.replace(context.model, task="embeddings_generation", vectors=vectors)
+    served = dataclasses.replace(context, model=info)
+    app = create_app(served, [("/", router(served), "builtin.openai")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+async def data(client: httpx.AsyncClient, given: Any, **fields: Any) -> list[Any]:
+    response = await client.post(PATH, json={"model": "acme/tiny", "input": given, **fields})
+    assert response.status_code == 200, response.text
+    found = response.json()["data"]
+    assert [each["index"] for each in found] == list(range(len(found)))
+    return [each["embedding"] for each in found]
+
+
+async def test_an_answer_as_a_whole(encoder: httpx.AsyncClient, recorder: Any) -> None:
+    response = await encoder.post(PATH, json={"model": "acme/tiny", "input": ["ab", "c"], "user": "me"})
+    answer = response.json()
+    assert answer.keys() == {"object", "data", "model", "usage"}
+    assert (answer["object"], answer["model"]) == ("list", "acme/tiny")
+    assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert [each["object"] for each in answer["data"]] == ["embedding", "embedding"]
+    (stats,) = recorder.stats
+    assert (stats.route, stats.status, stats.prompt_tokens, stats.finish) == (PATH, 200, 3, "stop")
+
+
+async def test_every_form_of_input(encoder: httpx.AsyncClient, engine: Any) -> None:
+    text = engine.tokenizer.encode("ab", add_special_tokens=True)
+    assert await data(encoder, "ab") == await data(encoder, ["ab"]) == await data(encoder, text)
+    assert await data(encoder, [text, [5]]) == [[2.0, *text, 0.0], [1.0, 5.0, 0.0, 0.0]]
+    assert engine.encoded[-1].texts == (tuple(text), (5,))
+
+
+async def test_base64_is_the_same_numbers_in_bytes(encoder: httpx.AsyncClient) -> None:
+    (coded,) = await data(encoder, [[7, 9]], encoding_format="base64")
+    assert struct.unpack("<4f", base64.b64decode(coded)) == (2.0, 7.0, 9.0, 0.0)
+    assert await data(encoder, [[7, 9]], encoding_format="float") == [[2.0, 7.0, 9.0, 0.0]]
+
+
+async def test_prompts_go_before_texts_but_not_before_ids(encoder: httpx.AsyncClient, engine: Any) -> None:
+    await data(encoder, "ab", prompt_name="query")
+    assert engine.encoded[-1].texts == (tuple(engine.tokenizer.encode("Q: ab", add_special_tokens=True)),)
+    await data(encoder, [[1, 2]], prompt_name="query")
+    assert engine.encoded[-1].texts == ((1, 2),)
+
+
+async def test_longer_texts_are_cut_where_that_is_asked_for(encoder: httpx.AsyncClient, engine: Any) -> None:
+    await data(encoder, "a" * 300, truncate_prompt_tokens=-1)
+    assert [len(text) for text in engine.encoded[-1].texts] == [256]
+    await data(encoder, ["abcdef"], truncate_prompt_tokens=2)
+    assert [len(text) for text in engine.encoded[-1].texts] == [2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"input": ["a", ""]}, "input[1]", "input[1]: the text has no tokens"),
+        ({"input": [[1], []]}, "input[1]", "no tokens"),
+        ({"input": []}, "input", "input must have 1 to 2048 entries, got 0"),
+        ({"input": ["a"] * 2049}, "input", "1 to 2048 entries, got 2049"),
+        ({"input": ["a", "b" * 257]}, "input[1]", "input[1]: the text has 257 tokens, and this model takes 256"),
+        ({"input": ["a", "b" * 100_000]}, "input[1]", "100000 characters, which is at least"),
+        ({"input": [[1], [100_000]]}, "input[1]", "token id 100000 is outside the vocabulary"),
+        ({"input": "a", "dimensions": 2}, "dimensions", "vectors of 4 numbers and was not trained for others"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "greater than or equal to 1"),
+        ({"input": "a", "prompt_name": "x"}, "prompt_name", "it has plain, query"),
+        ({"input": "a", "truncate_prompt_tokens": 300}, "truncate_prompt_tokens", "1 to 256, is expected"),
+    ],
+)
+async def test_refusals(encoder: httpx.AsyncClient, fields: Any, param: str, message: str) -> None:
+    response = await encoder.post(PATH, json=fields)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert message in error["message"]
+
+
+async def test_more_texts_than_the_server_ever_takes(encoder: httpx.AsyncClient, engine: Any) -> None:
+    engine.capacity = 2
+    response = await encoder.post(PATH, json={"input": ["a", "b", "c"]})
+    assert response.status_code == 400
+    assert "the server takes 2 texts at once" in response.json()["error"]["message"]
+
+
+async def test_a_full_queue_and_a_failure(encoder: httpx.AsyncClient, engine: Any) -> None:
+    engine.refusal = QueueFullError("full")
+    response = await encoder.post(PATH, json={"input": "a"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    engine.refusal, engine.failure = None, EngineError("it broke")
+    assert (await encoder.post(PATH, json={"input": "a"})).status_code == 500
+    assert engine.active == set()
+
+
+async def test_unknown_fields_are_told(encoder: httpx.AsyncClient) -> None:
+    answer = (await encoder.post(PATH, json={"input": "a", "poem": 1})).json()
+    assert answer["warnings"] == ["the field 'poem' is not known and was ignored"]
+
+
+class TestMatryoshka:
+    @pytest.fixture
+    def vectors(self) -> VectorInfo:
+        return VectorInfo(size=4, sizes=(), normalized=True)
+
+    async def test_vectors_are_cut_and_normalised_again(self, encoder: httpx.AsyncClient) -> None:
+        (vector,) = await data(encoder, [[4, 9]], dimensions=2)  # of [2, 4, 9, 0]
+        assert vector == pytest.approx([2 / 20**0.5, 4 / 20**0.5])
+        assert await data(encoder, [[4, 9]], dimensions=4) == [[2.0, 4.0, 9.0, 0.0]]
+
+
+async def test_what_the_model_can_is_told(encoder: httpx.AsyncClient) -> None:
+    (card,) = (await encoder.get("/v1/models")).json()["data"]
+    capabilities = card["capabilities"]["embeddings"]
+    assert card["capabilities"].keys() == {"embeddings"}
+    assert {"input", "dimensions", "encoding_format", "truncate_prompt_tokens"} <= set(capabilities["fields"])
+    assert (capabilities["size"], capabilities["dimensions"], capabilities["pooled"]) == (4, None, True)
+    assert capabilities["prompts"] == ["plain", "query"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "stream": True}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/responses", {"input": "Hi"}),
+    ],
+)
+async def test_no_text_is_generated(encoder: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    response = await encoder.post(path, json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "unsupported_model", "model")
+    assert "gives embeddings and generates no text; ask /v1/embeddings" in error["message"]
+
+
+async def test_a_scorer_gives_no_embeddings(context: ServerContext) -> None:
+    info = dataclasses.replace(context.model, task="scoring", vectors=VectorInfo())
+    served = dataclasses.replace(context, model=info)
+    app = create_app(served, [("/", router(served), "builtin.openai")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        response = await client.post(PATH, json={"input": "a"})
+        assert response.status_code == 400
+        assert "gives scores and no embeddings; ask /v1/rerank or /score" in response.json()["error"]["message"]
+        (card,) = (await client.get("/v1/models")).json()["data"]
+        assert card["capabilities"] == {"scores": {"max_tokens": 256}}

@@ -1,0 +1,69 @@
+"""`max encode`: one text, encoded in this process, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maxserve.core.cli.generate import PROMPT, local_process
+from maxserve.core.cli.report import Measured, encode_report
+from maxserve.core.cli.serve import settle, typed
+from maxserve.core.errors import UsageError
+from maxserve.core.model.tasks import EMBEDDINGS, TEXT
+from maxserve.core.settings.options import GroupedCommand, engine_options
+
+if TYPE_CHECKING:
+    from maxserve.core.cli.group import Invocation
+    from maxserve.core.host import Host
+    from maxserve.core.settings import Settings
+
+
+def encode_command(invocation: Invocation) -> click.Command:
+    """The command, with the settings that mean something without a server."""
+    own = [
+        click.Option(["--prompt"], default=PROMPT, show_default=True, help="The text to encode."),
+        click.Option(
+            ["--num-warmups"], type=click.IntRange(0), default=0, help="Times to encode it first, unseen and uncounted."
+        ),
+    ]
+
+    @click.pass_context
+    def encode(ctx: click.Context, /, **_: Any) -> None:
+        names = {option.name for option in own}
+        settings = settle(invocation, {name: value for name, value in typed(ctx).items() if name not in names})
+        with local_process(invocation.host):
+            run(settings, invocation.host, ctx.params["prompt"], ctx.params["num_warmups"])
+
+    return GroupedCommand(
+        "encode",
+        callback=encode,
+        params=[*engine_options(invocation.host.plugin_sections()), *own],
+        help="Encode one text in this process with an embedding model, without a server, and report how fast it was.",
+    )
+
+
+def run(settings: Settings, host: Host, prompt: str, warmups: int) -> None:
+    """Loads the model, prints the vector and then the report."""
+    start = time.perf_counter()
+
+    from maxserve.core.engine.llm import LLM  # imports torch
+    from maxserve.core.model.encoder_input import EncoderInputs
+
+    llm = LLM(settings=settings, host=host)
+    if llm.info.task != EMBEDDINGS:
+        what = "generates text; there is `max generate`" if llm.info.task == TEXT else "scores pairs of texts; serve it"
+        raise UsageError(f"{llm.info.name} gives no embeddings, it {what}")
+    ready = time.perf_counter()
+    for _ in range(warmups):
+        llm.encode(prompt)
+    begun = time.perf_counter()
+    (vector,) = llm.encode(prompt)
+    done = time.perf_counter()
+    click.echo(f"Encoding: {prompt}")
+    click.echo(f"Embeddings: {vector}")
+    click.echo()
+    inputs = EncoderInputs(llm.tokenizer, llm.info)
+    tokens = inputs.text(prompt, "--prompt", prompt=inputs.prompt(None)).ids
+    click.echo(encode_report(Measured(prompt=len(tokens), startup=ready - start, total=done - begun)))

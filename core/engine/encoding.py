@@ -1,0 +1,81 @@
+"""Texts encoded in the caller's own process: what `LLM.encode` and `LLM.score` do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import RequestError
+from maxserve.core.model.encoder_input import EncoderInputs, Input, encode_request
+from maxserve.core.model.tasks import EMBEDDINGS, SCORING
+from maxserve.core.model.vectors import Collected, settle_size
+
+if TYPE_CHECKING:
+    from maxserve.core.engine.encoder import EncoderEngine
+    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.model.vectors import Vector
+
+
+class Encoding:
+    """An encoder and its tokenizer."""
+
+    def __init__(self, engine: EncoderEngine, tokenizer: Tokenizer) -> None:
+        assert engine.info.vectors is not None, "every encoder says what its vectors are"
+        self._engine = engine
+        self._vectors = engine.info.vectors
+        self._inputs = EncoderInputs(tokenizer, engine.info)
+        self._ids = map(str, itertools.count())
+
+    def encode(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        cut: int | None = None,
+    ) -> list[Vector]:
+        """The vectors of texts, or of token ids, which get no prompt."""
+        self._insist_on(EMBEDDINGS, "gives scores of pairs and no embeddings; use score")
+        size, prompt, most = (
+            settle_size(dimensions, self._vectors),
+            self._inputs.prompt(prompt_name),
+            self._inputs.cut(cut),
+        )
+        found: dict[int, Vector] = {}
+        spelled = [place for place, text in enumerate(texts) if isinstance(text, str)]
+        coded = [place for place, text in enumerate(texts) if not isinstance(text, str)]
+        for places, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
+            inputs = [self._input(texts[place], f"texts[{place}]", prompt, most) for place in places]
+            found.update(zip(places, self._run(inputs, size=size, skip=skip), strict=True))
+        return [found[place] for place in range(len(texts))]
+
+    def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
+        """How well each of `seconds` goes with `first`."""
+        self._insist_on(SCORING, "gives embeddings and no scores; use encode")
+        most = self._inputs.cut(cut)
+        inputs = [self._inputs.pair(first, each, f"seconds[{i}]", cut=most) for i, each in enumerate(seconds)]
+        return [float(score[0]) for score in self._run(inputs)]
+
+    def _insist_on(self, task: str, otherwise: str) -> None:
+        if self._engine.info.task != task:
+            raise RequestError(f"{self._engine.info.name!r} {otherwise}")
+
+    def _input(self, text: str | Sequence[int], place: str, prompt: str, cut: int | None) -> Input:
+        if isinstance(text, str):
+            return self._inputs.text(text, place, prompt=prompt, cut=cut)
+        return self._inputs.ids(text, place, cut=cut)
+
+    def _run(self, inputs: Sequence[Input], *, size: int | None = None, skip: int = 0) -> list[Vector]:
+        if not inputs:
+            return []
+        request = encode_request(next(self._ids), inputs, skip)
+        collected = Collected(len(inputs), self._vectors)
+        self._engine.add(request)
+        try:
+            while self._engine.busy:
+                for encoded in self._engine.step():
+                    collected.add(encoded)
+        finally:
+            self._engine.abort([request.id])
+        return collected.vectors(size)

@@ -1,0 +1,75 @@
+"""How do the answers of an encoder become vectors again, of the size that was asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maxserve.core.encoders import VectorInfo
+from maxserve.core.errors import EngineError, RequestError
+from maxserve.core.nouns import Encoded
+
+Vector = NDArray[np.float32]  # [size], or [tokens, size] where nothing is pooled
+
+
+class Collected:
+    """The vectors of a request's texts, as they come in."""
+
+    def __init__(self, count: int, info: VectorInfo) -> None:
+        self._vectors: list[Vector | None] = [None] * count
+        self._info = info
+
+    def add(self, encoded: Encoded) -> None:
+        """EngineError when the engine gave up."""
+        if encoded.error is not None:
+            raise EngineError(encoded.error)
+        numbers = np.frombuffer(encoded.data, dtype=np.float32).reshape(-1, self._info.size)
+        start = 0
+        for index, place in enumerate(encoded.places):
+            rows = encoded.rows[index] if encoded.rows else 1
+            part = numbers[start : start + rows]
+            self._vectors[place] = part if encoded.rows else part[0]
+            start += rows
+
+    def vectors(self, size: int | None = None) -> list[Vector]:
+        """All of them in order, cut to `size` numbers if that is given."""
+        found = [vector for vector in self._vectors if vector is not None]
+        if len(found) < len(self._vectors):
+            raise EngineError("the engine ended before every text was encoded")
+        return found if size is None else [_cut(vector, size, self._info) for vector in found]
+
+
+def settle_size(wanted: int | None, info: VectorInfo) -> int | None:
+    """The size to cut vectors to, None for their own; RequestError for one that the model was not trained for."""
+    if wanted is None or wanted == info.size:
+        return None
+    if info.sizes is None:
+        message = f"dimensions: the model gives vectors of {info.size} numbers and was not trained for others"
+        raise RequestError(f"{message}; leave it out", param="dimensions", code="invalid_value")
+    if info.sizes and wanted not in info.sizes:
+        there = ", ".join(map(str, sorted({*info.sizes, info.size})))
+        raise RequestError(f"dimensions: the model was trained for {there}", param="dimensions", code="invalid_value")
+    if not 1 <= wanted < info.size:
+        message = f"dimensions: 1 to {info.size} is expected, not {wanted}"
+        raise RequestError(message, param="dimensions", code="invalid_value")
+    return wanted
+
+
+def _cut(vector: Vector, size: int, info: VectorInfo) -> Vector:
+    """The first numbers; of length 1 again where the whole vector was."""
+    part = vector[:size]
+    return unit(part) if info.normalized else part
+
+
+def unit(vector: Vector) -> Vector:
+    """The vector at length 1; one of length 0 stays."""
+    length = float(np.linalg.norm(vector))
+    return vector if length == 0 else (vector / np.float32(length)).astype(np.float32)
+
+
+def cosines(first: Vector, others: Sequence[Vector]) -> list[float]:
+    """How alike the directions of vectors are, -1 to 1."""
+    one = unit(first)
+    return [float(one @ unit(other)) for other in others]
