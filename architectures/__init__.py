@@ -17,21 +17,6 @@ FUSED = WeightMap(
     ignored=(r".*\.rotary_emb\.inv_freq",),  # saved by old releases of transformers; computed here
 )
 
-EXAONE = replace(
-    FUSED,
-    renames=(
-        (r"^transformer\.wte\.", "model.embed_tokens."),
-        (r"^transformer\.h\.", "model.layers."),
-        (r"^transformer\.ln_f\.", "model.norm."),
-        (r"\.attn\.attention\.", ".self_attn."),
-        (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
-        (r"\.ln_1\.", ".input_layernorm."),
-        (r"\.ln_2\.", ".post_attention_layernorm."),
-        (r"\.mlp\.c_fc_0\.", ".mlp.gate_proj."),
-        (r"\.mlp\.c_fc_1\.", ".mlp.up_proj."),
-        (r"\.mlp\.c_proj\.", ".mlp.down_proj."),
-    ),
-)
 _EXPERTS = replace(
     FUSED,
     stacked=("experts",),
@@ -40,6 +25,19 @@ _EXPERTS = replace(
 )
 _LATENT = replace(_EXPERTS, fused={"gate_up_proj": FUSED.fused["gate_up_proj"]})  # q_proj has no k_proj beside it
 _OTHER_WAY_ROUND = (r"\.experts\.(gate_up|down)_proj\.weight$",)  # [experts, inputs, outputs] where unquantized
+
+
+# The text part goes by several names, and so do the modules beside it: those of transformers today come last.
+SEEING = WeightMap(
+    fused=FUSED.fused,
+    renames=(
+        (r"^language_model\.lm_head\.", "lm_head."),
+        (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
+        (r"^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector)\.", r"tower.\2."),
+        (r"^tower\.vision_tower\.vision_model\.", "tower.vision_tower."),
+    ),
+    ignored=(*FUSED.ignored, r"\.position_ids$"),
+)
 
 
 @hookimpl
@@ -141,14 +139,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
         example_repos=("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B"),
     )
     yield Architecture(
-        name="ExaoneForCausalLM",
-        build="maxserve.architectures.exaone:Model",
-        config="maxserve.architectures.exaone:config",
-        weights=EXAONE,
-        summary="EXAONE 3 and 3.5",
-        example_repos=("LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct",),
-    )
-    yield Architecture(
         name="MixtralForCausalLM",
         build="maxserve.architectures.mixtral:Model",
         config="maxserve.architectures.mixtral:config",
@@ -217,5 +207,77 @@ def maxserve_architectures() -> Iterable[Architecture]:
         ),
         summary="Llama 4, the text part of models that take images",
         example_repos=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
+    )
+    yield from _vision()
+
+
+def _vision() -> Iterable[Architecture]:
+    """Models that see. Their towers' parameters lie under `tower.`, whatever the age of the checkpoint."""
+    yield Architecture(
+        name="LlavaForConditionalGeneration",
+        build="maxserve.architectures.llava:Model",
+        config="maxserve.architectures.llava:config",
+        weights=SEEING,
+        images="maxserve.architectures.llava:images",
+        summary="Llava: CLIP or Pixtral beside Llama or Mistral",
+        example_repos=("llava-hf/llava-1.5-7b-hf", "mistral-community/pixtral-12b"),
+    )
+    yield Architecture(
+        name="Idefics3ForConditionalGeneration",
+        build="maxserve.architectures.idefics3:Model",
+        config="maxserve.architectures.idefics3:config",
+        weights=SEEING,
+        images="maxserve.architectures.idefics3:Images",
+        summary="Idefics 3: SigLIP over tiles beside Llama 3",
+        example_repos=("HuggingFaceM4/Idefics3-8B-Llama3",),
+    )
+    yield Architecture(
+        name="Mistral3ForConditionalGeneration",
+        build="maxserve.architectures.mistral3:Model",
+        config="maxserve.architectures.mistral3:config",
+        weights=SEEING,
+        images="maxserve.architectures.pixtral:RowsOfTokens",
+        summary="Mistral 3: Pixtral beside Mistral",
+        example_repos=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+    )
+    yield Architecture(
+        name="InternVLForConditionalGeneration",
+        build="maxserve.architectures.internvl:model",
+        config="maxserve.architectures.internvl:config",
+        weights=SEEING,
+        images="maxserve.architectures.internvl:Images",
+        refused={
+            "InternVLChatModel": "checkpoints of that name bring code of their own; take the one whose name ends in "
+            "-hf, such as OpenGVLab/InternVL3-1B-hf"
+        },
+        summary="InternVL 2.5 to 3.5 beside Qwen 2, Qwen 3 or Llama",
+        example_repos=("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3_5-1B-HF"),
+    )
+    yield Architecture(
+        name="Gemma3ForConditionalGeneration",
+        build="maxserve.architectures.gemma3_vision:Model",
+        config="maxserve.architectures.gemma3_vision:config",
+        weights=SEEING,
+        images="maxserve.architectures.gemma3_vision:Images",
+        summary="Gemma 3: SigLIP beside the text model",
+        example_repos=("google/gemma-3-4b-it", "google/gemma-3-27b-it"),
+    )
+    yield Architecture(
+        name="Qwen2_5_VLForConditionalGeneration",
+        build="maxserve.architectures.qwen2_5_vl:Model",
+        config="maxserve.architectures.qwen2_5_vl:config",
+        weights=SEEING,
+        images="maxserve.architectures.qwen2_5_vl:Images",
+        summary="Qwen 2.5 VL",
+        example_repos=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    )
+    yield Architecture(
+        name="Qwen3VLForConditionalGeneration",
+        build="maxserve.architectures.qwen3_vl:Model",
+        config="maxserve.architectures.qwen3_vl:config",
+        weights=SEEING,
+        images="maxserve.architectures.qwen3_vl:Images",
+        summary="Qwen 3 VL, dense",
+        example_repos=("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
     )
     yield from encoders()

@@ -57,6 +57,7 @@ class Model(DecoderModel):
 def config(raw: Mapping[str, Any]) -> GraniteConfig:
     """The config in `raw`, the content of config.json, with Granite's defaults."""
     given = {**DEFAULTS, **raw}
-    fields = read_fields(given, windows=(), scale=number(given, "attention_multiplier", 1.0))
     multipliers = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
-    return GraniteConfig(**fields, **{key: number(given, key, 1.0) for key in multipliers})
+    own: dict[str, Any] = {key: number(given, key, 1.0) for key in multipliers}
+    own["scale"] = number(given, "attention_multiplier", 1.0)
+    return GraniteConfig(**read_fields(given, windows=(), **own))

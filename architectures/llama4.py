@@ -57,6 +57,11 @@ class Llama4Config(MixtureConfig):
     growth_step: float
 
     @property
+    def interleaved(self) -> bool:
+        """Pairs of what positions turn lie side by side."""
+        return True
+
+    @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
         return tuple(CacheLayer(kv_heads=self.kv_heads, head_dim=self.head_dim, chunk=chunk) for chunk in self.chunks)
 

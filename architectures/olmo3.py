@@ -30,5 +30,12 @@ def config(raw: Mapping[str, Any]) -> ModelConfig:
     thetas = {"full_attention": number(given, "rope_theta", THETA), "sliding_attention": THETA}
     ropes = read_ropes(given, size(given, "max_position_embeddings", 2048), thetas)
     windows = windows_of(kinds, given["sliding_window"], layers)
-    own = {"windows": windows, "rope": ropes["full_attention"], "ropes": tuple(ropes[kind] for kind in kinds[:layers])}
-    return ModelConfig(**read_fields(given, mlp_bias=False, **own))
+    return ModelConfig(
+        **read_fields(
+            given,
+            mlp_bias=False,
+            windows=windows,
+            rope=ropes["full_attention"],
+            ropes=tuple(ropes[kind] for kind in kinds[:layers]),
+        )
+    )

@@ -57,7 +57,9 @@ class Architecture(Component):
     `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
-    given a ModelFolder too.
+    given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are
+    text. `refused` are names in config.json that mean a model of the family which cannot be served, each with the
+    reason and what to do.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -80,6 +82,8 @@ class Architecture(Component):
     reads_folder: bool = False
     task: str = "text_generation"
     matryoshka: bool = False
+    images: Ref | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     example_repos: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
 
     from maxserve.core.host import Host
     from maxserve.core.model.chat_template import ChatTemplate
@@ -41,19 +42,6 @@ class Context:
 
 
 # --- models ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFolder:
-    """Where a model's config and tokenizer lie, for architectures that read more than config.json.
-
-    `config` is the content of config.json. Python code that lies there may run only if it is `trusted`
-    (`--trust-remote-code`).
-    """
-
-    path: str
-    config: Mapping[str, Any]
-    trusted: bool = False
 
 
 class ModelSpec(Protocol):
@@ -93,6 +81,47 @@ class Model(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, dim] to [rows, vocab_size]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext(Context):
+    """`path` is the model's folder, `model` the content of its config.json, with the overrides of its vision part.
+
+    `overrides` are those (`--vision-config-overrides`): SettingsError names the ones that mean nothing.
+    """
+
+    path: str
+    model: Mapping[str, Any]
+    tokenizer: Tokenizer
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadImage:
+    """A picture as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
+
+    `tensors` are numpy's arrays for the tower; the other fields are those of Image.
+    """
+
+    text: str
+    token: str
+    tensors: Mapping[str, NDArray[Any]]
+    places: NDArray[np.int64] | None = None
+    advance: int | None = None
+    together: bool = False
+
+
+class ReadsImages(Protocol):
+    """Makes of a picture what one model takes. Used from several threads at once, in the API process.
+
+    `placeholder` is what the chat template writes where an image stands.
+    """
+
+    placeholder: str
+
+    def read(self, picture: Picture) -> ReadImage:
+        """`picture` is decoded and in RGB; RequestError when this model cannot take it."""
         ...
 
 
@@ -394,6 +423,8 @@ class ObserverContext(Context):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
+    `images` reads the pictures of prompts, where the model sees.
+
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes.
     """
 
@@ -403,6 +434,7 @@ class ServerContext(Context):
     engine: EngineClient
     tokenizer: Tokenizer
     template: ChatTemplate
+    images: ReadsImages | None = None
     observers: Sequence[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -58,11 +58,55 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """An array as it travels: the name of its type as numpy has it, its shape, and its bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Numbers:
+        return cls(dtype=values.dtype.str, shape=values.shape, data=values.tobytes())
+
+    def array(self) -> NDArray[Any]:
+        """The array, as a read-only view of the bytes."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image in a prompt: `length` tokens from `start` on stand for it.
+
+    Those of them that are `token` get the image's features, in order; others, such as ends of lines, are text.
+    `tensors` is what the model's tower takes, `digest` a cryptographic hash of it: equal ones are the same image.
+    `places` [axes, length] are where the tokens lie for models whose positions have several axes, counted from the
+    first of them, and `advance` is how far the positions move over the image (None: its length). `together`: its tokens
+    see each other, later ones too, in every run of neighbours that are `token`.
+    """
+
+    digest: bytes
+    start: int
+    length: int
+    token: int
+    tensors: Mapping[str, Numbers]
+    places: Numbers | None = None
+    advance: int | None = None
+    together: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
-    `user` is whose it is, for schedulers that care. Of those who wait, a lower `priority` comes first, where the
-    scheduler lets it; nobody who runs makes room for it.
+    `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
+    lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it.
     """
 
     id: str
@@ -71,6 +115,7 @@ class Request:
     salt: str = ""
     user: str = ""
     priority: int = 0
+    images: tuple[Image, ...] = ()
 
 
 MOST_LOGPROBS = 20  # likeliest tokens a request may ask for beside each of its own
@@ -177,7 +222,7 @@ class CacheLayer:
     that many positions. Scores are multiplied by `scale` (None: head_dim ** -0.5); with a `softcap` they become
     softcap * tanh(score / softcap). `value_dim` is the size of a value's head where it is not `head_dim`;
     `values_in_keys`: a value is the first `value_dim` numbers of its key, and is not kept a second time. `sinks`: the
-    layer brings some when it attends.
+    layer brings some when it attends. `together`: tokens of a span that `Batch.together` names see all of it.
     """
 
     kv_heads: int
@@ -189,6 +234,7 @@ class CacheLayer:
     sinks: bool = False
     value_dim: int | None = None
     values_in_keys: bool = False
+    together: bool = False
 
     @property
     def value_size(self) -> int:
@@ -293,9 +339,24 @@ class Turns:
     first_decode: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a step computes of an image: features `first` … `first` + len(rows) - 1 go to these rows of the step."""
+
+    image: Image
+    rows: torch.Tensor  # [n] int64, indices into T
+    first: int
+
+
+Span: TypeAlias = tuple[int, int]  # first position and the one after the last
+
+
 @dataclass(slots=True, kw_only=True)
 class Batch:
     """One ragged step: B sequences with T new tokens in all, R rows whose logits are wanted.
+
+    `places` are the positions to turn by, where they have several axes or are not those in the sequence. `together`
+    has, per sequence, the spans of positions whose tokens see each other; empty where nobody has any.
 
     Device tensors feed the model; the numpy arrays beside them are the same numbers on the host, so that a
     back end may plan without waiting for the device.
@@ -310,6 +371,9 @@ class Batch:
     tables: NDArray[np.int32]  # [B, pages] page ids; beyond a sequence's pages undefined
     logit_rows: torch.Tensor  # [R] int64, indices into T
     attention: Attention
+    images: tuple[Seen, ...] = ()
+    places: torch.Tensor | None = None  # [axes, T] int64
+    together: tuple[tuple[Span, ...], ...] = ()  # [B]
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None = None

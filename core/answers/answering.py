@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from maxserve.core.answers.bodies import ChatBody, TextBody
 from maxserve.core.answers.conversation import Conversations
+from maxserve.core.answers.images import Pictures, details
 from maxserve.core.answers.jobs import Job, JobLimits, plan_job
 from maxserve.core.answers.models import require_served, require_text
 from maxserve.core.answers.parts import Part
@@ -18,9 +19,9 @@ from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.answers.tools import ToolChoice, read_tools
 from maxserve.core.answers.unsupported import warnings_of
 from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.answer import Piece
-from maxserve.core.nouns import Constraint
+from maxserve.core.nouns import Constraint, Image
 from maxserve.core.server.constraint_fields import ConstraintFields, constraint_asked
 from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import Body, RequestFields
@@ -49,6 +50,7 @@ class Answering:
         self._bodies: dict[type[Any], type[Any]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = Constraints(context)
+        self._pictures = Pictures(context)
         self._readers = Readers(context)
 
     def body(self, base: type[B]) -> type[B]:
@@ -66,7 +68,8 @@ class Answering:
     async def prompt(self, body: ChatBody) -> list[int]:
         """The tokens of a conversation, as `chat` would go on with them."""
         self._checked(body)
-        return await asyncio.to_thread(self.chat_tokens, body)
+        images = await self._pictures.read(body.images)
+        return (await asyncio.to_thread(self._chat_prompt, body, read_tools(body), images))[1]
 
     def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
         """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""
@@ -86,12 +89,13 @@ class Answering:
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""
-        warnings = self._checked(body)
+        warnings = [*self._checked(body), *details(body.images)]
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, choice)
-        text, prompt = await asyncio.to_thread(self._chat_prompt, body, choice)
+        pictures = await self._pictures.read(body.images)
+        text, prompt, images = await asyncio.to_thread(self._chat_prompt, body, choice, pictures)
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
-        job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint)
+        job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
         readers = [self._readers.of(choice, text, constrained=constraint is not None) for _ in job.requests]
         return self._begin(job, warnings, readers)
 
@@ -110,10 +114,6 @@ class Answering:
         job = plan_job(body, prompts, sampling, limits, user=user, constraint=constraint)
         return self._begin(job, warnings, [None] * len(job.requests))
 
-    def chat_tokens(self, body: ChatBody) -> list[int]:
-        """The prompt that `chat` would give the model."""
-        return self._chat_prompt(body, read_tools(body))[1]
-
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_served(body.model, self.context.model)
         require_text(self.context.model)
@@ -129,9 +129,11 @@ class Answering:
             return await self.constraints.choose("json_schema", schema, param="tools")
         return None if asked is None else await self.constraints.choose(asked.kind, asked.value, param=asked.param)
 
-    def _chat_prompt(self, body: ChatBody, choice: ToolChoice) -> tuple[str, list[int]]:
+    def _chat_prompt(
+        self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]
+    ) -> tuple[str, list[int], tuple[Image, ...]]:
         text = self.conversations.text(body, choice)
-        return text, self.conversations.tokens(text)
+        return text, *self.conversations.tokens(text, pictures)
 
     def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
         parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)])

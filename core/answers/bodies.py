@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from maxserve.core.answers.images import Placed, placed_image
 from maxserve.core.answers.tools import ToolFields
 from maxserve.core.nouns import MOST_LOGPROBS
 from maxserve.core.server.constraint_fields import ConstraintFields
@@ -94,6 +95,9 @@ class TextBody(ConstraintFields):
 class ContentPart(Body):
     type: str
     text: str | None = None
+    image_url: Any = Field(
+        None, description="an object with the url of a picture: data:, and https: or file: if allowed"
+    )
 
 
 class Message(Body):
@@ -117,6 +121,17 @@ class ChatBody(TextBody, ToolFields):
     top_logprobs: int | None = Field(
         None, ge=0, le=MOST_LOGPROBS, description="and so many likeliest ones; needs logprobs"
     )
+
+    @property
+    def images(self) -> list[Placed]:
+        """The pictures of the conversation in order, each with where it is said."""
+        return [
+            placed_image(part.image_url, f"messages[{i}].content[{j}].image_url")
+            for i, message in enumerate(self.messages)
+            if isinstance(message.content, list)
+            for j, part in enumerate(message.content)
+            if part.type == "image_url"
+        ]
 
     @model_validator(mode="after")
     def _top_of_nothing(self) -> ChatBody:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from maxserve.core.answers.bodies import ChatBody, ContentPart, Message
@@ -10,8 +11,12 @@ from maxserve.core.answers.roles import knows_developer
 from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
 from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
+from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.nouns import Image
+
+_IMAGE = {"type": "image"}  # as templates know a picture
 
 
 class Conversations:
@@ -21,6 +26,7 @@ class Conversations:
         self._template = context.template
         self._tokenizer = context.tokenizer
         self._info = context.model
+        self._placeholder = None if context.images is None else context.images.placeholder
         self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
         self._knows_developer = knows_developer(context.template, context.tokenizer.special_tokens)
 
@@ -41,8 +47,13 @@ class Conversations:
             **(body.chat_template_kwargs or {}),
         )
 
-    def tokens(self, text: str) -> list[int]:
-        """The tokens of what `text` gave: the template has put the special ones where they belong."""
+    def tokens(self, text: str, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
+        """The tokens of what `text` gave, the template having put special ones where they belong, and its images."""
+        if not images or self._placeholder is None:
+            return self._encoded(text), ()
+        return image_prompt(text, images, self._placeholder, self._tokenizer, self._encoded)
+
+    def _encoded(self, text: str) -> list[int]:
         return encoded(text, self._tokenizer, self._info, add_special_tokens=False, prompt_field="messages")
 
     def _turn(self, index: int, message: Message) -> dict[str, Any]:
@@ -53,6 +64,8 @@ class Conversations:
         if isinstance(message.content, list):
             _check_parts(message.content, where)
         turn = message.model_dump(exclude_none=True)
+        if isinstance(message.content, list):
+            turn["content"] = [_IMAGE if part["type"] == "image_url" else part for part in turn["content"]]
         turn.setdefault("content", "")  # an assistant that only called tools; templates would print None
         if message.role == "developer" and not self._knows_developer:
             turn["role"] = "system"
@@ -76,10 +89,12 @@ def _wants_generation_prompt(body: ChatBody) -> bool:
 
 
 def _check_parts(parts: list[ContentPart], where: str) -> None:
-    """RequestError for content that is not text."""
+    """RequestError for content that is neither text nor a picture."""
     for index, part in enumerate(parts):
+        if part.type == "image_url":
+            continue  # looked at when the pictures were read
         if part.type != "text":
-            message = f"content of type {part.type[:64]!r} is not supported yet; this server takes text"
+            message = f"content of type {part.type[:64]!r} is not supported; this server takes text and image_url"
             raise RequestError(message, param=f"{where}[{index}].type", code="unsupported_parameter")
         if part.text is None:
             raise RequestError("a text part needs a text", param=f"{where}[{index}].text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ from maxserve.core.answers.bodies import TextBody
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.nouns import Constraint, Request, SamplingParams
+from maxserve.core.nouns import Constraint, Image, Request, SamplingParams
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"
@@ -55,14 +55,19 @@ def plan_job(
     *,
     user: str,
     constraint: Constraint | None = None,
+    images: tuple[Image, ...] = (),
 ) -> Job:
-    """The requests; RequestError when prompts, or the answers asked for, are more than model or server can hold."""
+    """The requests, with the `images` of a single prompt.
+
+    RequestError when prompts, or the answers asked for, are more than model or server can hold.
+    """
     n = body.n or 1
     _check_count(len(prompts) * n, limits.capacity, "n" if n > 1 else limits.prompt_field)
     requests: list[Request] = []
     for prompt in prompts:
         limit = _limit(body, len(prompt), limits)
-        requests += [_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n)]
+        samples = (_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n))
+        requests += [replace(request, images=images) for request in samples] if images else samples
     limit = body.token_limit[1]
     _check_minimum(sampling, *body.token_limit)
     return Job(

@@ -39,13 +39,13 @@ def told_of_tools(turns: Sequence[dict[str, Any]], choice: ToolChoice) -> list[d
     text = f"You may call these functions:\n{json.dumps(described, ensure_ascii=False)}\n{_HOW[choice.mode]}"
     turns = [_plainly(turn) for turn in turns]
     if turns[0]["role"] in ("system", "developer"):
-        return [turns[0] | {"content": f"{_text(turns[0]['content'])}\n\n{text}"}, *turns[1:]]
+        return [turns[0] | {"content": _joined(turns[0]["content"], f"\n\n{text}")}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
 
 
 def _plainly(turn: dict[str, Any]) -> dict[str, Any]:
     if turn["role"] == "tool":
-        return {"role": "user", "content": f"Result of the call: {_text(turn['content'])}"}
+        return {"role": "user", "content": _joined("Result of the call: ", turn["content"])}
     calls = turn.get("tool_calls")
     if not calls:
         return turn
@@ -54,6 +54,19 @@ def _plainly(turn: dict[str, Any]) -> dict[str, Any]:
     return {"role": turn["role"], "content": content}
 
 
+def _joined(*contents: Any) -> Any:
+    """Contents one behind the other: a string, or parts where some of them are images."""
+    if not any(_images(content) for content in contents):
+        return "".join(map(_text, contents))
+    text = "text"
+    parts = ([{"type": text, text: content}] if isinstance(content, str) else content for content in contents)
+    return [part for some in parts for part in some]
+
+
+def _images(content: Any) -> bool:
+    return not isinstance(content, str) and any(part["type"] != "text" for part in content)
+
+
 def _text(content: Any) -> str:
     """The text of a message's content: a string, or parts of it."""
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+    return content if isinstance(content, str) else "\n".join(p["text"] for p in content if p["type"] == "text")

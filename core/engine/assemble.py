@@ -29,13 +29,13 @@ from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
     CacheContext,
     Model,
-    ModelFolder,
     ModelInfo,
     ModelSpec,
     SamplerContext,
     SchedulerContext,
 )
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
@@ -182,13 +182,15 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     attention = _build_attention(target, spec, plan, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
     info = _info(target, loaded)
+    sees = target.host.architectures.get(info.architecture).component.images is not None
     return Parts(
         info=info,
         limits=limits,
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
-        builder=BatchBuilder(cache, attention, plan.page_size, target.device),
+        builder=BatchBuilder(cache, attention, plan.page_size, target.device, images=sees),
+        sees=sees,
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,

@@ -19,8 +19,9 @@ from maxserve.core.engine.loading import build_module, fill
 from maxserve.core.engine.pooling import Pooling, Spans
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import ModelFolder, ModelInfo
+from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import activation_bytes, weight_bytes
 from maxserve.core.model.memory_table import size_text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.nouns import Batch
 
@@ -23,11 +24,14 @@ Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 class BatchBuilder:
     """Builds the batch of a step. Sequences keep the order of the plan; a step of nobody gives a batch of nothing."""
 
-    def __init__(self, cache: Cache, attention: Attention, page_size: int, device: torch.device) -> None:
+    def __init__(
+        self, cache: Cache, attention: Attention, page_size: int, device: torch.device, *, images: bool = False
+    ) -> None:
         self._cache = cache
         self._attention = attention
         self._page_size = page_size
         self._device = device
+        self._images = ImageStep(device) if images else None
 
     def build(self, step: Step) -> Batch:
         starts, stops = step.starts, step.stops
@@ -40,7 +44,7 @@ class BatchBuilder:
             positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
             owners = np.repeat(rows, counts)
         pages = self._cache.tables[owners, positions // self._page_size]
-        return Batch(
+        batch = Batch(
             input_ids=self._to_device(_new_tokens(step)),
             positions=self._to_device(positions),
             slots=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
@@ -51,6 +55,9 @@ class BatchBuilder:
             logit_rows=self._to_device(query_start[1:][step.draws] - 1),
             attention=self._attention,
         )
+        if self._images is not None:
+            self._images.tell(step, batch)
+        return batch
 
     def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

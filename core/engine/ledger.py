@@ -40,6 +40,10 @@ class Ledger:
     """Its place among the tokens that the step on its way draws, or KNOWN."""
     launched: NDArray[np.int64]
     """The number of the last step it was part of, or NEVER."""
+    images_end: NDArray[np.int64]
+    """Where in its prompt the last image ends; 0 without one."""
+    shift: NDArray[np.int64]
+    """How far the positions it is turned by lie from its own, after the prompt."""
     alive: NDArray[np.bool_]
     """Whether somebody still waits for its tokens."""
     eos_ends: NDArray[np.bool_]
@@ -58,6 +62,8 @@ class Ledger:
         "last",
         "drawn_at",
         "launched",
+        "images_end",
+        "shift",
     )
     FLAGS = ("alive", "eos_ends", "picky")
 

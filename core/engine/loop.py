@@ -336,7 +336,7 @@ class Engine:
         step, ledger, size = flight.step, self._ledger, self._limits.page_size
         for i in flight.land().tolist():
             sequence, stop = step.sequences[i], int(step.stops[i])
-            self._cache.commit(sequence.row, sequence.tokens[:stop])
+            self._cache.commit(sequence.row, sequence.keys[:stop])
             ledger.commit_at[sequence.slot] = (stop // size + 1) * size
 
     def _leave(self, sequence: Sequence) -> None:

@@ -37,7 +37,7 @@ class Parts:
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
     `lane`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the one worth
     having ready. `empty_steps`: the model runs also when there is nobody to run it for. `variable_logits`: requests may
-    have logprobs of their prompts; `priorities`: they may have one.
+    have logprobs of their prompts; `priorities`: they may have one; `sees`: their prompts may have images.
     """
 
     info: ModelInfo
@@ -54,6 +54,7 @@ class Parts:
     max_steps: int = 1
     lane: Lane | None = None
     empty_steps: bool = False
+    sees: bool = False
     variable_logits: bool = True
     priorities: bool = True
     failure_percent: float = 0.0

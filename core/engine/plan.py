@@ -51,7 +51,7 @@ class StepView:
     def _looked_at(self, sequences: Iterable[Sequence]) -> Iterator[SequenceView]:
         for sequence in sequences:
             if not sequence.started and sequence.peeked[0] != self._step:
-                hits = 0 if sequence.wants_scores else self._cache.peek(sequence.tokens, sequence.salt)
+                hits = 0 if sequence.wants_scores else self._cache.peek(sequence.keys, sequence.salt)
                 sequence.peeked = (self._step, hits)
             yield sequence.view
 
@@ -147,6 +147,8 @@ class StepPlan:
         computed = wanted.computed
         todo = wanted.length - computed
         granted = todo if todo <= tokens and todo <= self.tokens_left else self._clip(todo, tokens, whole)
+        if granted < todo and wanted.images is not None:
+            granted = wanted.images.uncut(computed, granted)
         if granted and self._have_pages(wanted, computed + granted):
             self._grant(wanted, granted, computed + granted)
             if fresh:
@@ -219,7 +221,7 @@ class StepPlan:
         self._settle()
         row = self._free_rows.pop()
         # Of a single token no cache finds a prefix: all rows are computed, and shared with others afterwards.
-        known = sequence.tokens[:1] if sequence.wants_scores else sequence.tokens
+        known = sequence.keys[:1] if sequence.wants_scores else sequence.keys
         sequence.take_row(row, self._cache.open(row, known, sequence.salt), self._page_size)
         return True
 

@@ -36,8 +36,22 @@ def refuse_unservable(request: Request, parts: Parts) -> None:
             param="priority",
             code="unsupported_parameter",
         )
+    _check_images(request, parts)
     _check_logprobs(request.params, parts)
     _check_ids(request.prompt, parts.info.vocab_size)
+
+
+def _check_images(request: Request, parts: Parts) -> None:
+    """Whoever places images wrongly would have features written where they do not belong."""
+    if request.images and not parts.sees:
+        raise RequestError(f"the model {parts.info.name} takes text only, no images", param="prompt")
+    end = 0
+    for image in request.images:
+        if not end <= image.start < image.end <= len(request.prompt):
+            raise RequestError("the images of a request must lie in its prompt one after another", param="prompt")
+        if image.places is not None and image.places.shape[-1] != image.length:
+            raise RequestError(f"an image of {image.length} tokens has {image.places.shape} places", param="prompt")
+        end = image.end
 
 
 def _check_logprobs(params: SamplingParams, parts: Parts) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maxserve.core.engine.images import PromptImages
 from maxserve.core.engine.ledger import NO_ROW, Ledger
 from maxserve.core.nouns import Request, TokenLogprob
 
@@ -37,6 +38,7 @@ class Sequence:
         "fresh",
         "guide",
         "id",
+        "images",
         "ledger",
         "params",
         "peeked",
@@ -66,6 +68,7 @@ class Sequence:
         self.id = request.id
         self.prompt_length = len(prompt)
         self.salt = _salt(request, regimes)
+        self.images = PromptImages(request) if request.images else None
         self.ends = ends  # tokens that end it
         self.params = params
         self.guide: Guide | None = None  # of those whose text is constrained, once it is ready
@@ -94,6 +97,8 @@ class Sequence:
         ledger.last[slot] = self.buffer[length - 1]
         constrained = request.params.constraint is not None
         ledger.eos_ends[slot] = constrained or not request.params.ignore_eos
+        ledger.images_end[slot] = 0 if self.images is None else self.images.end
+        ledger.shift[slot] = 0 if self.images is None else self.images.shift
         scored = request.params.prompt_logprobs is not None
         ledger.picky[slot] = constrained or scored or bool(request.params.stop_token_ids)
 
@@ -103,6 +108,11 @@ class Sequence:
         if self.fresh:
             self._flush()
         return self.buffer[: self._filled]
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """What the cache knows the tokens by: themselves, but for those of images."""
+        return self.tokens if self.images is None else self.images.keyed(self.tokens)
 
     def _flush(self) -> None:
         start, stop = self._filled, self._filled + len(self.fresh)

@@ -66,9 +66,9 @@ class Embedding(nn.Module):
         self.kept: GivesRows | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[tokens] to [tokens, dim]."""
+        """[...] to [..., dim]."""
         if self.kept is not None:
-            return self.kept.rows(ids).to(self.compute)
+            return self.kept.rows(ids.flatten()).unflatten(0, ids.shape).to(self.compute)
         assert self.weight is not None, "neither the layer nor a method keeps the table"
         return F.embedding(ids, self.weight).to(self.compute)
 

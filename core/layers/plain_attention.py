@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.nouns import CacheLayer, Span
 
 
-def plain_attention(q: Tensor, keys: Tensor, values: Tensor, layer: CacheLayer, sinks: Tensor | None = None) -> Tensor:
-    """What the last tokens' queries [t, heads, d] see of a sequence's keys [S, kv_heads, d] and values; float64."""
+def plain_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    layer: CacheLayer,
+    sinks: Tensor | None = None,
+    together: Sequence[Span] = (),
+) -> Tensor:
+    """What the last tokens' queries [t, heads, d] see of a sequence's keys [S, kv_heads, d] and values; float64.
+
+    `together` are spans of positions whose tokens see all of it.
+    """
     group = q.shape[1] // keys.shape[1]
     q, keys, values = q.double(), keys.double(), values.double()
     keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
     scores = torch.einsum("thd,shd->hts", q, keys) * layer.score_scale
     if layer.softcap is not None:
         scores = layer.softcap * torch.tanh(scores / layer.softcap)
-    scores = scores.masked_fill(_hidden(len(q), len(keys), layer), float("-inf"))
+    scores = scores.masked_fill(_hidden(len(q), len(keys), layer, together), float("-inf"))
     if sinks is not None:
         scores = torch.cat((scores, sinks.double()[:, None, None].expand(-1, len(q), 1)), dim=-1)
     return torch.einsum("hts,shd->thd", scores.softmax(dim=-1)[..., : len(keys)], values)
 
 
-def _hidden(rows: int, length: int, layer: CacheLayer) -> Tensor:
+def _hidden(rows: int, length: int, layer: CacheLayer, together: Sequence[Span]) -> Tensor:
     """Which positions the last `rows` tokens of a sequence do not see, [rows, length]."""
     own, seen = torch.arange(length - rows, length)[:, None], torch.arange(length)
     hidden = seen > own
+    for first, last in together:
+        hidden &= ~((own >= first) & (own < last) & (seen >= first) & (seen < last))
     if layer.window is not None:
         hidden |= seen <= own - layer.window
     if layer.chunk is not None:

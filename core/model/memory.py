@@ -3,7 +3,8 @@
     KV cache = free memory x utilization - weights - activations
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
-in the compute type, and 3 float32 rows of logits per running request. On a CPU the cache takes at most 4 GiB unless
+in the compute type, what the config says that layers need besides, and 3 float32 rows of logits per running request.
+On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
 first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
 size of the weights (192 MiB at least).
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from maxserve.core.errors import ModelError
 from maxserve.core.model.host_tier import host_pages
@@ -157,9 +158,18 @@ def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> i
     return sum(layer.token_size for layer in layers) * page_size * itemsize
 
 
+@runtime_checkable
+class NeedsRoom(Protocol):
+    """A config of a model whose layers need more values for each token than the estimate has."""
+
+    @property
+    def layer_values(self) -> int: ...
+
+
 def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:
     """The estimate of this file's first lines, for a step of `tokens` tokens and `rows` requests."""
-    return _VALUES_PER_TOKEN * tokens * spec.dim * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+    more = spec.layer_values if isinstance(spec, NeedsRoom) else 0
+    return (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
 
 
 def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activations: int) -> int:

@@ -27,6 +27,11 @@ class MixtureConfig(ModelConfig):
                 f"config.json: {self.top_k} experts for each token are more than the {self.experts} there are"
             )
 
+    @property
+    def layer_values(self) -> int:
+        """Values that a mixture needs for each token: a row for each choice, sorted, on its way and in order again."""
+        return self.top_k * (4 * self.dim + 3 * self.expert_dim)
+
     def is_sparse(self, layer: int) -> bool:
         """Whether the layer is a mixture."""
         return self.sparse[layer] if self.sparse else True

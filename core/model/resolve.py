@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
-from maxserve.core.interfaces import ModelFolder
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.fallback import find_fallback
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.hub import HubClient, HuggingFaceHub
+from maxserve.core.model.images import with_overrides
 from maxserve.core.model.json_files import read_object, read_optional_object
 from maxserve.core.model.packings import packing_of
 from maxserve.core.model.places import Folder, Place, Repository, is_repository
@@ -75,6 +76,7 @@ def resolve_model(
     wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder)
     architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
     check_task(wanted, architecture.task, ref=place.ref)
+    _refuse_overrides(model.vision_config_overrides, architecture)
     packing = packing_of(config, architecture, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
@@ -87,7 +89,7 @@ def resolve_model(
     return ModelFiles(
         ref=place.ref,
         path=str(folder),
-        config=config,
+        config=with_overrides(config, model.vision_config_overrides),
         generation_config=read_optional_object(folder / "generation_config.json"),
         weights=tuple(weights),
         encoding=encoding,
@@ -173,6 +175,14 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
         hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
     return read_object(folder / "config.json")
+
+
+def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
+    """Who reads images refuses what means nothing to it; a model that does not see has nobody who would."""
+    if overrides and architecture.images is None:
+        raise ModelError(
+            f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"
+        )
 
 
 def _classes(config: dict[str, Any], ref: str) -> list[str]:

@@ -33,6 +33,14 @@ class Rotates(Protocol):
     def head_dim(self) -> int: ...
 
 
+@runtime_checkable
+class TakesPairs(Protocol):
+    """A config of a model that may take the entries of a pair side by side, as all its checkpoints keep them."""
+
+    @property
+    def interleaved(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsApart:
     """Puts the rows of heads of `head_dim`, whose first `width` entries are turned, from pairs side by side to apart.
@@ -52,15 +60,15 @@ class PairsApart:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The rows [heads * head_dim, ...] in the order of halves."""
-        heads = tensor.unflatten(0, (-1, self.head_dim))
-        turned = heads[:, : self.width].unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-        ordered = heads.clone()
-        ordered[:, : self.width] = turned
-        return ordered.flatten(0, 1)
+        heads = tensor.reshape(-1, self.head_dim, *tensor.shape[1:]).clone()
+        pairs = heads[:, : self.width].reshape(len(heads), -1, 2, *tensor.shape[1:])
+        heads[:, : self.width] = pairs.transpose(1, 2).flatten(1, 2)
+        ordered: Tensor = heads.flatten(0, 1)
+        return ordered
 
 
 def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, architecture: str) -> PairsApart | None:
-    """What is to be done with the rows of queries and keys for `--rope-type`; ModelError where it contradicts the model.
+    """What `--rope-type` wants done with the rows of queries and keys; ModelError where it contradicts the model.
 
     `normal` and `neox` say how rows are ordered; `none`, `longrope` and `yarn` which rope the model must have.
     """
@@ -76,6 +84,10 @@ def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, arc
             f"{flag}: the rope of this model is of type {spec.rope.kind!r} by its config.json, which decides; "
             "leave the option out"
         )
+    if isinstance(spec, TakesPairs) and spec.interleaved:
+        if rope_type == "neox":
+            raise ModelError(f"{flag}: architecture {architecture} takes pairs side by side (normal); leave it out")
+        return None
     if rope_type != "normal":
         return None
     if "k_proj" not in {part for parts in weights.fused.values() for part in parts}:

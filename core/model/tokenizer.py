@@ -19,6 +19,7 @@ from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 
+_CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _TYPES = "token_type_ids"
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
@@ -264,6 +265,10 @@ def _tells_parts(folder: Path) -> bool:
     return _TYPES in read_optional_object(folder / "tokenizer_config.json").get("model_input_names", (_TYPES,))
 
 
+def _brings_code(folder: Path) -> bool:
+    return "auto_map" in read_optional_object(folder / "tokenizer_config.json")
+
+
 def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
@@ -272,7 +277,8 @@ def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
     except Exception as error:  # whatever it stumbles over, the folder's tokenizer is what is wrong
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: {reason}"
+            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: "
+            + (reason if trust_remote_code or not _brings_code(folder) else _CODE)
         ) from error
     inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     tells_parts = _TYPES in tokenizer.model_input_names

@@ -194,7 +194,8 @@ class _Placing:
         part = next(part for _, part in found)
         order = self._slices[part][1] if part else ("",)
         stacked = any(entry is not None for entry, _ in found)
-        for entry in range(shape[0]) if stacked else (None,):
+        entries: Iterable[int | None] = range(shape[0]) if stacked else (None,)
+        for entry in entries:
             absent = [part for part in order if (entry, part) not in found]
             if absent:
                 missing.extend(f"{target} ({_piece(entry, part)})" for part in absent)

@@ -142,15 +142,18 @@ def _ready(read: Read, tensor: torch.Tensor, packing: Packing | None) -> Iterato
     if scales is None and not read.transposed:
         yield read, tensor
         return
-    stacked = read.entry is None and len(read.shape) > 2
-    for entry in range(read.shape[0]) if stacked else (None,):
-        at = slice(None) if entry is None else entry
-        piece = replace(read, entry=read.entry if entry is None else entry)
-        if scales is None:
-            yield piece, tensor[at].transpose(-1, -2)
-        else:
-            assert packing is not None, "only a packing makes reads with scales"
-            yield piece, packing.unpack(tensor[at], scales[at])
+    if len(read.shape) == 2:
+        yield read, _changed(tensor, scales, packing)
+        return
+    for entry in range(read.shape[0]):
+        yield replace(read, entry=entry), _changed(tensor[entry], None if scales is None else scales[entry], packing)
+
+
+def _changed(tensor: torch.Tensor, scales: torch.Tensor | None, packing: Packing | None) -> torch.Tensor:
+    if scales is None:
+        return tensor.transpose(-1, -2)
+    assert packing is not None, "only a packing makes reads with scales"
+    return packing.unpack(tensor, scales)
 
 
 def _scales(read: Read) -> torch.Tensor | None:
@@ -258,7 +261,8 @@ class _Loaded:
         elif read.target in self._kept:
             self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.target in self._experts:
-            for entry, rows in enumerate(tensor) if read.entry is None else ((read.entry, tensor),):
+            entries = enumerate(tensor) if read.entry is None else iter(((read.entry, tensor),))
+            for entry, rows in entries:
                 self._experts[read.target].put(entry, rows.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.whole:
             if self.keeps(read):

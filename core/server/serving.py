@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
 from maxserve.core.heap import settle_heap
-from maxserve.core.interfaces import ObserverContext, ServerContext
+from maxserve.core.interfaces import ObserverContext, ReadsImages, ServerContext
 from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.model.images import image_reader
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
@@ -51,6 +52,14 @@ class Plan:
     listening: socket.socket
     client: WorkerClient
     supervisor: Supervisor
+
+
+class TextSide(NamedTuple):
+    """What makes prompts of requests, and texts of answers."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    images: ReadsImages | None
 
 
 class Serving:
@@ -117,14 +126,15 @@ class Serving:
         Memory is planned anew by each worker: what the model holds may differ, and then so does the application.
         """
         files = self._plan.files
-        text = None if files is None else await asyncio.to_thread(self._load, files.path)
+        text = None if files is None else await asyncio.to_thread(self._load, files.path, files.architecture)
         app: FastAPI | None = None
         made_for: ModelInfo | None = None
         while True:
             info = await self._ready.get()
-            tokenizer, template = text = text or await asyncio.to_thread(self._load, info.path)
+            if text is None:
+                text = await asyncio.to_thread(self._load, info.path, info.architecture)
             if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
-                app = self._build_app(info, tokenizer, template)
+                app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
                 self._gate.open(app)
@@ -134,16 +144,17 @@ class Serving:
                 log.info("the worker is back")
             made_for = info
 
-    def _load(self, path: str) -> tuple[Tokenizer, ChatTemplate]:
+    def _load(self, path: str, architecture: str) -> TextSide:
         """The text side of the model in a folder; also imports what routes are built by. Runs in a thread."""
         plan = self._plan
         for entry in plan.routes:
             plan.host.load(entry, entry.component.build)
         model = plan.settings.model
         tokenizer = Tokenizer.load(path, trust_remote_code=model.trust_remote_code)
-        return tokenizer, ChatTemplate.load(path, model.chat_template)
+        images = image_reader(plan.settings, plan.host, path, architecture, tokenizer)
+        return TextSide(tokenizer, ChatTemplate.load(path, model.chat_template), images)
 
-    def _build_app(self, info: ModelInfo, tokenizer: Tokenizer, template: ChatTemplate) -> FastAPI:
+    def _build_app(self, info: ModelInfo, text: TextSide) -> FastAPI:
         plan = self._plan
         settings = self._settings(info)
         sections = plan.host.section_values(settings)
@@ -156,8 +167,9 @@ class Serving:
             host=plan.host,
             model=info,
             engine=plan.client,
-            tokenizer=tokenizer,
-            template=template,
+            tokenizer=text.tokenizer,
+            template=text.template,
+            images=text.images,
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]

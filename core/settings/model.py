@@ -52,7 +52,10 @@ class CheckpointSettings(Section):
         str, Field(description="Branch, tag or commit of the weight files.", min_length=1)
     ] = "main"
     trust_remote_code: Annotated[
-        bool, Field(description="Let Python code of the repository run where its tokenizer brings some.")
+        bool,
+        Field(
+            description="Let Python code of the model's repository run, where its tokenizer or its model class is some."
+        ),
     ] = False
     force_download: Annotated[
         bool, Field(description="Fetch the files from the hub again even when they are in the cache.")
@@ -70,7 +73,9 @@ class CheckpointSettings(Section):
         Field(description="Compile the parts of a layer once and use them for all layers; off, plain PyTorch."),
     ] = True
     vision_config_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="Entries that replace those of the vision part of config.json."
+        default_factory=dict,
+        description="Entries, as JSON, that replace those of the vision part of config.json or of the image processor, "
+        "such as max_pixels or max_dynamic_patch.",
     )
     data_parallel_degree: Annotated[
         int, Field(description="Replicas of the whole model; 1, or as many as there are devices.", ge=1)

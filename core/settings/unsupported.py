@@ -35,7 +35,6 @@ _SPECULATION = "nothing speculates; leave it out"
 _KERNELS = "torch chooses the kernels; leave it out"
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
-    Unsupported("model.vision_config_overrides", "there are no vision models; leave it out"),
     Unsupported("model.use_experimental_kernels", _KERNELS),
     Unsupported("model.use_vendor_blas", _KERNELS),
     Unsupported("draft_model.model_path", _DRAFT),

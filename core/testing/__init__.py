@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maxserve.core.testing.sampler import SamplerChecks
     from maxserve.core.testing.scheduler import SchedulerChecks
     from maxserve.core.testing.tiny_configs import tiny_config
+    from maxserve.core.testing.vision import VisionChecks
 
 __all__ = [
     "ArchitectureChecks",
@@ -36,6 +37,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
+    "VisionChecks",
     "generic_checks",
     "light_import",
     "max_cli",
@@ -57,6 +59,7 @@ CHECKS = {
     "SamplerChecks": "maxserve.core.testing.sampler",
     "SchedulerChecks": "maxserve.core.testing.scheduler",
     "ToolParserChecks": "maxserve.core.testing.parsers",
+    "VisionChecks": "maxserve.core.testing.vision",
     "generic_checks": "maxserve.core.testing.generic",
     "tiny_config": "maxserve.core.testing.tiny_configs",
 }

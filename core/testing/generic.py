@@ -6,7 +6,7 @@ that the architecture serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +36,11 @@ class TextChecks(ArchitectureChecks):
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
+        """The whole model, to be saved; of one that takes images the part that continues texts answers."""
         model: nn.Module = model_class(cls.hf_class)._from_config(hf_config, attn_implementation="eager")
+        text = dict(model.named_children()).get("language_model")
+        if text is not None and "lm_head" in dict(text.named_children()):
+            model.forward = text.forward
         return model
 
 
@@ -75,9 +79,10 @@ WAYS: tuple[Way, ...] = (  # the first that takes an architecture counts
 )
 
 
-def generic_checks(architecture: Architecture) -> dict[str, type[Any]]:
+def generic_checks(architecture: Architecture, classes: Sequence[str] = ()) -> dict[str, type[Any]]:
     """Test classes by name, one for each model class of transformers that the architecture serves.
 
+    `classes` says which those are where its name and aliases do not, as for one that serves what no other does.
     LookupError where nothing is known to compare it with: neither can the checks be chosen nor a model be made.
     """
     way = next((way for way in WAYS if way.takes(architecture)), None)
@@ -87,7 +92,7 @@ def generic_checks(architecture: Architecture) -> dict[str, type[Any]]:
     suffix = "" if architecture.task == TEXT else "As" + architecture.name  # a class may serve two architectures
     return {
         f"Test{name}{suffix}": type(f"Test{name}{suffix}", (checks,), dict(checks.attributes(architecture, name)))
-        for name in served_classes(architecture)
+        for name in classes or served_classes(architecture)
     }
 
 

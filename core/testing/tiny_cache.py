@@ -114,5 +114,6 @@ class PlainAttention:
             positions = torch.arange(length)
             pages = torch.from_numpy(batch.tables[row].astype(np.int64))[positions // self.context.page_size]
             slots = pages * self.context.page_size + positions % self.context.page_size
-            out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks).to(q.dtype)
+            spans = batch.together[row] if batch.together and kept.together else ()
+            out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks, spans).to(q.dtype)
         return out

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 VOCAB = 96
 LAYERS = 3
@@ -176,11 +177,11 @@ def _kept_layers(layers: int, per_layer: Sequence[Sequence[Any]]) -> list[int]:
     return sorted([*first, *others[: max(0, LAYERS - len(first))]])[:layers]
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
     """Whether a list holds rising numbers of layers, and so no entry for each."""
     numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    return len(numbers) == len(values) > 1 and all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    return len(numbers) == len(values) > 1 and all(a < b for a, b in pairwise(numbers))

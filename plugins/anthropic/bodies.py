@@ -12,11 +12,21 @@ from maxserve.core.server.fields import Body
 MOST_TOOLS = 1024
 
 
+class Source(Body):
+    """Where an image is: its data, or a URL."""
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
 class ResultBlock(Body):
     """What a block within a block may be. `cache_control` asks for what prefixes get without asking."""
 
     type: str
     text: str | None = None
+    source: Source | None = None
     cache_control: dict[str, Any] | None = None
 
 
@@ -25,6 +35,7 @@ class Block(Body):
 
     type: str
     text: str | None = None
+    source: Source | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from maxserve.core.answers.images import ImageURL
 from maxserve.core.errors import RequestError
 from maxserve.plugins.anthropic.bodies import Block, CountBody, ResultBlock, Turn
 
 Message = dict[str, Any]
+Said = str | ImageURL
 Placed = tuple[str, Block]  # where it stands in the body, and the block
 
 
@@ -46,19 +48,19 @@ def _system(system: str | list[Block]) -> Message:
 
 
 def _user(placed: Sequence[Placed], names: dict[str | None, str | None]) -> list[Message]:
-    """Text is the user's; each result of a tool is a message of its own, in the order of the blocks."""
+    """Text and images are the user's; each result of a tool is a message of its own, in the order of the blocks."""
     messages: list[Message] = []
-    texts: list[str] = []
+    said: list[Said] = []
     for where, block in placed:
         if block.type != "tool_result":
-            texts.append(_text(where, block))
+            said.append(_said(where, block))
             continue
-        if texts:
-            messages.append({"role": "user", "content": _content(texts)})
-            texts = []
+        if said:
+            messages.append({"role": "user", "content": _content(said)})
+            said = []
         messages.append(_result(where, block, names))
-    if texts or not messages:
-        messages.append({"role": "user", "content": _content(texts)})
+    if said or not messages:
+        messages.append({"role": "user", "content": _content(said)})
     return messages
 
 
@@ -90,17 +92,37 @@ def _call(where: str, block: Block) -> dict[str, Any]:
 def _result(where: str, block: Block, names: dict[str | None, str | None]) -> Message:
     """A tool's message; that the tool failed is said in words, since chat templates know no other way."""
     call_id = _needed(block.tool_use_id, f"{where}.tool_use_id")
-    content = block.content or ""
-    if not isinstance(content, str):
-        content = "\n".join(_text(f"{where}.content[{index}]", part) for index, part in enumerate(content))
-    message = {"role": "tool", "tool_call_id": call_id, "content": f"Error: {content}" if block.is_error else content}
+    said = block.content or ""
+    content = (
+        said if isinstance(said, str) else _joined([_said(f"{where}.content[{i}]", p) for i, p in enumerate(said)])
+    )
+    if block.is_error:
+        content = f"Error: {content}" if isinstance(content, str) else [_part("Error:"), *content]
+    message = {"role": "tool", "tool_call_id": call_id, "content": content}
     name = names.get(call_id)
     return message | {"name": name} if name else message
 
 
+def _said(where: str, block: Block | ResultBlock) -> Said:
+    return _image(where, block) if block.type == "image" else _text(where, block)
+
+
+def _image(where: str, block: Block | ResultBlock) -> ImageURL:
+    """Base64 data as the data: URL that it is."""
+    where = f"{where}.source"
+    source = block.source
+    if source is not None and source.type == "base64":
+        kind = _needed(source.media_type, f"{where}.media_type")
+        return ImageURL.at(where, f"data:{kind};base64,{_needed(source.data, f'{where}.data')}")
+    if source is not None and source.type == "url":
+        return ImageURL.at(where, _needed(source.url, f"{where}.url"))
+    message = f"{where}: a source of type base64 or url is expected; no files are kept here"
+    raise RequestError(message, param=where, code="unsupported_parameter")
+
+
 def _text(where: str, block: Block | ResultBlock) -> str:
     if block.type != "text":
-        message = f"{where}.type: a block of type {block.type[:64]!r} is not supported here; this server takes text"
+        message = f"{where}.type: a block of type {block.type[:64]!r} is not supported here"
         raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
     return _needed(block.text, f"{where}.text")
 
@@ -111,6 +133,18 @@ def _needed(value: str | None, where: str) -> str:
     return value
 
 
-def _content(texts: Sequence[str]) -> str | list[dict[str, str]]:
-    """One text as it is; several as parts, which the chat template joins or walks through."""
-    return "".join(texts) if len(texts) < 2 else [{"type": "text", "text": text} for text in texts]
+def _content(said: Sequence[Said]) -> str | list[dict[str, Any]]:
+    """One text as it is; several, and images, as parts, which the chat template joins or walks through."""
+    if not said:
+        return ""
+    return said[0] if len(said) == 1 and isinstance(said[0], str) else [_part(each) for each in said]
+
+
+def _joined(said: Sequence[Said]) -> str | list[dict[str, Any]]:
+    """Texts alone as one."""
+    texts = [each for each in said if isinstance(each, str)]
+    return "\n".join(texts) if len(texts) == len(said) else [_part(each) for each in said]
+
+
+def _part(said: Said) -> dict[str, Any]:
+    return {"type": "text", "text": said} if isinstance(said, str) else {"type": "image_url", "image_url": said}

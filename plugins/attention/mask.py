@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from maxserve.core.nouns import Span
+from maxserve.plugins.attention.plan import Sight
 
 
 class CausalMask:
@@ -35,3 +40,20 @@ class CausalMask:
         if self.window is not None:
             hidden |= column <= row - self.window
         return torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, float("-inf"))
+
+
+def with_spans(rows: range, seen: range, sight: Sight, spans: Sequence[Span], like: Tensor) -> Tensor:
+    """The mask [rows, seen] of some positions: a token sees those before it, and all of a span that it lies in.
+
+    How far back it sees is bounded by its `sight` all the same. The tensor is as `like`.
+    """
+    own = torch.arange(rows.start, rows.stop, device=like.device)[:, None]
+    other = torch.arange(seen.start, seen.stop, device=like.device)
+    hidden = other > own
+    for first, last in spans:
+        hidden &= ~((own >= first) & (own < last) & (other >= first) & (other < last))
+    if sight.window is not None:
+        hidden |= other <= own - sight.window
+    if sight.chunk is not None:
+        hidden |= other < own // sight.chunk * sight.chunk
+    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from maxserve.core.computing import AttentionContext
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 from maxserve.plugins.attention.formats import read, write
-from maxserve.plugins.attention.mask import CausalMask
+from maxserve.plugins.attention.mask import CausalMask, with_spans
 from maxserve.plugins.attention.plan import Share, Sight, shares
 
 BLOCK = 256  # query rows a call of the fused kernel gets: bounds the mask, and skips what is masked for whole blocks
@@ -63,9 +63,13 @@ class PagedAttention:
             return
         before = share.length - share.rows
         for position, rows in _blocks(before, share.length, BLOCK if rule.plain else OWN_BLOCK, sight.chunk):
-            low = max(share.low, sight.low(position))
-            mask = self.masks[sight].slice(rows, position - low, q.dtype)
-            seen = slice(low - share.low, position + rows - share.low)
+            low, high = max(share.low, sight.low(position)), position + rows
+            if share.together and stored.together:
+                high = max(high, *(last for first, last in share.together if first < high), high)
+                mask = with_spans(range(position, position + rows), range(low, high), sight, share.together, q)
+            else:
+                mask = self.masks[sight].slice(rows, position - low, q.dtype)
+            seen = slice(low - share.low, high - share.low)
             first = share.first + position - before
             yield prefill(q[first : first + rows], keys[0][:, seen], values[0][:, seen], mask, rule)
 
@@ -128,11 +132,11 @@ class _Part:
 class _Layer:
     """A layer's rules, and views of its storage: by slot to write, by head to read."""
 
-    __slots__ = ("inside", "key_slots", "keys", "scale", "sight", "softcap", "value_slots", "values")
+    __slots__ = ("inside", "key_slots", "keys", "scale", "sight", "softcap", "together", "value_slots", "values")
 
     def __init__(self, layer: CacheLayer, stored: KVLayer) -> None:
         self.sight, self.scale, self.softcap = Sight.of(layer), layer.score_scale, layer.softcap
-        self.inside = layer.values_in_keys
+        self.inside, self.together = layer.values_in_keys, layer.together
         self.key_slots, self.value_slots = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.nouns import Batch, CacheLayer
+from maxserve.core.nouns import Batch, CacheLayer, Span
 
 Ints = NDArray[np.int64]
 
@@ -38,7 +38,8 @@ class Sight:
 class Share:
     """One sequence's part of a step: its new rows, and the positions `low` … `length` - 1 they look at.
 
-    `runs` are (first slot, tokens) of neighbouring pages, in order; together they hold those positions.
+    `runs` are (first slot, tokens) of neighbouring pages, in order; together they hold those positions. `together` are
+    spans of positions, some of them new, whose tokens see each other.
     """
 
     first: int  # row of the step
@@ -46,6 +47,7 @@ class Share:
     low: int
     length: int
     runs: tuple[tuple[int, int], ...]
+    together: tuple[Span, ...] = ()
 
     def slots(self) -> Ints:
         """The slot of every position looked at."""
@@ -61,9 +63,12 @@ def shares(batch: Batch, page_size: int, sight: Sight) -> list[Share]:
     lows = sight.lows(batch.seq_lens - rows)
     runs = _runs(batch.tables, lows, batch.seq_lens, page_size)
     firsts, lengths = batch.query_start.tolist(), batch.seq_lens.tolist()
+    together = batch.together or ((),) * len(lengths)
     return [
-        Share(first, count, low, length, next(runs))
-        for first, count, low, length in zip(firsts, rows.tolist(), lows.tolist(), lengths, strict=False)
+        Share(first, count, low, length, next(runs), tuple(span for span in spans if span[1] > length - count))
+        for first, count, low, length, spans in zip(
+            firsts, rows.tolist(), lows.tolist(), lengths, together, strict=False
+        )
     ]
 
 

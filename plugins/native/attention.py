@@ -81,6 +81,8 @@ class NativeAttention:
 def _check_layer(layer: CacheLayer) -> None:
     if layer.value_size != layer.head_dim or layer.values_in_keys:
         raise Unavailable("the native attention knows no layers with values of another size than keys")
+    if layer.together:
+        raise Unavailable("the native attention knows no layers with tokens that see those after them")
 
 
 class _Step:

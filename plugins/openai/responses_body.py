@@ -19,6 +19,9 @@ class Part(Body):
 
     type: str
     text: str | None = None
+    image_url: str | None = None
+    file_id: str | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
 

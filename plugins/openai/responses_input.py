@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.images import ImageURL
 from maxserve.core.answers.thinking import ThinkingControls
 from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
@@ -90,7 +91,7 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
     elif kind == "function_call":
         _assistant(messages).setdefault("tool_calls", []).append(_call(item, where))
     elif kind == "function_call_output":
-        output = "\n".join(_needed_texts(item.output, f"{where}.output"))
+        output = _joined(_needed_contents(item.output, f"{where}.output"))
         messages.append({"role": "tool", "tool_call_id": _needed(item.call_id, f"{where}.call_id"), "content": output})
     else:
         param = f"{where}.type"
@@ -102,13 +103,13 @@ def _add(messages: list[Message], item: Item, where: str) -> None:
 
 def _add_message(messages: list[Message], item: Item, where: str) -> None:
     role = _needed(item.role, f"{where}.role")
-    texts = _needed_texts(item.content, f"{where}.content")
+    contents = _needed_contents(item.content, f"{where}.content")
     if role == "assistant":
         message = _assistant(messages, "content", "tool_calls")
-        message["content"] = "\n".join(texts)
+        message["content"] = _joined(contents)
     else:
-        parts = [{"type": "text", "text": text} for text in texts]
-        messages.append({"role": role, "content": texts[0] if len(texts) == 1 else parts})
+        alone = contents[0]["text"] if len(contents) == 1 and contents[0]["type"] == "text" else contents
+        messages.append({"role": role, "content": alone})
 
 
 def _assistant(messages: list[Message], *over: str) -> Message:
@@ -132,9 +133,35 @@ def _texts(content: str | Sequence[Part] | None, where: str) -> list[str]:
 
 def _text(part: Part, where: str) -> str:
     if part.type not in _TEXTS:
-        message = f"{where}.type: content of type {part.type[:64]!r} is not supported; this server takes text"
+        message = (
+            f"{where}.type: content of type {part.type[:64]!r} is not supported; this server takes text and images"
+        )
         raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
     return _needed(part.text, f"{where}.text")
+
+
+def _contents(content: str | Sequence[Part], where: str) -> list[dict[str, Any]]:
+    """Texts and images as the parts of a chat's message."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": text} for text in _texts(content, where)]
+    return [_content(part, f"{where}[{index}]") for index, part in enumerate(content)]
+
+
+def _content(part: Part, where: str) -> dict[str, Any]:
+    if part.type != "input_image":
+        return {"type": "text", "text": _text(part, where)}
+    if part.file_id is not None:
+        message = f"{where}.file_id: no files are kept here; give an image_url"
+        raise RequestError(message, param=f"{where}.file_id", code="unsupported_parameter")
+    image = ImageURL.at(f"{where}.image_url", _needed(part.image_url, f"{where}.image_url"))
+    image.detail = part.detail
+    return {"type": "image_url", "image_url": image}
+
+
+def _joined(contents: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Texts alone as one."""
+    texts = [part["text"] for part in contents if part["type"] == "text"]
+    return "\n".join(texts) if len(texts) == len(contents) else list(contents)
 
 
 def _needed(value: N | None, where: str) -> N:
@@ -143,10 +170,10 @@ def _needed(value: N | None, where: str) -> N:
     return value
 
 
-def _needed_texts(content: str | Sequence[Part] | None, where: str) -> list[str]:
+def _needed_contents(content: str | Sequence[Part] | None, where: str) -> list[dict[str, Any]]:
     if content is None:
         raise _missing(where)
-    return _texts(content, where)
+    return _contents(content, where)
 
 
 def _missing(where: str) -> RequestError:

@@ -65,7 +65,7 @@ class Tokenization:
     async def tokenize(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, TokenizeBody)
         require_served(body.model, self._context.model)
-        ids = await asyncio.to_thread(self._ids, body)
+        ids = await self._ids(body)
         answer: dict[str, Any] = {"count": len(ids), "max_model_len": self._context.model.max_length, "tokens": ids}
         names = [self._context.tokenizer.token(id) for id in ids] if body.return_token_strs else None
         return {**answer, "token_strs": names, **self._warned(body if body.messages is None else None)}
@@ -80,19 +80,24 @@ class Tokenization:
         text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
         return {"prompt": text, **self._warned(body)}
 
-    def _ids(self, body: TokenizeBody) -> list[int]:
+    async def _ids(self, body: TokenizeBody) -> list[int]:
         if body.prompt is not None:
             with_special = body.add_special_tokens is not False
             context = self._context
-            return encoded(
-                body.prompt, context.tokenizer, context.model, add_special_tokens=with_special, prompt_field="prompt"
+            return await asyncio.to_thread(
+                encoded,
+                body.prompt,
+                context.tokenizer,
+                context.model,
+                add_special_tokens=with_special,
+                prompt_field="prompt",
             )
         if body.add_special_tokens:
             message = "the chat template puts special tokens where they belong; leave add_special_tokens out"
             raise RequestError(message, param="add_special_tokens")
         chat = self._chat.model_validate({"messages": body.messages, **body.unknown()}, strict=True)
         self._warned(chat)
-        return self._answering.chat_tokens(chat)
+        return await self._answering.prompt(chat)
 
     def _warned(self, body: Body | None) -> dict[str, Any]:
         if body is None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.interfaces import ModelFolder
+from maxserve.core.model.folder import ModelFolder
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.registry import cause
 from maxserve.plugins.transformers.choice import LANGUAGE_MODEL, foreign, known_class
@@ -71,7 +71,11 @@ class Spec:
 
 def read(folder: ModelFolder) -> Spec:
     """The spec of the model in a folder; ModelError saying why it cannot be served."""
-    source = _source(folder)
+    return spec_of(_source(folder))
+
+
+def spec_of(source: Source) -> Spec:
+    """The spec of what a class makes of a config; ModelError as above."""
     name, config = source.cls.__name__, source.config
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} has an encoder beside its decoder, and only decoders can be served")
@@ -100,7 +104,10 @@ def _source(folder: ModelFolder) -> Source:
 
         cls = getattr(transformers, known_class(raw))
         config = cls.config_class
-    read = config.from_dict(raw)
+    try:
+        read = config.from_dict(raw)
+    except Exception as error:  # the class is not ours
+        raise ModelError(f"{cls.__name__} does not take this config.json: {cause(error)}") from error
     read.name_or_path = folder.path
     for extra in EXTRAS:
         if getattr(read, extra, False):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SamplerChecks,
         SchedulerChecks,
         ToolParserChecks,
+        VisionChecks,
         generic_checks,
         tiny_config,
     )
@@ -35,6 +36,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ToolParserChecks",
+    "VisionChecks",
     "generic_checks",
     "tiny_config",
 ]

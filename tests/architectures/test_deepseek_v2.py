@@ -47,7 +47,6 @@ GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
 
 class TestDeepseekV2(ArchitectureChecks):
     architecture = "DeepseekV2ForCausalLM"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": tiny(),
         "queries at once": tiny(q_lora_rank=None),

@@ -50,7 +50,6 @@ YARN = {
 
 class TestDeepseekV3(ArchitectureChecks):
     architecture = "DeepseekV3ForCausalLM"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": tiny(),
         "one group": tiny(n_group=1, topk_group=1),

@@ -31,7 +31,6 @@ YARN = {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "original_ma
 
 class TestGptOss(ArchitectureChecks):
     architecture = "GptOssForCausalLM"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": tiny(),
         "yarn": tiny(rope_parameters={**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0}),

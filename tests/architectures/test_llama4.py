@@ -43,7 +43,6 @@ LLAMA3 = {
 
 class TestLlama4(ArchitectureChecks):
     architecture = "Llama4ForCausalLM"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": tiny(),
         "mixtures in every other layer": tiny(num_hidden_layers=4, interleave_moe_layer_step=2, use_qk_norm=False),
@@ -60,7 +59,6 @@ class TestLlama4(ArchitectureChecks):
 
 class TestTextOfLlama4WithImages(ArchitectureChecks):
     architecture = "Llama4ForConditionalGeneration"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": Llama4Config(
             text_config=SIZES,

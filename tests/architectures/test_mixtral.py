@@ -26,7 +26,6 @@ def tiny(**changes: Any) -> MixtralConfig:
 
 class TestMixtral(ArchitectureChecks):
     architecture = "MixtralForCausalLM"
-    bfloat16_tolerance = 0.3
     hf_configs: ClassVar = {
         "plain": tiny(),
         "window": tiny(sliding_window=7),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+import torch
 import transformers
+from torch import Tensor
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.core.engine.assemble import build_engine
+from maxserve.core.errors import ModelError
+from maxserve.core.model.folder import ModelFolder
+from maxserve.core.model.progress import NullProgress
+from maxserve.core.model.resolve import resolve_model
+from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.settings import resolve
+from maxserve.core.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.plugins.transformers.model import Model
+from maxserve.plugins.transformers.spec import Source, read, spec_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -15,7 +29,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -67,7 +81,7 @@ FAMILIES: dict[str, Any] = {
         norm_topk_prob=True,
     ),
     "BitNet": tiny("BitNet"),
-    "GPT2": transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=3, n_head=6, n_positions=64, eos_token_id=2),
+    "GPT2": transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=3, n_head=6, n_positions=128, eos_token_id=2),
     "OPT": tiny("OPT", OLD, ffn_dim=64, word_embed_proj_dim=24),
     "Phimoe, longrope": tiny(
         "Phimoe", num_local_experts=4, rope_parameters=LONGROPE | {"short_mscale": 1.0, "long_mscale": 1.0}
@@ -78,6 +92,166 @@ FAMILIES: dict[str, Any] = {
 }
 
 
+TEXT = 64
+
+
+def answers(engine: Any, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
+    """The greedy text of each prompt, all in one batch, and how many of its tokens were found in the cache."""
+    for number, prompt in enumerate(prompts):
+        params = SamplingParams(max_tokens=TEXT, ignore_eos=True, fields={"temperature": {"temperature": 0.0}})
+        engine.add(Request(id=str(number), prompt=tuple(prompt), params=params))
+    texts: list[list[int]] = [[] for _ in prompts]
+    cached = [0] * len(prompts)
+    while engine.busy:
+        for output in engine.next_outputs():
+            assert output.error is None
+            texts[int(output.id)] += output.tokens
+            cached[int(output.id)] = max(cached[int(output.id)], output.cached)
+    return list(zip(texts, cached, strict=True))
+
+
 class TestFallback(ArchitectureChecks):
     architecture = "transformers"
     hf_configs: ClassVar = FAMILIES
+
+    def test_text_of_the_whole_engine(self, case: Case) -> None:
+        """Greedy texts side by side, prompts in chunks, too few pages for all; then again, found in the cache."""
+        folder = Path(case.files[0]).parent
+        raw = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**raw, "architectures": ["transformers"]}))
+        options = {"model_path": str(folder), "max_batch_input_tokens": 16, "kv_cache_page_size": 16}
+        settings = resolve(options, environ={})
+        files = resolve_model(settings.model, case.host, progress=NullProgress())
+        engine = build_engine(settings, case.host, files, progress=NullProgress())
+        prompts = [case.prompt(seed, length) for seed, length in ((20, 45), (21, 5), (22, 33))]
+        expected = [self.continued(case, prompt) for prompt in prompts]
+        assert [text for text, _ in answers(engine, prompts)] == expected
+        again = answers(engine, prompts)
+        assert [text for text, _ in again] == expected
+        assert [cached for _, cached in again] == [32, 0, 32]
+
+    @staticmethod
+    def continued(case: Case, prompt: list[int]) -> list[int]:
+        reference: Any = case.reference
+        given, options = torch.tensor([prompt]), {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        # Without a mask, what looks like padding in the prompt would not be seen.
+        out = reference.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=TEXT, **options)
+        found: list[int] = out[0, len(prompt) :].tolist()
+        return found
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def refused(family: str, raw: dict[str, Any]) -> str:
+    """Why a model of that class is not served."""
+    with pytest.raises(ModelError) as caught:
+        read(ModelFolder(path="somewhere", config={"architectures": [family], **raw}))
+    return str(caught.value)
+
+
+SMALL: dict[str, Any] = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6}
+
+
+@pytest.mark.parametrize(
+    ("family", "raw", "reason"),
+    [
+        ("MambaForCausalLM", SMALL, "keeps a state besides keys and values"),
+        ("JambaForCausalLM", {**SMALL, "num_key_value_heads": 6}, "keeps a state besides keys and values"),
+        ("BloomForCausalLM", {"hidden_size": 48, "n_layer": 2, "n_head": 6}, "does not say how many positions"),
+        ("MptForCausalLM", {"d_model": 48, "n_layers": 2, "n_heads": 6}, "takes no positions"),
+        ("XGLMForCausalLM", {"d_model": 48, "num_layers": 2, "attention_heads": 6}, "does not attend through"),
+        ("BertLMHeadModel", SMALL, "does not look back at the last tokens"),
+        ("GPTNeoForCausalLM", {"hidden_size": 48, "num_heads": 6}, "cannot make a GPTNeoForCausalLM"),
+        ("LlamaForCausalLM", {**SMALL, "is_encoder_decoder": True}, "an encoder beside its decoder"),
+        ("LlamaForCausalLM", {**SMALL, "hidden_size": 50}, "does not take this config.json"),
+    ],
+)
+def test_models_that_are_more_than_attention_are_refused(family: str, raw: dict[str, Any], reason: str) -> None:
+    assert reason in refused(family, raw)
+
+
+LLAMA = {**SMALL, "num_key_value_heads": 3, "intermediate_size": 64, "max_position_embeddings": 64}
+
+
+class Shifted(transformers.LlamaForCausalLM):
+    """Mixes each token with the one before it, outside of attention."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        embeds = self.get_input_embeddings()(input_ids)
+        return super().forward(inputs_embeds=embeds + embeds.roll(1, dims=1), position_ids=position_ids, **rest)
+
+
+class Counting(transformers.LlamaForCausalLM):
+    """Numbers the tokens of a call itself."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        return super().forward(input_ids, **rest)
+
+
+class Peeking(transformers.LlamaForCausalLM):
+    """Its head looks at more than the hidden states."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        out = super().forward(input_ids, position_ids=position_ids, **rest)
+        out.logits = out.logits * (1 + input_ids.float().mean())
+        return out
+
+
+class Sharpening(transformers.LlamaForCausalLM):
+    """Scales the scores of a longer call otherwise."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        for layer in self.model.layers:
+            layer.self_attn.scaling = 0.5 if input_ids.shape[1] < 8 else 0.25
+        return super().forward(input_ids, position_ids=position_ids, **rest)
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (Shifted, "computes other logits"),
+        (Counting, "computes other logits"),
+        (Peeking, "computes other logits"),
+        (Sharpening, "attends by other rules"),
+        (transformers.LlamaForCausalLM, None),
+    ],
+)
+def test_a_class_that_computes_otherwise_side_by_side_does_not_serve(cls: Any, reason: str | None) -> None:
+    source = Source(cls=cls, config=transformers.LlamaConfig(**LLAMA))
+    model = Model(spec_of(source))
+    model.take(randomised(source.make()))
+    if reason is None:
+        model.prepare()
+        return
+    with pytest.raises(ModelError, match=reason):
+        model.prepare()
+
+
+class Masking(transformers.LlamaForCausalLM):
+    """Makes masks of its own."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        length = input_ids.shape[1]
+        rest["attention_mask"] = torch.ones(1, 1, length, length, dtype=torch.bool, device=input_ids.device).tril()
+        return super().forward(input_ids, position_ids=position_ids, **rest)
+
+
+class Headless(transformers.LlamaForCausalLM):
+    """Has no trunk: its layers are called one by one."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        hidden = self.model.embed_tokens(input_ids)
+        turns = self.model.rotary_emb(hidden, position_ids)
+        mask = transformers.masking_utils.create_causal_mask(self.config, hidden, rest["attention_mask"], None)
+        for layer in self.model.layers:
+            hidden = layer(hidden, position_embeddings=turns, attention_mask=mask)
+        return transformers.modeling_outputs.CausalLMOutputWithPast(logits=self.lm_head(hidden))
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"), [(Masking, "makes a mask of its own"), (Headless, "not made of a trunk of layers and a head")]
+)
+def test_a_class_that_cannot_be_looked_into_is_refused(cls: Any, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        spec_of(Source(cls=cls, config=transformers.LlamaConfig(**LLAMA)))

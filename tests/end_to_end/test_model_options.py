@@ -112,7 +112,8 @@ def test_streams_too(server: LiveServer, folder: Path, path: str) -> None:
         event.get("model") or event.get("message", {}).get("model") or event.get("response", {}).get("model")
         for event in events
     }
-    assert NAME in names and names <= {NAME, None}
+    assert NAME in names
+    assert names <= {NAME, None}
     assert str(folder) not in answer.text
 
 

@@ -185,13 +185,13 @@ float exponentials(float* x, float peak, long count) {
 }
 
 // Scores go no further than the cap: cap * tanh(score / cap), with tanh u = 1 - 2 / (1 + e^2u).
+vec bounded(vec scores, float cap) { return cap - 2.0f * cap / (1.0f + exponential(scores * (2.0f / cap))); }
+
 void bound(const Call& call, float* scores, long count) {
   if (call.cap == 0.0f) return;
-  float twice = 2.0f / call.cap;
   long i = 0;
-  for (; i + LANES <= count; i += LANES)
-    store(scores + i, call.cap - 2.0f * call.cap / (1.0f + exponential(load(scores + i) * twice)));
-  for (; i < count; i++) scores[i] = call.cap * std::tanh(scores[i] / call.cap);
+  for (; i + LANES <= count; i += LANES) store(scores + i, bounded(load(scores + i), call.cap));
+  for (; i < count; i++) scores[i] = bounded(spread(scores[i]), call.cap)[0];
 }
 
 // What a head's sink adds to a sum of exponentials.

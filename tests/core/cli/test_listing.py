@@ -57,7 +57,7 @@ def test_table(max_cli: Any) -> None:
     assert block(ran.out, "AcmeForCausalLM") == [
         "architecture AcmeForCausalLM acme (acme-llm 1.2)",
         "Acme's own",
-        "acme_llm:Model aliases=Acme2ForCausalLM encodings=bfloat16",
+        "acme_llm:Model native aliases=Acme2ForCausalLM encodings=bfloat16",
     ]
     assert block(ran.out, "chill")[1:] == ["acme_llm:chill stage=10 keeps_argmax with_speculation=no"]
     assert block(ran.out, "continuous")[0].startswith("scheduler continuous builtin.schedulers (maxserve ")
@@ -109,6 +109,8 @@ def test_json(max_cli: Any, plugin_folder: Any) -> None:
         "declared": f"{file}:{lines.index('    yield Architecture(') + 1}",
         "example_repo_ids": ["acme/one"],
         "supported_encodings": ["bfloat16"],
+        "support": "native",
+        "fallback": None,
         "aliases": ["Acme2ForCausalLM"],
         "config": "maxserve.core.model.config:from_transformers",
         "weights": {"fused": {}, "renames": [], "ignored": []},
@@ -130,6 +132,13 @@ def test_every_component_has_a_place(max_cli: Any) -> None:
         for name, facts in entries.items():
             assert Path(facts["declared"].rpartition(":")[0] or facts["declared"]).is_file(), (kind, name)
             assert facts["source"], (kind, name)
+
+
+def test_what_serves_models_that_nothing_is_named_after_is_marked(max_cli: Any) -> None:
+    assert " fallback " in " ".join(block(max_cli("list", "architectures").out, "transformers"))
+    facts = json.loads(max_cli("list", "architectures", "--json").out)["architectures"]["transformers"]
+    assert facts["support"] == "fallback"
+    assert facts["fallback"] == "maxserve.plugins.transformers.choice:refusal"
 
 
 def test_json_of_one_kind(max_cli: Any) -> None:

@@ -1,4 +1,4 @@
-"""Options of the model in a program: when it is looked at, what its family insists on, in which type its weights are."""
+"""Options of the model in a program: when it is looked at, what its family insists on, the type of its weights."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from maxserve.architectures import mixtral
 from maxserve.core.errors import ModelError
 from maxserve.core.model.memory import (
     CPU_CACHE_LIMIT,
@@ -82,6 +83,12 @@ def test_everything_that_is_planned_fits() -> None:
     assert plan.cache == plan.pages * 2 * MIB
     assert plan.tokens == plan.pages * 64
     assert plan.warnings == ()
+
+
+def test_room_for_the_rows_of_experts() -> None:
+    config = mixtral.config({"num_experts_per_tok": 3, "hidden_size": 64, "intermediate_size": 20, "vocab_size": 50})
+    per_token = 20 * 64 + 3 * (4 * 64 + 3 * 20)
+    assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == per_token * 7 * 2 + 3 * 2 * 50 * 4
 
 
 def test_no_more_pages_than_all_requests_could_use() -> None:

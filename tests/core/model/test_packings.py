@@ -136,7 +136,7 @@ def deepseek(folder: Path) -> Any:
     reference: Any = randomised(ArchitectureChecks.reference(config))
     reference.save_pretrained(folder)
     stored = load_file(folder / "model.safetensors")
-    packed = [name for name in stored if name.endswith("_proj.weight") or name.endswith("_mqa.weight")]
+    packed = [name for name in stored if name.endswith(("_proj.weight", "_mqa.weight"))]
     changed, unpacked = {}, {}
     for name in packed:
         changed[name], changed[name + "_scale_inv"], unpacked[name] = packed_fp8(stored[name])

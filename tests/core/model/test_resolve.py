@@ -288,6 +288,18 @@ def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
         resolved(folder)
 
 
+def test_a_quantized_checkpoint_that_the_architecture_can_unpack(tmp_path: Path) -> None:
+    host = FakeHost("LlamaForCausalLM", packings={"mxfp4": "maxserve.core.model.mxfp4:Mxfp4"})
+    folder = write_model(tmp_path / "m", torch.bfloat16, quantization_config={"quant_method": "mxfp4"})
+    save_file({"w": torch.zeros(8).bfloat16(), "x": torch.zeros(99, dtype=torch.uint8)}, folder / "model.safetensors")
+    assert resolved(folder, host=host).encoding == "bfloat16"
+    with pytest.raises(ModelError, match=r"is quantized \(mxfp4\), which is not supported yet; use an unquantized"):
+        resolved(folder)
+    write_model(folder, torch.bfloat16, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ModelError, match=r"\(gptq\).*or one quantized as LlamaForCausalLM can be: mxfp4"):
+        resolved(folder, host=host)
+
+
 def test_suffixes_are_tolerated_and_choose_between_two(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     folder = write_model(tmp_path / "m")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maxserve.architectures import FUSED
+from maxserve.architectures import FUSED, llama4
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
 from maxserve.core.host import Host, PluginOptions
@@ -111,3 +111,10 @@ def test_a_model_without_rotary_positions_has_none() -> None:
     assert rotary_order(None, spec, WeightMap(), "A") is None
     with pytest.raises(ModelError, match="architecture A has no rotary positions"):
         rotary_order("neox", spec, WeightMap(), "A")
+
+
+def test_a_family_that_takes_pairs_side_by_side() -> None:
+    spec = llama4.config({"num_hidden_layers": 1})
+    assert rotary_order("normal", spec, FUSED, "Llama4ForCausalLM") is None
+    with pytest.raises(ModelError, match="Llama4ForCausalLM takes pairs side by side"):
+        rotary_order("neox", spec, FUSED, "Llama4ForCausalLM")

@@ -11,7 +11,7 @@ from torch import nn
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
 from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.weights import load_weights
+from maxserve.core.model.weights import Keeping, load_weights, place_weights
 
 FUSED = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj")})
 
@@ -34,6 +34,18 @@ class Model(nn.Module):
         if tied:
             self.lm_head.weight = self.embed.weight
         self.register_buffer("table", torch.empty(3))
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.fractions: list[float] = []
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def advance(self, fraction: float) -> None:
+        self.fractions.append(fraction)
 
 
 def built(tied: bool = False, bias: bool = True) -> Model:
@@ -215,17 +227,6 @@ def test_a_tensor_in_two_files_is_refused(save: Callable[..., list[str]]) -> Non
 
 
 def test_progress_goes_from_nothing_to_all(save: Callable[..., list[str]]) -> None:
-    class Recorder:
-        def __init__(self) -> None:
-            self.phases: list[str] = []
-            self.fractions: list[float] = []
-
-        def phase(self, text: str) -> None:
-            self.phases.append(text)
-
-        def advance(self, fraction: float) -> None:
-            self.fractions.append(fraction)
-
     recorder = Recorder()
     files = save(checkpoint())
     load_weights(built(), files, FUSED, dtype=torch.float32, device="cpu", progress=recorder)
@@ -320,7 +321,6 @@ def test_projections_go_to_who_keeps_them(
     from maxserve.architectures.llama import Model as Llama
     from maxserve.core.layers import Linear
     from maxserve.core.model.config import from_transformers
-    from maxserve.core.model.weights import Keeping
     from maxserve.core.testing.architecture import TinyCache, run_step
 
     raw = LlamaConfig(
@@ -366,3 +366,42 @@ def test_projections_go_to_who_keeps_them(
     expected, found = (run_step(m, TinyCache(config.cache_layers), [(0, [1, 2, 3])]) for m in models)
     tolerance = 0.3 if stored == torch.float32 and held == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Kept, Readable])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_weights_that_a_model_has_are_placed_as_if_they_were_read(
+    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, kind: type[Kept]
+) -> None:
+    from maxserve.core.layers import Embedding, Linear
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.up, self.lm_head = Embedding(6, 4), Linear(4, 4, bias=True), Linear(4, 6)
+            self.norm = nn.Parameter(torch.empty(4))
+            if tied:
+                self.lm_head.weight = self.embed.weight
+
+    has, reads = Shared().to(stored), Shared()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in has.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    files = save({name: parameter.detach().clone() for name, parameter in has.named_parameters()})
+    recorder, keeping = Recorder(), Keeping(keeper=Keeper(kind))
+    load_weights(reads, files, WeightMap(), dtype=torch.float32, device="cpu", progress=NullProgress(), keeping=keeping)
+    place_weights(has, dtype=torch.float32, device="cpu", progress=recorder, keeping=keeping)
+    for module, wanted in ((has.up, reads.up), (has.lm_head, reads.lm_head)):
+        assert isinstance(module.kept, kind)
+        assert torch.equal(module.kept.weight, wanted.kept.weight)
+        assert module.weight is None
+    assert (has.embed.weight is None) == (reads.embed.weight is None) == (tied and kind is Readable)
+    ids = torch.tensor([[5, 0], [2, 2]])
+    assert torch.equal(has.embed(ids), reads.embed(ids))
+    assert has.embed(ids).shape == (2, 2, 4)
+    assert torch.equal(has.norm, reads.norm)
+    assert has.up.bias is not None
+    assert torch.equal(has.up.bias, reads.up.bias)
+    assert recorder.fractions[-1] == 1

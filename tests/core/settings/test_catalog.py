@@ -25,6 +25,7 @@ def test_every_option_has_its_variable_and_some_have_more() -> None:
     assert {name: variables[1:] for name, variables in env.items() if variables[1:]} == {
         "model_path": ("MAX_SERVE_MODEL",),
         "use_experimental_kernels": ("USE_EXPERIMENTAL_KERNELS",),
+        "max_image_bytes": ("MAX_SERVE_MAX_LOCAL_IMAGE_BYTES",),
         "defer_resolve": ("MODULAR_PIPELINE_DEFER_RESOLVE",),
         "gpu_profiling": ("MODULAR_ENABLE_PROFILING",),
     }

@@ -24,7 +24,8 @@ def test_values_are_overruled_with_a_warning_each(caplog: pytest.LogCaptureFixtu
     assert not settings.kv_cache.enable_prefix_caching
     assert (settings.scheduling.max_batch_size, settings.kv_cache.kv_cache_format) == (4, "float32")
     assert [record.getMessage() for record in caplog.records] == [
-        "architecture 'X' insists on --no-enable-prefix-caching; --enable-prefix-caching is overruled (--force keeps it)",
+        "architecture 'X' insists on --no-enable-prefix-caching; --enable-prefix-caching is overruled "
+        "(--force keeps it)",
         "architecture 'X' insists on --max-batch-size 4; --max-batch-size 7 is overruled (--force keeps it)",
         "architecture 'X' insists on --kv-cache-format float32; no --kv-cache-format is overruled (--force keeps it)",
     ], "what was so already is nothing to warn of"

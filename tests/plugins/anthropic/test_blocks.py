@@ -202,7 +202,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"max_tokens": 5000}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].source"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         (
             {
@@ -210,7 +210,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
                     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}]}
                 ]
             },
-            "messages[0].content[0].content[0].type",
+            "messages[0].content[0].content[0].source",
         ),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "t"}]}]}, "content[0].name"),
         ({"temperature": 1.5}, "temperature"),

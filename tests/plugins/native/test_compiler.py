@@ -77,25 +77,33 @@ def test_every_source_ships() -> None:
     assert {path.name for path in SOURCES.iterdir()} >= {"vectors.h", "parts.h", "linear.cpp", "layers.cpp"}
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "eos_token_id": None,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma2": {"head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 2.0},
+    "granite": {"residual_multiplier": 0.3},
+}
+
+
 @pytest.fixture
-def tiny_model(tmp_path: Path) -> str:
+def tiny_model(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        eos_token_id=None,
-    )
-    model: Any = LlamaForCausalLM(config)
-    model.save_pretrained(tmp_path)
+    family = getattr(request, "param", "llama")
+    auto: Any = AutoModelForCausalLM
+    auto.from_config(AutoConfig.for_model(family, **SIZES, **OWN[family])).save_pretrained(tmp_path)
     tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
     return str(tmp_path)
@@ -109,6 +117,7 @@ def texts(model: str, **options: Any) -> list[tuple[int, ...]]:
     return [done.tokens for done in llm.generate(PROMPTS, max_tokens=30, temperature=0.0)]
 
 
+@pytest.mark.parametrize("tiny_model", OWN, indirect=True)
 def test_an_engine_with_and_without(tiny_model: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="maxserve"):
         compiled = texts(tiny_model)

@@ -65,7 +65,7 @@ def check_error(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         (
             "messages",
             [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
-            "messages[0].content[0].type",
+            "messages[0].content[0].image_url.url",
         ),
         ("messages", [{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
         ("top_k", 2**64, "top_k"),

@@ -1,0 +1,18 @@
+"""Mistral 3: a Pixtral tower whose patches are merged in squares, a Mistral."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maxserve.architectures import llama, mistral
+from maxserve.core.layers.vision import Sees
+from maxserve.core.model.vision import VisionConfig, vision_config
+
+
+class Model(Sees, mistral.Model):
+    Whole = "Mistral3Model"
+
+
+def config(raw: Mapping[str, Any]) -> VisionConfig:
+    return vision_config(raw, {"mistral": mistral.config, "llama": llama.config})

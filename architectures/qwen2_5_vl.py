@@ -1,0 +1,62 @@
+"""Qwen 2.5 VL: a tower for pictures of any size, a Qwen 2 whose positions have three axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from maxserve.architectures import qwen2
+from maxserve.core.interfaces import ImagesContext, ReadImage
+from maxserve.core.layers.axes import AxisTurns, in_sections
+from maxserve.core.layers.vision import Sees
+from maxserve.core.model.image_reader import TransformersImages
+from maxserve.core.model.vision import VisionConfig, vision_config
+
+
+class Model(Sees, qwen2.Model):
+    Whole = "Qwen2_5_VLModel"
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__(config)
+        self.rotary: nn.Module = AxisTurns(config.text, in_sections(sections(config)))
+
+
+def config(raw: Mapping[str, Any]) -> VisionConfig:
+    return vision_config(raw, {"qwen2_5_vl_text": qwen2.config})
+
+
+def sections(config: VisionConfig) -> list[int]:
+    """How many frequencies each axis has."""
+    return list(config.whole.get_text_config().rope_parameters["mrope_section"])
+
+
+class Images(TransformersImages):
+    """A token for each square of patches; rows and columns are places on axes of their own."""
+
+    def __init__(self, context: ImagesContext) -> None:
+        super().__init__(context)
+        self.placeholder = self.token("image_token_id", default="<|image_pad|>")
+        self._merge = int(self.vision.get("spatial_merge_size", 2))
+
+    def adjust(self, key: str, value: Any) -> bool:
+        side = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}.get(key)
+        if side is None:
+            return super().adjust(key, value)
+        self.processor.size = {**dict(self.processor.size), side: value}
+        return True
+
+    def told(self, made: dict[str, Any]) -> ReadImage:
+        grid = made["image_grid_thw"]
+        times, rows, columns = (int(size) for size in grid[0])
+        rows, columns = rows // self._merge, columns // self._merge
+        places = np.indices((times, rows, columns)).reshape(3, -1)
+        return ReadImage(
+            text=self.placeholder * places.shape[1],
+            token=self.placeholder,
+            tensors={"pixel_values": made["pixel_values"], "image_grid_thw": grid},
+            places=places,
+            advance=max(rows, columns),
+        )

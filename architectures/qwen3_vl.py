@@ -1,0 +1,53 @@
+"""Qwen 3 VL: a Qwen 2.5 VL over a Qwen 3, whose first layers each get features of a deeper look (arXiv:2406.04334)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures import qwen3
+from maxserve.architectures.qwen2_5_vl import Images, sections
+from maxserve.core.layers.axes import AxisTurns, interleaved
+from maxserve.core.layers.vision import Sees
+from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.core.nouns import Batch
+
+__all__ = ["Images", "Model", "config"]
+
+
+class Model(Sees, qwen3.Model):
+    Whole = "Qwen3VLModel"
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__(config)
+        self.rotary: nn.Module = AxisTurns(config.text, interleaved(sections(config)))
+
+    def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What goes into the first layer, and beside it what is added behind each of the first layers."""
+        found = self.tower.get_image_features(**tensors, return_dict=True)
+        levels = (found.pooler_output, *found.deepstack_features)
+        return torch.cat([torch.cat(tuple(level)) for level in levels], dim=-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        if not batch.images:
+            return super().forward(batch)
+        x, deeper = self.embed(batch), [self._deeper(seen) for seen in batch.images]
+        for index, (block, turning) in enumerate(zip(self.model.layers, self.rotary(batch, x.dtype), strict=True)):
+            x = block(x, turning)
+            for rows, levels in deeper:
+                if index < len(levels):
+                    x = x.index_add(0, rows, levels[index])
+        out: Tensor = self.model.norm(x)
+        return out
+
+    def _deeper(self, seen: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        shown = self.shown(seen.image).narrow(0, seen.first, len(seen.rows))
+        levels = torch.split(shown, self.config.dim, dim=-1)[1:]
+        return seen.rows, levels
+
+
+def config(raw: Mapping[str, Any]) -> VisionConfig:
+    return vision_config(raw, {"qwen3_vl_text": qwen3.config})

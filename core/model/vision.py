@@ -1,0 +1,73 @@
+"""What does config.json say of a model that sees? Read with transformers, whose classes know what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from maxserve.core.errors import ModelError
+from maxserve.core.model.config import ModelConfig
+from maxserve.core.nouns import CacheLayer
+
+# Keys of transformers' configs that say nothing about a text model's computation.
+_OTHER_THINGS = frozenset({"architectures", "quantization_config"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """A language model and the tower beside it; a ModelSpec. `whole` is transformers' config of both.
+
+    `together`: the tokens of an image see each other.
+    """
+
+    text: ModelConfig
+    whole: Any
+    together: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def dim(self) -> int:
+        return self.text.dim
+
+    @property
+    def max_length(self) -> int:
+        return self.text.max_length
+
+    @property
+    def cache_layers(self) -> tuple[CacheLayer, ...]:
+        layers = self.text.cache_layers
+        return tuple(replace(layer, together=True) for layer in layers) if self.together else layers
+
+    @property
+    def prompt_regimes(self) -> tuple[int, ...]:
+        return self.text.prompt_regimes
+
+    @property
+    def tied(self) -> bool:
+        return self.text.tied
+
+
+def vision_config(
+    raw: Mapping[str, Any], readers: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]]
+) -> VisionConfig:
+    """The config in `raw`; `readers` are the functions that read its text part, by model type of that part."""
+    from transformers import AutoConfig
+
+    model_type = str(raw.get("model_type"))
+    try:
+        whole = AutoConfig.for_model(model_type, **{k: v for k, v in raw.items() if k != "model_type"})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"config.json: transformers does not read it as {model_type!r}: {error}") from error
+    text = whole.get_text_config().to_dict()
+    kind = str(text.get("model_type"))
+    if kind not in readers:
+        raise ModelError(
+            f"config.json: its text part is a {kind!r}, which is not served here; {', '.join(readers)} are"
+        )
+    said = {key: value for key, value in text.items() if key not in _OTHER_THINGS}
+    config = readers[kind]({**said, "tie_word_embeddings": bool(whole.tie_word_embeddings)})
+    return VisionConfig(text=config, whole=whole)
