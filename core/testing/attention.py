@@ -125,7 +125,7 @@ class AttentionChecks:
             self.check(stage.step(counts))
 
     @pytest.mark.parametrize("rule", [{"window": 5}, {"window": 20}, {"chunk": 12}], ids=str)
-    def test_what_a_window_has_passed_does_not_matter(self, rule: dict[str, int]) -> None:
+    def test_what_a_window_has_passed_does_not_matter(self, rule: dict[str, Any]) -> None:
         """Such pages are given back, and others come to stand in their place."""
         try:
             stage = _Stage(self, [ORDERS["scattered"]], **rule)

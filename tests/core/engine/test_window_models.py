@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Exaone4Config,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    Llama4TextConfig,
+    MistralConfig,
+    Olmo3Config,
+    PreTrainedConfig,
+)
 
 from maxserve import CacheStrategy, hookimpl
 from maxserve.core.engine.assemble import build_engine
@@ -23,6 +33,7 @@ from maxserve.core.model.resolve import resolve_model
 from maxserve.core.nouns import Request, SamplingParams
 from maxserve.core.settings import resolve
 from maxserve.plugins.cache.paged import PagedCache
+from tests.conftest import write_tokenizer
 
 WINDOW, LENGTH = 40, 400
 SMALL: dict[str, Any] = {"max_length": LENGTH, "max_batch_size": 4, "kv_cache_page_size": 16}
@@ -93,7 +104,7 @@ def run(engine: Engine, prompts: list[list[int]], tokens: int) -> tuple[list[lis
 
 def greedy(folder: Path, prompt: list[int], tokens: int) -> list[int]:
     """What transformers makes of a prompt, computing all of it for each token."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         for _ in range(tokens):
@@ -166,3 +177,47 @@ def test_with_a_host_tier_pages_are_kept(folder: Path, caplog: pytest.LogCapture
 def test_who_promises_groups_must_have_tables_for_them(folder: Path, strategies: Host) -> None:
     with pytest.raises(PluginError, match=r"boasting.*declares `windows`, but built a PagedCache without tables"):
         build(folder, strategies, cache_strategy="boasting", **SMALL)
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "sliding_window": WINDOW,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+CHUNKED: dict[str, Any] = {"attention_chunk_size": WINDOW, "intermediate_size_mlp": 48, "no_rope_layers": [1, 1, 1, 0]}
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any], int]] = {  # by group of layers, and so many of them
+    "Exaone4ForCausalLM": (Exaone4Config, {"sliding_window_pattern": 4}, 4),
+    "Gemma2ForCausalLM": (Gemma2Config, {"query_pre_attn_scalar": 16}, 2),
+    "Gemma3ForCausalLM": (Gemma3TextConfig, {"sliding_window_pattern": 3, "query_pre_attn_scalar": 16}, 4),
+    "GptOssForCausalLM": (GptOssConfig, EXPERTS, 2),
+    "Llama4ForCausalLM": (Llama4TextConfig, EXPERTS | CHUNKED, 4),
+    "MistralForCausalLM": (MistralConfig, {}, 1),
+    "Olmo3ForCausalLM": (Olmo3Config, {}, 4),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_with_windows(family: str, tmp_path: Path) -> None:
+    kind, changes, groups = FAMILIES[family]
+    torch.manual_seed(0)
+    config = kind(**{**SIZES, **changes}, vocab_size=write_tokenizer(tmp_path), architectures=[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    engine = build(tmp_path, **CHUNKS)
+    assert len(engine._parts.limits.page_bounds) == groups
+    first = prompt(7, 90)
+    ((answer,), _, _) = run(engine, [first], 60)
+    assert answer == greedy(tmp_path, first, 60)
+    turn = [*first, *answer, *prompt(8, 5)]
+    texts, cached, _ = run(engine, [turn], 30)
+    assert texts == [greedy(tmp_path, turn, 30)]
+    assert cached == [(90 + 59) // 16 * 16]
