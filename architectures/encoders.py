@@ -63,7 +63,7 @@ def encoders() -> Iterable[Architecture]:
         config="maxserve.architectures.roberta:config",
         weights=HEADLESS,
         summary="RoBERTa and XLM-RoBERTa for embeddings",
-        example_repos=("BAAI/bge-m3", "intfloat/multilingual-e5-small"),
+        example_repos=("intfloat/multilingual-e5-base", "sentence-transformers/all-roberta-large-v1"),
     )
     yield Architecture(
         name="MPNetModel",

@@ -47,23 +47,16 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=30, help="texts that are encoded one by one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of CPU, where others use the machine too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     llm, peer = LLM(given.folder), SentenceTransformer(given.folder, device="cpu")
     everything = texts(max(given.sentences))
     print(f"cosines with the peer's vectors: {cosine(llm, peer, everything[:50]):.6f} at least")
-    for count in given.sentences:
-        chosen = everything[:count]
-        compare(f"{count} at once", count, given.rounds, lambda chosen=chosen: llm.encode(chosen), peer, [chosen])  # type: ignore[misc]
-    singles = everything[: given.singles]
-    compare(
-        "one by one",
-        len(singles),
-        given.rounds,
-        lambda: [llm.encode(text) for text in singles],
-        peer,
-        [[t] for t in singles],
-    )
+    clock = time.process_time if given.cpu_time else time.perf_counter
+    cases = {f"{count} at once": [everything[:count]] for count in given.sentences}
+    for name, calls in {**cases, "one by one": [[text] for text in everything[: given.singles]]}.items():
+        compare(name, calls, llm, peer, given.rounds, clock)
 
 
 def texts(count: int) -> list[str]:
@@ -78,24 +71,31 @@ def cosine(llm: LLM, peer: SentenceTransformer, chosen: Sequence[str]) -> float:
 
 
 def compare(
-    name: str, count: int, rounds: int, run: Callable[[], object], peer: SentenceTransformer, calls: Sequence[list[str]]
+    name: str,
+    calls: Sequence[list[str]],
+    llm: LLM,
+    peer: SentenceTransformer,
+    rounds: int,
+    clock: Callable[[], float],
 ) -> None:
     """Both in turns, after a round that does not count."""
 
-    def theirs() -> None:
+    def ours() -> float:
+        start = clock()
+        for call in calls:
+            llm.encode(call)
+        return clock() - start
+
+    def theirs() -> float:
+        start = clock()
         for call in calls:
             peer.encode(call, show_progress_bar=False)
+        return clock() - start
 
-    times: list[tuple[float, float]] = [(seconds(run), seconds(theirs)) for _ in range(rounds + 1)][1:]
-    ours, other = (count / median(column) for column in zip(*times, strict=True))
+    times = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
+    one, other = (sum(map(len, calls)) / median(column) for column in zip(*times, strict=True))
     ratio = median(theirs / ours for ours, theirs in times)
-    print(f"{name}: {ours:.1f} texts/s, sentence-transformers {other:.1f}, ratio {ratio:.2f}")
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    print(f"{name}: {one:.1f} texts/s, sentence-transformers {other:.1f}, ratio {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -92,12 +92,14 @@ class CacheStrategy(Component):
     """A keeper of keys and values. `build(CacheContext)` gives a Cache.
 
     `shares_prefixes`: rows that begin alike share pages; `host_tier`: it keeps copies of them in host memory if asked.
+    `windows`: it gives back what the windows of `CacheContext.groups` have passed, and builds a GroupedCache.
     """
 
     kind: ClassVar[str] = "cache_strategy"
 
     shares_prefixes: bool = True
     host_tier: bool = False
+    windows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

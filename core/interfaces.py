@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as Picture
 
+    from maxserve.core.cache_groups import CacheGroup
     from maxserve.core.host import Host
     from maxserve.core.model.chat_template import ChatTemplate
     from maxserve.core.model.tokenizer import Tokenizer
@@ -135,7 +136,8 @@ class CacheContext(Context):
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
     `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
     handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`; open rows may have all, and
-    some room beside them.
+    some room beside them. `groups`, only for strategies that declare `windows`: groups of equal layers, a table each. A
+    page is of one group at a time, and the n-th layers of all groups keep their parts of it in the same storage.
     """
 
     layers: tuple[CacheLayer, ...]
@@ -148,6 +150,7 @@ class CacheContext(Context):
     share_prefixes: bool = True
     host_pages: int = 0
     soft_pages: int | None = None
+    groups: tuple[CacheGroup, ...] = ()
 
 
 class Cache(Protocol):

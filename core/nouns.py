@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from maxserve.core.cache_groups import pages_of
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -305,6 +307,7 @@ class Limits:
     """What a step may hold, decided at start from the settings, the model and the memory plan.
 
     `max_started` sequences may hold pages at once when a scheduler wants more of them than fit into one batch.
+    `page_bounds`: the most pages that a sequence holds at once, by group of layers; None where it has no bound.
     """
 
     max_batch_size: int
@@ -318,6 +321,11 @@ class Limits:
     watermark: float = 0.95
     prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
     max_started: int | None = None
+    page_bounds: tuple[int | None, ...] = (None,)
+
+    def pages_of(self, tokens: int) -> int:
+        """Pages that a sequence of so many tokens holds at most."""
+        return pages_of(tokens, self.page_size, self.page_bounds)
 
     @property
     def rows(self) -> int:
@@ -359,7 +367,8 @@ class Batch:
     has, per sequence, the spans of positions whose tokens see each other; empty where nobody has any.
 
     Device tensors feed the model; the numpy arrays beside them are the same numbers on the host, so that a
-    back end may plan without waiting for the device.
+    back end may plan without waiting for the device. Where layers have tables of their own, `groups` are the batch as
+    each group of layers sees it, `slots` and `tables` those of the first.
     """
 
     input_ids: torch.Tensor  # [T] int64
@@ -368,12 +377,13 @@ class Batch:
     query_start: NDArray[np.int64]  # [B+1] offsets into T
     seq_lens: NDArray[np.int64]  # [B] tokens of each sequence after this step
     prompt_lens: NDArray[np.int64]  # [B] tokens of each sequence's prompt, the same in all its steps
-    tables: NDArray[np.int32]  # [B, pages] page ids; beyond a sequence's pages undefined
+    tables: NDArray[np.int32]  # [B, pages] page ids; undefined beyond a sequence's pages, and before all windows
     logit_rows: torch.Tensor  # [R] int64, indices into T
     attention: Attention
     images: tuple[Seen, ...] = ()
     places: torch.Tensor | None = None  # [axes, T] int64
     together: tuple[tuple[Span, ...], ...] = ()  # [B]
+    groups: tuple[Batch, ...] = ()
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None = None

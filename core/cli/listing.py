@@ -121,7 +121,7 @@ def _text(entries: Sequence[Entry[Any]]) -> str:
     head, *rows = table(HEAD, [_row(entry) for entry in entries]).splitlines()
     lines = [head]
     for row, entry in zip(rows, entries, strict=True):
-        lines.append(row)
+        lines += textwrap.wrap(row, width, subsequent_indent=INDENT, break_on_hyphens=False)
         for text in filter(None, (entry.component.summary, "  ".join([entry.where, *_flags(entry.component)]))):
             lines += textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)
     return "\n".join(lines)

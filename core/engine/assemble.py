@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.computing import AttentionContext
 from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
@@ -23,11 +23,10 @@ from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.engine.strategy import choose_strategy
+from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import (
-    CacheContext,
     Model,
     ModelInfo,
     ModelSpec,
@@ -45,11 +44,11 @@ from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
+    from maxserve.core.cache_groups import CacheGroup
     from maxserve.core.components import CacheStrategy, Scheduler
-    from maxserve.core.computing import Attention
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import Cache, StepPolicy
+    from maxserve.core.interfaces import StepPolicy
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.registry import Entry
@@ -70,6 +69,7 @@ class Target:
     computation: Computation
     cache_dtype: torch.dtype
     strategy: Entry[CacheStrategy]
+    scheduler: Entry[Scheduler]
 
     @property
     def compute(self) -> torch.dtype:
@@ -78,13 +78,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model with its weights in place, and the memory planned around it."""
+    """A model with its weights in place, and the memory planned around it.
+
+    `groups` are those of its layers that have tables of their own.
+    """
 
     files: ModelFiles
     spec: ModelSpec
     model: Model
     parameters: int
     plan: MemoryPlan
+    groups: tuple[CacheGroup, ...]
 
 
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
@@ -103,6 +107,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         computation=computation,
         cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, computation.compute),
         strategy=choose_strategy(settings, host, files.architecture),
+        scheduler=host.schedulers.get(settings.scheduling.scheduler),
     )
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
@@ -141,15 +146,18 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    plan = _plan_memory(target, spec, module, files)
+    groups = choose_groups(target.settings, target.strategy.component, spec)
+    plan = _plan_memory(target, spec, module, files, groups)
     order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
     fill(target.host, module, files, architecture, target.computation, target.device, progress, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
-    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan)
+    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan, groups=groups)
 
 
-def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files: ModelFiles) -> MemoryPlan:
+def _plan_memory(
+    target: Target, spec: ModelSpec, model: torch.nn.Module, files: ModelFiles, groups: Sequence[CacheGroup]
+) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
     plan = plan_memory(
@@ -161,6 +169,8 @@ def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files:
         itemsize=compute.itemsize,
         cache_itemsize=target.cache_dtype.itemsize,
         host_free=free_memory("cpu"),
+        groups=groups,
+        whole_prompts=not target.scheduler.component.chunks_prompts,
     )
     log.info("memory plan\n%s", plan.table())
     for warning in plan.warnings:
@@ -176,10 +186,10 @@ def _plan_memory(target: Target, spec: ModelSpec, model: torch.nn.Module, files:
 
 def _parts(target: Target, loaded: Loaded) -> Parts:
     spec, plan = loaded.spec, loaded.plan
-    scheduler = target.host.schedulers.get(target.settings.scheduling.scheduler)
+    scheduler = target.scheduler
     limits = _limits(target.settings, scheduler.component, spec, plan)
-    cache = _build_cache(target, loaded, limits.rows)
-    attention = _build_attention(target, spec, plan, cache)
+    cache = build_cache(target, loaded, limits.rows)
+    attention = build_attention(target, loaded, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
     info = _info(target, loaded)
     sees = target.host.architectures.get(info.architecture).component.images is not None
@@ -189,7 +199,9 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
-        builder=BatchBuilder(cache, attention, plan.page_size, target.device, images=sees),
+        builder=BatchBuilder(
+            cache, attention, plan.page_size, target.device, images=sees, tables=group_tables(loaded, cache)
+        ),
         sees=sees,
         runner=Runner(loaded.model),
         pipeline=_build_pipeline(target, spec),
@@ -235,41 +247,8 @@ def _limits(settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: Mem
         watermark=scheduling.kvcache_ce_watermark,
         prompt_regimes=spec.prompt_regimes,
         max_started=scheduling.max_queue_size_tg,
+        page_bounds=plan.page_bounds,
     )
-
-
-def _build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
-    plan, shares = loaded.plan, target.strategy.component.shares_prefixes
-    context = CacheContext(
-        sections=target.sections,
-        layers=loaded.spec.cache_layers,
-        pages=plan.pages,
-        page_size=plan.page_size,
-        rows=rows,
-        max_length=plan.max_length,
-        dtype=target.cache_dtype,
-        device=target.device,
-        share_prefixes=target.settings.kv_cache.enable_prefix_caching and shares,
-        host_pages=plan.host_pages,
-        soft_pages=plan.soft_pages,
-    )
-    cache: Cache = target.host.build(target.strategy, context)
-    return cache
-
-
-def _build_attention(target: Target, spec: ModelSpec, plan: MemoryPlan, cache: Cache) -> Attention:
-    """The back end of highest priority that runs on the device."""
-    context = AttentionContext(
-        sections=target.sections,
-        layers=spec.cache_layers,
-        storage=cache.layers,
-        page_size=plan.page_size,
-        device=target.device,
-    )
-    attention: Attention | None = target.chooser.best(target.host.attention_backends, context)
-    if attention is None:
-        raise PluginError(f"no attention backend works on the device {target.device.type!r}; see `max list`")
-    return attention
 
 
 def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:

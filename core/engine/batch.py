@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +23,24 @@ Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 class BatchBuilder:
-    """Builds the batch of a step. Sequences keep the order of the plan; a step of nobody gives a batch of nothing."""
+    """Builds the batch of a step. Sequences keep the order of the plan; a step of nobody gives a batch of nothing.
+
+    `tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
+    """
 
     def __init__(
-        self, cache: Cache, attention: Attention, page_size: int, device: torch.device, *, images: bool = False
+        self,
+        cache: Cache,
+        attention: Attention,
+        page_size: int,
+        device: torch.device,
+        *,
+        images: bool = False,
+        tables: NDArray[np.int32] | None = None,
     ) -> None:
         self._cache = cache
         self._attention = attention
+        self._tables = tables
         self._page_size = page_size
         self._device = device
         self._images = ImageStep(device) if images else None
@@ -57,7 +69,18 @@ class BatchBuilder:
         )
         if self._images is not None:
             self._images.tell(step, batch)
+        if self._tables is not None:
+            batch.groups = self._groups(batch, self._tables, rows, owners, positions)
         return batch
+
+    def _groups(
+        self, batch: Batch, tables: NDArray[np.int32], rows: Ints, owners: Ints, positions: Ints
+    ) -> tuple[Batch, ...]:
+        """The batch as each group of layers sees it."""
+        pages = tables[:, owners, positions // self._page_size].astype(np.int64, order="C")  # a group's lie together
+        slots = self._to_device(pages * self._page_size + positions % self._page_size)
+        own = tables[:, rows, : batch.tables.shape[1]]
+        return tuple(replace(batch, slots=each, tables=table) for each, table in zip(slots, own, strict=True))
 
     def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

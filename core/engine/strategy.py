@@ -1,16 +1,21 @@
-"""Which cache strategy keeps the keys and values, and can it do what was chosen?"""
+"""Which cache strategy keeps the keys and values, can it do what was chosen, and which layers have their own tables?"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from maxserve.core.cache_groups import CacheGroup, cache_groups
 from maxserve.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from maxserve.core.components import CacheStrategy
     from maxserve.core.host import Host
+    from maxserve.core.interfaces import ModelSpec
     from maxserve.core.registry import Entry
     from maxserve.core.settings import Settings
+
+log = logging.getLogger("maxserve.engine")
 
 
 def choose_strategy(settings: Settings, host: Host, architecture: str) -> Entry[CacheStrategy]:
@@ -32,3 +37,17 @@ def choose_strategy(settings: Settings, host: Host, architecture: str) -> Entry[
             f"--enable-prefix-caching: {entry} shares no prefixes; drop the option or take another --cache-strategy"
         )
     return entry
+
+
+def choose_groups(settings: Settings, strategy: CacheStrategy, spec: ModelSpec) -> tuple[CacheGroup, ...]:
+    """The groups of the model's layers whose pages are given back when windows have passed them; none without any."""
+    if not strategy.windows:
+        return ()
+    groups = cache_groups(spec.cache_layers, settings.model.max_length or spec.max_length)
+    if groups and settings.kv_cache.enable_kvcache_swapping_to_host:
+        log.warning(
+            "--enable-kvcache-swapping-to-host: the host tier copies whole prefixes, so pages that the model's windows "
+            "have passed are kept until their request ends; drop the option to have their room for others"
+        )
+        return ()
+    return groups

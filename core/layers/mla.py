@@ -59,8 +59,10 @@ class LatentAttention(nn.Module):
     def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         """[T, dim] to [T, dim]."""
         config = self.config
-        still, turned = self._queries(x).split((config.still_dim, config.turned_dim), dim=-1)
-        latent, key = self.kv_a_proj_with_mqa(x).split((config.kv_rank, config.turned_dim), dim=-1)
+        queries: Tensor = self._queries(x)
+        still, turned = queries[..., : config.still_dim], queries[..., config.still_dim :]
+        kept: Tensor = self.kv_a_proj_with_mqa(x)
+        latent, key = kept[:, : config.kv_rank], kept[:, config.kv_rank :]
         q = torch.cat((self.kv_b_proj.to_latent(still), self._turn(turned, batch)), dim=-1)
         k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._turn(key[:, None], batch)), dim=-1)
         seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
@@ -82,4 +84,4 @@ def halves(x: Tensor) -> Tensor:
 
     Scores do not change where the entries of queries and of keys change places alike.
     """
-    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return torch.cat((x[..., ::2], x[..., 1::2]), dim=-1)

@@ -87,7 +87,7 @@ class Experts(nn.Module):
         rows = x.index_select(0, order // top_k)
         if self.weighs_input:
             rows = (rows * choice.weights.flatten()[order, None]).to(x.dtype)
-        made = self.down_proj(self.activation(self.gate_up_proj(rows, ends)), ends)
+        made: Tensor = self.down_proj(self.activation(self.gate_up_proj(rows, ends)), ends)
         made = made.index_select(0, _inverse(order)).view(tokens, top_k, x.shape[1])
         if not self.weighs_input:
             made = made * choice.weights[..., None]

@@ -28,7 +28,7 @@ def find_fallback(host: Host, folder: ModelFolder, unknown: str) -> Entry[Archit
     if len(willing) > 1:
         providers = " and ".join(map(str, willing))
         raise ModelError(f"{unknown}; {providers} would serve it both: leave one out with --no-plugin")
-    log.info("no architecture is named after %s: %s serves it", folder.config.get("architectures"), willing[0])
+    log.info("no architecture is named after the model's class: %s serves it", willing[0])
     return willing[0]
 
 

@@ -8,6 +8,9 @@ On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
 first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
 size of the weights (192 MiB at least).
+
+Where groups of layers have pages of their own (core/cache_groups.py), a page is one group's, and a request holds no
+more of them than the group's window needs, however long it is.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from maxserve.core.cache_groups import Bounds, CacheGroup, longest, pages_of
 from maxserve.core.errors import ModelError
 from maxserve.core.model.host_tier import host_pages
 from maxserve.core.model.memory_table import aligned, size_text
@@ -37,6 +41,7 @@ KEPT_LEAST = 192 << 20
 _VALUES_PER_TOKEN = 20
 _LOGIT_ROWS = 3
 _NEARLY_ALL = 0.95
+_ANY_LENGTH = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ class MemoryPlan:
     """What to allocate; sizes in bytes. `warnings` are lines for the log.
 
     `soft_pages` are those that prefixes nobody uses may make the cache touch (None: any); `host_pages` those of the
-    second tier.
+    second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
     """
 
     device: str
@@ -60,6 +65,7 @@ class MemoryPlan:
     soft_pages: int | None = None
     host_pages: int = 0
     page_size_chosen: bool = False
+    page_bounds: Bounds = (None,)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -69,8 +75,16 @@ class MemoryPlan:
 
     @property
     def tokens(self) -> int:
-        """Tokens that fit into all pages."""
-        return self.pages * self.page_size
+        """Tokens that fit into all pages: of requests of the greatest length, where length decides how many pages."""
+        if self.page_bounds == (None,):
+            return self.pages * self.page_size
+        requests, left = divmod(self.pages, self.request_pages)
+        return requests * self.max_length + longest(left, self.page_size, self.page_bounds, self.max_length)
+
+    @property
+    def request_pages(self) -> int:
+        """Pages that a request of the greatest length holds at most."""
+        return pages_of(self.max_length, self.page_size, self.page_bounds)
 
     def table(self) -> str:
         """Where the memory goes, as aligned text."""
@@ -91,9 +105,14 @@ class MemoryPlan:
 
     def _pages_text(self) -> str:
         why = "chosen" if self.page_size_chosen else f"the default on {self.device}"
+        chosen = f"--kv-cache-page-size {self.page_size} is {why}"
+        if self.page_bounds == (None,):
+            many = f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens"
+            return f"{many}, {size_text(self.page_bytes)} each; {chosen}"
+        groups = "1 group" if len(self.page_bounds) == 1 else f"{len(self.page_bounds)} groups"
         return (
-            f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens, {size_text(self.page_bytes)} each; "
-            f"--kv-cache-page-size {self.page_size} is {why}"
+            f"{self.pages} pages x {self.page_size} tokens of {groups} of layers, {size_text(self.page_bytes)} each; "
+            f"{self.max_length} tokens take {self.request_pages} at most, so {self.tokens} tokens fit; {chosen}"
         )
 
 
@@ -107,26 +126,31 @@ def plan_memory(
     itemsize: int,
     cache_itemsize: int,
     host_free: int = 0,
+    groups: Sequence[CacheGroup] = (),
+    whole_prompts: bool = False,
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
     `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
     `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
-    for the second tier.
+    for the second tier. `groups` are those of the cache's layers; with `whole_prompts` each prompt takes one step.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
     # Whoever runs needs a token of every step: more requests than tokens would starve the youngest.
     batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
     activations = activation_bytes(spec, tokens=tokens, rows=batch, itemsize=itemsize)
-    per_page = page_bytes(spec.cache_layers, page_size, cache_itemsize)
+    bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
+    per_page = page_bytes(_layers_of_a_page(spec.cache_layers, groups), page_size, cache_itemsize)
     affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
-    if affordable < 1:
-        raise ModelError(_no_room(settings, device, free, weights, activations, per_page))
+    if affordable < len(bounds):
+        raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))
     warnings: list[str] = []
-    length = _length(settings.model.max_length, spec.max_length, affordable * page_size, warnings)
-    batch = _batch_size(batch, affordable, settings.scheduling.max_batch_size is not None, warnings)
-    pages = min(affordable, batch * -(-length // page_size))
+    capacity = longest(affordable, page_size, bounds, spec.max_length)
+    length = _length(settings.model.max_length, spec.max_length, capacity, warnings)
+    batch = _batch_size(batch, affordable // len(bounds), len(bounds), settings, warnings)
+    # As many as if requests gave nothing back: what they do give back may stay as prefixes.
+    pages = min(affordable, batch * len(bounds) * -(-length // page_size))
     host_left = host_free - (weights + activations + pages * per_page if device == "cpu" else 0)
     plan = MemoryPlan(
         device=device,
@@ -142,6 +166,7 @@ def plan_memory(
         soft_pages=_soft_pages(settings, device, weights, per_page, pages),
         host_pages=host_pages(settings, per_page, host_left, warnings),
         page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,
+        page_bounds=bounds,
     )
     if weights + activations + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
@@ -156,6 +181,23 @@ def weight_bytes(model: nn.Module, itemsize: int) -> int:
 def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> int:
     """Bytes of one page over all layers: keys and values of `page_size` tokens."""
     return sum(layer.token_size for layer in layers) * page_size * itemsize
+
+
+def page_bounds(
+    settings: Settings, groups: Sequence[CacheGroup], page_size: int, *, whole_prompts: bool = False
+) -> Bounds:
+    """The most pages that a request holds, by group; (None,) where all layers share a table and keep everything."""
+    scheduling = settings.scheduling
+    # With overlap, a step's pages are had before those that the step before it frees are given back.
+    step = scheduling.max_batch_input_tokens * (2 if scheduling.enable_overlap_scheduler else 1)
+    if whole_prompts or not scheduling.enable_chunked_prefill:
+        step = _ANY_LENGTH  # a prompt has all its pages at once
+    return tuple(group.most_pages(page_size, step) for group in groups) or (None,)
+
+
+def _layers_of_a_page(layers: Sequence[CacheLayer], groups: Sequence[CacheGroup]) -> Sequence[CacheLayer]:
+    """The layers that have their keys and values in one page: those of the largest group."""
+    return [layers[index] for index in max((group.layers for group in groups), key=len)] if groups else layers
 
 
 @runtime_checkable
@@ -209,13 +251,13 @@ def _length(wanted: int | None, limit: int, capacity: int, warnings: list[str]) 
     return capacity
 
 
-def _batch_size(batch: int, affordable: int, chosen: bool, warnings: list[str]) -> int:
-    """Requests at once: a request needs a page at least, so more than there are pages never run."""
-    if chosen and batch > affordable:
-        warnings.append(
-            f"--max-batch-size {batch} is more than the {affordable} pages that fit: that many never run at once"
-        )
-    return batch if chosen else min(batch, affordable)
+def _batch_size(batch: int, most: int, groups: int, settings: Settings, warnings: list[str]) -> int:
+    """Requests at once: a request needs a page in each group at least, so more than `most` never run."""
+    chosen = settings.scheduling.max_batch_size is not None
+    if chosen and batch > most:
+        fit = "pages" if groups == 1 else f"requests with a page in each of {groups} groups of layers"
+        warnings.append(f"--max-batch-size {batch} is more than the {most} {fit} that fit: that many never run at once")
+    return batch if chosen else min(batch, most)
 
 
 def _no_room(settings: Settings, device: str, free: int, weights: int, activations: int, per_page: int) -> str:

@@ -8,6 +8,7 @@ order while they are loaded. Which rows to change was worked out from transforme
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -54,9 +55,21 @@ class PairsApart:
 
     def changes(self, name: str) -> bool:
         """Whether the tensor of that name in the checkpoint has such rows."""
+        return _ROTATED.search(self._ours(name)) is not None
+
+    def check(self, names: Iterable[str]) -> None:
+        """ModelError unless queries and keys are among the tensors of a checkpoint, each kind by itself."""
+        found = {match[2] for name in names if (match := _ROTATED.search(self._ours(name)))}
+        if not found >= {"q_proj", "k_proj"}:
+            raise ModelError(
+                "--rope-type normal: the checkpoint has no tensors q_proj and k_proj whose rows could be put in "
+                "order; leave the option out, or convert the checkpoint"
+            )
+
+    def _ours(self, name: str) -> str:
         for pattern, replacement in self.renames:
             name = re.sub(pattern, replacement, name)
-        return _ROTATED.search(name) is not None
+        return name
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The rows [heads * head_dim, ...] in the order of halves."""
@@ -78,7 +91,9 @@ def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, arc
     if not isinstance(spec, Rotates):
         if rope_type == "none":
             return None
-        raise ModelError(f"{flag}: architecture {architecture} has no rotary positions that could be so; leave it out")
+        raise ModelError(
+            f"{flag}: architecture {architecture} has no rotary positions, or does not say how they are; leave it out"
+        )
     if rope_type in ("none", "longrope", "yarn") and spec.rope.kind != rope_type:
         raise ModelError(
             f"{flag}: the rope of this model is of type {spec.rope.kind!r} by its config.json, which decides; "
@@ -90,9 +105,4 @@ def rotary_order(rope_type: str | None, spec: ModelSpec, weights: WeightMap, arc
         return None
     if rope_type != "normal":
         return None
-    if "k_proj" not in {part for parts in weights.fused.values() for part in parts}:
-        raise ModelError(
-            f"{flag}: architecture {architecture} has no q_proj and k_proj whose rows could be put in order; leave it "
-            "out, or convert the checkpoint"
-        )
     return PairsApart(head_dim=spec.head_dim, width=spec.rope.width(spec.head_dim), renames=weights.renames)

@@ -73,6 +73,8 @@ def load_weights(
     parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
     headers = {file: read_header(file) for file in files}
     reads = plan_reads(parameters.shapes, headers, weight_map, packing)
+    if order is not None:
+        order.check(read.name for read in reads)
     if keeping is not None:
         parameters.keep_weights(keeping, reads)
     total = sum(read.size for read in reads) or 1

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maxserve.core.cache_groups import CacheGroup
 from maxserve.core.computing import Attention, AttentionContext
 from maxserve.core.errors import Unavailable
 from maxserve.core.host import Host, PluginOptions
@@ -122,6 +123,20 @@ class AttentionChecks:
             pytest.skip("said to be unavailable, so that another back end serves")
         for counts in ({0: 17, 1: 1}, {0: 1, 1: 1}, {1: 30, 0: 9}, {0: 1, 1: 5}):
             self.check(stage.step(counts))
+
+    @pytest.mark.parametrize("rule", [{"window": 5}, {"window": 20}, {"chunk": 12}], ids=str)
+    def test_what_a_window_has_passed_does_not_matter(self, rule: dict[str, Any]) -> None:
+        """Such pages are given back, and others come to stand in their place."""
+        try:
+            stage = _Stage(self, [ORDERS["scattered"]], **rule)
+        except Unavailable:
+            pytest.skip("said to be unavailable, so that another back end serves")
+        tested, group = stage.caches[0], CacheGroup(layers=(0,), **rule)
+        tested.tables = tested.tables.copy()
+        tested.layers[0].keys[0], tested.layers[0].values[0] = 7.0, 7.0
+        for count in (30, 1, 9, 1, 17, 1):
+            tested.tables[0, : group.first_page(tested.lengths[0], PAGE)] = 0
+            self.check(stage.step({0: count}))
 
     def test_a_mixed_step(self) -> None:
         tables = [list(range(8)), [20, 21, 8, 9, 10, 11, 12, 13], [31, 30, 29, 28, 27, 26, 25, 24], [14, 15, 16, 17]]

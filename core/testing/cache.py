@@ -7,13 +7,15 @@ class TestMine(CacheStrategyChecks):
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from maxserve.core.cache_groups import CacheGroup
 from maxserve.core.components import CacheStrategy
+from maxserve.core.grouping import GroupedCache
 from maxserve.core.interfaces import Cache, CacheContext
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.testing.cache_model import AMPLE, ONES, Model
@@ -63,6 +65,20 @@ class CacheStrategyChecks:
                 assert torch.isfinite(tensor).all(), "fresh storage holds values that no mask can remove"
         memory = [tensor.data_ptr() for made in cache.layers for tensor in (made.keys, made.values)]
         assert len(set(memory)) == len(memory), "layers share memory"
+
+    def test_groups_share_storage(self) -> None:
+        """The n-th layers of all groups, whose pages are never the same."""
+        for groups in self._groups():
+            layers = (CacheLayer(kv_heads=2, head_dim=8),) * (1 + max(max(group.layers) for group in groups))
+            cache = resolve_build(self.declared())(self.context(layers=layers, groups=groups))
+            assert cast("GroupedCache", cache).group_tables.shape == (len(groups), 4, 16)
+            assert np.shares_memory(cache.tables, cast("GroupedCache", cache).group_tables[0])
+            places = {layer: place for group in groups for place, layer in enumerate(group.layers)}
+            memory = {
+                (places[layer], made.keys.data_ptr(), made.values.data_ptr()) for layer, made in enumerate(cache.layers)
+            }
+            assert len(memory) == max(places.values()) + 1, "layers in the same place of their groups have own memory"
+            assert len({address for _, *both in memory for address in both}) == 2 * len(memory), "layers share memory"
 
     def test_everything_can_be_used_by_one_row(self) -> None:
         model = self.model(pages=16)
@@ -161,6 +177,66 @@ class CacheStrategyChecks:
         model.open(0, np.arange(64), "")
         assert model.grow(0, 64)
         model.verify()
+
+    def test_random_use_of_groups(self) -> None:
+        for seed, groups in self._seeded_groups():
+            self._random_use(random.Random(seed), self.model(groups=groups, pages=24 * len(groups)))
+
+    def test_random_use_of_groups_without_eviction(self) -> None:
+        for seed, groups in self._seeded_groups():
+            self._random_use(random.Random(seed), self.model(groups=groups, pages=2048), self.operations // 2)
+
+    def test_random_use_of_groups_with_storage(self) -> None:
+        for seed, groups in self._seeded_groups():
+            layers = (CacheLayer(kv_heads=1, head_dim=1),) * (1 + max(max(group.layers) for group in groups))
+            model = self.model(groups=groups, layers=layers, pages=24 * len(groups), soft_pages=16)
+            self._random_use(random.Random(seed), model, self.operations // 2)
+
+    def test_random_use_of_groups_without_sharing(self) -> None:
+        for seed, groups in self._seeded_groups():
+            model = self.model(groups=groups, pages=24 * len(groups), share_prefixes=False)
+            self._random_use(random.Random(seed), model, self.operations // 2)
+
+    def test_a_window_keeps_what_it_sees(self) -> None:
+        """Pages it has passed are given back, and can still be found as long as nobody needs their room."""
+        if not self.declared().windows:
+            return
+        model, tokens = self.model(groups=(CacheGroup(layers=(0,), window=9),), max_length=400), np.arange(400)
+        model.open(0, tokens, "")
+        for length in range(8, 401, 4):
+            assert model.grow(0, length)
+            model.verify()
+            assert model.cache.sizes().owned <= 3, "a window of 9 tokens lies in 3 pages of 4 tokens at most"
+        assert model.open(1, tokens[:50], "") == (48 if model._shares and model._complete else 0)
+
+    def test_a_prefix_is_found_where_all_windows_have_it(self) -> None:
+        if not self.declared().windows:
+            return
+        whole, window = CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=8)
+        model, tokens = self.model(groups=(whole, window), pages=24), np.arange(40)
+        model.open(0, tokens, "")
+        for length in range(4, 41, 4):
+            assert model.grow(0, length)
+        model.close(0)
+        model.open(1, np.arange(100, 148), "")
+        assert model.grow(1, 44)
+        model.verify()
+        model.close(1)
+        model.open(2, tokens, "")
+        model.verify()
+
+    def _seeded_groups(self) -> Iterator[tuple[int, tuple[CacheGroup, ...]]]:
+        """A seed and groups, in turn."""
+        groups = self._groups()
+        return ((seed, groups[seed % len(groups)]) for seed in (self.seeds if groups else ()))
+
+    def _groups(self) -> Sequence[tuple[CacheGroup, ...]]:
+        """Groups of layers such as models have; none for strategies that do not declare `windows`."""
+        whole, near = CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=1)
+        mixed = (CacheGroup(layers=(1, 4)), *(CacheGroup(layers=each, window=11) for each in ((0, 2), (3,))))
+        chunks = (CacheGroup(layers=(0,)), CacheGroup(layers=(1,), chunk=10), CacheGroup(layers=(2,), window=6))
+        alone = (CacheGroup(layers=(0, 1), window=13),)
+        return (mixed, chunks, alone, (whole, near)) if self.declared().windows else ()
 
     def _random_use(self, rng: random.Random, model: Model, operations: int | None = None) -> None:
         for act in _acts(rng, model, operations or self.operations):

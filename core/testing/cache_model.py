@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maxserve.core.cache_groups import CacheGroup
+from maxserve.core.grouping import GroupedCache
 from maxserve.core.interfaces import Cache, CacheContext
 from maxserve.core.nouns import CacheLayer
 
@@ -34,16 +37,24 @@ class Prefixes:
         return np.array(found, dtype=np.int64)
 
 
+WHOLE = CacheGroup(layers=())  # all layers, where the context has no groups
+Held = set[tuple[int, int]]  # (number of the prefix that ends a page, group): what was committed of it
+
+
 @dataclass(slots=True)
 class Open:
-    """A row in use: its tokens, the numbers of their prefixes, and how many are written and may be reserved."""
+    """A row in use: its tokens, the numbers of their prefixes, and how many are written and may be reserved.
+
+    `firsts`: by group, the first page that it still needed when it last filled one; `full` pages were full then.
+    """
 
     tokens: Tokens
     salt: str
     ids: Tokens
     written: int
     pages: int
-    committed: set[int] = field(default_factory=set)
+    firsts: list[int]
+    full: int
 
 
 class Model:
@@ -61,14 +72,17 @@ class Model:
         self.rows: dict[int, Open] = {}
         self._shares = shares
         self._ample_host = copies and context.host_pages >= AMPLE
+        self._groups = context.groups or (WHOLE,)
         self._prefixes = Prefixes()
-        self._known: set[int] = set()  # prefixes that end a page and were committed at some time
-        self._copied: set[int] = set()  # of these, what the host was given
+        self._known: Held = set()  # what was committed at some time
+        self._copied: Held = set()  # of these, what the host was given
         self._complete = True  # nothing can have been evicted yet
         self._touched: set[int] = set()  # pages that rows ever had
         self._most_owned = 0
-        layers = [tensor.view(-1).numpy() for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        self._storage: list[NDArray[Any]] = layers or [np.zeros(context.pages * context.page_size, dtype=np.int64)]
+        self._tables: NDArray[np.int32] = (
+            cast("GroupedCache", cache).group_tables if context.groups else cache.tables[None]
+        )
+        self._storage = _storage(cache, context, self._groups)
 
     def open(self, row: int, tokens: Tokens, salt: str) -> int:
         """Opens a row; the match must be what the dictionary says."""
@@ -85,39 +99,43 @@ class Model:
         if self._ample_host and self.cache.sizes().available:
             copied = self._match(ids, self._copied)
             assert found >= copied, f"{found} tokens were found, the host has {copied} and there are pages for more"
-        self.rows[row] = Open(tokens, salt, ids, found, -(-found // self.context.page_size))
-        self.rows[row].committed.update(self._ends(ids[:found]))
+        full = found // self.context.page_size
+        self.rows[row] = Open(tokens, salt, ids, found, full, self._firsts(found), full)
         self._count_touched(row)
         return found
 
     def grow(self, row: int, length: int) -> bool:
         """Reserves, writes and commits up to `length` tokens; a refusal must be justified and change nothing."""
         state, size = self.rows[row], self.context.page_size
-        before, tables = self.cache.sizes(), self._tables()
-        need = max(0, -(-length // size) - state.pages)
+        before, pages = self.cache.sizes(), self._pages()
+        more = max(0, -(-length // size) - state.pages)
+        need = more * len(self._groups)
         granted = self.cache.reserve(row, length)
         assert granted == (need <= before.available), (
             f"row {row} wants {need} more pages, {before.available} are available, and reserve said {granted}"
         )
         if not granted:
             assert self.cache.sizes() == before, "a refused reserve changed the sizes"
-            assert self._tables() == tables, "a refused reserve changed a table"
+            assert self._pages() == pages, "a refused reserve changed a table"
             return False
         if self.cache.sizes().cached < before.cached:
-            ample = before.free >= self.cache.tables.size and self.context.soft_pages is None  # all can grow
+            ample = before.free >= self._tables.size and self.context.soft_pages is None  # all can grow
             assert not ample, f"prefixes were evicted though {before.free} pages were free"
             self._complete = False
-        state.pages += need
+        state.pages += more
         self._count_touched(row)
         self._write(row, length)
         self.cache.commit(row, state.tokens[:length])
-        if self._shares:
-            ends = self._ends(state.ids[:length])
-            if len(ends) > len(state.committed):
-                self._copied.update(ends)
-            state.committed.update(ends)
-            self._known |= state.committed
+        if length // size > state.full:
+            self._filled(state, length)
         return True
+
+    def _filled(self, state: Open, length: int) -> None:
+        """What is known once a page more is full."""
+        if self._shares:
+            self._known |= self._of(state, length)
+            self._copied |= self._of(state, length)
+        state.firsts, state.full = self._firsts(length), length // self.context.page_size
 
     def extend(self, row: int, token: int) -> None:
         """A generated token."""
@@ -145,15 +163,18 @@ class Model:
         sizes = self.cache.sizes()
         assert min(sizes.free, sizes.cached, sizes.owned) >= 0, f"negative sizes: {sizes}"
         assert sizes.free + sizes.cached + sizes.owned == sizes.total == self.context.pages, f"pages are lost: {sizes}"
-        used = {page for table in self._tables().values() for page in table}
+        used = {page for pages in self._pages().values() for page in pages}
         assert sizes.owned >= len(used), f"rows use {len(used)} pages, {sizes.owned} are owned"
         assert 0 <= sizes.host_cached <= sizes.host_total <= self.context.host_pages, f"host pages are lost: {sizes}"
         self._verify_touched()
+        most = sum(state.pages - first for state in self.rows.values() for first in state.firsts)
+        assert sizes.owned <= most, f"rows need {most} pages, {sizes.owned} are owned"
         for row, state in self.rows.items():
-            for number, array in enumerate(self._storage, 1):
-                read = array[self._slots(row, 0, state.written)]
-                wrong = np.flatnonzero(read != state.ids[: state.written] * number)
-                assert not wrong.size, f"row {row} reads foreign keys and values at token {wrong[0]}"
+            for number, (group, array) in enumerate(self._storage, 1):
+                low = self._groups[group].low(state.written)
+                read = array[self._slots(row, group, low, state.written)]
+                wrong = np.flatnonzero(read != state.ids[low : state.written] * number)
+                assert not wrong.size, f"row {row} reads foreign keys and values at token {low + int(wrong[0])}"
 
     def _verify_touched(self) -> None:
         """Prefixes nobody uses touch no more than `soft_pages`; room for rows to lie in one piece may cost half."""
@@ -163,35 +184,65 @@ class Model:
             assert touched <= most, f"{touched} pages were touched, {most} would do for the rows that were open at once"
 
     def _count_touched(self, row: int) -> None:
-        self._touched.update(self.cache.tables[row, : self.rows[row].pages].tolist())
+        self._touched.update(self._pages()[row])
         self._most_owned = max(self._most_owned, self.cache.sizes().owned)
 
-    def _match(self, ids: Tokens, known: set[int]) -> int:
-        size, found = self.context.page_size, 0
-        if self._shares:
-            while found + size < len(ids) and int(ids[found + size - 1]) in known:
-                found += size
-        return found
-
-    def _ends(self, ids: Tokens) -> list[int]:
+    def _match(self, ids: Tokens, known: Held) -> int:
+        """Tokens of the longest prefix of which each group has, out of `known`, what the token after it sees."""
         size = self.context.page_size
-        return [int(i) for i in ids[size - 1 :: size]]
+        ends = ids[size - 1 : len(ids) - 1 : size].tolist() if self._shares else []
+        for pages in range(len(ends), 0, -1):
+            firsts = self._firsts(pages * size)
+            if all((ends[i], group) in known for group, first in enumerate(firsts) for i in range(first, pages)):
+                return pages * size
+        return 0
 
-    def _held(self) -> set[int]:
-        return {i for state in self.rows.values() for i in state.committed}
+    def _of(self, state: Open, length: int) -> Held:
+        """What a row holds of its first `length` tokens, as far as pages are full."""
+        size = self.context.page_size
+        ends = state.ids[size - 1 : length : size].tolist()
+        return {(end, group) for group, first in enumerate(state.firsts) for end in ends[first:]}
 
-    def _tables(self) -> dict[int, list[int]]:
-        return {row: self.cache.tables[row, : state.pages].tolist() for row, state in self.rows.items()}
+    def _held(self) -> Held:
+        return {one for state in self.rows.values() for one in self._of(state, state.full * self.context.page_size)}
 
-    def _slots(self, row: int, start: int, stop: int) -> Tokens:
+    def _firsts(self, length: int) -> list[int]:
+        """By group, the first page that is needed after `length` tokens."""
+        return [group.first_page(length, self.context.page_size) for group in self._groups]
+
+    def _pages(self) -> dict[int, list[int]]:
+        """The pages that rows need, by row."""
+        return {
+            row: [
+                page
+                for group, first in enumerate(state.firsts)
+                for page in self._tables[group, row, first : state.pages].tolist()
+            ]
+            for row, state in self.rows.items()
+        }
+
+    def _slots(self, row: int, group: int, start: int, stop: int) -> Tokens:
         size, positions = self.context.page_size, np.arange(start, stop)
-        pages = self.cache.tables[row, positions // size].astype(np.int64)
+        pages = self._tables[group, row, positions // size].astype(np.int64)
         assert pages.size == 0 or (pages.min() >= 0 and pages.max() < self.context.pages), f"row {row}: no such page"
         slots: Tokens = pages * size + positions % size
         return slots
 
     def _write(self, row: int, length: int) -> None:
         state = self.rows[row]
-        for number, array in enumerate(self._storage, 1):
-            array[self._slots(row, state.written, length)] = state.ids[state.written : length] * number
+        for number, (group, array) in enumerate(self._storage, 1):
+            array[self._slots(row, group, state.written, length)] = state.ids[state.written : length] * number
         state.written = max(state.written, length)
+
+
+def _storage(cache: Cache, context: CacheContext, groups: Sequence[CacheGroup]) -> list[tuple[int, NDArray[Any]]]:
+    """(group, numbers by slot): the storage of each layer, or one array for all groups where there are no layers."""
+    if not cache.layers:
+        plain = np.zeros(context.pages * context.page_size, dtype=np.int64)
+        return [(group, plain) for group in range(len(groups))]
+    group_of = {layer: number for number, group in enumerate(context.groups) for layer in group.layers}
+    return [
+        (group_of.get(number, 0), tensor.view(-1).numpy())
+        for number, layer in enumerate(cache.layers)
+        for tensor in (layer.keys, layer.values)
+    ]

@@ -65,13 +65,21 @@ class TextEncoderChecks(EncoderChecks):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How the architectures that it `takes` are checked: `checks` is "module:class" with a method `attributes`."""
+    """How the architectures that it `takes` are checked: `checks` is "module:class" with a method `attributes`.
+
+    Without `checks` nothing can be made of a name alone, and `instead` says what to do.
+    """
 
     takes: Callable[[Architecture], bool]
-    checks: str
+    checks: str = ""
+    instead: str = ""
 
 
 WAYS: tuple[Way, ...] = (  # the first that takes an architecture counts
+    Way(
+        takes=lambda each: each.images is not None,
+        instead="takes images: subclass VisionChecks and give it the family's processor and tokens",
+    ),
     Way(takes=lambda each: each.task == "text_generation", checks="maxserve.core.testing.generic:TextChecks"),
     Way(
         takes=lambda each: each.task in (EMBEDDINGS, SCORING), checks="maxserve.core.testing.generic:TextEncoderChecks"
@@ -88,6 +96,8 @@ def generic_checks(architecture: Architecture, classes: Sequence[str] = ()) -> d
     way = next((way for way in WAYS if way.takes(architecture)), None)
     if way is None:
         raise LookupError(f"no checks are known for the task {architecture.task!r} of {architecture.name}")
+    if not way.checks:
+        raise LookupError(f"{architecture.name} {way.instead}")
     checks: Any = load_ref(way.checks)
     suffix = "" if architecture.task == TEXT else "As" + architecture.name  # a class may serve two architectures
     return {

@@ -96,7 +96,8 @@ class LinearMethodChecks:
         """The weights [experts, outputs, inputs], each given in two parts. Only of methods that keep such."""
         if not isinstance(keeper, KeepsExperts):
             pytest.skip(f"{self.method} keeps no experts")
-        kept = keeper.keep_experts(*weights.shape, keeper.stored(weights.dtype))
+        experts, outputs, inputs = weights.shape
+        kept = keeper.keep_experts(experts, outputs, inputs, keeper.stored(weights.dtype))
         assert kept is not None
         for expert, weight in enumerate(weights.to(keeper.stored(weights.dtype))):
             cut = len(weight) // 3

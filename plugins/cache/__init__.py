@@ -12,9 +12,10 @@ from maxserve.core.hookspecs import hookimpl
 def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
     yield CacheStrategy(
         name="paged",
-        build="maxserve.plugins.cache.paged.cache:PagedCache",
+        build="maxserve.plugins.cache.paged:paged_cache",
         summary="pages; equal prefixes are shared, and --paged.eviction says which go first",
         host_tier=True,
+        windows=True,
     )
 
 

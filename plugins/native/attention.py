@@ -96,9 +96,9 @@ class _Step:
         if batch is None:
             return
         query_start, seq_lens = _array(batch.query_start, np.int64), _array(batch.seq_lens, np.int64)
-        tables = _array(batch.tables, np.int32)
-        self._arrays = (batch.slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
-        self.addresses = (batch.slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
+        tables, slots = _array(batch.tables, np.int32), batch.slots.contiguous()
+        self._arrays = (slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
+        self.addresses = (slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
         self.sequences, self.table_step = len(seq_lens), tables.shape[1]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maxserve.core.computing import Attention, LayerContext
 from maxserve.core.errors import Unavailable
+from maxserve.core.grouping import GroupedAttention
 from maxserve.core.layers import Linear, OffsetRMSNorm, RMSNorm
 from maxserve.plugins.native.attention import NativeAttention
 from maxserve.plugins.native.library import Library, library_for, only_float32, rows
@@ -53,7 +54,7 @@ class NativeLayers:
         self._said = False
 
     def compile(self, layer: nn.Module, attention: Attention) -> Callable[..., Tensor] | None:
-        if not isinstance(attention, NativeAttention):
+        if not isinstance(attention, (NativeAttention, GroupedAttention)):
             return None
         try:
             return _Program(self._library, self._arena, Reading(layer), attention).run
@@ -83,8 +84,11 @@ class _Arena:
 class _Program:
     """The operations of one layer."""
 
-    def __init__(self, library: Library, arena: _Arena, reading: Reading, attention: NativeAttention) -> None:
-        self._library, self._arena, self._attention = library, arena, attention
+    def __init__(
+        self, library: Library, arena: _Arena, reading: Reading, attention: NativeAttention | GroupedAttention
+    ) -> None:
+        self._library, self._arena = library, arena
+        self._attention = _attention_for(reading, attention)
         operations = _fused(reading)
         self._dim = reading.widths[0]
         starts, self._width = _layout(operations, reading.widths)
@@ -149,6 +153,22 @@ class _Program:
         factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
         self._factors.append(factors)
         return factors
+
+
+def _attention_for(reading: Reading, attention: NativeAttention | GroupedAttention) -> NativeAttention:
+    """What attends for the layer; of an attention in parts, the part, by whose numbers operations now name layers."""
+    if isinstance(attention, NativeAttention):
+        return attention
+    places = [
+        (operation, *attention.of(operation.layer)) for operation in reading.operations if operation.kind == "ATTEND"
+    ]
+    parts = {id(part): part for _, part, _ in places}
+    found = next(iter(parts.values()), None)
+    if len(parts) != 1 or not isinstance(found, NativeAttention):
+        raise UnknownError("its attention is not the native one, or is of several groups of layers")
+    for operation, _, place in places:
+        operation.layer = place
+    return found
 
 
 def _padded(values: Sequence[int], length: int, filler: int = NOTHING) -> list[int]:

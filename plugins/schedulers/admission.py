@@ -52,5 +52,5 @@ class Admission:
 
     def _pages_of(self, sequence: SequenceView) -> int:
         """Pages it still needs; the prefix that is cached or computed has its own."""
-        size = self._limits.page_size
-        return -(-sequence.length // size) - -(-(sequence.length - sequence.todo) // size)
+        limits = self._limits
+        return limits.pages_of(sequence.length) - limits.pages_of(sequence.length - sequence.todo)

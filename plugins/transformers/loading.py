@@ -77,14 +77,23 @@ def _filled(source: Source, tensors: dict[str, Tensor]) -> Any:
     try:
         with _quiet():
             lm, report = cls.from_pretrained(
-                None, config=config, state_dict=tensors, dtype=_usual_dtype(tensors), output_loading_info=True
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=_usual_dtype(tensors),
+                ignore_mismatched_sizes=True,  # they are reported, as the others are, and refused below
+                output_loading_info=True,
             )
     except Exception as error:  # the class is not ours
-        raise ModelError(f"transformers cannot put the weights into {cls.__name__}: {cause(error)}") from error
+        raise ModelError(
+            f"the weights do not fit {cls.__name__}: some are missing or of another shape, so that transformers cannot "
+            f"make of them what the class has: {cause(error)}"
+        ) from error
+    # A stack of experts of which one is not there has another shape than the model's.
+    missing = [*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])]
     problems = [
-        _several("missing from the checkpoint", report["missing_keys"]),
+        _several("missing from the checkpoint, or of another shape there", missing),
         _several("in the checkpoint but not in the model", report["unexpected_keys"]),
-        _several("of another shape", [each[0] for each in report["mismatched_keys"]]),
         _several("not to be read", report["error_msgs"]),
     ]
     if any(problems):

@@ -5,6 +5,11 @@ Nothing here knows a family: configs are made by shrinking transformers' own, ch
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from maxserve.core.components import Architecture
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.testing.generic import generic_checks
 
@@ -27,11 +32,28 @@ FALLBACK = (
     "Starcoder2ForCausalLM",
 )
 
+# A model that sees is compared together with its processor, which only its family knows: in test_vision.py.
+SEEING = {entry.name for entry in HOST.architectures if entry.component.images is not None}
+
 for architecture in HOST.architectures:
+    if architecture.name in SEEING:
+        continue
     others = () if architecture.component.fallback is None else FALLBACK
     globals().update(generic_checks(architecture.component, others))
 
 
 def test_no_architecture_is_left_out() -> None:
     checked = {checks.architecture for name, checks in globals().items() if name.startswith("Test")}
-    assert checked == set(HOST.architectures.names())
+    page = Path(__file__).with_name("test_vision.py").read_text()
+    seeing = {name for name in SEEING if f'architecture = "{name}"' in page}
+    assert checked | seeing == set(HOST.architectures.names())
+
+
+def test_what_cannot_be_checked_by_its_name_is_named() -> None:
+    seeing = Architecture(name="Acme", build="x:y", images="x:z")
+    with pytest.raises(LookupError, match="Acme takes images: subclass VisionChecks"):
+        generic_checks(seeing)
+    with pytest.raises(LookupError, match="no checks are known for the task 'song' of Acme"):
+        generic_checks(Architecture(name="Acme", build="x:y", task="song"))
+    with pytest.raises(LookupError, match="has no model class 'AcmeForCausalLM'"):
+        generic_checks(Architecture(name="AcmeForCausalLM", build="x:y"))

@@ -133,8 +133,9 @@ class TestFallback(ArchitectureChecks):
     @staticmethod
     def continued(case: Case, prompt: list[int]) -> list[int]:
         reference: Any = case.reference
-        given = torch.tensor([prompt])
-        out = reference.generate(given, max_new_tokens=TEXT, do_sample=False, eos_token_id=None, pad_token_id=0)
+        given, options = torch.tensor([prompt]), {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        # Without a mask, what looks like padding in the prompt would not be seen.
+        out = reference.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=TEXT, **options)
         found: list[int] = out[0, len(prompt) :].tolist()
         return found
 

@@ -1,8 +1,17 @@
-"""The paged cache. A plugin with its own order of eviction builds `PagedCache(context, policy)`."""
+"""The paged cache. A plugin with its own order of eviction builds `paged_cache(context, policy)`."""
 
 from __future__ import annotations
 
+from maxserve.core.interfaces import Cache, CacheContext, EvictionPolicy
 from maxserve.plugins.cache.paged.cache import PagedCache
+from maxserve.plugins.cache.paged.windowed import WindowedCache
 from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 
-__all__ = ["LeastFrequentlyUsed", "LeastRecentlyUsed", "PagedCache"]
+__all__ = ["LeastFrequentlyUsed", "LeastRecentlyUsed", "PagedCache", "WindowedCache", "paged_cache"]
+
+
+def paged_cache(context: CacheContext, policy: EvictionPolicy | None = None) -> Cache:
+    """The cache for the context: one table for all layers, or one for each of its groups."""
+    if context.groups:
+        return WindowedCache(context, policy)
+    return PagedCache(context, policy)

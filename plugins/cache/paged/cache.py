@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from maxserve.core.errors import SettingsError
 from maxserve.core.interfaces import CacheContext, EvictionPolicy
-from maxserve.core.nouns import CacheSizes
+from maxserve.core.nouns import CacheSizes, KVLayer
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
@@ -20,8 +21,6 @@ from maxserve.plugins.cache.settings import PagedSettings
 
 TOKEN = np.dtype(np.int64)
 LONG_RUN = 512  # tokens; pages side by side that a row should find ahead when it starts a new run
-
-ELBOW_ROOM = 1.25  # pages to have for each that rows hold: in a pool that is just full, every row lies in pieces
 
 
 @dataclass(slots=True)
@@ -57,17 +56,16 @@ class PagedCache:
 
     def __init__(self, context: CacheContext, policy: EvictionPolicy | None = None) -> None:
         self.page_size = context.page_size
-        self.layers = allocate(context)
+        self.layers: Sequence[KVLayer] = allocate(context)
         self._width = context.page_size * TOKEN.itemsize  # a page's tokens in bytes
         width = -(-context.max_length // context.page_size)
         self.tables: NDArray[np.int32] = np.zeros((context.rows, width), dtype=np.int32)
         self._sharing = context.share_prefixes
         self._rows: list[Row | None] = [None] * context.rows
         soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
-        self._pool = PagePool(context.pages, soft)
-        self._step = max(1, min(LONG_RUN // context.page_size, soft // 4))  # pages to open at once
+        self._pool = PagePool(context.pages, soft, run=LONG_RUN // context.page_size)
         self._opened = 0
-        policy = _policy(context, policy)
+        policy = chosen_policy(context, policy)
         self._tree = PrefixTree(policy)
         self._host: HostTier | None = None
         if context.host_pages and context.share_prefixes:
@@ -194,7 +192,7 @@ class PagedCache:
 
     def _grow(self, row: int, state: Row, count: int) -> None:
         """Gives the row `count` pages more, which there must be."""
-        self._make_room(state, count)
+        self._evict(self._pool.prepare(count, after=state.tail, unused=self._tree.unused, tables=self._opened))
         taken = self._pool.take(count, state.tail, state.expected - state.pages)
         self.tables[row, state.pages : state.pages + count] = taken
         state.pages += count
@@ -207,27 +205,6 @@ class PagedCache:
             if self._host is not None:
                 self._host.settle()
         return count
-
-    def _make_room(self, state: Row, count: int) -> None:
-        """Evicts what is needed, and more when the row must start a run and finds no long one.
-
-        Prefixes are evicted from their ends backwards. Taken one by one as rows need them, such pages would be
-        scattered over the rows in the wrong order; taken together they are a run. What is kept free so is at most
-        an eighth of the pool or so: half a run per open row.
-
-        Pages that were never used are opened when rows hold nearly all others, a run at a time for the same reason.
-        """
-        pool, tree = self._pool, self._tree
-        owned = pool.opened - pool.free - tree.unused + count
-        missing = int(owned * ELBOW_ROOM) - pool.opened
-        if missing > 0 and pool.closed:
-            pool.open(max(missing, self._step))
-        evicted = max(0, count - pool.free)
-        if not pool.follows(state.tail, count):
-            run = min(LONG_RUN // self.page_size, pool.opened // (4 * self._opened))
-            if pool.longest() < run:
-                evicted = max(evicted, min(run, tree.unused))
-        self._evict(evicted)
 
     def _read_back(self, row: int, state: Row, tokens: NDArray[np.int64], host: HostTier) -> None:
         """Claims what the host has of the row's prefix beyond what the device has, as far as pages can be had."""
@@ -311,7 +288,7 @@ class PagedCache:
         return pages, [node]
 
 
-def _policy(context: CacheContext, own: EvictionPolicy | None) -> EvictionPolicy:
+def chosen_policy(context: CacheContext, own: EvictionPolicy | None) -> EvictionPolicy:
     """A strategy's own order of eviction, else the one that was chosen by name."""
     chosen = context.config(PagedSettings).eviction
     if own is None:

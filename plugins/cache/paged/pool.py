@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from heapq import heapify, heappush, heapreplace
 
+ELBOW_ROOM = 1.25  # pages to have for each that rows hold: in a pool that is just full, every row lies in pieces
+
 
 class PagePool:
     """Free pages, kept as runs of neighbours.
@@ -15,10 +17,12 @@ class PagePool:
     and taking O(1); finding the longest run is O(log runs).
     """
 
-    __slots__ = ("_first", "_growing", "_last", "_longest", "free", "opened", "total")
+    __slots__ = ("_first", "_growing", "_last", "_longest", "_run", "_step", "free", "opened", "total")
 
-    def __init__(self, pages: int, opened: int | None = None) -> None:
+    def __init__(self, pages: int, opened: int | None = None, *, run: int = 1) -> None:
         self.total = pages
+        self._run = run  # pages side by side that a row should find ahead when it starts a new run
+        self._step = max(1, min(run, (pages if opened is None else opened) // 4))  # pages to open at once
         self.opened = 0
         self.free = 0  # of the opened ones
         # One place more than there are pages: neighbours of the first and of the last page are never free.
@@ -39,6 +43,27 @@ class PagePool:
         """Opens up to `count` more pages."""
         start, self.opened = self.opened, min(self.opened + count, self.total)
         self.give(list(range(start, self.opened)))
+
+    def prepare(self, count: int, *, after: int, unused: int, tables: int) -> int:
+        """How many pages must be evicted before `count` are taken after page `after`; opens pages where that is due.
+
+        `unused` can be evicted, `tables` grow. More than needed are asked for when the taker must start a run and finds
+        no long one: prefixes are evicted from their ends backwards. Taken one by one as rows need them, such pages
+        would be scattered over the rows in the wrong order; taken together they are a run. What is kept free so is at
+        most an eighth of the pool or so: half a run per open row.
+
+        Pages that were never used are opened when rows hold nearly all others, a run at a time for the same reason.
+        """
+        owned = self.opened - self.free - unused + count
+        missing = int(owned * ELBOW_ROOM) - self.opened
+        if missing > 0 and self.closed:
+            self.open(max(missing, self._step))
+        evicted = max(0, count - self.free)
+        if not self.follows(after, count):
+            run = min(self._run, self.opened // (4 * tables))
+            if self.longest() < run:
+                evicted = max(evicted, min(run, unused))
+        return evicted
 
     def moved(self, before: int, now: int) -> None:
         """Says that a row's last page was `before` and is `now`; -1 stands for none."""

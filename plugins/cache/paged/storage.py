@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maxserve.core.interfaces import CacheContext
-from maxserve.core.nouns import KVLayer
+from maxserve.core.nouns import CacheLayer, KVLayer
 
 if TYPE_CHECKING:
     import torch
@@ -16,18 +16,28 @@ ALIGNMENT = 64  # bytes; what vector instructions like best
 
 
 def allocate(context: CacheContext) -> list[KVLayer]:
-    """One KVLayer per layer of the context, filled with zeros.
+    """One KVLayer per layer of the context, filled with zeros; the n-th layers of all its groups have the same one.
 
     Zeros, since attention may read the unwritten rest of a page before it masks it, and NaN times 0 is NaN.
     """
-    layers: list[KVLayer] = []
-    for layer in context.layers:
-        shape = (context.pages, context.page_size, layer.kv_heads)
-        keys = zeros((*shape, layer.head_dim), context)
-        inside = layer.values_in_keys
-        values = keys[..., : layer.value_size] if inside else zeros((*shape, layer.value_size), context)
-        layers.append(KVLayer(keys, values))
-    return layers
+    if not context.groups:
+        return [_allocate(layer, context) for layer in context.layers]
+    shared: list[KVLayer] = []
+    made: dict[int, KVLayer] = {}
+    for group in context.groups:
+        for place, layer in enumerate(group.layers if context.layers else ()):
+            if place == len(shared):
+                shared.append(_allocate(context.layers[layer], context))
+            made[layer] = shared[place]
+    return [made[layer] for layer in range(len(context.layers))]
+
+
+def _allocate(layer: CacheLayer, context: CacheContext) -> KVLayer:
+    shape = (context.pages, context.page_size, layer.kv_heads)
+    keys = zeros((*shape, layer.head_dim), context)
+    if layer.values_in_keys:
+        return KVLayer(keys, keys[..., : layer.value_size])
+    return KVLayer(keys, zeros((*shape, layer.value_size), context))
 
 
 def zeros(shape: tuple[int, ...], context: CacheContext) -> torch.Tensor:

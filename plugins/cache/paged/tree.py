@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
+from typing import Generic, TypeVar
 
 from maxserve.core.interfaces import EvictionPolicy
 from maxserve.core.nouns import Node
 
 
-class Entry(Node):
+class Evictable(Node):
+    """`ticket` names its current place in the eviction heap; 0: it has none."""
+
+    __slots__ = ("ticket",)
+
+    ticket: int
+
+
+E = TypeVar("E", bound=Evictable)
+
+
+class Entry(Evictable):
     """A cached page and its place in the tree. A root (page -1) stands for a salt.
 
-    `users` counts the rows that hold it, so it never exceeds the parent's. `ticket` names its current place in the
-    eviction heap; 0: it has none.
+    `users` counts the rows that hold it, so it never exceeds the parent's.
     """
 
-    __slots__ = ("children", "key", "parent", "ticket", "users")
+    __slots__ = ("children", "key", "parent", "users")
 
     def __init__(self, page: int, tokens: int, last_used: int, parent: Entry | None, key: bytes) -> None:
         super().__init__(page, tokens, last_used, created=last_used)
@@ -26,7 +37,7 @@ class Entry(Node):
         self.ticket = 0
 
 
-class EvictionOrder:
+class EvictionOrder(Generic[E]):
     """Entries that may be evicted, the one with the smallest key first.
 
     An entry has one current place; places it had before are skipped when they come up. Without that, an entry whose
@@ -37,16 +48,16 @@ class EvictionOrder:
 
     def __init__(self, policy: EvictionPolicy) -> None:
         self._policy = policy
-        self._heap: list[tuple[tuple[float, ...], int, Entry]] = []
+        self._heap: list[tuple[tuple[float, ...], int, E]] = []
         self._tickets = 0
         self.size = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: E) -> None:
         """Lets `entry` be evicted."""
         heappush(self._heap, self._place(entry))
         self.size += 1
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: E) -> None:
         """Keeps `entry` from being evicted; nothing happens to one that was not in the order."""
         if not entry.ticket:
             return
@@ -56,7 +67,7 @@ class EvictionOrder:
             self._heap = [place for place in self._heap if place[2].ticket == place[1]]
             heapify(self._heap)
 
-    def pop(self) -> Entry:
+    def pop(self) -> E:
         """The entry to evict now. A key that changed since it was placed counts as it is now."""
         newest = self._tickets
         while True:
@@ -71,14 +82,14 @@ class EvictionOrder:
                 self.size -= 1
                 return entry
 
-    def check(self, expected: list[Entry]) -> None:
+    def check(self, expected: list[E]) -> None:
         """Recounts: exactly the `expected` entries are in the order, each once."""
         current = sorted(entry.page for _, ticket, entry in self._heap if entry.ticket == ticket)
         pages = sorted(entry.page for entry in expected)
         assert current == pages, f"pages {current} may be evicted, but {pages} are unused leaves"
         assert self.size == len(pages), f"{len(pages)} evictable leaves, {self.size} are counted"
 
-    def _place(self, entry: Entry) -> tuple[tuple[float, ...], int, Entry]:
+    def _place(self, entry: E) -> tuple[tuple[float, ...], int, E]:
         self._tickets += 1
         entry.ticket = self._tickets
         return (self._policy.key(entry), entry.ticket, entry)
@@ -95,7 +106,7 @@ class PrefixTree:
 
     def __init__(self, policy: EvictionPolicy) -> None:
         self._roots: dict[str, Entry] = {}
-        self._order = EvictionOrder(policy)
+        self._order: EvictionOrder[Entry] = EvictionOrder(policy)
         self.clock = 0
         self.size = 0
         self.unused = 0  # entries without users; all can be evicted, leaves first, since a user holds the whole path

@@ -59,7 +59,8 @@ def test_unknown_command(max_cli: Any) -> None:
     ran = max_cli("srve")
     assert ran.status == 2
     assert ran.err == (
-        "Error: there is no command 'srve' (did you mean 'serve'?); the commands are: generate, list, plugins, serve\n"
+        "Error: there is no command 'srve' (did you mean 'serve'?); "
+        "the commands are: encode, generate, list, plugins, serve\n"
     )
 
 

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.cache_groups import CacheGroup
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
+from maxserve.core.grouping import GroupedAttention
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
 from maxserve.core.nouns import CacheLayer, Limits, Output, Turns
 from maxserve.core.registry import load_ref
@@ -38,8 +40,11 @@ def next_token(history: Sequence[int]) -> int:
 
 
 class HashAttention:
-    def __init__(self, cache: Any, page_size: int) -> None:
-        self._keys = cache.layers[0].keys.view(-1)
+    """Of one layer, whose tokens see what lies after `group.low`."""
+
+    def __init__(self, cache: Any, page_size: int, group: CacheGroup | None = None) -> None:
+        self._group = group or CacheGroup(layers=(0,))
+        self._keys = cache.layers[self._group.layers[0]].keys.view(-1)
         self._page_size = page_size
 
     def begin(self, batch: Any) -> None:
@@ -49,20 +54,26 @@ class HashAttention:
         self._keys[batch.slots] = k.view(-1)
         found = []
         for i, length in enumerate(batch.seq_lens.tolist()):
-            positions = np.arange(length)
+            count, low = int(batch.query_start[i + 1] - batch.query_start[i]), self._group.low
+            first = low(length - count)
+            positions = np.arange(first, length)
             slots = batch.tables[i][positions // self._page_size].astype(np.int64) * self._page_size
-            history = self._keys[torch.from_numpy(slots + positions % self._page_size)].tolist()
-            count = int(batch.query_start[i + 1] - batch.query_start[i])
-            found += [next_token([int(t) for t in history[:end]]) for end in range(length - count + 1, length + 1)]
+            history = [int(t) for t in self._keys[torch.from_numpy(slots + positions % self._page_size)].tolist()]
+            ends = range(length - count + 1, length + 1)
+            found += [next_token(history[low(end - 1) - first : end - first]) for end in ends]
         return torch.tensor(found)
 
 
 class HashModel:
     nan_after: int | None = None
+    layers = 1
 
     def forward(self, batch: Any) -> torch.Tensor:
         k = batch.input_ids.to(torch.float32)[:, None, None]
-        return batch.attend(0, k, k, k)
+        seen = batch.attend(0, k, k, k)
+        for layer in range(1, self.layers):
+            seen = (seen + batch.attend(layer, k, k, k)) % VOCAB
+        return seen
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = torch.nn.functional.one_hot(hidden, VOCAB).to(torch.float32) * 9.0
@@ -97,6 +108,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         overlap: bool = False,
         empty: bool = False,
         stages: Sequence[Stage] = (),
+        groups: tuple[CacheGroup, ...] = (),
     ) -> Engine:
         device = torch.device("cpu")
         declared, turns = component(maxserve_schedulers(), scheduler), turns or Turns()
@@ -104,25 +116,30 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             max_batch_size=rows,
             max_batch_input_tokens=tokens,
             max_batch_total_tokens=total,
-            max_length=min(max_length, pages * page_size),
+            max_length=max_length if groups else min(max_length, pages * page_size),
             page_size=page_size,
             pages=pages,
             chunked_prefill=chunked and declared.chunks_prompts,
             in_flight_batching=in_flight,
             max_started=turns.queue_size,
+            page_bounds=tuple(group.most_pages(page_size, 2 * tokens) for group in groups) or (None,),
         )
         strategy = component(maxserve_cache_strategies(), "paged")
         cache = load_ref(strategy.build)(
             CacheContext(
-                layers=(CacheLayer(kv_heads=1, head_dim=1),),
+                layers=(CacheLayer(kv_heads=1, head_dim=1),) * max(1, len(groups)),
                 pages=pages,
                 page_size=page_size,
                 rows=limits.rows,
                 max_length=limits.max_length,
                 dtype=torch.float32,
                 device=device,
+                groups=groups,
             )
         )
+        parts = [HashAttention(cache, page_size, group) for group in groups] or [HashAttention(cache, page_size)]
+        model = model or HashModel()
+        model.layers = len(parts)
         context = SamplerContext(vocab_size=VOCAB, device=device)
         assert context.vocab_size == VOCAB
         engine = Engine(
@@ -144,8 +161,14 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 cache=cache,
                 policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, turns=turns)),
                 policy_name="test" if policy else scheduler,
-                builder=BatchBuilder(cache, HashAttention(cache, page_size), page_size, device),
-                runner=Runner(model or HashModel()),
+                builder=BatchBuilder(
+                    cache,
+                    GroupedAttention(parts, groups) if len(groups) > 1 else parts[0],
+                    page_size,
+                    device,
+                    tables=cache.group_tables if len(groups) > 1 else None,
+                ),
+                runner=Runner(model),
                 pipeline=Pipeline(
                     [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
                 ),

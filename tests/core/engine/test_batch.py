@@ -71,3 +71,18 @@ def test_tokens_preempted_and_computed_again_come_from_the_whole_history(sequenc
     batch = built(Step({again: 4}, ledger))
     assert batch.input_ids.tolist() == [40, 41, 42, 43]
     assert batch.prompt_lens.tolist() == [2]
+
+
+def test_each_group_of_layers_has_its_own_places(sequence: Make, ledger: Ledger) -> None:
+    tables = np.stack([TABLES, TABLES + 10])
+    cut = sequence(list(range(20, 30)), row=1, computed=3)
+    decoding = sequence([40, 41], row=2, computed=2, generated=(42,))
+    cache: Any = SimpleNamespace(tables=tables[0])
+    attention: Any = object()
+    batch = BatchBuilder(cache, attention, PAGE, torch.device("cpu"), tables=tables).build(
+        Step({cut: 5, decoding: 1}, ledger)
+    )
+    assert [seen.slots.tolist() for seen in batch.groups] == [[23, 8, 9, 10, 11, 6], [63, 48, 49, 50, 51, 46]]
+    assert [seen.tables.tolist() for seen in batch.groups] == [[[5, 2], [1, 9]], [[15, 12], [11, 19]]]
+    assert batch.slots.tolist() == batch.groups[0].slots.tolist()
+    assert all(seen.slots.is_contiguous() and seen.input_ids is batch.input_ids for seen in batch.groups)

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from maxserve.architectures import mixtral
+from maxserve.core.cache_groups import CacheGroup, cache_groups
 from maxserve.core.errors import ModelError
 from maxserve.core.model.memory import (
     CPU_CACHE_LIMIT,
@@ -46,6 +47,8 @@ def planned(
     spec: Spec | None = None,
     cache_itemsize: int = 4,
     host_free: int = 0,
+    groups: tuple[CacheGroup, ...] = (),
+    whole_prompts: bool = False,
     **typed: Any,
 ) -> MemoryPlan:
     return plan_memory(
@@ -57,6 +60,8 @@ def planned(
         itemsize=4,
         cache_itemsize=cache_itemsize,
         host_free=host_free,
+        groups=groups,
+        whole_prompts=whole_prompts,
     )
 
 
@@ -254,3 +259,65 @@ def test_sizes_are_readable() -> None:
         "-1.0 GiB",
         "3072.0 TiB",
     ]
+
+
+# --- groups of layers -------------------------------------------------------------------------------------------
+
+
+def gemma(free: int, length: int = 32768, **typed: Any) -> tuple[MemoryPlan, MemoryPlan]:
+    """The plan of 26 layers of which five in six have a window of 512, without and with pages given back."""
+    kinds = [None if layer % 6 == 5 else 512 for layer in range(26)]
+    layers = tuple(CacheLayer(kv_heads=1, head_dim=256, window=window) for window in kinds)
+    spec = Spec(dim=1152, max_length=length, cache_layers=layers)
+    typed |= {"max_batch_input_tokens": 2048, "device_memory_utilization": 1.0}
+    groups = cache_groups(layers, length)
+    before, after = planned(free, spec=spec, **typed), planned(free, spec=spec, groups=groups, **typed)
+    return before, after
+
+
+def test_a_request_needs_fewer_pages_where_windows_are_given_back() -> None:
+    before, after = gemma(2 * GIB)
+    assert after.page_bytes == 4 * 2 * 256 * 64 * 4
+    assert before.page_bytes == after.page_bytes * 26 // 4
+    bound = (512 + 2048 + 64) // 64 + 1
+    assert after.page_bounds == (None, *[bound] * 6)
+    assert after.request_pages == 512 + 6 * bound
+    assert after.cache <= before.cache + before.page_bytes
+    assert 3.5 < after.tokens / before.tokens < 5
+
+
+def test_the_table_says_what_groups_hold() -> None:
+    _, after = gemma(2 * GIB)
+    assert f"{after.pages} pages x 64 tokens of 7 groups of layers, 512.0 KiB each" in after.table()
+    assert f"32768 tokens take {after.request_pages} at most, so {after.tokens} tokens fit" in after.table()
+
+
+def test_a_longer_request_fits() -> None:
+    before, after = gemma(600 * MIB, length=131072)
+    assert before.max_length < 9000
+    assert after.max_length > 2 * before.max_length
+    assert after.request_pages <= after.pages
+    assert "is lowered to" in after.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "options"), [((), {}), (None, {"enable_chunked_prefill": False})], ids=["no", "whole"]
+)
+def test_whole_prompts_have_all_their_pages_at_once(
+    groups: tuple[CacheGroup, ...] | None, options: dict[str, Any]
+) -> None:
+    layers = (CacheLayer(kv_heads=4, head_dim=64, window=100),) * 16
+    spec, given = Spec(cache_layers=layers), cache_groups(layers, 4096) if groups is None else groups
+    plan = planned(GIB, spec=spec, groups=given, **options)
+    assert plan.request_pages == 64
+    assert planned(GIB, spec=spec, groups=cache_groups(layers, 4096), whole_prompts=True).request_pages == 64
+
+
+def test_a_page_for_each_group_is_the_least() -> None:
+    layers = (CacheLayer(kv_heads=4, head_dim=64), CacheLayer(kv_heads=4, head_dim=64, window=100))
+    spec = Spec(cache_layers=layers)
+    free = 100 * MIB + activation_bytes(spec, tokens=64, rows=1, itemsize=4)
+    chosen: dict[str, Any] = {"max_batch_input_tokens": 64, "max_batch_size": 1, "device_memory_utilization": 1.0}
+    with pytest.raises(ModelError, match=r"one page needs 256\.0 KiB"):  # of 64 tokens, once for each group
+        planned(free + 200 * 1024, spec=spec, groups=cache_groups(layers, 4096), **chosen)
+    assert planned(free + 256 * 1024, spec=spec, groups=cache_groups(layers, 4096), **chosen).pages == 2

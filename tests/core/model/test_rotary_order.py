@@ -93,8 +93,18 @@ def test_what_contradicts_the_model_is_refused() -> None:
     for wanted, spec, kind in (("longrope", yarn, "yarn"), ("yarn", SPEC, "default"), ("none", SPEC, "default")):
         with pytest.raises(ModelError, match=rf"--rope-type {wanted}: the rope of this model is of type '{kind}'"):
             rotary_order(wanted, spec, FUSED, "A")
-    with pytest.raises(ModelError, match="architecture A has no q_proj and k_proj"):
-        rotary_order("normal", SPEC, WeightMap(), "A")
+
+
+def test_a_checkpoint_without_such_rows_is_refused(tmp_path: Path) -> None:
+    """Phi's checkpoints have queries, keys and values in one tensor: nothing would be put in order."""
+    reference: Any = randomised(model_class("Phi3ForCausalLM")._from_config(tiny_config("Phi3ForCausalLM")))
+    reference.save_pretrained(tmp_path)
+    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    with pytest.raises(ModelError, match="--rope-type normal: the checkpoint has no tensors q_proj and k_proj"):
+        Served(tmp_path, host, rope_type="normal")
+    assert Served(tmp_path, host, rope_type="neox").answers([PROMPT], 1)
+    with pytest.raises(ModelError, match="has no tensors q_proj and k_proj"):
+        PairsApart(head_dim=16, width=16).check(["model.layers.0.self_attn.q_proj.weight"])
 
 
 class Positionless:

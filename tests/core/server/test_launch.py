@@ -264,7 +264,7 @@ def test_routes_of_plugins_are_served_only_when_named(monkeypatch: pytest.Monkey
         settings = Settings.model_validate({"server": {"enable_routes": named}})
         return {entry.component.name for entry in chosen_routes(settings, host)}
 
-    ours = {"openai", "anthropic", "sagemaker", "kserve", "metrics", "admin"}
+    ours = {"openai", "anthropic", "sagemaker", "kserve", "metrics", "admin", "rerank"}
     assert chosen() == ours
     assert chosen("stub_routes") == {*ours, "stub_routes"}
     with pytest.raises(PluginError, match=r"--enable-routes nobody.*stub_routes"):

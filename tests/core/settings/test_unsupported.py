@@ -88,7 +88,7 @@ def test_all_are_named_at_once() -> None:
     ("typed", "fine"),
     [
         ({"quantization_encoding": "q4_k"}, {"quantization_encoding": "bfloat16"}),
-        ({"task": "audio_generation"}, {"task": "embeddings_generation"}),
+        ({"task": "speech_token_generation"}, {"task": "embeddings_generation"}),
         ({"devices": "gpu:0,1"}, {"devices": "gpu:1"}),
         ({"data_parallel_degree": 2, "devices": "gpu:0,1"}, {"data_parallel_degree": 1}),
         ({"pipeline_role": "PrefillOnly"}, {"pipeline_role": "PrefillAndDecode"}),

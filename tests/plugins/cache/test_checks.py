@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from maxserve.core.components import CacheStrategy
+from maxserve.core.interfaces import Cache, CacheContext
 from maxserve.core.testing.cache import CacheStrategyChecks
-from maxserve.plugins.cache.paged import PagedCache
+from maxserve.plugins.cache.paged import PagedCache, WindowedCache
 
 Tokens = NDArray[np.int64]
 
@@ -140,6 +141,48 @@ class KeepsRowsSmall(Unchecked):
         self._pool.total = self._pool.opened
 
 
+class UncheckedWindows(WindowedCache):
+    def check(self) -> None:
+        pass
+
+
+class OverlooksGaps(UncheckedWindows):
+    def __init__(self, context) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(context)
+        self._tree._last_gap = lambda found: -1  # type: ignore[method-assign]
+
+
+class GivesNothingBack(UncheckedWindows):
+    def _pass(self, row, state, number, first) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+
+class GivesBackTooMuch(UncheckedWindows):
+    def _pass(self, row, state, number, first) -> None:  # type: ignore[no-untyped-def]
+        first += self._reaches[number].group.bounded and first < state.committed
+        super()._pass(row, state, number, first)
+
+
+class ForgetsWhatWindowsPassed(UncheckedWindows):
+    def commit(self, row: int, tokens: Tokens) -> None:
+        super().commit(row, tokens)
+        self.reset()
+
+
+class GivesGroupsOneTable(UncheckedWindows):
+    def reserve(self, row: int, length: int) -> bool:
+        granted = super().reserve(row, length)
+        self.group_tables[-1, row] = self.group_tables[0, row]
+        return granted
+
+
+BROKEN_WINDOWS = [
+    OverlooksGaps,
+    GivesNothingBack,
+    GivesBackTooMuch,
+    ForgetsWhatWindowsPassed,
+    GivesGroupsOneTable,
+]
 BROKEN = [
     NeverCopies,
     ReadsBackInTheWrongOrder,
@@ -161,12 +204,15 @@ BROKEN = [
 ]
 
 
-def failing(checks: CacheStrategyChecks) -> list[str]:
-    """The tests of the class that fail."""
+WINDOWS = ("group", "window")
+
+
+def failing(checks: CacheStrategyChecks, about: tuple[str, ...] = ("",)) -> list[str]:
+    """The tests of the class that fail, of those about something."""
     names: list[str] = []
     for name in dir(checks):
         test: Callable[[], None] = getattr(checks, name)
-        if name.startswith("test_"):
+        if name.startswith("test_") and any(word in name for word in about):
             try:
                 test()
             except AssertionError:
@@ -183,9 +229,29 @@ def test_broken_caches_are_caught(broken: type[PagedCache]) -> None:
     assert failing(Checks())
 
 
+@pytest.mark.parametrize("broken", BROKEN_WINDOWS)
+def test_broken_windows_are_caught(broken: type[WindowedCache]) -> None:
+    class Checks(CacheStrategyChecks):
+        component = CacheStrategy(name="broken", build=building(broken), host_tier=True, windows=True)
+        seeds = range(4)
+
+    assert failing(Checks(), WINDOWS)
+
+
 def test_the_same_without_the_fault_passes() -> None:
     class Checks(CacheStrategyChecks):
-        component = CacheStrategy(name="fine", build=Unchecked, host_tier=True)
+        component = CacheStrategy(name="fine", build=building(UncheckedWindows), host_tier=True, windows=True)
         seeds = range(2)
 
     assert failing(Checks()) == []
+
+
+def building(windowed: type[WindowedCache]) -> Callable[[CacheContext], Cache]:
+    """A strategy that keeps groups in a `windowed`."""
+
+    def build(context: CacheContext) -> Cache:
+        if context.groups:
+            return windowed(context)
+        return Unchecked(context)
+
+    return build

@@ -16,7 +16,7 @@ from maxserve.core.errors import SettingsError
 from maxserve.core.interfaces import CacheContext, EvictionPolicy
 from maxserve.core.nouns import Node
 from maxserve.core.testing.cache import CacheStrategyChecks
-from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache
+from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
 from maxserve.plugins.cache.policies import POLICIES, FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
 
@@ -29,6 +29,13 @@ class TestPaged(CacheStrategyChecks):
 
 class TestPagedWithAnotherPolicy(CacheStrategyChecks):
     component = CacheStrategy(name="mine", build=lambda context: PagedCache(context, LeastFrequentlyUsed()))
+
+
+class TestWindowedWithAnotherPolicy(CacheStrategyChecks):
+    component = CacheStrategy(
+        name="mine", build=lambda context: paged_cache(context, FirstInFirstOut()), host_tier=True, windows=True
+    )
+    seeds = range(100, 104)
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""What keeps and what attends for groups of layers that have tables of their own (core/cache_groups.py)?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from maxserve.core.cache_groups import CacheGroup
+from maxserve.core.computing import Attention
+from maxserve.core.interfaces import Cache
+from maxserve.core.nouns import Batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class GroupedCache(Cache, Protocol):
+    """A Cache for groups of layers. `tables` are those of the first group.
+
+    A commit that fills a page gives back, group by group, the pages that no later token sees; what a table has in their
+    place is undefined, but a page of the cache. A prefix is found when every group has what the token after it sees.
+    """
+
+    group_tables: NDArray[np.int32]  # [groups, rows, pages per row]
+
+
+class GroupedAttention:
+    """An Attention for groups of layers: one part for each, which knows its own layers only, counted from 0."""
+
+    def __init__(self, parts: Sequence[Attention], groups: Sequence[CacheGroup]) -> None:
+        self._parts = parts
+        self._places = {
+            layer: (number, place) for number, group in enumerate(groups) for place, layer in enumerate(group.layers)
+        }
+        self._seen: tuple[Batch, ...] = ()
+
+    def begin(self, batch: Batch) -> None:
+        """Each part hears of the batch with the tables of its group."""
+        self._seen = batch.groups
+        for part, seen in zip(self._parts, batch.groups, strict=True):
+            part.begin(seen)
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        batch: Batch,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the layer's part gives for the batch that begins, whatever was made of `batch` since."""
+        number, place = self._places[layer]
+        if sinks is None:
+            return self._parts[number].attend(place, q, k, v, self._seen[number])
+        return self._parts[number].attend(place, q, k, v, self._seen[number], sinks)
+
+    def of(self, layer: int) -> tuple[Attention, int]:
+        """The part that has a layer, and which of its own it is: for who compiles layers."""
+        number, place = self._places[layer]
+        return self._parts[number], place
