@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -142,6 +142,9 @@ def _flags(component: Any) -> Iterator[str]:
             continue
         if isinstance(value, bool):
             yield name if value else f"{name}=no"
+        elif isinstance(value, Mapping):
+            if value:
+                yield f"{name}={','.join(value)}"
         elif isinstance(value, tuple):
             yield f"{name}={','.join(map(str, value))}"
         else:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maxserve.core.cli.listing import plural
+from maxserve.core.components import WeightMap
 
 ACME = """
 from maxserve import Architecture, Sampler, hookimpl
@@ -113,7 +115,7 @@ def test_json(max_cli: Any, plugin_folder: Any) -> None:
         "fallback": None,
         "aliases": ["Acme2ForCausalLM"],
         "config": "maxserve.core.model.config:from_transformers",
-        "weights": {"fused": {}, "renames": [], "ignored": []},
+        "weights": json.loads(json.dumps(asdict(WeightMap()))),
         "tensor_parallel": False,
         "task": "text_generation",
     }
