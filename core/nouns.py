@@ -6,7 +6,6 @@ No torch at import: the CLI, the API process and plugin declarations read this f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -398,49 +397,3 @@ class Batch:
         if sinks is None:
             return self.attention.attend(layer, q, k, v, self)
         return self.attention.attend(layer, q, k, v, self, sinks)
-
-
-class Rows:
-    """The rows of a logits tensor and whose they are. A request may own several rows of one step."""
-
-    __slots__ = ("_given", "_params", "device", "ends", "tokens", "prompt_lengths")
-
-    def __init__(
-        self,
-        params: SequenceOf[Mapping[type[Any], Any]],
-        tokens: SequenceOf[NDArray[np.int64]],
-        prompt_lengths: SequenceOf[int],
-        device: torch.device,
-        ends: SequenceOf[frozenset[int]] = (),
-    ) -> None:
-        self._params = params
-        self._given: dict[type[Any], list[Any]] = {}
-        self.tokens = tokens  # per row: prompt and everything generated before this row
-        self.prompt_lengths = prompt_lengths  # per row: how many of `tokens` are prompt
-        self.device = device
-        self.ends = ends or [frozenset()] * len(params)  # per row: the tokens that end its request
-
-    def __len__(self) -> int:
-        return len(self._params)
-
-    def asked(self, cls: type[Any]) -> bool:
-        """Whether some row's request gave a `cls`."""
-        return any(cls in params for params in self._params)
-
-    def params(self, cls: type[P]) -> list[P]:
-        """One `cls` per row: what the request gave, or the defaults."""
-        given = self._given.get(cls)
-        if given is None:
-            default = None if all(cls in params for params in self._params) else cls()
-            given = self._given[cls] = [params.get(cls, default) for params in self._params]
-        return given.copy()
-
-    def tensor(self, values: SequenceOf[Any] | NDArray[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """`values` as a tensor on the logits' device, one per row."""
-        import numpy as np
-        import torch
-
-        made = torch.from_numpy(np.array(values))  # many times faster than torch.tensor of a list
-        if dtype is None and made.is_floating_point():
-            dtype = torch.get_default_dtype()
-        return made.to(self.device, dtype, non_blocking=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.interfaces import SamplerContext
     from maxserve.core.model.tokenizer import Tokenizer
-    from maxserve.core.nouns import Rows
+    from maxserve.core.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)

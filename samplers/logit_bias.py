@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.nouns import Rows
+    from maxserve.core.rows import Rows
 
 Bias = tuple["Tensor", "Tensor", "Tensor"]
 

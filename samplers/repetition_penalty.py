@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.nouns import Rows
+    from maxserve.core.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,7 @@ from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.grammars import GrammarContext
-from maxserve.core.interfaces import (
-    Model,
-    ModelInfo,
-    ModelSpec,
-    SamplerContext,
-    SchedulerContext,
-)
+from maxserve.core.interfaces import Model, ModelInfo, ModelSpec, SamplerContext
 from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
@@ -41,6 +35,7 @@ from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
 from maxserve.core.model.rotary_order import rotary_order
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.settings.policy_options import unused_chunking
 
 if TYPE_CHECKING:
@@ -48,10 +43,10 @@ if TYPE_CHECKING:
     from maxserve.core.components import CacheStrategy, Scheduler
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.host import Host
-    from maxserve.core.interfaces import StepPolicy
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.registry import Entry
+    from maxserve.core.scheduling import StepPolicy
     from maxserve.core.settings import Settings
 
 log = logging.getLogger("maxserve.engine")

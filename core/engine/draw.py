@@ -15,7 +15,8 @@ import torch
 
 from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.masks import Mask, Masks
-from maxserve.core.nouns import Rows, TokenLogprob
+from maxserve.core.nouns import TokenLogprob
+from maxserve.core.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.engine.runner import Runner
-    from maxserve.core.interfaces import Cache, ModelInfo, StepPolicy
+    from maxserve.core.interfaces import Cache, ModelInfo
     from maxserve.core.nouns import Limits
+    from maxserve.core.scheduling import StepPolicy
 
 
 @dataclass(slots=True)

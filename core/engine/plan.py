@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
-from maxserve.core.interfaces import SequenceView
 from maxserve.core.nouns import CacheSizes, Limits
+from maxserve.core.scheduling import SequenceView
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import Cache

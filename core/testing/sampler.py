@@ -17,7 +17,7 @@ import numpy as np
 
 from maxserve.core.components import Sampler
 from maxserve.core.interfaces import LogitTransform, SamplerContext
-from maxserve.core.nouns import Rows
+from maxserve.core.rows import Rows
 from maxserve.core.testing.resolve import load, resolve
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from maxserve.core.components import Scheduler
-from maxserve.core.interfaces import SchedulerContext, StepPolicy
 from maxserve.core.nouns import Limits, Turns
+from maxserve.core.scheduling import SchedulerContext, StepPolicy
 from maxserve.core.testing.resolve import load, resolve
 from maxserve.core.testing.simulation import Simulated, SimulatedEngine
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from maxserve.core.interfaces import SequenceView, StepPolicy
 from maxserve.core.nouns import CacheSizes, Limits
+from maxserve.core.scheduling import SequenceView, StepPolicy
 
 
 @dataclass(slots=True, eq=False)

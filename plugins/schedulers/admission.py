@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from maxserve.core.interfaces import Plan, SequenceView, View
 from maxserve.core.nouns import Limits
+from maxserve.core.scheduling import Plan, SequenceView, View
 
 
 class Admission:

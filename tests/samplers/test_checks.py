@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from maxserve.core.components import Sampler
-from maxserve.core.nouns import Rows
+from maxserve.core.rows import Rows
 from maxserve.core.testing.sampler import SamplerChecks
 
 

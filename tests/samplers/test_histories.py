@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from maxserve.core.interfaces import SamplerContext
-from maxserve.core.nouns import Rows
+from maxserve.core.rows import Rows
 from maxserve.samplers import (
     allowed_token_ids,
     bad_words,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maxserve.core.interfaces import SamplerContext
-from maxserve.core.nouns import Rows
+from maxserve.core.rows import Rows
 from maxserve.core.testing.sampler import SamplerChecks
 from maxserve.samplers import min_p, temperature, top_k, top_p
 from maxserve.samplers.allowed_token_ids import AllowedTokenIds

@@ -22,9 +22,10 @@ from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.grouping import GroupedAttention
-from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext, SchedulerContext
+from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext
 from maxserve.core.nouns import CacheLayer, Limits, Output, Turns
 from maxserve.core.registry import load_ref
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.samplers.temperature import Temperature, TemperatureTransform

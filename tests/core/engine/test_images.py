@@ -262,7 +262,9 @@ def test_prompt_logprobs_with_images(seeing: Seeing) -> None:
     tokens, images = seeing.prompt(llm, 1)
     params = SamplingParams(max_tokens=1, prompt_logprobs=0)
     llm._engine.add(Request(id="p", prompt=tuple(tokens), images=images, params=params))
-    scores = [score for _ in iter(lambda: llm._engine.busy, False) for o in llm._engine.step() for score in o.prompt_logprobs]
+    scores = [
+        score for _ in iter(lambda: llm._engine.busy, False) for o in llm._engine.step() for score in o.prompt_logprobs
+    ]
     with torch.inference_mode():
         if hasattr(seeing.reference.model, "rope_deltas"):
             seeing.reference.model.rope_deltas = None  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.components import Scheduler
-from maxserve.core.interfaces import Plan, SchedulerContext, SequenceView, View
+from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
 from maxserve.core.testing.scheduler import SchedulerChecks
 from maxserve.plugins.schedulers.continuous import Continuous
 

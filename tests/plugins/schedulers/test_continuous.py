@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from maxserve.core.interfaces import SchedulerContext
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
 from maxserve.core.testing.simulation import SimulatedEngine, SimulatedPlan, SimulatedView
 from maxserve.plugins.schedulers.continuous import Continuous

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.interfaces import SchedulerContext
 from maxserve.core.nouns import Limits
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
 from maxserve.core.testing.simulation import Simulated, SimulatedEngine
 from maxserve.plugins.schedulers.continuous import Continuous

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.interfaces import SchedulerContext
 from maxserve.core.nouns import Turns
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
 from maxserve.core.testing.simulation import Simulated, SimulatedEngine
 from maxserve.plugins.schedulers.tts import TakingTurns

@@ -17,9 +17,11 @@ import torch
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
-from maxserve.core.interfaces import CacheContext, ModelInfo, SchedulerContext
-from maxserve.core.nouns import Limits, Output, Request, Rows, SamplingParams, Turns
+from maxserve.core.interfaces import CacheContext, ModelInfo
+from maxserve.core.nouns import Limits, Output, Request, SamplingParams, Turns
 from maxserve.core.registry import load_ref
+from maxserve.core.rows import Rows
+from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache.paged import PagedCache
 from maxserve.plugins.schedulers import maxserve_schedulers
 
