@@ -68,7 +68,8 @@ class Embedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., dim]."""
         if self.kept is not None:
-            return self.kept.rows(ids.flatten()).unflatten(0, ids.shape).to(self.compute)
+            rows = self.kept.rows(ids.flatten())
+            return rows.view(*ids.shape, rows.shape[-1]).to(self.compute)
         assert self.weight is not None, "neither the layer nor a method keeps the table"
         return F.embedding(ids, self.weight).to(self.compute)
 
