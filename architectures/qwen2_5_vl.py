@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from maxserve.architectures import qwen2
 from maxserve.core.interfaces import ImagesContext, ReadImage
@@ -21,7 +20,7 @@ class Model(Sees, qwen2.Model):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
-        self.rotary: nn.Module = AxisTurns(config.text, in_sections(sections(config)))
+        self.rotary = AxisTurns(config.text, in_sections(sections(config)))
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:

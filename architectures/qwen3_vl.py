@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maxserve.architectures import qwen3
 from maxserve.architectures.qwen2_5_vl import Images, sections
@@ -23,7 +23,7 @@ class Model(Sees, qwen3.Model):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
-        self.rotary: nn.Module = AxisTurns(config.text, interleaved(sections(config)))
+        self.rotary = AxisTurns(config.text, interleaved(sections(config)))
 
     def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """What goes into the first layer, and beside it what is added behind each of the first layers."""

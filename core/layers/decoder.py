@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maxserve.core.layers.linear import Embedding, Linear
 from maxserve.core.layers.norm import RMSNorm
-from maxserve.core.layers.rotary import LayerTurns
+from maxserve.core.layers.rotary import GivesTurns, LayerTurns
 from maxserve.core.model.config import ModelConfig
 from maxserve.core.nouns import Batch
 
@@ -42,7 +42,7 @@ class DecoderModel(nn.Module):
         self.lm_head = Linear(config.dim, config.vocab_size)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.rotary = LayerTurns(config)
+        self.rotary: GivesTurns = LayerTurns(config)
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds; called once, when the weights are on their device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -82,6 +83,18 @@ class Rotary(nn.Module):
         regimes = np.searchsorted(borders, batch.prompt_lens)  # how many borders each prompt exceeds
         starts = np.repeat(regimes * self.config.max_length, np.diff(batch.query_start))
         return batch.positions + torch.from_numpy(starts).to(batch.positions.device, non_blocking=True)
+
+
+class GivesTurns(Protocol):
+    """Gives each layer a batch with the turns of its positions; a module."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Computes what no checkpoint holds, on `device`."""
+        ...
+
+    def __call__(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
+        """The batch for each layer, with turns in `dtype`."""
+        ...
 
 
 class LayerTurns(nn.Module):

@@ -166,7 +166,7 @@ class VisionChecks(ArchitectureChecks):
         )
         made = {}
         if pictures:
-            made = dict(reader.processor(images=pictures, return_tensors="pt"))
+            made = dict(self.processor(case.reference.config)(images=pictures, return_tensors="pt"))
         return Prompt(tokens=tokens, images=images, inputs=self.inputs(tokens, made) if made else {})
 
     def reader(self, case: Case, folder: Path, tokenizer: Tokenizer) -> ReadsImages:
@@ -190,7 +190,7 @@ class VisionChecks(ArchitectureChecks):
             for name, values in prompt.inputs.items()
         }
         if hasattr(case.reference.model, "rope_deltas"):
-            case.reference.model.rope_deltas = None  # type: ignore[union-attr]
+            case.reference.model.rope_deltas = None
         with torch.inference_mode():
             logits: Tensor = case.reference(torch.tensor([tokens]), **inputs).logits[0]
         return logits
