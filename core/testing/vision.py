@@ -189,8 +189,9 @@ class VisionChecks(ArchitectureChecks):
             name: torch.cat((values, values.new_zeros(1, len(more))), dim=1) if name.endswith("type_ids") else values
             for name, values in prompt.inputs.items()
         }
-        if hasattr(case.reference.model, "rope_deltas"):
-            case.reference.model.rope_deltas = None
+        model: Any = case.reference.model
+        if hasattr(model, "rope_deltas"):
+            model.rope_deltas = None
         with torch.inference_mode():
             logits: Tensor = case.reference(torch.tensor([tokens]), **inputs).logits[0]
         return logits
