@@ -17,10 +17,11 @@ class PagePool:
     and taking O(1); finding the longest run is O(log runs).
     """
 
-    __slots__ = ("_first", "_growing", "_last", "_longest", "_run", "_step", "free", "opened", "total")
+    __slots__ = ("_first", "_growing", "_last", "_longest", "_run", "_spare", "_step", "free", "opened", "total")
 
-    def __init__(self, pages: int, opened: int | None = None, *, run: int = 1) -> None:
+    def __init__(self, pages: int, opened: int | None = None, *, run: int = 1, spare: int | None = None) -> None:
         self.total = pages
+        self._spare = pages if spare is None else spare  # with so many free, nothing is evicted to have them in one run
         self._run = run  # pages side by side that a row should find ahead when it starts a new run
         self._step = max(1, min(run, (pages if opened is None else opened) // 4))  # pages to open at once
         self.opened = 0
@@ -59,7 +60,7 @@ class PagePool:
         if missing > 0 and self.closed:
             self.open(max(missing, self._step))
         evicted = max(0, count - self.free)
-        if not self.follows(after, count):
+        if self.free <= self._spare and not self.follows(after, count):
             run = min(self._run, self.opened // (4 * tables))
             if self.longest() < run:
                 evicted = max(evicted, min(run, unused))
