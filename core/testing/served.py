@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from maxserve.core.settings import resolve
 
 GREEDY = {"temperature": {"temperature": 0.0}}
 # Chunks of prompts, answers beside them, pages of which a short prompt fills several.
-CLOSE = {
+CLOSE: Mapping[str, int] = {
     "max_batch_input_tokens": 16,
     "enable_in_flight_batching": True,
     "kv_cache_page_size": 16,

@@ -97,9 +97,10 @@ class _Program:
         self._factors: list[Tensor] = []  # made here, whose addresses the operations have
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
+        self._turns = any(o.kind == "TURN" for o in operations)
 
     def run(self, x: Tensor, batch: Any) -> Tensor:
-        """[T, dim] to [T, dim]. `batch` is a RotaryBatch."""
+        """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer turns anything."""
         if not x.shape[0]:  # a step of nobody, of which the attention was told nothing
             return x
         x = rows(x).contiguous()
@@ -114,9 +115,7 @@ class _Program:
             x.data_ptr(),
             out.data_ptr(),
             arena.data_ptr(),
-            batch.cos.data_ptr(),
-            batch.sin.data_ptr(),
-            batch.cos.shape[-1],
+            *((batch.cos.data_ptr(), batch.sin.data_ptr(), batch.cos.shape[-1]) if self._turns else (None, None, 0)),
             *step.addresses,
             step.table_step,
             tokens,

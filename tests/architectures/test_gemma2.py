@@ -29,7 +29,7 @@ def tiny(**changes: Any) -> Gemma2Config:
 class TestGemma2(ArchitectureChecks):
     architecture = "Gemma2ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(attn_logit_softcapping=3.0, final_logit_softcapping=2.0),
+        "plain": tiny(attn_logit_softcapping=3.0, final_logit_softcapping=30.0),
         "no soft caps": tiny(attn_logit_softcapping=None, final_logit_softcapping=None),
         "untied, biases": tiny(tie_word_embeddings=False, attention_bias=True),
         "one key head, odd width": tiny(num_key_value_heads=1, head_dim=10, attn_logit_softcapping=1.0),

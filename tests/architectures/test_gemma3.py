@@ -34,7 +34,7 @@ class TestGemma3(ArchitectureChecks):
         "every layer sees everything": tiny(layer_types=["full_attention"] * 4),
         "untied, biases": tiny(tie_word_embeddings=False, attention_bias=True, sliding_window_pattern=2),
         "soft cap of logits, one key head": tiny(
-            final_logit_softcapping=2.0, num_key_value_heads=1, sliding_window_pattern=3
+            final_logit_softcapping=30.0, num_key_value_heads=1, sliding_window_pattern=3
         ),
         "soft cap of scores, which counts for nothing": tiny(attn_logit_softcapping=1.0),
         "a key head each, odd width": tiny(num_key_value_heads=6, head_dim=10, sliding_window_pattern=2),

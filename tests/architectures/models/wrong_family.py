@@ -4,23 +4,24 @@ import torch
 
 from maxserve import Architecture, WeightMap
 from maxserve.architectures import FUSED
-from maxserve.architectures.llama import Block, Model
+from maxserve.architectures.llama import Model
+from maxserve.core.layers import PreNormBlock
 
 
-class TwistedBlock(Block):
+class TwistedBlock(PreNormBlock):
     def forward(self, x, batch):
         x = x + self.self_attn(self.input_layernorm(x), batch)
         return x + 1.001 * self.mlp(self.post_attention_layernorm(x))
 
 
-class LeakyBlock(Block):
+class LeakyBlock(PreNormBlock):
     """Lets every token see a bit of the rest of its step."""
 
     def forward(self, x, batch):
         return super().forward(x, batch) + 0.01 * x.mean(dim=0)
 
 
-class ForgetfulBlock(Block):
+class ForgetfulBlock(PreNormBlock):
     """Is right as long as a sequence starts with its step."""
 
     def forward(self, x, batch):
