@@ -98,8 +98,10 @@ def _class_name(path: str) -> str:
 
 
 def _vision_keys(config: Mapping[str, Any]) -> set[str]:
-    """What the vision part of such a config has, whether config.json says it or not."""
-    from transformers import AutoConfig
+    """What the vision part of such a config has of its own, whether config.json says it or not."""
+    from transformers import AutoConfig, PreTrainedConfig
 
     whole = AutoConfig.for_model(str(config.get("model_type")))
-    return {name for name in whole.vision_config.to_dict() if not name.startswith("_")}
+    return {
+        name for name in whole.vision_config.to_dict() if not name.startswith("_")
+    } - PreTrainedConfig().to_dict().keys()

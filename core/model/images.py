@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.errors import PluginError
+from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.interfaces import ImagesContext, ReadsImages
 from maxserve.core.model.json_files import read_object
+from maxserve.core.registry import cause
 
 if TYPE_CHECKING:
     from maxserve.core.host import Host
     from maxserve.core.model.tokenizer import Tokenizer
     from maxserve.core.settings import Settings
+
+SAMPLE = (64, 48)  # pixels of a picture that every processor takes
 
 
 def with_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,4 +43,17 @@ def image_reader(
     reader: ReadsImages = host.load(entry, entry.component.images)(context)
     if not reader.placeholder:
         raise PluginError(f"{entry.title}: its `images` must say what the chat template writes where an image stands")
+    if overrides:
+        _try(reader, overrides)
     return reader
+
+
+def _try(reader: ReadsImages, overrides: Mapping[str, Any]) -> None:
+    """Values that nothing can be read with are found at start, not at the first picture of a client."""
+    from PIL import Image as Pictures
+
+    try:
+        reader.read(Pictures.new("RGB", SAMPLE))
+    except Exception as error:
+        values = json.dumps(overrides)
+        raise SettingsError(f"--vision-config-overrides {values}: no picture can be read so: {cause(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from transformers import (
 
 from maxserve import LLM
 from maxserve.core.engine.images import PromptImages
-from maxserve.core.errors import RequestError
+from maxserve.core.errors import ModelError, RequestError, SettingsError
 from maxserve.core.host import Host, PluginOptions
+from maxserve.core.interfaces import ReadsImages
 from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.model.images import image_reader
+from maxserve.core.model.progress import NullProgress
+from maxserve.core.model.resolve import resolve_model
+from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Image, Numbers, Request, SamplingParams
-from maxserve.core.settings import Settings
+from maxserve.core.settings import Settings, resolve
 from maxserve.core.testing.architecture import randomised
 from maxserve.core.testing.vision import VisionChecks, tiny_tokenizer
 
@@ -289,3 +294,46 @@ def test_images_must_lie_in_the_prompt(seeing: Seeing, wrong: tuple[Image, ...])
 
 def test_the_tokenizer_of_the_checks(tmp_path: Path) -> None:
     assert tiny_tokenizer(tmp_path, ("<a>",)) == 257
+
+
+def overridden(seeing: Seeing, overrides: dict[str, Any]) -> ReadsImages:
+    """Who reads pictures for the model with `--vision-config-overrides`."""
+    settings = resolve({"model_path": str(seeing.folder), "vision_config_overrides": overrides}, environ={})
+    files = resolve_model(settings.model, HOST, progress=NullProgress())
+    assert overrides.items() <= files.config["vision_config"].items()
+    reader = image_reader(settings, HOST, files.path, files.architecture, Tokenizer.load(files.path))
+    assert reader is not None
+    return reader
+
+
+def test_overrides_reach_the_processor(seeing: Seeing) -> None:
+    picture = seeing.checks.picture(0, (64, 64))
+    plain = overridden(seeing, {}).read(picture)
+    sides = {"height": 28, "width": 28, "shortest_edge": 256, "longest_edge": 1024}
+    keys = ("shortest_edge", "longest_edge") if seeing.checks is QwenChecks else ("height", "width")
+    smaller = overridden(seeing, {"size": {key: sides[key] for key in keys}}).read(picture)
+    assert smaller.tensors["pixel_values"].size < plain.tensors["pixel_values"].size
+
+
+def test_unknown_overrides_are_named(seeing: Seeing) -> None:
+    with pytest.raises(SettingsError, match=r"this model knows no 'nonsense'; it knows .*image_mean"):
+        overridden(seeing, {"nonsense": 1})
+
+
+def test_overrides_that_cannot_be_are_found_at_start(seeing: Seeing) -> None:
+    with pytest.raises(SettingsError, match=r'overrides \{"size": "large"\}: no picture can be read so: '):
+        overridden(seeing, {"size": "large"})
+
+
+def test_a_model_of_text_has_nothing_to_override(model_folder: Callable[..., Path]) -> None:
+    settings = resolve({"model_path": str(model_folder()), "vision_config_overrides": {"size": 1}}, environ={})
+    with pytest.raises(ModelError, match="--vision-config-overrides: architecture LlamaForCausalLM takes text only"):
+        resolve_model(settings.model, HOST, progress=NullProgress())
+
+
+def test_checkpoints_of_another_form_are_refused_by_name(seeing: Seeing, tmp_path: Path) -> None:
+    raw = json.loads((seeing.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "architectures": ["InternVLChatModel"]}))
+    settings = resolve({"model_path": str(tmp_path)}, environ={})
+    with pytest.raises(ModelError, match=r"'InternVLChatModel' is not served: .* take the one whose name ends in -hf"):
+        resolve_model(settings.model, HOST, progress=NullProgress())
