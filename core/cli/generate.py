@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.cli.group import Invocation
     from maxserve.core.engine.llm import LLM
+    from maxserve.core.engine.rendering import Rendered
     from maxserve.core.host import Host
     from maxserve.core.settings import Settings
 
@@ -65,7 +66,12 @@ def own_options() -> list[click.Option]:
     """What can be asked of the one request; unset means what the model's generation_config says."""
     return [
         click.Option(["--prompt"], default=PROMPT, show_default=True, help="What the user says."),
-        click.Option(["image_url", "--image_url"], multiple=True, help="Image beside the prompt. [not supported yet]"),
+        click.Option(
+            ["image_url", "--image_url"],
+            multiple=True,
+            metavar="URL",
+            help="Image before the prompt, by an http:, https:, file: or data: URL. Repeatable.",
+        ),
         click.Option(
             ["--num-warmups"], type=click.IntRange(0), default=0, help="Tokens to generate first, unseen and uncounted."
         ),
@@ -98,8 +104,6 @@ def _token_ids(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 
 def refuse_unknown_fields(host: Host, asked: Mapping[str, Any]) -> None:
     """Raises UnsupportedError for what was asked and nobody can do."""
-    if asked["image_url"]:
-        raise UnsupportedError("--image_url is not supported yet: there are no vision models; leave it out")
     fields = host.request_fields()
     for flag, field, _ in SAMPLER_OPTIONS:
         if asked[field] is not None and field not in fields:
@@ -129,7 +133,7 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{llm.info.name} encodes texts and generates none; for embedding models there is `max encode`"
         )
-    prompt = prompt_tokens(llm, asked["prompt"])
+    prompt = user_prompt(llm, asked["prompt"], asked["image_url"])
     if asked["num_warmups"]:
         warm_up(llm, prompt, asked["num_warmups"])
     measured = answer(llm, prompt, asked)
@@ -138,20 +142,20 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
     click.echo(report(measured))
 
 
-def prompt_tokens(llm: LLM, text: str) -> list[int]:
-    """The prompt as the one message of a user, in the words of the model's template."""
-    messages = [{"role": "user", "content": text}]
-    rendered = llm.template.render(messages, special_tokens=llm.tokenizer.special_tokens)
-    return llm.tokenizer.encode(rendered, add_special_tokens=False)
+def user_prompt(llm: LLM, text: str, images: Sequence[str]) -> Rendered:
+    """Images and text as the one message of a user, in the words of the model's template."""
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    content = [*shown, {"type": "text", "text": text}] if shown else text
+    return llm.render([{"role": "user", "content": content}])
 
 
-def warm_up(llm: LLM, prompt: Sequence[int], tokens: int) -> None:
+def warm_up(llm: LLM, prompt: Rendered, tokens: int) -> None:
     """Runs the prompt once for `tokens` tokens and shows nothing of it."""
     for _ in llm.stream(prompt=prompt, params=llm.params(max_tokens=tokens)):
         pass
 
 
-def answer(llm: LLM, prompt: Sequence[int], asked: Mapping[str, Any]) -> Measured:
+def answer(llm: LLM, prompt: Rendered, asked: Mapping[str, Any]) -> Measured:
     """Prints the answer piece by piece and says what was measured."""
     params = llm.params(
         max_tokens=asked["max_new_tokens"] or MAX_NEW_TOKENS,
@@ -160,7 +164,7 @@ def answer(llm: LLM, prompt: Sequence[int], asked: Mapping[str, Any]) -> Measure
         seed=asked["seed"],
         **{field: asked[field] for _, field, _ in SAMPLER_OPTIONS if asked[field] is not None},
     )
-    measured = Measured(prompt=len(prompt))
+    measured = Measured(prompt=len(prompt.tokens))
     start = time.perf_counter()
     for piece in llm.stream(prompt=prompt, params=params, stop=asked["stop"]):
         measured.step(len(piece.tokens), time.perf_counter() - start)

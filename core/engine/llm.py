@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.assemble_encoder import build_encoder
@@ -14,10 +14,13 @@ from maxserve.core.engine.encoder import EncoderEngine
 from maxserve.core.engine.encoding import Encoding
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.rendering import Message, Rendered, render
 from maxserve.core.errors import EngineError, RequestError, SettingsError
 from maxserve.core.host import Host, PluginOptions
+from maxserve.core.images.limits import ImageLimits
 from maxserve.core.model.answer import AnswerText, Piece
 from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.model.images import image_reader
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tasks import TEXT
@@ -31,13 +34,14 @@ from maxserve.core.settings.task_options import asked_task, check_for_task
 from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.interfaces import ModelInfo, ReadsImages
     from maxserve.core.model.progress import Progress
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.model.vectors import Vector
 
-Prompt = str | Sequence[int]
-Message = Mapping[str, Any]
+Text = str | Sequence[int]
+Prompt = Text | Rendered
+P = TypeVar("P", Text, Prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +151,22 @@ class LLM:
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
     ) -> list[Completion]:
-        """Continues every prompt (text or token ids), all in one batch. `fields`: max_tokens, temperature, seed …"""
+        """Continues every prompt, all in one batch. `fields`: max_tokens, temperature, seed …
+
+        A prompt is text, token ids or what `render` gave.
+        """
         _ = self._engine  # what it cannot do is refused before a prompt is looked at
-        return self._run([self._tokens(p) for p in _as_list(prompts)], self.params(**fields), stop)
+        return self._run([self._rendered(p) for p in _as_list(prompts)], self.params(**fields), stop)
 
     def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
-        """The assistant's answer to a conversation."""
+        """The assistant's answer to a conversation, in which image_url parts may show pictures."""
         _ = self._engine
-        return self._run([self._chat_tokens(messages)], self.params(**fields), stop)[0]
+        return self._run([self.render(messages)], self.params(**fields), stop)[0]
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """The prompt that a conversation becomes."""
+        limits = ImageLimits.of(self.settings)
+        return render(messages, self.template, self.tokenizer, self._pictures, limits)
 
     def stream(
         self,
@@ -168,8 +180,8 @@ class LLM:
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
         engine = self._engine
-        tokens = self._chat_tokens(messages) if messages is not None else self._tokens(prompt or "")
-        request = Request(id=next(self._ids), prompt=tuple(tokens), params=params or self.params())
+        given = self.render(messages) if messages is not None else self._rendered("" if prompt is None else prompt)
+        request = self._request(given, params or self.params())
         engine.add(request)
         text = self._growing(request, stop)
         try:
@@ -181,7 +193,7 @@ class LLM:
 
     def encode(
         self,
-        texts: Prompt | Sequence[Prompt],
+        texts: Text | Sequence[Text],
         *,
         prompt_name: str | None = None,
         dimensions: int | None = None,
@@ -223,8 +235,8 @@ class LLM:
             constraint=constraint,
         )
 
-    def _run(self, prompts: list[list[int]], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
-        requests = [Request(id=next(self._ids), prompt=tuple(p), params=params) for p in prompts]
+    def _run(self, prompts: list[Rendered], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
+        requests = [self._request(prompt, params) for prompt in prompts]
         texts = {r.id: self._growing(r, stop) for r in requests}
         try:
             for request in requests:
@@ -241,14 +253,20 @@ class LLM:
     def _growing(self, request: Request, stop: Sequence[str]) -> _Growing:
         return _Growing(request, AnswerText(self.tokenizer, request, self.info.eos_token_ids, stop))
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special_tokens=True)
-        return list(prompt)
+    def _request(self, prompt: Rendered, params: SamplingParams) -> Request:
+        return Request(id=next(self._ids), prompt=prompt.tokens, images=prompt.images, params=params)
 
-    def _chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        text = self.template.render(list(messages), special_tokens=self.tokenizer.special_tokens)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def _rendered(self, prompt: Prompt) -> Rendered:
+        if isinstance(prompt, Rendered):
+            return prompt
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt, add_special_tokens=True)
+        return Rendered(tokens=tuple(prompt))
+
+    @cached_property
+    def _pictures(self) -> ReadsImages | None:
+        files = self._files
+        return image_reader(self.settings, self.host, files.path, files.architecture, self.tokenizer)
 
 
 class _Growing:
@@ -289,7 +307,7 @@ def _refuse_server_options(options: Mapping[str, Any]) -> None:
         )
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+def _as_list(prompts: P | Sequence[P]) -> list[P]:
+    if isinstance(prompts, str | Rendered) or (prompts and isinstance(prompts[0], int)):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]

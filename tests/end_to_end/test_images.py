@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from maxserve import LLM
+from maxserve.core.errors import RequestError
 from maxserve.core.testing.architecture import randomised
 from maxserve.core.testing.live import LiveServer
 from maxserve.core.testing.vision import tiny_tokenizer
@@ -228,3 +232,26 @@ def test_other_wordings(client: openai.OpenAI, server: LiveServer) -> None:
     bad: Any = {"type": "image", "source": {**source, "data": "AAAA"}}
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source"):
         other.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": [bad]}])
+
+
+def test_in_a_program(folder: Path) -> None:
+    llm = LLM(str(folder), max_batch_size=2, kv_cache_page_size=16)
+    file = (folder / "pictures" / "one.png").as_uri()
+    for urls, seeds in (([data_url(1)], [1]), ([file, data_url(2)], [1, 2])):
+        answer = llm.chat(asked(*urls), max_tokens=12, temperature=0.0, ignore_eos=True)
+        assert list(answer.tokens) == expected(folder, seeds, 12)
+    prompt = llm.render(asked(data_url(2)))
+    pieces = llm.stream(prompt=prompt, params=llm.params(max_tokens=12, temperature=0.0, ignore_eos=True))
+    assert [token for piece in pieces for token in piece.tokens] == expected(folder, [2], 12)
+    with pytest.raises(RequestError, match=r"the image file:///nowhere\.png cannot be used: "):
+        llm.chat(asked("file:///nowhere.png"))
+
+
+def test_max_generate(folder: Path) -> None:
+    command = [sys.executable, "-m", "maxserve", "generate", "--model", str(folder), "--prompt", "what is it"]
+    for seed in (1, 2):
+        command += ["--image_url", data_url(seed)]
+    command += ["--max-new-tokens", "12", "--temperature", "0", "--ignore-eos", "--no-detokenize"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [int(id) for id in done.stdout.split("Prompt size")[0].split()] == expected(folder, [1, 2], 12)

@@ -19,16 +19,16 @@ class FakeLLM:
     def __init__(self, *, settings: Any, host: Any) -> None:
         self.settings = settings
         self.info = SimpleNamespace(name="fake", task="text_generation")
-        self.tokenizer = SimpleNamespace(
-            special_tokens={"bos_token": "<s>"}, encode=lambda text, add_special_tokens: list(text.encode())
-        )
-        self.template = SimpleNamespace(render=lambda messages, special_tokens: f"<{messages[0]['content']}>")
+
+    def render(self, messages: list[dict[str, Any]]) -> Any:
+        assert [message["role"] for message in messages] == ["user"]
+        return SimpleNamespace(tokens=tuple(f"<{messages[0]['content']}>".encode()))
 
     def params(self, **given: Any) -> dict[str, Any]:
         return given
 
     def stream(self, *, prompt: Any, params: dict[str, Any], stop: Any = ()) -> Iterator[Any]:
-        self.asked.append({"prompt": bytes(prompt).decode(), "stop": stop, **params})
+        self.asked.append({"prompt": bytes(prompt.tokens).decode(), "stop": stop, **params})
         for number, text in enumerate("abcd"[: params["max_tokens"]], start=1):
             yield SimpleNamespace(text=text, tokens=(number,), finish=None)
 
@@ -103,10 +103,10 @@ def test_options_that_no_sampler_stands_behind(max_cli: Any, asked: Any, option:
     assert asked == []
 
 
-def test_images_are_not_supported_yet(max_cli: Any, asked: Any) -> None:
-    ran = max_cli("generate", "--image_url", "http://example.com/x.png")
+def test_a_model_of_text_sees_nothing(max_cli: Any) -> None:
+    ran = max_cli("generate", "--image_url", "data:image/png;base64,AAAA", "--max-new-tokens", "1")
     assert ran.status == 2
-    assert "--image_url is not supported yet" in ran.err
+    assert "the model takes text only, no images" in ran.err
 
 
 def test_a_plugin_makes_an_option_work(max_cli: Any, asked: Any, plugin_folder: Any) -> None:

@@ -1,0 +1,84 @@
+"""How does a conversation in the caller's own process become a prompt, with the pictures that it shows?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from maxserve.core.errors import RequestError
+from maxserve.core.images.limits import ImageLimits
+from maxserve.core.images.pictures import decode
+from maxserve.core.images.sources import read_source
+from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.nouns import Image
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import ReadImage, ReadsImages
+    from maxserve.core.model.chat_template import ChatTemplate
+    from maxserve.core.model.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+_IMAGE = {"type": "image"}  # as templates know a picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A prompt in tokens, and what it shows."""
+
+    tokens: tuple[int, ...]
+    images: tuple[Image, ...] = ()
+
+
+def render(
+    messages: Sequence[Message],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    reader: ReadsImages | None,
+    limits: ImageLimits,
+) -> Rendered:
+    """The prompt of `messages`, whose content may be a list of text and image_url parts, as /v1/chat/completions has.
+
+    Whoever writes the program decides what it reads: pictures may come from any host, and from any file. RequestError
+    for those that cannot be used.
+    """
+    turns, urls = _turns(messages)
+    if urls and reader is None:
+        raise RequestError("the model takes text only, no images")
+    text = template.render(turns, special_tokens=tokenizer.special_tokens)
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    if reader is None or not urls:
+        return Rendered(tokens=tuple(encode(text)))
+    read = [_read(reader, url, limits) for url in urls]
+    tokens, images = image_prompt(text, read, reader.placeholder, tokenizer, encode)
+    return Rendered(tokens=tuple(tokens), images=images)
+
+
+def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    """The messages as templates take them, and where their pictures are."""
+    urls: list[str] = []
+
+    def part(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if given.get("type") != "image_url":
+            return given
+        said = given.get("image_url")
+        urls.append(str(said.get("url", "")) if isinstance(said, Mapping) else str(said))
+        return _IMAGE
+
+    turns = []
+    for message in messages:
+        content = message.get("content")
+        turns.append({**message, "content": [part(p) for p in content]} if isinstance(content, list) else message)
+    return turns, urls
+
+
+def _read(reader: ReadsImages, url: str, limits: ImageLimits) -> ReadImage:
+    own = replace(limits, hosts=("*", urlsplit(url).netloc.lower()), roots=(Path("/"),), private=True)
+    try:
+        return reader.read(decode(read_source(url, own), own))
+    except (ValueError, ArithmeticError) as error:
+        raise RequestError(f"the image {url[:64]} cannot be used: {error}") from error
