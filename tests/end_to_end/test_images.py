@@ -221,18 +221,18 @@ def test_other_wordings(client: openai.OpenAI, server: LiveServer) -> None:
         temperature=0,
     )
     assert response.output_text == text
-    other = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
-    source: Any = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(png(4)).decode()}
-    said: list[Any] = [{"type": "image", "source": source}, {"type": "text", "text": "what is it"}]
-    message: Any = other.messages.create(
-        model=MODEL, max_tokens=8, messages=[{"role": "user", "content": said}], extra_body={"temperature": 0}
-    )
-    assert message.content[0].text == text
-    counted = other.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": said}])
-    assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
-    bad: Any = {"type": "image", "source": {**source, "data": "AAAA"}}
-    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source"):
-        other.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": [bad]}])
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as other:
+        source: Any = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(png(4)).decode()}
+        said: list[Any] = [{"type": "image", "source": source}, {"type": "text", "text": "what is it"}]
+        message: Any = other.messages.create(
+            model=MODEL, max_tokens=8, messages=[{"role": "user", "content": said}], extra_body={"temperature": 0}
+        )
+        assert message.content[0].text == text
+        counted = other.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": said}])
+        assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+        bad: Any = {"type": "image", "source": {**source, "data": "AAAA"}}
+        with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source"):
+            other.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": [bad]}])
 
 
 def test_in_a_program(folder: Path) -> None:
