@@ -13,10 +13,8 @@ from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
-from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.model.image_prompt import IMAGE_PART, image_prompt
 from maxserve.core.nouns import Image
-
-_IMAGE = {"type": "image"}  # as templates know a picture
 
 
 class Conversations:
@@ -65,7 +63,7 @@ class Conversations:
             _check_parts(message.content, where)
         turn = message.model_dump(exclude_none=True)
         if isinstance(message.content, list):
-            turn["content"] = [_IMAGE if part["type"] == "image_url" else part for part in turn["content"]]
+            turn["content"] = [IMAGE_PART if part["type"] == "image_url" else part for part in turn["content"]]
         turn.setdefault("content", "")  # an assistant that only called tools; templates would print None
         if message.role == "developer" and not self._knows_developer:
             turn["role"] = "system"

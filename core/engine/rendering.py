@@ -13,7 +13,7 @@ from maxserve.core.errors import RequestError
 from maxserve.core.images.limits import ImageLimits
 from maxserve.core.images.pictures import decode
 from maxserve.core.images.sources import read_source
-from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.model.image_prompt import IMAGE_PART, image_prompt
 from maxserve.core.nouns import Image
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from maxserve.core.model.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
-
-_IMAGE = {"type": "image"}  # as templates know a picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
             return given
         said = given.get("image_url")
         urls.append(str(said.get("url", "")) if isinstance(said, Mapping) else str(said))
-        return _IMAGE
+        return IMAGE_PART
 
     turns = []
     for message in messages:
