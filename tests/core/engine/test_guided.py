@@ -81,7 +81,8 @@ def test_others_are_not_touched(llms: Callable[[str], Any]) -> None:
     llm = llms("plain")
     (alone,) = llm.generate("a page", max_tokens=10, temperature=0)
     engine, outputs = llm._engine, []
-    engine.add(Request(id="free", prompt=tuple(llm._tokens("a page")), params=llm.params(max_tokens=10, temperature=0)))
+    prompt = tuple(llm.tokenizer.encode("a page", add_special_tokens=True))
+    engine.add(Request(id="free", prompt=prompt, params=llm.params(max_tokens=10, temperature=0)))
     engine.add(
         Request(
             id="bound", prompt=(5,), params=llm.params(max_tokens=30, constraint=constraint("choice", '["yes", "no"]'))
