@@ -29,17 +29,21 @@ class WeightMap:
 
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
     before; `ignored` are expressions of names to leave unread; `fused` says which neighbouring parameters lie one
-    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `stacked` names
-    lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7
-    of experts.up_proj.weight. The last two, expressions of our names: `transposed` parameters have their last two axes
-    the other way round in checkpoints, unless these are packed; `exact` ones are float32, whatever the others are.
+    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says
+    the same of a checkpoint's tensor that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked`
+    names lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is
+    entry 7 of experts.up_proj.weight. The last three, expressions of our names: `transposed` parameters have their last
+    two axes the other way round in checkpoints, unless these are packed; `either_way` ones in some checkpoints, as
+    their shapes tell (equal axes: as ours); `exact` ones are float32, whatever the others are.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stacked: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    either_way: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
 
 
@@ -58,8 +62,7 @@ class Architecture(Component):
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
     given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are
-    text. `refused` are names in config.json that mean a model of the family which cannot be served, each with the
-    reason and what to do.
+    text.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -83,7 +86,6 @@ class Architecture(Component):
     task: str = "text_generation"
     matryoshka: bool = False
     images: Ref | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
     example_repos: tuple[str, ...] = ()
 
 

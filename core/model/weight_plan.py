@@ -28,10 +28,10 @@ class Parameters:
 class Read:
     """Tensor `name` of `file` becomes parameter `target`, or a piece of it.
 
-    A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `transposed`: the
-    last two axes change places. `place`: the parameter is shared, and this is a second tensor for it, stored under the
-    name of that place. `scales`, where the tensor is packed, are unpacked with it; `shape` and `dtype` are then those
-    of what comes out.
+    A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `rows` are those of
+    the tensor that are meant, where it holds several parameters. `transposed`: the last two axes change places.
+    `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `scales`,
+    where the tensor is packed, are unpacked with it; `shape` and `dtype` are then those of what comes out.
     """
 
     file: str
@@ -43,13 +43,15 @@ class Read:
     entry: int | None = None
     offset: int | None = None
     place: str | None = None
+    rows: tuple[int, int] | None = None
     transposed: bool = False
     scales: Scales | None = None
 
     @property
     def whole(self) -> bool:
         """Whether the tensor is the parameter as it is."""
-        return self.entry is None and self.offset is None and not self.transposed and self.scales is None
+        changed = self.transposed or self.scales is not None
+        return self.entry is None and self.offset is None and self.rows is None and not changed
 
 
 def plan_reads(
@@ -83,6 +85,7 @@ class _Placing:
         self._map = weight_map
         self._ignored = [_OLD_BUFFERS, *map(re.compile, weight_map.ignored)]
         self._transposed = [re.compile(pattern) for pattern in weight_map.transposed]
+        self._either_way = [re.compile(pattern) for pattern in weight_map.either_way]
         self._slices = {part: (whole, parts) for whole, parts in weight_map.fused.items() for part in parts}
         self._whole: dict[str, tuple[str, Read]] = {}  # by target: name in the model, read
         self._second: list[Read] = []
@@ -95,26 +98,52 @@ class _Placing:
             return
         ours = self._renamed(stored.weight)
         home = self._home(ours)
-        if home is None:
-            if ours not in self._parameters.buffers:
-                self._unexpected.append(stored.name)
-            return
-        target = self._parameters.aliases[home.place]
-        read = Read(
+        if home is not None:
+            self._place_at(home, self._read(stored, home))
+        elif parts := self._parts(ours):
+            self._place_parts(stored, parts)
+        elif ours not in self._parameters.buffers:
+            self._unexpected.append(stored.name)
+
+    def _read(self, stored: Stored, home: _Home) -> Read:
+        return Read(
             file=stored.file,
             name=stored.name,
             dtype=stored.dtype,
             shape=stored.shape,
             size=stored.size,
-            target=target,
+            target=self._parameters.aliases[home.place],
             entry=home.entry,
-            transposed=stored.scales is None and any(pattern.search(home.place) for pattern in self._transposed),
+            transposed=stored.scales is None and self._turned(stored, home.place),
             scales=stored.scales,
         )
+
+    def _turned(self, stored: Stored, place: str) -> bool:
+        """Whether the tensor has its last two axes the other way round."""
+        if any(pattern.search(place) for pattern in self._either_way):
+            shape = self._parameters.shapes[self._parameters.aliases[place]]
+            return stored.shape not in (shape, shape[1:]) and stored.shape[-2:] == shape[:-3:-1]
+        return any(pattern.search(place) for pattern in self._transposed)
+
+    def _place_at(self, home: _Home, read: Read) -> None:
         if home.entry is None and not home.part:
             self._place_whole(home.place, read)
         else:
             self._place_piece(home, read)
+
+    def _place_parts(self, stored: Stored, parts: Sequence[str]) -> None:
+        """Gives each of the parameters `parts` its rows of one tensor that holds them all."""
+        shapes = [self._parameters.shapes[self._parameters.aliases[part]] for part in parts]
+        total = sum(shape[0] for shape in shapes)
+        if stored.scales is not None or stored.shape != (total, *shapes[0][1:]):
+            listed = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes, strict=True))
+            raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
+        start = 0
+        for part, shape in zip(parts, shapes, strict=True):
+            read = self._read(stored, _Home(place=part))
+            rows, share = (start, start + shape[0]), stored.size * shape[0] // total
+            self._place_whole(part, replace(read, rows=rows, shape=shape, size=share))
+            start = rows[1]
 
     def reads(self) -> list[Read]:
         """Everything to read, once all tensors are placed."""
@@ -141,6 +170,15 @@ class _Placing:
             return _Home(place=name, entry=entry)
         fused = self._fused(name)
         return None if fused is None else _Home(place=fused[0], entry=entry, part=fused[1])
+
+    def _parts(self, name: str) -> list[str]:
+        """The parameters that lie in the tensor `name` one after another; none unless the model has them all."""
+        pieces = name.split(".")
+        for i, piece in enumerate(pieces):
+            targets = [".".join([*pieces[:i], part, *pieces[i + 1 :]]) for part in self._map.split.get(piece, ())]
+            if targets and all(target in self._parameters.aliases for target in targets):
+                return targets
+        return []
 
     def _unstacked(self, name: str) -> tuple[str, int | None]:
         """The stacked parameter that `name` is an entry of, and which: experts.up_proj and 7 of experts.7.up_proj."""

@@ -140,6 +140,8 @@ def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[
 
 def _ready(read: Read, tensor: torch.Tensor, packing: Packing | None) -> Iterator[tuple[Read, torch.Tensor]]:
     """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
+    if read.rows is not None:
+        tensor = tensor[slice(*read.rows)]
     scales = _scales(read)
     if scales is None and not read.transposed:
         yield read, tensor

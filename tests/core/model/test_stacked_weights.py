@@ -102,6 +102,17 @@ def test_all_in_one_tensor(load: Load, dtype: torch.dtype) -> None:
     check(load(turned, weight_map=other_way_round, dtype=dtype), (gate_up, down))
 
 
+def test_a_shape_tells_which_way_round_a_tensor_is(load: Load) -> None:
+    made = tensors()
+    gate_up, down = stacked(made)
+    either = replace(MAP, either_way=(r"_proj\.weight$",))
+    given = {"correction": made["correction"], "experts.gate_up_proj": gate_up, "experts.down_proj": down.mT}
+    check(load(given, weight_map=either), (gate_up, down))
+    check(load(made, weight_map=either), (gate_up, down))
+    with pytest.raises(ModelError, match=r"experts\.down_proj has the shape \[3, 6, 5\]"):
+        load({**given, "experts.down_proj": torch.zeros(3, INNER, DIM + 1)}, weight_map=either)
+
+
 def test_exact_parameters_keep_their_digits(load: Load) -> None:
     made = tensors()
     model = load(made, weight_map=replace(MAP, exact=("^correction$",)), dtype=torch.bfloat16)
