@@ -6,7 +6,7 @@ class TestAcme(AttentionChecks):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,13 +76,22 @@ class _Stage:
             self.caches.append(cache)
         self.generator = torch.Generator().manual_seed(len(tables))
 
-    def step(self, counts: dict[int, int]) -> tuple[Tensor, Tensor]:
-        """Result and expected result of a step that adds so many random tokens to each row."""
+    def step(
+        self, counts: dict[int, int], together: Mapping[int, Sequence[tuple[int, int]]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Result and expected result of a step that adds so many random tokens to each row.
+
+        `together`: by row, the spans of positions whose tokens see each other.
+        """
         tokens = sum(counts.values())
         q, k, v = (self._random(tokens, heads) for heads in (self.heads, self.kv_heads, self.kv_heads))
         v = (k if self.layer.values_in_keys else v)[..., : self.layer.value_size]
         sinks = torch.linspace(-2, 2, self.heads) if self.layer.sinks else None
         batches = [make_batch(cache, [(row, [0] * n) for row, n in counts.items()]) for cache in self.caches]
+        if together is not None:
+            for batch in batches:
+                batch.together = tuple(tuple(together.get(row, ())) for row in counts)
+                batch.attention.begin(batch)
         result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone(), sinks) for batch in batches)
         return result, expected
 
@@ -123,6 +132,29 @@ class AttentionChecks:
             pytest.skip("said to be unavailable, so that another back end serves")
         for counts in ({0: 17, 1: 1}, {0: 1, 1: 1}, {1: 30, 0: 9}, {0: 1, 1: 5}):
             self.check(stage.step(counts))
+
+    @pytest.mark.parametrize("rule", [{}, {"window": 7}, {"chunk": 12}, {"softcap": 2.0}], ids=str)
+    @pytest.mark.parametrize("order", [ORDERS["one run"], ORDERS["scattered"]], ids=["one run", "scattered"])
+    def test_tokens_that_see_each_other(self, order: list[int], rule: dict[str, Any]) -> None:
+        """Of a span that a step has whole, as those of an image; a step may begin or end between two of them."""
+        try:
+            stage = _Stage(self, [order, list(range(40, 50))], together=True, **rule)
+        except Unavailable:
+            pytest.skip("said to be unavailable, so that another back end serves")
+        spans = {0: [(2, 9), (20, 21), (21, 40)], 1: [(0, 16)]}
+        for counts in ({0: 12, 1: 20}, {1: 1, 0: 9}, {0: 22, 1: 3}, {0: 1, 1: 1}, {0: 5}):
+            self.check(stage.step(counts, spans))
+        self.check(stage.step({0: 2}, {0: [(49, 51)]}))
+
+    def test_a_long_span_is_seen_whole(self) -> None:
+        """However a back end cuts a prompt into blocks."""
+        try:
+            stage = _Stage(self, [np.random.default_rng(0).permutation(160).tolist()], together=True)
+        except Unavailable:
+            pytest.skip("said to be unavailable, so that another back end serves")
+        spans = {0: [(10, 700), (900, 1000)]}
+        for count in (5, 800, 200, 1):
+            self.check(stage.step({0: count}, spans))
 
     @pytest.mark.parametrize("rule", [{"window": 5}, {"window": 20}, {"chunk": 12}], ids=str)
     def test_what_a_window_has_passed_does_not_matter(self, rule: dict[str, Any]) -> None:
