@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from maxserve.core.layers.decoder import DecoderModel
-from maxserve.core.model.vision import VisionConfig
+from maxserve.core.model.vision import FEATURES_KEPT, VisionConfig
 from maxserve.core.nouns import Batch, Image
-
-FEATURES_KEPT = 256 << 20  # bytes of features that stay for images seen lately
 
 
 class FeatureCache:

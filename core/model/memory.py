@@ -3,7 +3,8 @@
     KV cache = free memory x utilization - weights - activations
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
-in the compute type, what the config says that layers need besides, and 3 float32 rows of logits per running request.
+in the compute type, what the config says that layers and pictures need besides, and 3 float32 rows of logits per
+running request.
 On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
 first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
@@ -208,10 +209,22 @@ class NeedsRoom(Protocol):
     def layer_values(self) -> int: ...
 
 
+@runtime_checkable
+class NeedsRoomForImages(Protocol):
+    """A config of a model that sees: values in the compute type for a picture, and bytes for the features it keeps."""
+
+    @property
+    def image_values(self) -> int: ...
+
+    @property
+    def features_kept(self) -> int: ...
+
+
 def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:
     """The estimate of this file's first lines, for a step of `tokens` tokens and `rows` requests."""
     more = spec.layer_values if isinstance(spec, NeedsRoom) else 0
-    return (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+    step = (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+    return step + (spec.image_values * itemsize + spec.features_kept if isinstance(spec, NeedsRoomForImages) else 0)
 
 
 def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activations: int) -> int:

@@ -8,7 +8,12 @@ from typing import Any
 
 from maxserve.core.errors import ModelError
 from maxserve.core.model.config import ModelConfig
+from maxserve.core.model.memory import NeedsRoom
 from maxserve.core.nouns import CacheLayer
+
+FEATURES_KEPT = 256 << 20  # bytes of features that stay for images seen lately
+_PIXELS = 1 << 21  # of a large picture, whole or in tiles
+_VALUES_PER_PATCH = 20  # as many for each of the width of a tower as memory.py counts for a token
 
 # Keys of transformers' configs that say nothing about a text model's computation.
 _OTHER_THINGS = frozenset({"architectures", "quantization_config"})
@@ -49,6 +54,23 @@ class VisionConfig:
     @property
     def tied(self) -> bool:
         return self.text.tied
+
+    @property
+    def layer_values(self) -> int:
+        """As many as those of the language model."""
+        return self.text.layer_values if isinstance(self.text, NeedsRoom) else 0
+
+    @property
+    def image_values(self) -> int:
+        """Values that the tower needs for a picture of two million pixels, in patches and perhaps in tiles."""
+        tower = self.whole.vision_config
+        patch = tower.patch_size if isinstance(tower.patch_size, int) else max(tower.patch_size)
+        return _VALUES_PER_PATCH * int(tower.hidden_size) * (_PIXELS // patch**2)
+
+    @property
+    def features_kept(self) -> int:
+        """Bytes of features of images seen lately."""
+        return FEATURES_KEPT
 
 
 def vision_config(

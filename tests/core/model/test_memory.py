@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from maxserve.architectures import mixtral
+from maxserve.architectures import mixtral, qwen3_vl
 from maxserve.core.cache_groups import CacheGroup, cache_groups
 from maxserve.core.errors import ModelError
 from maxserve.core.model.memory import (
@@ -22,6 +22,7 @@ from maxserve.core.model.memory import (
     weight_bytes,
 )
 from maxserve.core.model.memory_table import size_text
+from maxserve.core.model.vision import FEATURES_KEPT
 from maxserve.core.nouns import CacheLayer
 from maxserve.core.settings import Settings, resolve
 from maxserve.core.settings.catalog import catalog
@@ -94,6 +95,22 @@ def test_room_for_the_rows_of_experts() -> None:
     config = mixtral.config({"num_experts_per_tok": 3, "hidden_size": 64, "intermediate_size": 20, "vocab_size": 50})
     per_token = 20 * 64 + 3 * (4 * 64 + 3 * 20)
     assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == per_token * 7 * 2 + 3 * 2 * 50 * 4
+
+
+def test_room_for_pictures_beside_the_rows_of_experts() -> None:
+    text = {
+        "hidden_size": 64,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 20,
+        "vocab_size": 50,
+    }
+    tower = {"hidden_size": 24, "patch_size": 16}
+    raw = {"model_type": "qwen3_vl_moe", "text_config": text, "vision_config": tower}
+    config = qwen3_vl.mixture_config(raw)
+    step = (20 * 64 + 3 * (4 * 64 + 3 * 20)) * 7 * 2 + 3 * 2 * 50 * 4
+    picture = 20 * 24 * (2 * 1024 * 1024 // (16 * 16)) * 2
+    assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == step + picture + FEATURES_KEPT
 
 
 def test_no_more_pages_than_all_requests_could_use() -> None:
