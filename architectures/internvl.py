@@ -48,6 +48,7 @@ class Images(TransformersImages):
     def __init__(self, context: ImagesContext) -> None:
         super().__init__(context)
         self.placeholder = self.token("image_token_id", default="<IMG_CONTEXT>")
+        self._feature = self.placeholder
         names = read_optional_object(Path(context.path) / "tokenizer_config.json")
         self._start = str(names.get("start_image_token", "<img>"))
         self._end = str(names.get("end_image_token", "</img>"))
@@ -60,10 +61,8 @@ class Images(TransformersImages):
 
     def told(self, made: dict[str, Any]) -> ReadImage:
         pixels = made["pixel_values"]
-        shown = self.placeholder * (self._tokens * len(pixels))
-        return ReadImage(
-            text=f"{self._start}{shown}{self._end}", token=self.placeholder, tensors={"pixel_values": pixels}
-        )
+        shown = self._feature * (self._tokens * len(pixels))
+        return ReadImage(text=f"{self._start}{shown}{self._end}", token=self._feature, tensors={"pixel_values": pixels})
 
 
 def _pair(value: Any) -> tuple[int, int]:

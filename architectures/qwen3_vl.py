@@ -1,4 +1,7 @@
-"""Qwen 3 VL: a Qwen 2.5 VL over a Qwen 3, whose first layers each get features of a deeper look (arXiv:2406.04334)."""
+"""Qwen 3 VL: a Qwen 2.5 VL over a Qwen 3, dense or of experts, whose first layers each get features of a deeper look.
+
+Such features are those of DeepStack (arXiv:2406.04334).
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxserve.architectures import qwen3
+from maxserve.architectures import qwen3, qwen3_moe
 from maxserve.architectures.qwen2_5_vl import Images, sections
 from maxserve.core.layers.axes import AxisTurns, interleaved
 from maxserve.core.layers.vision import Sees
 from maxserve.core.model.vision import VisionConfig, vision_config
 from maxserve.core.nouns import Batch
 
-__all__ = ["Images", "Model", "config"]
+__all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
 
 
-class Model(Sees, qwen3.Model):
-    Whole = "Qwen3VLModel"
+class LooksDeeper(Sees):
+    """Sees with several levels of features: those of the first layer, and what is added behind some layers."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
@@ -49,5 +52,22 @@ class Model(Sees, qwen3.Model):
         return seen.rows, levels
 
 
+class Model(LooksDeeper, qwen3.Model):
+    Whole = "Qwen3VLModel"
+
+
+class MixtureModel(LooksDeeper, qwen3_moe.Model):
+    Whole = "Qwen3VLMoeModel"
+
+
 def config(raw: Mapping[str, Any]) -> VisionConfig:
     return vision_config(raw, {"qwen3_vl_text": qwen3.config})
+
+
+def mixture_config(raw: Mapping[str, Any]) -> VisionConfig:
+    return vision_config(raw, {"qwen3_vl_moe_text": _mixture})
+
+
+def _mixture(raw: Mapping[str, Any]) -> qwen3_moe.QwenMixtureConfig:
+    """The weights of a token's experts sum to 1, whatever config.json says."""
+    return qwen3_moe.config({**raw, "norm_topk_prob": True})

@@ -100,10 +100,6 @@ def find_architecture(
             entry = known(able, name)
             if entry is not None:
                 return entry
-    for name in classes:
-        for entry in registry:
-            if name in entry.component.refused:
-                raise PluginError(f"architecture {name!r} is not served: {entry.component.refused[name]}")
     if not classes:
         raise PluginError('the model\'s config.json names no "architectures"')
     native = [entry.name for entry in registry if entry.component.fallback is None]

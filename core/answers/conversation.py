@@ -12,8 +12,9 @@ from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
 from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
+from maxserve.core.model.chat_messages import IMAGE_PART
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
-from maxserve.core.model.image_prompt import IMAGE_PART, image_prompt
+from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.nouns import Image
 
 
@@ -42,6 +43,7 @@ class Conversations:
             add_generation_prompt=prompted,
             continue_final_message=not prompted and bool(body.continue_final_message),
             special_tokens=self._tokenizer.special_tokens,
+            image_text=self._placeholder,
             **(body.chat_template_kwargs or {}),
         )
 

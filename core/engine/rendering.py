@@ -13,7 +13,8 @@ from maxserve.core.errors import RequestError
 from maxserve.core.images.limits import ImageLimits
 from maxserve.core.images.pictures import decode
 from maxserve.core.images.sources import read_source
-from maxserve.core.model.image_prompt import IMAGE_PART, image_prompt
+from maxserve.core.model.chat_messages import IMAGE_PART
+from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.nouns import Image
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def render(
     turns, urls = _turns(messages)
     if urls and reader is None:
         raise RequestError("the model takes text only, no images")
-    text = template.render(turns, special_tokens=tokenizer.special_tokens)
+    image_text = None if reader is None else reader.placeholder
+    text = template.render(turns, special_tokens=tokenizer.special_tokens, image_text=image_text)
     encode = partial(tokenizer.encode, add_special_tokens=False)
     if reader is None or not urls:
         return Rendered(tokens=tuple(encode(text)))

@@ -8,6 +8,8 @@ from typing import Any
 
 from maxserve.core.errors import RequestError
 
+IMAGE_PART = {"type": "image"}  # what chat templates know an image by
+
 # Names under which clients and templates know the text a model thought before it answered.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -47,10 +49,12 @@ def as_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return conversation
 
 
-def join_text_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose lists of text parts became one string, for templates that expect strings."""
+def join_text_parts(messages: list[dict[str, Any]], image: str | None = None) -> list[dict[str, Any]]:
+    """Messages whose lists of parts became one string, for templates that expect strings; `image` stands for images."""
     return [
-        message | {"content": _joined(message["content"])} if isinstance(message.get("content"), list) else message
+        message | {"content": _joined(message["content"], image)}
+        if isinstance(message.get("content"), list)
+        else message
         for message in messages
     ]
 
@@ -82,13 +86,15 @@ def _with_object(call: Any, where: str) -> Any:
     return call | {"function": function | {"arguments": arguments}}
 
 
-def _joined(parts: list[Any]) -> str:
-    return "\n".join(_text(part) for part in parts)
+def _joined(parts: list[Any], image: str | None) -> str:
+    return "\n".join(_text(part, image) for part in parts)
 
 
-def _text(part: Any) -> str:
+def _text(part: Any, image: str | None) -> str:
     if isinstance(part, str):
         return part
+    if part == IMAGE_PART and image is not None:
+        return image
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__

@@ -29,7 +29,7 @@ _TEMPLATE_FAULTS = (
 _OPEN_END = "<<the assistant goes on here>> "  # its last space tells whether the template trims messages
 
 RESERVED_VARIABLES = frozenset(
-    {"messages", "tools", "add_generation_prompt", "continue_final_message", "special_tokens", "self"}
+    {"messages", "tools", "add_generation_prompt", "continue_final_message", "special_tokens", "image_text", "self"}
 )
 """Names that clients cannot give a template as variables of their own: they are arguments of `render`."""
 
@@ -66,17 +66,19 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         special_tokens: Mapping[str, str],
+        image_text: str | None = None,
         **variables: Any,
     ) -> str:
         """The prompt's text. RequestError when there is no template or the template refuses the conversation.
 
         `continue_final_message` leaves the last message open for the model to go on with, which excludes a
-        generation prompt. `variables` are what else the template may read.
+        generation prompt. `image_text` stands for an image where the template expects strings. `variables` are what
+        else the template may read.
         """
         name = self._choose(tools is not None)
         conversation = as_messages(messages)
         if not self._takes_parts[name]:
-            conversation = join_text_parts(conversation)
+            conversation = join_text_parts(conversation, image_text)
         said = None
         if continue_final_message:
             said, conversation = _open_last(conversation)

@@ -14,8 +14,6 @@ from maxserve.core.nouns import Image, Numbers
 
 Encode = Callable[[str], list[int]]
 
-IMAGE_PART = {"type": "image"}  # what chat templates know an image by
-
 
 def image_prompt(
     text: str, images: Sequence[ReadImage], placeholder: str, tokenizer: Tokenizer, encode: Encode

@@ -32,9 +32,13 @@ class TransformersImages:
         self.config = context.model
         self.vision: Mapping[str, Any] = context.model.get("vision_config") or {}
         self.tokenizer = context.tokenizer
-        self.processor = _processor(context.path)
+        self.processor = self.build(context)
         self.options = read_optional_object(Path(context.path) / "processor_config.json")
         self._override(context.overrides)
+
+    def build(self, context: ImagesContext) -> Any:
+        """The image processor: the folder's, unless a subclass makes one of what config.json says."""
+        return _processor(context.path)
 
     def read(self, picture: Picture) -> ReadImage:
         """What the processor makes of the picture."""

@@ -146,7 +146,7 @@ class ArchitectureChecks:
     """What every architecture must pass. `hf_configs`: tiny configs of transformers, or what makes one, maybe by name.
 
     `plugins` says where the architecture comes from, if not from an installed plugin. Override `reference` where
-    transformers does not know the architecture.
+    transformers does not know the architecture, and `write` where it knows it by other names.
     """
 
     architecture: ClassVar[str]
@@ -176,8 +176,13 @@ class ArchitectureChecks:
         hf_config = request.param() if callable(request.param) else request.param
         reference = randomised(cls.reference(hf_config))
         folder = tmp_path_factory.mktemp("checkpoint")
-        reference.save_pretrained(folder)  # type: ignore[operator]
+        cls.write(folder, hf_config, reference)
         return cls.case_of(folder, reference)
+
+    @classmethod
+    def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
+        """Writes the checkpoint; override where its files are not those that transformers writes."""
+        model.save_pretrained(folder)  # type: ignore[operator]
 
     @classmethod
     def case_of(cls, folder: Path, reference: nn.Module) -> Case:

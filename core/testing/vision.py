@@ -35,7 +35,7 @@ from maxserve.core.interfaces import ImagesContext, ReadsImages
 from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Image, Request
-from maxserve.core.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.core.testing.architecture import ArchitectureChecks, Case
 from maxserve.core.testing.tiny_cache import TinyCache
 
 __all__ = ["Prompt", "Steps", "VisionChecks", "tiny_tokenizer"]
@@ -134,19 +134,10 @@ class VisionChecks(ArchitectureChecks):
         """What transformers' model takes beside the tokens, from what its processor `made`."""
         return made
 
-    @pytest.fixture(scope="class")
     @classmethod
-    def case(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-        hf_config = request.param() if callable(request.param) else request.param
-        folder = tmp_path_factory.mktemp("checkpoint")
-        reference = randomised(cls.reference(hf_config))
-        cls.write(folder, hf_config, reference)
-        return cls.case_of(folder, reference)
-
-    @classmethod
-    def write(cls, folder: Path, hf_config: Any, model: Any) -> None:
+    def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
         """All files of a model: weights, tokenizer, processor."""
-        model.save_pretrained(folder)
+        super().write(folder, hf_config, model)
         cls.processor(hf_config).save_pretrained(folder)
         tiny_tokenizer(folder, cls.tokens)
 

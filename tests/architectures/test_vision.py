@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
@@ -23,6 +28,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     SiglipVisionConfig,
 )
 
@@ -253,3 +259,132 @@ class TestQwen3VL(_QwenVL):
             tie_word_embeddings=False,
         )
     }
+
+
+class TestQwen3VLMoe(_QwenVL):
+    architecture = "Qwen3VLMoeForConditionalGeneration"
+    hf_configs: ClassVar = {
+        "a dense layer, two deeper looks": lambda: Qwen3VLMoeConfig(
+            vision_config={
+                "depth": 3,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_heads": 4,
+                "out_hidden_size": 64,
+                "patch_size": 8,
+                "deepstack_visual_indexes": [0, 1],
+                "num_position_embeddings": 64,
+            },
+            text_config={
+                **TEXT,
+                "rope_parameters": {"rope_type": "default", "mrope_section": [3, 3, 2], "rope_theta": 1e4},
+                "num_experts": 6,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 24,
+                "mlp_only_layers": [1],
+            },
+            image_token_id=0,
+            tie_word_embeddings=False,
+        )
+    }
+
+
+class TestQwen3VLMoeOfItsAuthors(TestQwen3VLMoe):
+    """Their checkpoints have the experts' matrices the other way round."""
+
+    @classmethod
+    def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
+        super().write(folder, hf_config, model)
+        tensors = load_file(folder / "model.safetensors")
+        turned = {name: t.mT.contiguous() if ".experts." in name else t for name, t in tensors.items()}
+        assert any(".experts." in name for name in tensors)
+        save_file(turned, folder / "model.safetensors")
+
+
+class TestInternVLChat(TestInternVL):
+    """transformers' InternVL, written as its authors write theirs."""
+
+    architecture = "InternVLChatModel"
+    hf_configs: ClassVar = {
+        **TestInternVL.hf_configs,
+        "norms of queries and keys, tied": lambda: InternVLConfig(
+            vision_config=InternVLVisionConfig(**TOWER, use_qk_norm=True, attention_bias=True, norm_type="rms_norm"),
+            text_config=Qwen2Config(**TEXT, tie_word_embeddings=True),
+            image_token_id=0,
+            vision_feature_layer=-2,
+        ),
+    }
+
+    @classmethod
+    def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
+        super().write(folder, hf_config, model)
+        save_file(chat_tensors(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(chat_config(hf_config)))
+        (folder / "processor_config.json").unlink(missing_ok=True)
+        numbers = {"image_mean": cls.MEAN, "image_std": cls.STD}
+        (folder / "preprocessor_config.json").write_text(json.dumps(numbers))
+
+    MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+    @classmethod
+    def processor(cls, hf_config: Any) -> Any:
+        made = super().processor(hf_config)
+        made.image_mean, made.image_std = cls.MEAN, cls.STD
+        return made
+
+
+def chat_config(config: InternVLConfig) -> dict[str, Any]:
+    """What the authors' config.json would say."""
+    tower = config.vision_config
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
+        "ps_version": "v2",
+        "select_layer": config.vision_feature_layer,
+        "downsample_ratio": config.downsample_ratio,
+        "force_image_size": 56,
+        "max_dynamic_patch": 4,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "llm_config": {**config.text_config.to_dict(), "architectures": ["x"], "torch_dtype": "bfloat16"},
+        "vision_config": {
+            **TOWER,
+            "model_type": "intern_vit_6b",
+            "qkv_bias": tower.attention_bias,
+            "qk_normalization": tower.use_qk_norm,
+            "norm_type": tower.norm_type,
+        },
+    }
+
+
+CHAT_NAMES = (
+    (r"^model\.", ""),
+    (r"^language_model\.(?!model\.|lm_head)", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^multi_modal_projector\.layer_norm\.", "mlp1.0."),
+    (r"^multi_modal_projector\.linear_1\.", "mlp1.1."),
+    (r"^multi_modal_projector\.linear_2\.", "mlp1.3."),
+    (r"^vision_tower\.encoder\.layer\.", "vision_model.encoder.layers."),
+    (r"^vision_tower\.embeddings\.cls_token$", "vision_model.embeddings.class_embedding"),
+    (r"^vision_tower\.embeddings\.position_embeddings$", "vision_model.embeddings.position_embedding"),
+    (r"^vision_tower\.embeddings\.patch_embeddings\.projection\.", "vision_model.embeddings.patch_embedding."),
+    (r"(?<=\d)\.attention\.projection_layer\.", ".attn.proj."),
+    (r"(?<=\d)\.attention\.", ".attn."),
+    (r"\.lambda_([12])$", r".ls\1"),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+)
+
+
+def chat_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of transformers' checkpoint under the authors' names, with one projection for all three."""
+    made: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        for pattern, theirs in CHAT_NAMES:
+            name = re.sub(pattern, theirs, name)
+        made[name] = tensor
+    for name in [name for name in made if ".attn.q_proj." in name]:
+        parts = [made.pop(name.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")]
+        made[name.replace("q_proj", "qkv")] = torch.cat(parts)
+    return made

@@ -20,7 +20,7 @@ USER = {"role": "user", "content": "the quick brown fox jumps over the lazy dog 
 
 INSISTING = """
 from maxserve import Architecture, hookimpl
-from maxserve.architectures import FUSED
+from maxserve.architectures.weight_maps import FUSED
 ARCHITECTURES = [
     Architecture(
         name="LlamaForCausalLM",

@@ -3,8 +3,8 @@
 import torch
 
 from maxserve import Architecture, WeightMap
-from maxserve.architectures import FUSED
 from maxserve.architectures.llama import Model
+from maxserve.architectures.weight_maps import FUSED
 from maxserve.core.layers import PreNormBlock
 
 

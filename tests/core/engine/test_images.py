@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -292,6 +291,21 @@ def test_images_must_lie_in_the_prompt(seeing: Seeing, wrong: tuple[Image, ...])
         llm._engine.add(Request(id="x", prompt=(1, 7, 7, 2), images=wrong))
 
 
+def test_a_template_that_expects_strings_shows_pictures_too(seeing: Seeing, tmp_path: Path) -> None:
+    template, file = tmp_path / "strings.jinja", tmp_path / "picture.png"
+    template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    picture = seeing.checks.picture(3, (48, 40))
+    picture.save(file)
+    llm = seeing.start(chat_template=str(template))
+    parts = [{"type": "image_url", "image_url": {"url": file.as_uri()}}, {"type": "text", "text": "what?"}]
+    rendered = llm.render([{"role": "user", "content": parts}])
+    reader = image_reader(Settings(), HOST, str(seeing.folder), llm.info.architecture, llm.tokenizer)
+    assert reader is not None
+    shown = reader.read(picture).text
+    assert list(rendered.tokens) == llm.tokenizer.encode(f"[{shown}\nwhat?]", add_special_tokens=False)
+    assert [len(image.tensors) > 0 for image in rendered.images] == [True]
+
+
 def test_the_tokenizer_of_the_checks(tmp_path: Path) -> None:
     assert tiny_tokenizer(tmp_path, ("<a>",)) == 257
 
@@ -328,12 +342,4 @@ def test_overrides_that_cannot_be_are_found_at_start(seeing: Seeing) -> None:
 def test_a_model_of_text_has_nothing_to_override(model_folder: Callable[..., Path]) -> None:
     settings = resolve({"model_path": str(model_folder()), "vision_config_overrides": {"size": 1}}, environ={})
     with pytest.raises(ModelError, match="--vision-config-overrides: architecture LlamaForCausalLM takes text only"):
-        resolve_model(settings.model, HOST, progress=NullProgress())
-
-
-def test_checkpoints_of_another_form_are_refused_by_name(seeing: Seeing, tmp_path: Path) -> None:
-    raw = json.loads((seeing.folder / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**raw, "architectures": ["InternVLChatModel"]}))
-    settings = resolve({"model_path": str(tmp_path)}, environ={})
-    with pytest.raises(ModelError, match=r"'InternVLChatModel' is not served: .* take the one whose name ends in -hf"):
         resolve_model(settings.model, HOST, progress=NullProgress())

@@ -138,6 +138,14 @@ def test_templates_that_expect_strings_get_joined_text_parts() -> None:
         template(CHATML).render([{"role": "user", "content": [{"type": "image_url"}]}], special_tokens={})
 
 
+def test_templates_that_expect_strings_get_what_stands_for_an_image() -> None:
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    rendered = template(CHATML).render(chat, special_tokens={}, image_text="<picture>")
+    assert "user\n<picture>\nWhat is it?<|im_end|>" in rendered
+    with pytest.raises(RequestError, match="takes text only; a part of type 'image' was given"):
+        template(CHATML).render(chat, special_tokens={})
+
+
 @pytest.mark.parametrize(
     "source",
     [
