@@ -29,17 +29,17 @@ class TopKTransform:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
-    def prepare(self, rows: Rows) -> tuple[int, Tensor] | None:
-        """The largest k of the step, and each row's own as an index into the sorted logits [rows, 1]."""
-        wanted = [p.top_k if 0 < p.top_k < self._vocab_size else self._vocab_size for p in rows.params(TopK)]
-        if all(k == self._vocab_size for k in wanted):
+    def prepare(self, rows: Rows) -> tuple[int, Tensor, Tensor] | None:
+        """The largest k of the step, each row's own as an index into its sorted logits, and who has one; [rows, 1]."""
+        wanted = [p.top_k if 0 < p.top_k < self._vocab_size else 0 for p in rows.params(TopK)]
+        if not any(wanted):
             return None
-        return max(wanted), rows.tensor(wanted)[:, None] - 1
+        return max(wanted), rows.tensor([max(k, 1) for k in wanted])[:, None] - 1, rows.tensor(wanted)[:, None] > 0
 
-    def apply(self, logits: Tensor, state: tuple[int, Tensor]) -> Tensor:
-        most, last = state
+    def apply(self, logits: Tensor, state: tuple[int, Tensor, Tensor]) -> Tensor:
+        most, last, chosen = state
         smallest = logits.topk(most, dim=-1).values.gather(-1, last)
-        return logits.masked_fill(logits < smallest, float("-inf"))
+        return logits.masked_fill_((logits < smallest) & chosen, float("-inf"))
 
 
 def build(context: SamplerContext) -> TopKTransform:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces import SamplerContext
     from maxserve.core.rows import Rows
 
+BUCKETS = 4096
+PER_NAT = 128.0  # buckets for each factor e of probability: what falls beyond e**-32 is in the last
+BLOCK = 1 << 20  # logits at once: what is made of them stays in the processor's cache
+
 
 @dataclass(frozen=True, slots=True)
 class TopP:
@@ -31,12 +35,41 @@ class TopPTransform:
         return None if all(p >= 1.0 for p in wanted) else rows.tensor(wanted)[:, None]
 
     def apply(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier tokens reach without this one
-        dropped = (before >= wanted) & (wanted < 1.0)
-        dropped[:, 0] = False  # the likeliest always stays
-        return logits.masked_fill(dropped.scatter(-1, order, dropped), float("-inf"))
+        # A device sorts faster than it tells the host how many tokens there are to look at.
+        drop = _by_sorting if logits.device.type != "cpu" or logits.shape[-1] <= BUCKETS else _by_buckets
+        rows = max(1, BLOCK // logits.shape[-1]) if drop is _by_buckets else len(logits)
+        for some, reach in zip(logits.split(rows), wanted.split(rows), strict=True):
+            some.masked_fill_(drop(some, reach) & (reach < 1.0), float("-inf"))
+        return logits
+
+
+def _by_sorting(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Which tokens are dropped, [rows, vocab]."""
+    ordered, order = logits.sort(dim=-1, descending=True)
+    beyond = _beyond(ordered.softmax(dim=-1), wanted)
+    return beyond.scatter(-1, order, beyond)
+
+
+def _by_buckets(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The same without a sort of the vocabulary: of tokens that are nearly as likely as where the border runs only."""
+    best = logits.amax(dim=-1, keepdim=True)
+    probabilities = logits.softmax(dim=-1)
+    bucket = (best - logits).mul_(PER_NAT).clamp_(max=BUCKETS - 1).long().clamp_(min=0)
+    mass = probabilities.new_zeros(len(logits), BUCKETS).scatter_add_(-1, bucket, probabilities)
+    likelier = mass.cumsum(dim=-1) - mass  # what the buckets before each reach together
+    last = ((likelier < wanted).sum(dim=-1, keepdim=True) - 1).clamp_(min=0)
+    inside = bucket == last
+    among, order = probabilities.masked_fill(~inside, -1.0).topk(int(inside.sum(dim=-1).max()))
+    dropped = bucket > last
+    beyond = _beyond(among, wanted - likelier.gather(-1, last))
+    return dropped.scatter(-1, order, beyond.where(among >= 0, dropped.gather(-1, order)))
+
+
+def _beyond(ordered: Tensor, wanted: Tensor) -> Tensor:
+    """Which of the probabilities, the largest first, come when `wanted` is reached; the first one never does."""
+    beyond = ordered.cumsum(dim=-1) - ordered >= wanted
+    beyond[:, 0] = False
+    return beyond
 
 
 def build(context: SamplerContext) -> TopPTransform:

@@ -132,6 +132,40 @@ def test_the_distribution_is_that_of_transformers(build: Any, params: Any, name:
         torch.testing.assert_close(result.softmax(-1), theirs.softmax(-1), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 9.0])
+@pytest.mark.parametrize("reach", [0.0, 2**-13, 0.5, 0.875, 1 - 2**-16])  # as they are in float32
+def test_the_nucleus_of_a_large_vocabulary(spread: float, reach: float) -> None:
+    """The same tokens as transformers keeps; of a tie at the border anyone, as long as so many stay."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(5, 20_000, generator=generator, dtype=torch.float64) * spread
+    logits[1, 7:] = -torch.inf
+    logits[2, ::3] = -torch.inf
+    logits[3] += 1000.0
+    theirs = warper("TopPLogitsWarper", reach)(torch.zeros(5, 1, dtype=torch.long), logits.clone())
+    result = ours(top_p.build, TopP(reach), logits)
+    if spread:
+        assert torch.equal(result.isfinite(), theirs.isfinite())
+        assert torch.equal(result[result.isfinite()], theirs[theirs.isfinite()])
+    else:
+        counts = (result.isfinite().sum(-1) - theirs.isfinite().sum(-1)).abs()
+        assert counts.max() <= 1, "equal tokens add up to the reach, or miss it by a rounding"
+
+
+def test_a_nucleus_beside_rows_that_want_none_and_rows_that_allow_nothing() -> None:
+    logits = torch.randn(4, 20_000, generator=torch.Generator().manual_seed(1))
+    logits[2] = -torch.inf
+    rows = Rows([{TopP: TopP(reach)} for reach in (1.0, 0.3, 0.5, 0.3)], [], [], logits.device)
+    transform = top_p.build(CONTEXT)
+    state = transform.prepare(rows)
+    assert state is not None
+    result = transform.apply(logits.clone(), state)
+    assert torch.equal(result[0], logits[0])
+    assert not result[2].isfinite().any()
+    alone = ours(top_p.build, TopP(0.3), logits[3:])
+    assert torch.equal(result[3:], alone)
+    assert 0 < result[1].isfinite().sum() < 20_000
+
+
 def test_rows_with_different_wishes_are_served_in_one_call() -> None:
     logits, wishes = random_logits(9)[:3], [TopK(1), TopK(-1), TopK(4)]
     transform = top_k.build(CONTEXT)
