@@ -168,6 +168,20 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
     )
+    yield Architecture(
+        name="DeepseekV32ForCausalLM",
+        aliases=("DeepseekV3_2ForCausalLM",),
+        build="maxserve.architectures.deepseek_v32:Model",
+        config="maxserve.architectures.deepseek_v32:config",
+        weights=replace(
+            LATENT,
+            ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
+            exact=(r"\.e_score_correction_bias$",),
+        ),
+        packings={"fp8": "maxserve.core.model.fp8:BlockFp8"},
+        summary="DeepSeek V3.2: a V3 whose tokens choose what they look at, FP8 checkpoints",
+        example_repos=("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp"),
+    )
     llama4 = replace(EXPERTS, transposed=OTHER_WAY_ROUND, renames=(*EXPERTS.renames, (r"\.feed_forward\.", ".mlp.")))
     yield Architecture(
         name="Llama4ForCausalLM",

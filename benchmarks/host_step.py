@@ -41,7 +41,9 @@ class NoAttention:
     def begin(self, batch: Batch) -> None:
         pass
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+    ) -> torch.Tensor:
         return q
 
 

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the tokens of a step look for among those before, where a layer has an `index_top`.
+
+    `queries` [T, index_heads, index_dim], `weights` [T, index_heads]. A token is scored by the sum over heads of
+    weight * relu(query . its index key).
+    """
+
+    queries: torch.Tensor
+    weights: torch.Tensor
+
+    def of(self, rows: slice) -> Index:
+        """That of some rows of the step."""
+        return Index(self.queries[rows], self.weights[rows])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionContext(Context):
     """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
@@ -41,10 +57,12 @@ class Attention(Protocol):
         v: torch.Tensor,
         batch: Batch,
         sinks: torch.Tensor | None = None,
+        index: Index | None = None,
     ) -> torch.Tensor:
         """Writes k, v to `batch.slots`; returns causal attention as the CacheLayer says, [T, heads, value_size].
 
         A build that cannot do what a layer of its context says raises Unavailable; `sinks` are always to be honoured.
+        `index` comes to layers with an `index_top`.
         """
         ...
 

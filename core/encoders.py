@@ -14,6 +14,8 @@ from maxserve.core.nouns import Batch
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.computing import Index
+
 
 @dataclass(slots=True, kw_only=True)
 class TextBatch(Batch):
@@ -32,10 +34,11 @@ class TextBatch(Batch):
         k: torch.Tensor,
         v: torch.Tensor,
         sinks: torch.Tensor | None = None,
+        index: Index | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As for every batch. `bias` [heads, longest, longest] is added to the scores of each text, from its start."""
-        return cast("TextAttention", self.attention).attend(layer, q, k, v, self, sinks, bias)
+        return cast("TextAttention", self.attention).attend(layer, q, k, v, self, sinks, index, bias)
 
     @property
     def longest(self) -> int:
@@ -55,6 +58,7 @@ class TextAttention(Protocol):
         v: torch.Tensor,
         batch: Batch,
         sinks: torch.Tensor | None = None,
+        index: Index | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As for every batch; `bias` as TextBatch says."""

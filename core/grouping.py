@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.computing import Attention
+from maxserve.core.computing import Attention, Index
 from maxserve.core.interfaces import Cache
 from maxserve.core.nouns import Batch
 
@@ -51,12 +51,11 @@ class GroupedAttention:
         v: torch.Tensor,
         batch: Batch,
         sinks: torch.Tensor | None = None,
+        index: Index | None = None,
     ) -> torch.Tensor:
         """What the layer's part gives for the batch that begins, whatever was made of `batch` since."""
         number, place = self._places[layer]
-        if sinks is None:
-            return self._parts[number].attend(place, q, k, v, self._seen[number])
-        return self._parts[number].attend(place, q, k, v, self._seen[number], sinks)
+        return self._parts[number].attend(place, q, k, v, self._seen[number], sinks, index)
 
     def of(self, layer: int) -> tuple[Attention, int]:
         """The part that has a layer, and which of its own it is: for who compiles layers."""

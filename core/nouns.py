@@ -15,10 +15,10 @@ from maxserve.core.cache_groups import pages_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from maxserve.core.computing import Attention
+    from maxserve.core.computing import Attention, Index
 
 P = TypeVar("P")
 
@@ -224,6 +224,7 @@ class CacheLayer:
     softcap * tanh(score / softcap). `value_dim` is the size of a value's head where it is not `head_dim`;
     `values_in_keys`: a value is the first `value_dim` numbers of its key, and is not kept a second time. `sinks`: the
     layer brings some when it attends. `together`: tokens of a span that `Batch.together` names see all of it.
+    `index_top`: a token sees so many of what it may, by its Index and the last `index_dim` numbers of their first keys.
     """
 
     kv_heads: int
@@ -236,6 +237,8 @@ class CacheLayer:
     value_dim: int | None = None
     values_in_keys: bool = False
     together: bool = False
+    index_dim: int = 0
+    index_top: int = 0
 
     @property
     def value_size(self) -> int:
@@ -261,8 +264,8 @@ class KVLayer:
     two axes, row `page * page_size + offset` is a slot: one token's entry.
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,7 +354,7 @@ class Seen:
     """What a step computes of an image: features `first` … `first` + len(rows) - 1 go to these rows of the step."""
 
     image: Image
-    rows: torch.Tensor  # [n] int64, indices into T
+    rows: Tensor  # [n] int64, indices into T
     first: int
 
 
@@ -370,30 +373,28 @@ class Batch:
     each group of layers sees it, `slots` and `tables` those of the first.
     """
 
-    input_ids: torch.Tensor  # [T] int64
-    positions: torch.Tensor  # [T] int64
-    slots: torch.Tensor  # [T] int64, where each new token's keys and values go
+    input_ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64
+    slots: Tensor  # [T] int64, where each new token's keys and values go
     query_start: NDArray[np.int64]  # [B+1] offsets into T
     seq_lens: NDArray[np.int64]  # [B] tokens of each sequence after this step
     prompt_lens: NDArray[np.int64]  # [B] tokens of each sequence's prompt, the same in all its steps
     tables: NDArray[np.int32]  # [B, pages] page ids; undefined beyond a sequence's pages, and before all windows
-    logit_rows: torch.Tensor  # [R] int64, indices into T
+    logit_rows: Tensor  # [R] int64, indices into T
     attention: Attention
     images: tuple[Seen, ...] = ()
-    places: torch.Tensor | None = None  # [axes, T] int64
+    places: Tensor | None = None  # [axes, T] int64
     together: tuple[tuple[Span, ...], ...] = ()  # [B]
     groups: tuple[Batch, ...] = ()
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None, index: Index | None = None
+    ) -> Tensor:
         """Stores k, v of the new tokens and returns what q sees of each whole sequence.
 
         q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, value_size]; returns [T, heads, value_size].
-        `sinks` [heads]: scores that take part in the softmax of every token and bring no value.
+        `sinks` [heads]: scores that take part in each softmax and bring no value. `index`: for an `index_top`.
         """
         if not len(self.seq_lens):
             return q[..., : v.shape[-1]]  # a step of nobody stores and sees nothing
-        if sinks is None:
-            return self.attention.attend(layer, q, k, v, self)
-        return self.attention.attend(layer, q, k, v, self, sinks)
+        return self.attention.attend(layer, q, k, v, self, sinks, index)

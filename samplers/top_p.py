@@ -38,7 +38,8 @@ class TopPTransform:
         # A device sorts faster than it tells the host how many tokens there are to look at.
         drop = _by_sorting if logits.device.type != "cpu" or logits.shape[-1] <= BUCKETS else _by_buckets
         rows = max(1, BLOCK // logits.shape[-1]) if drop is _by_buckets else len(logits)
-        for some, reach in zip(logits.split(rows), wanted.split(rows), strict=True):
+        for first in range(0, len(logits), rows):
+            some, reach = logits[first : first + rows], wanted[first : first + rows]
             some.masked_fill_(drop(some, reach) & (reach < 1.0), float("-inf"))
         return logits
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maxserve.core.computing import Index
+from maxserve.core.errors import ModelError
 from maxserve.core.nouns import Batch, CacheLayer
 
 
@@ -32,9 +34,14 @@ class _Group:
 
 
 class WithinTexts:
-    """A TextAttention. `layers` are the cache layers of a model whose tokens look back; without, they see all."""
+    """A TextAttention. `layers` are the cache layers of a model whose tokens look back; without, they see all.
+
+    ModelError for layers with an `index_top`.
+    """
 
     def __init__(self, layers: tuple[CacheLayer, ...]) -> None:
+        if any(layer.index_top for layer in layers):
+            raise ModelError("the model's tokens choose what they see, which texts that are encoded whole do not do")
         self._layers = layers
         self._groups: list[_Group] = []
 
@@ -52,6 +59,7 @@ class WithinTexts:
         v: Tensor,
         batch: Batch,
         sinks: Tensor | None = None,
+        index: Index | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
         kept = self._layers[layer] if self._layers else None

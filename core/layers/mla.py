@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maxserve.core.layers.indexer import Indexer
 from maxserve.core.layers.linear import Linear, weight
 from maxserve.core.layers.norm import RMSNorm
 from maxserve.core.layers.rotary import RotaryBatch
@@ -54,26 +55,32 @@ class LatentAttention(nn.Module):
         self.kv_a_proj_with_mqa = Linear(config.dim, kept, bias=config.attention_bias)
         self.kv_a_layernorm = RMSNorm(config.kv_rank, EPS)
         self.kv_b_proj = HeadsFromLatent(config)
+        self.indexer = Indexer(config) if config.index_top else None
         self.o_proj = Linear(config.heads * config.value_dim, config.dim, bias=config.o_bias)
 
     def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         """[T, dim] to [T, dim]."""
         config = self.config
-        queries: Tensor = self._queries(x)
+        low = x if config.q_rank is None else self.q_a_layernorm(self.q_a_proj(x))
+        queries: Tensor = self._queries(low)
         still, turned = queries[..., : config.still_dim], queries[..., config.still_dim :]
         kept: Tensor = self.kv_a_proj_with_mqa(x)
         latent, key = kept[:, : config.kv_rank], kept[:, config.kv_rank :]
         q = torch.cat((self.kv_b_proj.to_latent(still), self._turn(turned, batch)), dim=-1)
         k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._turn(key[:, None], batch)), dim=-1)
-        seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
+        if self.indexer is None:
+            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
+        else:
+            found, index = self.indexer(x, low, batch)
+            q, k = nn.functional.pad(q, (0, config.index_dim)), torch.cat((k, found), dim=-1)
+            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank], index=index)
         out: Tensor = self.o_proj(self.kv_b_proj.to_values(seen).flatten(1))
         return out
 
-    def _queries(self, x: Tensor) -> Tensor:
-        """[T, heads, still_dim + turned_dim]."""
-        at_once = self.config.q_rank is None
-        out: Tensor = self.q_proj(x) if at_once else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return out.view(x.shape[0], self.config.heads, self.config.still_dim + self.config.turned_dim)
+    def _queries(self, low: Tensor) -> Tensor:
+        """[T, heads, still_dim + turned_dim] of what they are made of, the hidden state or something lower."""
+        out: Tensor = self.q_proj(low) if self.config.q_rank is None else self.q_b_proj(low)
+        return out.view(low.shape[0], self.config.heads, self.config.still_dim + self.config.turned_dim)
 
     def _turn(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         return batch.turn(halves(x) if self.config.interleaved else x)

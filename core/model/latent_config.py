@@ -15,7 +15,8 @@ class LatentConfig(MixtureConfig):
     """A decoder whose tokens keep one latent vector of `kv_rank` and one turned key of `turned_dim` for all heads.
 
     A head's queries are `still_dim` entries that no position turns and `turned_dim` that positions turn, the latter in
-    neighbouring pairs if `interleaved`. `q_rank` None: queries come from the hidden state at once.
+    neighbouring pairs if `interleaved`. `q_rank` None: queries come from the hidden state at once. With an `index_top`
+    a token sees that many others, those that an indexer of `index_heads` heads of `index_dim` numbers scores highest.
     """
 
     kv_rank: int
@@ -24,6 +25,9 @@ class LatentConfig(MixtureConfig):
     turned_dim: int
     value_dim: int
     interleaved: bool = True
+    index_heads: int = 0
+    index_dim: int = 0
+    index_top: int = 0
 
     @property
     def rope_dim(self) -> int:
@@ -31,13 +35,15 @@ class LatentConfig(MixtureConfig):
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
-        """Of a token its latent vector, which is key and value, and behind it the turned key."""
+        """Of a token its latent vector, which is key and value, behind it the turned key, and that of the indexer."""
         layer = CacheLayer(
             kv_heads=1,
-            head_dim=self.kv_rank + self.turned_dim,
+            head_dim=self.kv_rank + self.turned_dim + self.index_dim,
             value_dim=self.kv_rank,
             values_in_keys=True,
             scale=float((self.still_dim + self.turned_dim) ** -0.5 * _stretched(self.rope) ** 2),
+            index_dim=self.index_dim,
+            index_top=self.index_top,
         )
         return (layer,) * self.layers
 

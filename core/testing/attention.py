@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.computing import Attention, AttentionContext
+from maxserve.core.computing import Attention, AttentionContext, Index
 from maxserve.core.errors import Unavailable
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.nouns import CacheLayer
@@ -39,6 +39,14 @@ RULES: dict[str, dict[str, Any]] = {
     "chunks": {"chunk": 12},
     "small values": {"value_dim": 8},
     "values in keys": {"value_dim": 12, "values_in_keys": True},
+    "an index": {"index_dim": 8, "index_top": 5},
+    "an index, a window, values in keys": {
+        "index_dim": 4,
+        "index_top": 6,
+        "window": 9,
+        "value_dim": 12,
+        "values_in_keys": True,
+    },
 }
 
 
@@ -92,8 +100,14 @@ class _Stage:
             for batch in batches:
                 batch.together = tuple(tuple(together.get(row, ())) for row in counts)
                 batch.attention.begin(batch)
-        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone(), sinks) for batch in batches)
+        index = self._index(tokens) if self.layer.index_top else None
+        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone(), sinks, index) for batch in batches)
         return result, expected
+
+    def _index(self, tokens: int) -> Index:
+        # Many heads, as a score of exactly 0 would be a tie.
+        queries = torch.randn(tokens, 16, self.layer.index_dim, generator=self.generator)
+        return Index(queries, torch.randn(tokens, 16, generator=self.generator))
 
     def _random(self, tokens: int, heads: int) -> Tensor:
         # Views of something wider, as an architecture's projections are.
@@ -192,13 +206,15 @@ class AttentionChecks:
             outs = []
             for stage, parts in ((alone, {0: count}), (crowded, {1: 3, 0: count, 2: 1})):
                 cache = stage.caches[0]
-                make_batch(cache, [(0, [0] * 30)]).attend(0, *(x[:30] for x in qkv))
+                q, k, v = (x[:30] for x in qkv)
+                make_batch(cache, [(0, [0] * 30)]).attend(0, q, k, v)
                 batch = make_batch(cache, [(row, [0] * n) for row, n in parts.items()])
                 rows = batch.query_start[list(parts).index(0)] + np.arange(count)
                 new = [stage._random(int(batch.query_start[-1]), x.shape[1]) for x in qkv]
                 for target, source in zip(new, qkv, strict=True):
                     target[rows] = source[30:]
-                outs.append(batch.attend(0, *new)[rows])
+                q, k, v = new
+                outs.append(batch.attend(0, q, k, v)[rows])
             assert torch.equal(*outs)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

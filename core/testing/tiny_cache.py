@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maxserve.core.computing import Attention, AttentionContext
+from maxserve.core.computing import Attention, AttentionContext, Index
 from maxserve.core.interfaces import Model
 from maxserve.core.layers.plain_attention import plain_attention as plain_attention
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
@@ -104,7 +104,16 @@ class PlainAttention:
     def begin(self, batch: Batch) -> None:
         """Nothing to plan."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: Batch,
+        sinks: Tensor | None = None,
+        index: Index | None = None,
+    ) -> Tensor:
         stored, kept = self.context.storage[layer], self.context.layers[layer]
         keys, values = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         keys[batch.slots], values[batch.slots] = k.to(keys.dtype), v.to(values.dtype)
@@ -115,5 +124,6 @@ class PlainAttention:
             pages = torch.from_numpy(batch.tables[row].astype(np.int64))[positions // self.context.page_size]
             slots = pages * self.context.page_size + positions % self.context.page_size
             spans = batch.together[row] if batch.together and kept.together else ()
-            out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks, spans).to(q.dtype)
+            own = None if index is None else index.of(mine)
+            out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks, spans, own).to(q.dtype)
         return out

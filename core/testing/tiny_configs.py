@@ -32,6 +32,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?intermediate_size(_.*)?|n_inner|(.*_)?ffn_dim|d_ff|ffn_hidden_size|ffn_config_hidden_size", 96),
     (r"num_experts_per_tok(en)?|moe_(topk|top_k|k|num_active_primary_experts)|num_experts_per_topk", 2),
     (r"(moe_)?num_(local_|routed_)?experts|n_routed_experts|moe_num_primary_experts|num_shared_expert_slots", EXPERTS),
+    (r"index_topk", 8),
     (r"n_group", 4),
     (r"topk_group", 2),
     (r"n_shared_experts|num_shared_experts|first_k_dense_replace|max_window_layers|moe_layer_start_index", 1),

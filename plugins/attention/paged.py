@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.core.computing import AttentionContext
+from maxserve.core.computing import AttentionContext, Index
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask, with_spans
 from maxserve.plugins.attention.plan import Share, Sight, shares
+from maxserve.plugins.attention.selection import chosen_mask, chosen_only
 
 BLOCK = 256  # query rows a call of the fused kernel gets: bounds the mask, and skips what is masked for whole blocks
 OWN_BLOCK = 64  # the same where scores are made here, which the fused kernel does without
@@ -46,19 +47,33 @@ class PagedAttention:
             sight: [_Part(share, self.device) for share in shares(batch, self.page_size, sight)] for sight in self.masks
         }
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: Batch,
+        sinks: Tensor | None = None,
+        index: Index | None = None,
+    ) -> Tensor:
         stored = self.layers[layer]
         stored.write(batch.slots, k, v)
         grouped = q.view(len(q), k.shape[1], -1, q.shape[2])  # [T, kv_heads, group, head_dim]
         rule = Scoring(stored.scale, stored.softcap, None if sinks is None else sinks.view(k.shape[1], -1))
-        seen = [piece for part in self.plans[stored.sight] for piece in self._pieces(part, stored, grouped, rule)]
+        seen = [
+            piece for part in self.plans[stored.sight] for piece in self._pieces(part, stored, grouped, rule, index)
+        ]
         return (seen[0] if len(seen) == 1 else torch.cat(seen)).view(*q.shape[:2], v.shape[2])
 
-    def _pieces(self, part: _Part, stored: _Layer, q: Tensor, rule: Scoring) -> Iterator[Tensor]:
+    def _pieces(self, part: _Part, stored: _Layer, q: Tensor, rule: Scoring, index: Index | None) -> Iterator[Tensor]:
         """What each block of a sequence's rows sees, [rows, kv_heads, group, value_size]."""
         share, sight = part.share, stored.sight
         keys, values = part.views(stored, q.dtype)
         if share.rows == 1:
+            if index is not None and share.length - share.low > stored.index_top:
+                own = index.of(slice(share.first, share.first + 1))
+                keys, values = chosen_only(keys, values, own, stored.index_dim, stored.index_top)
             yield decode(q[share.first], keys, values, rule)[None]
             return
         before = share.length - share.rows
@@ -71,6 +86,9 @@ class PagedAttention:
                 mask = self.masks[sight].slice(rows, position - low, q.dtype)
             seen = slice(low - share.low, high - share.low)
             first = share.first + position - before
+            if index is not None and high - low > stored.index_top:
+                index_keys = keys[0][0, seen, keys[0].shape[2] - stored.index_dim :]
+                mask = chosen_mask(mask, index.of(slice(first, first + rows)), index_keys, stored.index_top)
             yield prefill(q[first : first + rows], keys[0][:, seen], values[0][:, seen], mask, rule)
 
 
@@ -132,11 +150,24 @@ class _Part:
 class _Layer:
     """A layer's rules, and views of its storage: by slot to write, by head to read."""
 
-    __slots__ = ("inside", "key_slots", "keys", "scale", "sight", "softcap", "together", "value_slots", "values")
+    __slots__ = (
+        "index_dim",
+        "index_top",
+        "inside",
+        "key_slots",
+        "keys",
+        "scale",
+        "sight",
+        "softcap",
+        "together",
+        "value_slots",
+        "values",
+    )
 
     def __init__(self, layer: CacheLayer, stored: KVLayer) -> None:
         self.sight, self.scale, self.softcap = Sight.of(layer), layer.score_scale, layer.softcap
         self.inside, self.together = layer.values_in_keys, layer.together
+        self.index_dim, self.index_top = layer.index_dim, layer.index_top
         self.key_slots, self.value_slots = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)
 

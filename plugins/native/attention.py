@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maxserve.core.computing import AttentionContext
+from maxserve.core.computing import AttentionContext, Index
 from maxserve.core.errors import Unavailable
 from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 from maxserve.plugins.native.library import library_for
@@ -39,7 +39,16 @@ class NativeAttention:
         """Notes where the step's arrays lie."""
         self.step = _Step(batch)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: Batch,
+        sinks: Tensor | None = None,
+        index: Index | None = None,
+    ) -> Tensor:
         if not q.shape[0]:
             return q
         stored, step = self._layers[layer], self.step
@@ -81,6 +90,8 @@ class NativeAttention:
 def _check_layer(layer: CacheLayer) -> None:
     if layer.value_size != layer.head_dim or layer.values_in_keys:
         raise Unavailable("the native attention knows no layers with values of another size than keys")
+    if layer.index_top:
+        raise Unavailable("the native attention knows no layers whose tokens choose what they see")
     if layer.together:
         raise Unavailable("the native attention knows no layers with tokens that see those after them")
 

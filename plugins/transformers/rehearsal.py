@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maxserve.core.computing import Index
 from maxserve.core.errors import MaxserveError, ModelError
 from maxserve.core.layers.plain_attention import plain_attention
 from maxserve.core.nouns import Batch, CacheLayer
@@ -105,7 +106,16 @@ class PlainCache:
     def begin(self, batch: Batch) -> None:
         """Nothing to plan."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch, sinks: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: Batch,
+        sinks: Tensor | None = None,
+        index: Index | None = None,
+    ) -> Tensor:
         seen = []
         for text, (start, stop) in zip(batch.tables[:, 0].tolist(), pairwise(batch.query_start.tolist()), strict=True):
             keys, values = k[start:stop], v[start:stop]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers
 
 from maxserve.core.components import Architecture
 from maxserve.core.host import Host, PluginOptions
@@ -36,9 +37,11 @@ FALLBACK = (
 SEEING = {entry.name for entry in HOST.architectures if entry.component.images is not None}
 # These transformers has by other names, and their tests write checkpoints under those of their authors.
 RENAMED = {"ExaoneForCausalLM"}
+# What the oldest transformers that is supported does not have yet.
+LATER = {name for name in ("DeepseekV32ForCausalLM",) if not hasattr(transformers, name)}
 
 for architecture in HOST.architectures:
-    if architecture.name in SEEING | RENAMED:
+    if architecture.name in SEEING | RENAMED | LATER:
         continue
     others = () if architecture.component.fallback is None else FALLBACK
     globals().update(generic_checks(architecture.component, others))
@@ -47,7 +50,7 @@ for architecture in HOST.architectures:
 def test_no_architecture_is_left_out() -> None:
     checked = {checks.architecture for name, checks in globals().items() if name.startswith("Test")}
     pages = "".join(page.read_text() for page in Path(__file__).parent.glob("test_*.py"))
-    elsewhere = {name for name in SEEING | RENAMED if f'    architecture = "{name}"\n' in pages}
+    elsewhere = {name for name in SEEING | RENAMED | LATER if f'    architecture = "{name}"\n' in pages}
     assert checked | elsewhere == set(HOST.architectures.names())
 
 

@@ -51,7 +51,7 @@ class HashAttention:
     def begin(self, batch: Any) -> None:
         pass
 
-    def attend(self, layer: int, q: Any, k: Any, v: Any, batch: Any) -> torch.Tensor:
+    def attend(self, layer: int, q: Any, k: Any, v: Any, batch: Any, *others: Any) -> torch.Tensor:
         self._keys[batch.slots] = k.view(-1)
         found = []
         for i, length in enumerate(batch.seq_lens.tolist()):

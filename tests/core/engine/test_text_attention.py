@@ -11,6 +11,7 @@ from torch import Tensor
 from maxserve.core.engine.encode_queue import EncodeWork
 from maxserve.core.engine.encoder import text_batch
 from maxserve.core.engine.text_attention import WithinTexts
+from maxserve.core.errors import ModelError
 from maxserve.core.nouns import CacheLayer, EncodeRequest
 
 LENGTHS = (1, 4, 4, 9)
@@ -66,10 +67,15 @@ def test_it_is_the_formula(layer: dict[str, Any] | None, sinks: bool, bias: bool
     q, k, v = torch.randn(total, HEADS, DIM), torch.randn(total, kv_heads, DIM), torch.randn(total, kv_heads, DIM)
     given = torch.randn(HEADS) if sinks else None
     added = torch.randn(HEADS, longest, longest) if bias else None
-    ours = batch.attend(0, q, k, v, given, added)
+    ours = batch.attend(0, q, k, v, given, bias=added)
     start = 0
     for length in sorted(LENGTHS):
         rows = slice(start, start + length)
         expected = textbook(kept, q[rows], k[rows], v[rows], given, added)
         torch.testing.assert_close(ours[rows].double(), expected, atol=1e-5, rtol=1e-5)
         start += length
+
+
+def test_layers_whose_tokens_choose_are_refused() -> None:
+    with pytest.raises(ModelError, match="choose what they see"):
+        WithinTexts((CacheLayer(kv_heads=1, head_dim=8, index_dim=4, index_top=2),))

@@ -71,7 +71,9 @@ def seen_by(attention: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     class Recorder:
         def begin(self, batch: Batch) -> None: ...
 
-        def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
+        def attend(
+            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+        ) -> torch.Tensor:
             seen.extend((q, k, v))
             return torch.zeros_like(q)
 

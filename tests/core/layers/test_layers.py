@@ -139,7 +139,9 @@ def test_attention_gives_its_layer_heads_as_configured() -> None:
     class Recorder:
         def begin(self, batch: Batch) -> None: ...
 
-        def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:
+        def attend(
+            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+        ) -> torch.Tensor:
             seen.append((layer, tuple(q.shape), tuple(k.shape), tuple(v.shape)))
             return torch.zeros_like(q)
 

@@ -1,0 +1,46 @@
+"""Which of the tokens before are worth a look? DeepSeek's sparse attention, arXiv 2512.02556, 2.1.
+
+The published models rotate queries and keys by one orthogonal matrix and round them to 8 bits, to be fast; products do
+not change by the former, so neither is done here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.core.computing import Index
+from maxserve.core.layers.linear import Linear
+from maxserve.core.layers.rotary import RotaryBatch
+from maxserve.core.model.latent_config import LatentConfig
+
+EPS = 1e-6
+
+
+class Indexer(nn.Module):
+    """Makes a key of each token for those after it, and what the token itself looks for."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        assert config.q_rank is not None
+        self.heads, self.dim = config.index_heads, config.index_dim
+        self.wq_b = Linear(config.q_rank, self.heads * self.dim)
+        self.wk = Linear(config.dim, self.dim)
+        self.k_norm = nn.LayerNorm(self.dim, eps=EPS)
+        self.weights_proj = Linear(config.dim, self.heads)
+
+    def forward(self, x: Tensor, low: Tensor, batch: RotaryBatch) -> tuple[Tensor, Index]:
+        """The index keys [T, 1, index_dim] and the Index, of hidden states [T, dim] and what queries come from."""
+        key = batch.turn(self.k_norm(self.wk(x))[:, None])
+        queries = batch.turn(self.wq_b(low).view(-1, self.heads, self.dim))
+        weights = self.weights_proj(x).float() * (self.heads * self.dim) ** -0.5
+        return key, Index(queries.float(), weights)
+
+
+def index_scores(index: Index, keys: Tensor) -> Tensor:
+    """How much each of the tokens with index keys [S, index_dim] is looked for, [T, S] in the type of the queries."""
+    keys = keys.to(index.queries.dtype)
+    scores = index.queries.new_zeros(len(index.queries), len(keys))
+    for queries, weights in zip(index.queries.unbind(1), index.weights.unbind(1), strict=True):
+        scores.addcmul_(torch.relu_(queries @ keys.T), weights[:, None].to(scores.dtype))
+    return scores
