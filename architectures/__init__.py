@@ -176,7 +176,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=replace(
             LATENT,
             ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
-            exact=(r"\.e_score_correction_bias$",),
+            exact=(r"\.e_score_correction_bias$", r"\.indexer\.weights_proj\."),
         ),
         packings={"fp8": "maxserve.core.model.fp8:BlockFp8"},
         summary="DeepSeek V3.2: a V3 whose tokens choose what they look at, FP8 checkpoints",

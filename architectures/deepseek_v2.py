@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import DecoderModel, GatedMLP, LatentAttention, Linear, Mixture, PreNormBlock
+from maxserve.core.layers import DecoderModel, GatedMLP, LatentAttention, Mixture, PreNormBlock
+from maxserve.core.layers.linear import ExactLinear
 from maxserve.core.layers.routing import Choice, ExpertGroups, group_limited_softmax, softmax_top_k
 from maxserve.core.model.config import read_fields
 from maxserve.core.model.config_keys import number, size
@@ -49,21 +49,12 @@ class DeepseekConfig(LatentConfig):
     groups: ExpertGroups | None = None
 
 
-class Router(Linear):
-    """Computes in float32 whatever the model computes in: near ties decide which experts work."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.weight is None:
-            return super().forward(x)
-        return F.linear(x.float(), self.weight.float())
-
-
 class DeepseekMixture(Mixture):
     config: DeepseekConfig
 
     def __init__(self, config: DeepseekConfig) -> None:
         super().__init__(config)
-        self.gate = Router(config.dim, config.experts)
+        self.gate = ExactLinear(config.dim, config.experts)
         self.shared_experts = GatedMLP(replace(config, ffn_dim=config.shared * config.expert_dim))
 
     def choose(self, logits: Tensor) -> Choice:

@@ -11,13 +11,12 @@ from maxserve.architectures import deepseek_v2
 from maxserve.architectures.deepseek_v2 import (
     DeepseekConfig,
     DeepseekMixture,
-    Router,
     deepseek_fields,
     expert_groups,
 )
 from maxserve.core.errors import ModelError
 from maxserve.core.layers import DecoderModel, GatedMLP
-from maxserve.core.layers.linear import weight
+from maxserve.core.layers.linear import ExactLinear, weight
 from maxserve.core.layers.routing import Choice, corrected_sigmoid
 from maxserve.core.model.config_keys import number
 
@@ -46,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class CorrectedRouter(Router):
+class CorrectedRouter(ExactLinear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         self.e_score_correction_bias = weight(outputs)

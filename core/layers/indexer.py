@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.computing import Index
-from maxserve.core.layers.linear import Linear
+from maxserve.core.layers.linear import ExactLinear, Linear
 from maxserve.core.layers.rotary import RotaryBatch
 from maxserve.core.model.latent_config import LatentConfig
 
@@ -27,13 +27,13 @@ class Indexer(nn.Module):
         self.wq_b = Linear(config.q_rank, self.heads * self.dim)
         self.wk = Linear(config.dim, self.dim)
         self.k_norm = nn.LayerNorm(self.dim, eps=EPS)
-        self.weights_proj = Linear(config.dim, self.heads)
+        self.weights_proj = ExactLinear(config.dim, self.heads)
 
     def forward(self, x: Tensor, low: Tensor, batch: RotaryBatch) -> tuple[Tensor, Index]:
         """The index keys [T, 1, index_dim] and the Index, of hidden states [T, dim] and what queries come from."""
         key = batch.turn(self.k_norm(self.wk(x))[:, None])
         queries = batch.turn(self.wq_b(low).view(-1, self.heads, self.dim))
-        weights = self.weights_proj(x).float() * (self.heads * self.dim) ** -0.5
+        weights = self.weights_proj(x) * (self.heads * self.dim) ** -0.5
         return key, Index(queries.float(), weights)
 
 

@@ -50,6 +50,15 @@ class Linear(nn.Module):
         return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
+class ExactLinear(Linear):
+    """Multiplies in float32 whatever the model computes in, for outcomes that near ties are decided by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return super().forward(x)
+        return F.linear(x.float(), self.weight.float())
+
+
 class Embedding(nn.Module):
     """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
 

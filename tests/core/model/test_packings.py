@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import DeepseekV3Config, GptOssConfig
+from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from maxserve.core.errors import ModelError
@@ -111,32 +111,43 @@ def gpt_oss(folder: Path) -> Any:
     return rounded(reference, left_out)
 
 
+DEEPSEEK: dict[str, Any] = {
+    "vocab_size": 73,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+}
+PACKED = ("_proj.weight", "_mqa.weight", ".wq_b.weight", ".wk.weight")
+
+
 def deepseek(folder: Path) -> Any:
-    config = DeepseekV3Config(
-        vocab_size=73,
-        hidden_size=32,
-        intermediate_size=48,
-        moe_intermediate_size=20,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        q_lora_rank=24,
-        kv_lora_rank=16,
-        qk_nope_head_dim=12,
-        qk_rope_head_dim=8,
-        v_head_dim=10,
-        n_routed_experts=8,
-        num_experts_per_tok=3,
-        n_group=4,
-        topk_group=2,
-        first_k_dense_replace=1,
-        architectures=["DeepseekV3ForCausalLM"],
-    )
+    return in_blocks(folder, DeepseekV3Config(**DEEPSEEK, architectures=["DeepseekV3ForCausalLM"]))
+
+
+def deepseek_v32(folder: Path) -> Any:
+    sizes = {**DEEPSEEK, "index_topk": 6, "index_head_dim": 12, "index_n_heads": 16}
+    return in_blocks(folder, DeepseekV32Config(**sizes, architectures=["DeepseekV32ForCausalLM"]))
+
+
+def in_blocks(folder: Path, config: Any) -> Any:
     reference: Any = randomised(ArchitectureChecks.reference(config))
     reference.save_pretrained(folder)
     stored = load_file(folder / "model.safetensors")
-    packed = [name for name in stored if name.endswith(("_proj.weight", "_mqa.weight"))]
+    packed = [name for name in stored if name.endswith(PACKED) and not name.endswith("weights_proj.weight")]
     changed, unpacked = {}, {}
     for name in packed:
         changed[name], changed[name + "_scale_inv"], unpacked[name] = packed_fp8(stored[name])
@@ -164,7 +175,7 @@ def rounded(reference: Any, packed: set[str]) -> Any:
     return reference
 
 
-@pytest.mark.parametrize("make", [gpt_oss, deepseek])
+@pytest.mark.parametrize("make", [gpt_oss, deepseek, deepseek_v32])
 @pytest.mark.parametrize("use_subgraphs", [True, False], ids=["compiled", "torch"])
 def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path: Path) -> None:
     reference = make(tmp_path)
