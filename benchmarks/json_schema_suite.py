@@ -51,7 +51,8 @@ def main() -> int:
 
 def random_model(folder: Path) -> Path:
     """Two layers of noise: whatever comes out is the grammar's doing."""
-    from tests.conftest import write_model  # only there when run from the repository
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script's own folder is all it finds otherwise
+    from tests.conftest import write_model
 
     return write_model(folder)
 

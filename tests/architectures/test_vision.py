@@ -237,23 +237,27 @@ class TestQwen25VL(_QwenVL):
     }
 
 
+DEEP: dict[str, Any] = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "patch_size": 8,
+    "deepstack_visual_indexes": [0, 1],
+    "num_position_embeddings": 64,
+}
+IN_TURNS = {"rope_type": "default", "mrope_section": [3, 3, 2], "rope_theta": 1e4}
+
+
 class TestQwen3VL(_QwenVL):
     architecture = "Qwen3VLForConditionalGeneration"
     hf_configs: ClassVar = {
         "two deeper looks": lambda: Qwen3VLConfig(
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 4,
-                "out_hidden_size": 64,
-                "patch_size": 8,
-                "deepstack_visual_indexes": [0, 1],
-                "num_position_embeddings": 64,
-            },
+            vision_config={**DEEP},
             text_config={
                 **TEXT,
-                "rope_parameters": {"rope_type": "default", "mrope_section": [3, 3, 2], "rope_theta": 1e4},
+                "rope_parameters": {**IN_TURNS},
             },
             image_token_id=0,
             tie_word_embeddings=False,
@@ -265,19 +269,10 @@ class TestQwen3VLMoe(_QwenVL):
     architecture = "Qwen3VLMoeForConditionalGeneration"
     hf_configs: ClassVar = {
         "a dense layer, two deeper looks": lambda: Qwen3VLMoeConfig(
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 4,
-                "out_hidden_size": 64,
-                "patch_size": 8,
-                "deepstack_visual_indexes": [0, 1],
-                "num_position_embeddings": 64,
-            },
+            vision_config={**DEEP},
             text_config={
                 **TEXT,
-                "rope_parameters": {"rope_type": "default", "mrope_section": [3, 3, 2], "rope_theta": 1e4},
+                "rope_parameters": {**IN_TURNS},
                 "num_experts": 6,
                 "num_experts_per_tok": 2,
                 "moe_intermediate_size": 24,
