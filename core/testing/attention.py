@@ -40,6 +40,8 @@ RULES: dict[str, dict[str, Any]] = {
     "small values": {"value_dim": 8},
     "values in keys": {"value_dim": 12, "values_in_keys": True},
     "an index": {"index_dim": 8, "index_top": 5},
+    "an index that chooses one": {"index_dim": 4, "index_top": 1},
+    "an index, chunks and sinks": {"index_dim": 4, "index_top": 5, "chunk": 12, "softcap": 2.0, "sinks": True},
     "an index, a window, values in keys": {
         "index_dim": 4,
         "index_top": 6,
