@@ -15,6 +15,7 @@ from maxserve.core.layers.rotary import RotaryBatch
 from maxserve.core.model.latent_config import LatentConfig
 
 EPS = 1e-6
+PRODUCTS = 1 << 24  # made at once, for all index heads: bounds the memory that long sequences take
 
 
 class Indexer(nn.Module):
@@ -38,9 +39,13 @@ class Indexer(nn.Module):
 
 
 def index_scores(index: Index, keys: Tensor) -> Tensor:
-    """How much each of the tokens with index keys [S, index_dim] is looked for, [T, S] in the type of the queries."""
-    keys = keys.to(index.queries.dtype)
-    scores = index.queries.new_zeros(len(index.queries), len(keys))
-    for queries, weights in zip(index.queries.unbind(1), index.weights.unbind(1), strict=True):
-        scores.addcmul_(torch.relu_(queries @ keys.T), weights[:, None].to(scores.dtype))
-    return scores
+    """How much each of the tokens with index keys [S, index_dim] is looked for, [T, S] in float32."""
+    queries, weights = index.queries.float(), index.weights.float()
+    parts = torch.split(keys, max(1, PRODUCTS // weights.numel()))
+    scores = [_scores(queries, weights, part.float()) for part in parts]
+    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+
+
+def _scores(queries: Tensor, weights: Tensor, keys: Tensor) -> Tensor:
+    products = (queries.flatten(0, 1) @ keys.T).relu_().view(*weights.shape, len(keys))
+    return (weights[:, None] @ products)[:, 0]

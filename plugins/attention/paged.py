@@ -24,7 +24,7 @@ from maxserve.core.nouns import Batch, CacheLayer, KVLayer
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask, with_spans
 from maxserve.plugins.attention.plan import Share, Sight, shares
-from maxserve.plugins.attention.selection import chosen_mask, chosen_only
+from maxserve.plugins.attention.selection import chosen, chosen_mask
 
 BLOCK = 256  # query rows a call of the fused kernel gets: bounds the mask, and skips what is masked for whole blocks
 OWN_BLOCK = 64  # the same where scores are made here, which the fused kernel does without
@@ -69,13 +69,14 @@ class PagedAttention:
     def _pieces(self, part: _Part, stored: _Layer, q: Tensor, rule: Scoring, index: Index | None) -> Iterator[Tensor]:
         """What each block of a sequence's rows sees, [rows, kv_heads, group, value_size]."""
         share, sight = part.share, stored.sight
-        keys, values = part.views(stored, q.dtype)
+        if index is not None:
+            own = slice(share.first, share.first + share.rows)
+            index = index.of(own) if share.length - share.low > stored.index_top else None
         if share.rows == 1:
-            if index is not None and share.length - share.low > stored.index_top:
-                own = index.of(slice(share.first, share.first + 1))
-                keys, values = chosen_only(keys, values, own, stored.index_dim, stored.index_top)
+            keys, values = part.views(stored, q.dtype) if index is None else part.chosen(stored, index, q.dtype)
             yield decode(q[share.first], keys, values, rule)[None]
             return
+        keys, values = part.views(stored, q.dtype)
         before = share.length - share.rows
         for position, rows in _blocks(before, share.length, BLOCK if rule.plain else OWN_BLOCK, sight.chunk):
             low, high = max(share.low, sight.low(position)), position + rows
@@ -87,8 +88,8 @@ class PagedAttention:
             seen = slice(low - share.low, high - share.low)
             first = share.first + position - before
             if index is not None and high - low > stored.index_top:
-                index_keys = keys[0][0, seen, keys[0].shape[2] - stored.index_dim :]
-                mask = chosen_mask(mask, index.of(slice(first, first + rows)), index_keys, stored.index_top)
+                looking = index.of(slice(position - before, position - before + rows))
+                mask = chosen_mask(mask, looking, keys[0][0, seen, stored.index_start :], stored.index_top)
             yield prefill(q[first : first + rows], keys[0][:, seen], values[0][:, seen], mask, rule)
 
 
@@ -128,30 +129,51 @@ class Scoring:
 
 
 class _Part:
-    """A share, with the index of its slots on the device where its keys have to be copied together."""
+    """A share, with its slots on the device where its keys have to be copied together, or chosen among."""
 
-    __slots__ = ("index", "share")
+    __slots__ = ("_device", "_slots", "scattered", "share")
 
     def __init__(self, share: Share, device: torch.device) -> None:
-        self.share = share
-        scattered = len(share.runs) > (MAX_RUNS if share.rows == 1 else 1)
-        self.index = torch.from_numpy(share.slots()).to(device) if scattered else None
+        self.share, self._device = share, device
+        self.scattered = len(share.runs) > (MAX_RUNS if share.rows == 1 else 1)
+        self._slots: Tensor | None = None
+        if self.scattered:
+            self.slots()
+
+    def slots(self) -> Tensor:
+        """The slot of every position looked at; made once a step."""
+        if self._slots is None:
+            self._slots = torch.from_numpy(self.share.slots()).to(self._device)
+        return self._slots
 
     def views(self, stored: _Layer, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of the sequence by run, each [kv_heads, tokens, head_dim] of `dtype`."""
-        if self.index is not None:
-            keys, values = stored.copied(self.index)
+        if self.scattered:
+            keys, values = stored.copied(self.slots())
             return [keys.to(dtype)], [values.to(dtype)]
         runs = self.share.runs
         keys_by_run = [stored.keys.narrow(1, slot, tokens).to(dtype) for slot, tokens in runs]
         return keys_by_run, [stored.values.narrow(1, slot, tokens).to(dtype) for slot, tokens in runs]
+
+    def chosen(self, stored: _Layer, index: Index, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        """As `views`, of what the only row of the share chooses: of the others nothing but the index keys is read."""
+        places = chosen(index, self._index_keys(stored), stored.index_top)
+        keys, values = stored.copied(self.slots()[places])
+        return [keys.to(dtype)], [values.to(dtype)]
+
+    def _index_keys(self, stored: _Layer) -> Tensor:
+        """Those of the sequence, [tokens, index_dim]."""
+        kept = stored.key_slots[:, 0, stored.index_start :]
+        if self.scattered:
+            return read(kept, self.slots())
+        return torch.cat([kept.narrow(0, slot, tokens).float() for slot, tokens in self.share.runs])
 
 
 class _Layer:
     """A layer's rules, and views of its storage: by slot to write, by head to read."""
 
     __slots__ = (
-        "index_dim",
+        "index_start",
         "index_top",
         "inside",
         "key_slots",
@@ -167,7 +189,7 @@ class _Layer:
     def __init__(self, layer: CacheLayer, stored: KVLayer) -> None:
         self.sight, self.scale, self.softcap = Sight.of(layer), layer.score_scale, layer.softcap
         self.inside, self.together = layer.values_in_keys, layer.together
-        self.index_dim, self.index_top = layer.index_dim, layer.index_top
+        self.index_start, self.index_top = layer.head_dim - layer.index_dim, layer.index_top
         self.key_slots, self.value_slots = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)
 
