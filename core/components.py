@@ -230,12 +230,14 @@ class GrammarBackend(Component):
 class Routes(Component):
     """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
 
-    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root.
+    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root. `failures`: what makes the answer of a Failure
+    and the request's id, by the path below which it words failures that no route hears of, such as a missing key.
     """
 
     kind: ClassVar[str] = "routes"
 
     prefix: str = ""
+    failures: Mapping[str, Ref] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,28 +9,34 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from maxserve.core.errors import EngineError, RequestError
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.server.edge import Edge
-from maxserve.core.server.errors import answer, answer_unrouted
+from maxserve.core.server.errors import failure_of, log_unforeseen, unrouted
 from maxserve.core.server.keys import KeyCheck
 from maxserve.core.server.mounting import RouteMount, mount_routes
+from maxserve.core.server.wordings import Wordings
 
 
-def create_app(context: ServerContext, routes: Iterable[tuple[str, APIRouter, str]]) -> FastAPI:
+def create_app(
+    context: ServerContext, routes: Iterable[tuple[str, APIRouter, str]], wordings: Wordings | None = None
+) -> FastAPI:
     """The application with every router at its place.
 
     `routes` are (prefix, router, plugin name); PluginError when two plugins would answer the same request. The
-    context is also at `app.state.context`.
+    context is also at `app.state.context`, and at `app.state.wordings` is what failures are worded by.
     """
+    said = wordings or Wordings()
     settings = context.settings.server
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
     app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
-    app.state.context = context
+    app.state.context, app.state.wordings = context, said
     # The last one added is the first to see a request.
     if settings.api_key:
-        app.add_middleware(KeyCheck, keys=settings.api_key)
+        app.add_middleware(KeyCheck, keys=settings.api_key, wordings=said)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -39,7 +45,15 @@ def create_app(context: ServerContext, routes: Iterable[tuple[str, APIRouter, st
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Edge, max_body_bytes=settings.max_request_bytes)
+    app.add_middleware(Edge, max_body_bytes=settings.max_request_bytes, wordings=said)
+
+    async def answer(request: Request, error: Exception) -> Response:
+        log_unforeseen(error, f"{request.method} {request.url.path}")
+        return said.response(failure_of(error), request.scope)
+
+    async def answer_unrouted(request: Request, error: Exception) -> Response:
+        return said.response(unrouted(request, error), request.scope)
+
     for kind in (RequestError, EngineError, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unrouted)

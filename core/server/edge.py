@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxserve.core.server.disconnect import ClientGone
 from maxserve.core.server.errors import Failure, failure_of, log
+from maxserve.core.server.wordings import Wordings
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
@@ -18,8 +19,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 class Edge:
     """ASGI middleware. The id is in `scope["state"]["request_id"]` and in the answer's X-Request-ID."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, wordings: Wordings) -> None:
+        self._app, self._wordings = app, wordings
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,14 +39,17 @@ class Edge:
             await self._app(scope, receive, send)
         except ClientGone:
             if not send.started:  # nobody reads it; access logs and HTTP servers want an end all the same
-                await Failure(status=499, message="the client has gone").response()(scope, receive, send)
+                await self._tell(Failure(status=499, message="the client has gone"), scope, receive, send)
         except Exception as error:
             failure = failure_of(error)
             if failure.status >= 500:
                 log.error("%s %s [%s] failed", scope["method"], scope["path"], send.request_id, exc_info=error)
             if send.started:
                 raise
-            await failure.response()(scope, receive, send)
+            await self._tell(failure, scope, receive, send)
+
+    async def _tell(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._wordings.response(failure, scope)(scope, receive, send)
 
 
 class _Limited:

@@ -90,14 +90,8 @@ def log_unforeseen(error: BaseException, what: str) -> None:
         log.error("%s failed", what, exc_info=error)
 
 
-async def answer(request: Request, error: Exception) -> Response:
-    """The exception handler of the application."""
-    log_unforeseen(error, f"{request.method} {request.url.path}")
-    return failure_of(error).response()
-
-
-async def answer_unrouted(request: Request, error: Exception) -> Response:
-    """Paths and methods nobody serves, in OpenAI's words; other HTTP errors as they are."""
+def unrouted(request: Request, error: Exception) -> Failure:
+    """Paths and methods nobody serves, by name; other HTTP errors as they are."""
     failure = failure_of(error)
     where = capped(f"{request.method} {request.url.path}")
     if failure.status == HTTPStatus.NOT_FOUND and failure.message == HTTPStatus.NOT_FOUND.phrase:
@@ -105,7 +99,7 @@ async def answer_unrouted(request: Request, error: Exception) -> Response:
     elif failure.status == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"{where}: this path does not take that method"
         failure = Failure(status=405, message=message, code="method_not_supported", headers=failure.headers)
-    return failure.response()
+    return failure
 
 
 def _request_failure(error: RequestError) -> Failure:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.server.errors import RETRY_AFTER, Failure, unavailable
+from maxserve.core.server.wordings import Wordings
 
 READY = frozenset({"/health", "/v1/health", "/ping", "/health/ready", "/v2/health/ready"})  # 200: send requests
 LIVE = frozenset({"/health/live", "/v2/health/live"})  # 200: leave it running, it may yet come up
@@ -42,6 +43,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
+        self._wordings = Wordings()  # of the last application
         self._closed = _Closed(status="loading", message="the model is loading", phase="starting")
 
     @property
@@ -54,6 +56,7 @@ class Gate:
 
     def open(self, app: ASGIApp) -> None:
         self._app = app
+        self._wordings = getattr(getattr(app, "state", None), "wordings", self._wordings)
 
     def close(self, message: str) -> None:
         """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""
@@ -73,7 +76,7 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013, "reason": self._closed.message})
         else:
-            await unavailable(self._said()).response()(scope, receive, send)
+            await self._wordings.response(unavailable(self._said()), scope)(scope, receive, send)
 
     def _probe(self, path: str, method: str) -> Response:
         if method not in ("GET", "HEAD"):

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.server.errors import Failure
+from maxserve.core.server.wordings import Wordings
 
 REALM = {"WWW-Authenticate": "Bearer"}
 
@@ -28,8 +29,8 @@ class KeyCheck:
     never come here: the gate answers them.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], wordings: Wordings) -> None:
+        self._app, self._wordings = app, wordings
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +39,8 @@ class KeyCheck:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "an API key is needed"})
         else:
-            await _refusal(key_in(Headers(scope=scope))).response()(scope, receive, send)
+            refusal = self._wordings.response(_refusal(key_in(Headers(scope=scope))), scope)
+            await refusal(scope, receive, send)
 
     def _knows(self, key: str) -> bool:
         given = key.encode("utf-8", "surrogatepass")

@@ -22,6 +22,7 @@ from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
 from maxserve.core.server.banner import StartDisplay, announce
 from maxserve.core.server.gate import Gate
+from maxserve.core.server.wordings import Wordings
 from maxserve.core.settings.required import with_required
 
 if TYPE_CHECKING:
@@ -173,7 +174,11 @@ class Serving:
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
-        return create_app(served, routers)
+        failures = [
+            (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
+            for entry in plan.routes
+        ]
+        return create_app(served, routers, Wordings(failures))
 
     def _settings(self, info: ModelInfo) -> Settings:
         """The settings the worker has: what an architecture insists on is known only now if nobody looked before."""

@@ -14,5 +14,6 @@ def maxserve_routes() -> Iterable[Routes]:
         name="anthropic",
         build="maxserve.plugins.anthropic.router:router",
         prefix="/",
+        failures={"/v1/messages": "maxserve.plugins.anthropic.failures:failure_response"},
         summary="/v1/messages, /v1/messages/count_tokens",
     )

@@ -14,5 +14,6 @@ def maxserve_routes() -> Iterable[Routes]:
         name="kserve",
         build="maxserve.plugins.kserve.router:router",
         prefix="/",
+        failures={"/v2": "maxserve.plugins.kserve.failures:failure_response"},
         summary="/v2, /v2/models/{name}, …/ready, …/infer, …/generate, …/generate_stream",
     )
