@@ -82,7 +82,11 @@ class Images(internvl.Images):
         raw = context.model
         self._tiles = bool(raw.get("dynamic_image_size", True))
         self._thumbnail = bool(raw.get("use_thumbnail", True))
-        super().__init__(replace(context, model={**raw, **translated(raw)}))
+        said = translated(raw)
+        # Tiles may be of another size than the tower was made for, which then stretches its positions.
+        side = raw.get("force_image_size") or said["vision_config"]["image_size"]
+        tower = {**said["vision_config"], "image_size": side}
+        super().__init__(replace(context, model={**raw, **said, "vision_config": tower}))
         templates = "".join(find_templates(context.path, None)[0].values())
         if _OTHER_PLACEHOLDER in templates and self.placeholder not in templates:
             self.placeholder = _OTHER_PLACEHOLDER
@@ -97,7 +101,7 @@ class Images(internvl.Images):
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
         raw = context.model
-        side = raw.get("force_image_size") or raw["vision_config"]["image_size"]
+        side = raw["vision_config"]["image_size"]
         numbers = read_optional_object(Path(context.path) / "preprocessor_config.json")
         return GotOcr2ImageProcessorPil(
             size={"height": side, "width": side},

@@ -54,9 +54,9 @@ class Gate:
         """What the closed gate tells of the start: a phase, and how much of it is done, 0 to 1."""
         self._closed = _Closed(status="loading", message="the model is loading", phase=phase, progress=fraction)
 
-    def open(self, app: ASGIApp) -> None:
-        self._app = app
-        self._wordings = getattr(getattr(app, "state", None), "wordings", self._wordings)
+    def open(self, app: ASGIApp, wordings: Wordings | None = None) -> None:
+        """Lets requests on to `app`; closed again, the gate words failures as it does."""
+        self._app, self._wordings = app, wordings or Wordings()
 
     def close(self, message: str) -> None:
         """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""

@@ -138,7 +138,7 @@ class Serving:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
-                self._gate.open(app)
+                self._gate.open(app, app.state.wordings)
             if made_for is None:
                 announce(info, self._plan.listening)
             else:

@@ -73,6 +73,13 @@ def test_tiles_are_cut_as_config_json_says(tmp_path: Path, changes: dict[str, An
     )
 
 
+def test_tiles_of_another_size_are_so_many_tokens_more(tmp_path: Path) -> None:
+    """Twice the side the tower was made for: 4 by 4 patches, of which 4 make a token, instead of 2 by 2."""
+    read = images(tmp_path, {"force_image_size": 56}).read(Pictures.new("RGB", (56, 56)))
+    assert read.tensors["pixel_values"].shape == (1, 3, 56, 56)
+    assert read.text.count("<IMG_CONTEXT>") == 4
+
+
 @pytest.mark.parametrize(
     ("template", "placeholder"),
     [

@@ -302,6 +302,12 @@ class TestInternVLChat(TestInternVL):
     architecture = "InternVLChatModel"
     hf_configs: ClassVar = {
         **TestInternVL.hf_configs,
+        "tiles larger than the tower's": lambda: InternVLConfig(
+            vision_config=InternVLVisionConfig(**{**TOWER, "image_size": 28}),
+            text_config=Qwen2Config(**TEXT),
+            image_token_id=0,
+            tie_word_embeddings=False,
+        ),
         "norms of queries and keys, tied": lambda: InternVLConfig(
             vision_config=InternVLVisionConfig(**TOWER, use_qk_norm=True, attention_bias=True, norm_type="rms_norm"),
             text_config=Qwen2Config(**TEXT, tie_word_embeddings=True),
@@ -345,6 +351,7 @@ def chat_config(config: InternVLConfig) -> dict[str, Any]:
         "llm_config": {**config.text_config.to_dict(), "architectures": ["x"], "torch_dtype": "bfloat16"},
         "vision_config": {
             **TOWER,
+            "image_size": tower.image_size[0],
             "model_type": "intern_vit_6b",
             "qkv_bias": tower.attention_bias,
             "qk_normalization": tower.use_qk_norm,

@@ -50,7 +50,7 @@ def gate_of(wordings: Wordings, **server: Any) -> Gate:
         raise KeyError("inside")
 
     gate = Gate()
-    gate.open(create_app(context, [("/", router, "acme")], wordings))
+    gate.open(create_app(context, [("/", router, "acme")], wordings), wordings)
     return gate
 
 
