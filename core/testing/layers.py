@@ -6,7 +6,7 @@ class TestAcme(LayerCompilerChecks):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +35,7 @@ SIZES: Mapping[str, Any] = {
 }
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
+    "whole lines": {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 8},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "relu": {"hidden_act": "relu"},
@@ -70,6 +71,7 @@ class LayerCompilerChecks:
     must_compile: ClassVar[frozenset[str]] = frozenset()
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 2e-5
+    row_independent: ClassVar[bool] = True  # to the bit
 
     @pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
     def test_computes_what_the_layer_computes(self, name: str) -> None:
@@ -91,6 +93,23 @@ class LayerCompilerChecks:
             parts = [(row, tokens[:n].tolist()) for row, n in step]
             expected, result = (run_step(m, c, parts) for m, c in zip((written, compiled), caches, strict=True))
             self.check(result, expected)
+
+    @pytest.mark.parametrize("name", ["plain", "whole lines"])
+    def test_a_sequence_does_not_depend_on_the_others(self, name: str) -> None:
+        """Neither its prompt nor what it decodes, whoever is before it in the batch or after it."""
+        if not self.row_independent:
+            pytest.skip(f"{self.compiler} says that it does not promise this")
+        host = Host.discover(self.plugins, strict=True)
+        config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
+        tokens = np.random.default_rng(1).integers(50, size=100).tolist()
+        seen: list[list[Tensor]] = []
+        for steps in ([[(0, 40)], [(0, 1)]], [[(2, 1), (0, 40), (1, 33)], [(1, 1), (0, 1), (3, 50), (2, 1)]]):
+            model = self._model(host, "LlamaForCausalLM", config)
+            cache = TinyCache(config.cache_layers, max_length=100, scatter=1, attention=self._build)
+            self._compile(host, model, cache.attention)
+            seen.append([_of_first(run_step(model, cache, [(row, tokens[:n]) for row, n in s]), s) for s in steps])
+        for one, other in zip(*seen, strict=True):
+            assert torch.equal(one, other)
 
     def test_leaves_alone_what_it_does_not_understand(self) -> None:
         """A layer that does something odd must run as it was written, not nearly so."""
@@ -135,6 +154,13 @@ class LayerCompilerChecks:
             if call is not None:
                 layers[index], count = _Called(call), count + 1
         return count
+
+
+def _of_first(logits: Tensor, step: Sequence[tuple[int, int]]) -> Tensor:
+    """Those of row 0, of the logits of a step's (row, tokens)."""
+    before = [row for row, _ in step].index(0)
+    start = sum(count for _, count in step[:before])
+    return logits[start : start + step[before][1]]
 
 
 class _Called(nn.Module):

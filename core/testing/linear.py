@@ -17,7 +17,7 @@ from maxserve.core.host import Host, PluginOptions
 
 __all__ = ["LinearMethodChecks"]
 
-SIZES = [(1, 1), (3, 5), (16, 8), (64, 48), (96, 64), (130, 257), (33, 1100), (515, 96)]  # outputs, inputs
+SIZES = [(1, 1), (3, 5), (16, 8), (64, 48), (96, 64), (130, 257), (33, 1100), (515, 96), (70, 640)]  # outputs, inputs
 ROWS = (1, 2, 3, 4, 7, 8, 13, 33, 150)
 
 
@@ -81,12 +81,13 @@ class LinearMethodChecks:
         for each in (x, x[0, 0], x[:, :0]):
             torch.testing.assert_close(kept.multiply(each, None), each @ weight.T, atol=1e-5, rtol=0)
 
-    def test_a_row_does_not_depend_on_the_others(self, keeper: WeightKeeper) -> None:
+    @pytest.mark.parametrize("inputs", [600, 640])
+    def test_a_row_does_not_depend_on_the_others(self, keeper: WeightKeeper, inputs: int) -> None:
         if not self.row_independent:
             pytest.skip(f"{self.method} says that it does not promise this")
         for dtype in (torch.float32, torch.bfloat16):
-            kept = self.kept(keeper, random(100, 600).to(dtype))
-            x = random(max(ROWS), 600)
+            kept = self.kept(keeper, random(100, inputs).to(dtype))
+            x = random(max(ROWS), inputs)
             alone = kept.multiply(x[:1], None)
             for rows in ROWS:
                 assert torch.equal(kept.multiply(x[:rows], None)[:1], alone)
@@ -106,7 +107,7 @@ class LinearMethodChecks:
                     kept.put(expert, rows.clone(), first)
         return kept
 
-    @pytest.mark.parametrize("size", [(1, 3, 5), (5, 64, 48), (8, 37, 130), (3, 515, 40)], ids=str)
+    @pytest.mark.parametrize("size", [(1, 3, 5), (5, 64, 48), (8, 37, 130), (3, 515, 40), (8, 70, 96)], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_each_expert_multiplies_its_rows(
         self, keeper: WeightKeeper, size: tuple[int, int, int], dtype: torch.dtype
@@ -129,17 +130,19 @@ class LinearMethodChecks:
     def test_a_row_of_an_expert_does_not_depend_on_the_others(self, keeper: WeightKeeper) -> None:
         if not self.row_independent:
             pytest.skip(f"{self.method} says that it does not promise this")
-        kept, x = self.experts(keeper, random(4, 100, 600)), random(90, 600)
-        alone = kept.multiply(x[:1], torch.tensor([0, 0, 1, 1]), None)
-        for rows in ROWS:
-            if rows < 80:
+        for dtype in (torch.float32, torch.bfloat16):
+            kept, x = self.experts(keeper, random(4, 100, 640).to(dtype)), random(90, 640)
+            alone = kept.multiply(x[:1], torch.tensor([0, 0, 1, 1]), None)
+            for rows in (rows for rows in ROWS if rows < 80):
                 x[rows + 2] = x[0]
                 ends = torch.tensor([1, 3, rows + 3, 90])
                 assert torch.equal(kept.multiply(x, ends, None)[rows + 2 : rows + 3], alone)
 
-    def test_not_finite_stays_not_finite(self, keeper: WeightKeeper) -> None:
-        kept = self.kept(keeper, random(20, 30).abs() + 1)
-        x = random(3, 30).abs()
+    @pytest.mark.parametrize("inputs", [30, 64])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_not_finite_stays_not_finite(self, keeper: WeightKeeper, inputs: int, dtype: torch.dtype) -> None:
+        kept = self.kept(keeper, (random(20, inputs).abs() + 1).to(dtype))
+        x = random(3, inputs).abs()
         x[1, 7] = float("inf")
         x[2, 7] = float("nan")
         out = kept.multiply(x, None)

@@ -26,7 +26,7 @@ log = logging.getLogger("maxserve.native")
 
 KINDS = {"NORM": 0, "LINEAR": 1, "TURN": 2, "ATTEND": 3, "GATE": 4, "ADD": 5}
 NOTHING = -1
-KEPT_ARENA = 4 << 20  # floats; what a long prompt needs beyond that is given back
+KEPT_ARENA = 4 << 20  # floats
 
 
 class _Operation(ctypes.Structure):
@@ -66,19 +66,27 @@ class NativeLayers:
 
 
 class _Arena:
-    """Memory for what a layer computes on the way; all layers use the same."""
+    """Memory for what a layer computes on the way; all layers use the same.
+
+    What a long prompt needs beyond KEPT_ARENA is kept for the layers of a step, since memory that the system gives anew
+    costs a fault for every page of it, and given back in the next.
+    """
 
     def __init__(self) -> None:
-        self._kept = torch.empty(0)
+        self._kept = self._lent = torch.empty(0)
+        self._step: object = None
 
-    def take(self, size: int) -> Tensor:
-        """At least `size` floats, good until the next call."""
-        if size <= len(self._kept):
-            return self._kept
-        taken = torch.empty(size + size // 4)
-        if len(taken) <= KEPT_ARENA:
-            self._kept = taken
-        return taken
+    def take(self, size: int, step: object) -> Tensor:
+        """At least `size` floats, good until the next call. `step` is the same object for all layers of a step."""
+        if step is not self._step:
+            self._step, self._lent = step, torch.empty(0)
+        if size > KEPT_ARENA:
+            if size > len(self._lent):
+                self._lent = torch.empty(size)
+            return self._lent
+        if size > len(self._kept):
+            self._kept = torch.empty(min(size + size // 4, KEPT_ARENA))
+        return self._kept
 
 
 class _Program:
@@ -106,7 +114,7 @@ class _Program:
         x = rows(x).contiguous()
         tokens, step = x.shape[0], self._attention.step
         out = torch.empty(tokens, self._dim)
-        arena = self._arena.take(self._width * tokens)
+        arena = self._arena.take(self._width * tokens, step)
         self._library.ms_layer(
             self._operations,
             len(self._operations),

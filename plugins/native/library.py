@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from maxserve.core.errors import Unavailable
 from maxserve.core.interfaces import Context
 from maxserve.plugins.native import Config
 from maxserve.plugins.native.compiler import compiled_library
+
+log = logging.getLogger("maxserve.native")
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 
@@ -36,6 +39,7 @@ class Library(Protocol):
     """What the sources export. Addresses are whole numbers, sizes and steps count elements."""
 
     def ms_width(self) -> int: ...
+    def ms_matrix_units(self) -> int: ...
     def ms_pack(self, *arguments: Any) -> None: ...
     def ms_rows(self, *arguments: Any) -> None: ...
     def ms_linear(self, *arguments: Any) -> None: ...
@@ -71,6 +75,8 @@ def _opened(path: str) -> Library:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     opened: Library = library
+    if opened.ms_matrix_units():
+        log.info("kernels multiply on the processor's matrix units: a float32 there is three bfloat16, to the bit")
     return opened
 
 

@@ -3,6 +3,10 @@
 A panel is read once, in order, whatever the number of rows, which is as fast as memory gives it when rows are few. Each
 sum runs over the inputs in order, so a row's numbers do not depend, to the bit, on the rows beside it. bfloat16 weights
 are widened as they are read: half the memory to hold and to read, and the arithmetic stays float32.
+
+Where the processor has matrix units for bfloat16 (AMX), they multiply bfloat16 weights by rows that are split into
+three bfloat16 each, which together are the float32; and in compiled layers (layers.py) float32 weights, split likewise,
+by the tokens of prompts.
 """
 
 from __future__ import annotations

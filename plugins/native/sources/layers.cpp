@@ -1,4 +1,5 @@
 // A whole layer in one call: a list of operations that the Python side made of the layer's own code.
+#include "matrix.h"
 #include "parts.h"
 
 namespace {
@@ -23,11 +24,31 @@ struct Buffers {
   }
 };
 
+// Neighbouring tokens that are all of prompts or all of sequences that decode.
+struct Run {
+  long first, end;
+  bool prompts;
+};
+
+// A token's numbers shall not depend on who is beside it. So what multiplies it depends on its sequence alone: whether
+// that has one new token, or more.
+std::vector<Run> runs_of(const int64_t* query_start, long sequences) {
+  std::vector<Run> runs;
+  for (long s = 0; s < sequences; s++) {
+    long first = query_start[s], end = query_start[s + 1];
+    bool prompt = matrix_units() && end > first + 1;
+    if (runs.empty() || runs.back().prompts != prompt) runs.push_back({first, end, prompt});
+    else runs.back().end = end;
+  }
+  return runs;
+}
+
 // What differs from step to step.
 struct Step {
   const float *cosine, *sine;
   long turned;
   Attention attention;  // the arrays of the batch
+  std::vector<Run> runs;
 };
 
 Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
@@ -53,9 +74,14 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
                        o.sizes[1]);
     case LINEAR: {  // sizes: inputs, outputs, bytes a weight; the second operand, if there is one, is added
       bool adds = o.in[1] >= 0;
-      return multiply({x, x_step, (const void*)o.addresses[0], o.sizes[2], (const float*)o.addresses[1],
-                       adds ? b.at(o.in[1]) + o.offset[1] : nullptr, adds ? b.widths[o.in[1]] : 0, out,
-                       b.widths[o.out], b.tokens, o.sizes[0], o.sizes[1]});
+      const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
+      long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
+      const bool wide = o.sizes[2] == 4;  // weights that all rows are multiplied by in one way are read once
+      for (const Run& r : wide ? step.runs : std::vector<Run>{{0, b.tokens, false}})
+        multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], o.sizes[2], (const float*)o.addresses[1],
+                  adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
+                  r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
+      return;
     }
     case TURN:  // sizes: heads, dim, floats between heads
       return turn(x, x_step, o.sizes[2], step.cosine, step.sine, out, b.tokens, o.sizes[0], o.sizes[1], step.turned);
@@ -79,7 +105,7 @@ void ms_layer(const void* operations, long count, const int64_t* widths, const i
               long sequences) {
   const Operation* list = (const Operation*)operations;
   Buffers buffers{widths, starts, x, out, arena, tokens};
-  Step step{cosine, sine, turned, {}};
+  Step step{cosine, sine, turned, {}, runs_of(query_start, sequences)};
   step.attention.slots = slots, step.attention.query_start = query_start, step.attention.seq_lens = seq_lens;
   step.attention.tables = tables, step.attention.table_step = table_step;
   step.attention.tokens = tokens, step.attention.sequences = sequences;

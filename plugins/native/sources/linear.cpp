@@ -1,7 +1,9 @@
 // Products with weights kept in panels, and how weights get there.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "matrix.h"
 #include "parts.h"
 #include "vectors.h"
 
@@ -56,14 +58,25 @@ void begin(const Product& p, long first, long rows, long column, long width, flo
   }
 }
 
-// Rows that are multiplied together: as many as stay in cache L2 while the panels pass by.
+template <class W> constexpr bool by_units = std::is_same<W, Pair>::value || std::is_same<W, Whole>::value;
+
+// Rows that are multiplied together: as many as stay in cache L2 while the panels pass by, and what is split of panels
+// serves enough of them.
+template <class W>
 long rows_at_once(const Product& p) {
-  const long rows = std::max(8L * ROWS, 131072 / p.inputs / ROWS * ROWS);
+  constexpr bool whole = std::is_same<W, Whole>::value;
+  constexpr long step = by_units<W> ? 32 : ROWS, few = whole ? 96 : by_units<W> ? 64 : 8 * ROWS;
+  constexpr long floats = by_units<W> && !whole ? 65536 : 131072;
+  const long rows = std::max(few, floats / p.inputs / step * step);
   return p.m <= rows + rows / 2 ? p.m : rows;
 }
 
+// What a thread keeps of the rows it multiplies, from one item of a product to the next.
 template <class W>
-void part(const Product& p, long first, long rows, long panel, long count) {
+struct Kept {};
+
+template <class W>
+void part(const Product& p, long first, long rows, long panel, long count, Kept<W>&) {
   long column = panel * WIDTH, width = std::min(count * WIDTH, p.outputs - column);
   bool whole = width == count * WIDTH;  // the last panel may be wider than what is left: it is made beside `out`
   if (!whole) edge.resize(rows * count * WIDTH);
@@ -75,28 +88,95 @@ void part(const Product& p, long first, long rows, long panel, long count) {
   for (long i = 0; !whole && i < rows; i++) std::copy_n(c + i * step, width, out + i * p.out_step);
 }
 
+#if defined(MATRIX_UNITS)
+
+thread_local Split split;
+thread_local SplitPanel split_panel;
+
+// Items of the same rows come one after another: they are split for the first.
+struct KeptUnits {
+  Units units;
+  const float* rows = nullptr;
+
+  void take(const Product& p, long first, long count) {
+    const float* x = p.x + first * p.x_step;
+    if (rows != x) split.take(x, p.x_step, count, p.inputs);
+    rows = x;
+  }
+};
+template <> struct Kept<Pair> : KeptUnits {};
+template <> struct Kept<Whole> : KeptUnits {};
+
+template <class W> const Pair* pairs(const Product& p, long panel);
+template <> const Pair* pairs<Pair>(const Product& p, long panel) {
+  return (const Pair*)p.w + panel * (p.inputs / 2 * WIDTH);
+}
+template <> const Pair* pairs<Whole>(const Product& p, long panel) {
+  return split_panel.of((const float*)p.w + panel * p.inputs * WIDTH, p.inputs);
+}
+
+// out = sums + start + bias, for the columns of one panel
+void finish(const Product& p, long first, long rows, long column, const float* sums) {
+  const long width = std::min<long>(WIDTH, p.outputs - column);
+  for (long i = 0; i < rows; i++, sums += WIDTH) {
+    float* out = p.out + (first + i) * p.out_step + column;
+    const float *bias = p.bias ? p.bias + column : nullptr;
+    const float* start = p.start ? p.start + (first + i) * p.start_step + column : nullptr;
+    if (start) for (long j = 0; j < width; j++) out[j] = sums[j] + start[j];
+    else std::copy_n(sums, width, out);
+    if (bias) for (long j = 0; j < width; j++) out[j] += bias[j];
+  }
+}
+
+template <class W>
+void part_by_units(const Product& p, long first, long rows, long panel, long count, Kept<W>& kept) {
+  alignas(64) float sums[SQUARE * WIDTH];
+  kept.take(p, first, rows);
+  for (long q = panel; q < panel + count; q++) {
+    const Pair* weights = pairs<W>(p, q);
+    for (long i = 0; i < rows; i += SQUARE) {
+      long high = std::min(SQUARE, rows - i);
+      split.multiply<std::is_same<W, Whole>::value ? PLANES : 1>(kept.units, weights, i, high, sums);
+      finish(p, first + i, high, q * WIDTH, sums);
+    }
+  }
+}
+
+template <>
+void part(const Product& p, long first, long rows, long panel, long count, Kept<Pair>& kept) {
+  part_by_units(p, first, rows, panel, count, kept);
+}
+
+template <>
+void part(const Product& p, long first, long rows, long panel, long count, Kept<Whole>& kept) {
+  part_by_units(p, first, rows, panel, count, kept);
+}
+
+#endif
+
 // How a product is cut into items that threads take: blocks of rows by groups of panels.
 struct Cut {
   long block, group, panels, groups, items;
 
-  explicit Cut(const Product& p) : block(rows_at_once(p)), group(side_by_side(p.m)) {
+  Cut(const Product& p, long rows) : block(rows), group(side_by_side(p.m)) {
     panels = (p.outputs + WIDTH - 1) / WIDTH, groups = (panels + group - 1) / group;
     items = (p.m + block - 1) / block * groups;
   }
 
   template <class W>
-  void make(const Product& p, long item) const {
+  void make(const Product& p, long item, Kept<W>& kept) const {
     long first = item / groups * block, panel = item % groups * group;
-    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, panels - panel));
+    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, panels - panel), kept);
   }
 };
 
 template <class W>
 void multiply_by(const Product& p) {
-  const Cut cut(p);
+  const Cut cut(p, rows_at_once<W>(p));
+  Kept<W> kept;
   // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
 #pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < cut.items; item++) cut.make<W>(p, item);
+  for (long item = 0; item < cut.items; item++) cut.make<W>(p, item, kept);
 }
 
 // The products of a mixture: one for each expert that has rows, their items numbered one after another.
@@ -105,22 +185,24 @@ struct Mixture {
   std::vector<Cut> cuts;
   std::vector<long> ends;  // of the items of each product
 
+  template <class W>
   void add(const Product& p) {
-    products.push_back(p), cuts.push_back(Cut(p));
+    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p)));
     ends.push_back((ends.empty() ? 0 : ends.back()) + cuts.back().items);
   }
 
   template <class W>
-  void make(long item) const {
+  void make(long item, Kept<W>& kept) const {
     long i = std::upper_bound(ends.begin(), ends.end(), item) - ends.begin();
-    cuts[i].make<W>(products[i], item - (ends[i] - cuts[i].items));
+    cuts[i].make<W>(products[i], item - (ends[i] - cuts[i].items), kept);
   }
 };
 
 template <class W>
 void multiply_all(const Mixture& mixture) {
+  Kept<W> kept;
 #pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < mixture.ends.back(); item++) mixture.make<W>(item);
+  for (long item = 0; item < mixture.ends.back(); item++) mixture.make<W>(item, kept);
 }
 
 template <class W>
@@ -144,26 +226,40 @@ void rows(const W* packed, const int64_t* ids, long count, long inputs, W* out) 
   }
 }
 
+// Calls with a value of the type that the panels of a weight are of.
+template <class F>
+void with_kind(long bytes, long inputs, bool many, F&& call) {
+#if defined(MATRIX_UNITS)
+  if (paired(bytes, inputs)) return call(Pair{});
+  if (many && splits(bytes, inputs)) return call(Whole{});
+#endif
+  if (bytes == 4) call(float{});
+  else call(uint16_t{});
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
   if (!p.m) return;
-  if (p.bytes == 4) multiply_by<float>(p);
-  else multiply_by<uint16_t>(p);
+  with_kind(p.bytes, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
 }
 
 extern "C" {
 
 int ms_width() { return WIDTH; }
 
+int ms_matrix_units() { return matrix_units(); }
+
 // Rows first … first + count - 1 of a weight [outputs, inputs] into its panels; `bytes` a value: 4 or 2.
 void ms_pack(const void* w, long ldw, long bytes, void* packed, long first, long count, long inputs) {
+  if (paired(bytes, inputs)) ldw /= 2, inputs /= 2, bytes = 4;  // pairs are packed like floats
   if (bytes == 4) pack((const float*)w, ldw, (float*)packed, first, count, inputs);
   else pack((const uint16_t*)w, ldw, (uint16_t*)packed, first, count, inputs);
 }
 
 // Rows `ids` of such a weight, as they were packed: out[count][inputs].
 void ms_rows(const void* packed, long bytes, const int64_t* ids, long count, long inputs, void* out) {
+  if (paired(bytes, inputs)) inputs /= 2, bytes = 4;
   if (bytes == 4) rows((const float*)packed, ids, count, inputs, (float*)out);
   else rows((const uint16_t*)packed, ids, count, inputs, (uint16_t*)out);
 }
@@ -180,17 +276,20 @@ void ms_linear(const float* x, long x_step, const void* w, long bytes, const flo
 // out[ends[experts - 1]][outputs]. `bias` [experts][outputs] may be missing.
 void ms_experts(const float* x, long x_step, const void* w, long bytes, const float* bias, float* out,
                 const int64_t* ends, long experts, long inputs, long outputs) {
-  Mixture mixture;
   const long size = (outputs + WIDTH - 1) / WIDTH * WIDTH * inputs * bytes;
-  for (long e = 0; e < experts; e++) {
-    long first = e ? ends[e - 1] : 0, rows = ends[e] - first;
-    if (rows)
-      mixture.add({x + first * x_step, x_step, (const char*)w + e * size, bytes, bias ? bias + e * outputs : nullptr,
-                   nullptr, 0, out + first * outputs, outputs, rows, inputs, outputs});
-  }
-  if (mixture.products.empty()) return;
+  with_kind(bytes, inputs, false, [&](auto kind) {
+    using W = decltype(kind);
+    Mixture mixture;
+    for (long e = 0; e < experts; e++) {
+      long first = e ? ends[e - 1] : 0, rows = ends[e] - first;
+      if (rows)
+        mixture.add<W>({x + first * x_step, x_step, (const char*)w + e * size, bytes,
+                        bias ? bias + e * outputs : nullptr, nullptr, 0, out + first * outputs, outputs, rows, inputs,
+                        outputs});
+    }
+    if (mixture.products.empty()) return;
 #pragma omp parallel
-  if (bytes == 4) multiply_all<float>(mixture);
-  else multiply_all<uint16_t>(mixture);
+    multiply_all<W>(mixture);
+  });
 }
 }

@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. `bytes` of a weight: 4 or 2.
+// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. `bytes` of a weight: 4 or 2. Rows of
+// `many` may be multiplied by other units than a few are, with sums in another order.
 struct Product {
   const float* x;
   long x_step;
@@ -16,6 +17,7 @@ struct Product {
   long start_step;
   float* out;
   long out_step, m, inputs, outputs;
+  bool many = false;
 };
 void multiply(const Product& product);
 

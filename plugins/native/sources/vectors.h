@@ -19,7 +19,7 @@ constexpr int LANES = 4, VECTORS = 4, ROWS = 6;
 constexpr int LANES = 4, VECTORS = 2, ROWS = 4;
 #endif
 constexpr int WIDTH = LANES * VECTORS;
-constexpr int AHEAD = 16;  // rows of a panel to be fetched before they are read
+constexpr int AHEAD = LANES == 16 ? 32 : 16;  // rows of a panel to be fetched before they are read
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -104,8 +104,8 @@ template <> struct Panel<uint16_t> {
 // --- a tile: c[M][P panels] += a[M][depth] * b[depth][P panels] ---------------------------------------------------
 // Each sum runs over depth in order, whatever M and P are: a row's numbers do not depend on the rows beside it.
 
-// What comes after the panel may be fetched meanwhile: `next`, so many bytes a row of it.
-
+// What comes after the panel may be fetched meanwhile: `next`, so many bytes a row of it. With AVX-512 that only wastes
+// what memory can give: another thread takes the next panel.
 struct Next {
   const char* at = nullptr;
   long step = 0;
@@ -124,8 +124,9 @@ static inline void tile(const float* a, long lda, const W* b, long ldb, long pan
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
       const W* at = b + p * panel + k * ldb;
-      if (p == 0) __builtin_prefetch(next.at ? next.at + k * next.step : (const char*)(at + AHEAD * ldb));
-      else __builtin_prefetch(at + AHEAD * ldb);
+      const char* ahead = p == 0 && next.at ? next.at + k * next.step : (const char*)(at + AHEAD * ldb);
+#pragma GCC unroll 2
+      for (long line = 0; line < WIDTH * (long)sizeof(W); line += 64) __builtin_prefetch(ahead + line);
       Panel<W>::read(at, row + p * VECTORS);
     }
 #pragma GCC unroll 16
@@ -173,6 +174,7 @@ static inline void tall(long m, const float* a, long lda, const W* b, long ldb, 
   long tiles = (m + height - 1) / height;
   for (long t = 0; t < tiles; t++) {
     long first = m * t / tiles, end = m * (t + 1) / tiles;
-    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth, t == 1 ? next : Next{});
+    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth,
+            t == 1 && LANES < 16 ? next : Next{});
   }
 }

@@ -1,0 +1,192 @@
+// Products on a processor's matrix units (AMX): 16 rows by 16 outputs by 32 inputs in one instruction, in bfloat16 with
+// sums in float32. A float32 is three bfloat16 to the bit (8 bits of its 24 each), so rows are split into three planes,
+// the largest first, and so are weights of float32. Of the nine products of planes those below the last bit are left out,
+// and the sums are as good as those of float32 arithmetic.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "vectors.h"
+
+// Weights of two inputs in one word, the first below the second. A panel of them is WIDTH outputs, pair by pair.
+struct Pair {
+  uint32_t words;
+};
+
+// Weights in panels of float32 that are split while they are multiplied, which pays where rows are many.
+struct Whole {
+  float value;
+};
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define MATRIX_UNITS
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+constexpr long STEP = 32;                   // inputs of one instruction
+constexpr long HEIGHT = 16;                 // rows of one instruction
+constexpr long TILE = STEP * HEIGHT;        // words of a tile of rows
+constexpr long PLANES = 3;
+constexpr long SQUARE = 2 * HEIGHT;         // rows that are multiplied by a panel in one go
+constexpr long BLOCK = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
+constexpr int LINE = WIDTH * sizeof(Pair);  // bytes from one pair of inputs to the next in a panel
+constexpr long FAR = 2;                     // steps of a panel that are fetched before they are read
+
+// Whether the system lets this process use them.
+static inline bool matrix_units() {
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h, the number of the state
+  static const bool allowed = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return allowed;
+}
+
+// Tiles 0 to 3 are sums (two of rows by two of outputs), 4 and 5 rows, 6 and 7 weights. Rows that are not there are
+// neither read nor written.
+class Units {
+  struct Shapes {  // what `ldtilecfg` reads: bytes of a row and rows of each tile
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+  };
+  long rows_ = 0;
+
+ public:
+  void shape(long rows) {
+    if (rows == rows_) return;
+    rows_ = rows;
+    Shapes shapes;
+    long first = std::min(rows, HEIGHT), second = std::max(rows - HEIGHT, 1L);
+    for (int t = 0; t < 8; t++) {
+      shapes.bytes[t] = 64;
+      shapes.rows[t] = t >= 6 ? HEIGHT : t == 2 || t == 3 || t == 5 ? second : first;
+    }
+    _tile_loadconfig(&shapes);
+  }
+  ~Units() { if (rows_) _tile_release(); }
+};
+
+// sums[16 or 32][WIDTH] = rows * panel, of which each step has `DEEP` planes. Each row's sums run over steps in order and
+// over planes within, whatever rows are beside it. `next`: words from the first tiles of rows to the second.
+template <bool BOTH, long DEEP>
+static inline void square(const uint16_t* rows, long next, const Pair* panel, float* sums, long steps) {
+  _tile_zero(0);
+  _tile_zero(1);
+  if (BOTH) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (long s = 0; s < steps; s++, rows += PLANES * TILE)
+#pragma GCC unroll 3
+    for (long w = 0; w < DEEP; w++, panel += BLOCK) {
+      for (long i = 0; DEEP == 1 && i < BLOCK; i += 16) __builtin_prefetch(panel + FAR * BLOCK + i);
+      _tile_loadd(6, panel, LINE);
+      _tile_loadd(7, panel + HEIGHT, LINE);
+#pragma GCC unroll 3
+      for (long r = 0; r < PLANES - w; r++) {
+        _tile_loadd(4, rows + r * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (BOTH) {
+          _tile_loadd(5, rows + next + r * TILE, 64);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+      }
+    }
+  _tile_stored(0, sums, WIDTH * 4);
+  _tile_stored(1, sums + HEIGHT, WIDTH * 4);
+  if (BOTH) {
+    _tile_stored(2, sums + HEIGHT * WIDTH, WIDTH * 4);
+    _tile_stored(3, sums + HEIGHT * WIDTH + HEIGHT, WIDTH * 4);
+  }
+}
+
+// Tiles are read by lines of the cache.
+template <class W>
+struct alignas(64) Line {
+  W words[64 / sizeof(W)];
+};
+
+// Rows split into planes, as tiles: [HEIGHT rows][inputs / STEP][PLANES][HEIGHT][STEP].
+class Split {
+  std::vector<Line<uint16_t>> planes_;
+  long steps_ = 0;
+
+  // Sixteen floats' first eight bits; what is left of them stays in `x`, which of infinity is nothing.
+  static inline __m256i peel(__m512& x) {
+    __m256i words = (__m256i)_mm512_cvtneps_pbh(x);
+    __m512 peeled = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
+    x = _mm512_maskz_sub_ps(_mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ), x, peeled);
+    return words;
+  }
+
+ public:
+  void take(const float* x, long step, long rows, long inputs) {
+    steps_ = inputs / STEP;
+    planes_.resize((rows + HEIGHT - 1) / HEIGHT * steps_ * PLANES * HEIGHT);
+    for (long i = 0; i < rows; i++) {
+      uint16_t* out = planes_.data()->words + i / HEIGHT * steps_ * PLANES * TILE + i % HEIGHT * STEP;
+      for (long s = 0; s < steps_; s++, out += PLANES * TILE) {
+        __m512 low = _mm512_loadu_ps(x + i * step + s * STEP), high = _mm512_loadu_ps(x + i * step + s * STEP + LANES);
+        for (long p = 0; p < PLANES; p++) {
+          _mm256_store_si256((__m256i*)(out + p * TILE), peel(low));
+          _mm256_store_si256((__m256i*)(out + p * TILE + LANES), peel(high));
+        }
+      }
+    }
+  }
+
+  // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel.
+  template <long DEEP>
+  void multiply(Units& units, const Pair* panel, long first, long count, float* sums) const {
+    const long next = steps_ * PLANES * TILE;
+    const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
+    units.shape(count);
+    if (count > HEIGHT) square<true, DEEP>(rows, next, panel, sums, steps_);
+    else square<false, DEEP>(rows, next, panel, sums, steps_);
+  }
+};
+
+// A panel of float32 as [inputs / STEP][PLANES][BLOCK] pairs.
+class SplitPanel {
+  std::vector<Line<Pair>> planes_;
+
+ public:
+  const Pair* of(const float* panel, long inputs) {
+    const long steps = inputs / STEP;
+    planes_.resize(steps * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
+    Pair* out = planes_.data()->words;
+    // Words of the second input between those of the first.
+    alignas(64) static constexpr uint16_t mixed[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i order = _mm512_load_si512(mixed);
+    for (long s = 0; s < steps; s++)
+      for (long pair = 0; pair < STEP / 2; pair++, panel += 2 * WIDTH)
+        for (long v = 0; v < WIDTH; v += LANES) {
+          __m512 first = _mm512_loadu_ps(panel + v), second = _mm512_loadu_ps(panel + WIDTH + v);
+          for (long p = 0; p < PLANES; p++) {
+            __m512i words = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+            _mm512_store_si512(out + (s * PLANES + p) * BLOCK + pair * WIDTH + v, words);
+            first = _mm512_sub_ps(first, (__m512)_mm512_slli_epi32(words, 16));
+            second = _mm512_sub_ps(second, (__m512)_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000)));
+          }
+        }
+    return out;
+  }
+};
+
+// Whether weights of so many bytes and inputs are kept in pairs.
+static inline bool paired(long bytes, long inputs) { return bytes == 2 && inputs % STEP == 0 && matrix_units(); }
+
+// Whether they can be split as they are multiplied.
+static inline bool splits(long bytes, long inputs) { return bytes == 4 && inputs % STEP == 0 && matrix_units(); }
+
+#else
+
+static inline bool matrix_units() { return false; }
+static inline bool paired(long, long) { return false; }
+
+#endif
