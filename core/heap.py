@@ -7,11 +7,13 @@ import gc
 
 
 def settle_heap() -> None:
-    """Collections look no more through what was built, and what was freed meanwhile goes back to the system.
-
-    The second only where the C library can (glibc): else it would stay with the process as holes in its heap.
-    """
+    """Collections look no more through what was built, and what was freed meanwhile goes back to the system."""
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """What was freed goes back to the system, where the C library can (glibc): else it stays as holes in the heap."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from maxserve.core.errors import RequestError, UsageError
-from maxserve.core.heap import settle_heap
+from maxserve.core.heap import give_back, settle_heap
 from maxserve.core.host import Host, ProcessInfo
 from maxserve.core.ipc.lifeline import hold, read_start
 from maxserve.core.ipc.messages import (
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.worker")
 
 PAUSE = 0.01  # seconds between two steps of nobody
+REST = 2.0  # seconds without work until memory that is free goes back to the system
 
 
 class ServedEngine(Protocol):
@@ -113,6 +114,7 @@ class Loop:
         self._refusals: list[Refusal] = []
         self._stopping = False
         self._pause = PAUSE if engine.empty_steps else None
+        self._worked = False  # since memory was last given back
 
     def run(self) -> None:
         """Returns when a Shutdown came."""
@@ -124,12 +126,23 @@ class Loop:
             if self._stopping:
                 return
             busy = self._engine.busy
+            if self._resting and not heard:
+                give_back()  # the arrays of long prompts leave holes that make a tenth of a small model
+                self._worked = False
+            self._worked |= busy
             outputs = self._engine.step() if busy or self._engine.empty_steps else []
             if busy or heard:
                 self._report(outputs)
 
+    @property
+    def _resting(self) -> bool:
+        """Whether there was work, of which memory may be left that nobody needs, and now there is none."""
+        return self._worked and self._pause is None and self._engine.pause is None
+
     def _sleep(self) -> float | None:
         """Seconds to wait for a message at most; None: until there is one."""
+        if self._resting:
+            return REST
         pause = self._engine.pause
         if self._pause is None or pause == 0:
             return pause

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.engine.worker import PAUSE, Loop
+from maxserve.core.engine import worker
+from maxserve.core.engine.worker import PAUSE, REST, Loop
 from maxserve.core.ipc.messages import Outputs, ResetPrefixCache, Shutdown
 
 
@@ -80,3 +81,26 @@ def test_steps_of_nobody_are_not_reported() -> None:
     Loop(engine, channel).run()  # type: ignore[arg-type]
     assert engine.steps == 3
     assert [type(message) for message in channel.sent] == [Outputs]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "asked", "given"),
+    [
+        ([[], [], [ResetPrefixCache()], []], [0.0, REST, None, None, None], [2]),  # once, when nothing came for a while
+        ([[], [ResetPrefixCache()], [], []], [0.0, REST, REST, None, None], [3]),  # a message puts it off
+    ],
+)
+def test_memory_goes_back_when_work_has_rested(
+    rounds: list[list[Any]], asked: list[float | None], given: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, engine, times = Channel(*rounds), Engine(empty_steps=False, pause=0.0), list[int]()
+
+    def step() -> list[Any]:
+        engine.busy, engine.pause = False, None
+        return []
+
+    monkeypatch.setattr(engine, "step", step)
+    monkeypatch.setattr(worker, "give_back", lambda: times.append(len(channel.timeouts)))
+    Loop(engine, channel).run()  # type: ignore[arg-type]
+    assert channel.timeouts == asked
+    assert times == given
