@@ -91,7 +91,7 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 #if defined(MATRIX_UNITS)
 
 thread_local Split split;
-thread_local SplitPanel split_panel;
+thread_local std::vector<Line<Pair>> planes;
 
 // Items of the same rows come one after another: they are split for the first.
 struct KeptUnits {
@@ -107,12 +107,11 @@ struct KeptUnits {
 template <> struct Kept<Pair> : KeptUnits {};
 template <> struct Kept<Whole> : KeptUnits {};
 
-template <class W> const Pair* pairs(const Product& p, long panel);
-template <> const Pair* pairs<Pair>(const Product& p, long panel) {
-  return (const Pair*)p.w + panel * (p.inputs / 2 * WIDTH);
+PairPanel panel_of(const Product& p, long panel, long, Kept<Pair>&) {
+  return PairPanel((const Pair*)p.w + panel * (p.inputs / 2 * WIDTH));
 }
-template <> const Pair* pairs<Whole>(const Product& p, long panel) {
-  return split_panel.of((const float*)p.w + panel * p.inputs * WIDTH, p.inputs);
+WholePanel panel_of(const Product& p, long panel, long rows, Kept<Whole>&) {
+  return WholePanel((const float*)p.w + panel * p.inputs * WIDTH, split.steps(), rows <= SQUARE, planes);
 }
 
 // out = sums + start + bias, for the columns of one panel
@@ -133,10 +132,10 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
   alignas(64) float sums[SQUARE * WIDTH];
   kept.take(p, first, rows);
   for (long q = panel; q < panel + count; q++) {
-    const Pair* weights = pairs<W>(p, q);
+    auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
       long high = std::min(SQUARE, rows - i);
-      split.multiply<std::is_same<W, Whole>::value ? PLANES : 1>(kept.units, weights, i, high, sums);
+      split.multiply(kept.units, weights, i, high, sums);
       finish(p, first + i, high, q * WIDTH, sums);
     }
   }
@@ -149,7 +148,10 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 
 template <>
 void part(const Product& p, long first, long rows, long panel, long count, Kept<Whole>& kept) {
-  part_by_units(p, first, rows, panel, count, kept);
+  kept.take(p, first, rows);
+  Kept<float> without;
+  if (split.infinite()) part<float>(p, first, rows, panel, count, without);
+  else part_by_units(p, first, rows, panel, count, kept);
 }
 
 #endif

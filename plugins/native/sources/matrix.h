@@ -16,7 +16,7 @@ struct Pair {
   uint32_t words;
 };
 
-// Weights in panels of float32 that are split while they are multiplied, which pays where rows are many.
+// Weights in panels of float32 that are split while they are multiplied.
 struct Whole {
   float value;
 };
@@ -68,22 +68,83 @@ class Units {
   ~Units() { if (rows_) _tile_release(); }
 };
 
-// sums[16 or 32][WIDTH] = rows * panel, of which each step has `DEEP` planes. Each row's sums run over steps in order and
-// over planes within, whatever rows are beside it. `next`: words from the first tiles of rows to the second.
-template <bool BOTH, long DEEP>
-static inline void square(const uint16_t* rows, long next, const Pair* panel, float* sums, long steps) {
+// Tiles are read by lines of the cache.
+template <class W>
+struct alignas(64) Line {
+  W words[64 / sizeof(W)];
+};
+
+// A panel that is read as it lies.
+class PairPanel {
+  const Pair* at_;
+
+ public:
+  static constexpr long PLANES_OF_WEIGHTS = 1;
+
+  explicit PairPanel(const Pair* panel) : at_(panel) {}
+
+  const Pair* step(long s) const {
+    for (long i = 0; i < BLOCK; i += 16) __builtin_prefetch(at_ + (s + FAR) * BLOCK + i);
+    return at_ + s * BLOCK;
+  }
+};
+
+// A panel of float32, of which each step is split into [PLANES][BLOCK] pairs when it is first read: one step ahead, for
+// tiles wait for what was just written. `room` keeps all steps where rows of more than one go need them, else some.
+class WholePanel {
+  const float* at_;
+  Pair* planes_;
+  long steps_, ready_ = 0, kept_;
+
+  void split(long s) {
+    const float* from = at_ + s * STEP * WIDTH;
+    Pair* out = planes_ + s % kept_ * PLANES * BLOCK;
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    for (long pair = 0; pair < STEP / 2; pair++, from += 2 * WIDTH)
+      for (long v = 0; v < WIDTH; v += LANES) {
+        __builtin_prefetch(from + STEP * WIDTH + v);
+        __builtin_prefetch(from + STEP * WIDTH + WIDTH + v);
+        __m512i first = _mm512_loadu_si512(from + v), second = _mm512_loadu_si512(from + WIDTH + v);
+        for (long p = 0; p < PLANES; p++) {
+          const __m512i low = _mm512_and_si512(first, upper), high = _mm512_and_si512(second, upper);
+          _mm512_store_si512(out + p * BLOCK + pair * WIDTH + v, _mm512_or_si512(_mm512_srli_epi32(first, 16), high));
+          first = (__m512i)_mm512_sub_ps((__m512)first, (__m512)low);
+          second = (__m512i)_mm512_sub_ps((__m512)second, (__m512)high);
+        }
+      }
+  }
+
+ public:
+  static constexpr long PLANES_OF_WEIGHTS = PLANES;
+
+  WholePanel(const float* panel, long steps, bool once, std::vector<Line<Pair>>& room) : at_(panel), steps_(steps) {
+    kept_ = once ? std::min(steps, 4L) : steps;
+    room.resize(kept_ * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
+    planes_ = room.data()->words;
+  }
+
+  const Pair* step(long s) {
+    for (; ready_ < std::min(s + 2, steps_); ready_++) split(ready_);
+    return planes_ + s % kept_ * PLANES * BLOCK;
+  }
+};
+
+// sums[16 or 32][WIDTH] = rows * panel. Each row's sums run over steps in order and over planes within, whatever rows are
+// beside it. `next`: words from the first tiles of rows to the second.
+template <bool BOTH, class P>
+static inline void square(const uint16_t* rows, long next, P& panel, float* sums, long steps) {
   _tile_zero(0);
   _tile_zero(1);
   if (BOTH) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (long s = 0; s < steps; s++, rows += PLANES * TILE)
+  for (long s = 0; s < steps; s++, rows += PLANES * TILE) {
+    const Pair* weights = panel.step(s);
 #pragma GCC unroll 3
-    for (long w = 0; w < DEEP; w++, panel += BLOCK) {
-      for (long i = 0; DEEP == 1 && i < BLOCK; i += 16) __builtin_prefetch(panel + FAR * BLOCK + i);
-      _tile_loadd(6, panel, LINE);
-      _tile_loadd(7, panel + HEIGHT, LINE);
+    for (long w = 0; w < P::PLANES_OF_WEIGHTS; w++, weights += BLOCK) {
+      _tile_loadd(6, weights, LINE);
+      _tile_loadd(7, weights + HEIGHT, LINE);
 #pragma GCC unroll 3
       for (long r = 0; r < PLANES - w; r++) {
         _tile_loadd(4, rows + r * TILE, 64);
@@ -96,6 +157,7 @@ static inline void square(const uint16_t* rows, long next, const Pair* panel, fl
         }
       }
     }
+  }
   _tile_stored(0, sums, WIDTH * 4);
   _tile_stored(1, sums + HEIGHT, WIDTH * 4);
   if (BOTH) {
@@ -104,28 +166,26 @@ static inline void square(const uint16_t* rows, long next, const Pair* panel, fl
   }
 }
 
-// Tiles are read by lines of the cache.
-template <class W>
-struct alignas(64) Line {
-  W words[64 / sizeof(W)];
-};
-
 // Rows split into planes, as tiles: [HEIGHT rows][inputs / STEP][PLANES][HEIGHT][STEP].
 class Split {
   std::vector<Line<uint16_t>> planes_;
   long steps_ = 0;
+  __mmask16 odd_ = 0;
 
   // Sixteen floats' first eight bits; what is left of them stays in `x`, which of infinity is nothing.
-  static inline __m256i peel(__m512& x) {
+  inline __m256i peel(__m512& x) {
     __m256i words = (__m256i)_mm512_cvtneps_pbh(x);
     __m512 peeled = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
-    x = _mm512_maskz_sub_ps(_mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ), x, peeled);
+    __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ);
+    odd_ |= ~finite;
+    x = _mm512_maskz_sub_ps(finite, x, peeled);
     return words;
   }
 
  public:
   void take(const float* x, long step, long rows, long inputs) {
     steps_ = inputs / STEP;
+    odd_ = 0;
     planes_.resize((rows + HEIGHT - 1) / HEIGHT * steps_ * PLANES * HEIGHT);
     for (long i = 0; i < rows; i++) {
       uint16_t* out = planes_.data()->words + i / HEIGHT * steps_ * PLANES * TILE + i % HEIGHT * STEP;
@@ -139,42 +199,18 @@ class Split {
     }
   }
 
+  // Whether an infinity is among the rows: a plane of weights that is 0 would make it no number.
+  bool infinite() const { return odd_; }
+  long steps() const { return steps_; }
+
   // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel.
-  template <long DEEP>
-  void multiply(Units& units, const Pair* panel, long first, long count, float* sums) const {
+  template <class P>
+  void multiply(Units& units, P& panel, long first, long count, float* sums) const {
     const long next = steps_ * PLANES * TILE;
     const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
     units.shape(count);
-    if (count > HEIGHT) square<true, DEEP>(rows, next, panel, sums, steps_);
-    else square<false, DEEP>(rows, next, panel, sums, steps_);
-  }
-};
-
-// A panel of float32 as [inputs / STEP][PLANES][BLOCK] pairs.
-class SplitPanel {
-  std::vector<Line<Pair>> planes_;
-
- public:
-  const Pair* of(const float* panel, long inputs) {
-    const long steps = inputs / STEP;
-    planes_.resize(steps * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
-    Pair* out = planes_.data()->words;
-    // Words of the second input between those of the first.
-    alignas(64) static constexpr uint16_t mixed[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                       8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i order = _mm512_load_si512(mixed);
-    for (long s = 0; s < steps; s++)
-      for (long pair = 0; pair < STEP / 2; pair++, panel += 2 * WIDTH)
-        for (long v = 0; v < WIDTH; v += LANES) {
-          __m512 first = _mm512_loadu_ps(panel + v), second = _mm512_loadu_ps(panel + WIDTH + v);
-          for (long p = 0; p < PLANES; p++) {
-            __m512i words = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
-            _mm512_store_si512(out + (s * PLANES + p) * BLOCK + pair * WIDTH + v, words);
-            first = _mm512_sub_ps(first, (__m512)_mm512_slli_epi32(words, 16));
-            second = _mm512_sub_ps(second, (__m512)_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000)));
-          }
-        }
-    return out;
+    if (count > HEIGHT) square<true>(rows, next, panel, sums, steps_);
+    else square<false>(rows, next, panel, sums, steps_);
   }
 };
 
