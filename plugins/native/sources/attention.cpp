@@ -294,7 +294,7 @@ void prompt(const Call& call, const Task& task) {
       if (!clear) hide(call, position + r / group, block, low, scores);
       float peak = std::max(room.peaks[r], highest_of(scores, block.count));
       if (peak == -INFINITY) { std::fill_n(scores, block.count, 0.0f); continue; }  // nothing to be seen yet
-      float factor = std::exp(room.peaks[r] - peak);
+      float factor = room.peaks[r] == peak ? 1.0f : std::exp(room.peaks[r] - peak);
       if (factor != 1.0f)
         for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
       room.totals[r] = room.totals[r] * factor + exponentials(scores, peak, block.count);

@@ -47,9 +47,20 @@ static inline float total(vec v) {
 }
 
 static inline float highest(vec v) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+  __m256 w = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+#else
+  __m256 w = (__m256)v;
+#endif
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+#else
   float best = v[0];
   for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
   return best;
+#endif
 }
 
 // e^x to about one unit in the last place: x = n ln 2 + r, a polynomial for e^r, n added to the exponent.
