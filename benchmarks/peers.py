@@ -38,6 +38,7 @@ from startup import free_port, memory, tree
 from maxserve.core.testing.live import LiveServer
 
 START_LIMIT = 120.0  # seconds
+REST = 4.0  # seconds without work before memory is measured
 CONTEXT = 8192  # tokens of the peer's cache for all its sequences: more than any scenario keeps at once
 SEQUENCES = 32
 # What a scenario is about: the figure, and whether more of it is better.
@@ -125,8 +126,10 @@ def rows(name: str, ours: Sequence[Figures], theirs: Sequence[Figures]) -> list[
 
 
 def memory_row(ours: Served, theirs: Served) -> str:
+    """When both have been at rest for a moment, after which a worker gives back what it freed."""
+    time.sleep(REST)
     mine, other = (memory(tree(served.pid))[0] for served in (ours, theirs))
-    return f"| all | RSS after that, MB | {mine:.0f} | {other:.0f} | {other / mine:.2f} |"
+    return f"| all | RSS after that, at rest, MB | {mine:.0f} | {other:.0f} | {other / mine:.2f} |"
 
 
 def main() -> None:
