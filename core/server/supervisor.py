@@ -159,6 +159,8 @@ class Supervisor:
 
     def _listener(self, worker: Worker, watcher: Watcher) -> Callable[[FromWorker], None]:
         def listen(message: FromWorker) -> None:
+            if worker.failure is not None:
+                return  # it was given up: what it sent before it heard of that counts no more
             match message:
                 case Outputs():
                     self._client.deliver(message)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -230,6 +231,21 @@ def test_worker_with_other_plugins_stops_the_start(house: Callable[..., House]) 
             with pytest.raises(PluginError, match="not this one"):
                 await supervised
         assert not it.client.ready
+
+    play(scene)
+
+
+def test_worker_with_other_plugins_is_not_heard_further(house: Callable[..., House]) -> None:
+    """All that it said until then may have come at once."""
+
+    async def scene() -> None:
+        it = house(fingerprint="not this one")
+        it.supervisor.spawn()
+        time.sleep(1.5)  # the worker says that it is ready, and nobody has listened yet
+        async with running(it) as supervised:
+            with pytest.raises(PluginError, match="not this one"):
+                await supervised
+        assert "ready counter" not in it.said
 
     play(scene)
 
