@@ -33,7 +33,7 @@ void panel_rows(const float* x, long ldx, const W* w, float* c, long ldc, long m
 }
 
 // Few rows are bound by memory and by the latency of their sums, so several panels run side by side.
-int side_by_side(long m) { return m == 1 ? 4 : m <= 3 ? 2 : 1; }
+int side_by_side(long m) { return m == 1 ? 4 : m <= 3 || (m <= 16 && matrix_units()) ? 2 : 1; }
 
 template <class W>
 void panels(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs, long count) {
@@ -143,7 +143,15 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
 
 template <>
 void part(const Product& p, long first, long rows, long panel, long count, Kept<Pair>& kept) {
-  part_by_units(p, first, rows, panel, count, kept);
+  if (rows > HEIGHT) return part_by_units(p, first, rows, panel, count, kept);
+  alignas(64) float sums[2 * HEIGHT * WIDTH];
+  kept.take(p, first, rows);
+  for (; count >= 2; panel += 2, count -= 2) {
+    split.multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
+    finish(p, first, rows, panel * WIDTH, sums);
+    finish(p, first, rows, (panel + 1) * WIDTH, sums + HEIGHT * WIDTH);
+  }
+  if (count) part_by_units(p, first, rows, panel, count, kept);
 }
 
 template <>

@@ -54,11 +54,12 @@ class Units {
   long rows_ = 0;
 
  public:
-  void shape(long rows) {
+  // Sums of `second` rows in tiles 2 and 3.
+  void shape(long first, long second) {
+    long rows = first << 8 | second;
     if (rows == rows_) return;
     rows_ = rows;
     Shapes shapes;
-    long first = std::min(rows, HEIGHT), second = std::max(rows - HEIGHT, 1L);
     for (int t = 0; t < 8; t++) {
       shapes.bytes[t] = 64;
       shapes.rows[t] = t >= 6 ? HEIGHT : t == 2 || t == 3 || t == 5 ? second : first;
@@ -166,6 +167,37 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
   }
 }
 
+// sums[2][HEIGHT][WIDTH] = up to HEIGHT rows * two panels, which are read side by side. Each sum is made as in `square`.
+static inline void beside(const uint16_t* rows, const PairPanel& one, const PairPanel& other, float* sums, long steps) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (long s = 0; s < steps; s++, rows += PLANES * TILE) {
+    const Pair *weights = one.step(s), *others = other.step(s);
+    _tile_loadd(6, weights, LINE);
+    _tile_loadd(7, weights + HEIGHT, LINE);
+#pragma GCC unroll 3
+    for (long r = 0; r < PLANES; r++) {
+      _tile_loadd(4, rows + r * TILE, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_loadd(6, others, LINE);
+    _tile_loadd(7, others + HEIGHT, LINE);
+#pragma GCC unroll 3
+    for (long r = 0; r < PLANES; r++) {
+      _tile_loadd(4, rows + r * TILE, 64);
+      _tile_dpbf16ps(2, 4, 6);
+      _tile_dpbf16ps(3, 4, 7);
+    }
+  }
+  _tile_stored(0, sums, WIDTH * 4);
+  _tile_stored(1, sums + HEIGHT, WIDTH * 4);
+  _tile_stored(2, sums + HEIGHT * WIDTH, WIDTH * 4);
+  _tile_stored(3, sums + HEIGHT * WIDTH + HEIGHT, WIDTH * 4);
+}
+
 // Rows split into planes, as tiles: [HEIGHT rows][inputs / STEP][PLANES][HEIGHT][STEP].
 class Split {
   std::vector<Line<uint16_t>> planes_;
@@ -208,9 +240,15 @@ class Split {
   void multiply(Units& units, P& panel, long first, long count, float* sums) const {
     const long next = steps_ * PLANES * TILE;
     const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
-    units.shape(count);
+    units.shape(std::min(count, HEIGHT), std::max(count - HEIGHT, 1L));
     if (count > HEIGHT) square<true>(rows, next, panel, sums, steps_);
     else square<false>(rows, next, panel, sums, steps_);
+  }
+
+  // sums[2][HEIGHT][WIDTH] of all rows, HEIGHT at most, times two panels.
+  void multiply(Units& units, const PairPanel& one, const PairPanel& other, long count, float* sums) const {
+    units.shape(count, count);
+    beside(planes_.data()->words, one, other, sums, steps_);
   }
 };
 
