@@ -50,7 +50,7 @@ class NativeLayers:
     def __init__(self, context: LayerContext) -> None:
         only_float32(context)
         self._library = library_for(context)
-        self._arena = _Arena()
+        self._arena = Arena()
         self._said = False
 
     def compile(self, layer: nn.Module, attention: Attention) -> Callable[..., Tensor] | None:
@@ -65,21 +65,24 @@ class NativeLayers:
             return None
 
 
-class _Arena:
+class Arena:
     """Memory for what a layer computes on the way; all layers use the same.
 
-    What a long prompt needs beyond KEPT_ARENA is kept for the layers of a step, since memory that the system gives anew
-    costs a fault for every page of it, and given back in the next.
+    What a long prompt needs beyond KEPT_ARENA is kept until the last layer has run, and not for one layer each: memory
+    that the system gives anew costs a fault for every page of it.
     """
 
     def __init__(self) -> None:
         self._kept = self._lent = torch.empty(0)
-        self._step: object = None
+        self._layers = 0
 
-    def take(self, size: int, step: object) -> Tensor:
-        """At least `size` floats, good until the next call. `step` is the same object for all layers of a step."""
-        if step is not self._step:
-            self._step, self._lent = step, torch.empty(0)
+    def enrol(self) -> int:
+        """The number of a layer that will use this."""
+        self._layers += 1
+        return self._layers
+
+    def take(self, size: int) -> Tensor:
+        """At least `size` floats, good until the next call."""
         if size > KEPT_ARENA:
             if size > len(self._lent):
                 self._lent = torch.empty(size)
@@ -88,12 +91,17 @@ class _Arena:
             self._kept = torch.empty(min(size + size // 4, KEPT_ARENA))
         return self._kept
 
+    def done(self, number: int) -> None:
+        """The layer of that number has run."""
+        if number == self._layers:
+            self._lent = torch.empty(0)
+
 
 class _Program:
     """The operations of one layer."""
 
     def __init__(
-        self, library: Library, arena: _Arena, reading: Reading, attention: NativeAttention | GroupedAttention
+        self, library: Library, arena: Arena, reading: Reading, attention: NativeAttention | GroupedAttention
     ) -> None:
         self._library, self._arena = library, arena
         self._attention = _attention_for(reading, attention)
@@ -106,6 +114,7 @@ class _Program:
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
         self._turns = any(o.kind == "TURN" for o in operations)
+        self._number = arena.enrol()  # last: a layer that cannot be compiled does not count
 
     def run(self, x: Tensor, batch: Any) -> Tensor:
         """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer turns anything."""
@@ -114,7 +123,7 @@ class _Program:
         x = rows(x).contiguous()
         tokens, step = x.shape[0], self._attention.step
         out = torch.empty(tokens, self._dim)
-        arena = self._arena.take(self._width * tokens, step)
+        arena = self._arena.take(self._width * tokens)
         self._library.ms_layer(
             self._operations,
             len(self._operations),
@@ -129,6 +138,7 @@ class _Program:
             tokens,
             step.sequences,
         )
+        self._arena.done(self._number)
         return out
 
     def _encoded(self, operation: Operation) -> _Operation:

@@ -95,11 +95,13 @@ class PairPanel {
 class WholePanel {
   const float* at_;
   Pair* planes_;
-  long steps_, ready_ = 0, kept_;
+  long steps_, ready_ = 0, ring_;  // the steps that are kept: those of a ring of four, or all
+
+  Pair* place(long s) const { return planes_ + (s & ring_) * PLANES * BLOCK; }
 
   void split(long s) {
     const float* from = at_ + s * STEP * WIDTH;
-    Pair* out = planes_ + s % kept_ * PLANES * BLOCK;
+    Pair* out = place(s);
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     for (long pair = 0; pair < STEP / 2; pair++, from += 2 * WIDTH)
       for (long v = 0; v < WIDTH; v += LANES) {
@@ -119,14 +121,14 @@ class WholePanel {
   static constexpr long PLANES_OF_WEIGHTS = PLANES;
 
   WholePanel(const float* panel, long steps, bool once, std::vector<Line<Pair>>& room) : at_(panel), steps_(steps) {
-    kept_ = once ? std::min(steps, 4L) : steps;
-    room.resize(kept_ * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
+    ring_ = once ? 3 : ~0L;
+    room.resize((once ? 4 : steps) * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
     planes_ = room.data()->words;
   }
 
   const Pair* step(long s) {
     for (; ready_ < std::min(s + 2, steps_); ready_++) split(ready_);
-    return planes_ + s % kept_ * PLANES * BLOCK;
+    return place(s);
   }
 };
 
@@ -168,6 +170,7 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
 }
 
 // sums[2][HEIGHT][WIDTH] = up to HEIGHT rows * two panels, which are read side by side. Each sum is made as in `square`.
+// The halves are written out: tiles are named in the text, by no number that a template could be given.
 static inline void beside(const uint16_t* rows, const PairPanel& one, const PairPanel& other, float* sums, long steps) {
   _tile_zero(0);
   _tile_zero(1);

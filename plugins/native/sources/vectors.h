@@ -31,37 +31,25 @@ static inline vec spread(float x) { return x - (vec){}; }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
 
-static inline float total(vec v) {
+// All lanes made one: halves, then halves of those, by `f`, which takes vectors or single floats.
+template <class F>
+static inline float folded(vec v, F f) {
 #if defined(__AVX__)
 #if defined(__AVX512F__)
-  __m256 w = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+  __m256 w = f(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
 #else
   __m256 w = (__m256)v;
 #endif
-  __m128 x = _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
-  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+  __m128 x = f(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+  x = f(x, _mm_movehl_ps(x, x));
+  return f(x[0], x[1]);
 #else
-  return (v[0] + v[2]) + (v[1] + v[3]);
+  return f(f(v[0], v[2]), f(v[1], v[3]));
 #endif
 }
 
-static inline float highest(vec v) {
-#if defined(__AVX__)
-#if defined(__AVX512F__)
-  __m256 w = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
-#else
-  __m256 w = (__m256)v;
-#endif
-  __m128 x = _mm_max_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
-  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
-#else
-  float best = v[0];
-  for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
-  return best;
-#endif
-}
+static inline float total(vec v) { return folded(v, [](auto a, auto b) { return a + b; }); }
+static inline float highest(vec v) { return folded(v, [](auto a, auto b) { return a > b ? a : b; }); }
 
 // e^x to about one unit in the last place: x = n ln 2 + r, a polynomial for e^r, n added to the exponent.
 // Below -87.3 the result is 0 or next to it, never a denormal; above 88.3 it is held there.
