@@ -1,4 +1,4 @@
-"""Files and functions stay as small as the style asks, and open with what they are."""
+"""Functions stay as small as the style asks; files open with what they are."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import ast
 import statistics
 from pathlib import Path
 
-LONGEST_FILE = 400
-MEDIAN_FILE = 120
 MEDIAN_FUNCTION = 10
 NINE_OF_TEN_FUNCTIONS = 30
 BAD_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "manager"}
-
-
-def lines_of_files(sources: list[Path]) -> dict[Path, int]:
-    return {file: len(file.read_text(encoding="utf-8").splitlines()) for file in sources}
 
 
 def lines_of_functions(sources: list[Path]) -> list[int]:
@@ -24,14 +18,6 @@ def lines_of_functions(sources: list[Path]) -> list[int]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-
-
-def test_no_file_is_too_long(sources: list[Path]) -> None:
-    assert {str(file): lines for file, lines in lines_of_files(sources).items() if lines > LONGEST_FILE} == {}
-
-
-def test_most_files_are_short(sources: list[Path]) -> None:
-    assert statistics.median(lines_of_files(sources).values()) <= MEDIAN_FILE
 
 
 def test_most_functions_are_short(sources: list[Path]) -> None:
