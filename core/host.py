@@ -118,7 +118,8 @@ class Host:
         self.reasoning_parsers = self._registry(ReasoningParser)
         self.observers = self._registry(Observer)
         self._sections = self._registry(ConfigSection)
-        shared = (*self.registries[: len(DECLARATIONS) - 1], self._sections)
+        in_workers = {cls.kind for cls in DECLARATIONS.values()}
+        shared = (*(each for each in self.registries if each.kind in in_workers), self._sections)
         self._declared = declared(entry for registry in shared for entry in registry)
 
     @classmethod

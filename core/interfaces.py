@@ -6,7 +6,7 @@ looked for once, when the engine is put together, never in the step loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -327,7 +327,7 @@ class ServerContext(Context):
     tokenizer: Tokenizer
     template: ChatTemplate
     images: ReadsImages | None = None
-    observers: Sequence[StatsObserver] = ()
+    observers: Iterable[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, make: Callable[[ServerContext], S]) -> S:

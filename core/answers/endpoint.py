@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -41,7 +41,7 @@ class Endpoint(Generic[B]):
     path: str
     body: type[B]
     run: Callable[[B, Call], Awaitable[Response]]
-    observers: Sequence[StatsObserver] = ()
+    observers: Iterable[StatsObserver] = ()
     failed: Callable[[Failure, str], Response] | None = None
 
     def add_to(self, router: APIRouter) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxserve.core.discovery.options import PluginOptions, split_commas
-from maxserve.core.errors import SettingsError
+from maxserve.core.discovery.options import ON, PluginOptions
 
 if TYPE_CHECKING:
     import click
@@ -20,8 +19,6 @@ REPEATABLE = {
 }
 SINGLE = {"--config-file": "config_file", "--section-name": "section_name"}  # a file may choose plugins, too
 PREFIX = "MAX_SERVE_"
-ON = ("1", "true", "yes", "on")
-OFF = ("0", "false", "no", "off")
 
 
 def read_plugin_options(argv: Sequence[str], environ: Mapping[str, str]) -> PluginOptions:
@@ -32,17 +29,7 @@ def read_plugin_options(argv: Sequence[str], environ: Mapping[str, str]) -> Plug
         from maxserve.core.settings import resolve_plugins  # takes longer than all of the rest, mostly for nothing
 
         chosen = PluginOptions.from_choice(resolve_plugins(typed, environ=environ))
-    allow = environ.get("MAX_SERVE_PLUGIN_ALLOW")
-    disabled = _names(environ.get("MAX_SERVE_DISABLE_PLUGINS", ""))
-    return PluginOptions(
-        plugin=chosen.plugin,
-        no_plugin=(*chosen.no_plugin, *disabled),
-        prefer=chosen.prefer,
-        custom_architectures=chosen.custom_architectures,
-        autoload=_switch(environ, "MAX_SERVE_PLUGIN_AUTOLOAD"),
-        allow=None if allow is None else _names(allow),
-        tolerant=_tolerant(environ),
-    )
+    return chosen.with_environment(environ)
 
 
 def typed_options(argv: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
@@ -69,7 +56,7 @@ def plugin_options() -> list[click.Parameter]:
     import click
 
     return [
-        _option("--plugin", "MODULE[:ATTRIBUTE]", "Plugin to load besides the installed ones. Repeatable."),
+        _option("--plugin", "MODULE|FILE.py[:ATTRIBUTE]", "Plugin to load besides the installed ones. Repeatable."),
         _option("--no-plugin", "NAME", "Plugin to leave out, built in or installed. Repeatable."),
         _option("--prefer", "KIND:NAME=PLUGIN", "Whose component to take when two plugins offer one name. Repeatable."),
         _option(
@@ -85,24 +72,6 @@ def _option(flag: str, metavar: str, text: str) -> click.Option:
     import click
 
     return click.Option([flag], metavar=metavar, multiple=True, expose_value=False, help=text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, split_commas([text])))
-
-
-def _switch(environ: Mapping[str, str], name: str) -> bool:
-    text = environ.get(name, "1").strip().lower()
-    if text not in (*ON, *OFF, ""):
-        raise SettingsError(f"{name}={text}: must be 1 or 0")
-    return text not in OFF
-
-
-def _tolerant(environ: Mapping[str, str]) -> bool:
-    text = environ.get("MAX_SERVE_PLUGIN_ERRORS", "").strip().lower()
-    if text not in ("", "warn", "strict"):
-        raise SettingsError(f"MAX_SERVE_PLUGIN_ERRORS={text}: must be warn or strict")
-    return text == "warn"
 
 
 def wants_debug(argv: Sequence[str], environ: Mapping[str, str]) -> bool:

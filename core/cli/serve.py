@@ -14,6 +14,7 @@ from maxserve.core.settings.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
     from maxserve.core.cli.group import Invocation
+    from maxserve.core.host import Host
 
 
 def serve_command(invocation: Invocation) -> click.Command:
@@ -50,6 +51,17 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     settings = resolve(given, environ=invocation.environ, sections=invocation.host.plugin_sections())
     refuse_unsupported(settings)
     refuse_unused(settings, invocation.host.schedulers)
-    if settings.kv_cache.cache_strategy != "model_default":
-        invocation.host.cache_strategies.get(settings.kv_cache.cache_strategy)
+    _look_up(settings, invocation.host)
     return settings
+
+
+def _look_up(settings: Settings, host: Host) -> None:
+    """Raises PluginError for a component that was named and is not there."""
+    if settings.kv_cache.cache_strategy != "model_default":
+        host.cache_strategies.get(settings.kv_cache.cache_strategy)
+    if settings.model.attention_backend != "auto":
+        host.attention_backends.get(settings.model.attention_backend)
+    if settings.model.linear_method not in ("auto", "none"):
+        host.linear_methods.get(settings.model.linear_method)
+    if settings.model.layer_compiler not in ("auto", "none"):
+        host.layer_compilers.get(settings.model.layer_compiler)

@@ -1,7 +1,7 @@
 """Who gives way when two plugins declare one name?
 
-Nobody, silently: it is an error that names both, unless --prefer decides, or the operator's own
---custom-architectures replaces what is built in.
+Nobody, silently: it is an error that names both, unless --prefer decides, or an architecture of the operator's own
+--custom-architectures replaces a built-in one. What else such a module declares is treated as any plugin's.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _winner(name: str, rivals: list[Entry[T]], preference: Preference | None, co
     if preference is not None and not preferred:
         complaints.report(_not_declared_by(preference, rivals))
     rivals = preferred or rivals
-    first, *others = [entry for entry in rivals if entry.origin == CUSTOM] or rivals
-    if first.origin == CUSTOM and not others:
+    first, *others = [entry for entry in rivals if _replaces(entry)] or rivals
+    if _replaces(first) and not others:
         replaced = [entry for entry in rivals if entry.origin == BUILT_IN]
         for entry in replaced:
             complaints.warn(f"{first} replaces that of {entry.provider}")
@@ -84,6 +84,11 @@ def _winner(name: str, rivals: list[Entry[T]], preference: Preference | None, co
     if others:
         complaints.report(_clash(name, first, others[0]))
     return first
+
+
+def _replaces(entry: Entry[T]) -> bool:
+    """Returns whether an entry takes the place of a built-in one of its name."""
+    return entry.origin == CUSTOM and isinstance(entry.component, Architecture)
 
 
 def _clash(name: str, one: Entry[T], other: Entry[T]) -> PluginError:

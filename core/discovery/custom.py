@@ -74,7 +74,7 @@ def check_place(source: Source, module: ModuleType) -> None:
     if not any(place.is_relative_to(folder) for place in places):
         found = f"found in {places[0]}" if places else "built into Python"
         raise PluginError(
-            f"{CUSTOM} {source.given}: {source.module!r} was {found}, not under {source.folder}; "
+            f"{source.origin} {source.given}: {source.module!r} was {found}, not under {source.folder}; "
             "call the module something else"
         )
 

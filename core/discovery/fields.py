@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from maxserve.core.components import Sampler
 from maxserve.core.errors import PluginError
 from maxserve.core.nouns import Request, SamplingParams
-from maxserve.core.registry import Entry
+from maxserve.core.registry import Entry, cause
 
 # What the core itself reads from a request, and what every route calls the rest of it.
 RESERVED = frozenset(
@@ -26,6 +27,7 @@ def field_owners(params: Iterable[tuple[Entry[Sampler], object]]) -> Mapping[str
     for entry, cls in params:
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise PluginError(f"{entry}: params must be a dataclass, not {cls!r}")
+        _check_defaults(entry, cls)
         for field in dataclasses.fields(cls):
             if field.name in RESERVED:
                 raise PluginError(
@@ -36,6 +38,32 @@ def field_owners(params: Iterable[tuple[Entry[Sampler], object]]) -> Mapping[str
             if other is not entry:
                 raise PluginError(_clash(field.name, other, entry))
     return owners
+
+
+def _check_defaults(entry: Entry[Sampler], cls: type[Any]) -> None:
+    """Raises PluginError unless `cls()` means that a request asks for nothing: that is what requests are compared with.
+
+    Found at start, because otherwise the first request that leaves out a field without a default would fail.
+    """
+    lacking = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if lacking:
+        raise PluginError(
+            f"{entry}: its request field {lacking[0]!r} has no default; give every field of {cls.__name__} the value "
+            "that means it was not asked for"
+        )
+    try:
+        alike = bool(cls() == cls())
+    except Exception as error:
+        raise PluginError(f"{entry}: {cls.__name__}() cannot be made: {cause(error)}") from error
+    if not alike:
+        raise PluginError(
+            f"{entry}: two objects {cls.__name__}() are not equal, so that every request would seem to ask for it; "
+            "leave dataclass(eq=...) as it is"
+        )
 
 
 def _clash(field: str, one: Entry[Sampler], other: Entry[Sampler]) -> str:

@@ -32,8 +32,9 @@ def import_plugin(plugin: Plugin) -> tuple[Plugin, object]:
     with _search_in(source.folder):
         module, target = _import(source)
         elapsed = (time.perf_counter() - start) * 1000
-        if source.origin == CUSTOM:
+        if source.origin in (CUSTOM, PLUGIN):
             check_place(source, module)
+        if source.origin == CUSTOM:
             plugin = replace(plugin, listed=tuple(listed_architectures(source, target)))
     path: str = vars(module).get("__file__") or source.folder
     located = replace(source, path=path, folder=source.folder or _root(source, path))

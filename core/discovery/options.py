@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from maxserve.core.errors import PluginError
+from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.registry import unknown
 
 if TYPE_CHECKING:
     from maxserve.core.settings import Settings
     from maxserve.core.settings.serving import PluginsSettings
+
+ON = ("1", "true", "yes", "on")
+OFF = ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,17 @@ class PluginOptions:
             no_plugin=split_commas(chosen.no_plugin),
             prefer=chosen.prefer,
             custom_architectures=chosen.custom_architectures,
+        )
+
+    def with_environment(self, environ: Mapping[str, str]) -> PluginOptions:
+        """Returns these options with what only variables can say; SettingsError for one that reads wrongly."""
+        allow = environ.get("MAX_SERVE_PLUGIN_ALLOW")
+        return replace(
+            self,
+            no_plugin=(*self.no_plugin, *_names(environ.get("MAX_SERVE_DISABLE_PLUGINS", ""))),
+            autoload=_switch(environ, "MAX_SERVE_PLUGIN_AUTOLOAD"),
+            allow=None if allow is None else _names(allow),
+            tolerant=_tolerant(environ),
         )
 
 
@@ -82,3 +96,21 @@ def _parse(text: str) -> Preference:
 def split_commas(values: Sequence[str]) -> tuple[str, ...]:
     """The values of a repeatable option that allows commas as well."""
     return tuple(part.strip() for value in values for part in value.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, split_commas([text])))
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "1").strip().lower()
+    if text not in (*ON, *OFF, ""):
+        raise SettingsError(f"{name}={text}: must be 1 or 0")
+    return text not in OFF
+
+
+def _tolerant(environ: Mapping[str, str]) -> bool:
+    text = environ.get("MAX_SERVE_PLUGIN_ERRORS", "").strip().lower()
+    if text not in ("", "warn", "strict"):
+        raise SettingsError(f"MAX_SERVE_PLUGIN_ERRORS={text}: must be warn or strict")
+    return text == "warn"

@@ -5,9 +5,11 @@ Built-ins, installed entry points, --plugin, --custom-architectures. The order i
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from pathlib import Path
 
 from maxserve.core.discovery.complaints import Complaints
 from maxserve.core.discovery.options import PluginOptions, split_commas
@@ -129,12 +131,28 @@ def _installed(dist: metadata.Distribution, point: metadata.EntryPoint) -> Sourc
 
 
 def named_sources(options: PluginOptions, complaints: Complaints) -> list[Source]:
-    """What --plugin names; the plugin is called what was typed."""
+    """What --plugin names. A module is called what was typed, a file or folder by its module's name."""
     sources = []
     for given in split_commas(options.plugin):
-        module, colon, attribute = given.partition(":")
-        if not module or (colon and not attribute) or ":" in attribute:
-            complaints.report(PluginError(f"--plugin {given}: must read MODULE or MODULE:ATTRIBUTE"))
-            continue
-        sources.append(Source(name=given, target=given, origin=PLUGIN, given=given))
+        try:
+            sources.append(_named(given))
+        except PluginError as error:
+            complaints.report(error)
     return sources
+
+
+def _named(given: str) -> Source:
+    module, colon, attribute = given.partition(":")
+    if not module or (colon and not attribute) or ":" in attribute:
+        raise PluginError(f"--plugin {given}: must read MODULE, FILE.py or one of them with :ATTRIBUTE")
+    if os.sep not in module and not module.endswith(".py"):
+        return Source(name=given, target=given, origin=PLUGIN, given=given)
+    path = Path(module).expanduser()
+    if not (path.is_file() and path.suffix == ".py") and not (path / "__init__.py").is_file():
+        raise PluginError(f"--plugin {given}: there is no Python file and no package folder {module!r}")
+    path = path.resolve()
+    if not path.stem.isidentifier():
+        raise PluginError(f"--plugin {given}: {path.stem!r} is no name of a module; rename the file")
+    return Source(
+        name=path.stem, target=path.stem + colon + attribute, origin=PLUGIN, folder=str(path.parent), given=given
+    )

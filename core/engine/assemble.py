@@ -16,7 +16,7 @@ from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
-from maxserve.core.engine.kernels import Chooser, Computation
+from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
 from maxserve.core.engine.loading import build_module, fill
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
@@ -91,7 +91,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     _check_empty_batches(settings, host, files)
     device = choose_device(settings.model.devices)
     sections = host.section_values(settings)
-    chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs)
+    chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs, names=chosen_names(settings))
     computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
     target = Target(
         settings=settings,

@@ -14,7 +14,7 @@ import torch
 from maxserve.core.encoders import Encoder, Scorer
 from maxserve.core.engine.device import choose_device
 from maxserve.core.engine.encoder import EncoderEngine, EncoderParts, Finish
-from maxserve.core.engine.kernels import Chooser, Computation
+from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
 from maxserve.core.engine.loading import build_module, fill
 from maxserve.core.engine.pooling import Pooling, Spans
 from maxserve.core.engine.text_attention import WithinTexts
@@ -53,7 +53,9 @@ STEP_TEXTS = 256
 def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> EncoderEngine:
     """An engine that is ready to serve: weights loaded and a text encoded to warm up."""
     device = choose_device(settings.model.devices)
-    chooser = Chooser(host, device, host.section_values(settings), compiled=settings.model.use_subgraphs)
+    chooser = Chooser(
+        host, device, host.section_values(settings), compiled=settings.model.use_subgraphs, names=chosen_names(settings)
+    )
     computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
     architecture = host.architectures.get(files.architecture)
     trusted = settings.model.trust_remote_code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,15 +11,19 @@ from torch import Tensor, nn
 
 from maxserve.core.computing import LayerContext, LinearContext
 from maxserve.core.engine.device import DTYPES
-from maxserve.core.errors import Unavailable
-from maxserve.core.registry import Declared
+from maxserve.core.errors import SettingsError, Unavailable
+from maxserve.core.registry import Declared, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from maxserve.core.computing import Attention, CompilesLayers, WeightKeeper
     from maxserve.core.host import Host
-    from maxserve.core.registry import Entry
+    from maxserve.core.registry import Entry, Registry
+    from maxserve.core.settings import Settings
+
+AUTO, NONE = "auto", "none"
+OPTIONAL = ("linear_method", "layer_compiler")  # kinds that a model can do without
 
 log = logging.getLogger("maxserve.engine")
 
@@ -57,19 +60,40 @@ class CompiledLayer(nn.Module):
     def __init__(self, layer: nn.Module, call: Callable[..., Tensor]) -> None:
         super().__init__()
         self.layer = layer
-        self.forward = call
+        self.call = call  # a Module among them becomes a part of this one
+        self.forward = call.forward if isinstance(call, nn.Module) else call
+
+
+def chosen_names(settings: Settings) -> dict[str, str]:
+    """The components that the operator named, by kind; AUTO leaves the choice to us, NONE wants no component."""
+    model = settings.model
+    return {
+        "attention_backend": model.attention_backend,
+        "linear_method": model.linear_method,
+        "layer_compiler": model.layer_compiler,
+    }
 
 
 class Chooser:
-    """Builds, of each kind, the component of highest priority that can work here, and says so once."""
+    """Builds, of each kind, the component that was named, else that of highest priority that can work here.
+
+    Says once what serves. `compiled` False leaves out those that compile something.
+    """
 
     def __init__(
-        self, host: Host, device: torch.device, sections: Mapping[type[Any], Any], *, compiled: bool = True
+        self,
+        host: Host,
+        device: torch.device,
+        sections: Mapping[type[Any], Any],
+        *,
+        compiled: bool = True,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self._host = host
         self._device = device
         self._sections = sections
         self._compiled = compiled
+        self._names = names or {}
         self._reasons: set[str] = set()
 
     def computation(self, encoding: str, *, explicit: bool) -> Computation:
@@ -101,18 +125,45 @@ class Chooser:
                 if call is not None:
                     layers[index] = CompiledLayer(layer, call)
 
-    def best(self, entries: Iterable[Entry[R]], context: Any) -> Any:
-        """What the best component builds; None when none of them can."""
-        usable = [e for e in entries if self._device.type in e.component.devices]
-        usable = [e for e in usable if self._compiled or not e.component.compiled]
+    def best(self, registry: Registry[R], context: Any) -> Any:
+        """Returns what the named or the best component builds; None when none can, or none is wanted.
+
+        SettingsError when the component that was named cannot work here.
+        """
+        name = self._names.get(registry.kind, AUTO)
+        if name == NONE and registry.kind in OPTIONAL:
+            return None
+        if name != AUTO:
+            return self._named(registry.get(name), context)
+        usable = [e for e in registry if self._obstacle(e) is None]
         for entry in sorted(usable, key=lambda e: (-e.component.priority, e.name)):
             try:
                 built = self._host.build(entry, context)
             except Unavailable as error:
                 self._say(str(error))
                 continue
-            log.info("%s: %s", entry.kind.replace("_", " "), entry.name)
+            log.info("%s: %s", words(entry.kind), entry.name)
             return built
+        return None
+
+    def _named(self, entry: Entry[R], context: Any) -> Any:
+        flag = f"--{entry.kind.replace('_', '-')} {entry.name}"
+        obstacle = self._obstacle(entry)
+        if obstacle is not None:
+            raise SettingsError(f"{flag}: {obstacle}; name another one, or leave the option out")
+        try:
+            built = self._host.build(entry, context)
+        except Unavailable as error:
+            raise SettingsError(f"{flag}: {error}; name another one, or leave the option out") from error
+        log.info("%s: %s", words(entry.kind), entry.name)
+        return built
+
+    def _obstacle(self, entry: Entry[R]) -> str | None:
+        """Why a component cannot even be tried here."""
+        if self._device.type not in entry.component.devices:
+            return f"{entry} is for {', '.join(entry.component.devices)}, and the model runs on {self._device.type}"
+        if entry.component.compiled and not self._compiled:
+            return f"{entry} compiles, which --no-use-subgraphs forbids"
         return None
 
     def _keeper(self, compute: torch.dtype) -> WeightKeeper | None:

@@ -26,7 +26,7 @@ from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tasks import TEXT
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
-from maxserve.core.settings import Settings, resolve
+from maxserve.core.settings import Settings, resolve, resolve_plugins
 from maxserve.core.settings.options import engine_options, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
 from maxserve.core.settings.required import with_required
@@ -62,7 +62,8 @@ class Completion:
 class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
-    `environ` holds variables that may set options as well, such as os.environ; by default there are none. Errors:
+    `environ` holds variables that may set options as well, such as os.environ, those about plugins and of plugins'
+    own settings included; by default there are none. Errors:
     UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
@@ -79,9 +80,12 @@ class LLM:
         if model is not None:
             options["model_path"] = model
         _refuse_server_options(options)
-        self.settings = settings or resolve(options, environ=environ or {})
+        variables = environ or {}
+        chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
+        plugins = PluginOptions.from_choice(chosen).with_environment(variables)
+        self.host = host or Host.discover(plugins, strict=True)
+        self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
         refuse_unsupported(self.settings)
-        self.host = host or Host.discover(PluginOptions.from_settings(self.settings), strict=True)
         refuse_unused(self.settings, self.host.schedulers)
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 from maxserve.core.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
 from maxserve.core.ipc.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
-
-if TYPE_CHECKING:
-    from maxserve.core.interfaces import StatsObserver, StepStats
-
-log = logging.getLogger("maxserve.server")
+from maxserve.core.server.observing import Observers
 
 NO_WORKER = "no worker is running; it is being started anew"
 
@@ -33,7 +28,7 @@ class WorkerClient:
     """
 
     def __init__(self, *, max_queue_size: int | None = None) -> None:
-        self.observers: Sequence[StatsObserver] = ()
+        self.observers = Observers()
         self.served = 0
         self._max_queue_size = max_queue_size
         self._channel: Channel | None = None
@@ -134,15 +129,7 @@ class WorkerClient:
             else:
                 self.served += output.finish != "error"
                 self._end(output.id, output)
-        self._tell(message.stats)
-
-    def _tell(self, stats: StepStats) -> None:
-        for observer in self.observers:
-            try:
-                observer.on_step(stats)
-            except Exception:  # answers are the clients'; a broken observer must not hold them up
-                log.exception("observer %s failed at on_step and hears of no further step", type(observer).__name__)
-                self.observers = [other for other in self.observers if other is not observer]
+        self.observers.on_step(message.stats)
 
     def _end(self, id: str, last: Output | Encoded | MaxserveError) -> None:
         stream = self._streams.pop(id, None)

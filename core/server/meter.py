@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from maxserve.core.interfaces import RequestStats, StatsObserver
 from maxserve.core.model.answer import Piece
-
-log = logging.getLogger("maxserve.server")
+from maxserve.core.server.observing import Observers
 
 
 class Meter:
     """Follows one HTTP request from its arrival to its end, over all of its choices."""
 
-    def __init__(self, observers: Sequence[StatsObserver], route: str) -> None:
-        self._observers = observers
+    def __init__(self, observers: Iterable[StatsObserver], route: str) -> None:
+        self._observers = Observers.of(observers)
         self._route = route
         self._start = time.monotonic()
         self._first: float | None = None
@@ -50,12 +48,7 @@ class Meter:
         if self._finished:
             return
         self._finished = True
-        stats = self._stats(status)
-        for observer in self._observers:
-            try:
-                observer.on_request(stats)
-            except Exception:  # the answer is the client's; a broken observer must not take it away
-                log.exception("observer %s failed at on_request", type(observer).__name__)
+        self._observers.on_request(self._stats(status))
 
     def _stats(self, status: int) -> RequestStats:
         reasons = [piece.finish for _, piece in self._latest.values() if piece.finish is not None]

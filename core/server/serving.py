@@ -22,6 +22,7 @@ from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
 from maxserve.core.server.banner import StartDisplay, announce
 from maxserve.core.server.gate import Gate
+from maxserve.core.server.observing import Observers
 from maxserve.core.server.wordings import Wordings
 from maxserve.core.settings.required import with_required
 
@@ -161,7 +162,7 @@ class Serving:
         sections = plan.host.section_values(settings)
         if not plan.client.observers:  # they count on over all workers
             context = ObserverContext(sections=sections, model=info.name)
-            plan.client.observers = [plan.host.build(entry, context) for entry in plan.host.observers]
+            plan.client.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
         served = ServerContext(
             sections=sections,
             settings=settings,

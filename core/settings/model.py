@@ -132,6 +132,33 @@ class ModelSettings(CheckpointSettings):
     pool_embeddings: Annotated[
         bool, Field(description="Give one vector per text in embedding models; off, one per token.")
     ] = True
+    attention_backend: Annotated[
+        str,
+        Option(metavar="NAME"),
+        Field(
+            description="What attends over the cache: the name of a back end (`max list attention-backends`); auto "
+            "takes the best that works here.",
+            min_length=1,
+        ),
+    ] = "auto"
+    linear_method: Annotated[
+        str,
+        Option(metavar="NAME"),
+        Field(
+            description="What keeps the weights of projections and multiplies by them: the name of a method; auto "
+            "takes the best that works here, none leaves them to torch.",
+            min_length=1,
+        ),
+    ] = "auto"
+    layer_compiler: Annotated[
+        str,
+        Option(metavar="NAME"),
+        Field(
+            description="What makes one call of a whole layer: the name of a compiler; auto takes the best that works "
+            "here, none runs layers as they are written.",
+            min_length=1,
+        ),
+    ] = "auto"
     use_experimental_kernels: Annotated[
         Switch, Option(env=("USE_EXPERIMENTAL_KERNELS",)), Field(description="Use kernels that are still being tried.")
     ] = False

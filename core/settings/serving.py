@@ -145,8 +145,8 @@ class PluginsSettings(Section):
 
     plugin: Annotated[
         tuple[str, ...],
-        Option(metavar="MODULE[:ATTRIBUTE]"),
-        Field(description="Plugin to load besides the installed ones."),
+        Option(metavar="MODULE|FILE.py[:ATTRIBUTE]"),
+        Field(description="Plugin to load besides the installed ones: a module, a Python file or a package folder."),
     ] = ()
     no_plugin: Annotated[
         tuple[str, ...],

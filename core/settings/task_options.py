@@ -15,6 +15,7 @@ log = logging.getLogger("maxserve.settings")
 _OF_TEXT = frozenset(
     {
         "model.chat_template",
+        "model.attention_backend",
         "kv_cache.cache_strategy",
         "kv_cache.kv_cache_page_size",
         "kv_cache.enable_prefix_caching",

@@ -128,6 +128,9 @@ def test_help_leaves_out_settings_that_cannot_be_imported(max_cli: Any, plugin_f
     ("argv", "message"),
     [
         (("--scheduler", "contnuous"), "no scheduler is called 'contnuous' (did you mean 'continuous'?)"),
+        (("--attention-backend", "trch"), "no attention backend is called 'trch' (did you mean 'torch'?)"),
+        (("--linear-method", "nativ"), "no linear method is called 'nativ' (did you mean 'native'?)"),
+        (("--layer-compiler", "nativ"), "no layer compiler is called 'nativ' (did you mean 'native'?)"),
         (("--cache-strategy", "pagde"), "no cache strategy is called 'pagde' (did you mean 'paged'?)"),
         (("--no-plugin", "builtin.schedulers"), "no scheduler is called 'continuous'; there is none"),
     ],

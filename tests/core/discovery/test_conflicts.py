@@ -147,3 +147,9 @@ def test_leniently_the_first_is_kept() -> None:
     left = settle("scheduler", [scheduler("a"), scheduler("b")], [], complaints)
     assert [each.plugin for each in left] == ["a"]
     assert len(complaints.errors) == 1
+
+
+def test_a_custom_module_replaces_architectures_only() -> None:
+    """What else it declares has no right over built-ins that an installed plugin has not."""
+    with pytest.raises(PluginError, match="--prefer scheduler:fair=builtin or --prefer scheduler:fair=mine"):
+        decide(scheduler("builtin", origin=BUILT_IN), scheduler("mine", origin=CUSTOM))

@@ -74,7 +74,31 @@ def test_named_plugins() -> None:
     ]
 
 
+def test_a_plugin_by_its_file_or_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    given = ("./mine.py", "mine.py:plugin", f"{tmp_path}/package", "./package/")
+    found = named_sources(PluginOptions(plugin=given), complaints())
+    assert [(source.name, source.target) for source in found] == [
+        ("mine", "mine"),
+        ("mine", "mine:plugin"),
+        ("package", "package"),
+        ("package", "package"),
+    ]
+    assert {source.folder for source in found} == {str(tmp_path.resolve())}
+
+
+@pytest.mark.parametrize("given", ["./none.py", "folder/none", "./1st.py"])
+def test_a_file_that_cannot_be_a_plugin(given: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1st.py").write_text("")
+    with pytest.raises(PluginError, match=r"there is no Python file|is no name of a module"):
+        named_sources(PluginOptions(plugin=(given,)), complaints())
+
+
 @pytest.mark.parametrize("given", ["", ":x", "acme:", "a:b:c"])
 def test_named_plugin_that_does_not_read_so(given: str) -> None:
-    with pytest.raises(PluginError, match="must read MODULE or MODULE:ATTRIBUTE"):
+    with pytest.raises(PluginError, match=r"must read MODULE, FILE\.py or one of them"):
         named_sources(PluginOptions(plugin=(given,)), complaints())

@@ -13,7 +13,7 @@ from torch import nn
 
 from maxserve.core.components import LayerCompiler, LinearMethod
 from maxserve.core.engine.kernels import Chooser, CompiledLayer
-from maxserve.core.errors import Unavailable
+from maxserve.core.errors import SettingsError, Unavailable
 from maxserve.core.hookspecs import hookimpl
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -102,6 +102,64 @@ def test_what_is_compiled_can_be_left_out(chooser: Callable[..., Chooser]) -> No
         method("low", lambda c: "low"), method("compiled", lambda c: "x", priority=5, compiled=True), compiled=False
     )
     assert chosen.best(chosen._host.linear_methods, None) == "low"
+
+
+def test_the_one_that_was_named_serves(chooser: Callable[..., Chooser]) -> None:
+    methods = (method("low", lambda c: "low", priority=1), method("better", lambda c: "better", priority=2))
+    chosen = chooser(*methods, names={"linear_method": "low"})
+    assert chosen.best(chosen._host.linear_methods, None) == "low"
+    chosen = chooser(*methods, names={"linear_method": "none"})
+    assert chosen.best(chosen._host.linear_methods, None) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "message"),
+    [
+        ("broken", {}, "--linear-method broken: this machine has no fast unit; name another"),
+        (
+            "elsewhere",
+            {},
+            "--linear-method elsewhere: linear method 'elsewhere' of plugin .* is for cuda, and the model",
+        ),
+        ("compiled", {"compiled": False}, "--linear-method compiled: .* compiles, which --no-use-subgraphs forbids"),
+    ],
+)
+def test_the_one_that_was_named_cannot_work(
+    chooser: Callable[..., Chooser], named: str, options: dict[str, Any], message: str
+) -> None:
+    chosen = chooser(
+        method("works", lambda c: "works"),
+        method("broken", refuse),
+        method("elsewhere", lambda c: "x", devices=("cuda",)),
+        method("compiled", lambda c: "x", compiled=True),
+        names={"linear_method": named},
+        **options,
+    )
+    with pytest.raises(SettingsError, match=message):
+        chosen.best(chosen._host.linear_methods, None)
+
+
+def test_a_compiler_may_give_a_module(plugin_host: Callable[..., Any]) -> None:
+    class Doubled(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+            self.inner = layer
+
+        def forward(self, x: Any, batch: Any) -> Any:
+            return self.inner(x) * self.scale
+
+    class Compiler:
+        def compile(self, layer: nn.Module, attention: Any) -> Any:
+            return Doubled(layer)
+
+    compilers = (LayerCompiler(name="acme", build=lambda context: Compiler()),)
+    host = plugin_host(plugin(layer_compilers=lambda: compilers), no_plugin=("builtin.native",))
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.Linear(2, 2)])
+    written, x = model.layers[0], torch.ones(1, 2)
+    Chooser(host, CPU, {}).compile_layers(model, None, torch.float32)  # type: ignore[arg-type]
+    assert torch.equal(model.layers[0](x, None), written(x) * 2)
 
 
 def test_nothing_works(chooser: Callable[..., Chooser]) -> None:

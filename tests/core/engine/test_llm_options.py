@@ -72,3 +72,29 @@ def test_cast_weights_are_those_of_a_checkpoint_in_that_type(
     plain = LLM(str(tmp_path / "cast"), quantization_encoding=wanted).generate(**asked)[0]
     assert cast.tokens == plain.tokens
     assert cast.logprobs == plain.logprobs
+
+
+POLICY = """
+from dataclasses import dataclass
+from maxserve import ConfigSection, hookimpl
+
+@dataclass(frozen=True)
+class Config:
+    aging: float = 0.5
+
+@hookimpl
+def maxserve_config():
+    yield ConfigSection(name="acme-policy", schema=Config)
+"""
+
+
+def test_variables_about_plugins_and_of_their_settings(folder: Path, plugin_folder: Any) -> None:
+    plugin_folder.module("acme_policy", POLICY)
+    plugin_folder.distribution("acme", "1.0", {"acme": "acme_policy"})
+    llm = LLM(str(folder), defer_resolve=True, environ={"MAX_SERVE_ACME_POLICY_AGING": "0.75"})
+    assert [values.aging for values in llm.host.section_values(llm.settings).values() if hasattr(values, "aging")] == [
+        0.75
+    ]
+    for variables in ({"MAX_SERVE_PLUGIN_AUTOLOAD": "0"}, {"MAX_SERVE_DISABLE_PLUGINS": "acme"}):
+        llm = LLM(str(folder), defer_resolve=True, environ=variables)
+        assert [plugin.active for plugin in llm.host.plugins if plugin.name == "acme"] == [False]

@@ -11,6 +11,7 @@ from maxserve.core.interfaces import RequestStats, StepStats
 from maxserve.core.ipc.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.nouns import CacheSizes, Encoded, EncodeRequest, Output, Request
 from maxserve.core.server.client import WorkerClient
+from maxserve.core.server.observing import Observers
 
 
 class Recorder:
@@ -232,24 +233,24 @@ def test_failed_requests_do_not_count_as_served() -> None:
 def test_observers_hear_of_every_step() -> None:
     client, _ = attached()
     watcher = Watcher()
-    client.observers = (watcher,)
+    client.observers = Observers([watcher])
     client.deliver(step(running=3))
     client.deliver(step(running=1))
     assert [stats.running for stats in watcher.steps] == [3, 1]
 
 
-def test_a_broken_observer_hears_no_more_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_observer_is_logged_once_and_holds_up_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Watcher):
         def on_step(self, stats: Any) -> None:
             raise KeyError("x")
 
     client, _ = attached()
     watcher = Watcher()
-    client.observers = (Broken(), watcher)
+    client.observers = Observers([Broken(), watcher])
     client.deliver(step(running=3))
     client.deliver(step(running=1))
     assert [stats.running for stats in watcher.steps] == [3, 1]
-    assert caplog.text.count("observer Broken failed at on_step") == 1
+    assert caplog.text.count("Broken failed at on_step") == 1
 
 
 def test_prefix_cache_reset_is_handed_on() -> None:
