@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,14 @@ def write_model(
     config["architectures"] = [architecture]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture
+def demo_copy(tmp_path: Path) -> Path:
+    """The demo model's folder, to be changed."""
+    import maxserve.plugins.demo as demo
+
+    return Path(shutil.copytree(Path(str(demo.__file__)).parent / "model", tmp_path / "demo"))
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,10 @@ from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
-from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import Model, ModelInfo, ModelSpec, SamplerContext
+from maxserve.core.model.end_tokens import end_tokens
 from maxserve.core.model.fallback import read_spec
 from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
@@ -279,7 +280,13 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
         architecture=files.architecture,
         max_length=plan.max_length,
         vocab_size=loaded.spec.vocab_size,
-        eos_token_ids=eos_token_ids(files.generation_config, files.config),
+        eos_token_ids=end_tokens(
+            files.path,
+            files.config,
+            files.generation_config,
+            vocab_size=loaded.spec.vocab_size,
+            chat_template=target.settings.model.chat_template,
+        ),
         dtype=str(target.computation.stored(files.encoding)).removeprefix("torch."),
         device=str(target.device),
         parameters=loaded.parameters,
@@ -287,20 +294,6 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
         created=int(time.time()),
         defaults=dict(files.generation_config),
     )
-
-
-def eos_token_ids(*configs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The tokens that end a text: those of the first config that names any (a number or a list)."""
-    for config in configs:
-        found = config.get("eos_token_id")
-        ids = found if isinstance(found, list) else [] if found is None else [found]
-        if any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
-            raise ModelError(
-                f"eos_token_id is {found!r} in the model's configuration; a token id or a list is expected"
-            )
-        if ids:
-            return tuple(ids)
-    return ()
 
 
 def warm_up(engine: Engine) -> None:

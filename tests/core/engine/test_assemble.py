@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maxserve.core.engine.assemble import build_engine, eos_token_ids
+from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
@@ -74,7 +74,7 @@ def test_chunks_are_not_spoken_of_unasked(build: Build, caplog: pytest.LogCaptur
 def test_info_tells_what_is_served(build: Build) -> None:
     info = build(max_length=100, max_batch_size=3).info
     assert (info.architecture, info.max_length, info.max_batch_size) == ("LlamaForCausalLM", 100, 3)
-    assert (info.dtype, info.device, info.eos_token_ids) == ("float32", "cpu", (0,))
+    assert (info.dtype, info.device, info.eos_token_ids) == ("float32", "cpu", (0, 2))
     assert info.parameters > 50_000
 
 
@@ -112,23 +112,3 @@ def test_a_model_that_gives_no_numbers_does_not_start(
     save_file(weights | {"model.norm.weight": torch.full((64,), torch.nan)}, folder / "model.safetensors")
     with pytest.raises(PluginError, match="failed in its warm-up step: the model gave no finite logits"):
         build(model_path=str(folder))
-
-
-@pytest.mark.parametrize(
-    ("configs", "expected"),
-    [
-        ([{}, {}], ()),
-        ([{"eos_token_id": 3}, {"eos_token_id": 4}], (3,)),
-        ([{"eos_token_id": [3, 4]}], (3, 4)),
-        ([{"eos_token_id": None}, {"eos_token_id": [5]}], (5,)),
-        ([{"eos_token_id": []}, {"eos_token_id": 0}], (0,)),
-    ],
-)
-def test_the_first_config_that_names_an_end_decides(configs: list[dict[str, Any]], expected: tuple[int, ...]) -> None:
-    assert eos_token_ids(*configs) == expected
-
-
-@pytest.mark.parametrize("wrong", ["2", [1, "2"], 1.5, True])
-def test_an_end_that_is_no_token_id_is_refused(wrong: Any) -> None:
-    with pytest.raises(ModelError, match=r"eos_token_id is .* a token id or a list is expected"):
-        eos_token_ids({"eos_token_id": wrong})
