@@ -8,10 +8,18 @@ from maxserve.core.components import ReasoningParser, ToolParser
 from maxserve.core.hookspecs import hookimpl
 
 _HERE = "maxserve.plugins.parsers"
+_HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 
 
 @hookimpl
 def maxserve_tool_parsers() -> Iterable[ToolParser]:
+    yield ToolParser(
+        name="gpt_oss",
+        build=f"{_HERE}.harmony:HarmonyCalls",
+        recognises=f"{_HERE}.harmony:recognises",
+        markers=_HARMONY,
+        summary="<|channel|>commentary to=functions.f <|constrain|>json<|message|>{…}<|call|>: GPT-OSS",
+    )
     yield ToolParser(
         name="hermes",
         build=f"{_HERE}.hermes:Hermes",
@@ -57,6 +65,13 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
 
 @hookimpl
 def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
+    yield ReasoningParser(
+        name="gpt_oss",
+        build=f"{_HERE}.harmony:HarmonyReasoning",
+        recognises=f"{_HERE}.harmony:recognises",
+        markers=_HARMONY,
+        summary="the analysis channel of harmony; final and commentary are content: GPT-OSS",
+    )
     yield ReasoningParser(
         name="think",
         build=f"{_HERE}.think:Think",
