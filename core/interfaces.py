@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 C = TypeVar("C")
+K = TypeVar("K", bound="Closeable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,13 +312,20 @@ class ObserverContext(Context):
     model: str
 
 
+class Closeable(Protocol):
+    """What must be closed when nobody needs it any more."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
     `images` reads the pictures of prompts, where the model sees.
 
-    `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes.
+    `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes. What is
+    `owned`, such as threads, is closed with the application, which a new worker may need another one of.
     """
 
     settings: Settings
@@ -329,6 +337,17 @@ class ServerContext(Context):
     images: ReadsImages | None = None
     observers: Iterable[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _owned: list[Closeable] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def owned(self, resource: K) -> K:
+        """`resource`, which is closed with the application."""
+        self._owned.append(resource)
+        return resource
+
+    def close(self) -> None:
+        """Closes what is owned, the last one first; called by the server when the application was replaced."""
+        while self._owned:
+            self._owned.pop().close()
 
     def once(self, make: Callable[[ServerContext], S]) -> S:
         if make not in self.made:

@@ -49,7 +49,7 @@ class Answering:
         self.conversations = Conversations(context)
         self._bodies: dict[type[Any], type[Any]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
-        self.constraints = Constraints(context)
+        self.constraints = context.owned(Constraints(context))
         self._pictures = Pictures(context)
         self._readers = Readers(context)
 

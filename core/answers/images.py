@@ -1,4 +1,4 @@
-"""How do the pictures of a conversation become what the model takes?"""
+"""Images of conversations: from a part of a message to what the model takes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any, Literal
 from pydantic import PrivateAttr, ValidationError
 
 from maxserve.core.errors import RequestError
-from maxserve.core.images.limits import ImageLimits
+from maxserve.core.images.fetching import Deadline
+from maxserve.core.images.limits import PORTS, ImageLimits
 from maxserve.core.images.pictures import decode
-from maxserve.core.images.sources import read_source
+from maxserve.core.images.sources import read_source, scheme_of
 from maxserve.core.interfaces import ReadImage, ReadsImages, ServerContext
 from maxserve.core.server.fields import Body
+from maxserve.core.server.threads import Threads
 
 AT_ONCE = 4  # pictures of one request that are fetched and decoded at the same time
+FETCHING = 32  # threads that wait for other hosts
+DECODING = 2  # threads that decode: more would only take turns with those that answer
 
 
 class ImageURL(Body):
@@ -60,6 +64,8 @@ class Pictures:
         self._reader = context.images
         self._model = context.model.name
         self._limits = ImageLimits.of(context.settings)
+        self._fetching = context.owned(Threads(FETCHING, "fetching"))
+        self._decoding = context.owned(Threads(DECODING, "images"))
 
     async def read(self, placed: Sequence[Placed]) -> list[ReadImage]:
         """What the model takes of each, in order; RequestError naming the part that cannot be shown to it."""
@@ -74,14 +80,15 @@ class Pictures:
         return list(await asyncio.gather(*(self._read(gate, self._reader, *each) for each in placed)))
 
     async def _read(self, gate: asyncio.Semaphore, reader: ReadsImages, place: str, image: ImageURL) -> ReadImage:
+        """Fetched and decoded in threads of their own: a slow host holds up no picture that is there already."""
         async with gate:
-            return await asyncio.to_thread(self._read_now, reader, place, image.url)
-
-    def _read_now(self, reader: ReadsImages, place: str, url: str) -> ReadImage:
-        try:
-            return reader.read(decode(read_source(url, self._limits), self._limits))
-        except (ValueError, ArithmeticError) as error:  # a reader's processor says so of sizes it cannot take
-            raise _refused(place, f"the image cannot be used: {error}") from error
+            deadline = Deadline(self._limits.seconds)  # waiting for a thread counts too
+            threads = self._fetching if scheme_of(image.url) in PORTS else self._decoding
+            try:
+                data = await threads.run(lambda: read_source(image.url, self._limits, deadline))
+                return await self._decoding.run(lambda: reader.read(decode(data, self._limits)))
+            except (ValueError, ArithmeticError) as error:  # a reader's processor says so of sizes it cannot take
+                raise _refused(place, f"the image cannot be used: {error}") from error
 
 
 def details(placed: Sequence[Placed]) -> Iterator[str]:

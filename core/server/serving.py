@@ -73,6 +73,7 @@ class Serving:
         self._http = listener.HttpServer(self._gate)
         self._display = StartDisplay(sys.stderr)
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
+        self._served: ServerContext | None = None  # that of the application there is
 
     def run(self) -> None:
         """Returns after SIGINT or SIGTERM; UsageError or EngineError when there is no point in going on."""
@@ -80,6 +81,7 @@ class Serving:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._run())
         finally:
+            self._replace(None)
             self._display.clear()
 
     async def _run(self) -> None:
@@ -179,7 +181,15 @@ class Serving:
             (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
             for entry in plan.routes
         ]
-        return create_app(served, routers, Wordings(failures))
+        app = create_app(served, routers, Wordings(failures))
+        self._replace(served)
+        return app
+
+    def _replace(self, served: ServerContext | None) -> None:
+        """Closes what the application before had; its requests are those of a worker that is gone."""
+        before, self._served = self._served, served
+        if before is not None:
+            before.close()
 
     def _settings(self, info: ModelInfo) -> Settings:
         """The settings the worker has: what an architecture insists on is known only now if nobody looked before."""

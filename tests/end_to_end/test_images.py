@@ -7,7 +7,12 @@ import io
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +94,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Dripping(BaseHTTPRequestHandler):
+    """Sends a byte of the status line now and then."""
+
+    def do_GET(self) -> None:
+        with suppress(OSError):
+            for _ in range(60):
+                self.wfile.write(b"H")
+                time.sleep(0.2)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[LiveServer]:
+def dripping() -> Iterator[str]:
+    """A host of pictures that takes longer than any may."""
+    host = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    host.daemon_threads, host.block_on_close = True, False
+    thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"127.0.0.1:{host.server_address[1]}"
+    host.shutdown()
+    thread.join()
+    host.server_close()
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, dripping: str) -> Iterator[LiveServer]:
     options = ("--model", str(folder), "--served-model-name", MODEL, "--max-batch-size", "4", "--max-images", "3")
     options += ("--kv-cache-page-size", "16", "--allowed-image-roots", str(folder / "pictures"))
+    options += ("--allowed-image-domains", dripping, "--allow-private-image-addresses", "--image-timeout", "3")
     server = LiveServer(*options, env={"OMP_NUM_THREADS": "1"})
     try:
         yield server.wait_ready()
@@ -256,3 +288,28 @@ def test_max_generate(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [int(id) for id in done.stdout.split("Prompt size")[0].split()] == expected(folder, [1, 2], 12)
+
+
+def test_slow_pictures_hold_up_nobody_else(client: openai.OpenAI, dripping: str) -> None:
+    """32 threads of pictures wait for a host; chats without pictures, and pictures that are there, go on."""
+    slow = asked(*[f"http://{dripping}/{i}.png" for i in range(3)])
+
+    def ask(messages: list[Any]) -> float:
+        begun = time.monotonic()
+        client.chat.completions.create(model=MODEL, messages=messages, max_tokens=2)
+        return time.monotonic() - begun
+
+    def ask_slowly() -> float:
+        begun = time.monotonic()
+        with pytest.raises(openai.BadRequestError, match="--image-timeout"):
+            client.chat.completions.create(model=MODEL, messages=slow, max_tokens=2)
+        return time.monotonic() - begun
+
+    with ThreadPoolExecutor(12) as threads:
+        waiting = [threads.submit(ask_slowly) for _ in range(12)]
+        time.sleep(0.5)
+        plain = ask([{"role": "user", "content": "hi"}])
+        pictured = ask(asked(data_url(5)))
+        assert not any(each.done() for each in waiting)
+        assert max(plain, pictured) < 2.5  # the slow ones take three seconds
+        assert max(each.result() for each in waiting) < 10

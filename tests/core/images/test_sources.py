@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -20,21 +21,62 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def test_data() -> None:
-    assert read_source(data_url(b"abc"), limits()) == b"abc"
-    assert read_source(data_url(b"abc", kind=""), limits()) == b"abc"
-    assert read_source("data:image/png;name=a.png;base64,YWJj", limits()) == b"abc"
-    assert read_source("DATA:image/png;base64,YWJj%2B%2B%2B%2B", limits()) == base64.b64decode("YWJj++++")
+BYTES = bytes(range(256)) * 2
+TEXT = base64.b64encode(BYTES).decode()
+URL_SAFE = base64.urlsafe_b64encode(BYTES).decode()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:image/png;base64,{TEXT}",
+        f"data:;base64,{TEXT}",
+        f"data:base64,{TEXT}".replace("data:", "data:;"),
+        f"data:image/png;name=a.png;base64,{TEXT}",
+        f"data:image/png;base64;charset=utf-8,{TEXT}",
+        f"data:image/png; base64,{TEXT}",
+        f"DATA:IMAGE/PNG;BASE64,{TEXT}",
+        f"data:application/octet-stream;base64,{TEXT}",
+        f"data:text/plain;base64,{TEXT}",
+        f" data:image/png;base64,{TEXT}\n",
+        f"da\nta:image/png;base64,{TEXT}",
+        "data:image/png;base64," + base64.encodebytes(BYTES).decode(),
+        "data:image/png;base64," + base64.encodebytes(BYTES).decode().replace("\n", "\r\n\t "),
+        "data:image/png;base64," + TEXT.rstrip("="),
+        f"data:image/png;base64,{TEXT}==",
+        f"data:image/png;base64,{URL_SAFE}",
+        "data:image/png;base64," + URL_SAFE.rstrip("="),
+        "data:image/png;base64," + quote(TEXT, safe=""),
+        "data:image/png;base64," + quote(base64.encodebytes(BYTES), safe=""),
+        "data:image/png," + quote(BYTES, safe=""),
+    ],
+)
+def test_data(url: str) -> None:
+    assert read_source(url, limits(size=len(BYTES))) == BYTES
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 5, 3_000_001])
+def test_large_data_is_read_in_slices(size: int) -> None:
+    data = bytes(i * 7 % 251 for i in range(1000)) * (size // 1000) + bytes(size % 1000)
+    bounds = limits(size=size)
+    assert read_source(data_url(data), bounds) == data
+    assert read_source("data:image/png;base64," + quote(base64.b64encode(data), safe=""), bounds) == data
+    assert (
+        read_source("data:image/png;base64," + "".join(f"%{byte:02x}" for byte in base64.b64encode(data)), bounds)
+        == data
+    )
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("data:image/png,abc", "base64"),
         ("data:image/png;base64", "base64"),
-        ("data:text/html;base64,YWJj", "text/html"),
-        ("data:image/png;base64,YW Jj", "not base64"),
-        ("data:image/png;base64,YWJ", "not base64"),
+        ("data:image/png;base64,YWJjZ", "not base64"),
+        ("data:image/png;base64,YW.Jj", "not base64"),
+        ("data:image/png;base64,YW=Jj", "not base64"),
+        ("data:image/png;base64,YWJ\u00e4", "not base64"),
+        ("data:image/png;base64,YWJ\ud800", "not base64"),
+        ("data:image/png," + "x" * 101, "--max-image-bytes"),
         (data_url(b"x" * 101), "--max-image-bytes"),
         (data_url(b"x" * 1000), "--max-image-bytes"),
         ("http://example.org/a.png", "--allowed-image-domains"),
