@@ -80,6 +80,34 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
         summary="<think>…</think>, also where the template writes the first tag",
     )
     yield ReasoningParser(
+        name="mistral",
+        build=f"{_HERE}.think_tags:MistralThink",
+        recognises=f"{_HERE}.think_tags:mistral",
+        markers=("[THINK]", "[/THINK]"),
+        summary="[THINK]…[/THINK]: Magistral, Ministral",
+    )
+    yield ReasoningParser(
+        name="seed_oss",
+        build=f"{_HERE}.think_tags:SeedOssThink",
+        recognises=f"{_HERE}.think_tags:seed_oss",
+        markers=("<seed:think>", "</seed:think>"),
+        summary="<seed:think>…</seed:think>: Seed-OSS",
+    )
+    yield ReasoningParser(
+        name="kimi_k2",
+        build=f"{_HERE}.think_tags:KimiK2Think",
+        recognises=f"{_HERE}.think_tags:kimi_k2",
+        markers=("<think>", "</think>", "<|tool_calls_section_begin|>"),
+        summary="<think>…</think>, also ended by tool calls: Kimi K2 Thinking",
+    )
+    yield ReasoningParser(
+        name="granite",
+        build=f"{_HERE}.granite_reasoning:GraniteReasoning",
+        recognises=f"{_HERE}.granite_reasoning:recognises",
+        markers=("<think>", "</think>", "<response>", "</response>"),
+        summary="<think>…</think><response>…</response>, or sentences before each: Granite 3.2 and 3.3",
+    )
+    yield ReasoningParser(
         name="think_from_start",
         build=f"{_HERE}.think:from_start",
         markers=("<think>", "</think>"),

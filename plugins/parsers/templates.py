@@ -40,4 +40,6 @@ def any_tools(template: str) -> int:
 
 
 def think(template: str) -> int:
-    return _SURE if "</think>" in template else 0
+    """Other parsers of reasoning know what goes with these tags in some families."""
+    more = ("<response></response>", "<|tool_calls_section_begin|>")
+    return _SURE if "</think>" in template and not any(mark in template for mark in more) else 0

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 from maxserve.core.nouns import Delta
 from maxserve.core.reading import ReasoningContext
-
-_OPEN, _CLOSE = "<think>", "</think>"
 
 
 class Think:
     """Reasoning begins where the prompt or the answer opens it; blanks around it are left out.
 
     Only the first tag that an answer begins with counts: later ones are content, as the model may speak of them.
+    Families with other tags are subclasses. `ends` are texts that end the reasoning as well, and are told as content:
+    a model that calls a tool may forget to end its thoughts.
     """
 
+    openings: ClassVar[tuple[str, ...]] = ("<think>",)
+    closings: ClassVar[tuple[str, ...]] = ("</think>",)
+    ends: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, context: ReasoningContext) -> None:
-        opened = context.prompt.rstrip().endswith(_OPEN)
+        opened = context.prompt.rstrip().endswith(self.openings)
         self._read = self._reasoning if opened else self._start
         self._held = ""
         self._blank = True  # nothing but blanks so far, of the reasoning or of the content after it
@@ -32,10 +39,10 @@ class Think:
 
     def _start(self) -> Delta:
         said = self._held.lstrip()
-        if said.startswith(_OPEN):
-            self._held = said.removeprefix(_OPEN)
+        if (opening := _first(self.openings, said)) is not None:
+            self._held = said.removeprefix(opening)
             self._read = self._reasoning
-        elif not _OPEN.startswith(said):
+        elif not _may_begin(self.openings, said):
             self._read = self._content
         else:
             return Delta()
@@ -43,22 +50,28 @@ class Think:
 
     def _reasoning(self) -> Delta:
         if self._blank:
-            while (said := self._held.lstrip()).startswith(_OPEN):  # a model may repeat what its template wrote
-                self._held = said.removeprefix(_OPEN)
+            while (opening := _first(self.openings, said := self._held.lstrip())) is not None:
+                self._held = said.removeprefix(opening)  # a model may repeat what its template wrote
             self._held = said
-            if _OPEN.startswith(said):
+            if _may_begin(self.openings, said):
                 return Delta()
             self._blank = False
-        thought, tag, rest = self._held.partition(_CLOSE)
+        index, tag = _earliest((*self.closings, *self.ends), self._held)
         if not tag:
             return Delta(reasoning=self._certain())
-        self._held, self._read = rest, self._after
+        thought, self._held = self._held[:index], self._held[index:]
+        if tag in self.ends:
+            self._read = self._content
+        else:
+            self._held, self._read = self._held.removeprefix(tag), self._after
         after = self._read()
         return Delta(reasoning=thought.rstrip(), content=after.content)
 
     def _certain(self) -> str:
-        """Takes what is reasoning for certain: not what may begin the tag, nor blanks before it."""
-        ends = (n for n in range(len(_CLOSE) - 1, 0, -1) if self._held.endswith(_CLOSE[:n]))
+        """Takes what is reasoning for certain: not what may begin a tag, nor blanks before it."""
+        tags = (*self.closings, *self.ends)
+        longest = max(map(len, tags))
+        ends = (n for n in range(longest - 1, 0, -1) if n <= len(self._held) and _may_begin(tags, self._held[-n:]))
         certain = self._held[: len(self._held) - next(ends, 0)].rstrip()
         self._held = self._held[len(certain) :]
         return certain
@@ -79,5 +92,21 @@ def from_start(context: ReasoningContext) -> Think:
 
     Where the template has written both tags, there is none.
     """
-    closed = context.prompt.rstrip().endswith(_CLOSE)
-    return Think(context) if closed else Think(ReasoningContext(sections=context.sections, prompt=_OPEN))
+    closed = context.prompt.rstrip().endswith(Think.closings)
+    return Think(context) if closed else Think(ReasoningContext(sections=context.sections, prompt=Think.openings[0]))
+
+
+def _first(tags: Iterable[str], text: str) -> str | None:
+    """The tag that a text begins with."""
+    return next((tag for tag in tags if text.startswith(tag)), None)
+
+
+def _may_begin(tags: Iterable[str], text: str) -> bool:
+    """Whether more text could make one of the tags of it."""
+    return any(tag.startswith(text) for tag in tags)
+
+
+def _earliest(tags: Iterable[str], text: str) -> tuple[int, str]:
+    """Where the first of the tags begins in a text, and which; (-1, "") where none does."""
+    found = [(index, tag) for tag in tags if (index := text.find(tag)) >= 0]
+    return min(found, default=(-1, ""))

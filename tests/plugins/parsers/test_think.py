@@ -32,3 +32,53 @@ class TestFromStart(ReasoningParserChecks):
         ("<think>\n\n</think>\n\n", "Two."): ("Two.", ""),
         ("", "for ever"): ("", "for ever"),
     }
+
+
+class TestMistralThink(ReasoningParserChecks):
+    parser = "mistral"
+    answers: ClassVar = {
+        ("[/INST]", "[THINK]Hm, [a].[/THINK]Two."): ("Two.", "Hm, [a]."),
+        ("[/INST]", "Two. [THINK]no[/THINK]"): ("Two. [THINK]no[/THINK]", ""),
+        ("[/INST]", "[THINK]and on"): ("", "and on"),
+        ("[/INST]", "[THIN"): ("[THIN", ""),
+    }
+
+
+class TestSeedOssThink(ReasoningParserChecks):
+    parser = "seed_oss"
+    answers: ClassVar = {
+        ("assistant\n", "<seed:think>Hm. <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect></seed:think>Two."): (
+            "Two.",
+            "Hm. <seed:cot_budget_reflect>9 left</seed:cot_budget_reflect>",
+        ),
+        ("assistant\n<seed:think>\n</seed:think>\n", "Two."): ("Two.", ""),
+    }
+
+
+class TestKimiK2Think(ReasoningParserChecks):
+    parser = "kimi_k2"
+    answers: ClassVar = {
+        ("", "<think>Hm.</think>Two."): ("Two.", "Hm."),
+        ("", "<think>Look. <|tool_calls_section_begin|><|tool_call_begin|>"): (
+            "<|tool_calls_section_begin|><|tool_call_begin|>",
+            "Look.",
+        ),
+        ("", "<think>Look.</think><|tool_calls_section_begin|>"): ("<|tool_calls_section_begin|>", "Look."),
+        ("", "<think>Look <|tool_calls_sec"): ("", "Look <|tool_calls_sec"),
+    }
+
+
+class TestGraniteReasoning(ReasoningParserChecks):
+    parser = "granite"
+    answers: ClassVar = {
+        ("", "<think>Hm.</think><response>Two.</response>"): ("Two.", "Hm."),
+        ("", "<think>\nHm.\n</think>\n<response>\nTwo < 3.\n</response>\n"): ("\nTwo < 3.\n", "Hm."),
+        ("", "<think>Hm.</think>Two.</response>"): ("Two.</response>", "Hm."),
+        ("", "<think>Hm.</think><response>It </response> ends."): ("It </response> ends.", "Hm."),
+        ("", "<think>Hm.</think><resp"): ("<resp", "Hm."),
+        ("", "<response>Two.</response>"): ("Two.", ""),
+        ("", "Here is my thought process:\n\nHm.\n\nHere is my response:\n\nTwo."): ("Two.", "Hm."),
+        ("", "Here's my thought process: Hm. Here's my response: Two."): ("Two.", "Hm."),
+        ("", "Here is my plan. Here is my response: Two."): ("Here is my plan. Here is my response: Two.", ""),
+        ("", "Two."): ("Two.", ""),
+    }

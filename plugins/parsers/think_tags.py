@@ -1,0 +1,37 @@
+"""Reasoning between other tags than <think>, by family."""
+
+from __future__ import annotations
+
+from maxserve.plugins.parsers.think import Think
+
+
+class MistralThink(Think):
+    """Magistral, and Ministral where it reasons."""
+
+    openings = ("[THINK]",)
+    closings = ("[/THINK]",)
+
+
+class SeedOssThink(Think):
+    """What Seed-OSS tells of its budget while it thinks is part of the reasoning."""
+
+    openings = ("<seed:think>",)
+    closings = ("</seed:think>",)
+
+
+class KimiK2Think(Think):
+    """Kimi K2 Thinking goes over to its calls without a word."""
+
+    ends = ("<|tool_calls_section_begin|>",)
+
+
+def mistral(template: str) -> int:
+    return 100 if "[THINK]" in template else 0
+
+
+def seed_oss(template: str) -> int:
+    return 100 if "</seed:think>" in template else 0
+
+
+def kimi_k2(template: str) -> int:
+    return 100 if "<|tool_calls_section_begin|>" in template and "</think>" in template else 0
