@@ -114,7 +114,10 @@ class Script:
         return ""
 
     def skip(self, marker: str) -> Reading:
-        """Passes over blanks and a marker that come next, which it gives; anything else stays to be read."""
+        """Passes over blanks and a marker that come next, which it gives; anything else stays to be read.
+
+        A marker in which the text ends is passed over as well, and not given.
+        """
         held = ""
         while char := (yield):
             held += char
@@ -122,7 +125,8 @@ class Script:
                 return marker
             if not marker.startswith(held.lstrip()):
                 break
-        self.unread(held)
+        if char or held.isspace():
+            self.unread(held)
         return ""
 
     def json_call(self, before: str, declared: Container[str] | None = None) -> Reading:

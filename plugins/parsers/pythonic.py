@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
+from maxserve.core.answers.argument_types import literal
 from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
 
 _START, _END = "<|python_start|>", "<|python_end|>"
-_WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None}  # that models write for Python's own
 _FAULTS = (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError)
 
 
@@ -85,30 +84,7 @@ def _call(node: ast.expr) -> tuple[str, str]:
     for keyword in node.keywords:
         if keyword.arg is None:
             raise ValueError("** stands for no names")
-        arguments[keyword.arg] = _value(keyword.value)
+        arguments[keyword.arg] = literal(keyword.value)
     text = json.dumps(arguments, ensure_ascii=False)
     text.encode()  # a lone surrogate is no text
     return ast.unparse(node.func), text
-
-
-def _value(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=str() | bool() | None):
-            return node.value
-        case ast.Constant(value=int() | float() as number) if math.isfinite(number):
-            return number
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)) if math.isfinite(number):
-            return -number
-        case ast.Name(id=word) if word in _WORDS:
-            return _WORDS[word]
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_value(item) for item in items]
-        case ast.Dict(keys=keys, values=values):
-            return {_text(key): _value(value) for key, value in zip(keys, values, strict=True)}
-    raise ValueError("no literal that JSON has")
-
-
-def _text(node: ast.expr | None) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    raise ValueError("keys of JSON objects are strings")

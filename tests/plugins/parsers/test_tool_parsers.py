@@ -176,6 +176,32 @@ class TestQwen3Coder(ToolParserChecks):
             [("add", '{"a": 12, "b": "x\\n y"}'), ("now", "{}")],
         ),
         "Ok <function=add><parameter=a>many</parameter></function>": ("Ok", [("add", '{"a": "many"}')]),
+        # Forgotten tags: the next one that can only be the function's ends a value.
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nBonn\n</function>\n</tool_call>": (
+            "",
+            [("get_weather", '{"city": "Bonn"}')],
+        ),
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n<parameter=b>\n2\n</parameter>\n</function>\n</tool_call>": (
+            "",
+            [("add", '{"a": 1, "b": "2"}')],
+        ),
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</tool_call>\n<function=now>\n</tool_call>": (
+            "",
+            [("add", '{"a": 1}'), ("now", "{}")],
+        ),
+        "<function=add>\n<parameter=b>\n1\n</function>\n<function=now>\n</function>": (
+            "",
+            [("add", '{"b": "1"}'), ("now", "{}")],
+        ),
+        "<tool_call>\n<function=add>\n<parameter=b>\n<x></function> <parameter=c>\n</parameter>\n</function>": (
+            "",
+            [("add", '{"b": "<x></function> <parameter=c>"}')],
+        ),
+        # The older form.
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>': ("", [("add", '{"a": 1}')]),
+        # Broken off: as far as it came, and never closed.
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</func": ("", [("add", '{"a": 1')]),
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo": ("", [("get_weather", '{"city": "Oslo"')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -226,10 +252,12 @@ def test_a_template_tells_how_its_model_writes_calls(name: str, template: str) -
     assert sorted(scores.values())[-2] < scores[name]
 
 
+WHOLE = ("}", "]", ")", ">", "`", ".", "\n", "ok", "on", "no", "7]")
+
+
 def test_calls_that_are_whole_have_arguments_that_are_objects() -> None:
     for checks in (TestHermes, TestLlama3, TestMistral, TestPythonic, TestPlainJson, TestQwen3Coder):
-        for text in checks.answers:
+        for text in filter(lambda text: text.endswith(WHOLE), checks.answers):
             reader = checks().reader()
             for _, arguments in gathered([reader.feed(text), reader.finish()])[2]:
-                if not text.endswith('"two'):  # that one is cut off
-                    assert isinstance(json.loads(arguments), dict)
+                assert isinstance(json.loads(arguments), dict)
