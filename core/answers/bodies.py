@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from maxserve.core.answers.images import Placed, placed_image
 from maxserve.core.answers.tools import ToolFields
+from maxserve.core.errors import RequestError
 from maxserve.core.nouns import MOST_LOGPROBS
 from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
@@ -78,6 +79,11 @@ class TextBody(ConstraintFields):
         return "max_tokens", self.max_tokens
 
     @property
+    def limit_may_exceed(self) -> bool:
+        """Whether a limit that is more than the context has room for is cut to that room, instead of refused."""
+        return False
+
+    @property
     def alternatives(self) -> int | None:
         """How many likeliest tokens are wanted beside each of the answer's; None: no logprobs at all."""
         return None
@@ -136,7 +142,7 @@ class ChatBody(TextBody, ToolFields):
     @model_validator(mode="after")
     def _top_of_nothing(self) -> ChatBody:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
         return self
 
     @property

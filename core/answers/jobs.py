@@ -159,6 +159,8 @@ def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
         message = f"the prompt has {prompt} tokens, and this model's context of {max_length} leaves no room for more"
         raise RequestError(message, param=prompt_field, code=_TOO_LONG)
     field, wanted = body.token_limit
+    if wanted is not None and wanted > room and body.limit_may_exceed:
+        return room
     if wanted is not None and wanted > room:
         message = (
             f"the prompt has {prompt} tokens and {field} is {wanted}, which is more than the context of {max_length}"

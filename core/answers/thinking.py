@@ -29,20 +29,20 @@ class ThinkingControls:
         return cls(switch=next((name for name in _SWITCHES if name in known), None), graded=_EFFORT in known)
 
     def switched(self, on: bool, *, param: str) -> tuple[dict[str, Any], list[str]]:
-        """The template's variables for thinking or not, and warnings. RequestError when it cannot be switched on."""
+        """The template's variables for thinking or not, and warnings where it has no switch.
+
+        Agents ask any model to think. One that cannot answers as it does, which is no wrong answer.
+        """
         if self.switch is not None:
             return {self.switch: on}, []
-        if on:
-            message = f"{param}: this model's chat template has no switch for thinking; leave {param} out"
-            raise RequestError(message, param=param, code="unsupported_parameter")
-        return {}, [f"{param}: this model's chat template has no switch for thinking, so nothing was switched off"]
+        return {}, [f"{param}: this model's chat template has no switch for thinking, so nothing was switched"]
 
     def effort(self, effort: str, *, param: str) -> tuple[dict[str, Any], list[str]]:
         """Likewise for an effort, of which "none" means no thinking at all."""
         if self.graded and (effort != "none" or self.switch is None):
             return {_EFFORT: effort}, []
         variables, warnings = self.switched(effort != "none", param=param)
-        if effort != "none":
+        if effort != "none" and self.switch is not None:
             warnings.append(f"{param}: this model's chat template knows thinking and no thinking, but no degrees of it")
         return variables, warnings
 

@@ -16,7 +16,7 @@ from maxserve.core.nouns import Tool
 from maxserve.core.server.fields import Body
 
 MOST_TOOLS = 512
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,256}")  # as agents name the tools of MCP servers: mcp__server__tool
 _HINTS = {"functions": "tools", "function_call": "tool_choice"}
 
 Mode = Literal["none", "auto", "required", "named"]
@@ -107,7 +107,7 @@ def _tool(item: ToolItem, where: str) -> Tool:
     if function is None:
         raise RequestError(f"{where} needs a function", param=f"{where}.function")
     if not _NAME.fullmatch(function.name):
-        message = f"a tool's name has 1 to 64 of a-z, A-Z, 0-9, _, . and -; got {function.name[:80]!r}"
+        message = f"a tool's name has 1 to 256 of a-z, A-Z, 0-9 and _.:/-; got {function.name[:80]!r}"
         raise RequestError(message, param=f"{where}.function.name")
     parameters = function.parameters or {"type": "object", "properties": {}}
     if parameters.get("type", "object") != "object":

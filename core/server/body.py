@@ -12,6 +12,8 @@ from maxserve.core.server.disconnect import ClientGone
 
 M = TypeVar("M", bound=BaseModel)
 
+_NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
+
 
 async def read_body(request: Request, model: type[M]) -> M:
     """The JSON body as a `model`.
@@ -31,7 +33,7 @@ async def read_body(request: Request, model: type[M]) -> M:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise RequestError(f"the body is not valid JSON: {first['msg']}", code="invalid_json") from None
-        if not first["loc"]:
+        if not first["loc"] and first["type"] in _NO_OBJECT:
             raise RequestError("the body must be a JSON object", code="invalid_json") from None
         raise
 

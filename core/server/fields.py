@@ -24,7 +24,11 @@ Grouped = Mapping[str, Mapping[str, Any]]
 
 
 class Body(BaseModel):
-    """Base of request bodies: no type is bent into another, unknown fields are kept, null means left out."""
+    """Base of request bodies: no type is bent into another, unknown fields are kept, null means left out.
+
+    A validator of the whole model, for a rule over several fields, raises RequestError with the field at fault:
+    pydantic knows no place for its errors.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
 

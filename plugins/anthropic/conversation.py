@@ -1,4 +1,4 @@
-"""How do Anthropic's turns of blocks become the messages of a chat?"""
+"""Anthropic's messages of content blocks as the messages of a chat."""
 
 from __future__ import annotations
 
@@ -8,75 +8,108 @@ from typing import Any
 
 from maxserve.core.answers.images import ImageURL
 from maxserve.core.errors import RequestError
-from maxserve.plugins.anthropic.bodies import Block, CountBody, ResultBlock, Turn
+from maxserve.plugins.anthropic.bodies import Block, CountBody, Text, Turn
+from maxserve.plugins.anthropic.texts import missing, text_of
 
 Message = dict[str, Any]
-Said = str | ImageURL
-Placed = tuple[str, Block]  # where it stands in the body, and the block
+Content = str | ImageURL
+Located = tuple[str, Block]  # the path within the body, and the block
+Names = dict[str | None, str | None]  # of tools, by the ids of their calls
+
+# Claude Code's first system block. It differs from request to request, so that no prefix would be shared.
+_BILLING_HEADER = "x-anthropic-billing-header:"
+_CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+# Encrypted thoughts and notes about the service: nothing that a chat template could show the model.
+_UNSEEN = frozenset({"redacted_thinking", "fallback", "mcp_tool_listing"})
 
 
 def messages_of(body: CountBody) -> list[Message]:
-    """The messages, the system's first. RequestError names the block that is not taken."""
-    turns = list(_merged(body.messages))
-    names = {block.id: block.name for _, placed in turns for _, block in placed if block.type == "tool_use"}
-    messages = [] if not body.system else [_system(body.system)]
-    for role, placed in turns:
-        messages += [_assistant(placed)] if role == "assistant" else _user(placed, names)
+    """The messages, the system prompt first. RequestError names the block that is not taken."""
+    merged = list(_merged(body.messages))
+    names: Names = {block.id: block.name for _, located in merged for _, block in located if block.type in _CALLS}
+    messages = _system(_located(body.system, "system")) if body.system else []
+    for role, located in merged:
+        if role == "assistant":
+            messages += _assistant(located, names)
+        else:
+            messages += _system(located) if role == "system" else _user(located, names)
     return messages
 
 
-def _merged(turns: Sequence[Turn]) -> Iterator[tuple[str, list[Placed]]]:
-    """Turns in a row of the same role are one turn, as in Anthropic's API."""
-    role, placed = "", list[Placed]()
+def _merged(turns: Sequence[Turn]) -> Iterator[tuple[str, list[Located]]]:
+    """Messages in a row of the same role are one message, as in Anthropic's API."""
+    role, located = turns[0].role, list[Located]()
     for index, turn in enumerate(turns):
-        if turn.role != role and placed:
-            yield role, placed
-            placed = []
+        if turn.role != role:
+            yield role, located
+            located = []
         role = turn.role
-        placed += _placed(turn.content, f"messages[{index}].content")
-    yield role, placed
+        located += _located(turn.content, f"messages[{index}].content")
+    yield role, located
 
 
-def _placed(content: str | list[Block], where: str) -> list[Placed]:
+def _located(content: str | list[Block], where: str) -> list[Located]:
     if isinstance(content, str):
         return [(where, Block(type="text", text=content))]
     return [(f"{where}[{index}]", block) for index, block in enumerate(content)]
 
 
-def _system(system: str | list[Block]) -> Message:
-    return {"role": "system", "content": _content([_text(*placed) for placed in _placed(system, "system")])}
+def _system(located: Sequence[Located]) -> list[Message]:
+    texts = [text_of(where, block) for where, block in located if block.type not in _UNSEEN]
+    texts = [text for text in texts if not text.startswith(_BILLING_HEADER)]
+    return [{"role": "system", "content": _content(texts)}] if texts else []
 
 
-def _user(placed: Sequence[Placed], names: dict[str | None, str | None]) -> list[Message]:
+def _user(located: Sequence[Located], names: Names) -> list[Message]:
     """Text and images are the user's; each result of a tool is a message of its own, in the order of the blocks."""
     messages: list[Message] = []
-    said: list[Said] = []
-    for where, block in placed:
-        if block.type != "tool_result":
-            said.append(_said(where, block))
+    contents: list[Content] = []
+    for where, block in located:
+        if block.type in _UNSEEN:
             continue
-        if said:
-            messages.append({"role": "user", "content": _content(said)})
-            said = []
+        if block.type != "tool_result":
+            contents.append(_block_content(where, block))
+            continue
+        if contents:
+            messages.append({"role": "user", "content": _content(contents)})
+            contents = []
         messages.append(_result(where, block, names))
-    if said or not messages:
-        messages.append({"role": "user", "content": _content(said)})
+    if contents or not messages:
+        messages.append({"role": "user", "content": _content(contents)})
     return messages
 
 
-def _assistant(placed: Sequence[Placed]) -> Message:
+def _assistant(located: Sequence[Located], names: Names) -> Iterator[Message]:
+    """One message; more where the results of tools that ran at a provider stand between its blocks."""
+    own: list[Located] = []
+    results = 0
+    for where, block in located:
+        if not block.type.endswith("_tool_result"):
+            own.append((where, block))
+            continue
+        if own:
+            yield _assistant_message(own)
+        own, results = [], results + 1
+        yield _hosted_result(where, block, names)
+    if own or not results:
+        yield _assistant_message(own)
+
+
+def _assistant_message(located: Sequence[Located]) -> Message:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
-    for where, block in placed:
+    for where, block in located:
+        if block.type in _UNSEEN:
+            continue
         if block.type == "thinking":
             thoughts.append(_needed(block.thinking, f"{where}.thinking"))
-        elif block.type == "tool_use":
+        elif block.type in _CALLS:
             calls.append(_call(where, block))
         else:
-            texts.append(_text(where, block))
+            texts.append(text_of(where, block))
     message: Message = {"role": "assistant", "content": _content(texts)}
-    if thoughts:
+    if thoughts := [thought for thought in thoughts if thought]:
         message["reasoning_content"] = "\n".join(thoughts)
     if calls:
         message["tool_calls"] = calls
@@ -89,62 +122,78 @@ def _call(where: str, block: Block) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _result(where: str, block: Block, names: dict[str | None, str | None]) -> Message:
+def _result(where: str, block: Block, names: Names) -> Message:
     """A tool's message; that the tool failed is said in words, since chat templates know no other way."""
-    call_id = _needed(block.tool_use_id, f"{where}.tool_use_id")
-    said = block.content or ""
-    content = (
-        said if isinstance(said, str) else _joined([_said(f"{where}.content[{i}]", p) for i, p in enumerate(said)])
-    )
+    content: str | list[dict[str, Any]] = block.content if isinstance(block.content, str) else ""
+    if isinstance(block.content, list):
+        content = _joined([_block_content(f"{where}.content[{i}]", part) for i, part in enumerate(block.content)])
+    elif isinstance(block.content, dict):
+        content = json.dumps(block.content, ensure_ascii=False)
     if block.is_error:
         content = f"Error: {content}" if isinstance(content, str) else [_part("Error:"), *content]
+    return _tool_message(where, block, content, names)
+
+
+def _hosted_result(where: str, block: Block, names: Names) -> Message:
+    """The result of a tool that ran at a provider, as JSON; what only the provider can read is left out."""
+    shown = block.model_dump(include={"content"}, exclude_none=True).get("content", "")
+    content = shown if isinstance(shown, str) else json.dumps(_readable(shown), ensure_ascii=False)
+    return _tool_message(where, block, content, names)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _readable(item) for key, item in value.items() if not key.startswith("encrypted_")}
+
+
+def _tool_message(where: str, block: Block, content: Any, names: Names) -> Message:
+    call_id = _needed(block.tool_use_id, f"{where}.tool_use_id")
     message = {"role": "tool", "tool_call_id": call_id, "content": content}
     name = names.get(call_id)
     return message | {"name": name} if name else message
 
 
-def _said(where: str, block: Block | ResultBlock) -> Said:
-    return _image(where, block) if block.type == "image" else _text(where, block)
+def _block_content(where: str, block: Text) -> Content:
+    return _image(where, block) if block.type == "image" else text_of(where, block)
 
 
-def _image(where: str, block: Block | ResultBlock) -> ImageURL:
+def _image(where: str, block: Text) -> ImageURL:
     """Base64 data as the data: URL that it is."""
     where = f"{where}.source"
     source = block.source
-    if source is not None and source.type == "base64":
-        kind = _needed(source.media_type, f"{where}.media_type")
-        return ImageURL.at(where, f"data:{kind};base64,{_needed(source.data, f'{where}.data')}")
-    if source is not None and source.type == "url":
-        return ImageURL.at(where, _needed(source.url, f"{where}.url"))
+    if source is not None and not isinstance(source, str):
+        if source.type == "base64":
+            kind = _needed(source.media_type, f"{where}.media_type")
+            return ImageURL.at(where, f"data:{kind};base64,{_needed(source.data, f'{where}.data')}")
+        if source.type == "url":
+            return ImageURL.at(where, _needed(source.url, f"{where}.url"))
     message = f"{where}: a source of type base64 or url is expected; no files are kept here"
     raise RequestError(message, param=where, code="unsupported_parameter")
 
 
-def _text(where: str, block: Block | ResultBlock) -> str:
-    if block.type != "text":
-        message = f"{where}.type: a block of type {block.type[:64]!r} is not supported here"
-        raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
-    return _needed(block.text, f"{where}.text")
-
-
 def _needed(value: str | None, where: str) -> str:
     if value is None:
-        raise RequestError(f"{where}: a block of this type needs it", param=where)
+        raise missing(where)
     return value
 
 
-def _content(said: Sequence[Said]) -> str | list[dict[str, Any]]:
+def _content(contents: Sequence[Content]) -> str | list[dict[str, Any]]:
     """One text as it is; several, and images, as parts, which the chat template joins or walks through."""
-    if not said:
+    if not contents:
         return ""
-    return said[0] if len(said) == 1 and isinstance(said[0], str) else [_part(each) for each in said]
+    return contents[0] if len(contents) == 1 and isinstance(contents[0], str) else [_part(each) for each in contents]
 
 
-def _joined(said: Sequence[Said]) -> str | list[dict[str, Any]]:
+def _joined(contents: Sequence[Content]) -> str | list[dict[str, Any]]:
     """Texts alone as one."""
-    texts = [each for each in said if isinstance(each, str)]
-    return "\n".join(texts) if len(texts) == len(said) else [_part(each) for each in said]
+    texts = [each for each in contents if isinstance(each, str)]
+    return "\n".join(texts) if len(texts) == len(contents) else [_part(each) for each in contents]
 
 
-def _part(said: Said) -> dict[str, Any]:
-    return {"type": "text", "text": said} if isinstance(said, str) else {"type": "image_url", "image_url": said}
+def _part(content: Content) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"type": "text", "text": content}
+    return {"type": "image_url", "image_url": content}

@@ -67,5 +67,5 @@ def router(context: ServerContext) -> APIRouter:
 
 
 def _whole(head: dict[str, Any], call: Call, answer: Answer) -> dict[str, Any]:
-    end = ending(answer.finish, answer.stop)
+    end = ending(answer.finish, answer.stop, call.meter)
     return {**head, "content": blocks(answer), **end, "usage": usage(call.meter)}

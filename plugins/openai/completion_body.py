@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from maxserve.core.answers.bodies import FAIL_FAST, Strings, TextBody, TokenIds
+from maxserve.core.errors import RequestError
 from maxserve.core.nouns import MOST_LOGPROBS
 
 MOST_PROMPTS = 2048
@@ -37,7 +38,8 @@ class CompletionBody(TextBody):
     @model_validator(mode="after")
     def _nothing_at_all(self) -> CompletionBody:
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens: 0 leaves nothing to answer, unless echo is set")
+            message = "max_tokens: 0 leaves nothing to answer, unless echo is set"
+            raise RequestError(message, param="max_tokens", code="invalid_value")
         return self
 
     @property

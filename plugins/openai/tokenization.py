@@ -33,7 +33,7 @@ class TokenizeBody(Body):
     @model_validator(mode="after")
     def _one_text(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
+            raise RequestError("give either prompt or messages", param="prompt", code="invalid_value")
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from maxserve.core.answers.bodies import FAIL_FAST, Strings
+from maxserve.core.errors import RequestError
 from maxserve.core.server.fields import Body
 
 
@@ -63,7 +64,7 @@ class ScoreBody(_Ranked):
             seconds = 1 if isinstance(self.text_2, str) else len(self.text_2)
             if len(self.text_1) != seconds:
                 message = f"text_1 has {len(self.text_1)} texts and text_2 {seconds}; give as many, or one text_1"
-                raise ValueError(message)
+                raise RequestError(message, param="text_2", code="invalid_value")
         return self
 
 

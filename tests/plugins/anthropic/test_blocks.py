@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.parts import Answer, Part
-from maxserve.core.errors import RequestError
 from maxserve.core.model.answer import Piece
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.nouns import CallDelta
@@ -89,7 +89,7 @@ def parts() -> list[Part]:
 
 
 CONTENT = [
-    {"type": "thinking", "thinking": "Let me see.", "signature": ""},
+    {"type": "thinking", "thinking": "Let me see.", "signature": hashlib.sha256(b"Let me see.").hexdigest()},
     {"type": "text", "text": "I look."},
     {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 1}},
     {"type": "tool_use", "id": "c2", "name": "sub", "input": {}},
@@ -116,6 +116,9 @@ def test_reasoning_and_calls_are_streamed_as_blocks(events: Any) -> None:
     assert [e["index"] for e in told if e["type"] == "content_block_stop"] == [0, 1, 2, 3]
     deltas = [e for e in told if e["type"] == "content_block_delta"]
     joined = ["", "", "", ""]
+    [signed] = [delta for delta in deltas if delta["delta"]["type"] == "signature_delta"]
+    assert (signed["index"], signed["delta"]["signature"]) == (0, CONTENT[0]["signature"])
+    deltas.remove(signed)
     for delta in deltas:
         _, text = sorted(delta["delta"].items(), key=lambda item: item[0] == "type", reverse=True)
         joined[delta["index"]] += text[1]
@@ -186,11 +189,23 @@ def test_thinking_is_what_the_template_knows(
     assert len(warnings) == warned
 
 
-def test_thinking_that_cannot_be_switched_on_is_refused(context: Any) -> None:
-    with pytest.raises(RequestError, match="no switch for thinking"):
-        translated(context, thinking={"type": "enabled", "budget_tokens": 20})
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking": {"type": "enabled", "budget_tokens": 60}},
+        {"thinking": {"type": "enabled"}},
+        {"thinking": {"type": "adaptive", "display": "omitted"}},
+        {"output_config": {"effort": "max"}},
+    ],
+)
+def test_thinking_that_cannot_be_switched_on_is_warned_of(context: Any, fields: Any) -> None:
+    chat, warnings = translated(context, **fields)
+    assert chat.chat_template_kwargs is None
+    assert "no switch for thinking" in warnings[0]
 
 
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": ""}}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 
 
@@ -199,9 +214,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
     [
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 5000}, "max_tokens"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].source"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         (
@@ -217,15 +230,19 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"top_k": "many"}, "top_k"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"stop_sequences": "x"}, "stop_sequences"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [{"type": "custom", "input_schema": {}}]}, "tools[0].name"),
+        ({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}}, "web_search_20250305"),
+        ({"tools": [SEARCH], "tool_choice": {"type": "any"}}, "web_search_20250305"),
+        ({"mcp_servers": [{"type": "url", "url": "http://127.0.0.1:9", "name": "m"}]}, "mcp_servers"),
+        ({"thread": {"type": "create"}}, "thread"),
+        ({"messages": [{"role": "user", "content": [PDF]}]}, "messages[0].content[0].source"),
+        ({"messages": [{"role": "user", "content": [{"type": "container_upload"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
-        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 60}}, "thinking.budget_tokens"),
         ({"n": 2}, "n:"),
         ({"stop": "x"}, "stop:"),
         ({"logprobs": True}, "logprobs"),
-        ({"service_tier": "gold"}, "service_tier"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -271,7 +288,7 @@ def test_official_client_raises_what_it_should(official: anthropic.Anthropic) ->
     with pytest.raises(anthropic.NotFoundError):
         official.messages.create(model="claude", max_tokens=50, messages=MESSAGES)
     with pytest.raises(anthropic.BadRequestError, match="context of 256"):
-        official.messages.create(model="acme/tiny", max_tokens=5000, messages=MESSAGES)
+        official.messages.create(model="acme/tiny", max_tokens=50, messages=[{"role": "user", "content": "x" * 300}])
 
 
 def test_official_client_round_trip_of_tools(official: anthropic.Anthropic, engine: Any) -> None:
@@ -304,3 +321,20 @@ def test_official_client_gets_reasoning_and_calls(
         final = official.messages.create(**asked)
     assert [block.model_dump(include=set(c)) for block, c in zip(final.content, CONTENT, strict=True)] == CONTENT
     assert final.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_limit_beyond_the_context_ends_where_the_context_does(
+    official: anthropic.Anthropic, engine: Any, stream: bool
+) -> None:
+    """Agents send the same large limit to every model; it bounds the answer, and so does the context."""
+    engine.reply = lambda request: [65] * 5000
+    asked: Any = {"model": "acme/tiny", "max_tokens": 32_000, "messages": MESSAGES}
+    if stream:
+        with official.messages.stream(**asked) as told:
+            final: Any = told.get_final_message()
+    else:
+        final = official.messages.create(**asked, timeout=60)
+    assert final.stop_reason == "model_context_window_exceeded"
+    assert final.usage.input_tokens + final.usage.output_tokens == 256
+    assert engine.requests[0].params.max_tokens == 256 - final.usage.input_tokens

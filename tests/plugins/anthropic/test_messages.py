@@ -32,6 +32,7 @@ async def test_whole_answer(client: httpx.AsyncClient, engine: Any, message: Any
             "input_tokens": len(prompt) - 4,
             "output_tokens": 21,
             "cache_creation_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
             "cache_read_input_tokens": 4,
             "service_tier": "standard",
         },
@@ -46,7 +47,8 @@ async def test_stream(client: httpx.AsyncClient, engine: Any, message: Any, even
     engine.step, engine.cached = 5, 3
     response = await client.post(PATH, json=message(stream=True))
     assert response.headers["content-type"].startswith("text/event-stream")
-    start, block, *deltas, stop, delta, last = events(response.text)
+    start, ping, block, *deltas, stop, delta, last = events(response.text)
+    assert ping == {"type": "ping"}
     assert start["message"]["content"] == []
     assert start["message"]["stop_reason"] is None
     assert start["message"]["usage"]["cache_read_input_tokens"] == 3
@@ -94,7 +96,7 @@ async def test_an_answer_of_nothing_has_no_blocks(
     engine.reply = lambda request: [engine.eos]
     assert (await client.post(PATH, json=message())).json()["content"] == []
     told = events((await client.post(PATH, json=message(stream=True))).text)
-    assert [event["type"] for event in told] == ["message_start", "message_delta", "message_stop"]
+    assert [event["type"] for event in told] == ["message_start", "ping", "message_delta", "message_stop"]
 
 
 @pytest.mark.parametrize(

@@ -273,3 +273,43 @@ async def test_a_call_that_must_be_made_and_another_text(client: httpx.AsyncClie
     tools = [{"type": "function", "function": {"name": "f"}}]
     asked = chat(tools=tools, tool_choice="required", guided_regex="a+")
     assert check_error(await client.post(PATH, json=asked))["param"] == "guided_regex"
+
+
+USER = [{"role": "user", "content": "Hi"}]
+RULES_OVER_FIELDS: list[tuple[str, dict[str, Any], str]] = [
+    (PATH, {"messages": USER, "top_logprobs": 2}, "top_logprobs"),
+    (PATH, {"messages": USER, "top_logprobs": 2, "logprobs": False}, "top_logprobs"),
+    (PATH, {"messages": USER, "max_tokens": 0}, "max_tokens"),
+    (PATH, {"messages": USER, "stream_options": {"include_usage": True}}, "stream_options"),
+    (PATH, {"messages": USER, "prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    (PATH, {"messages": USER, "tool_choice": "required"}, "tool_choice"),
+    (PATH, {"messages": USER, "response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    (PATH, {"messages": USER, "continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+    (PATH, {"messages": USER, "n": 1, "best_of": 3}, "best_of"),
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 0}, "max_tokens"),
+    ("/v1/completions", {"prompt": "Hi", "stream_options": {"include_usage": True}}, "stream_options"),
+    ("/v1/completions", {"prompt": "Hi", "n": 1, "best_of": 3}, "best_of"),
+    ("/v1/completions", {"max_tokens": 1}, "prompt"),
+    ("/v1/responses", {"input": "Hi", "stream_options": {}}, "stream_options"),
+    ("/v1/responses", {"input": "Hi", "max_output_tokens": 0}, "max_output_tokens"),
+    ("/v1/responses", {"input": "Hi", "tool_choice": "required"}, "tool_choice"),
+    ("/tokenize", {}, "prompt"),
+    ("/tokenize", {"prompt": "Hi", "messages": USER}, "prompt"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), RULES_OVER_FIELDS)
+async def test_a_rule_over_several_fields_names_them(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str
+) -> None:
+    error = check_error(await client.post(path, json=body))
+    assert error["param"] == param
+    assert param.partition(".")[0] in error["message"]
+    assert error["code"] != "invalid_json"
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/completions", "/v1/responses", "/tokenize", "/v1/embeddings"])
+@pytest.mark.parametrize("content", [b"[]", b"5", b'"x"', b"null"])
+async def test_what_is_no_object_is_said_to_be_none(client: httpx.AsyncClient, path: str, content: bytes) -> None:
+    error = check_error(await client.post(path, content=content, headers=JSON))
+    assert (error["message"], error["code"]) == ("the body must be a JSON object", "invalid_json")
