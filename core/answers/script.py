@@ -113,6 +113,23 @@ class Script:
         self.content(held)
         return ""
 
+    def text_until(self, *markers: str, longest: int = 256) -> Generator[None, str, tuple[str, str]]:
+        """A text and the marker behind it, none of which is told; "" for the marker where it does not come soon."""
+        read = ""
+        while len(read) < longest and (char := (yield)):
+            read += char
+            for marker in markers:
+                if read.endswith(marker):
+                    return read.removesuffix(marker), marker
+        return read, ""
+
+    def skip_any(self, *markers: str) -> Reading:
+        """As `skip`, of the first of several markers that comes next."""
+        for marker in markers:
+            if (yield from self.skip(marker)):
+                return marker
+        return ""
+
     def skip(self, marker: str) -> Reading:
         """Passes over blanks and a marker that come next, which it gives; anything else stays to be read.
 

@@ -56,6 +56,95 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         summary="<tool_call><function=f><parameter=a>…: Qwen3-Coder, Qwen3.5",
     )
     yield ToolParser(
+        name="deepseek_v3",
+        build=f"{_HERE}.deepseek_v3:DeepSeekV3",
+        recognises=f"{_HERE}.deepseek_v3:recognises",
+        markers=(
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁calls▁end｜>",
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁sep｜>",
+        ),
+        summary="<｜tool▁call▁begin｜>f<｜tool▁sep｜>{…}, and with a code fence: DeepSeek V3, R1, V3.1",
+    )
+    yield ToolParser(
+        name="deepseek_v32",
+        build=f"{_HERE}.invoke:DeepSeekV32",
+        recognises=f"{_HERE}.invoke:deepseek_v32",
+        markers=("｜DSML｜",),
+        summary="<｜DSML｜invoke name=…><｜DSML｜parameter name=…>: DeepSeek V3.2, V4",
+    )
+    yield ToolParser(
+        name="gemma3",
+        build=f"{_HERE}.gemma:Gemma3",
+        recognises=f"{_HERE}.gemma:gemma3",
+        markers=("<start_function_call>", "<end_function_call>", "<escape>"),
+        summary="<start_function_call>call:f{a:<escape>…<escape>}, and ```tool_code: FunctionGemma, Gemma 3",
+    )
+    yield ToolParser(
+        name="gemma4",
+        build=f"{_HERE}.gemma:Gemma4",
+        recognises=f"{_HERE}.gemma:gemma4",
+        markers=("<|tool_call>", "<tool_call|>", '<|"|>'),
+        summary='<|tool_call>call:f{a:<|"|>…<|"|>}<tool_call|>: Gemma 4',
+    )
+    yield ToolParser(
+        name="glm45",
+        build=f"{_HERE}.glm45:Glm45",
+        recognises=f"{_HERE}.glm45:recognises",
+        markers=("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+        summary="<tool_call>f<arg_key>a</arg_key><arg_value>…</arg_value></tool_call>: GLM 4.5 to 4.7",
+    )
+    yield ToolParser(
+        name="granite",
+        build=f"{_HERE}.marked_json:Granite",
+        recognises=f"{_HERE}.marked_json:granite",
+        markers=("<|tool_call|>", "<tool_call>", "</tool_call>"),
+        summary="<|tool_call|>[{…}]: Granite 3",
+    )
+    yield ToolParser(
+        name="kimi_k2",
+        build=f"{_HERE}.kimi_k2:KimiK2",
+        recognises=f"{_HERE}.kimi_k2:recognises",
+        markers=(
+            "<|tool_calls_section_begin|>",
+            "<|tool_calls_section_end|>",
+            "<|tool_call_begin|>",
+            "<|tool_call_argument_begin|>",
+            "<|tool_call_end|>",
+        ),
+        summary="<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}: Kimi K2",
+    )
+    yield ToolParser(
+        name="llama4",
+        build=f"{_HERE}.llama4:Llama4",
+        recognises=f"{_HERE}.llama4:recognises",
+        markers=("<|python_start|>", "<|python_end|>"),
+        summary="<|python_start|>[f(a=1)] or {…}, also without the marker: Llama 4",
+    )
+    yield ToolParser(
+        name="minimax_m2",
+        build=f"{_HERE}.invoke:MiniMaxM2",
+        recognises=f"{_HERE}.invoke:minimax_m2",
+        markers=("<minimax:tool_call>", "</minimax:tool_call>"),
+        summary="<minimax:tool_call><invoke name=…><parameter name=…>: MiniMax M2",
+    )
+    yield ToolParser(
+        name="phi4",
+        build=f"{_HERE}.marked_json:Phi4",
+        recognises=f"{_HERE}.marked_json:phi4",
+        markers=("<|tool_call|>", "<|/tool_call|>"),
+        summary="<|tool_call|>[{…}]<|/tool_call|> or functools[{…}]: Phi-4-mini",
+    )
+    yield ToolParser(
+        name="tool_call_list",
+        build=f"{_HERE}.marked_json:ToolCallList",
+        recognises=f"{_HERE}.marked_json:tool_call_list",
+        markers=("<TOOLCALL>", "</TOOLCALL>", "<tool_calls>", "</tool_calls>"),
+        summary="<TOOLCALL>[{…}]</TOOLCALL>, <tool_calls>…: Nemotron Nano, Apriel, MiniMax-M1",
+    )
+    yield ToolParser(
         name="json",
         build=f"{_HERE}.plain_json:PlainJson",
         recognises=f"{_HERE}.templates:any_tools",
@@ -99,6 +188,13 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
         recognises=f"{_HERE}.think_tags:kimi_k2",
         markers=("<think>", "</think>", "<|tool_calls_section_begin|>"),
         summary="<think>…</think>, also ended by tool calls: Kimi K2 Thinking",
+    )
+    yield ReasoningParser(
+        name="gemma4",
+        build=f"{_HERE}.think_tags:Gemma4Think",
+        recognises=f"{_HERE}.think_tags:gemma4",
+        markers=("<|channel>", "<channel|>"),
+        summary="<|channel>thought…<channel|>: Gemma 4",
     )
     yield ReasoningParser(
         name="granite",

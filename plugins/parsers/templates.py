@@ -10,12 +10,17 @@ import re
 _SURE, _LIKELY, _FALLBACK = 100, 50, 1
 
 
+_TAG = re.compile(r"</?tool_call>")
+# forms that use the tag, or mention it, too
+_OTHERS_TAG = ("<function=", "<arg_key>", "<|tool_call|>", "<tool_calls>", "<invoke name=")
+
+
 def hermes(template: str) -> int:
-    return _SURE if "<tool_call>" in template and "<function=" not in template else 0
+    return _SURE if _TAG.search(template) and not any(mark in template for mark in _OTHERS_TAG) else 0
 
 
 def qwen3_coder(template: str) -> int:
-    return _SURE if "<tool_call>" in template and "<function=" in template else 0
+    return _SURE if _TAG.search(template) and "<function=" in template else 0
 
 
 def mistral(template: str) -> int:
@@ -29,6 +34,8 @@ def llama3(template: str) -> int:
 
 
 def pythonic(template: str) -> int:
+    if "<|header_start|>" in template:  # Llama 4 has a parser of its own
+        return 0
     if "<|python_start|>" in template:
         return _SURE
     return _LIKELY if re.search(r"\[\s*func_name\d?\(|\[func\w*\(param", template) else 0

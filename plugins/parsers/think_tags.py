@@ -25,6 +25,13 @@ class KimiK2Think(Think):
     ends = ("<|tool_calls_section_begin|>",)
 
 
+class Gemma4Think(Think):
+    """The channel of thoughts, which the template closes at once where the model is not to think."""
+
+    openings = ("<|channel>thought",)
+    closings = ("<channel|>",)
+
+
 def mistral(template: str) -> int:
     return 100 if "[THINK]" in template else 0
 
@@ -35,3 +42,7 @@ def seed_oss(template: str) -> int:
 
 def kimi_k2(template: str) -> int:
     return 100 if "<|tool_calls_section_begin|>" in template and "</think>" in template else 0
+
+
+def gemma4(template: str) -> int:
+    return 100 if "<|channel>" in template and "<channel|>" in template else 0

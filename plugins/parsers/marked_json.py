@@ -1,0 +1,92 @@
+"""Calls as JSON objects, alone or in a list, behind a marker of the family: Granite, Phi-4 and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import ClassVar
+
+from maxserve.core.answers.script import Reading, Script
+from maxserve.core.reading import ToolContext
+
+
+class MarkedJson(Script):
+    """The marker makes the call; a list that begins an answer without it must name declared tools."""
+
+    openings: ClassVar[tuple[str, ...]] = ()
+    closings: ClassVar[tuple[str, ...]] = ()
+    bare: ClassVar[bool] = False  # whether the marker may be missing where the answer begins
+
+    def __init__(self, context: ToolContext) -> None:
+        self._declared = frozenset(tool.name for tool in context.tools)
+        super().__init__()
+
+    def read(self) -> Generator[None, str, None]:
+        if self.bare:
+            yield from self._unmarked()
+        while opening := (yield from self.content_until(*self.openings)):
+            if (yield from self._marked(opening)):
+                yield from self.skip_any(*self.closings)
+
+    def _unmarked(self) -> Reading:
+        blanks = yield from self.blanks()
+        if (yield from self.peek()) != "[":
+            self.content(blanks)
+            return ""
+        yield  # the bracket
+        return (yield from self.json_calls(blanks + "[", self._declared))
+
+    def _marked(self, opening: str) -> Reading:
+        if opening.endswith("["):
+            return (yield from self.json_calls(opening))
+        before = opening + (yield from self.blanks())
+        if (yield from self.peek()) == "[":
+            yield
+            return (yield from self.json_calls(before + "["))
+        return (yield from self._objects(before))
+
+    def _objects(self, before: str) -> Reading:
+        called = yield from self.json_call(before)
+        while called:
+            blanks = yield from self.blanks()
+            if (yield from self.peek()) != "{":
+                self.unread(blanks)
+                break
+            if not (yield from self.json_call("")):
+                break
+        return called
+
+
+class Granite(MarkedJson):
+    """3.0 has a token of its own, later ones write the tag of others."""
+
+    openings = ("<|tool_call|>", "<tool_call>")
+    closings = ("</tool_call>", "<|/tool_call|>")
+    bare = True
+
+
+class Phi4(MarkedJson):
+    """Phi-4-mini has a pair of tokens, and a word of its own before the list."""
+
+    openings = ("<|tool_call|>", "functools[")
+    closings = ("<|/tool_call|>", "<|tool_call|>")
+    bare = True
+
+
+class ToolCallList(MarkedJson):
+    """Nemotron Nano, Apriel and MiniMax-M1: a list, or objects on lines, within tags in the plural."""
+
+    openings = ("<TOOLCALL>", "<tool_calls>")
+    closings = ("</TOOLCALL>", "</tool_calls>")
+
+
+def granite(template: str) -> int:
+    """3.0 to 3.3; the templates of 4 show the tags of hermes."""
+    return 100 if "<|tool_call|>" in template and "<|start_of_role|>" in template else 0
+
+
+def phi4(template: str) -> int:
+    return 100 if "<|tool|>" in template or "functools[" in template else 0
+
+
+def tool_call_list(template: str) -> int:
+    return 100 if "<TOOLCALL>" in template or "<tool_calls>" in template else 0
