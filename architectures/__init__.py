@@ -159,11 +159,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         name="DeepseekV3ForCausalLM",
         build="maxserve.architectures.deepseek_v3:Model",
         config="maxserve.architectures.deepseek_v3:config",
-        weights=replace(
-            LATENT,
-            ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
-            exact=(r"\.e_score_correction_bias$",),
-        ),
+        weights="maxserve.architectures.deepseek_v3:weights",
         packings={"fp8": "maxserve.core.model.fp8:BlockFp8"},
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
@@ -173,11 +169,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         aliases=("DeepseekV3_2ForCausalLM",),
         build="maxserve.architectures.deepseek_v32:Model",
         config="maxserve.architectures.deepseek_v32:config",
-        weights=replace(
-            LATENT,
-            ignored=(*FUSED.ignored, r"^model\.layers\.61\."),  # predicts a token more, for speculation
-            exact=(r"\.e_score_correction_bias$", r"\.indexer\.weights_proj\."),
-        ),
+        weights="maxserve.architectures.deepseek_v32:weights",
         packings={"fp8": "maxserve.core.model.fp8:BlockFp8"},
         summary="DeepSeek V3.2: a V3 whose tokens choose what they look at, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp"),

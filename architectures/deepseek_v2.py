@@ -40,13 +40,15 @@ DEFAULTS: Mapping[str, Any] = {
 class DeepseekConfig(LatentConfig):
     """`shared` experts are used by every token. Weights are multiplied by `routed_scale`; `normalised` ones sum to 1.
 
-    `groups` are those within which experts are chosen, None for all at once.
+    `groups` are those within which experts are chosen, None for all at once. Checkpoints have `next_layers` more layers
+    than the model, which predict further tokens.
     """
 
     shared: int
     routed_scale: float
     normalised: bool = False
     groups: ExpertGroups | None = None
+    next_layers: int = 0
 
 
 class DeepseekMixture(Mixture):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from maxserve.architectures.deepseek_v2 import (
     deepseek_fields,
     expert_groups,
 )
+from maxserve.architectures.weight_maps import LATENT
+from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
 from maxserve.core.layers import DecoderModel, GatedMLP
 from maxserve.core.layers.linear import ExactLinear, weight
 from maxserve.core.layers.routing import Choice, corrected_sigmoid
-from maxserve.core.model.config_keys import number
+from maxserve.core.model.config_keys import number, size
+from maxserve.core.model.next_tokens import after
 
 # What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -42,6 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "n_group": 8,
     "topk_group": 4,
     "mlp_bias": False,
+    "num_nextn_predict_layers": 1,
 }
 
 
@@ -92,4 +97,11 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
         normalised=bool(given.get("norm_topk_prob", True)),
         groups=groups,
         interleaved=bool(given.get("rope_interleave", True)),
+        next_layers=size(given, "num_nextn_predict_layers", 0),
     )
+
+
+def weights(config: DeepseekConfig) -> WeightMap:
+    """Where a checkpoint of that config has the parameters."""
+    optional = (after(config.layers, config.next_layers),) if config.next_layers else ()
+    return replace(LATENT, optional=optional, exact=(r"\.e_score_correction_bias$",))

@@ -9,10 +9,11 @@ from typing import Any
 from maxserve.architectures import deepseek_v3
 from maxserve.architectures.deepseek_v2 import DeepseekConfig
 from maxserve.architectures.deepseek_v3 import Model
+from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
 from maxserve.core.model.config_keys import size
 
-__all__ = ["Model", "config"]
+__all__ = ["Model", "config", "weights"]
 
 # What transformers' DeepseekV32Config has where config.json says nothing, as far as it is not what V3 has.
 DEFAULTS: Mapping[str, Any] = {
@@ -42,6 +43,12 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
         index_dim=index_dim,
         index_top=size(given, "index_topk"),
     )
+
+
+def weights(config: DeepseekConfig) -> WeightMap:
+    """Where a checkpoint of that config has the parameters."""
+    found = deepseek_v3.weights(config)
+    return replace(found, exact=(*found.exact, r"\.indexer\.weights_proj\."))
 
 
 def _sparse(given: Mapping[str, Any], made: DeepseekConfig) -> tuple[bool, ...]:

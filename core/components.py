@@ -28,18 +28,21 @@ class WeightMap:
     """How a checkpoint's names become the model's.
 
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
-    before; `ignored` are expressions of names to leave unread; `fused` says which neighbouring parameters lie one
-    after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says
-    the same of a checkpoint's tensor that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked`
-    names lists whose members are entries along the first axis of ours: with ("experts",), experts.7.up_proj.weight is
-    entry 7 of experts.up_proj.weight. The last three, expressions of our names: `transposed` parameters have their last
-    two axes the other way round in checkpoints, unless these are packed; `either_way` ones in some checkpoints, as
-    their shapes tell (equal axes: as ours); `exact` ones are float32, whatever the others are.
+    before; `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the
+    model has no such parameter. Prefixes that checkpoints leave out or add are seen to for all families
+    (core/model/weight_names.py). `fused` says which neighbouring parameters lie one after another, along the output
+    axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor
+    that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked` names lists whose members are entries
+    along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The
+    last three, expressions of our names: `transposed` parameters have their last two axes the other way round in
+    checkpoints, unless these are packed; `either_way` ones in some checkpoints, as their shapes tell (equal axes: as
+    ours); `exact` ones are float32, whatever the others are.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stacked: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class Architecture(Component):
     unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
     whatever was chosen: they are put in place with a warning each, unless `--force` is given.
 
+    `weights` is the WeightMap of its checkpoints or, where names depend on sizes, what makes it of the config.
+
     `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
@@ -73,7 +78,7 @@ class Architecture(Component):
 
     aliases: tuple[str, ...] = ()
     config: Ref = "maxserve.core.model.config:from_transformers"
-    weights: WeightMap = field(default_factory=WeightMap)
+    weights: WeightMap | Ref = field(default_factory=WeightMap)
     packings: Mapping[str, Ref] = field(default_factory=dict)
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
     cache_strategy: str = "paged"

@@ -28,7 +28,7 @@ from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.grammars import GrammarContext
 from maxserve.core.interfaces import Model, ModelInfo, ModelSpec, SamplerContext
 from maxserve.core.model.end_tokens import end_tokens
-from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.fallback import read_spec, read_weight_map
 from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.grammar_vocabulary import grammar_context
@@ -144,8 +144,9 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     groups = choose_groups(target.settings, target.strategy.component, spec)
     plan = _plan_memory(target, spec, module, files, groups)
-    order = rotary_order(target.settings.model.rope_type, spec, architecture.component.weights, architecture.name)
-    fill(target.host, module, files, architecture, target.computation, target.device, progress, order)
+    weight_map = read_weight_map(target.host, architecture, spec, files.config)
+    order = rotary_order(target.settings.model.rope_type, spec, weight_map, architecture.name)
+    fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     model.prepare()
     return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan, groups=groups)

@@ -20,7 +20,7 @@ from maxserve.core.engine.pooling import Pooling, Spans
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.interfaces import ModelInfo
-from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.fallback import read_spec, read_weight_map
 from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.free_memory import free_memory
 from maxserve.core.model.memory import activation_bytes, weight_bytes
@@ -65,8 +65,9 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(settings, spec, parameters, device)
     _check_memory(settings, spec, module, computation, files, device, tokens)
-    order = rotary_order(settings.model.rope_type, spec, architecture.component.weights, architecture.name)
-    fill(host, module, files, architecture, computation, device, progress, order)
+    weight_map = read_weight_map(host, architecture, spec, files.config)
+    order = rotary_order(settings.model.rope_type, spec, weight_map, architecture.name)
+    fill(host, module, files, architecture, computation, device, progress, weight_map, order)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     model.prepare()
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))

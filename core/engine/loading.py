@@ -12,7 +12,7 @@ from maxserve.core.model.packings import packing_of
 from maxserve.core.model.weights import Keeping
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture
+    from maxserve.core.components import Architecture, WeightMap
     from maxserve.core.engine.kernels import Computation
     from maxserve.core.host import Host
     from maxserve.core.model.progress import Progress
@@ -51,6 +51,7 @@ def fill(
     computation: Computation,
     device: torch.device,
     progress: Progress,
+    weight_map: WeightMap,
     order: PairsApart | None = None,
 ) -> None:
     """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
@@ -59,7 +60,7 @@ def fill(
     load(
         module,
         files.weights,
-        architecture.component.weights,
+        weight_map,
         dtype=computation.compute,
         device=device,
         progress=progress,

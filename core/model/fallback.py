@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
+from maxserve.core.model.next_tokens import next_token_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from maxserve.core.components import Architecture
     from maxserve.core.host import Host
     from maxserve.core.interfaces import ModelSpec
@@ -43,3 +48,10 @@ def read_spec(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> Mo
     read = host.load(entry, entry.component.config)
     spec: ModelSpec = read(folder if entry.component.reads_folder else folder.config)
     return spec
+
+
+def read_weight_map(host: Host, entry: Entry[Architecture], spec: ModelSpec, config: Mapping[str, Any]) -> WeightMap:
+    """How the names of a checkpoint of `config`, the content of config.json, become the model's."""
+    given = entry.component.weights
+    found: WeightMap = given if isinstance(given, WeightMap) else host.load(entry, given)(spec)
+    return replace(found, optional=(*found.optional, *next_token_layers(config)))

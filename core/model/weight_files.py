@@ -1,7 +1,13 @@
-"""Which files of a folder or repository hold the weights?"""
+"""The files of a folder or repository that hold the weights.
+
+As transformers reads them, model.safetensors decides, and else the shards that model.safetensors.index.json lists,
+whatever else lies there: adapters, other precisions, what training left behind, the same weights in another format. In
+a folder without either all that can be weights is read; where it holds them twice, `--weight-path` has to choose.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
@@ -11,24 +17,65 @@ from maxserve.core.errors import ModelError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_INDICES = ".safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_OTHERS = {"*.gguf": "GGUF", "*.onnx": "ONNX", "openvino_model.*": "OpenVINO", "*.msgpack": "Flax", "*.h5": "Keras"}
+
+# Files beside a model's own, by their names: never the weights of the model.
+_BESIDE = re.compile(r"(^|[._-])(adapter|lora|optimizer|scheduler|training|trainer|ema|rng)([._-]|s?$)", re.IGNORECASE)
+_SHARD = re.compile(r"(?P<set>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
+_META = re.compile(r"consolidated(\.\d+)?(-\d+-of-\d+)?")
 
 
 def choose_weights(names: Collection[str], read_index: Callable[[str], Mapping[str, Any]], ref: str) -> list[str]:
     """The safetensors files to read out of `names`; ModelError saying what there is instead."""
     root = sorted(name for name in names if "/" not in name)
-    indices = [name for name in root if name.endswith(".safetensors.index.json")]
-    if indices:
-        index = INDEX if INDEX in indices else indices[0]
-        shards = _shards(index, read_index(index), ref)
+    if INDEX in root:
+        shards = _shards(INDEX, read_index(INDEX), ref)
         if WHOLE in root and WHOLE not in shards:
             return [WHOLE]  # as transformers does: the index was left behind when the shards were merged
-        return _present(shards, index, names, ref)
-    files = [name for name in root if name.endswith(".safetensors")]
-    if len(files) > 1:
-        files = [name for name in files if "consolidated" not in name] or files
+        return _present(shards, INDEX, names, ref)
+    if WHOLE in root:
+        return [WHOLE]
+    return _other_names(root, names, read_index, ref)
+
+
+def _other_names(
+    root: list[str], names: Collection[str], read_index: Callable[[str], Mapping[str, Any]], ref: str
+) -> list[str]:
+    """Weights under other names than the usual ones."""
+    files = [name for name in root if name.endswith(".safetensors") and not _BESIDE.search(_stem(name))]
+    files = [name for name in files if not _META.fullmatch(_stem(name))] or files
     if not files:
         raise ModelError(_nothing(root, ref))
+    indices = [
+        index for index in root if index.endswith(_INDICES) and index.removesuffix(_INDICES) in map(_set_of, files)
+    ]
+    if len(indices) == 1:
+        return _present(_shards(indices[0], read_index(indices[0]), ref), indices[0], names, ref)
+    return _complete(files, ref)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".safetensors")
+
+
+def _set_of(name: str) -> str:
+    """What the files of one set have in common: their name without the number of a shard."""
+    match = _SHARD.fullmatch(_stem(name))
+    stem = match["set"] if match else _stem(name)
+    return "consolidated" if _META.fullmatch(stem) else stem
+
+
+def _complete(files: list[str], ref: str) -> list[str]:
+    """The files, none of which is missing by their own count."""
+    for name in files:
+        match = _SHARD.fullmatch(_stem(name))
+        there = sum(_set_of(file) == _set_of(name) for file in files)
+        if match and int(match["count"]) != there:
+            raise ModelError(
+                f"{ref} has {there} of the {int(match['count'])} files that {name} is one of; fetch it again"
+            )
     return files
 
 
@@ -55,18 +102,26 @@ def _present(shards: list[str], index: str, names: Collection[str], ref: str) ->
     outside = [name for name in shards if name.startswith("/") or ".." in PurePosixPath(name).parts]
     missing = [name for name in shards if name not in names]
     if outside or missing:
-        bad = outside or missing
-        listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ModelError(f"{ref}: {index} lists files that are not there: {listed}; fetch the model again")
+        raise ModelError(
+            f"{ref}: {index} lists files that are not there: {_listed(outside or missing)}; fetch the model again"
+        )
     return shards
 
 
 def _nothing(root: list[str], ref: str) -> str:
-    if any(name.endswith(".gguf") for name in root):
-        return f"{ref} has only GGUF weights, which are not supported yet; use a safetensors checkpoint"
+    beside = [name for name in root if name.endswith(".safetensors")]
+    if beside:
+        return f"{ref} has no weights of a model, only what lies beside them: {_listed(beside)}; fetch the model itself"
     if any(map(_is_pickle, root)):
         return f"{ref} has only pickle weights, which can run code and are not read; convert them to safetensors"
+    for pattern, what in _OTHERS.items():
+        if any(fnmatch(name, pattern) for name in root):
+            return f"{ref} has only {what} weights, which are not supported yet; use a safetensors checkpoint"
     return f"{ref} has no weights: there is no .safetensors file beside config.json"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _is_pickle(name: str) -> bool:

@@ -1,7 +1,13 @@
-"""Which tensor of a checkpoint goes where in a model? Decided from names and shapes alone, before anything is read."""
+"""Which tensor of a checkpoint goes where in a model? Decided from names and shapes alone, before anything is read.
+
+Every parameter must be there. Tensors that are too many are left out, and named in a warning, where they belong to
+modules that the model does not have at all (a second head, a tower); within the model's own modules they are an error,
+as what they stand for would silently be missing from each answer.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +16,9 @@ from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
 from maxserve.core.model.packings import Packing, Scales, Stored, listed
 from maxserve.core.model.safetensors_header import TensorInfo
+from maxserve.core.model.weight_names import base_name, is_base, spellings, unwrapped
+
+log = logging.getLogger("maxserve.model")
 
 _OLD_BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")  # old checkpoints store what can be computed
 _LISTED = 5
@@ -85,25 +94,40 @@ class _Placing:
         self._map = weight_map
         self._ignored = [_OLD_BUFFERS, *map(re.compile, weight_map.ignored)]
         self._transposed = [re.compile(pattern) for pattern in weight_map.transposed]
+        self._optional = [re.compile(pattern) for pattern in weight_map.optional]
         self._either_way = [re.compile(pattern) for pattern in weight_map.either_way]
         self._slices = {part: (whole, parts) for whole, parts in weight_map.fused.items() for part in parts}
         self._whole: dict[str, tuple[str, Read]] = {}  # by target: name in the model, read
         self._second: list[Read] = []
         self._pieces: dict[str, dict[tuple[int | None, str], Read]] = {}  # by target, then by entry and part's name
-        self._unexpected: list[str] = []
+        self._modules = {name.partition(".")[0] for name in parameters.aliases}
+        self._parts_of_model = {base_name(name).partition(".")[0] for name in parameters.aliases} | self._modules
+        self._containers: set[str] = set()  # modules in which the checkpoint has the language model beside others
+        self._unplaced: list[Stored] = []
 
     def place(self, stored: Stored) -> None:
         """Finds the parameter for one tensor of the checkpoint."""
-        if any(pattern.search(stored.weight) for pattern in self._ignored):
+        name = unwrapped(stored.weight)
+        if any(pattern.search(name) for pattern in self._ignored):
             return
-        ours = self._renamed(stored.weight)
+        for spelling in spellings(name):
+            if self._place_as(self._renamed(spelling), stored):
+                container, inner, *_ = *name.split("."), ""
+                if spelling != name and is_base(inner):
+                    self._containers.add(container)
+                return
+        self._unplaced.append(stored)
+
+    def _place_as(self, ours: str, stored: Stored) -> bool:
+        """Places the tensor where the model has a parameter, or parts of one, called `ours`; whether it has."""
         home = self._home(ours)
         if home is not None:
             self._place_at(home, self._read(stored, home))
         elif parts := self._parts(ours):
             self._place_parts(stored, parts)
-        elif ours not in self._parameters.buffers:
-            self._unexpected.append(stored.name)
+        else:
+            return ours in self._parameters.buffers
+        return True
 
     def _read(self, stored: Stored, home: _Home) -> Read:
         return Read(
@@ -149,13 +173,28 @@ class _Placing:
         """Everything to read, once all tensors are placed."""
         missing = [name for name in self._parameters.shapes if name not in self._whole and name not in self._pieces]
         pieces = [read for target in self._pieces for read in self._pieced(target, missing)]
+        beside = [stored.name for stored in self._unplaced if self._is_beside(stored)]
+        unexpected = [stored.name for stored in self._unplaced if not self._is_beside(stored)]
         problems = [
             _several("missing from the checkpoint", missing),
-            _several("in the checkpoint but not in the model", self._unexpected),
+            _several("in the checkpoint but not in the model", unexpected + (beside if missing else [])),
         ]
-        if missing or self._unexpected:
+        if missing or unexpected:
             raise ModelError("the weights do not fit the architecture: " + "; ".join(filter(None, problems)))
+        if beside:
+            log.warning("%s, and left out", _several("in the checkpoint but not in the model", beside))
         return [read for _, read in self._whole.values()] + pieces + self._second
+
+    def _is_beside(self, stored: Stored) -> bool:
+        """Whether the tensor is of a module that the model does not have, or of one that may be left out."""
+        name = unwrapped(stored.weight)
+        if any(pattern.search(name) for pattern in self._optional):
+            return True
+        ours = self._renamed(name)
+        first, _, rest = ours.partition(".")
+        if not rest or base_name(ours).partition(".")[0] in self._parts_of_model:
+            return False
+        return first not in self._modules or first in self._containers
 
     def _renamed(self, name: str) -> str:
         for pattern, replacement in self._map.renames:

@@ -25,12 +25,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maxserve.core.components import Architecture
+from maxserve.core.components import Architecture, WeightMap
 from maxserve.core.discovery.sources import CUSTOM
 from maxserve.core.errors import ModelError
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import ModelSpec
-from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.fallback import read_spec, read_weight_map
 from maxserve.core.model.folder import ModelFolder
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.registry import Entry
@@ -68,6 +68,12 @@ class Case:
     files: tuple[str, ...]
     exact: bool = False  # whether logits are compared with the reference's in float64
 
+    @property
+    def weights(self) -> WeightMap:
+        """How the names of its checkpoint become those of our model."""
+        raw = json.loads((self.folder / "config.json").read_text())
+        return read_weight_map(self.host, self.entry, self.config, raw)
+
     def build(self) -> Any:
         """Our model on the meta device."""
         with torch.device("meta"):
@@ -79,7 +85,7 @@ class Case:
         self.host.load(self.entry, self.entry.component.load)(
             model,
             self.files,
-            self.entry.component.weights,
+            self.weights,
             dtype=dtype,
             device=torch.device("cpu"),
             progress=NullProgress(),
@@ -218,7 +224,7 @@ class ArchitectureChecks:
     def test_refuses_a_checkpoint_with_a_name_more_or_less(self, case: Case) -> None:
         """One of each sort of names is left out, whatever its layer."""
         tensors = {name: tensor for file in case.files for name, tensor in load_file(file).items()}
-        ignored = case.entry.component.weights.ignored
+        ignored = case.weights.ignored
         needed = [name for name in tensors if not any(re.search(pattern, name) for pattern in ignored)]
         sorts = {re.sub(r"\d+", "#", name): name for name in needed}
         for name in sorts.values():
@@ -299,7 +305,7 @@ class ArchitectureChecks:
         prompt, model = case.prompt(10), case.load(torch.bfloat16)
         logits = run_step(model, case.cache(dtype=torch.bfloat16), [(0, prompt)])
         expected = case.expected(prompt)
-        exact = case.entry.component.weights.exact
+        exact = case.weights.exact
         for name, parameter in model.named_parameters():
             wanted = torch.float32 if any(re.search(pattern, name) for pattern in exact) else torch.bfloat16
             assert parameter.dtype == wanted, f"{name} was loaded as {parameter.dtype}"

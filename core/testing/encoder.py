@@ -27,6 +27,7 @@ from maxserve.core.engine.encoder import text_batch
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import ModelSpec
+from maxserve.core.model.fallback import read_weight_map
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.tasks import SCORING
 from maxserve.core.model.weights import load_weights
@@ -58,7 +59,7 @@ class EncoderCase:
 
     def load(self, dtype: torch.dtype = torch.float32) -> Any:
         """Our model with the checkpoint's weights."""
-        model, weights = self.build(), self.entry.component.weights
+        model, weights = self.build(), read_weight_map(self.host, self.entry, self.config, {})
         load_weights(model, self.files, weights, dtype=dtype, device=torch.device("cpu"), progress=NullProgress())
         model.prepare()
         return model

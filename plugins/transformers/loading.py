@@ -7,6 +7,7 @@ the files, so what needs no change takes no memory before it is put where it sta
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from maxserve.core.errors import ModelError
+from maxserve.core.model.weight_names import unwrapped
 from maxserve.core.model.weights import Keeping, place_weights
 from maxserve.core.registry import cause
 
@@ -44,7 +46,7 @@ def load(
     assert order is None, "only architectures whose config has a rope have rows to order"
     assert packing is None, "this architecture declares no packings"
     progress.phase("Loading weights")
-    lm = _filled(model.spec.source, _tensors(files))
+    lm = _filled(model.spec.source, _tensors(files), weight_map.optional)
     model.take(lm)
     wide = {
         name: weight for name, weight in lm.named_parameters() if weight.dtype != lm.dtype and dtype != torch.float32
@@ -64,14 +66,17 @@ def _tensors(files: Iterable[str]) -> dict[str, Tensor]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as handle:
-                found.update((name, handle.get_tensor(name)) for name in handle.keys())  # noqa: SIM118
+                found.update((unwrapped(name), handle.get_tensor(name)) for name in handle.keys())  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
     return found
 
 
-def _filled(source: Source, tensors: dict[str, Tensor]) -> Any:
-    """A model with these weights, in the type most of them have; ModelError naming those that do not fit."""
+def _filled(source: Source, tensors: dict[str, Tensor], optional: Iterable[str]) -> Any:
+    """A model with these weights, in the type most of them have; ModelError naming those that do not fit.
+
+    `optional` are expressions of names that the model may lack.
+    """
     cls: Any = source.cls
     config = source.ours()
     try:
@@ -91,9 +96,10 @@ def _filled(source: Source, tensors: dict[str, Tensor]) -> Any:
         ) from error
     # A stack of experts of which one is not there has another shape than the model's.
     missing = [*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])]
+    unexpected = [key for key in report["unexpected_keys"] if not any(re.search(each, key) for each in optional)]
     problems = [
         _several("missing from the checkpoint, or of another shape there", missing),
-        _several("in the checkpoint but not in the model", report["unexpected_keys"]),
+        _several("in the checkpoint but not in the model", unexpected),
         _several("not to be read", report["error_msgs"]),
     ]
     if any(problems):

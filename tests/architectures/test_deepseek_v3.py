@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import DeepseekV3Config
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.core.errors import ModelError
+from maxserve.core.model.fallback import read_spec
+from maxserve.core.model.folder import ModelFolder
+from maxserve.core.testing.architecture import ArchitectureChecks, Case, run_step
 
 
 def tiny(**changes: Any) -> DeepseekV3Config:
@@ -68,3 +76,24 @@ class TestDeepseekV3(ArchitectureChecks):
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
         return model
+
+    @pytest.mark.parametrize(("count", "more"), [(None, [2]), (1, [2]), (2, [2, 3]), (0, [])])
+    def test_layers_that_predict_further_tokens_follow_the_models_own(
+        self, case: Case, count: int | None, more: list[int], tmp_path: Path
+    ) -> None:
+        """However many layers the model has: not those of the one that was published first."""
+        raw = json.loads((case.folder / "config.json").read_text())
+        raw.pop("num_nextn_predict_layers", None)
+        raw |= {} if count is None else {"num_nextn_predict_layers": count}
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        config = read_spec(case.host, case.entry, ModelFolder(path=str(tmp_path), config=raw))
+        changed = replace(case, folder=tmp_path, config=config)
+        tensors = {name: tensor for file in case.files for name, tensor in load_file(file).items()}
+        further = {
+            f"model.layers.{layer}.{end}": torch.ones(1) for layer in more for end in ("eh_proj.weight", "mlp.gate")
+        }
+        prompt = case.prompt(1)
+        logits = run_step(changed.load_tensors(tensors | further), case.cache(), [(0, prompt)])
+        self.check(logits, case.expected(prompt))
+        with pytest.raises(ModelError, match=r"not in the model: model\.layers\.9"):
+            changed.load_tensors({**tensors, "model.layers.9.eh_proj.weight": torch.ones(1)})

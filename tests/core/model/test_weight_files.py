@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -51,6 +52,49 @@ def test_missing_shards_are_named() -> None:
         chosen(names, None)
 
 
+BESIDE = {
+    "an adapter": ["adapter_model.safetensors", "adapter_config.json"],
+    "what training left": ["optimizer.pt", "training_state.safetensors", "training_args.bin", "rng_state.pth"],
+    "another precision": ["model.fp16.safetensors", "model.bf16-00001-of-00002.safetensors"],
+    "another precision's index": ["model.fp16.safetensors.index.json", "model.fp16-00001-of-00001.safetensors"],
+    "the vendor's own format": ["consolidated.safetensors", "consolidated.safetensors.index.json", "params.json"],
+    "old shards": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    "other formats": ["pytorch_model.bin", "model.onnx", "openvino_model.bin", "tf_model.h5", "flax_model.msgpack"],
+    "folders": ["original/consolidated.00.pth", "original/model.safetensors", "onnx/model.safetensors"],
+    "another model's": ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"],
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_lies_beside_the_weights_is_left_alone(what: str) -> None:
+    assert chosen(["model.safetensors", *BESIDE[what]]) == ["model.safetensors"]
+    shards = [
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+    ]
+    names = [*shards, "model.safetensors.index.json", *BESIDE[what]]
+    assert chosen(names, {str(i): name for i, name in enumerate(shards)}) == shards
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.fp16.safetensors", "adapter_model.safetensors"], ["model.fp16.safetensors"]),
+        (["weights.safetensors", "optimizer.safetensors", "consolidated.00.safetensors"], ["weights.safetensors"]),
+        (["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "lora.safetensors"], ["m-0*"]),
+        (["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"], ["consolidated*"]),
+    ],
+)
+def test_weights_of_another_name_are_found(names: list[str], expected: list[str]) -> None:
+    assert chosen(names) == [name for name in names if any(fnmatch(name, pattern) for pattern in expected)]
+
+
+def test_shards_without_an_index_must_all_be_there() -> None:
+    with pytest.raises(ModelError, match=r"has 1 of the 2 files that m-00002-of-00002\.safetensors is one of"):
+        chosen(["m-00002-of-00002.safetensors"])
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
@@ -58,6 +102,9 @@ def test_missing_shards_are_named() -> None:
         (["pytorch_model.bin"], "only pickle weights"),
         (["model.pth", "config.json"], "only pickle weights"),
         (["m-q4_k_m.gguf"], "only GGUF weights, which are not supported yet"),
+        (["model.onnx"], "only ONNX weights"),
+        (["openvino_model.xml"], "only OpenVINO weights"),
+        (["adapter_model.safetensors"], "no weights of a model, only what lies beside them: adapter_model.safetensors"),
     ],
 )
 def test_says_what_there_is_instead(names: list[str], reason: str) -> None:

@@ -1,0 +1,31 @@
+"""The layers of a checkpoint that predict further tokens, for speculation: they follow the model's own.
+
+Families number them on from `num_hidden_layers`. Answers do without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")
+_MOST = 64  # of a config that makes sense
+
+
+def next_token_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Expressions of their names, as checkpoints have them, by the content of config.json; none where it has none."""
+    part = config.get("text_config")
+    for raw in (config, part if isinstance(part, Mapping) else {}):
+        first, count = raw.get("num_hidden_layers"), next((raw[key] for key in _COUNTS if key in raw), None)
+        if _is_count(first) and _is_count(count):
+            return (after(first, min(count, _MOST)),)
+    return ()
+
+
+def after(layers: int, count: int) -> str:
+    """An expression of the names of `count` layers that follow the first `layers`."""
+    return rf"(^|\.)layers\.({'|'.join(str(layers + i) for i in range(count))})\."
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
