@@ -12,16 +12,19 @@ _LABEL = "[a-z]([a-z0-9]{0,20}|[a-z0-9]{0,10}-[a-z0-9]{1,10})"
 _HOST = rf"{_LABEL}(\.{_LABEL}){{0,3}}"
 _OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _HEX = "[0-9a-f]"
+_URI = rf"^https?://{_HOST}(:[1-9][0-9]{{1,3}})?(/[A-Za-z0-9._~-]{{0,30}}){{0,6}}$"
+_EMAIL = rf"^[a-z0-9_+-]{{1,20}}(\.[a-z0-9_+-]{{1,20}}){{0,2}}@{_HOST}$"
 
 FORMATS: Mapping[str, str] = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^({_DATE})T{_TIME}$",
     "duration": "^P([1-9][0-9]{0,2}[DW]|([1-9][0-9]{0,2}D)?T[1-9][0-9]{0,2}[HMS])$",
-    "email": rf"^[a-z0-9_+-]{{1,20}}(\.[a-z0-9_+-]{{1,20}}){{0,2}}@{_HOST}$",
-    "hostname": f"^{_HOST}$",
+    **dict.fromkeys(("email", "idn-email"), _EMAIL),
+    **dict.fromkeys(("hostname", "idn-hostname"), f"^{_HOST}$"),
     "ipv4": rf"^({_OCTET}\.){{3}}{_OCTET}$",
     "ipv6": f"^({_HEX}{{1,4}}:){{7}}{_HEX}{{1,4}}$",
     "uuid": f"^{_HEX}{{8}}(-{_HEX}{{4}}){{3}}-{_HEX}{{12}}$",
-    "uri": rf"^https?://{_HOST}(:[1-9][0-9]{{1,3}})?(/[A-Za-z0-9._~-]{{0,30}}){{0,6}}$",
+    **dict.fromkeys(("uri", "iri"), _URI),
+    **dict.fromkeys(("uri-reference", "iri-reference"), rf"^({_URI[1:-1]}|(/[A-Za-z0-9._~-]{{1,30}}){{1,6}})$"),
 }

@@ -14,6 +14,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.core.grammars import GrammarContext
 from maxserve.plugins.grammar import regex
+from maxserve.plugins.grammar.lowering import lowered
 from maxserve.plugins.grammar.schema import checked
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class _Vocabulary:
 
 def _grammar(kind: str, text: str) -> str:
     if kind == "json_schema":
-        return _schema_grammar(checked(text))
+        return _schema_grammar(lowered(checked(text)))
     if kind == "json_object":
         return _schema_grammar({"type": "object"})
     if kind == "regex":

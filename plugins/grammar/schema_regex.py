@@ -11,6 +11,7 @@ from typing import Any
 
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.plugins.grammar import regex
+from maxserve.plugins.grammar.numbers import Bounds
 
 COMMA, COLON = ",[ ]?", ":[ ]?"
 INTEGER = "(?:-?[1-9][0-9]{0,14}|0)"
@@ -20,12 +21,13 @@ CHAR = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'
 MOST_CHARS = 128  # of a string or items of a list: each is a state of its own, times the vocabulary
 DEEPEST = 12
 
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 KNOWN = {
     "object": {"type", "properties", "required", "additionalProperties"},
     "array": {"type", "items", "minItems", "maxItems"},
     "string": {"type", "minLength", "maxLength"},
-    "integer": {"type"},
-    "number": {"type"},
+    "integer": {"type", *BOUNDS},
+    "number": {"type", *BOUNDS},
     "boolean": {"type"},
     "null": {"type"},
 }
@@ -111,10 +113,10 @@ class _Writer:
         return f'"{CHAR}{{{low},{"" if high is None else high}}}"'
 
     def _integer(self, schema: dict[str, Any], path: str, depth: int) -> str:
-        return INTEGER
+        return Bounds.of(schema).expression() if BOUNDS & schema.keys() else INTEGER
 
     def _number(self, schema: dict[str, Any], path: str, depth: int) -> str:
-        return NUMBER
+        return Bounds.of(schema).expression() if BOUNDS & schema.keys() else NUMBER
 
     def _boolean(self, schema: dict[str, Any], path: str, depth: int) -> str:
         return "(?:true|false)"

@@ -83,8 +83,16 @@ PARAM = "response_format.json_schema.schema"
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        (schema_of({"type": "object", "properties": {"a": {"not": {}}}}), PARAM, ["'not'", "$.properties.a"]),
-        (schema_of({"type": "object", "properties": {"a": {"if": {}}}}), PARAM, ["'if'", "$.properties.a"]),
+        (
+            schema_of({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}),
+            PARAM,
+            ["'not'", "$.properties.a"],
+        ),
+        (
+            schema_of({"type": "object", "properties": {"a": {"if": {}, "then": False}}}),
+            PARAM,
+            ["'if'", "$.properties.a"],
+        ),
         (schema_of({"type": "string", "minLength": 5, "maxLength": 2}), PARAM, ["'minLength'"]),
         (schema_of({"type": "integer", "minimum": 5, "maximum": 2}), PARAM, ["'minimum'"]),
         (schema_of({"enum": []}), PARAM, ["'enum'"]),

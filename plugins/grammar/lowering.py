@@ -1,0 +1,98 @@
+"""Schemas as llguidance takes them: its bounds are 64-bit floats, from which it makes whole numbers of 64 bits.
+
+A bound that such a number cannot hold is moved inwards, to the next one that can: what is written stays valid.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from maxserve.core.errors import GrammarUnsupported
+from maxserve.plugins.grammar.numbers import Bounds, decimal_of
+
+Schema = dict[str, Any]
+
+EXACT = 2**53  # whole numbers up to here are floats
+LARGEST = 2**63 - 1  # a float that is larger becomes this one
+LOWEST = -(2**63) + 1024  # the next float above what has no counterpart
+MOST_DIGITS = 10**18  # a range without an end begins below this
+LARGEST_STEP = 1_000_000  # states of an automaton that divides
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def lowered(schema: Any, path: str = "$") -> Any:
+    """`schema`, as the reader of schemas writes it, with numbers that llguidance keeps."""
+    if not isinstance(schema, dict):
+        return schema
+    made = {keyword: _value(keyword, value, f"{path}.{keyword}") for keyword, value in schema.items()}
+    if "multipleOf" in schema:
+        _check_step(schema["multipleOf"], path)
+    if schema.keys() & set(BOUNDS):
+        for keyword in BOUNDS:
+            made.pop(keyword, None)
+        bounds = Bounds.of(schema)
+        made |= _whole(bounds, path) if bounds.integer else _real(bounds, path)
+    return made
+
+
+def _value(keyword: str, value: Any, path: str) -> Any:
+    if keyword in ("allOf", "anyOf", "prefixItems"):
+        return [lowered(each, f"{path}[{i}]") for i, each in enumerate(value)]
+    if keyword in ("properties", "patternProperties", "$defs"):
+        return {name: lowered(each, f"{path}.{name}") for name, each in value.items()}
+    return lowered(value, path) if keyword in ("items", "additionalProperties") else value
+
+
+def _check_step(step: Any, path: str) -> None:
+    """What llguidance makes of a `multipleOf` must be that number: it multiplies floats by ten until they are whole."""
+    value, digits = float(step), 0
+    while value % 1 and digits < 20:
+        value, digits = value * 10, digits + 1
+    if value > LARGEST_STEP or Decimal(int(value)).scaleb(-digits) != decimal_of(step):
+        raise GrammarUnsupported(f"keyword 'multipleOf' at {path} is not supported with {step}", path=path)
+
+
+def _whole(bounds: Bounds, path: str) -> Schema:
+    low = None if bounds.low is None else int(bounds.low)
+    high = None if bounds.high is None else int(bounds.high)
+    if low is not None and low >= MOST_DIGITS and high is None:
+        high = LARGEST
+    if high is not None and high <= -MOST_DIGITS and low is None:
+        low = LOWEST
+    low = None if low is None else max(_inwards(low, up=True), LOWEST)
+    high = None if high is None else LARGEST if high >= LARGEST else _inwards(high, up=False)
+    if low is not None and high is not None and low > high:
+        raise GrammarUnsupported(f"keyword 'minimum' at {path} is not supported with so many digits", path=path)
+    return {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
+
+
+def _inwards(value: int, *, up: bool) -> int:
+    if abs(value) <= EXACT:
+        return value
+    found = int(float(value))
+    if (found < value) if up else (found > value):
+        found = int(math.nextafter(float(value), math.inf if up else -math.inf))
+    return found
+
+
+def _real(bounds: Bounds, path: str) -> Schema:
+    made: Schema = {}
+    low, high = bounds.low, bounds.high
+    if low is not None:
+        made["exclusiveMinimum" if bounds.open_low else "minimum"] = _float(max(low, Decimal(-MOST_DIGITS)), up=True)
+    if high is not None:
+        made["exclusiveMaximum" if bounds.open_high else "maximum"] = _float(min(high, Decimal(MOST_DIGITS)), up=False)
+    if (low is not None and low >= MOST_DIGITS) or (high is not None and high <= -MOST_DIGITS):
+        raise GrammarUnsupported(f"keyword 'minimum' at {path} is not supported with so many digits", path=path)
+    return made
+
+
+def _float(value: Decimal, *, up: bool) -> int | float:
+    """A number that is `value` when it is written as a float is, or as near as can be."""
+    found = float(value)
+    written = Decimal(repr(found))
+    if (written < value and up) or (written > value and not up):
+        found = math.nextafter(found, math.inf if up else -math.inf)
+    return int(found) if found == int(found) else found
