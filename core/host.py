@@ -201,14 +201,23 @@ class Host:
         self._complaints.insist()
 
     def build(self, entry: Entry[Any], context: Any) -> Any:
-        """What the component's `build` makes of `context`; PluginError naming plugin, component, target and cause."""
+        """Returns what the component's `build` makes of `context`, and checks that it can do what its kind promises.
+
+        PluginError names plugin, component, target and cause.
+        """
+        from maxserve.core.contracts import contract_fault  # no command that builds nothing waits for the Protocols
+
         build = self.load(entry, entry.component.build)
         try:
-            return build(context)
+            built = build(context)
         except MaxserveError:
             raise
         except Exception as error:
             raise PluginError(f"{entry.title}: {entry.where!r} cannot build it: {cause(error)}") from error
+        fault = contract_fault(entry.kind, built)
+        if fault is not None:
+            raise PluginError(f"{entry.title}: {entry.where!r} {fault}")
+        return built
 
     def load(self, entry: Entry[Any], ref: Ref) -> Any:
         """The thing behind one of the component's references."""

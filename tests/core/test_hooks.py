@@ -13,13 +13,30 @@ from maxserve.core.settings import resolve
 
 Load = Callable[[str], Any]
 
+PREAMBLE = """
+import maxserve
+from unittest.mock import create_autospec
+from fastapi import APIRouter
+from maxserve import hookimpl
+from maxserve.core.contracts import PROTOCOLS
+
+def built(kind):
+    def build(context):
+        made = APIRouter() if kind == "routes" else create_autospec(PROTOCOLS[kind], instance=True)
+        made.tables = made.layers = ()
+        made.given = context
+        return made
+
+    return build
+"""
+
 
 @pytest.fixture
 def load(plugin_folder: Any, plugin_host: Any) -> Load:
     """A host with a plugin of the given text."""
 
     def load(text: str) -> Any:
-        plugin_folder.module("acme_llm", f"import maxserve\nfrom maxserve import hookimpl\n{text}")
+        plugin_folder.module("acme_llm", PREAMBLE + text)
         return plugin_host("acme_llm")
 
     return load
@@ -75,10 +92,10 @@ def test_maxserve_cache_strategies(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_cache_strategies():
-    return [maxserve.CacheStrategy(name="hits", build=lambda context: "cache", shares_prefixes=False)]
+    return [maxserve.CacheStrategy(name="hits", build=built("cache_strategy"), shares_prefixes=False)]
 """)
     entry = host.cache_strategies.get("hits")
-    assert host.build(entry, None) == "cache"
+    assert host.build(entry, "context").given == "context"
     assert not entry.component.shares_prefixes
 
 
@@ -86,9 +103,9 @@ def test_maxserve_schedulers(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_schedulers():
-    yield maxserve.Scheduler(name="shortest-first", build=lambda context: "policy")
+    yield maxserve.Scheduler(name="shortest-first", build=built("scheduler"))
 """)
-    assert host.build(host.schedulers.get("shortest-first"), None) == "policy"
+    assert host.build(host.schedulers.get("shortest-first"), "context").given == "context"
 
 
 def test_maxserve_samplers(load: Load) -> None:
@@ -101,9 +118,9 @@ class Floor:
 
 @hookimpl
 def maxserve_samplers():
-    yield maxserve.Sampler(name="floor", params=Floor, build=lambda context: "transform", stage=45)
+    yield maxserve.Sampler(name="floor", params=Floor, build=built("sampler"), stage=45)
 """)
-    assert host.build(host.samplers.get("floor"), None) == "transform"
+    assert host.build(host.samplers.get("floor"), "context").given == "context"
     assert host.request_fields()["logit_floor"].name == "floor"
 
 
@@ -111,44 +128,44 @@ def test_maxserve_attention_backends(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_attention_backends():
-    yield maxserve.AttentionBackend(name="acme", build=lambda context: "attention", devices=("cuda",), priority=10)
+    yield maxserve.AttentionBackend(name="acme", build=built("attention_backend"), devices=("cuda",), priority=10)
 """)
     entry = host.attention_backends.get("acme")
     assert (entry.component.devices, entry.component.priority) == (("cuda",), 10)
-    assert host.build(entry, None) == "attention"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_linear_methods(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_linear_methods():
-    yield maxserve.LinearMethod(name="acme", build=lambda context: "keeper", devices=("cpu",), priority=20)
+    yield maxserve.LinearMethod(name="acme", build=built("linear_method"), devices=("cpu",), priority=20)
 """)
     entry = host.linear_methods.get("acme")
     assert (entry.component.devices, entry.component.priority, entry.component.compiled) == (("cpu",), 20, False)
-    assert host.build(entry, None) == "keeper"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_layer_compilers(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_layer_compilers():
-    yield maxserve.LayerCompiler(name="acme", build=lambda context: "compiler", compiled=True)
+    yield maxserve.LayerCompiler(name="acme", build=built("layer_compiler"), compiled=True)
 """)
     entry = host.layer_compilers.get("acme")
     assert entry.component.compiled
-    assert host.build(entry, None) == "compiler"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_grammar_backends(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_grammar_backends():
-    yield maxserve.GrammarBackend(name="acme", build=lambda context: "compiler", accepts=frozenset({"regex"}))
+    yield maxserve.GrammarBackend(name="acme", build=built("grammar_backend"), accepts=frozenset({"regex"}))
 """)
     entry = host.grammar_backends.get("acme")
     assert (entry.component.accepts, entry.component.rollback) == (frozenset({"regex"}), True)
-    assert host.build(entry, None) == "compiler"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_process_start(load: Load) -> None:
@@ -173,42 +190,42 @@ def test_maxserve_routes(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_routes():
-    yield maxserve.Routes(name="acme", build=lambda context: "router")
+    yield maxserve.Routes(name="acme", build=built("routes"))
 """)
     entry = host.routes.get("acme")
     assert (entry.plugin, entry.component.prefix) == ("acme_llm", "")
-    assert host.build(entry, None) == "router"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_tool_parsers(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_tool_parsers():
-    yield maxserve.ToolParser(name="acme", build=lambda context: "reader", markers=("<call>",))
+    yield maxserve.ToolParser(name="acme", build=built("tool_parser"), markers=("<call>",))
 """)
     entry = host.tool_parsers.get("acme")
     assert entry.component.markers == ("<call>",)
-    assert host.build(entry, None) == "reader"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_reasoning_parsers(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_reasoning_parsers():
-    yield maxserve.ReasoningParser(name="acme", build=lambda context: "reader", recognises=lambda template: 1)
+    yield maxserve.ReasoningParser(name="acme", build=built("reasoning_parser"), recognises=lambda template: 1)
 """)
     entry = host.reasoning_parsers.get("acme")
     assert host.load(entry, entry.component.recognises)("") == 1
-    assert host.build(entry, None) == "reader"
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_observers(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_observers():
-    yield maxserve.Observer(name="statsd", build=lambda context: "observer")
+    yield maxserve.Observer(name="statsd", build=built("observer"))
 """)
-    assert host.build(host.observers.get("statsd"), None) == "observer"
+    assert host.build(host.observers.get("statsd"), "context").given == "context"
 
 
 def test_maxserve_model_source(load: Load) -> None:

@@ -21,8 +21,15 @@ from maxserve.core.settings import resolve
 SCHEDULER = """
 from maxserve import Scheduler, hookimpl
 
+class Policy:
+    def __init__(self, context):
+        self.context = context
+
+    def plan(self, view, plan):
+        pass
+
 def build(context):
-    return ("built", context)
+    return Policy(context)
 
 @hookimpl
 def maxserve_schedulers():
@@ -266,7 +273,7 @@ def test_request_fields_that_are_no_dataclass(plugin_host: Any, params: Any) -> 
 
 def test_build_calls_the_reference_with_the_context(plugin_folder: Any, plugin_host: Any) -> None:
     host = plugin_host(scheduler_plugin(plugin_folder, "acme_llm", "acme"))
-    assert host.build(host.schedulers.get("acme"), "context") == ("built", "context")
+    assert host.build(host.schedulers.get("acme"), "context").context == "context"
 
 
 def test_build_that_cannot_be_loaded(plugin_folder: Any, plugin_host: Any) -> None:

@@ -29,6 +29,14 @@ class Keeper:
     def stored(self, checkpoint: torch.dtype) -> torch.dtype:
         return torch.bfloat16 if checkpoint == torch.bfloat16 else torch.float32
 
+    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        return None
+
+
+def named(name: str) -> Any:
+    """A method that is known again."""
+    return SimpleNamespace(name=name, stored=lambda checkpoint: torch.float32, keep=lambda outputs, inputs, dtype: None)
+
 
 def refuse(context: Any) -> Any:
     raise Unavailable("this machine has no fast unit")
@@ -86,28 +94,33 @@ def test_the_best_that_works_serves_and_the_others_say_why_once(
     chooser: Callable[..., Chooser], caplog: pytest.LogCaptureFixture
 ) -> None:
     chosen = chooser(
-        method("low", lambda c: "low", priority=1),
-        method("better", lambda c: "better", priority=2),
+        method("low", lambda c: named("low"), priority=1),
+        method("better", lambda c: named("better"), priority=2),
         method("broken", refuse, priority=9),
         method("as broken", refuse, priority=8),
-        method("elsewhere", lambda c: "elsewhere", priority=10, devices=("cuda",)),
-        method("compiled", lambda c: "compiled", priority=5, compiled=True),
+        method("elsewhere", lambda c: named("elsewhere"), priority=10, devices=("cuda",)),
+        method("compiled", lambda c: named("compiled"), priority=5, compiled=True),
     )
-    assert chosen.best(chosen._host.linear_methods, None) == "compiled"
+    assert chosen.best(chosen._host.linear_methods, None).name == "compiled"
     assert [record.message for record in caplog.records] == ["this machine has no fast unit"]
 
 
 def test_what_is_compiled_can_be_left_out(chooser: Callable[..., Chooser]) -> None:
     chosen = chooser(
-        method("low", lambda c: "low"), method("compiled", lambda c: "x", priority=5, compiled=True), compiled=False
+        method("low", lambda c: named("low")),
+        method("compiled", lambda c: named("x"), priority=5, compiled=True),
+        compiled=False,
     )
-    assert chosen.best(chosen._host.linear_methods, None) == "low"
+    assert chosen.best(chosen._host.linear_methods, None).name == "low"
 
 
 def test_the_one_that_was_named_serves(chooser: Callable[..., Chooser]) -> None:
-    methods = (method("low", lambda c: "low", priority=1), method("better", lambda c: "better", priority=2))
+    methods = (
+        method("low", lambda c: named("low"), priority=1),
+        method("better", lambda c: named("better"), priority=2),
+    )
     chosen = chooser(*methods, names={"linear_method": "low"})
-    assert chosen.best(chosen._host.linear_methods, None) == "low"
+    assert chosen.best(chosen._host.linear_methods, None).name == "low"
     chosen = chooser(*methods, names={"linear_method": "none"})
     assert chosen.best(chosen._host.linear_methods, None) is None
 
@@ -128,10 +141,10 @@ def test_the_one_that_was_named_cannot_work(
     chooser: Callable[..., Chooser], named: str, options: dict[str, Any], message: str
 ) -> None:
     chosen = chooser(
-        method("works", lambda c: "works"),
+        method("works", lambda c: named("works")),
         method("broken", refuse),
-        method("elsewhere", lambda c: "x", devices=("cuda",)),
-        method("compiled", lambda c: "x", compiled=True),
+        method("elsewhere", lambda c: named("x"), devices=("cuda",)),
+        method("compiled", lambda c: named("x"), compiled=True),
         names={"linear_method": named},
         **options,
     )
