@@ -94,7 +94,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             policy=host.build(host.schedulers.get(scheduler), SchedulerContext(limits=limits)),
             policy_name=scheduler,
             builder=BatchBuilder(cache, NoAttention(), PAGE, CPU),
-            runner=Runner(NoModel()),
+            runner=Runner(NoModel(), VOCAB),
             pipeline=Pipeline(stages, CPU),
             read_params=SamplerFields(host).read,
         )

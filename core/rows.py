@@ -40,6 +40,10 @@ class Rows:
         """Whether some row's request gave a `cls`."""
         return any(cls in params for params in self._params)
 
+    def asking(self, cls: type[Any]) -> list[int]:
+        """The rows whose requests gave a `cls`."""
+        return [row for row, params in enumerate(self._params) if cls in params]
+
     def params(self, cls: type[P]) -> list[P]:
         """One `cls` per row: what the request gave, or the defaults."""
         given = self._given.get(cls)

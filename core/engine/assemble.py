@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from maxserve.core.discovery.sources import BUILT_IN
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
@@ -108,7 +109,10 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
     parts = _parts(target, loaded)
-    warm_up(Engine(replace(parts, failure_percent=0.0)))  # --sim-failure is for clients, the start must not meet it
+    blamed = _blamed(host, files.architecture, chooser)
+    warm_up(
+        Engine(replace(parts, failure_percent=0.0)), blamed
+    )  # --sim-failure is for clients, the start must not meet it
     return Engine(parts)
 
 
@@ -200,7 +204,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             cache, attention, plan.page_size, target.device, images=sees, tables=group_tables(loaded, cache)
         ),
         sees=sees,
-        runner=Runner(loaded.model),
+        runner=Runner(loaded.model, spec.vocab_size),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),
@@ -297,8 +301,11 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
     )
 
 
-def warm_up(engine: Engine) -> None:
-    """Runs one short request, so that the first client does not pay for lazy set-up."""
+def warm_up(engine: Engine, blamed: str = "") -> None:
+    """Runs one short request, so that the first client does not pay for lazy set-up.
+
+    PluginError when it fails; `blamed` names who may be the cause, with "; " before.
+    """
     prompt = (0, 0) if engine.info.max_length > 3 else (0,)
     params = SamplingParams(max_tokens=2, ignore_eos=True)
     engine.simulates_failures = False  # --sim-failure is for clients
@@ -306,12 +313,19 @@ def warm_up(engine: Engine) -> None:
     while engine.busy:
         for output in engine.next_outputs():
             if output.error is not None:
-                raise PluginError(f"the model failed in its warm-up step: {output.error}")
+                raise PluginError(f"the model failed in its warm-up step: {output.error}{blamed}")
     if engine.empty_steps:
         _try_empty_step(engine)
     engine.reset_prefix_cache()
     engine.reset_counters()
     engine.simulates_failures = True
+
+
+def _blamed(host: Host, architecture: str, chooser: Chooser) -> str:
+    """The architecture and kernels that are not ours, for a message about a failed warm-up."""
+    entries: list[Entry[Any]] = [host.architectures.get(architecture), *chooser.serving]
+    strangers = [str(entry) for entry in entries if entry.origin != BUILT_IN]
+    return f"; this server runs with {', '.join(strangers)}" if strangers else ""
 
 
 def _try_empty_step(engine: Engine) -> None:

@@ -6,8 +6,9 @@ so that a seed gives the same text whatever else runs in the batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -16,21 +17,25 @@ import torch
 from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.masks import Mask, Masks
 from maxserve.core.nouns import TokenLogprob
+from maxserve.core.registry import cause
 from maxserve.core.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces import LogitTransform
 
+log = logging.getLogger("maxserve.engine")
+
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
 BARRED = -2  # for that of a row which the request's own wishes left nothing
+FAILED = -3  # for that of a row whose request asked for a sampler that raised
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
     """One transform in the pipeline; optional methods are looked up here, once."""
 
@@ -41,6 +46,19 @@ class Stage:
     params: type[Any] | None
     greedy: Callable[[Rows], SequenceOf[bool]] | None
     observe: Callable[[Rows, SequenceOf[int]], None] | None
+
+    def apply(self, logits: torch.Tensor, state: Any) -> torch.Tensor:
+        """The transform's new logits; ValueError unless they are float32 and of the same shape."""
+        changed = self.transform.apply(logits, state)
+        if changed.shape != logits.shape or changed.dtype != logits.dtype:
+            raise ValueError(
+                f"apply returned {list(changed.shape)} {changed.dtype} for {list(logits.shape)} {logits.dtype}"
+            )
+        return changed
+
+    def asking(self, rows: Rows) -> SequenceOf[int]:
+        """The rows that this stage works for: all of them where no request field asks for it."""
+        return range(len(rows)) if self.params is None else rows.asking(self.params)
 
     @classmethod
     def of(cls, name: str, transform: Any, *, keeps_argmax: bool, params: type[Any] | None = None) -> Stage:
@@ -89,6 +107,7 @@ class Company:
         self.guides = {i: guide for i, s in enumerate(sequences) if (guide := s.guide) is not None}
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
+        self.failures: dict[Stage, Exception] = {}  # of stages that raised before the logits were there
         self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
         self._states: dict[str, Any] = {}
 
@@ -100,7 +119,10 @@ class Company:
         greedy = np.zeros(len(self.sequences), dtype=np.bool_)
         for stage in asked:
             assert stage.greedy is not None
-            greedy |= np.asarray(stage.greedy(self.rows), dtype=np.bool_)
+            try:
+                greedy |= np.asarray(stage.greedy(self.rows), dtype=np.bool_)
+            except Exception as error:
+                self.failures[stage] = error
         rows = np.flatnonzero(~greedy)
         found = rows, torch.from_numpy(rows).to(self.rows.device, non_blocking=True)
         if all(stage.steady for stage in asked):
@@ -112,7 +134,11 @@ class Company:
         if stage.name in self._states:
             return self._states[stage.name]
         idle = stage.params is not None and not self.rows.asked(stage.params)
-        state = None if idle else stage.transform.prepare(self.rows)
+        try:
+            state = None if idle else stage.transform.prepare(self.rows)
+        except Exception as error:
+            self.failures[stage] = error
+            return None
         if idle or stage.steady:
             self._states[stage.name] = state
         return state
@@ -122,11 +148,16 @@ class Company:
 class Draw:
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
 
+    company: Company
     states: SequenceOf[tuple[Stage, Any]]
     drawing: torch.Tensor | None = None
     uniforms: torch.Tensor | None = None
     mask: Mask | None = None
-    wanted: Wanted | None = None
+    failures: dict[Stage, Exception] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> Wanted | None:
+        return self.company.wanted
 
     @torch.inference_mode()
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
@@ -142,6 +173,11 @@ class Draw:
         """What `choose` gave beside the tokens, by row."""
         return {} if self.wanted is None or scores is None else self.wanted.read(scores)
 
+    def faults(self) -> dict[Sequence, str]:
+        """The sequences that asked for a stage which raised, and what it said: the others drew without it."""
+        failures = {**self.company.failures, **self.failures}
+        return {s: text for stage, error in failures.items() for s, text in _blamed(self.company, stage, error)}
+
     def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
         if self.mask is not None:
             logits = self.mask.apply(logits)
@@ -149,7 +185,10 @@ class Draw:
         may_bar = any(not stage.keeps_argmax for stage, _ in self.states)
         possible = logits.amax(dim=-1).isfinite() if may_bar else None
         for stage, state in self.states:
-            logits = stage.transform.apply(logits, state)
+            try:
+                logits = stage.apply(logits, state)
+            except Exception as error:
+                self.failures[stage] = error
         if self.mask is not None and self.states:
             logits = self.mask.apply(logits)
         best, tokens = logits.max(dim=-1)
@@ -157,7 +196,7 @@ class Draw:
             everyone = len(self.drawing) == len(logits)
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
-        none = INVALID if possible is None else torch.where(possible, BARRED, INVALID)
+        none = INVALID if possible is None else torch.where(possible & ~best.isnan(), BARRED, INVALID)
         tokens = torch.where(best.isfinite(), tokens, none)
         return tokens if self.mask is None or spare is None else self.mask.settle(tokens, spare)
 
@@ -173,13 +212,16 @@ class Pipeline:
 
     def draw(
         self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
-    ) -> tuple[list[int], Mapping[int, TokenLogprob]]:
-        """One token per row of logits [rows, vocab], INVALID where the logits allow none; and the wanted logprobs."""
+    ) -> tuple[list[int], Mapping[int, TokenLogprob], dict[Sequence, str]]:
+        """One token per row of logits [rows, vocab], INVALID where the logits allow none; the wanted logprobs; faults.
+
+        A fault is what went wrong with a sampler, by the sequences that asked for it.
+        """
         draw = self.prepare(sequences)
         chosen, scores = draw.choose(logits)
         tokens: list[int] = chosen.tolist()  # waits for the device, and so for the scores
-        self.observe(sequences, tokens)
-        return tokens, draw.read(scores)
+        heard = self.observe(sequences, tokens)
+        return tokens, draw.read(scores), draw.faults() | heard
 
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
@@ -193,20 +235,35 @@ class Pipeline:
                 if state is not None:
                     states.append((stage, state))
         if not len(drawing):
-            return Draw(states=states, mask=mask, wanted=company.wanted)
+            return Draw(company=company, states=states, mask=mask)
         uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
-        return Draw(states=states, drawing=sent, uniforms=uniforms, mask=mask, wanted=company.wanted)
+        return Draw(company=company, states=states, drawing=sent, uniforms=uniforms, mask=mask)
 
-    def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> None:
-        """Tells the stages that want to know which tokens were taken."""
+    def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> dict[Sequence, str]:
+        """Tells the stages that want to know which tokens were taken; the faults of those that raise."""
+        faults: dict[Sequence, str] = {}
         for stage in self._stages:
             if stage.observe is not None:
-                stage.observe(self._meet(sequences).rows, tokens)
+                company = self._meet(sequences)
+                try:
+                    stage.observe(company.rows, tokens)
+                except Exception as error:
+                    faults.update(_blamed(company, stage, error))
+        return faults
 
     def _meet(self, sequences: SequenceOf[Sequence]) -> Company:
         if self._company.sequences is not sequences and self._company.sequences != sequences:
             self._company = Company(sequences, self._device)
         return self._company
+
+
+def _blamed(company: Company, stage: Stage, error: Exception) -> Iterator[tuple[Sequence, str]]:
+    rows = stage.asking(company.rows)
+    log.error(
+        "sampler %r failed for %d of %d requests of a step", stage.name, len(rows), len(company.rows), exc_info=error
+    )
+    for row in rows:
+        yield company.sequences[row], f"the sampler {stage.name!r} failed: {cause(error)}"
 
 
 def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.draw import BARRED, INVALID
+from maxserve.core.engine.draw import BARRED, FAILED, INVALID
 from maxserve.core.nouns import FinishReason, Output
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.flight import Flight
     from maxserve.core.engine.sequence import Sequence
 
-NO_CHOICE = "the model gave no finite logits for the next token"
+NO_CHOICE = "the logits of the next token are not finite: of the model, or after a sampler of this request"
 
 
 class Emitter:
@@ -47,7 +47,9 @@ class Emitter:
         for i in special.tolist():
             sequence, token = flight.drawing[i], flight.tokens[i]
             if sequence.alive:
-                outputs[i] = _with_prompt(self._last(sequence, token, int(flight.lengths[i])) or outputs[i], sequence)
+                outputs[i] = _with_prompt(
+                    self._last(flight, sequence, token, int(flight.lengths[i])) or outputs[i], sequence
+                )
         outputs = _with_logprobs(outputs, flight)
         alive = flight.step.ledger.alive[flight.slots]
         if not alive.all():
@@ -71,7 +73,7 @@ class Emitter:
             found |= (tokens == eos) & ledger.eos_ends[slots]
         return np.flatnonzero(found)
 
-    def _last(self, sequence: Sequence, token: int, length: int) -> Output | None:
+    def _last(self, flight: Flight, sequence: Sequence, token: int, length: int) -> Output | None:
         """The output that ends a sequence, if this is its end."""
         reason: FinishReason | None = "length" if length >= sequence.limit else None
         guide = sequence.guide
@@ -79,6 +81,8 @@ class Emitter:
         if token in sequence.ends or whole:
             reason = "stop"
         fault = guide.fault if guide is not None else None
+        if token == FAILED:
+            fault = flight.faults[sequence]
         if token == INVALID or fault is not None:
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)

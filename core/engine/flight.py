@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.core.engine.draw import FAILED
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.engine.logprobs import PromptScores
 
@@ -27,7 +28,19 @@ class Flight:
     need. That is why a step can be planned before the one before it is done.
     """
 
-    __slots__ = ("drawing", "error", "lengths", "logprobs", "number", "prompts", "rows", "slots", "step", "tokens")
+    __slots__ = (
+        "drawing",
+        "error",
+        "faults",
+        "lengths",
+        "logprobs",
+        "number",
+        "prompts",
+        "rows",
+        "slots",
+        "step",
+        "tokens",
+    )
 
     def __init__(self, step: Step, number: int) -> None:
         self.step = step
@@ -39,6 +52,7 @@ class Flight:
         self.logprobs: Mapping[int, TokenLogprob] = {}  # of some of them, by their index, for who wants them
         self.prompts = PromptScores.of(step)
         self.error: Exception | None = None
+        self.faults: Mapping[Sequence, str] = {}  # why one of those who draw has failed, though the step has not
         self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included
 
     def take_off(self) -> list[Sequence]:
@@ -50,6 +64,13 @@ class Flight:
         ledger.drawn_at[self.slots] = np.arange(len(self.slots))
         last = self.lengths >= ledger.limit[self.slots]
         return [self.drawing[i] for i in np.flatnonzero(last).tolist()] if last.any() else []
+
+    def fail(self, faults: Mapping[Sequence, str]) -> None:
+        """Ends some of those who draw, and nobody else, with what went wrong for them; `tokens` are there."""
+        self.faults = faults
+        if faults:
+            pairs = zip(self.drawing, self.tokens, strict=True)
+            self.tokens = [FAILED if sequence in faults else token for sequence, token in pairs]
 
     def land(self) -> NDArray[np.int64]:
         """Notes what was written and drawn; the indices of the sequences that have filled a page with it.

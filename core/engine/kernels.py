@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.computing import LayerContext, LinearContext
+from maxserve.core.contracts import contract_fault
 from maxserve.core.engine.device import DTYPES
-from maxserve.core.errors import SettingsError, Unavailable
+from maxserve.core.errors import PluginError, SettingsError, Unavailable
 from maxserve.core.registry import Declared, words
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from maxserve.core.settings import Settings
 
 AUTO, NONE = "auto", "none"
+TRIED = 64  # rows and columns of the weight that a linear method is tried on
 OPTIONAL = ("linear_method", "layer_compiler")  # kinds that a model can do without
 
 log = logging.getLogger("maxserve.engine")
@@ -95,6 +97,7 @@ class Chooser:
         self._compiled = compiled
         self._names = names or {}
         self._reasons: set[str] = set()
+        self.serving: list[Entry[Any]] = []  # what was built and is used
 
     def computation(self, encoding: str, *, explicit: bool) -> Computation:
         """How to compute a checkpoint whose weights are in `encoding`, which the operator may have asked for.
@@ -122,8 +125,14 @@ class Chooser:
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
             for index, layer in enumerate(layers):
                 call = compiler.compile(layer, attention)
-                if call is not None:
-                    layers[index] = CompiledLayer(layer, call)
+                if call is None:
+                    continue
+                if not callable(call):
+                    title = self.serving[-1].title
+                    raise PluginError(
+                        f"{title}: compile returned a {type(call).__name__}; it must be callable, or None"
+                    )
+                layers[index] = CompiledLayer(layer, call)
 
     def best(self, registry: Registry[R], context: Any) -> Any:
         """Returns what the named or the best component builds; None when none can, or none is wanted.
@@ -142,7 +151,7 @@ class Chooser:
             except Unavailable as error:
                 self._say(str(error))
                 continue
-            log.info("%s: %s", words(entry.kind), entry.name)
+            self._use(entry)
             return built
         return None
 
@@ -155,8 +164,12 @@ class Chooser:
             built = self._host.build(entry, context)
         except Unavailable as error:
             raise SettingsError(f"{flag}: {error}; name another one, or leave the option out") from error
-        log.info("%s: %s", words(entry.kind), entry.name)
+        self._use(entry)
         return built
+
+    def _use(self, entry: Entry[Any]) -> None:
+        log.info("%s: %s", words(entry.kind), entry.name)
+        self.serving.append(entry)
 
     def _obstacle(self, entry: Entry[R]) -> str | None:
         """Why a component cannot even be tried here."""
@@ -169,6 +182,8 @@ class Chooser:
     def _keeper(self, compute: torch.dtype) -> WeightKeeper | None:
         context = LinearContext(sections=self._sections, compute=compute, device=self._device)
         keeper: WeightKeeper | None = self.best(self._host.linear_methods, context)
+        if keeper is not None:
+            _try_keeping(keeper, context, self.serving[-1].title)
         return keeper
 
     def _say(self, reason: str) -> None:
@@ -176,6 +191,30 @@ class Chooser:
         if reason not in self._reasons:
             log.warning("%s", reason)
         self._reasons.add(reason)
+
+
+def _try_keeping(keeper: WeightKeeper, context: LinearContext, title: str) -> None:
+    """Raises PluginError unless a small weight is kept and multiplied by as the method promises.
+
+    A product of the wrong width or type would otherwise show in the middle of a model, without a name.
+    """
+    for checkpoint in sorted({*DTYPES.values()}, key=str):
+        stored = keeper.stored(checkpoint)
+        if not isinstance(stored, torch.dtype):
+            raise PluginError(f"{title}: stored({checkpoint}) returned {stored!r}, which is no torch.dtype")
+        kept = keeper.keep(TRIED, TRIED, stored)
+        if kept is None:
+            continue
+        fault = contract_fault("weight", kept)
+        if fault is not None:
+            raise PluginError(f"{title}: keep {fault}")
+        kept.put(torch.ones(TRIED, TRIED, dtype=stored, device=context.device), 0)
+        product = kept.multiply(torch.ones(1, TRIED, dtype=context.compute, device=context.device), None)
+        if product.shape != (1, TRIED) or product.dtype != context.compute or not product.isfinite().all():
+            raise PluginError(
+                f"{title}: multiply returned {list(product.shape)} {product.dtype} for a row of ones and a weight of "
+                f"ones [{TRIED}, {TRIED}]; [1, {TRIED}] finite values of {context.compute} are due"
+            )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -185,7 +185,8 @@ class Engine:
             self._take_off(flight)
             logits = self._parts.runner.run(batch, flight.prompts)
             if logits is not None:
-                flight.tokens, flight.logprobs = self._parts.pipeline.draw(logits, flight.drawing)
+                flight.tokens, flight.logprobs, faults = self._parts.pipeline.draw(logits, flight.drawing)
+                flight.fail(faults)
         except Exception as error:
             flight.error = error
         return self._land(flight)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.flight import Flight
     from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.runner import Runner
+    from maxserve.core.engine.sequence import Sequence
     from maxserve.core.nouns import Batch
 
 T = TypeVar("T")
@@ -136,12 +137,12 @@ class Overlap:
         assert aloft.draw is not None
         flight.logprobs = aloft.draw.read(aloft.scores)
         flight.tokens = aloft.host.tolist()
-        self._observe(flight)
+        flight.fail(aloft.draw.faults() | self._observe(flight))
 
-    def _observe(self, flight: Flight) -> None:
-        """Transforms hear of tokens that somebody gets; those of a step too many are nobody's."""
+    def _observe(self, flight: Flight) -> dict[Sequence, str]:
+        """Transforms hear of tokens that somebody gets; those of a step too many are nobody's. Returns their faults."""
         heard = [(s, t) for s, t in zip(flight.drawing, flight.tokens, strict=True) if s.alive]
-        self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
+        return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 
     def _forward(
         self, batch: Batch, unknown: Unknown, before: Aloft | None, prompts: PromptScores | None

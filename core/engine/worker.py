@@ -40,6 +40,7 @@ from maxserve.core.ipc.sockets import WorkerChannel
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tasks import ENGINES
 from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
+from maxserve.core.registry import cause
 from maxserve.core.server import logs
 from maxserve.core.settings import Settings
 from maxserve.core.settings.required import with_required
@@ -164,10 +165,14 @@ class Loop:
         try:
             self._engine.add(request)
         except RequestError as error:
-            refusal = Refusal(
-                id=request.id, message=error.message, param=error.param, code=error.code, status=error.status
-            )
-            self._refusals.append(refusal)
+            self._refuse(request.id, error)
+        except Exception as error:  # a plugin's, about this request: the others and the worker go on
+            log.exception("request %s could not be admitted", request.id)
+            self._refuse(request.id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
+
+    def _refuse(self, id: str, error: RequestError) -> None:
+        refusal = Refusal(id=id, message=error.message, param=error.param, code=error.code, status=error.status)
+        self._refusals.append(refusal)
 
     def _report(self, given: Sequence[Output | Encoded]) -> None:
         refusals, self._refusals = tuple(self._refusals), []

@@ -169,7 +169,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                     device,
                     tables=cache.group_tables if len(groups) > 1 else None,
                 ),
-                runner=Runner(model),
+                runner=Runner(model, VOCAB),
                 pipeline=Pipeline(
                     [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
                 ),

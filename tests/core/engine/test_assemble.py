@@ -110,5 +110,5 @@ def test_a_model_that_gives_no_numbers_does_not_start(
     folder = shutil.copytree(model_folder(), tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"model.norm.weight": torch.full((64,), torch.nan)}, folder / "model.safetensors")
-    with pytest.raises(PluginError, match="failed in its warm-up step: the model gave no finite logits"):
+    with pytest.raises(PluginError, match="failed in its warm-up step: the logits of the next token are not finite"):
         build(model_path=str(folder))

@@ -8,7 +8,8 @@ import pytest
 
 from maxserve.core.engine import worker
 from maxserve.core.engine.worker import PAUSE, REST, Loop
-from maxserve.core.ipc.messages import Outputs, ResetPrefixCache, Shutdown
+from maxserve.core.ipc.messages import Outputs, ResetPrefixCache, Shutdown, Submit
+from maxserve.core.nouns import Request, SamplingParams
 
 
 class Channel:
@@ -104,3 +105,18 @@ def test_memory_goes_back_when_work_has_rested(
     Loop(engine, channel).run()  # type: ignore[arg-type]
     assert channel.timeouts == asked
     assert times == given
+
+
+def test_an_exception_while_a_request_is_admitted_ends_that_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Admitting(Engine):
+        def add(self, request: Request) -> None:
+            if request.id == "bad":
+                raise ZeroDivisionError("a plugin's")
+
+    requests = tuple(Request(id=id, prompt=(1,), params=SamplingParams()) for id in ("one", "bad", "two"))
+    channel = Channel([Submit(requests=requests)], [])
+    Loop(Admitting(empty_steps=False, pause=None), channel).run()  # type: ignore[arg-type]
+    (refusal,) = channel.sent[0].refusals
+    assert (refusal.id, refusal.status) == ("bad", 500)
+    assert refusal.message == "the request could not be admitted: ZeroDivisionError: a plugin's"
+    assert "request bad could not be admitted" in caplog.text

@@ -205,3 +205,21 @@ def test_routers_in_routers() -> None:
     mounts = [("/", routes_of("/x"), "one"), ("/", outer, "two")]
     with pytest.raises(PluginError, match="'two'"):
         create_app(CONTEXT, mounts)
+
+
+def test_routes_whose_schema_cannot_be_built_are_refused() -> None:
+    """Otherwise /openapi.json would answer 500 for the routes of everybody."""
+
+    class Odd:
+        """Nothing that pydantic can describe."""
+
+    class Body(BaseModel, arbitrary_types_allowed=True):
+        odd: Odd
+
+    async def answer(body: Body) -> str:
+        return "here"
+
+    router = APIRouter()
+    router.add_api_route("/odd", answer, methods=["POST"])
+    with pytest.raises(PluginError, match="plugin 'acme': the schema of its routes cannot be built"):
+        create_app(CONTEXT, [("", router, "acme")])
