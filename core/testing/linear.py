@@ -22,11 +22,17 @@ ROWS = (1, 2, 3, 4, 7, 8, 13, 33, 150)
 
 
 class LinearMethodChecks:
-    """What every linear method must pass on a CPU. `tolerance` is that of a sum of `inputs` products, each about 1."""
+    """What every linear method must pass on a CPU.
+
+    `tolerance`: a sum of n products, each about 1, may be off by so much times the root of n. `rows_tolerance`: so much
+    may an entry of a row be off that a method gives back. Methods that keep weights in few bits raise both. What a
+    method leaves to the layer (`keep` gives None), it need not do.
+    """
 
     method: ClassVar[str]
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 2e-5
+    rows_tolerance: ClassVar[float] = 0.0
     row_independent: ClassVar[bool] = True  # to the bit
 
     @pytest.fixture
@@ -40,7 +46,8 @@ class LinearMethodChecks:
         """The weight in the type the keeper wants of its checkpoint's, given in two parts."""
         dtype = keeper.stored(weight.dtype)
         kept = keeper.keep(weight.shape[0], weight.shape[1], dtype)
-        assert kept is not None, f"{self.method} does not keep a weight of {list(weight.shape)}"
+        if kept is None:
+            pytest.skip(f"{self.method} leaves a weight of {list(weight.shape)} to the layer")
         cut = len(weight) // 3
         for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
             if len(rows):
@@ -64,22 +71,32 @@ class LinearMethodChecks:
                     result.double(), expected, atol=self.tolerance * max(1, size[1] ** 0.5), rtol=0
                 )
 
-    def test_rows_come_out_as_they_were_put(self, keeper: WeightKeeper) -> None:
+    def test_keeps_some_weight(self, keeper: WeightKeeper) -> None:
+        """Otherwise it would be of no use, and nothing below would be tried."""
+        stored = keeper.stored(torch.float32)
+        assert any(keeper.keep(outputs, inputs, stored) is not None for outputs, inputs in SIZES)
+
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_rows_come_out_as_they_were_put(
+        self, keeper: WeightKeeper, size: tuple[int, int], dtype: torch.dtype
+    ) -> None:
         """Of methods that can give rows at all."""
-        for size in SIZES:
-            for dtype in (torch.float32, torch.bfloat16):
-                weight = random(*size).to(dtype)
-                kept = self.kept(keeper, weight)
-                if isinstance(kept, GivesRows):
-                    ids = torch.tensor([0, size[0] - 1, size[0] // 2, 0])
-                    assert torch.equal(kept.rows(ids), weight[ids].to(keeper.stored(dtype)))
-                    assert kept.rows(ids[:0]).shape == (0, size[1])
+        weight = random(*size).to(dtype)
+        kept = self.kept(keeper, weight)
+        if isinstance(kept, GivesRows):
+            ids = torch.tensor([0, size[0] - 1, size[0] // 2, 0])
+            rows, expected = kept.rows(ids), weight[ids].to(keeper.stored(dtype))
+            assert rows.dtype == expected.dtype
+            torch.testing.assert_close(rows.float(), expected.float(), atol=self.rows_tolerance, rtol=0)
+            assert kept.rows(ids[:0]).shape == (0, size[1])
 
     def test_any_number_of_axes(self, keeper: WeightKeeper) -> None:
-        weight = random(40, 24)
-        kept, x = self.kept(keeper, weight), random(2, 5, 24)
+        weight = random(64, 96)
+        kept, x = self.kept(keeper, weight), random(2, 5, 96)
         for each in (x, x[0, 0], x[:, :0]):
-            torch.testing.assert_close(kept.multiply(each, None), each @ weight.T, atol=1e-5, rtol=0)
+            atol = self.tolerance * 96**0.5
+            torch.testing.assert_close(kept.multiply(each, None), each @ weight.T, atol=atol, rtol=0)
 
     @pytest.mark.parametrize("inputs", [600, 640])
     def test_a_row_does_not_depend_on_the_others(self, keeper: WeightKeeper, inputs: int) -> None:
@@ -99,7 +116,8 @@ class LinearMethodChecks:
             pytest.skip(f"{self.method} keeps no experts")
         experts, outputs, inputs = weights.shape
         kept = keeper.keep_experts(experts, outputs, inputs, keeper.stored(weights.dtype))
-        assert kept is not None
+        if kept is None:
+            pytest.skip(f"{self.method} leaves experts of [{outputs}, {inputs}] to the layer")
         for expert, weight in enumerate(weights.to(keeper.stored(weights.dtype))):
             cut = len(weight) // 3
             for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
