@@ -160,13 +160,15 @@ class EncodeRequest:
 
     `seconds` says of each text where its second part begins, for models that tell the parts of a pair apart (their
     token types are 0 before and 1 from there on); 0 where there is none. The first `skip` tokens of every text are
-    those of a prompt that is not pooled.
+    those of a prompt that is not pooled. Without `activation`, the last function of the model (that divides a vector by
+    its length, or makes a score of a logit) is left out.
     """
 
     id: str
     texts: tuple[tuple[int, ...], ...]
     seconds: tuple[int, ...] = ()
     skip: int = 0
+    activation: bool = True
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -37,6 +37,7 @@ def checked_stops(stops: Sequence[str]) -> Sequence[str]:
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class TextBody(ConstraintFields):
@@ -52,7 +53,10 @@ class TextBody(ConstraintFields):
     ignore_eos: bool | None = Field(None, description="go on where the model would end")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="same seed, same text; 0 is a seed")
     stream: bool | None = Field(None, description="answer in server-sent events, as the text comes")
-    stream_options: StreamOptions | None = Field(None, description="include_usage: a last event with the token counts")
+    stream_options: StreamOptions | None = Field(
+        None,
+        description="include_usage: a last event with the token counts; continuous_usage_stats: every event has them",
+    )
     user: str | None = Field(None, description="whose request it is, for schedulers that share fairly")
     priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="of those who wait, lower ones come first")
     include_stop_str_in_output: bool | None = Field(None, description="leave the stop string in the text")

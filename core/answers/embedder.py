@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from uuid import uuid4
 
 from maxserve.core.answers.models import no_vectors
@@ -14,10 +15,20 @@ from maxserve.core.interfaces import ServerContext
 from maxserve.core.model.answer import Piece
 from maxserve.core.model.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.core.model.tasks import EMBEDDINGS, SCORING
+from maxserve.core.model.truncation import Truncation
 from maxserve.core.model.vectors import Collected, Vector, cosines, settle_size
 from maxserve.core.server.meter import Meter
 
 MOST_INPUTS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """How the texts of pairs are cut, the second ones to `document_tokens` first, and whether scores are activated."""
+
+    truncation: Truncation | None = None
+    document_tokens: int | None = None
+    activation: bool | None = None
 
 
 class Embedder:
@@ -46,51 +57,77 @@ class Embedder:
             raise RequestError(message, param=field)
 
     async def encode(
-        self, inputs: Sequence[Input], meter: Meter, *, size: int | None = None, skip: int = 0
+        self,
+        inputs: Sequence[Input],
+        meter: Meter,
+        *,
+        size: int | None = None,
+        skip: int = 0,
+        activation: bool | None = None,
     ) -> list[Vector]:
-        """The vectors of `inputs` in their order, cut to `size` numbers. The meter hears of tokens and of the end."""
-        request = encode_request(uuid4().hex, inputs, skip)
+        """The vectors of `inputs` in their order, cut to `size` numbers. The meter hears of tokens and of the end.
+
+        With `activation` embeddings have the length 1, and with False what the model has before its last function;
+        None: as the model was made.
+        """
+        request = encode_request(uuid4().hex, inputs, skip, activation=activation is not False)
         meter.prompt_tokens += sum(map(len, request.texts))
         collected = Collected(len(inputs), self._vectors)
         async with aclosing(self._context.engine.encode(request)) as answers:
             async for encoded in answers:
                 collected.add(encoded)
         meter.piece(0, Piece(text="", finish="stop"))
-        return collected.vectors(size)
+        return collected.vectors(size, normalized=self._normalized(activation))
+
+    def _normalized(self, activation: bool | None) -> bool:
+        """Whether the vectors of a request have the length 1."""
+        if self._context.model.task == SCORING:
+            return False
+        return self._vectors.normalized if activation is None else activation
 
     def size(self, wanted: int | None) -> int | None:
         """The size to cut vectors to; RequestError for one that the model was not trained for."""
         return settle_size(wanted, self._vectors)
 
     async def scores(
-        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, *, cut: int | None
+        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, options: ScoreOptions
     ) -> list[float]:
         """How well the texts of each pair go together; `names` are their places in the request.
 
         From a model of pairs what it says, from one of embeddings the cosine.
         """
         if self._context.model.task == SCORING:
-            return await self._model_scores(pairs, names, meter, cut)
+            return await self._model_scores(pairs, names, meter, options)
         if not self._vectors.pooled:
             message = "this server gives a vector for each token (--no-pool-embeddings), which cannot be compared"
             raise RequestError(message, param="model", code="unsupported_model")
-        return await self._cosines(pairs, names, meter, cut)
+        return await self._cosines(pairs, names, meter, options)
 
     async def _model_scores(
-        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, cut: int | None
+        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, options: ScoreOptions
     ) -> list[float]:
         def read() -> list[Input]:
             cases = zip(pairs, names, strict=True)
-            return [self.inputs.pair(one, other, place, cut=cut) for (one, other), (_, place) in cases]
+            most, truncation = options.document_tokens, options.truncation
+            return [
+                self.inputs.pair(one, self.inputs.cut_text(other, most), place, truncation=truncation)
+                for (one, other), (_, place) in cases
+            ]
 
         inputs = await asyncio.to_thread(read)
-        return [float(score[0]) for score in await self.encode(inputs, meter)]
+        vectors = await self.encode(inputs, meter, activation=options.activation)
+        return [float(score[0]) for score in vectors]
 
     async def _cosines(
-        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, cut: int | None
+        self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, options: ScoreOptions
     ) -> list[float]:
         """Every different text is encoded once: one query has many documents."""
         prompt = self.inputs.prompt(None)
+        if options.document_tokens is not None:
+            cut = await asyncio.to_thread(
+                lambda: [self.inputs.cut_text(other, options.document_tokens) for _, other in pairs]
+            )
+            pairs = [(one, other) for (one, _), other in zip(pairs, cut, strict=True)]
         places = {
             text: name for pair, both in zip(pairs, names, strict=True) for text, name in zip(pair, both, strict=True)
         }
@@ -98,7 +135,8 @@ class Embedder:
         self._check_capacity(len(texts), names[0][1].partition("[")[0])
 
         def read() -> list[Input]:
-            return [self.inputs.text(text, places[text], prompt=prompt, cut=cut) for text in texts]
+            truncation = options.truncation
+            return [self.inputs.text(text, places[text], prompt=prompt, truncation=truncation) for text in texts]
 
         skip = self.inputs.skipped(prompt)
         vectors = dict(zip(texts, await self.encode(await asyncio.to_thread(read), meter, skip=skip), strict=True))

@@ -39,6 +39,7 @@ class Answer:
     def __init__(self) -> None:
         self.finish: str | None = None
         self.stop: str | None = None  # the stop string that ended it
+        self.stop_token: int | None = None  # the stop or eos token that did
         self.reasoning_tokens = 0
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -57,7 +58,7 @@ class Answer:
         self._tokens.extend(part.piece.tokens)
         self.logprobs.extend(part.piece.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or part.piece.prompt_logprobs
-        self.finish, self.stop = part.finish, part.piece.stop
+        self.finish, self.stop, self.stop_token = part.finish, part.piece.stop, part.piece.stop_token
 
     @property
     def content(self) -> str:

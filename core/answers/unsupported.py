@@ -31,37 +31,37 @@ def _same(value: Any, other: Any) -> bool:
     return value == other and (type(value) is type(other) or (type(value) in numbers and type(other) in numbers))
 
 
-def _one_of(*values: Any) -> Neutral:
+def one_of(*values: Any) -> Neutral:
     return Neutral(values)
 
 
 _never = Neutral()
 
-OFF, EMPTY = _one_of(False), _one_of([], {}, "")
+OFF, EMPTY = one_of(False), one_of([], {}, "")
 
 UNSUPPORTED: Mapping[str, Neutral] = {
-    "top_logprobs": _one_of(0),
+    "top_logprobs": one_of(0),
     "logprob_token_ids": EMPTY,
-    "length_penalty": _one_of(1),
+    "length_penalty": one_of(1),
     "use_beam_search": OFF,
-    "spaces_between_special_tokens": _one_of(True),
+    "spaces_between_special_tokens": one_of(True),
     "structural_tag": _never,
     "json_schema": _never,
     "regex": _never,
     "ebnf": _never,
     "grammar": _never,
     "tools": EMPTY,
-    "tool_choice": _one_of("none", "auto"),
-    "parallel_tool_calls": _one_of(True, False),  # a plain completion makes no calls
+    "tool_choice": one_of("none", "auto"),
+    "parallel_tool_calls": one_of(True, False),  # a plain completion makes no calls
     "functions": EMPTY,
-    "function_call": _one_of("none", "auto"),
+    "function_call": one_of("none", "auto"),
     "echo": OFF,
     "suffix": EMPTY,
-    "best_of": _one_of(1),
+    "best_of": one_of(1),
     "prompt_embeds": EMPTY,
     "truncate_prompt_tokens": _never,
     "audio": _never,
-    "modalities": _one_of(["text"]),
+    "modalities": one_of(["text"]),
     "prediction": _never,
     "web_search_options": _never,
     "documents": EMPTY,
@@ -71,10 +71,10 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "vllm_xargs": EMPTY,
     "stop_regex": EMPTY,
     "no_stop_trim": OFF,
-    "typical_p": _one_of(1),
+    "typical_p": one_of(1),
     "input_ids": EMPTY,
     "prompt_tokens": EMPTY,
-    "n_cmpl": _one_of(1),
+    "n_cmpl": one_of(1),
     "max_new_tokens": _never,
     "lora": EMPTY,
     "lora_path": EMPTY,
@@ -84,16 +84,18 @@ UNSUPPORTED: Mapping[str, Neutral] = {
 }
 
 
-def warnings_of(unknown: Mapping[str, Any], *, strict: bool = False) -> list[str]:
-    """A line for each field that was ignored; RequestError for one that asks for what is not served yet.
+def warnings_of(
+    unknown: Mapping[str, Any], *, strict: bool = False, unsupported: Mapping[str, Neutral] = UNSUPPORTED
+) -> list[str]:
+    """A line for each field that was ignored; RequestError for one of `unsupported` that asks for something.
 
     `strict` (`--strict-fields`): RequestError also for a field that nobody knows.
     """
     ignored = []
     for name, value in unknown.items():
-        if name not in UNSUPPORTED:
+        if name not in unsupported:
             ignored.append(name)
-        elif not UNSUPPORTED[name](value):
+        elif not unsupported[name](value):
             raise RequestError(f"{name} is not supported yet", param=name, code="unsupported_parameter")
     if strict and ignored:
         message = f"the field {ignored[0][:64]!r} is not known, and this server takes known ones only (--strict-fields)"

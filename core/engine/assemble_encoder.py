@@ -16,7 +16,7 @@ from maxserve.core.engine.device import choose_device
 from maxserve.core.engine.encoder import EncoderEngine, EncoderParts, Finish
 from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
 from maxserve.core.engine.loading import build_module, fill
-from maxserve.core.engine.pooling import Pooling, Spans
+from maxserve.core.engine.pooling import Pooling, Scoring
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import ModelError, PluginError, SettingsError
 from maxserve.core.interfaces import ModelInfo
@@ -137,14 +137,8 @@ def _finish(
 ) -> Finish | None:
     """What makes one vector, or the score, of a text."""
     if files.task == SCORING:
-        activation = _score_activation(files.config)
-        scorer = cast("Scorer", model)
-        return lambda hidden, spans: activation(scorer.scores(_firsts(hidden, spans)).float())[:, None]
+        return Scoring(cast("Scorer", model).scores, _score_activation(files.config))
     return Pooling(recipe, spec.dim, device) if settings.model.pool_embeddings else None
-
-
-def _firsts(hidden: Tensor, spans: Spans) -> Tensor:
-    return hidden[torch.from_numpy(spans.starts[:-1]).to(hidden.device)]
 
 
 def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:

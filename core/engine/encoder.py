@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-Finish = Callable[["Tensor", Spans], "Tensor"]
+
+class Finish(Protocol):
+    """Makes of the vectors of tokens those of texts, or scores, in two parts: a request may leave the second out."""
+
+    def pool(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """[T, dim] to [B, size], in float32."""
+        ...
+
+    def activate(self, pooled: Tensor) -> Tensor:
+        """The last function of the model, [B, size] to [B, size]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +160,12 @@ class EncoderEngine:
         if parts.finish is None:
             return np.split(_numbers(hidden), batch.query_start[1:-1])
         skip = np.array([each.work.request.skip for each in taken], dtype=np.int64)
-        return list(_numbers(parts.finish(hidden, Spans(batch.query_start, skip))))
+        pooled = parts.finish.pool(hidden, Spans(batch.query_start, skip))
+        activated = np.array([each.work.request.activation for each in taken])
+        if activated.all():
+            return list(_numbers(parts.finish.activate(pooled)))
+        wanted = torch.from_numpy(activated).to(pooled.device)[:, None]
+        return list(_numbers(torch.where(wanted, parts.finish.activate(pooled), pooled)))
 
     def _given(
         self, id: str, numbers: Sequence[int], taken: Sequence[Taken], rows: Sequence[NDArray[np.float32]]

@@ -14,6 +14,7 @@ from maxserve.core.model.vectors import Collected, settle_size
 if TYPE_CHECKING:
     from maxserve.core.engine.encoder import EncoderEngine
     from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.model.truncation import Truncation
     from maxserve.core.model.vectors import Vector
 
 
@@ -40,7 +41,7 @@ class Encoding:
         size, prompt, most = (
             settle_size(dimensions, self._vectors),
             self._inputs.prompt(prompt_name),
-            self._inputs.cut(cut),
+            self._inputs.truncation(cut),
         )
         found: dict[int, Vector] = {}
         spelled = [place for place, text in enumerate(texts) if isinstance(text, str)]
@@ -53,18 +54,18 @@ class Encoding:
     def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
         """How well each of `seconds` goes with `first`."""
         self._insist_on(SCORING, "gives embeddings and no scores; use encode")
-        most = self._inputs.cut(cut)
-        inputs = [self._inputs.pair(first, each, f"seconds[{i}]", cut=most) for i, each in enumerate(seconds)]
+        most = self._inputs.truncation(cut)
+        inputs = [self._inputs.pair(first, each, f"seconds[{i}]", truncation=most) for i, each in enumerate(seconds)]
         return [float(score[0]) for score in self._run(inputs)]
 
     def _insist_on(self, task: str, otherwise: str) -> None:
         if self._engine.info.task != task:
             raise RequestError(f"{self._engine.info.name!r} {otherwise}")
 
-    def _input(self, text: str | Sequence[int], place: str, prompt: str, cut: int | None) -> Input:
+    def _input(self, text: str | Sequence[int], place: str, prompt: str, truncation: Truncation | None) -> Input:
         if isinstance(text, str):
-            return self._inputs.text(text, place, prompt=prompt, cut=cut)
-        return self._inputs.ids(text, place, cut=cut)
+            return self._inputs.text(text, place, prompt=prompt, truncation=truncation)
+        return self._inputs.ids(text, place, truncation=truncation)
 
     def _run(self, inputs: Sequence[Input], *, size: int | None = None, skip: int = 0) -> list[Vector]:
         if not inputs:

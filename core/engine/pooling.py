@@ -96,22 +96,44 @@ class Pooling:
 
     def __init__(self, recipe: Recipe, dim: int, device: torch.device) -> None:
         self._kinds = [POOLINGS[kind] for kind in recipe.pooling]
-        self._steps: list[Callable[[Tensor], Tensor]] = []
+        self._projections: list[Callable[[Tensor], Tensor]] = []
+        self._normalized = recipe.normalized
         size = len(recipe.pooling) * dim
-        for step in recipe.steps:
+        for step in recipe.steps[:-1] if recipe.normalized else recipe.steps:
             if isinstance(step, Dense):
-                self._steps.append(_projection(step, size, device))
+                self._projections.append(_projection(step, size, device))
                 size = step.outputs
             else:
-                self._steps.append(_normalize)
+                self._projections.append(_normalize)
 
-    def __call__(self, hidden: Tensor, spans: Spans) -> Tensor:
-        """Vectors of tokens, [T, dim], to those of texts, [B, size] in float32."""
+    def pool(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """Vectors of tokens, [T, dim], to those of texts, [B, size] in float32, before they are divided by length."""
         pooled = [kind(hidden, spans).float() for kind in self._kinds]
         out = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
-        for step in self._steps:
+        for step in self._projections:
             out = step(out)
         return out
+
+    def activate(self, pooled: Tensor) -> Tensor:
+        """The vectors at length 1, where the recipe ends with that."""
+        return _normalize(pooled) if self._normalized else pooled
+
+    def __call__(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """Both parts."""
+        return self.activate(self.pool(hidden, spans))
+
+
+class Scoring:
+    """Scores of texts by a head over the vectors of their first tokens."""
+
+    def __init__(self, scores: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor]) -> None:
+        self._scores = scores
+        self.activate = activation
+
+    def pool(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """The logits of texts, [B, 1]."""
+        firsts = torch.from_numpy(spans.starts[:-1]).to(hidden.device)
+        return self._scores(hidden[firsts]).float()[:, None]
 
 
 def _normalize(x: Tensor) -> Tensor:

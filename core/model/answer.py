@@ -20,7 +20,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all
     tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
-    its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text.
+    its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text,
+    `stop_token` the stop or eos token that did.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     stop: str | None = None
+    stop_token: int | None = None
 
 
 class AnswerText:
@@ -84,7 +86,13 @@ class AnswerText:
             logprobs=output.logprobs and output.logprobs[: self._visible(output, len(tokens))],
             prompt_logprobs=output.prompt_logprobs,
             stop=self._stop.matched,
+            stop_token=self._stop_token(output) if finish == "stop" else None,
         )
+
+    def _stop_token(self, output: Output) -> int | None:
+        """The token that ended the text: none where a stop string or a grammar did."""
+        last = output.tokens[-1] if output.tokens and self._stop.matched is None else None
+        return last if last in self._ends else None
 
     def _visible(self, output: Output, count: int) -> int:
         """How many of the output's first `count` tokens are shown: an end token is not."""

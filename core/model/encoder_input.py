@@ -10,6 +10,7 @@ from maxserve.core.encoders import VectorInfo
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.model.truncation import Side, Truncation, truncation_of
 from maxserve.core.nouns import EncodeRequest
 
 TOO_LONG = "context_length_exceeded"
@@ -33,6 +34,11 @@ class EncoderInputs:
         self._info = info
         self._prompt_length = lru_cache(maxsize=64)(self._count_prompt)
 
+    @property
+    def prompt_names(self) -> list[str]:
+        """The prompts that the model has."""
+        return sorted(self._vectors.prompts)
+
     def prompt(self, name: str | None) -> str:
         """The prompt of that name, or the one that is put before texts when nobody names one."""
         prompts, default = self._vectors.prompts, self._vectors.default_prompt
@@ -47,33 +53,50 @@ class EncoderInputs:
         """How many of a text's first tokens are those of the prompt, where the model does not pool them."""
         return 0 if self._vectors.include_prompt or not prompt else self._prompt_length(prompt)
 
-    def text(self, text: str, place: str, *, prompt: str = "", cut: int | None = None) -> Input:
-        """One text, cut to `cut` tokens if it is given."""
-        return self._encoded(prompt + text, None, place, cut)
+    def text(
+        self,
+        text: str,
+        place: str,
+        *,
+        prompt: str = "",
+        truncation: Truncation | None = None,
+        add_special_tokens: bool = True,
+    ) -> Input:
+        """One text, cut where `truncation` says so."""
+        return self._encoded(prompt + text, None, place, truncation, add_special_tokens)
 
-    def pair(self, first: str, second: str, place: str, *, cut: int | None = None) -> Input:
+    def pair(self, first: str, second: str, place: str, *, truncation: Truncation | None = None) -> Input:
         """Two texts that are scored together."""
-        return self._encoded(first, second, place, cut)
+        return self._encoded(first, second, place, truncation)
 
-    def ids(self, ids: Sequence[int], place: str, *, cut: int | None = None) -> Input:
+    def cut_text(self, text: str, most: int | None) -> str:
+        """The text up to its token number `most`; None: all of it."""
+        return text if most is None else self._tokenizer.cut_text(text.lower() if self._vectors.lower else text, most)
+
+    def ids(self, ids: Sequence[int], place: str, *, truncation: Truncation | None = None) -> Input:
         """Token ids, as they are."""
         bad = next((id for id in ids if not 0 <= id < self._info.vocab_size), None)
         if bad is not None:
             message = f"{place}: token id {bad} is outside the vocabulary of {self._info.vocab_size} tokens"
             raise RequestError(message, param=place)
-        return self._checked(Input(tuple(ids if cut is None else ids[:cut])), place)
+        return self._checked(Input(tuple(ids if truncation is None else truncation.ids(ids))), place)
 
-    def _encoded(self, text: str, second: str | None, place: str, cut: int | None) -> Input:
+    def _encoded(
+        self, text: str, second: str | None, place: str, truncation: Truncation | None, add_special_tokens: bool = True
+    ) -> Input:
         if self._vectors.lower:
             text, second = text.lower(), second.lower() if second is not None else None
-        if cut is None:
+        if truncation is None:
             self._refuse_hopeless(len(text) + len(second or ""), text + (second or ""), place)
-        ids, start = self._tokenizer.encode_input(text, second, most=cut)
-        if cut is not None and len(ids) > cut:
+        ids, start = self._tokenizer.encode_input(
+            text, second, truncation=truncation, add_special_tokens=add_special_tokens
+        )
+        if truncation is not None and len(ids) > truncation.most:
             message = (
-                f"truncate_prompt_tokens is {cut}, less than the special tokens of a text; {len(ids)} is the least"
+                f"{truncation.param} is {truncation.most}, less than the special tokens of a text; {len(ids)} is the "
+                "least"
             )
-            raise RequestError(message, param="truncate_prompt_tokens")
+            raise RequestError(message, param=truncation.param)
         return self._checked(Input(tuple(ids), start), place)
 
     def _refuse_hopeless(self, characters: int, text: str, place: str) -> None:
@@ -91,21 +114,14 @@ class EncoderInputs:
 
     def _too_long(self, size: str, place: str) -> RequestError:
         message = (
-            f"{place}: the text has {size}, and this model takes {self._info.max_length}; shorten it, or let it be cut "
-            "with truncate_prompt_tokens"
+            f"{place}: the text has {size}, and this model takes {self._info.max_length}; reduce its length, or let it "
+            "be cut with truncate_prompt_tokens"
         )
         return RequestError(message, param=place, code=TOO_LONG)
 
-    def cut(self, wanted: int | None) -> int | None:
-        """To how many tokens texts are cut, of what a request says: -1 is as many as the model takes."""
-        if wanted is None:
-            return None
-        if wanted == -1:
-            return self._info.max_length
-        if not 1 <= wanted <= self._info.max_length:
-            message = f"truncate_prompt_tokens is {wanted}; -1, or 1 to {self._info.max_length}, is expected"
-            raise RequestError(message, param="truncate_prompt_tokens")
-        return wanted
+    def truncation(self, wanted: int | None, side: Side | None = None) -> Truncation | None:
+        """How texts are cut, of what a request says: -1 is to as many tokens as the model takes."""
+        return truncation_of(wanted, self._info.max_length, side or "right")
 
     def _count_prompt(self, prompt: str) -> int:
         """The tokens of a prompt alone, less the special one at its end."""
@@ -113,8 +129,8 @@ class EncoderInputs:
         return len(ids) - (bool(ids) and ids[-1] in self._tokenizer.special_ids)
 
 
-def encode_request(id: str, inputs: Sequence[Input], skip: int = 0) -> EncodeRequest:
+def encode_request(id: str, inputs: Sequence[Input], skip: int = 0, *, activation: bool = True) -> EncodeRequest:
     """The request for `inputs`."""
     seconds = tuple(each.second for each in inputs)
     texts = tuple(each.ids for each in inputs)
-    return EncodeRequest(id=id, texts=texts, seconds=seconds if any(seconds) else (), skip=skip)
+    return EncodeRequest(id=id, texts=texts, seconds=seconds if any(seconds) else (), skip=skip, activation=activation)

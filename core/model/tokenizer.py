@@ -18,9 +18,11 @@ from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
+from maxserve.core.model.truncation import Truncation
 
 _CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _TYPES = "token_type_ids"
+_CUT_MARGIN = 64  # tokens that are encoded beyond those that are kept of a text that is cut
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
@@ -40,7 +42,10 @@ class Backend(Protocol):
     def vocabulary(self) -> Iterable[str]: ...
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
-    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]: ...
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]: ...
+    def cut_text(self, text: str, most: int) -> str: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
     def token(self, token_id: int) -> str | None: ...
     def token_id(self, token: str) -> int | None: ...
@@ -80,15 +85,40 @@ class Tokenizer:
         _check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
 
-    def encode_input(self, text: str, second: str | None = None, *, most: int | None = None) -> tuple[list[int], int]:
+    def encode_input(
+        self,
+        text: str,
+        second: str | None = None,
+        *,
+        truncation: Truncation | None = None,
+        add_special_tokens: bool = True,
+    ) -> tuple[list[int], int]:
         """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
 
-        Also says where the second part begins, if the model tells parts apart, else 0. With `most`, what is too much is
-        cut off at the end, in a pair off the longer part first, so that all special tokens stay.
+        Also says where the second part begins, if the model tells parts apart, else 0. With `truncation`, what is too
+        much is cut off, in a pair off the longer part first, so that all special tokens stay.
         """
         for each in (text, second or ""):
             _check_unicode(each)
-        return self._backend.encode_input(text, second, most)
+        if truncation is not None:
+            text = self._shortened(text, truncation)
+            second = None if second is None else self._shortened(second, truncation)
+        return self._backend.encode_input(text, second, truncation, add_special_tokens)
+
+    def cut_text(self, text: str, most: int) -> str:
+        """The text up to the end of its token number `most`, special tokens not counted."""
+        _check_unicode(text)
+        return self._backend.cut_text(self._shortened(text, Truncation(most)), most)
+
+    def _shortened(self, text: str, truncation: Truncation) -> str:
+        """The end of `text` that can matter, so that megabytes are not encoded for the sake of a few tokens.
+
+        No token has more characters than the longest entry of the vocabulary.
+        """
+        room = (truncation.most + _CUT_MARGIN) * self._longest
+        if len(text) <= room:
+            return text
+        return text[:room] if truncation.side == "right" else text[-room:]
 
     def fewest_tokens(self, text: str) -> int:
         """How many tokens `text` has at least, told from its length alone.
@@ -154,17 +184,25 @@ class _JsonBackend:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]:
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]:
         tokenizer = self._tokenizer
-        if most is None:
-            encoding = tokenizer.encode(text, second)
+        if truncation is None:
+            encoding = tokenizer.encode(text, second, add_special_tokens=add_special_tokens)
         else:
             parts = [tokenizer.encode(part, add_special_tokens=False) for part in (text, second) if part is not None]
-            room = most - tokenizer.num_special_tokens_to_add(second is not None)
-            for part, length in zip(parts, _shares([len(part.ids) for part in parts], room), strict=True):
-                part.truncate(length)
-            encoding = tokenizer.post_process(parts[0], parts[1] if second is not None else None)
+            special = tokenizer.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
+            lengths = _shares([len(part.ids) for part in parts], truncation.most - special)
+            for part, length in zip(parts, lengths, strict=True):
+                part.truncate(length, direction=truncation.side)
+            pair = parts[1] if second is not None else None
+            encoding = tokenizer.post_process(parts[0], pair, add_special_tokens=add_special_tokens)
         return encoding.ids, _second_part(encoding.type_ids) if self._tells_parts else 0
+
+    def cut_text(self, text: str, most: int) -> str:
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= most else text[: offsets[most - 1][1]]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]
@@ -197,11 +235,20 @@ class _PythonBackend:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def encode_input(self, text: str, second: str | None, most: int | None) -> tuple[list[int], int]:
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]:
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens}
+        if truncation is not None:
+            options |= {"truncation": "longest_first", "max_length": truncation.most}
         with self._lock:
-            cut: dict[str, Any] = {} if most is None else {"truncation": "longest_first", "max_length": most}
-            found = self._tokenizer(text, second, **cut)
+            self._tokenizer.truncation_side = "right" if truncation is None else truncation.side
+            found = self._tokenizer(text, second, **options)
         return list(found["input_ids"]), _second_part(found.get("token_type_ids", ()))
+
+    def cut_text(self, text: str, most: int) -> str:
+        ids = self.encode(text, add_special_tokens=False)
+        return text if len(ids) <= most else self.decode(ids[:most], skip_special_tokens=False)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [i for i in ids if 0 <= i < self.vocab_size]

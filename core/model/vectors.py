@@ -33,12 +33,19 @@ class Collected:
             self._vectors[place] = part if encoded.rows else part[0]
             start += rows
 
-    def vectors(self, size: int | None = None) -> list[Vector]:
-        """All of them in order, cut to `size` numbers if that is given."""
+    def vectors(self, size: int | None = None, *, normalized: bool | None = None) -> list[Vector]:
+        """All of them in order, cut to `size` numbers if that is given.
+
+        `normalized`: whether they have the length 1, where that is not as in other answers of the model.
+        """
         found = [vector for vector in self._vectors if vector is not None]
         if len(found) < len(self._vectors):
             raise EngineError("the engine ended before every text was encoded")
-        return found if size is None else [_cut(vector, size, self._info) for vector in found]
+        normal = self._info.normalized if normalized is None else normalized
+        if size is None and normal == self._info.normalized:
+            return found
+        cut = found if size is None else [vector[..., :size] for vector in found]
+        return list(map(unit, cut)) if normal else cut
 
 
 def settle_size(wanted: int | None, info: VectorInfo) -> int | None:
@@ -57,16 +64,10 @@ def settle_size(wanted: int | None, info: VectorInfo) -> int | None:
     return wanted
 
 
-def _cut(vector: Vector, size: int, info: VectorInfo) -> Vector:
-    """The first numbers; of length 1 again where the whole vector was."""
-    part = vector[:size]
-    return unit(part) if info.normalized else part
-
-
 def unit(vector: Vector) -> Vector:
-    """The vector at length 1; one of length 0 stays."""
-    length = float(np.linalg.norm(vector))
-    return vector if length == 0 else (vector / np.float32(length)).astype(np.float32)
+    """The vector, or each row of several, at length 1; one of length 0 stays."""
+    length = np.linalg.norm(vector, axis=-1, keepdims=True)
+    return (vector / np.where(length == 0, np.float32(1), length)).astype(np.float32)
 
 
 def cosines(first: Vector, others: Sequence[Vector]) -> list[float]:

@@ -12,7 +12,8 @@ from maxserve.core.answers.parts import Answer, Part, ToolCall
 from maxserve.core.errors import RequestError
 from maxserve.core.nouns import CallDelta
 from maxserve.core.server.logprobs import TokenTexts, chat_logprobs, prompt_logprobs
-from maxserve.plugins.openai.chunks import json_of
+from maxserve.plugins.openai.chunks import joined, json_of
+from maxserve.plugins.openai.stop_reason import stop_reason
 
 
 class Chat:
@@ -48,6 +49,7 @@ class ChatScribe:
         self._prompt_logprobs = body.prompt_logprobs is not None
         self._token_ids = bool(body.return_token_ids)
         self._plain = not (self._logprobs or self._token_ids)
+        self._requests = job.requests
         self._prompt = job.requests[0].prompt
 
     def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
@@ -64,7 +66,13 @@ class ChatScribe:
             message["content"] = answer.content or None
             message["tool_calls"] = [_call(call) for call in calls]
         logprobs = chat_logprobs(self._texts, answer.logprobs) if self._logprobs else None
-        choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
+        choice = {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": answer.finish,
+            **stop_reason(self._requests[index], answer.stop, answer.stop_token),
+        }
         return choice | {"token_ids": answer.tokens} if self._token_ids else choice
 
     def opening(self, index: int) -> bytes:
@@ -78,7 +86,8 @@ class ChatScribe:
         return _delta(index, b'{"content":' + json_of(part.content) + b"}") if part.content else None
 
     def closing(self, index: int, part: Part) -> bytes:
-        return _delta(index, b"{}", json_of(part.finish))
+        ended = stop_reason(self._requests[index], part.piece.stop, part.piece.stop_token)
+        return _delta(index, b"{}", json_of(part.finish), json_of(ended))
 
     def _detailed(self, index: int, part: Part) -> bytes | None:
         """A chunk that tells of tokens, also of those whose text is still held back."""
@@ -115,5 +124,6 @@ def _call_delta(call: CallDelta) -> dict[str, Any]:
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
-def _delta(index: int, delta: bytes, finish: bytes = b"null") -> bytes:
-    return b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (index, delta, finish)
+def _delta(index: int, delta: bytes, finish: bytes = b"null", more: bytes = b"{}") -> bytes:
+    """A choice of a stream; `more` is an object with further fields of it."""
+    return joined(b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (index, delta, finish), more)

@@ -13,6 +13,11 @@ from maxserve.core.server.sse import event
 json_of = msgspec.json.encode
 
 
+def joined(one: bytes, other: bytes) -> bytes:
+    """The JSON of an object with the fields of two, neither of which is checked for those of the other."""
+    return one if other == b"{}" else one[:-1] + b"," + other[1:]
+
+
 class Chunks:
     """Builds the events of one answer. All but the choices is encoded once; `first` are fields of the first event."""
 
@@ -23,8 +28,9 @@ class Chunks:
         self._tail = b'],"usage":null}' if with_usage else b"]}"
         self._first = b"," + json_of(first)[1:-1] if first else b""
 
-    def choice(self, choice: bytes) -> bytes:
-        return self._event(choice, self._tail)
+    def choice(self, choice: bytes, usage: Mapping[str, Any] | None = None) -> bytes:
+        """An event with a choice, and with what the answer has cost so far where that is wanted."""
+        return self._event(choice, self._tail if usage is None else b'],"usage":' + json_of(usage) + b"}")
 
     def usage(self, usage: Mapping[str, Any]) -> bytes:
         """The event after the last choice: none of them, and what the answer cost."""

@@ -14,8 +14,9 @@ from maxserve.core.errors import RequestError
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import TokenLogprob
 from maxserve.core.server.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
-from maxserve.plugins.openai.chunks import json_of
+from maxserve.plugins.openai.chunks import joined, json_of
 from maxserve.plugins.openai.completion_body import MOST_PROMPTS, CompletionBody
+from maxserve.plugins.openai.stop_reason import stop_reason
 
 DEFAULT_LIMIT = 16  # tokens; what this route has always had
 
@@ -99,7 +100,8 @@ class CompletionScribe:
             details["token_ids"] = answer.tokens
         if self._prompt_logprobs:
             details["prompt_logprobs"] = prompt_logprobs(self._texts, answer.prompt_logprobs)
-        return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish}
+        ended = stop_reason(self._job.requests[index], answer.stop, answer.stop_token)
+        return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish, **ended}
 
     def opening(self, index: int) -> None:
         return None
@@ -118,7 +120,8 @@ class CompletionScribe:
         return json_of({"index": index, "text": text, "logprobs": None, **details, "finish_reason": None})
 
     def closing(self, index: int, part: Part) -> bytes:
-        return _choice(index, b'""', json_of(part.finish))
+        ended = stop_reason(self._job.requests[index], part.piece.stop, part.piece.stop_token)
+        return joined(_choice(index, b'""', json_of(part.finish)), json_of(ended))
 
     def _details(
         self, index: int, text: str, scores: Sequence[TokenLogprob], of_prompt: Sequence[TokenLogprob]

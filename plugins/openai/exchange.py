@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -49,6 +50,19 @@ class Wording(Protocol):
     def scribe(self, body: Any, job: Job) -> Scribe: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Which events of a stream tell the token counts: an event of their own at the end, or all of them."""
+
+    last: bool
+    each: bool
+
+    @classmethod
+    def of(cls, body: TextBody) -> Usage:
+        options = body.stream_options
+        return cls(last=bool(options and options.include_usage), each=bool(options and options.continuous_usage_stats))
+
+
 class Exchange:
     """One of the routes that generate text."""
 
@@ -57,7 +71,8 @@ class Exchange:
         self._info = info
 
     async def answer(self, body: TextBody, call: Call) -> Response:
-        if body.stream_options is not None and not body.stream:
+        usage = Usage.of(body)
+        if (usage.last or usage.each) and not body.stream:
             raise RequestError("stream_options is for streams only; set stream", param="stream_options")
         generation = await self._wording.begin(body, client_of(body.user, call.headers))
         job, meter = generation.job, call.meter
@@ -66,10 +81,9 @@ class Exchange:
         if not body.stream:
             return await self._whole(generation, scribe, call)
         parts = await begun(generation.parts)
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
         head = self._head(call.id, self._wording.chunk_object)
-        chunks = Chunks(head, with_usage=with_usage, first={**scribe.extras(()), **_warnings(generation)})
-        events = _events(len(job.requests), parts, scribe, chunks, meter, with_usage)
+        chunks = Chunks(head, with_usage=usage.last, first={**scribe.extras(()), **_warnings(generation)})
+        events = _events(len(job.requests), parts, scribe, chunks, meter, usage)
         return EventStream(events, finished=meter.finish)
 
     async def _whole(self, generation: Generation, scribe: Scribe, call: Call) -> Response:
@@ -98,19 +112,22 @@ class Exchange:
 
 
 async def _events(
-    count: int, parts: Parts, scribe: Scribe, chunks: Chunks, meter: Meter, with_usage: bool
+    count: int, parts: Parts, scribe: Scribe, chunks: Chunks, meter: Meter, usage: Usage
 ) -> AsyncGenerator[bytes, None]:
+    def event(choice: bytes) -> bytes:
+        return chunks.choice(choice, _usage(meter) if usage.each else None)
+
     async with aclosing(parts):
         for index in range(count):
             if (opening := scribe.opening(index)) is not None:
-                yield chunks.choice(opening)
+                yield event(opening)
         async for index, part in parts:
             meter.piece(index, part.piece)
             if (text := scribe.part(index, part)) is not None:
-                yield chunks.choice(text)
+                yield event(text)
             if part.finish is not None:
-                yield chunks.choice(scribe.closing(index, part))
-    if with_usage:
+                yield event(scribe.closing(index, part))
+    if usage.last:
         yield chunks.usage(_usage(meter))
 
 

@@ -1,4 +1,4 @@
-"""Which models does this server answer for?"""
+"""GET /v1/models: the model that this server answers for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from maxserve.plugins.openai.embeddings import EmbeddingsBody
 class Models:
     def __init__(self, answering: Answering) -> None:
         self._info = answering.context.model
+        self._root = answering.context.settings.model.model_path or self._info.name
         self._capabilities = _capabilities(answering)
 
     async def list(self) -> dict[str, Any]:
@@ -33,6 +34,9 @@ class Models:
             "object": "model",
             "created": self._info.created,
             "owned_by": "maxserve",
+            "root": self._root,
+            "parent": None,
+            "permission": [],
             "max_model_len": self._info.max_length,
             "capabilities": self._capabilities,
         }

@@ -9,7 +9,7 @@ from maxserve.core.answers.endpoint import Endpoint
 from maxserve.core.interfaces import ServerContext
 from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
-from maxserve.plugins.openai.embeddings import embeddings_endpoint
+from maxserve.plugins.openai.embeddings import embeddings_endpoints
 from maxserve.plugins.openai.exchange import Exchange, Wording
 from maxserve.plugins.openai.models import Models
 from maxserve.plugins.openai.responses import responses_endpoint
@@ -34,5 +34,6 @@ def router(context: ServerContext) -> APIRouter:
             observers=context.observers,
         ).add_to(routes)
     responses_endpoint(answering).add_to(routes)
-    embeddings_endpoint(context).add_to(routes)
+    for endpoint in embeddings_endpoints(context):
+        endpoint.add_to(routes)
     return routes

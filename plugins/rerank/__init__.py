@@ -1,4 +1,4 @@
-"""Routes that rank documents and score pairs of texts, as Jina, Cohere and vLLM word them."""
+"""Routes that rank documents and score pairs of texts, in the words of Jina, Cohere, Voyage, TEI and vLLM."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def maxserve_routes() -> Iterable[Routes]:
         name="rerank",
         build="maxserve.plugins.rerank.router:router",
         prefix="/",
-        summary="/rerank, /v1/rerank, /v2/rerank, /score, /v1/score",
+        summary="/rerank, /v1/rerank, /v2/rerank, /reranking, /v1/reranking, /score, /v1/score",
     )

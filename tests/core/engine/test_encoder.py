@@ -16,7 +16,7 @@ from maxserve.core.engine.pooling import Pooling
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
-from maxserve.core.model.sentence import Recipe
+from maxserve.core.model.sentence import Normalize, Recipe
 from maxserve.core.model.vectors import Collected
 from maxserve.core.nouns import Encoded, EncodeRequest, Request
 
@@ -44,7 +44,7 @@ Make = Callable[..., tuple[EncoderEngine, SeenModel]]
 @pytest.fixture
 def make() -> Make:
     def make(
-        *, tokens: int = 30, texts: int = 8, pooling: str | None = "mean", failures: float = 0.0
+        *, tokens: int = 30, texts: int = 8, pooling: str | None = "mean", failures: float = 0.0, normal: bool = False
     ) -> tuple[EncoderEngine, SeenModel]:
         model = SeenModel()
         info = ModelInfo(
@@ -67,7 +67,9 @@ def make() -> Make:
             info=info,
             model=model,
             attention=WithinTexts(()),
-            finish=None if pooling is None else Pooling(Recipe(pooling=(pooling,)), 3, device),
+            finish=None
+            if pooling is None
+            else Pooling(Recipe(pooling=(pooling,), steps=(Normalize(),) * normal), 3, device),
             device=device,
             max_tokens=tokens,
             max_texts=texts,
@@ -96,6 +98,16 @@ def vectors(got: list[Encoded], count: int, info: VectorInfo | None) -> list[Any
     for encoded in got:
         collected.add(encoded)
     return [vector.tolist() for vector in collected.vectors()]
+
+
+def test_requests_of_one_step_may_leave_the_last_function_out(make: Make) -> None:
+    engine, model = make(normal=True)
+    engine.add(EncodeRequest(id="raw", texts=((3, 5), (2,)), activation=False))
+    engine.add(EncodeRequest(id="unit", texts=((4,),)))
+    got = run(engine)
+    assert len(model.steps) == 1
+    assert vectors(got["raw"], 2, engine.info.vectors) == [[4, 0.5, 0], [2, 0, 0]]
+    assert vectors(got["unit"], 1, engine.info.vectors) == [[1, 0, 0]]
 
 
 def test_every_text_gets_its_own_vector_in_its_place(make: Make) -> None:

@@ -17,6 +17,7 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.model.truncation import Side, Truncation
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "query", ":", *"abcdefgh"]
 IDS = {word: number for number, word in enumerate(WORDS)}
@@ -78,13 +79,14 @@ def test_texts_and_pairs_get_their_special_tokens(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("second", [None, "a b", "a b c d e f g h a b", ""])
 @pytest.mark.parametrize("first", ["a", "a b c", "a b c d e f g h"])
 @pytest.mark.parametrize("most", [4, 5, 6, 7, 8, 9, 20])
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_what_is_cut_is_what_transformers_cuts(
-    folder: Path, tokenizer: Tokenizer, first: str, second: str | None, most: int
+    folder: Path, tokenizer: Tokenizer, first: str, second: str | None, most: int, side: Side
 ) -> None:
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), truncation_side=side)
     pairs = None if second is None else [second]  # in a list, since a lone empty text would count as none
     expected = theirs([first], pairs, truncation="longest_first", max_length=most, return_token_type_ids=True)
-    found, start = tokenizer.encode_input(first, second, most=most)
+    found, start = tokenizer.encode_input(first, second, truncation=Truncation(most, side))
     assert found == expected["input_ids"][0]
     types = expected["token_type_ids"][0]
     assert start == (types.index(1) if 1 in types else 0)
@@ -105,8 +107,26 @@ def test_what_is_too_long_is_refused_by_name_or_cut(tokenizer: Tokenizer) -> Non
         ) as e:
             call()
         assert (e.value.param, e.value.code) == ("input[7]", "context_length_exceeded")
-    assert made.text("a b c", "input", cut=made.cut(-1)).ids == (CLS, *ids("a", "b"), SEP)
-    assert made.ids([5, 6, 7, 8, 9], "input", cut=made.cut(3)).ids == (5, 6, 7)
+    assert made.text("a b c", "input", truncation=made.truncation(-1)).ids == (CLS, *ids("a", "b"), SEP)
+    assert made.ids([5, 6, 7, 8, 9], "input", truncation=made.truncation(3)).ids == (5, 6, 7)
+
+
+def test_the_side_that_is_cut(tokenizer: Tokenizer) -> None:
+    made = inputs(tokenizer, max_length=4)
+    assert made.text("a b c", "input", truncation=made.truncation(4, "left")).ids == (CLS, *ids("b", "c"), SEP)
+    assert made.ids([5, 6, 7, 8, 9], "input", truncation=made.truncation(3, "left")).ids == (7, 8, 9)
+    assert made.text("a b", "input", truncation=Truncation(2), add_special_tokens=False).ids == ids("a", "b")
+
+
+def test_a_long_text_is_encoded_only_as_far_as_it_matters(tokenizer: Tokenizer) -> None:
+    text = "a " * 200_000 + "b"
+    assert tokenizer.encode_input(text, truncation=Truncation(4))[0] == [CLS, *ids("a", "a"), SEP]
+    assert tokenizer.encode_input(text, truncation=Truncation(4, "left"))[0] == [CLS, *ids("a", "b"), SEP]
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1, "a"), (2, "a  b"), (3, "a  b c"), (9, "a  b c")])
+def test_a_text_up_to_one_of_its_tokens(tokenizer: Tokenizer, most: int, kept: str) -> None:
+    assert tokenizer.cut_text("a  b c", most) == kept
 
 
 def test_texts_that_no_model_holds_are_not_looked_at(tokenizer: Tokenizer) -> None:
@@ -116,12 +136,12 @@ def test_texts_that_no_model_holds_are_not_looked_at(tokenizer: Tokenizer) -> No
 
 def test_limits_of_cutting(tokenizer: Tokenizer) -> None:
     made = inputs(tokenizer, max_length=4)
-    assert made.cut(None) is None
+    assert made.truncation(None) is None
     for wanted in (0, -2, 5):
         with pytest.raises(RequestError, match=f"truncate_prompt_tokens is {wanted}; -1, or 1 to 4, is expected"):
-            made.cut(wanted)
+            made.truncation(wanted)
     with pytest.raises(RequestError, match="less than the special tokens of a text; 2 is the least"):
-        made.text("a b", "input", cut=1)
+        made.text("a b", "input", truncation=Truncation(1))
 
 
 def test_empty_texts_and_unknown_ids_are_refused(tokenizer: Tokenizer) -> None:

@@ -15,7 +15,8 @@ async def test_whole_answer(client: httpx.AsyncClient, engine: Any) -> None:
     assert answer["object"] == "text_completion"
     assert answer["id"].startswith("cmpl-")
     [choice] = answer["choices"]
-    assert choice == {"index": 0, "text": "Hello there, fri", "logprobs": None, "finish_reason": "length"}
+    ended = {"finish_reason": "length", "stop_reason": None, "matched_stop": None}
+    assert choice == {"index": 0, "text": "Hello there, fri", "logprobs": None, **ended}
     assert answer["usage"]["completion_tokens"] == 16
     assert engine.tokenizer.decode(engine.requests[0].prompt) == "Say"
 
@@ -88,3 +89,47 @@ async def test_refused_choice_ends_the_others(client: httpx.AsyncClient, engine:
     response = await client.post(PATH, json={"prompt": [[5], [6]], "stream": True, "max_tokens": 100})
     assert response.status_code == 500
     assert not engine.active
+
+
+async def test_every_event_may_tell_what_the_answer_cost(client: httpx.AsyncClient, events: Any) -> None:
+    options = {"continuous_usage_stats": True, "include_usage": True}
+    body = {"prompt": "ab", "stream": True, "max_tokens": 5, "stream_options": options}
+    *chunks, done = events((await client.post(PATH, json=body)).text)
+    assert done == "[DONE]"
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {2}
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1], chunks[-1]["choices"]) == (1, 5, [])
+    del options["include_usage"]
+    *chunks, done = events((await client.post(PATH, json=body)).text)
+    assert all(chunk["choices"] and chunk["usage"] for chunk in chunks)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "reason", "matched"),
+    [
+        ({"stop": ["zzz", "th"]}, "th", "th"),
+        ({"stop_token_ids": []}, "t", "t"),
+        ({"max_tokens": 60}, None, "</s>"),
+        ({"max_tokens": 2}, None, None),
+    ],
+)
+async def test_what_ended_an_answer(
+    client: httpx.AsyncClient, engine: Any, events: Any, streamed: bool, fields: Any, reason: Any, matched: Any
+) -> None:
+    """`stop_reason` is vLLM's word and names what was asked for; SGLang's `matched_stop` also the model's own end."""
+    body = {"prompt": "a", "max_tokens": 60, **fields}
+    if "stop_token_ids" in fields:
+        body["stop_token_ids"] = engine.tokenizer.encode("t", add_special_tokens=False)
+        reason = matched = body["stop_token_ids"][0]
+    elif matched == "</s>":
+        matched = engine.eos
+    if streamed:
+        *chunks, _ = events((await client.post(PATH, json={**body, "stream": True})).text)
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert not any("stop_reason" in choice for choice in choices[:-1])
+        choice = choices[-1]
+    else:
+        choice = (await client.post(PATH, json=body)).json()["choices"][0]
+    assert (choice["stop_reason"], choice["matched_stop"]) == (reason, matched)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import struct
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from maxserve.core.encoders import VectorInfo
 from maxserve.core.errors import EngineError, QueueFullError
@@ -68,7 +71,7 @@ async def data(client: httpx.AsyncClient, given: Any, **fields: Any) -> list[Any
 async def test_an_answer_as_a_whole(encoder: httpx.AsyncClient, recorder: Any) -> None:
     response = await encoder.post(PATH, json={"model": "acme/tiny", "input": ["ab", "c"], "user": "me"})
     answer = response.json()
-    assert answer.keys() == {"object", "data", "model", "usage"}
+    assert answer.keys() == {"id", "object", "created", "data", "model", "usage"}
     assert (answer["object"], answer["model"]) == ("list", "acme/tiny")
     assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
     assert [each["object"] for each in answer["data"]] == ["embedding", "embedding"]
@@ -87,6 +90,74 @@ async def test_base64_is_the_same_numbers_in_bytes(encoder: httpx.AsyncClient) -
     (coded,) = await data(encoder, [[7, 9]], encoding_format="base64")
     assert struct.unpack("<4f", base64.b64decode(coded)) == (2.0, 7.0, 9.0, 0.0)
     assert await data(encoder, [[7, 9]], encoding_format="float") == [[2.0, 7.0, 9.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize("order", ["native", "little", "big"])
+async def test_types_and_byte_orders(encoder: httpx.AsyncClient, dtype: str, order: str) -> None:
+    """Every number of the scripted vectors is one that all types hold."""
+    fields = {"embed_dtype": dtype, "endianness": order}
+    (coded,) = await data(encoder, [[7, 12]], encoding_format="base64", **fields)
+    assert _numbers(base64.b64decode(coded), dtype, order) == [2.0, 7.0, 12.0, 0.0]
+    body = {"input": [[7, 12], [3]], "encoding_format": "bytes", **fields}
+    response = await encoder.post(PATH, json=body)
+    about = json.loads(response.headers["metadata"])
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert about["usage"]["prompt_tokens"] == 3
+    for item, expected in zip(about["data"], [[2.0, 7.0, 12.0, 0.0], [1.0, 3.0, 0.0, 0.0]], strict=True):
+        assert (item["embed_dtype"], item["endianness"], item["shape"]) == (dtype, order, [4])
+        assert _numbers(response.content[item["start"] : item["end"]], dtype, order) == expected
+    only = await encoder.post(PATH, json={**body, "encoding_format": "bytes_only"})
+    assert (only.content, "metadata" in only.headers) == (response.content, False)
+
+
+def _numbers(data: bytes, dtype: str, order: str) -> list[float]:
+    kinds = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+    kind: torch.dtype = kinds.get(dtype) or getattr(torch, dtype)
+    size = kind.itemsize
+    if order == "big" or (order == "native" and sys.byteorder == "big"):
+        data = b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+    found: list[float] = torch.frombuffer(bytearray(data), dtype=kind).float().tolist()
+    return found
+
+
+@pytest.mark.parametrize("field", ["normalize", "normalized", "use_activation"])
+async def test_length_one_or_as_the_model_has_it(encoder: httpx.AsyncClient, engine: Any, field: str) -> None:
+    await data(encoder, "ab", **{field: False})
+    assert engine.encoded[-1].activation is False
+    await data(encoder, "ab", **{field: True})
+    assert engine.encoded[-1].activation is True
+
+
+async def test_a_conversation_is_what_the_chat_template_makes_of_it(encoder: httpx.AsyncClient, engine: Any) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    for fields, text in (
+        ({}, "user: Hi\nassistant: Yes"),
+        ({"add_generation_prompt": True}, "user: Hi\nassistant: Yes\nassistant:"),
+        ({"continue_final_message": True}, "user: Hi\nassistant: Yes"),
+    ):
+        response = await encoder.post(PATH, json={"messages": messages, **fields})
+        assert response.status_code == 200, response.text
+        assert engine.tokenizer.decode(engine.encoded[-1].texts[0]) == text
+
+
+@pytest.mark.parametrize(("kind", "before"), [("query", "Q: "), ("search_query", "Q: ")])
+async def test_what_the_texts_are(encoder: httpx.AsyncClient, engine: Any, kind: str, before: str) -> None:
+    await data(encoder, "ab", input_type=kind)
+    assert engine.tokenizer.decode(engine.encoded[-1].texts[0]) == before + "ab"
+
+
+async def test_pooling_is_the_same_in_other_words(encoder: httpx.AsyncClient) -> None:
+    body = {"input": [[7, 9], [3]], "task": "embed"}
+    answer = (await encoder.post("/pooling", json=body)).json()
+    assert answer["id"].startswith("pool-")
+    assert answer["data"] == [
+        {"object": "pooling", "index": 0, "data": [2.0, 7.0, 9.0, 0.0]},
+        {"object": "pooling", "index": 1, "data": [1.0, 3.0, 0.0, 0.0]},
+    ]
+    refused = (await encoder.post("/pooling", json={**body, "task": "token_embed"})).json()["error"]
+    assert refused["param"] == "task"
+    assert "--no-pool-embeddings" in refused["message"]
 
 
 async def test_prompts_go_before_texts_but_not_before_ids(encoder: httpx.AsyncClient, engine: Any) -> None:
@@ -116,6 +187,18 @@ async def test_longer_texts_are_cut_where_that_is_asked_for(encoder: httpx.Async
         ({"input": "a", "dimensions": 2}, "dimensions", "vectors of 4 numbers and was not trained for others"),
         ({"input": "a", "dimensions": 0}, "dimensions", "greater than or equal to 1"),
         ({"input": "a", "prompt_name": "x"}, "prompt_name", "it has plain, query"),
+        ({"input": "a", "input_type": "passage"}, "input_type", "it has plain, query"),
+        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype", "for the encoding_format base64"),
+        ({"input": "a", "endianness": "big"}, "endianness", "for the encoding_format base64"),
+        ({"input": "a", "embed_dtype": "int4", "encoding_format": "base64"}, "embed_dtype", "float16"),
+        ({"input": "a", "normalize": True, "normalized": False}, "normalize", "contradict"),
+        ({"input": "a", "messages": []}, "input", "or messages"),
+        ({"input": "a", "task": "retrieval.query"}, "task", "not supported"),
+        ({"input": "a", "late_chunking": True}, "late_chunking", "not supported"),
+        ({"input": "a", "embedding_type": "ubinary"}, "embedding_type", "not supported"),
+        ({"input": "a", "mm_processor_kwargs": {"size": 1}}, "mm_processor_kwargs", "not supported"),
+        ({"input": "a", "padding": "max_length"}, "padding", "not supported"),
+        ({"input": "a", "truncate": False, "truncate_prompt_tokens": 4}, "truncate", "give one"),
         ({"input": "a", "truncate_prompt_tokens": 300}, "truncate_prompt_tokens", "1 to 256, is expected"),
     ],
 )

@@ -8,6 +8,7 @@ import maxserve.plugins.openai as declared
 pytestmark = pytest.mark.anyio
 
 CARD = {"id": "acme/tiny", "object": "model", "created": 1_700_000_000, "owned_by": "maxserve", "max_model_len": 256}
+CARD |= {"root": "maxserve/demo", "parent": None, "permission": []}
 
 
 async def test_list(client: httpx.AsyncClient) -> None:

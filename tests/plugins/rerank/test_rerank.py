@@ -65,11 +65,29 @@ async def test_scores(client: httpx.AsyncClient, path: str, one: Any, two: Any, 
         ("/rerank", {"query": "q", "documents": ["a", "b" * 300]}, "documents[1]"),
         ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_2"),
         ("/score", {"text_1": ["a", "b"], "text_2": "a"}, "text_2"),
+        ("/score", {"queries": "a", "text_2": "b"}, "queries"),
+        ("/score", {"queries": "a", "documents": "b", "items": "c"}, "documents"),
+        ("/score", {}, "queries"),
+        ("/score", {"queries": "a", "documents": ["b", "c" * 300]}, "documents[1]"),
+        ("/score", {"queries": "a", "documents": "b", "label_token_ids": [1, 2]}, "label_token_ids"),
+        ("/score", {"queries": "a", "documents": {"content": [{"type": "image_url"}]}}, "documents"),
+        ("/rerank", {"query": "q", "texts": ["a"], "documents": ["a"]}, "documents"),
+        ("/rerank", {"query": "q", "texts": ["a", "b" * 300]}, "texts[1]"),
+        ("/rerank", {"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "rank_fields"),
+        ("/rerank", {"query": "q", "documents": ["a"], "instruct": "find"}, "instruct"),
+        ("/rerank", {"query": "q", "documents": ["a"], "priority": 3}, "priority"),
+        ("/rerank", {"query": "q", "documents": ["a"], "max_tokens_per_doc": 0}, "max_tokens_per_doc"),
+        ("/rerank", {"query": "q", "documents": ["a"], "raw_scores": True, "use_activation": True}, "raw_scores"),
+        (
+            "/rerank",
+            {"query": "q", "documents": ["a"], "truncate": "START", "truncation_side": "right"},
+            "truncation_side",
+        ),
         ("/score", {"text_1": "a", "text_2": ["b", "c" * 300]}, "text_2[1]"),
         ("/score", {"text_1": "a", "text_2": []}, "text_2"),
     ],
 )
-async def test_refusals(client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str) -> None:
+async def test_refusals(client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str | None) -> None:
     response = await client.post(path, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
@@ -77,6 +95,71 @@ async def test_refusals(client: httpx.AsyncClient, path: str, body: dict[str, An
 async def test_longer_texts_are_cut_where_that_is_asked_for(client: httpx.AsyncClient, engine: Any) -> None:
     body = {"query": "q", "documents": ["b" * 300], "truncate_prompt_tokens": -1}
     assert (await client.post("/rerank", json=body)).json()["results"][0]["relevance_score"] == 256.0
+
+
+WORDS = [("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2")]
+
+
+@pytest.mark.parametrize(("one", "two"), WORDS)
+async def test_the_sides_of_a_score_have_several_names(client: httpx.AsyncClient, one: str, two: str) -> None:
+    parts = {"content": [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]}
+    answer = (await client.post("/score", json={one: "a", two: ["bb", {"text": "c"}, parts]})).json()
+    assert [each["score"] for each in answer["data"]] == [3, 2, 4]
+
+
+@pytest.mark.parametrize(("more", "text"), [({}, {}), ({"return_text": True}, {"text": "dddd"})])
+async def test_the_form_of_tei(client: httpx.AsyncClient, more: dict[str, Any], text: dict[str, str]) -> None:
+    body = {"query": "q", "texts": ["bb", "dddd"], "raw_scores": False, **more}
+    results = (await client.post("/rerank", json=body)).json()
+    assert results[0] == {"index": 1, "score": 5.0, **text}
+    assert [result["index"] for result in results] == [1, 0]
+
+
+async def test_what_cohere_reads(client: httpx.AsyncClient) -> None:
+    body = {"model": "acme/tiny", "query": "q", "documents": DOCUMENTS, "top_n": 2, "max_tokens_per_doc": 3}
+    answer = (await client.post("/v2/rerank", json=body)).json()
+    assert [(each["index"], each["relevance_score"]) for each in answer["results"]] == [(1, 4.0), (0, 3.0)]
+    assert answer["meta"] == {"api_version": {"version": "2"}, "tokens": {"input_tokens": 9}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "activation"),
+    [
+        ({}, True),
+        ({"raw_scores": True}, False),
+        ({"raw_scores": False}, True),
+        ({"use_activation": False}, False),
+        ({"use_activation": True}, True),
+    ],
+)
+async def test_scores_before_the_last_function(
+    client: httpx.AsyncClient, engine: Any, fields: dict[str, Any], activation: bool
+) -> None:
+    assert (await client.post("/rerank", json={"query": "q", "documents": ["a"], **fields})).status_code == 200
+    assert engine.encoded[-1].activation is activation
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"truncate_prompt_tokens": 4}, "abyy"),
+        ({"truncate_prompt_tokens": 4, "truncation_side": "left"}, "deyz"),
+        ({"truncate_prompt_tokens": 4, "truncation_direction": "Left"}, "deyz"),
+        ({"max_tokens_per_doc": 2}, "abcdeyy"),
+    ],
+)
+async def test_where_texts_are_cut(client: httpx.AsyncClient, engine: Any, fields: dict[str, Any], kept: str) -> None:
+    await client.post("/rerank", json={"query": "abcde", "documents": ["yyyz"], **fields})
+    ids = engine.encoded[-1].texts[0]
+    assert engine.tokenizer.decode(ids) == kept
+
+
+@pytest.mark.parametrize("fields", [{"truncate": True}, {"truncate": "END"}, {"truncation": True}])
+async def test_cut_to_what_the_model_takes(client: httpx.AsyncClient, engine: Any, fields: dict[str, Any]) -> None:
+    body = {"query": "q", "documents": ["b" * 300]}
+    assert (await client.post("/rerank", json={**body, **fields})).status_code == 200
+    assert len(engine.encoded[-1].texts[0]) == 256
+    assert (await client.post("/rerank", json={**body, "truncate": False})).status_code == 400
 
 
 async def test_another_model_and_unknown_fields(client: httpx.AsyncClient) -> None:
