@@ -40,8 +40,8 @@ async def test_a_conversation_has_the_tokens_that_chat_gives_it(
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("/tokenize", {}, None),
-        ("/tokenize", {"prompt": "a", "messages": []}, None),
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": []}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         (
