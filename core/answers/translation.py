@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import TextBody
-from maxserve.core.answers.unsupported import warnings_of
+from maxserve.core.answers.unsupported import Neutral, warnings_of
 from maxserve.core.errors import RequestError
 from maxserve.core.server.errors import Failure
 from maxserve.core.server.fields import Body
@@ -37,6 +37,22 @@ _SAME_EVERYWHERE = frozenset(
         "structured_outputs",
     }
 )
+
+
+# Values of OpenAI's other fields that ask for nothing: clients of many servers send them everywhere.
+_HARMLESS: Mapping[str, Neutral] = {
+    "add_generation_prompt": Neutral((True,)),
+    "continue_final_message": Neutral((False,)),
+    "logprobs": Neutral((False,)),
+    "n": Neutral((1,)),
+    "parallel_tool_calls": Neutral((True,)),
+    "response_format": Neutral(({"type": "text"},)),
+    "return_token_ids": Neutral((False,)),
+    "stop": Neutral(([],)),
+    "stream_options": Neutral(({}, {"include_usage": True}, {"include_usage": False})),  # usage comes anyway
+    "tools": Neutral(([],)),
+    "top_logprobs": Neutral((0,)),
+}
 
 
 class Translator(Generic[C]):
@@ -70,8 +86,11 @@ class Translator(Generic[C]):
 
     def _handed_on(self, source: Body) -> dict[str, Any]:
         given = {name: value for name, value in (source.model_extra or {}).items() if value is not None}
-        for name in given:
-            if name in self._model.model_fields and name not in self._taken:
+        foreign = [name for name in given if name in self._model.model_fields and name not in self._taken]
+        for name in foreign:
+            if name in _HARMLESS and _HARMLESS[name](given[name]):
+                del given[name]
+            else:
                 message = f"{name}: a field of OpenAI's routes that this one does not have"
                 raise RequestError(message, param=name, code=_NOT_HERE)
         return given

@@ -17,8 +17,9 @@ from maxserve.core.server.identity import client_of
 from maxserve.plugins.openai.responses_body import ResponseBody
 from maxserve.plugins.openai.responses_events import ResponseEvents
 from maxserve.plugins.openai.responses_input import ResponseTranslation
-from maxserve.plugins.openai.responses_items import ResponseObject, items_of, statuses, usage_of_response
+from maxserve.plugins.openai.responses_items import NewItems, ResponseObject, items_of, statuses, usage_of_response
 
+SEALED = "reasoning.encrypted_content"  # what clients include that send their conversation back themselves
 _NAMES = {  # what fields of chats are called here
     "messages": "input",
     "max_tokens": "max_output_tokens",
@@ -38,14 +39,15 @@ class Responses:
         return bool(body.stream)
 
     async def begin(self, body: ResponseBody, call: Call) -> Telling:
-        chat, warnings = self._translation.chat_body(body)
+        chat, tools, warnings = self._translation.chat_body(body)
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         warnings = [*generation.warnings, *warnings]
         response = ResponseObject(body, self._answering.context.model, call.id, warnings)
+        new = NewItems(call.id, tools, seals=SEALED in (body.include or ()))
         return Telling(
             generation=generation,
-            whole=partial(_whole, response, call),
-            teller=partial(ResponseEvents, response, call.id, call.meter),
+            whole=partial(_whole, response, new, call),
+            teller=partial(ResponseEvents, response, new, call.meter),
             last=b"",
         )
 
@@ -60,8 +62,8 @@ def responses_endpoint(answering: Answering) -> Endpoint[Any]:
     )
 
 
-def _whole(response: ResponseObject, call: Call, answer: Answer) -> dict[str, Any]:
-    items = items_of(answer, call.id)
+def _whole(response: ResponseObject, new: NewItems, call: Call, answer: Answer) -> dict[str, Any]:
+    items = items_of(answer, new)
     status, each = statuses(len(items), answer.finish)
     output = [item.shown(state) for item, state in zip(items, each, strict=True)]
     return response.shown(status, output, usage=usage_of_response(call.meter, answer.reasoning_tokens))

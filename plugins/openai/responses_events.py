@@ -12,9 +12,9 @@ from maxserve.core.server.errors import Failure, capped
 from maxserve.core.server.meter import Meter
 from maxserve.core.server.sse import event
 from maxserve.plugins.openai.responses_items import (
+    NewItems,
     OutputItem,
     ResponseObject,
-    new_item,
     statuses,
     usage_of_response,
 )
@@ -24,14 +24,15 @@ _TEXT_EVENTS = {
     "reasoning": "response.reasoning_text",
     "function_call": "response.function_call_arguments",
 }
+_FREEFORM = "response.custom_tool_call_input"
 
 
 class ResponseEvents:
     """The `Teller` of responses: one item is open at a time, and each event has the next number."""
 
-    def __init__(self, response: ResponseObject, request_id: str, meter: Meter) -> None:
+    def __init__(self, response: ResponseObject, new: NewItems, meter: Meter) -> None:
         self._response = response
-        self._request_id = request_id
+        self._new = new
         self._meter = meter
         self._items: list[OutputItem] = []
         self._open: str | int | None = None  # "message", "reasoning", or the number of a call
@@ -70,7 +71,7 @@ class ResponseEvents:
         return said + self._event("response.failed", response=response)
 
     def _call(self, call: CallDelta) -> bytes:
-        return self._in("function_call", call) + self._delta(call.arguments)
+        return self._in("call", call) + self._delta(call.arguments)
 
     def _in(self, kind: str, call: CallDelta | None = None) -> bytes:
         """Opens an item unless the one that is meant is open."""
@@ -79,30 +80,45 @@ class ResponseEvents:
             return b""
         said = self._closed("completed")
         self._open = mark
-        named = {} if call is None else {"call_id": call.id, "name": call.name}
-        item = new_item(kind, self._request_id, len(self._items), **named)
+        item = self._made(kind, call)
         self._items.append(item)
         said += self._event("response.output_item.added", output_index=self._index, item=item.shown("in_progress"))
         return said if call is not None else said + self._within("response.content_part.added", part=item.part())
 
+    def _made(self, kind: str, call: CallDelta | None) -> OutputItem:
+        index = len(self._items)
+        if call is not None:
+            return self._new.call(index, call.name, call.id)
+        return self._new.reasoning(index) if kind == "reasoning" else self._new.message(index)
+
     def _delta(self, text: str) -> bytes:
+        """More of the open item. Calls to tools that are no functions are shown when they are whole."""
         item = self._items[-1]
         item.text += text
         extra: dict[str, Any] = {"logprobs": []} if item.kind == "message" else {}
-        return self._within(f"{_TEXT_EVENTS[item.kind]}.delta", delta=text, **extra) if text else b""
+        if not text or item.kind not in _TEXT_EVENTS:
+            return b""
+        return self._within(f"{_TEXT_EVENTS[item.kind]}.delta", delta=text, **extra)
 
     def _closed(self, status: str) -> bytes:
         if self._open is None:
             return b""
         self._open = None
         item = self._items[-1]
+        shown = item.shown(status)
         if item.kind == "function_call":
-            said = self._within(f"{_TEXT_EVENTS[item.kind]}.done", name=item.name, arguments=item.text)
+            said = self._within(f"{_TEXT_EVENTS[item.kind]}.done", name=shown["name"], arguments=item.text)
+        elif item.tool is not None:
+            said = self._freeform(shown["input"]) if "input" in shown else b""
         else:
             extra: dict[str, Any] = {"logprobs": []} if item.kind == "message" else {}
             said = self._within(f"{_TEXT_EVENTS[item.kind]}.done", text=item.text, **extra)
             said += self._within("response.content_part.done", part=item.part())
-        return said + self._event("response.output_item.done", output_index=self._index, item=item.shown(status))
+        return said + self._event("response.output_item.done", output_index=self._index, item=shown)
+
+    def _freeform(self, text: str) -> bytes:
+        delta = self._within(f"{_FREEFORM}.delta", delta=text) if text else b""
+        return delta + self._within(f"{_FREEFORM}.done", input=text)
 
     @property
     def _index(self) -> int:
@@ -111,7 +127,7 @@ class ResponseEvents:
     def _within(self, name: str, /, **content: Any) -> bytes:
         """An event about the open item; all but calls have one part of content."""
         item = self._items[-1]
-        place = {} if item.kind == "function_call" else {"content_index": 0}
+        place = {} if item.tool is not None else {"content_index": 0}
         return self._event(name, item_id=item.id, output_index=self._index, **place, **content)
 
     def _event(self, name: str, /, **content: Any) -> bytes:

@@ -11,26 +11,33 @@ from maxserve.core.answers.parts import Answer
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.server.meter import Meter
 from maxserve.plugins.openai.responses_body import ResponseBody
+from maxserve.plugins.openai.responses_messages import sealed
+from maxserve.plugins.openai.responses_tools import Offered, ResponseTools
 
 
 @dataclass(slots=True, kw_only=True)
 class OutputItem:
-    """An item of the output while it grows: a "message", "reasoning" or "function_call"."""
+    """An item of the output while it grows: a "message", "reasoning" or a call to `tool`.
+
+    `seals`: the client wants reasoning as the opaque text that it can send back, too.
+    """
 
     kind: str
     id: str
     text: str = ""  # the arguments of a call
     call_id: str = ""
-    name: str = ""
+    tool: Offered | None = None
+    seals: bool = False
 
     def shown(self, status: str) -> dict[str, Any]:
         """The item; one that is "in_progress" has nothing in it yet."""
         head = {"id": self.id, "type": self.kind, "status": status}
-        if self.kind == "function_call":
-            return head | {"call_id": self.call_id, "name": self.name, "arguments": self.text}
+        if self.tool is not None:
+            return head | self.tool.item(self.text, self.call_id)
         content = [] if status == "in_progress" else [self.part()]
         if self.kind == "reasoning":
-            return head | {"summary": [], "content": content, "encrypted_content": None}
+            opaque = sealed(self.text) if self.seals and status != "in_progress" else None
+            return head | {"summary": [], "content": content, "encrypted_content": opaque}
         return head | {"role": "assistant", "content": content}
 
     def part(self) -> dict[str, Any]:
@@ -40,24 +47,39 @@ class OutputItem:
         return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
 
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+class NewItems:
+    """Makes the items of one response, with its ids and the tools that it may call."""
+
+    def __init__(self, request_id: str, tools: ResponseTools, *, seals: bool = False) -> None:
+        self._request_id = request_id
+        self._tools = tools
+        self._seals = seals
+
+    def message(self, index: int) -> OutputItem:
+        return OutputItem(kind="message", id=self._id("msg", index))
+
+    def reasoning(self, index: int) -> OutputItem:
+        return OutputItem(kind="reasoning", id=self._id("rs", index), seals=self._seals)
+
+    def call(self, index: int, name: str, call_id: str) -> OutputItem:
+        tool = self._tools.called(name)
+        return OutputItem(kind=tool.kind.item, id=self._id(tool.kind.prefix, index), call_id=call_id, tool=tool)
+
+    def _id(self, prefix: str, index: int) -> str:
+        return f"{prefix}_{self._request_id}_{index}"
 
 
-def new_item(kind: str, request_id: str, index: int, *, call_id: str = "", name: str = "") -> OutputItem:
-    return OutputItem(kind=kind, id=f"{_PREFIXES[kind]}_{request_id}_{index}", call_id=call_id, name=name)
-
-
-def items_of(answer: Answer, request_id: str) -> list[OutputItem]:
+def items_of(answer: Answer, new: NewItems) -> list[OutputItem]:
     """Reasoning, then a message unless there are only calls, then the calls."""
     found: list[OutputItem] = []
     if answer.reasoning:
-        found.append(new_item("reasoning", request_id, 0))
+        found.append(new.reasoning(0))
         found[-1].text = answer.reasoning
     if answer.content or not answer.calls:
-        found.append(new_item("message", request_id, len(found)))
+        found.append(new.message(len(found)))
         found[-1].text = answer.content
     for call in answer.calls:
-        found.append(new_item("function_call", request_id, len(found), call_id=call.id, name=call.name))
+        found.append(new.call(len(found), call.name, call.id))
         found[-1].text = call.arguments
     return found
 

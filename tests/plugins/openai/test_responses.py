@@ -17,13 +17,18 @@ from maxserve.core.server.errors import Failure
 from maxserve.core.server.meter import Meter
 from maxserve.plugins.openai.responses_body import ResponseBody
 from maxserve.plugins.openai.responses_events import ResponseEvents
-from maxserve.plugins.openai.responses_input import ResponseTranslation, messages_of
-from maxserve.plugins.openai.responses_items import ResponseObject, items_of, statuses
+from maxserve.plugins.openai.responses_input import ResponseTranslation
+from maxserve.plugins.openai.responses_items import NewItems, ResponseObject, items_of, statuses
+from maxserve.plugins.openai.responses_messages import messages_of
+from maxserve.plugins.openai.responses_tools import ResponseTools
 
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/responses"
 PROMPT = "user: Hi\nassistant:"
+
+
+PDF = {"type": "input_file", "file_data": ""}
 
 
 def named_events(text: str) -> list[Any]:
@@ -135,16 +140,19 @@ def parts() -> list[Part]:
     ]
 
 
+NEW = NewItems("r", ResponseTools((), None))
+
+
 def test_reasoning_and_calls_whole_and_streamed(context: Any) -> None:
     response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
-    teller, answer = ResponseEvents(response, "r", Meter((), PATH)), Answer()
+    teller, answer = ResponseEvents(response, NEW, Meter((), PATH)), Answer()
     text = teller.opening()
     for part in parts():
         answer.add(part)
         text += teller.part(part)
     told = named_events((text + teller.closing(parts()[-1])).decode())
     output = told[-1]["response"]["output"]
-    items = items_of(answer, "r")
+    items = items_of(answer, NEW)
     assert output == [item.shown(state) for item, state in zip(items, statuses(4, answer.finish)[1], strict=True)]
     assert [item["type"] for item in output] == ["reasoning", "message", "function_call", "function_call"]
     assert output[0]["content"] == [{"type": "reasoning_text", "text": "Let me see."}]
@@ -171,21 +179,25 @@ def test_reasoning_and_calls_whole_and_streamed(context: Any) -> None:
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": ""}]}, "input[0].call_id"),
-        ({"store": True}, "store"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"type": "compaction", "encrypted_content": "zz"}]}, "input[0].type"),
+        ({"input": [{"type": "custom_tool_call", "name": "f", "call_id": "c"}]}, "input[0].input"),
+        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": [PDF]}]}, "input[0].output[0].type"),
         ({"background": True}, "background"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "c"}, "conversation"),
-        ({"truncation": "auto"}, "truncation"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"tools": [{"type": "wizardry"}]}, "tools[0].type"),
+        ({"tools": [{"type": "mcp", "server_label": "m"}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tools[0].type"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"n": 2}, "n"),
         ({"stop": "x"}, "stop"),
-        ({"max_output_tokens": 1000}, "max_output_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
     ],
@@ -196,6 +208,34 @@ async def test_refusals(client: httpx.AsyncClient, fields: Any, param: str) -> N
     error = response.json()["error"]
     assert error["param"] == param
     assert param.rpartition(".")[2] in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"store": True}, "store"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"tools": [{"type": "web_search", "external_web_access": False}]}, "tools[0].type"),
+        ({"tools": [{"type": "image_generation", "output_format": "png"}]}, "tools[0].type"),
+        ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools[0].type"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
+    ],
+)
+async def test_what_is_left_undone_is_warned_of(client: httpx.AsyncClient, fields: Any, named: str) -> None:
+    response = await client.post(PATH, json={"input": "Hi", **fields})
+    assert response.status_code == 200, response.text
+    assert named in " ".join(response.json()["warnings"])
+    assert response.json()["store"] is False
+
+
+async def test_a_limit_beyond_the_context_ends_where_the_context_does(client: httpx.AsyncClient, engine: Any) -> None:
+    engine.reply = lambda request: [65] * 5000
+    answer = (await client.post(PATH, json={"input": "Hi", "max_output_tokens": 64_000})).json()
+    assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert answer["usage"]["total_tokens"] == 256
 
 
 async def test_too_long_an_input_is_called_input(client: httpx.AsyncClient) -> None:
@@ -215,6 +255,12 @@ async def test_defaults_of_clients_are_fine(client: httpx.AsyncClient) -> None:
         "service_tier": "auto",
         "prompt_cache_key": "k",
         "include": [],
+        "client_metadata": {"a": "b"},
+        "max_tool_calls": 3,
+        "prompt_cache_retention": "24h",
+        "n": 1,
+        "stream_options": None,
+        "logprobs": False,
         "wizardry": 1,
     }
     response = await client.post(PATH, json=body)
@@ -236,7 +282,7 @@ def test_official_client(server: str, engine: Any) -> None:
 def test_a_format_of_the_text_is_a_response_format(context: Any) -> None:
     wanted = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
     body = ResponseBody.model_validate({"input": "Hi", "text": {"format": wanted}})
-    chat, _ = ResponseTranslation(Answering(context)).chat_body(body)
+    chat, _, _ = ResponseTranslation(Answering(context)).chat_body(body)
     schema = {"name": "x", "schema": {"type": "object"}, "strict": True}
     said = chat.model_dump(by_alias=True, exclude_none=True)
     assert said["response_format"] == {"type": "json_schema", "json_schema": schema}
@@ -247,7 +293,7 @@ def test_functions_go_by_names_of_chats(context: Any) -> None:
     body = ResponseBody.model_validate(
         {"input": "Hi", "tools": [tool], "tool_choice": {"type": "function", "name": "f"}}
     )
-    chat, warnings = ResponseTranslation(Answering(context)).chat_body(body)
+    chat, _, warnings = ResponseTranslation(Answering(context)).chat_body(body)
     said = chat.model_dump(exclude_none=True)
     function = {"name": "f", "parameters": {"type": "object"}, "strict": True}
     assert said["tools"] == [{"type": "function", "function": function}]
@@ -260,7 +306,7 @@ def test_official_client_reassembles_calls(context: Any) -> None:
     from openai.types.responses import ResponseStreamEvent
 
     response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
-    teller = ResponseEvents(response, "r", Meter((), PATH))
+    teller = ResponseEvents(response, NEW, Meter((), PATH))
     text = teller.opening() + b"".join(map(teller.part, parts())) + teller.closing(parts()[-1])
     state: Any = ResponseStreamState(input_tools=openai.omit, text_format=openai.omit)
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
