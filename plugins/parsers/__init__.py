@@ -138,6 +138,13 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         summary="<|tool_call|>[{…}]<|/tool_call|> or functools[{…}]: Phi-4-mini",
     )
     yield ToolParser(
+        name="seed_oss",
+        build=f"{_HERE}.seed_oss:SeedOss",
+        recognises=f"{_HERE}.seed_oss:recognises",
+        markers=("<seed:tool_call>", "</seed:tool_call>"),
+        summary="<seed:tool_call><function=f><parameter=a>…: Seed-OSS",
+    )
+    yield ToolParser(
         name="tool_call_list",
         build=f"{_HERE}.marked_json:ToolCallList",
         recognises=f"{_HERE}.marked_json:tool_call_list",

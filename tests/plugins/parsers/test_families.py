@@ -224,6 +224,23 @@ class TestMiniMaxM2(ToolParserChecks):
     ]
 
 
+class TestSeedOss(ToolParserChecks):
+    parser = "seed_oss"
+    tools = TOOLS
+    answers: ClassVar = {
+        "Look.\n<seed:tool_call>\n<function=weather>\n<parameter=city>Oslo</parameter>\n<parameter=days>None</parameter>\n"
+        "</function>\n</seed:tool_call>\n<seed:tool_call>\n<function=now>\n</function>\n</seed:tool_call>": (
+            "Look.",
+            [("weather", '{"city": "Oslo", "days": null}'), NOW],
+        ),
+        "<seed:tool_call><function=f><parameter=a>\nb\n</parameter></function></seed:tool_call>.": (
+            ".",
+            [("f", '{"a": "\\nb\\n"}')],
+        ),
+    }
+    plain: ClassVar = [*ToolParserChecks.plain, "<seed:tool_call>", "<seed:tool_call>now", "<function=now></function>"]
+
+
 class TestGemma3(ToolParserChecks):
     parser = "gemma3"
     tools = TOOLS
