@@ -190,7 +190,7 @@ class CallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a piece of an answer adds to its tool call number `index`.
 
     `id` and `name` come once, with the first delta of a call; `arguments` are fragments that join to the JSON text of
-    an object.
+    an object. What a parser tells may be less than that, as the model wrote it; what leaves the server is not.
     """
 
     index: int

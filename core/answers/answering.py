@@ -159,7 +159,7 @@ class Answering:
 
 
 def _read(piece: Piece, reader: AnswerReader) -> Part:
-    delta = reader.read(piece.text, last=piece.finish is not None)
+    delta = reader.read(piece.text, last=piece.finish is not None, cut=piece.finish != "stop")
     return Part(
         piece=piece,
         content=delta.content,

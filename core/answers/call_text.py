@@ -1,14 +1,16 @@
-"""What does a tool call say that is written as a JSON object? Told while it is being written."""
+"""A tool call that is written as a JSON object, told while it is being written."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Container
 
-from maxserve.core.answers.json_scanner import JsonScanner
+from maxserve.core.answers.json_text import JsonText, read_value
 
 _ARGUMENTS = ("arguments", "parameters")
 _USUAL = frozenset({"name", "id", "type", *_ARGUMENTS})
+_OBJECT_TEXT = re.compile(r"""["'](\s|\\[nrt])*\{""")  # an object that is written as a JSON text
+_NO_TEXT = re.compile(r"""["'](\s|\\[nrt])*(\\|n(ul?l?)?|N(on?e?)?)?\s*["']?""")  # or nothing, so far
 
 
 class CallText:
@@ -16,23 +18,34 @@ class CallText:
 
     `declared`: the names that count, and then no member but the usual ones is let pass, so that an object which is
     no call is known at its first member; None takes any name. A call is `ready` once its name is known and its
-    arguments have begun, or it is over without any: only then is it certain enough to be told.
+    arguments have begun, or it is over without any: only then is it certain enough to be told. What is told of the
+    arguments is as it was written: an object, or the JSON text of one.
     """
 
     def __init__(self, declared: Container[str] | None = None) -> None:
         self.name = ""
         self.id = ""
         self._declared = declared
-        self._scanner = JsonScanner()
+        self._scanner = JsonText()
         self._key = ""  # raw, with quotes, while it is read
         self._member: str | None = None  # whose value is being read
         self._value = ""  # raw text of a name or id
         self._fresh: list[str] = []  # of the arguments, not taken yet
         self._arguments = "absent"
+        self._alone = False
+
+    @classmethod
+    def of(cls, name: str, call_id: str = "") -> CallText:
+        """Follows the arguments of a call to `name` alone."""
+        call = cls()
+        for char in '{"arguments":':
+            call.step(char)
+        call.name, call.id, call._alone = name, call_id, True
+        return call
 
     @property
     def done(self) -> bool:
-        return self._scanner.done
+        return self._scanner.done or (self._alone and self._arguments == "whole")
 
     @property
     def ready(self) -> bool:
@@ -57,17 +70,19 @@ class CallText:
             return char == "{"
         if in_key or scanner.in_key:
             if outside == 1:
+                if self._member is not None and not self._end_member():  # the comma is missing
+                    return False
                 self._key += char
                 return True
             return self._in_value(char)
-        if self.done or (outside == 1 and char == "," and not in_string):
+        if scanner.done or (outside == 1 and char == "," and not in_string):
             return self._end_member()
         if self._member is None:
             return char != ":" or self._begin_member()
         return self._in_value(char)
 
     def _begin_member(self) -> bool:
-        self._member, self._key, self._value = json.loads(self._key), "", ""
+        self._member, self._key, self._value = read_value(self._key), "", ""
         if self._member in _ARGUMENTS and self._arguments != "absent":
             return False
         return self._declared is None or self._member in _USUAL
@@ -80,30 +95,37 @@ class CallText:
         return True
 
     def _in_arguments(self, char: str) -> bool:
-        if self._arguments == "absent":
-            if char.isspace():
-                return True
-            if char in "nul":  # null: there are none
-                return True
-            if char != "{":
-                return False
-            self._arguments = "open"
+        if self._arguments == "absent" and not char.isspace():
+            if char in "\"'" or self._value:
+                return self._in_text(char)
+            if char == "{":
+                self._arguments = "open"
+            else:
+                return char in "nulNoe"  # null: there are none
         if self._arguments == "open":
             self._fresh.append(char)
-            if self._scanner.depth == 1:
+            if self._scanner.depth == 1 and not self._scanner.in_string:
                 self._arguments = "whole"
         return True
+
+    def _in_text(self, char: str) -> bool:
+        """The beginning of a string: it may be the text of an object, of nothing, or no arguments at all."""
+        self._value += char
+        if _OBJECT_TEXT.match(self._value):
+            self._fresh.append(self._value)
+            self._arguments = "open" if self._scanner.in_string else "whole"
+        return self._arguments != "absent" or _NO_TEXT.fullmatch(self._value) is not None
 
     def _end_member(self) -> bool:
         member, self._member = self._member, None
         if member in ("name", "id"):
-            value = json.loads(self._value)
+            value = read_value(self._value)
             if not isinstance(value, str):
                 return False
             if member == "name" and not self._acceptable(value):
                 return False
             setattr(self, member, value)
-        return not self.done or bool(self.name)
+        return not self._scanner.done or bool(self.name)
 
     def _acceptable(self, name: str) -> bool:
         return (

@@ -35,7 +35,8 @@ class Readers:
         if reasoning is None and tools is None:
             return None
         markers = (self._parsers.reasoning_markers if reasoning else ()) + (self._parsers.tool_markers if tools else ())
-        return AnswerReader(reasoning, tools, markers=markers, most_calls=None if choice.parallel else 1)
+        most = None if choice.parallel else 1
+        return AnswerReader(reasoning, tools, markers=markers, most_calls=most, declared=choice.tools)
 
     def _reasoning(self, prompt: str) -> ReadsAnswer | None:
         build = self._parsers.reasoning

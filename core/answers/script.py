@@ -1,15 +1,17 @@
-"""How is a parser of answers written? As one reading from the first character to the last, whatever the pieces are."""
+"""The base of parsers of answers: one reading from the first character to the last, whatever the pieces are."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Generator
-from contextlib import suppress
 from typing import TypeAlias
 
 from maxserve.core.answers.call_text import CallText
-from maxserve.core.answers.json_scanner import JsonScanner
+from maxserve.core.errors import PluginError
 from maxserve.core.nouns import CallDelta, Delta
+
+_READS_PER_CHARACTER = 100  # that a reading may take again, having put text back
+_SPARE_READS = 1000
 
 Reading: TypeAlias = Generator[None, str, str]
 """Gets a character at each `yield`, and "" where the text ends; what it returns is up to each."""
@@ -28,6 +30,7 @@ class Script:
         self._deltas: list[CallDelta] = []
         self._count = 0
         self._after_call = False
+        self._reads_left = _SPARE_READS
         self._reading = self.read()
         next(self._reading)
 
@@ -37,21 +40,32 @@ class Script:
 
     def feed(self, text: str) -> Delta:
         self._pending.extend(text)
+        self._reads_left += _READS_PER_CHARACTER * len(text)
         self._drain()
         return self._told()
 
     def finish(self) -> Delta:
-        with suppress(StopIteration):
-            while True:
-                self._reading.send("")  # to every step of the reading that waits for more
-                self._drain()
+        while self._send(""):  # to every step of the reading that waits for more
+            self._drain()
         if not self._after_call:
             self._content.append(self._blank)
         return self._told()
 
     def _drain(self) -> None:
-        while self._pending:
-            self._reading.send(self._pending.popleft())
+        while self._pending and self._send(self._pending.popleft()):
+            pass
+
+    def _send(self, char: str) -> bool:
+        """Gives the reading a character; False when it is over. PluginError for one that reads without an end."""
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            name = f"{type(self).__module__}.{type(self).__qualname__}"
+            raise PluginError(f'{name}.read goes on reading for ever; it must return once it is sent "", the end')
+        try:
+            self._reading.send(char)
+        except StopIteration:
+            return False
+        return True
 
     def _told(self) -> Delta:
         delta = Delta(content="".join(self._content), calls=tuple(_merged(self._deltas)))
@@ -149,39 +163,34 @@ class Script:
     def json_call(self, before: str, declared: Container[str] | None = None) -> Reading:
         """A call as CallText describes it; "call" when there was one, else all that was read became content.
 
-        `before` is what was read already and belongs to it. A call that breaks off stays as far as it was told.
+        `before` is what was read already and belongs to it. A call that breaks off stays as far as it was told, and
+        what cannot belong to it is read next.
         """
-        call, raw, begun = CallText(declared), before, False
+        return (yield from self._call(CallText(declared), before))
+
+    def json_object(self, before: str, name: str, call_id: str = "") -> Reading:
+        """The arguments of a call to `name`, an object that stands for itself or its JSON text; as `json_call` else."""
+        return (yield from self._call(CallText.of(name, call_id), before))
+
+    def _call(self, call: CallText, raw: str) -> Reading:
+        begun = False
         while char := (yield):
             if not call.step(char):
-                self.content(char if begun else raw + char)
-                return ""
+                if not begun:
+                    self.content(raw + char)
+                    return ""
+                self.unread(char)
+                return "call"
             raw += char
             if call.ready:
                 if not begun:
                     self.begin(call.name, call.id or self.new_id())
-                    begun, raw = True, ""
+                    begun = True
                 self.arguments(call.take())
             if call.done:
                 return "call"
         self.content("" if begun else raw)
-        return ""
-
-    def json_object(self, before: str, name: str, call_id: str = "") -> Reading:
-        """The arguments of a call to `name`, an object that stands for itself; as `json_call` otherwise."""
-        scanner, begun = JsonScanner(), False
-        while char := (yield):
-            if not scanner.step(char) or (not begun and char != "{"):
-                self.content(before + char if not begun else char)
-                return ""
-            if not begun:
-                self.begin(name, call_id or self.new_id())
-                begun = True
-            self.arguments(char)
-            if scanner.done:
-                return "call"
-        self.content("" if begun else before)
-        return ""
+        return "call" if begun else ""
 
     def json_calls(self, before: str, declared: Container[str] | None = None) -> Reading:
         """The rest of an array of calls, after its bracket, which `before` ends with."""
@@ -197,6 +206,49 @@ class Script:
             if not (yield from self.skip(",")):
                 yield from self.skip("]")
                 return told
+
+    def calls(self, before: str, declared: Container[str] | None = None) -> Reading:
+        """An array of calls, or calls one behind the other; "call" where there was one at least.
+
+        A call that is not one ends them and becomes content, with `before` where it is the first.
+        """
+        told = ""
+        while True:
+            blanks = yield from self.blanks()
+            opener = yield from self.peek()
+            if opener == "[" and not told:
+                yield
+                return (yield from self.json_calls(f"{before}{blanks}[", declared))
+            if opener != "{":
+                self.content(blanks if told else before + blanks)
+                return told
+            if not (yield from self.json_call("" if told else before + blanks, declared)):
+                return told
+            told = "call"
+            yield from self._superfluous()
+
+    def _superfluous(self) -> Reading:
+        """What models put between calls, or too much behind one: nothing of it is told."""
+        while (yield from self.skip("}")) or (yield from self.skip(",")) or (yield from self.skip(";")):
+            pass
+        return ""
+
+    def bare_calls(self, declared: Container[str]) -> Reading:
+        """Calls to `declared` tools that begin the answer, without what marks calls."""
+        blanks = yield from self.blanks()
+        opening = yield from self._opening()
+        self.unread(opening)
+        if opening.endswith("{"):
+            return (yield from self.calls(blanks, declared))
+        self.content(blanks)
+        return ""
+
+    def _opening(self) -> Reading:
+        """What comes next, as far as it may begin calls: a brace that may stand in an array."""
+        read = yield
+        while read.strip() == "[" and (char := (yield)):
+            read += char
+        return read
 
 
 def _merged(calls: list[CallDelta]) -> list[CallDelta]:

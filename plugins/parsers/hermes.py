@@ -11,13 +11,18 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Hermes(Script):
-    """The marker makes the call: names that the request did not declare are told as well."""
+    """The marker makes the call: names that the request did not declare are told as well.
+
+    Within one pair of markers there may be several calls, one behind the other or in an array. An answer that begins
+    with a call to a declared tool is one though the markers were forgotten.
+    """
 
     def __init__(self, context: ToolContext) -> None:
+        self._declared = frozenset(tool.name for tool in context.tools)
         super().__init__()
 
     def read(self) -> Generator[None, str, None]:
+        yield from self.bare_calls(self._declared)
         while (yield from self.content_until(_OPEN)):
-            blanks = yield from self.blanks()
-            if (yield from self.json_call(_OPEN + blanks)):
+            if (yield from self.calls(_OPEN)):
                 yield from self.skip(_CLOSE)

@@ -1,35 +1,46 @@
-"""{"name": …, "parameters": {…}}, with ; between several, where the answer begins or after <|python_tag|>."""
+"""{"name": …, "parameters": {…}}, with ; or blanks between several, anywhere in the text or after <|python_tag|>."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator
+from collections.abc import Generator
 
 from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
 
 _TAG = "<|python_tag|>"
+_FUNCTION, _FUNCTION_END = "<function=", "</function>"
+_LONGEST_NAME = 256
 
 
 class Llama3(Script):
-    """Without the tag an object is a call only if it has the name of a declared tool."""
+    """Without the tag an object is a call only if it has the name of a declared tool.
+
+    <function=name>{…}</function> is how these models call tools that they are told of in words.
+    """
 
     def __init__(self, context: ToolContext) -> None:
         self._declared = frozenset(tool.name for tool in context.tools)
         super().__init__()
 
     def read(self) -> Generator[None, str, None]:
-        yield from self._calls("", self._declared)
-        while (yield from self.content_until(_TAG)):
-            yield from self._calls(_TAG, None)
+        while opener := (yield from self.content_until(_TAG, _FUNCTION, "{")):
+            if opener == _FUNCTION:
+                yield from self._function()
+            elif opener == _TAG:
+                yield from self.calls(_TAG)
+            else:
+                self.unread(opener)
+                yield from self.calls("", self._declared)
 
-    def _calls(self, before: str, declared: Container[str] | None) -> Reading:
-        more = "first"
-        while more:
-            blanks = yield from self.blanks()
-            if (yield from self.peek()) != "{":
-                self.content(before + blanks)
-                return ""
-            more = yield from self.json_call(before + blanks, declared)
-            before = more and (yield from self.skip(";"))
-            more = before
+    def _function(self) -> Reading:
+        name = ""
+        while (char := (yield)) and char not in "<>\n" and len(name) < _LONGEST_NAME:
+            name += char
+        before = _FUNCTION + name + char
+        if char != ">" or name not in self._declared:
+            self.content(before)
+            return ""
+        before += yield from self.blanks()
+        if (yield from self.json_object(before, name)):
+            yield from self.skip(_FUNCTION_END)
         return ""

@@ -18,17 +18,18 @@ class Mistral(Script):
     """The marker makes the call, as with hermes. Mistral's templates insist on ids of nine letters and digits."""
 
     def __init__(self, context: ToolContext) -> None:
+        self._declared = frozenset(tool.name for tool in context.tools)
         super().__init__()
 
     def new_id(self) -> str:
         return "".join(random.choices(_ALPHABET, k=9))
 
     def read(self) -> Generator[None, str, None]:
+        yield from self.bare_calls(self._declared)
         while (yield from self.content_until(_CALLS)):
             blanks = yield from self.blanks()
-            if (yield from self.peek()) == "[":
-                yield  # the bracket
-                yield from self.json_calls(_CALLS + blanks + "[")
+            if (yield from self.peek()) in ("[", "{"):
+                yield from self.calls(_CALLS + blanks)
             else:
                 yield from self._named(_CALLS + blanks)
 
@@ -42,7 +43,7 @@ class Mistral(Script):
         if name and (yield from self.skip(_ARGS)):
             before += _ARGS
         blanks = yield from self.blanks()
-        if name and (yield from self.peek()) == "{":
+        if name and (yield from self.peek()) in ("{", '"'):
             return (yield from self.json_object(before + blanks, name, call_id))
         self.content(before + blanks)
         return ""

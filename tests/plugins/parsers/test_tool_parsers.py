@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from maxserve.core.answers.call_arguments import CallArguments
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ToolContext
 from maxserve.core.testing.parsers import ToolParserChecks, gathered
@@ -46,6 +47,26 @@ class TestHermes(ToolParserChecks):
             "<tool_call>no",
             [("f", '{"a": 1}')],
         ),
+        # The JSON text of an object, or of nothing.
+        '<tool_call>\n{"name": "f", "arguments": "{\\"a\\": 1}"}\n</tool_call>': ("", [("f", '"{\\"a\\": 1}"')]),
+        '<tool_call>{"arguments": "", "name": "f"}</tool_call>': ("", [("f", "{}")]),
+        # Python's spelling.
+        "<tool_call>{'name': 'f', 'arguments': {'a': True,}}</tool_call>": ("", [("f", "{'a': True,}")]),
+        # Several in one pair of markers.
+        '<tool_call>\n{"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}\n</tool_call>': (
+            "",
+            [("f", "{}"), ("g", "{}")],
+        ),
+        '<tool_call>[{"name": "f", "arguments": {}}, {"name": "g"}]</tool_call> ok': (
+            " ok",
+            [("f", "{}"), ("g", "{}")],
+        ),
+        # Braces and tags that were forgotten, or are too many.
+        '<tool_call>{"name": "f", "arguments": {"a": 1}</tool_call>': ("", [("f", '{"a": 1}')]),
+        '<tool_call>{"name": "f", "arguments": {"a": 1</tool_call>': ("", [("f", '{"a": 1')]),
+        '<tool_call>{"name": "f", "arguments": {"a": 1}}}\n</tool_call>': ("", [("f", '{"a": 1}')]),
+        '{"name": "add", "arguments": {"a": 1}}\n</tool_call>': ("\n</tool_call>", [("add", '{"a": 1}')]),
+        '[{"name": "now"}, {"name": "add", "arguments": {"a": 1}}]': ("", [("now", "{}"), ("add", '{"a": 1}')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -54,8 +75,11 @@ class TestHermes(ToolParserChecks):
         '<tool_call>{"name": 1}</tool_call>',
         '<tool_call>{"name": "f", "arguments": 12}</tool_call>',
         '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": "{}"}</tool_call>',
-        "<tool_call>{'name': 'f', 'arguments': {}}</tool_call>",
+        '<tool_call>{"name": "f", "arguments": "in words"}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "nullable"}</tool_call>',
+        "<tool_call>{'name': 'f', arguments: {}}</tool_call>",
+        '{"name": "get_weather"',
+        '{"name": "unknown", "arguments": {}}',
         '<tool_call>{"arguments": {"a": 1}}</tool_call>',
         '<tool_call>{"name": "", "arguments": {}}</tool_call>',
         '<tool_call>{"name": "f", "na',
@@ -76,6 +100,15 @@ class TestLlama3(ToolParserChecks):
         '<|python_tag|>{"name": "other", "parameters": {"x": "y"}}': ("", [("other", '{"x": "y"}')]),
         'Well: <|python_tag|>{"name": "now", "arguments": {}}': ("Well:", [("now", "{}")]),
         '{"name": "now", "parameters": {}} and so on': (" and so on", [("now", "{}")]),
+        'I will.\n{"name": "now", "parameters": {}}\n{"name": "add", "parameters": "{\\"a\\": 1}"}': (
+            "I will.",
+            [("now", "{}"), ("add", '"{\\"a\\": 1}"')],
+        ),
+        '<|python_tag|>{"name": "now", "parameters": {}}, {"name": "f", "parameters": {}}': (
+            "",
+            [("now", "{}"), ("f", "{}")],
+        ),
+        'So: <function=add>{"a": 1}</function>': ("So:", [("add", '{"a": 1}')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -83,6 +116,9 @@ class TestLlama3(ToolParserChecks):
         '{"name": "unknown", "parameters": {}}',
         '{"name": "now", "parameters": {}, "colour": 1'[:20],
         "<|python_tag|>print(1)",
+        "<function=unknown>{}</function>",
+        "<function=add>",
+        'if (x) { y(); } else {"name": z}',
         '<|python_tag|>{"a": 1}',
     ]
 
@@ -99,6 +135,9 @@ class TestMistral(ToolParserChecks):
         '[TOOL_CALLS]add{"a": 1}': ("", [("add", '{"a": 1}')]),
         '[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"a": 1}': ("", [("add", '{"a": 1}')]),
         '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}, 7]': ("7]", [("add", '{"a": 1}')]),
+        '[TOOL_CALLS]add[ARGS]"{\\"a\\": 1}"': ("", [("add", '"{\\"a\\": 1}"')]),
+        '[TOOL_CALLS]{"name": "add", "arguments": {"a": 1}}\n{"name": "f"}': ("", [("add", '{"a": 1}'), ("f", "{}")]),
+        ' [ {"name": "add", "arguments": {"a": 1}}]': ("", [("add", '{"a": 1}')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -109,6 +148,8 @@ class TestMistral(ToolParserChecks):
         "[TOOL_CALLS]add[ARGS]",
         "[TOOL_CALLS]add",
         "[TOOL_CALLS] ??",
+        '[{"name": "other", "arguments": {}}]',
+        "[1, 2]",
     ]
 
 
@@ -260,4 +301,10 @@ def test_calls_that_are_whole_have_arguments_that_are_objects() -> None:
         for text in filter(lambda text: text.endswith(WHOLE), checks.answers):
             reader = checks().reader()
             for _, arguments in gathered([reader.feed(text), reader.finish()])[2]:
-                assert isinstance(json.loads(arguments), dict)
+                assert isinstance(json.loads(written(arguments)), dict)
+
+
+def written(arguments: str) -> str:
+    """What leaves of the arguments of a call."""
+    text = CallArguments()
+    return text.feed(arguments) + text.close()
