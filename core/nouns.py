@@ -136,13 +136,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, array_like=True, g
     logprobs: tuple[float, ...] = ()
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What one step gave one request: new tokens, and at the end why it ended.
 
     `cached` counts the prompt tokens found in the prefix cache (known from the first output on).
     A stop or eos token is part of `tokens`; who makes text of them leaves it out. For a request that wants them,
     `logprobs` has an entry for each of `tokens`, and the first output with tokens has the `prompt_logprobs`: of every
-    prompt token but the first, which nothing comes before.
+    prompt token but the first, which nothing comes before. The first output with tokens also says for how many seconds
+    the request was `queued`, and when its first step was `scheduled` (time.monotonic, the same in all processes).
     """
 
     id: str
@@ -150,6 +151,9 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finish: FinishReason | None = None
     error: str | None = None
     cached: int = 0
+    queued: float = 0.0
+    scheduled: float = 0.0
+    preemptions: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 

@@ -39,18 +39,20 @@ class Emitter:
         outputs: list[Output] = []
         for sequence, token in zip(flight.drawing, flight.tokens, strict=True):
             sequence.fresh.append(token)
-            outputs.append(Output(id=sequence.id, tokens=(token,), cached=sequence.cached))
+            outputs.append(
+                Output(id=sequence.id, tokens=(token,), cached=sequence.cached, preemptions=sequence.preemptions)
+            )
         self.drawn = len(outputs)
         special = self._special(flight)
         if not len(special):
-            return _with_logprobs(outputs, flight)
+            return _with_times(_with_logprobs(outputs, flight), flight)
         for i in special.tolist():
             sequence, token = flight.drawing[i], flight.tokens[i]
             if sequence.alive:
                 outputs[i] = _with_prompt(
                     self._last(flight, sequence, token, int(flight.lengths[i])) or outputs[i], sequence
                 )
-        outputs = _with_logprobs(outputs, flight)
+        outputs = _with_times(_with_logprobs(outputs, flight), flight)
         alive = flight.step.ledger.alive[flight.slots]
         if not alive.all():
             outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
@@ -88,11 +90,17 @@ class Emitter:
             return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
         if token == BARRED:  # it may not go on: several masks together, which nobody could tell beforehand
             self.ended.append(sequence)
-            return Output(id=sequence.id, finish="stop", cached=sequence.cached)
+            return Output(id=sequence.id, finish="stop", cached=sequence.cached, preemptions=sequence.preemptions)
         if reason is None:
             return None
         self.ended.append(sequence)
-        return Output(id=sequence.id, tokens=(token,), finish=reason, cached=sequence.cached)
+        return Output(
+            id=sequence.id,
+            tokens=(token,),
+            finish=reason,
+            cached=sequence.cached,
+            preemptions=sequence.preemptions,
+        )
 
 
 def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
@@ -100,6 +108,15 @@ def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
     for i, found in flight.logprobs.items():
         if outputs[i].tokens:
             outputs[i] = msgspec.structs.replace(outputs[i], logprobs=(found,))
+    return outputs
+
+
+def _with_times(outputs: list[Output], flight: Flight) -> list[Output]:
+    """The first output of a sequence tells how long it waited; none does in a step that only decodes."""
+    for i, sequence in enumerate(flight.drawing) if flight.prompt_tokens else ():
+        if sequence.scheduled:
+            outputs[i] = msgspec.structs.replace(outputs[i], queued=sequence.queued, scheduled=sequence.scheduled)
+            sequence.scheduled = 0.0
     return outputs
 
 

@@ -138,7 +138,10 @@ class EncoderEngine:
         if not taken:
             return []
         self._counters.steps += 1
-        self._counters.prompt_tokens += sum(len(each.tokens) for each in taken)
+        tokens = sum(len(each.tokens) for each in taken)
+        self._counters.prompt_tokens += tokens
+        self._counters.iteration_tokens.count(tokens)
+        self._counters.batch_sizes.count(len(taken))
         try:
             self._maybe_fail()
             rows = self._encode(taken)
@@ -203,6 +206,8 @@ class EncoderEngine:
             cache=CacheSizes(total=0, free=0, cached=0, owned=0),
             prompt_tokens=self._counters.prompt_tokens,
             steps=self._counters.steps,
+            iteration_tokens=self._counters.iteration_tokens.distribution(),
+            batch_sizes=self._counters.batch_sizes.distribution(),
         )
 
 

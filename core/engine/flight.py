@@ -35,6 +35,7 @@ class Flight:
         "lengths",
         "logprobs",
         "number",
+        "prompt_tokens",
         "prompts",
         "rows",
         "slots",
@@ -51,6 +52,7 @@ class Flight:
         self.tokens: SequenceOf[int] = ()  # theirs
         self.logprobs: Mapping[int, TokenLogprob] = {}  # of some of them, by their index, for who wants them
         self.prompts = PromptScores.of(step)
+        self.prompt_tokens = step.prompt_tokens
         self.error: Exception | None = None
         self.faults: Mapping[Sequence, str] = {}  # why one of those who draw has failed, though the step has not
         self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included

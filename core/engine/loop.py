@@ -244,6 +244,8 @@ class Engine:
                 flight.prompts.settle()
             outputs = self._emitter.outputs(flight)
             self._counters.generated_tokens += self._emitter.drawn
+            self._counters.batch_sizes.count(flight.step.size)
+            self._counters.iteration_tokens.count(flight.prompt_tokens + self._emitter.drawn)
         for sequence in self._emitter.ended:
             self._queues.pop(sequence.id)
             self._leave(sequence)
@@ -313,6 +315,7 @@ class Engine:
         """Puts the preempted back in line (the oldest of them first) and notes what new rows found in the cache."""
         for sequence in plan.preempted:
             self._queues.wait_first(sequence)
+            sequence.preemptions += 1
         self._counters.preemptions += len(plan.preempted)
         if plan.preempted and plan.lacked_pages:
             self._advice.preempted(len(plan.preempted), self._counters.preemptions)
@@ -321,6 +324,8 @@ class Engine:
         for sequence in plan.opened:
             if not sequence.counted:
                 sequence.counted, sequence.cached = True, sequence.computed
+                sequence.scheduled = time.monotonic()
+                sequence.queued = sequence.scheduled - sequence.arrived
                 self._counters.prefix_queries += sequence.prompt_length
                 self._counters.prefix_hits += sequence.computed
                 self._counters.prompt_tokens += sequence.prompt_length
@@ -375,6 +380,10 @@ class Engine:
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
             steps=counters.steps,
+            deferred=len(self._guides),
+            page_size=self._limits.page_size,
+            iteration_tokens=counters.iteration_tokens.distribution(),
+            batch_sizes=counters.batch_sizes.distribution(),
         )
 
     def check(self) -> None:

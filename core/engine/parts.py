@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.guides import Guides
+from maxserve.core.interfaces import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
@@ -19,9 +21,32 @@ if TYPE_CHECKING:
     from maxserve.core.scheduling import StepPolicy
 
 
+class Buckets:
+    """Counts values by their size."""
+
+    __slots__ = ("_counts", "_edges", "_total")
+
+    def __init__(self, edges: Sequence[int]) -> None:
+        self._edges = edges
+        self._counts = [0] * (len(edges) + 1)
+        self._total = 0
+
+    def count(self, value: int) -> None:
+        """Counts a value in the first bucket whose edge is not below it."""
+        self._counts[bisect_left(self._edges, value)] += 1
+        self._total += value
+
+    def distribution(self) -> Distribution:
+        """What was counted so far."""
+        return Distribution(tuple(self._counts), self._total)
+
+
 @dataclass(slots=True)
 class Counters:
     """What happened since the start."""
+
+    iteration_tokens: Buckets = field(default_factory=lambda: Buckets(ITERATION_TOKENS_EDGES))
+    batch_sizes: Buckets = field(default_factory=lambda: Buckets(BATCH_SIZE_EDGES))
 
     steps: int = 0
     preemptions: int = 0

@@ -42,10 +42,13 @@ class Sequence:
         "ledger",
         "params",
         "peeked",
+        "preemptions",
         "prompt_length",
+        "queued",
         "request",
         "room",
         "salt",
+        "scheduled",
         "scored",
         "scores",
         "slot",
@@ -80,6 +83,9 @@ class Sequence:
         self.counted = False  # whether that was noted
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
+        self.queued = 0.0  # seconds until its first step was planned, and when that was
+        self.scheduled = 0.0  # 0 before that, and again when its first output has told so
+        self.preemptions = 0
         self.peeked: tuple[int, int] = (-1, 0)  # (step, prefix hits seen then): a policy may ask often within one step
         self.scored = 1  # prompt tokens whose logprobs were asked of the model; nothing comes before the first
         self.scores: list[TokenLogprob] = []  # those that are known and nobody was told

@@ -53,5 +53,11 @@ class Step:
         return len(self.sequences)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts that it computes; looked up before the slots can be another's."""
+        ends = self.ledger.prompt_length[self.slots]
+        return int((np.minimum(self.stops, ends) - np.minimum(self.starts, ends)).sum())
+
+    @property
     def drawing_slots(self) -> NDArray[np.int64]:
         return self.slots if self.drawing is self.sequences else self.slots[self.draws]

@@ -21,7 +21,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
     its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text,
-    `stop_token` the stop or eos token that did.
+    `stop_token` the stop or eos token that did. `queued`, `scheduled` and `preemptions` are those of Output.
     """
 
     text: str
@@ -33,6 +33,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     stop: str | None = None
     stop_token: int | None = None
+    queued: float = 0.0
+    scheduled: float = 0.0
+    preemptions: int = 0
 
 
 class AnswerText:
@@ -87,6 +90,9 @@ class AnswerText:
             prompt_logprobs=output.prompt_logprobs,
             stop=self._stop.matched,
             stop_token=self._stop_token(output) if finish == "stop" else None,
+            queued=output.queued,
+            scheduled=output.scheduled,
+            preemptions=output.preemptions,
         )
 
     def _stop_token(self, output: Output) -> int | None:

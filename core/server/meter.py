@@ -21,6 +21,8 @@ class Meter:
         self._latest: dict[int, tuple[float, Piece]] = {}
         self._gaps: list[float] = []
         self._finished = False
+        self._queue: float | None = None
+        self._prefill: float | None = None
         self.prompt_tokens = 0
         self.n = 1
         self.max_tokens: int | None = None
@@ -30,6 +32,9 @@ class Meter:
         now = time.monotonic()
         if self._first is None:
             self._first = now - self._start
+        if piece.scheduled:
+            self._queue = max(self._queue or 0.0, piece.queued)
+            self._prefill = max(self._prefill or 0.0, now - piece.scheduled)
         if index in self._latest:
             self._gaps.append(now - self._latest[index][0])
         self._latest[index] = (now, piece)
@@ -65,4 +70,15 @@ class Meter:
             inter_token=tuple(self._gaps),
             n=self.n,
             max_tokens=self.max_tokens,
+            queue=self._queue,
+            prefill=self._prefill,
+            decode=self._decode,
+            preemptions=sum(piece.preemptions for _, piece in self._latest.values()),
         )
+
+    @property
+    def _decode(self) -> float | None:
+        """From the first token to the last one; None where nothing was generated."""
+        if self._prefill is None or self._first is None:
+            return None
+        return max(latest for latest, _ in self._latest.values()) - self._start - self._first

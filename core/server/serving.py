@@ -163,7 +163,7 @@ class Serving:
         settings = self._settings(info)
         sections = plan.host.section_values(settings)
         if not plan.client.observers:  # they count on over all workers
-            context = ObserverContext(sections=sections, model=info.name)
+            context = ObserverContext(sections=sections, model=info.name, max_length=info.max_length)
             plan.client.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
         served = ServerContext(
             sections=sections,

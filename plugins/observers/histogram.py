@@ -21,7 +21,7 @@ class Tally(Collector):
     def __init__(self, names: Sequence[str], text: str, edges: Sequence[float], model: str) -> None:
         self._names = names
         self._text = text
-        self._edges = tuple(edges)
+        self._edges = tuple(map(float, edges))
         self._model = model
         self._counts = [0] * (len(edges) + 1)  # the last is for what is beyond every edge
         self._sum = 0.0
@@ -32,6 +32,11 @@ class Tally(Collector):
         for value in values:
             counts[bisect_left(edges, value)] += 1
         self._sum += sum(values)
+
+    def advance(self, counts: Sequence[int], total: float) -> None:
+        """Counts values that were put into the buckets elsewhere."""
+        self._counts = [own + new for own, new in zip(self._counts, counts, strict=True)]
+        self._sum += total
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         buckets = list(self._buckets())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 
 from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
-from maxserve.plugins.observers.series import Family, RequestSeries, StepCounters, StepGauges
+from maxserve.plugins.observers.series import CacheInfo, Family, RequestSeries, StepCounters, StepGauges, StepTallies
 
 
 class Prometheus:
@@ -21,6 +21,8 @@ class Prometheus:
         self._gauges = StepGauges(*families)
         self._counters = StepCounters(*families)
         self._requests = RequestSeries(*families)
+        self._steps = StepTallies(*families)
+        self._cache = CacheInfo(families[0], context.max_length)
         self._seen: dict[str, int] = {}
         self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many
 
@@ -43,12 +45,15 @@ class Prometheus:
         for gauge in gauges.running:
             gauge.set(stats.running)
         for gauge in gauges.waiting:
-            gauge.set(stats.waiting)
+            gauge.set(stats.waiting + stats.deferred)
+        gauges.waiting_for_room.set(stats.waiting)
+        gauges.deferred.set(stats.deferred)
         gauges.usage.set(cache.owned / cache.total if cache.total else 0.0)
         gauges.used.set(cache.owned)
         gauges.total.set(cache.total)
         gauges.host_used.set(cache.host_cached)
         gauges.host_total.set(cache.host_total)
+        self._cache.show(stats)
         self._count(stats)
 
     def on_request(self, stats: RequestStats) -> None:
@@ -66,14 +71,28 @@ class Prometheus:
         series.choices.observe(stats.n)
         if stats.max_tokens is not None:
             series.limit.observe(stats.max_tokens)
+        if stats.queue is not None and stats.prefill is not None and stats.decode is not None:
+            self._phases(stats, stats.queue, stats.prefill, stats.decode)
+
+    def _phases(self, stats: RequestStats, queue: float, prefill: float, decode: float) -> None:
+        series = self._requests
+        series.queue.observe(queue)
+        series.prefill.observe(prefill)
+        series.decode.observe(decode)
+        series.inference.observe(prefill + decode)
+        series.preemptions.observe(stats.preemptions)
+        if stats.generated_tokens > 1:
+            series.per_token.observe(decode / (stats.generated_tokens - 1))
 
     def _count(self, stats: StepStats) -> None:
         """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
         now = {name: getattr(stats, name) for name in self._counters.by_field} | {"host_hits": stats.cache.host_hits}
         grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}
-        if any(amount < 0 for amount in grown.values()):
+        restarted = any(amount < 0 for amount in grown.values())
+        if restarted:
             grown = now
         self._seen = now
+        self._steps.advance(stats, restarted=restarted)
         for name, counters in self._counters.by_field.items():
             for counter in counters:
                 counter.inc(grown[name])

@@ -1,11 +1,13 @@
-"""Which series are there, and what are they called? vLLM's names and MAX's, so that dashboards of both work."""
+"""The series that are served, under vLLM's names and MAX's, so that dashboards of both work."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from maxserve.core.interfaces import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution, StepStats
 from maxserve.plugins.observers.histogram import LABELS, Tally
 
 # seconds; the edges answer "is a person kept waiting", down to one fast decode step
@@ -13,6 +15,8 @@ FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
 WHOLE = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 TOKENS = tuple(float(2**power) for power in range(18))
+PHASE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+PREEMPTIONS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -34,7 +38,7 @@ class Family:
         """A counter for every combination of `labels`, after the model's name."""
         return Counter(self.prefix + name, text, (*LABELS, *labels), registry=self.registry)
 
-    def tally(self, text: str, edges: tuple[float, ...], name: str, *others: str) -> Tally:
+    def tally(self, text: str, edges: Sequence[float], name: str, *others: str) -> Tally:
         """A histogram; `others` are full names under which it is shown too."""
         made = Tally((self.prefix + name, *others), text, edges, self.model)
         self.registry.register(made)
@@ -53,6 +57,14 @@ class StepGauges:
             vllm.gauge("num_requests_waiting", "Requests that wait for their first step"),
             ours.gauge("num_requests_queued", "Requests that wait for their first step"),
         ]
+        reasons = Gauge(
+            vllm.prefix + "num_requests_waiting_by_reason",
+            "Requests that wait for their first step: for room in a batch, or (deferred) for their grammar",
+            (*LABELS, "reason"),
+            registry=vllm.registry,
+        )
+        self.waiting_for_room = reasons.labels(vllm.model, "capacity")
+        self.deferred = reasons.labels(vllm.model, "deferred")
         self.usage = vllm.gauge("kv_cache_usage_perc", "Part of the cache's pages that requests hold, 0 to 1")
         self.used = ours.gauge("cache_num_used_blocks", "Pages of the cache that requests hold")
         self.total = ours.gauge("cache_num_total_blocks", "Pages of the cache")
@@ -82,6 +94,10 @@ class StepCounters:
                 ours.counter("num_output_tokens", "Tokens generated"),
             ],
         }
+        for name in ("mm_cache_queries", "mm_cache_hits"):
+            vllm.counter(
+                name, "Of a cache of processed images, which is not there: the prefix cache finds images again"
+            )
         self.host_hits = ours.counter("cache_host_hits", "Pages read back from the host tier")
         self.misses = ours.counter("cache_misses", "Prompt tokens looked for in the prefix cache and not found")
 
@@ -105,9 +121,71 @@ class RequestSeries:
         )
         self.choices = vllm.tally("Answers asked for by a request", CHOICES, "request_params_n")
         self.limit = vllm.tally("Tokens asked for at most", TOKENS, "request_params_max_tokens")
+        self.queue = vllm.tally("Time in the queue of the worker", PHASE, "request_queue_time_seconds")
+        self.prefill = vllm.tally("Time from the queue to the first token", PHASE, "request_prefill_time_seconds")
+        self.decode = vllm.tally("Time from the first token to the last", PHASE, "request_decode_time_seconds")
+        self.inference = vllm.tally("Time from the queue to the last token", PHASE, "request_inference_time_seconds")
+        self.per_token = self._both(
+            vllm,
+            ours,
+            "Mean time per token after the first",
+            BETWEEN_TOKENS,
+            "request_time_per_output_token_seconds",
+            "time_per_output_token_seconds",
+        )
+        self.preemptions = vllm.tally("Times a request lost its pages", PREEMPTIONS, "request_num_preemptions")
 
     @staticmethod
     def _both(
         vllm: Family, ours: Family, text: str, edges: tuple[float, ...], name: str, our_name: str | None = None
     ) -> Tally:
         return vllm.tally(text, edges, name, ours.prefix + (our_name or name))
+
+
+class StepTallies:
+    """Distributions over the steps of all workers."""
+
+    def __init__(self, vllm: Family, ours: Family) -> None:
+        tokens, sizes = "Tokens computed of prompts and generated, by step", "Sequences in a step"
+        self._tallies = {
+            "iteration_tokens": vllm.tally(tokens, ITERATION_TOKENS_EDGES, "iteration_tokens_total"),
+            "batch_sizes": ours.tally(sizes, BATCH_SIZE_EDGES, "batch_size"),
+        }
+        self._seen: dict[str, Distribution] = {}
+
+    def advance(self, stats: StepStats, *, restarted: bool) -> None:
+        """Adds what happened since the last call; a worker that is new counts from its start."""
+        for name, tally in self._tallies.items():
+            now: Distribution = getattr(stats, name)
+            before = Distribution() if restarted else self._seen.get(name, Distribution())
+            self._seen[name] = now
+            if now.counts:
+                earlier = before.counts or (0,) * len(now.counts)
+                tally.advance(
+                    [new - old for new, old in zip(now.counts, earlier, strict=True)], now.total - before.total
+                )
+
+
+class CacheInfo:
+    """vLLM's `cache_config_info`: the sizes of the cache as labels, once a worker has told them."""
+
+    LABELS = ("block_size", "num_gpu_blocks", "num_cpu_blocks", "kv_cache_size_tokens", "kv_cache_max_concurrency")
+
+    def __init__(self, vllm: Family, max_length: int | None) -> None:
+        self._gauge = Gauge(
+            vllm.prefix + "cache_config_info", "Sizes of the cache", (*LABELS, *self.LABELS), registry=vllm.registry
+        )
+        self._model = vllm.model
+        self._max_length = max_length
+        self._shown: tuple[int, ...] = ()
+
+    def show(self, stats: StepStats) -> None:
+        """Tells the sizes; those of an earlier worker are gone."""
+        sizes = (stats.page_size, stats.cache.total, stats.cache.host_total)
+        if sizes == self._shown or not stats.cache.total:
+            return
+        self._shown = sizes
+        tokens = stats.page_size * stats.cache.total
+        concurrency = f"{tokens / self._max_length:.2f}" if self._max_length else "None"
+        self._gauge.clear()
+        self._gauge.labels(self._model, *sizes, tokens, concurrency).set(1)

@@ -10,7 +10,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import maxserve.plugins.observers as declared
-from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+from maxserve.core.interfaces import (
+    BATCH_SIZE_EDGES,
+    ITERATION_TOKENS_EDGES,
+    Distribution,
+    ObserverContext,
+    RequestStats,
+    StepStats,
+)
 from maxserve.core.nouns import CacheSizes
 from maxserve.core.server.app import create_app
 from maxserve.core.settings import Settings
@@ -171,3 +178,38 @@ def test_what_a_worker_last_said_counts_whether_it_was_scraped_or_not(observer: 
     observer.on_step(step(steps=1, generated_tokens=2))
     assert value(observer, "vllm:generation_tokens_total") == 11
     assert value(observer, "vllm:generation_tokens_total") == 11
+
+
+def test_distributions_of_steps_go_on_over_a_new_worker(observer: Prometheus) -> None:
+    for tokens, sizes, steps in (((1, 2), 9, 3), ((2, 2), 10, 4), ((1, 0), 1, 1)):  # the last is a new worker's
+        counts = (*tokens, *[0] * (len(ITERATION_TOKENS_EDGES) - 1))
+        batches = (steps, *[0] * len(BATCH_SIZE_EDGES))
+        stats = step(
+            steps=steps,
+            generated_tokens=sizes,
+            iteration_tokens=Distribution(counts, sizes),
+            batch_sizes=Distribution(batches, steps),
+        )
+        observer.on_step(stats)
+        observer.text()
+    assert value(observer, "vllm:iteration_tokens_total_sum") == 11
+    assert value(observer, "vllm:iteration_tokens_total_bucket", le="1.0") == 3
+    assert value(observer, "vllm:iteration_tokens_total_count") == 5
+    assert value(observer, "maxserve_batch_size_sum") == 5
+
+
+def test_phases_of_requests(observer: Prometheus) -> None:
+    observer.on_request(request(queue=0.5, prefill=1.0, decode=2.0, preemptions=2))
+    observer.on_request(request())  # of a route that generates nothing
+    for name, seconds in (("queue", 0.5), ("prefill", 1.0), ("decode", 2.0), ("inference", 3.0)):
+        assert value(observer, f"vllm:request_{name}_time_seconds_sum") == seconds
+        assert value(observer, f"vllm:request_{name}_time_seconds_count") == 1
+    assert value(observer, "vllm:request_time_per_output_token_seconds_sum") == 1.0
+    assert value(observer, "vllm:request_num_preemptions_sum") == 2
+
+
+def test_those_who_wait_for_a_grammar_wait_too(observer: Prometheus) -> None:
+    observer.on_step(step(waiting=5, deferred=2))
+    assert value(observer, "vllm:num_requests_waiting") == 7
+    assert value(observer, "vllm:num_requests_waiting_by_reason", reason="capacity") == 5
+    assert value(observer, "vllm:num_requests_waiting_by_reason", reason="deferred") == 2
