@@ -188,7 +188,8 @@ def _plan_memory(
 def _parts(target: Target, loaded: Loaded) -> Parts:
     spec, plan = loaded.spec, loaded.plan
     scheduler = target.scheduler
-    limits = _limits(target.settings, scheduler.component, spec, plan)
+    shares = target.strategy.component.shares_prefixes
+    limits = _limits(target.settings, scheduler.component, spec, plan, shares_prefixes=shares)
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
@@ -234,7 +235,9 @@ def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -
     return policy
 
 
-def _limits(settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: MemoryPlan) -> Limits:
+def _limits(
+    settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: MemoryPlan, *, shares_prefixes: bool
+) -> Limits:
     scheduling = settings.scheduling
     return Limits(
         max_batch_size=plan.max_batch_size,
@@ -249,6 +252,7 @@ def _limits(settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: Mem
         prompt_regimes=spec.prompt_regimes,
         max_started=scheduling.max_queue_size_tg,
         page_bounds=plan.page_bounds,
+        shares_prefixes=settings.kv_cache.enable_prefix_caching and shares_prefixes,
     )
 
 

@@ -287,7 +287,7 @@ class Engine:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
         self._resume = None
         try:
-            self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps), plan)
+            self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps, plan.pending), plan)
             if self._idle_until is not None and not plan.entries:
                 until = self._idle_until()
                 self._resume = until if until is not None and until > time.monotonic() else None

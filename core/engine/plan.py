@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
+from maxserve.core.engine.pending_prefixes import MOST_HELD_BACK, PendingPrefixes
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.nouns import CacheSizes, Limits
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 class StepView:
     """What a policy may look at."""
 
-    def __init__(self, queues: Queues, cache: Cache, step: int) -> None:
+    def __init__(self, queues: Queues, cache: Cache, step: int, pending: PendingPrefixes | None = None) -> None:
         self._queues = queues
         self._cache = cache
         self._step = step
+        self._pending = pending
 
     @property
     def running(self) -> SequenceOf[SequenceView]:
@@ -36,7 +38,7 @@ class StepView:
     def waiting(self) -> Iterator[SequenceView]:
         """Begun prompts, then the others by priority: the preempted, then as they came.
 
-        The cache is searched as this is read.
+        The cache is searched as this is read. Those whose prefix a step is computing are left out until it is there.
         """
         return self._looked_at(self._queues.prompts())
 
@@ -53,6 +55,11 @@ class StepView:
             if not sequence.started and sequence.peeked[0] != self._step:
                 hits = 0 if sequence.wants_scores else self._cache.peek(sequence.keys, sequence.salt)
                 sequence.peeked = (self._step, hits)
+            if self._pending is not None and not sequence.started and not sequence.wants_scores:
+                if self._pending.held_back == MOST_HELD_BACK:
+                    return
+                if self._pending.worth_waiting(sequence, sequence.peeked[1]):
+                    continue
             yield sequence.view
 
     @property
@@ -101,6 +108,7 @@ class StepPlan:
         self._unlimited = not limits.chunked_prefill
         self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
+        self.pending = PendingPrefixes(queues.computing(), limits.page_size) if limits.shares_prefixes else None
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
         self.preempted: list[Sequence] = []
@@ -153,6 +161,8 @@ class StepPlan:
             self._grant(wanted, granted, computed + granted)
             if fresh:
                 self.opened.append(wanted)
+                if self.pending is not None:
+                    self.pending.add(wanted)
             return granted
         self.lacked_pages |= granted > 0
         if fresh and wanted.started:

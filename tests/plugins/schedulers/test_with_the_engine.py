@@ -57,8 +57,8 @@ class Nothing:
     def run(self, batch: Any, prompts: Any = None) -> torch.Tensor:
         return torch.zeros(len(batch), VOCAB)
 
-    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> tuple[list[int], dict[int, Any]]:
-        return [1] * len(sequences), {}
+    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> tuple[list[int], dict[int, Any], dict[Any, str]]:
+        return [1] * len(sequences), {}, {}
 
 
 @dataclass
