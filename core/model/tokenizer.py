@@ -16,7 +16,7 @@ import tokenizers
 
 from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.model.json_files import read_optional_object
-from maxserve.core.model.special_tokens import mark_special, named_tokens, read_roles
+from maxserve.core.model.special_tokens import declared_ids, mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 from maxserve.core.model.truncation import Truncation
 
@@ -303,8 +303,17 @@ def _load_json(folder: Path) -> Tokenizer:
     except Exception as error:  # the library raises plain Exception for everything that is wrong with the file
         raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {error}") from error
     roles = read_roles(folder)
-    mark_special(tokenizer, roles)
+    mark_special(tokenizer, roles, declared_ids(folder, roles), _room(folder))
+    tokenizer.encode_special_tokens = roles.get("split_special_tokens") is True
     return Tokenizer(_JsonBackend(tokenizer, tells_parts=_tells_parts(folder)), named_tokens(roles))
+
+
+def _room(folder: Path) -> int:
+    """How many tokens the model has an embedding for, by its config."""
+    config = read_optional_object(folder / "config.json")
+    part = config.get("text_config")
+    found = config.get("vocab_size", part.get("vocab_size") if isinstance(part, dict) else None)
+    return found if isinstance(found, int) else 0
 
 
 def _tells_parts(folder: Path) -> bool:

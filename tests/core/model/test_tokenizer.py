@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +129,107 @@ def test_tokens_only_the_config_lists_get_their_declared_ids(tmp_path: Path) -> 
     assert tokenizer.token_id("<nowhere>") is None
 
 
-def test_special_tokens_map_completes_the_config(tmp_path: Path) -> None:
+@pytest.mark.parametrize("declares", [False, True])
+def test_special_tokens_map_counts_where_the_config_declares_no_tokens(tmp_path: Path, declares: bool) -> None:
+    config = {"eos_token": "<end>", "add_bos_token": True, "tokenizer_class": "PreTrainedTokenizerFast"}
     extra = {"bos_token": "a", "eos_token": {"content": "b"}, "image_token": "<keep>"}
-    tokenizer = Tokenizer.load(str(write_folder(tmp_path, {"eos_token": "<end>", "add_bos_token": True}, extra)))
-    assert tokenizer.special_tokens == {"bos_token": "a", "eos_token": "<end>", "image_token": "<keep>"}
+    declared = {"added_tokens_decoder": {"3": {"content": "<keep>", "rstrip": True}}} if declares else {}
+    tokenizer = Tokenizer.load(str(write_folder(tmp_path, config | declared, extra)))
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.special_tokens.get("eos_token") == reference.eos_token == ("<end>" if declares else "b")
+    assert tokenizer.special_tokens.get("bos_token") == reference.bos_token == (None if declares else "a")
+    for text in ["a <end> b", "a <keep>  b", "b"]:
+        assert tokenizer.encode(text, add_special_tokens=False) == reference.encode(text, add_special_tokens=False)
+
+
+def test_odd_files_give_the_ids_and_texts_of_transformers(tmp_path: Path) -> None:
+    """Random files beside a tokenizer.json, which agree with it or not."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        write_odd_folder(folder, rng)
+        tokenizer, reference = Tokenizer.load(str(folder)), AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.special_tokens.get("eos_token") == reference.eos_token, seed
+        for text in ["a <end> b", "a <k1>  b", "<k1><k2><k3>", " <new> x<voc>y", "a<k3>b <voc> <end>"]:
+            ids = reference.encode(text, add_special_tokens=False)
+            assert tokenizer.encode(text, add_special_tokens=False) == ids, (seed, text)
+            assert tokenizer.encode(text, add_special_tokens=True) == reference.encode(text), (seed, text)
+            for skip in (True, False):
+                shown = reference.decode(ids, skip_special_tokens=skip)
+                assert tokenizer.decode(ids, skip_special_tokens=skip) == shown, (seed, text)
+
+
+NAMES = ("<k1>", "<k2>", "<k3>", "<end>", "<voc>", "<new>")
+
+
+def write_odd_folder(folder: Path, rng: random.Random) -> None:
+    def flags() -> dict[str, bool]:
+        return {flag: rng.random() < 0.3 for flag in ("lstrip", "rstrip", "normalized", "single_word", "special")}
+
+    def some(names: Iterable[str]) -> list[str]:
+        return [name for name in names if rng.random() < 0.5]
+
+    words = ["a", "b", "<end>", "x", "<voc>"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="a"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.add_tokens([tokenizers.AddedToken(name, **flags()) for name in some(NAMES[:3])])
+    inner.save(str(folder / "tokenizer.json"))
+    ids = {name: id for name in NAMES if (id := inner.token_to_id(name)) is not None}
+    inside, ids["<new>"] = list(ids), inner.get_vocab_size()
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if rng.random() < 0.5:
+        config["added_tokens_decoder"] = {str(ids[name]): {"content": name, **flags()} for name in some(ids)}
+    else:
+        (folder / "added_tokens.json").write_text(json.dumps({name: ids[name] for name in some(ids)}))
+        roles = some(("bos_token", "eos_token", "pad_token"))
+        (folder / "special_tokens_map.json").write_text(json.dumps({role: rng.choice(inside) for role in roles}))
+    config |= {role: rng.choice(inside) for role in some(("eos_token", "pad_token", "image_token"))}
+    config |= {key: [rng.choice(inside)] for key in some(("additional_special_tokens", "extra_special_tokens"))}
+    if rng.random() < 0.3:
+        config["extra_special_tokens"] = {"image_token": rng.choice(inside)}
+    config |= {key: rng.random() < 0.5 for key in some(FLAGS)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+FLAGS = (
+    "split_special_tokens",
+    "add_bos_token",
+    "add_eos_token",
+    "clean_up_tokenization_spaces",
+    "legacy",
+    "add_prefix_space",
+    "use_default_system_prompt",
+)
+
+
+def test_a_role_gets_an_id_where_the_model_has_room(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"pad_token": "<pad>", "eos_token": "<eos>"})
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 5}))
+    tokenizer = Tokenizer.load(str(tmp_path))
+    assert (tokenizer.token_id("<pad>"), tokenizer.token_id("<eos>")) == (4, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<x>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"2048": 1}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"-1": {"content": "<x>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: {"content": "<x>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"4": {"content": 7}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"4": {"content": "<x>", "special": "yes"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("added_tokens.json", {"<x>": "four"}),
+        ("added_tokens.json", {"<x>": True}),
+        ("added_tokens.json", {"<x>": [4]}),
+    ],
+)
+def test_declared_tokens_that_are_none_are_one_clear_line(tmp_path: Path, file: str, content: Any) -> None:
+    write_folder(tmp_path, {})
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=rf"{file}: .*; the file may be damaged, fetch it again$"):
+        Tokenizer.load(str(tmp_path))
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
