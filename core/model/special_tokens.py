@@ -66,7 +66,7 @@ def mark_special(
 ) -> None:
     """Adds the tokens that only the files beside tokenizer.json have, and makes those special that these call so.
 
-    A token gets no other id than the one it is declared with. A role whose text has none gets one below `room`, or none:
+    A token gets no other id than the one it is declared with. A role whose text has none gets one below `room` or none:
     the model has no embedding for more.
     """
     named = set(named_tokens(roles).values())
