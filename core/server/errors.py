@@ -41,6 +41,11 @@ class Failure:
     def type(self) -> str:
         return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
 
+    @property
+    def phrase(self) -> str:
+        """What the status is called."""
+        return HTTPStatus(self.status).phrase
+
     def body(self) -> bytes:
         error = {"message": capped(self.message), "type": self.type, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})

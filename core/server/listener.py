@@ -1,4 +1,4 @@
-"""Who listens on the port? Uvicorn, but idle when nothing comes, and ended by us instead of by its own signals."""
+"""The HTTP server: uvicorn, but idle when nothing comes, within bounds, and ended by us instead of by its signals."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maxserve.core.server.connection import CloseDelimited, Connection, ConnectionLimits, Headers
 
 GRACE = 5.0  # seconds that requests have to finish once the server is told to stop
 LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
@@ -19,16 +22,19 @@ LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before conne
 class HttpServer(uvicorn.Server):
     """Serves one ASGI application on sockets that listen already, until `stop`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits, headers: Headers = lambda _: {}) -> None:
+        """`headers` says what else goes with answers to requests that are too malformed for the application, by their
+        origin."""
         config = uvicorn.Config(
-            Dated(app),
-            http="httptools",
+            CloseDelimited(Dated(app)),
+            http=partial(Connection, limits=limits, headers=headers),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,  # nothing here asks where a request came from
             server_header=False,
             date_header=False,
+            timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]
             timeout_graceful_shutdown=math.ceil(GRACE + LAST_WORDS),
         )
         super().__init__(config)

@@ -21,6 +21,7 @@ from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.server import listener
 from maxserve.core.server.app import create_app
 from maxserve.core.server.banner import StartDisplay, announce
+from maxserve.core.server.connection import ConnectionLimits, allow_connections
 from maxserve.core.server.gate import Gate
 from maxserve.core.server.observing import Observers
 from maxserve.core.server.wordings import Wordings
@@ -70,7 +71,9 @@ class Serving:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._gate = Gate()
-        self._http = listener.HttpServer(self._gate)
+        server = plan.settings.server
+        limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
+        self._http = listener.HttpServer(self._gate, limits)
         self._display = StartDisplay(sys.stderr)
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
         self._served: ServerContext | None = None  # that of the application there is
