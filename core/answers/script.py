@@ -166,13 +166,13 @@ class Script:
         `before` is what was read already and belongs to it. A call that breaks off stays as far as it was told, and
         what cannot belong to it is read next.
         """
-        return (yield from self._call(CallText(declared), before))
+        return (yield from self._json_call_text(CallText(declared), before))
 
     def json_object(self, before: str, name: str, call_id: str = "") -> Reading:
         """The arguments of a call to `name`, an object that stands for itself or its JSON text; as `json_call` else."""
-        return (yield from self._call(CallText.of(name, call_id), before))
+        return (yield from self._json_call_text(CallText.of(name, call_id), before))
 
-    def _call(self, call: CallText, raw: str) -> Reading:
+    def _json_call_text(self, call: CallText, raw: str) -> Reading:
         begun = False
         while char := (yield):
             if not call.step(char):
@@ -225,9 +225,9 @@ class Script:
             if not (yield from self.json_call("" if told else before + blanks, declared)):
                 return told
             told = "call"
-            yield from self._superfluous()
+            yield from self._between_calls()
 
-    def _superfluous(self) -> Reading:
+    def _between_calls(self) -> Reading:
         """What models put between calls, or too much behind one: nothing of it is told."""
         while (yield from self.skip("}")) or (yield from self.skip(",")) or (yield from self.skip(";")):
             pass
@@ -236,14 +236,14 @@ class Script:
     def bare_calls(self, declared: Container[str]) -> Reading:
         """Calls to `declared` tools that begin the answer, without what marks calls."""
         blanks = yield from self.blanks()
-        opening = yield from self._opening()
+        opening = yield from self._bare_opening()
         self.unread(opening)
         if opening.endswith("{"):
             return (yield from self.calls(blanks, declared))
         self.content(blanks)
         return ""
 
-    def _opening(self) -> Reading:
+    def _bare_opening(self) -> Reading:
         """What comes next, as far as it may begin calls: a brace that may stand in an array."""
         read = yield
         while read.strip() == "[" and (char := (yield)):
