@@ -56,7 +56,7 @@ class DeepSeekV3(Script):
         if not fence and (fence := (yield from self.skip_any(_FENCE + "json", _FENCE))):
             before += fence
         before += yield from self.blanks()
-        if not name or (yield from self.peek()) != "{":
+        if not name or (yield from self.peek()) not in ("{", '"'):
             self.content(before)
             return ""
         called = yield from self.json_object(before, name)

@@ -158,7 +158,7 @@ class HarmonyCalls(_Messages):
             self.content(header)
             return ""
         blanks = yield from self.blanks()
-        if (yield from self.peek()) == "{":
+        if (yield from self.peek()) in ("{", '"'):
             yield from self.json_object(header + blanks, name)
         elif (end := (yield from self._end())) or not (yield from self.peek()):
             self.begin(name)

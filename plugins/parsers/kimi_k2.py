@@ -46,7 +46,7 @@ class KimiK2(Script):
         blanks = yield from self.blanks()
         call_id = text.strip()
         name = self._name(call_id)
-        if marker != _ARGUMENTS or not name or (yield from self.peek()) != "{":
+        if marker != _ARGUMENTS or not name or (yield from self.peek()) not in ("{", '"'):
             self.content(before + text + marker + blanks)
             return ""
         called = yield from self.json_object(before + text + marker + blanks, name, call_id)

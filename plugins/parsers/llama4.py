@@ -31,7 +31,7 @@ class Llama4(Pythonic):
         before += yield from self.blanks()
         char = yield from self.peek()
         if char == "{":
-            return (yield from self._objects(before, declared))
+            return (yield from self.calls(before, declared))
         if char != "[":
             self.content(before)
             return ""
@@ -41,15 +41,3 @@ class Llama4(Pythonic):
             return (yield from self.json_calls(before + "[" + blanks, declared))
         self.unread("[" + blanks)
         return (yield from self._list(before))
-
-    def _objects(self, before: str, declared: Container[str] | None) -> Reading:
-        called = yield from self.json_call(before, declared)
-        while called:
-            separator = yield from self.skip_any(";", ",")
-            blanks = yield from self.blanks()
-            if (yield from self.peek()) != "{":
-                self.unread(separator + blanks)
-                break
-            if not (yield from self.json_call("", declared)):
-                break
-        return called

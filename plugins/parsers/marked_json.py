@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import ClassVar
 
-from maxserve.core.answers.script import Reading, Script
+from maxserve.core.answers.script import Script
 from maxserve.core.reading import ToolContext
 
 
 class MarkedJson(Script):
-    """The marker makes the call; a list that begins an answer without it must name declared tools."""
+    """The marker makes the call; calls that begin an answer without it must be of declared tools."""
 
     openings: ClassVar[tuple[str, ...]] = ()
     closings: ClassVar[tuple[str, ...]] = ()
@@ -22,38 +22,14 @@ class MarkedJson(Script):
 
     def read(self) -> Generator[None, str, None]:
         if self.bare:
-            yield from self._unmarked()
+            yield from self.bare_calls(self._declared)
         while opening := (yield from self.content_until(*self.openings)):
-            if (yield from self._marked(opening)):
+            if opening.endswith("["):
+                called = yield from self.json_calls(opening)
+            else:
+                called = yield from self.calls(opening)
+            if called:
                 yield from self.skip_any(*self.closings)
-
-    def _unmarked(self) -> Reading:
-        blanks = yield from self.blanks()
-        if (yield from self.peek()) != "[":
-            self.content(blanks)
-            return ""
-        yield  # the bracket
-        return (yield from self.json_calls(blanks + "[", self._declared))
-
-    def _marked(self, opening: str) -> Reading:
-        if opening.endswith("["):
-            return (yield from self.json_calls(opening))
-        before = opening + (yield from self.blanks())
-        if (yield from self.peek()) == "[":
-            yield
-            return (yield from self.json_calls(before + "["))
-        return (yield from self._objects(before))
-
-    def _objects(self, before: str) -> Reading:
-        called = yield from self.json_call(before)
-        while called:
-            blanks = yield from self.blanks()
-            if (yield from self.peek()) != "{":
-                self.unread(blanks)
-                break
-            if not (yield from self.json_call("")):
-                break
-        return called
 
 
 class Granite(MarkedJson):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ToolContext
 from maxserve.core.testing.parsers import ToolParserChecks
@@ -159,7 +160,7 @@ class TestLlama4(ToolParserChecks):
         "[weather(city='Oslo')]": ("", [OSLO]),
         '<|python_start|>{"name": "other", "parameters": {"a": 1}}<|python_end|>': ("", [("other", '{"a": 1}')]),
         '{"name": "weather", "parameters": {"city": "Oslo"}}; {"name": "now", "parameters": {}}': ("", [OSLO, NOW]),
-        '{"name": "now", "parameters": {}}\n{"name": "now", "parameters": {}} ; yes': ("; yes", [NOW, NOW]),
+        '{"name": "now", "parameters": {}}\n{"name": "now", "parameters": {}} ; yes': (" yes", [NOW, NOW]),
         '[{"name": "now", "arguments": {}}]': ("", [NOW]),
         "Look. <|python_start|>[now()]<|python_end|>": ("Look.", [NOW]),
     }
@@ -287,6 +288,16 @@ class TestGemma4(ToolParserChecks):
             [("f", '{"a": {"k": -1.5, "l": [{}]}, "b": "x, y", "c": "1e999"}')],
         ),
     }
+
+
+def test_arguments_may_be_the_json_text_of_an_object() -> None:
+    text = json.dumps('{"city": "Oslo"}')
+    for checks, before in (
+        (TestKimiK2, "<|tool_call_begin|>weather:0<|tool_call_argument_begin|>"),
+        (TestDeepSeekV3, "<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"),
+    ):
+        (call,) = AnswerReader(None, checks().reader()).read(before + text, last=True).calls
+        assert (call.name, call.arguments) == OSLO
 
 
 def test_ids_of_kimi_are_the_models_own() -> None:

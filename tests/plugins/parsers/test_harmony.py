@@ -70,6 +70,7 @@ class TestCalls(ToolParserChecks):
         "<|channel|>commentary to=functions.now <|constrain|>json<|message|><|call|>": ("", [("now", "{}")]),
         "<|channel|>commentary to=functions.now <|constrain|>json<|call|>": ("", [("now", "{}")]),
         "<|channel|>commentary to=functions.now<|message|>": ("", [("now", "{}")]),
+        r'<|channel|>commentary to=functions.f<|message|>"{\"a\": 1}"<|call|>': ("", [("f", r'"{\"a\": 1}"')]),
         CALL + "<|call|>" + CALL.replace("Oslo", "Rom") + "<|call|>Done.": (
             "Done.",
             [("weather", '{"city": "Oslo"}'), ("weather", '{"city": "Rom"}')],
