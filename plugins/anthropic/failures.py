@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.responses import Response
 
@@ -17,6 +19,7 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+NO_THREADS = "thread_unsupported_request"  # on which the official clients go on without threads
 _NAMES = {  # what fields of chats are called here
     "stop": "stop_sequences",
     "response_format.json_schema": "output_config.format",
@@ -27,7 +30,9 @@ _NAMES = {  # what fields of chats are called here
 def failure_body(failure: Failure, request_id: str) -> bytes:
     """The JSON, for an answer or for an event of a stream. Such errors have no field for what is at fault."""
     kind = _TYPES.get(failure.status, "api_error" if failure.status >= 500 else "invalid_request_error")
-    error = {"type": kind, "message": capped(_said(failure))}
+    error: dict[str, Any] = {"type": kind, "message": capped(_said(failure))}
+    if failure.code == NO_THREADS:
+        error["details"] = {"error_code": NO_THREADS, "unsupported": ["thread"]}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 
 

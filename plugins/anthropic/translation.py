@@ -10,6 +10,7 @@ from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
 from maxserve.plugins.anthropic.bodies import CountBody, MessageBody, MessageChat, OutputFormat
 from maxserve.plugins.anthropic.conversation import messages_of
+from maxserve.plugins.anthropic.failures import NO_THREADS
 from maxserve.plugins.anthropic.tools import tool_fields
 
 HOTTEST = 1.0  # Anthropic's temperatures end here
@@ -71,7 +72,8 @@ def _check_kept_nothing(body: CountBody) -> None:
     """RequestError for what other machines would have to add to the conversation."""
     for name, reason in _REFUSED.items():
         if getattr(body, name):
-            raise RequestError(f"{name}: {reason}", param=name, code="unsupported_parameter")
+            code = NO_THREADS if name == "thread" else "unsupported_parameter"
+            raise RequestError(f"{name}: {reason}", param=name, code=code)
 
 
 def _limits(body: MessageBody) -> dict[str, Any]:

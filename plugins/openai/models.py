@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Header
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
@@ -12,6 +15,8 @@ from maxserve.core.model.tasks import SCORING
 from maxserve.plugins.openai.completion_body import CompletionBody
 from maxserve.plugins.openai.embeddings import EmbeddingsBody
 
+Version: TypeAlias = Annotated[str | None, Header()]
+
 
 class Models:
     def __init__(self, answering: Answering) -> None:
@@ -19,14 +24,29 @@ class Models:
         self._root = answering.context.settings.model.model_path or self._info.name
         self._capabilities = _capabilities(answering)
 
-    async def list(self) -> dict[str, Any]:
-        return {"object": "list", "data": [self._card()]}
+    async def list(self, anthropic_version: Version = None) -> dict[str, Any]:
+        """The one model there is; as Anthropic lists them for its clients, who send a version of its API."""
+        if anthropic_version is None:
+            return {"object": "list", "data": [self._card()]}
+        name = self._info.name
+        return {"data": [self._anthropic_card()], "has_more": False, "first_id": name, "last_id": name}
 
-    async def one(self, name: str) -> dict[str, Any]:
+    async def one(self, name: str, anthropic_version: Version = None) -> dict[str, Any]:
         """The model by its name, or by the part of it after the last slash."""
         if name not in (self._info.name, self._info.name.rpartition("/")[2]):
             raise unknown_model(name, self._info)
-        return self._card()
+        return self._card() if anthropic_version is None else self._anthropic_card()
+
+    def _anthropic_card(self) -> dict[str, Any]:
+        return {
+            "type": "model",
+            "id": self._info.name,
+            "display_name": self._info.name,
+            "created_at": datetime.fromtimestamp(self._info.created, UTC).isoformat().replace("+00:00", "Z"),
+            "lifecycle": "active",
+            "max_input_tokens": self._info.max_length,
+            "max_tokens": self._info.max_length,
+        }
 
     def _card(self) -> dict[str, Any]:
         return {

@@ -338,3 +338,11 @@ def test_a_limit_beyond_the_context_ends_where_the_context_does(
     assert final.stop_reason == "model_context_window_exceeded"
     assert final.usage.input_tokens + final.usage.output_tokens == 256
     assert engine.requests[0].params.max_tokens == 256 - final.usage.input_tokens
+
+
+def test_the_official_tool_runner_goes_on_without_threads(official: anthropic.Anthropic, engine: Any) -> None:
+    """It asks for a conversation kept at the server first, and sends the whole of it once that is refused so."""
+    asked: Any = {"model": "acme/tiny", "max_tokens": 50, "messages": MESSAGES, "tools": []}
+    final = official.beta.messages.tool_runner(**asked).until_done()
+    assert final.content[0].text == "Hello there, friend."  # type: ignore[union-attr]
+    assert len(engine.requests) == 1

@@ -23,6 +23,15 @@ async def test_one(client: httpx.AsyncClient, name: str) -> None:
     assert {name: card[name] for name in CARD} == CARD
 
 
+async def test_anthropics_clients_get_its_form(client: httpx.AsyncClient) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    listed = (await client.get("/v1/models?limit=20", headers=headers)).json()
+    [card] = listed.pop("data")
+    assert listed == {"has_more": False, "first_id": "acme/tiny", "last_id": "acme/tiny"}
+    assert (card["type"], card["id"], card["created_at"]) == ("model", "acme/tiny", "2023-11-14T22:13:20Z")
+    assert (await client.get("/v1/models/acme/tiny", headers=headers)).json() == card
+
+
 async def test_another(client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/models/acme/huge")
     assert response.status_code == 404
