@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -105,16 +105,28 @@ class TextBody(ConstraintFields):
 class ContentPart(Body):
     type: str
     text: str | None = None
+    refusal: str | None = None
     image_url: Any = Field(
         None, description="an object with the url of a picture: data:, and https: or file: if allowed"
     )
 
 
 class Message(Body):
-    """One turn. Fields besides these are handed to the chat template."""
+    """One message. Fields besides these are handed to the chat template, and so are roles that it knows.
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    What a client sends back of a model's own words is taken as it is, null and empty contents too.
+    """
+
+    role: str
     content: str | Annotated[list[ContentPart], FAIL_FAST] | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _texts_are_parts(cls, value: Any) -> Any:
+        """Strings within a list, which some clients send, as parts of text."""
+        if not isinstance(value, list):
+            return value
+        return [{"type": "text", "text": part} if isinstance(part, str) else part for part in value]
 
 
 class ChatBody(TextBody, ToolFields):

@@ -1,4 +1,4 @@
-"""How does a conversation become the tokens of a prompt?"""
+"""Conversations as the tokens of a prompt."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 from maxserve.core.answers.bodies import ChatBody, ContentPart, Message
 from maxserve.core.answers.jobs import encoded
-from maxserve.core.answers.roles import knows_developer
 from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
 from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
-from maxserve.core.model.chat_messages import IMAGE_PART
+from maxserve.core.model.chat_messages import IMAGE_PART, check_role
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
 from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.nouns import Image
+
+_SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
+_TEXTS = ("text", "input_text", "output_text")  # what the APIs call a part of text
 
 
 class Conversations:
@@ -27,7 +29,6 @@ class Conversations:
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
         self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
-        self._knows_developer = knows_developer(context.template, context.tokenizer.special_tokens)
 
     def text(self, body: ChatBody, choice: ToolChoice) -> str:
         """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
@@ -35,7 +36,8 @@ class Conversations:
         prompted = _wants_generation_prompt(body)
         turns = [self._turn(index, message) for index, message in enumerate(body.messages)]
         tools = choice.for_template
-        if tools and not self._knows_tools:
+        in_words = bool(tools) and not self._knows_tools
+        if in_words:
             turns, tools = told_of_tools(turns, choice), None
         return self._template.render(
             turns,
@@ -44,6 +46,7 @@ class Conversations:
             continue_final_message=not prompted and bool(body.continue_final_message),
             special_tokens=self._tokenizer.special_tokens,
             image_text=self._placeholder,
+            calls_in_words=in_words,
             **(body.chat_template_kwargs or {}),
         )
 
@@ -57,18 +60,14 @@ class Conversations:
         return encoded(text, self._tokenizer, self._info, add_special_tokens=False, prompt_field="messages")
 
     def _turn(self, index: int, message: Message) -> dict[str, Any]:
-        """A message as the template takes it: nothing that was not given."""
-        where = f"messages[{index}].content"
-        if message.content is None and message.role != "assistant":
-            raise RequestError(f"{where}: a message of the {message.role} needs content", param=where)
-        if isinstance(message.content, list):
-            _check_parts(message.content, where)
+        """A message as templates take it: nothing that was not given, and images as such."""
+        where = f"messages[{index}]"
+        if "content" not in message.model_fields_set and message.role in _SPEAKERS:
+            raise RequestError(f"{where}.content: a message of the {message.role} needs it", param=f"{where}.content")
         turn = message.model_dump(exclude_none=True)
+        turn["role"] = check_role(message.role, f"{where}.role")
         if isinstance(message.content, list):
-            turn["content"] = [IMAGE_PART if part["type"] == "image_url" else part for part in turn["content"]]
-        turn.setdefault("content", "")  # an assistant that only called tools; templates would print None
-        if message.role == "developer" and not self._knows_developer:
-            turn["role"] = "system"
+            turn["content"] = [_part(part, f"{where}.content[{i}]") for i, part in enumerate(message.content)]
         return turn
 
 
@@ -88,13 +87,14 @@ def _wants_generation_prompt(body: ChatBody) -> bool:
     return prompted
 
 
-def _check_parts(parts: list[ContentPart], where: str) -> None:
-    """RequestError for content that is neither text nor a picture."""
-    for index, part in enumerate(parts):
-        if part.type == "image_url":
-            continue  # looked at when the pictures were read
-        if part.type != "text":
-            message = f"content of type {part.type[:64]!r} is not supported; this server takes text and image_url"
-            raise RequestError(message, param=f"{where}[{index}].type", code="unsupported_parameter")
-        if part.text is None:
-            raise RequestError("a text part needs a text", param=f"{where}[{index}].text")
+def _part(part: ContentPart, where: str) -> dict[str, Any]:
+    """A part as templates know it; RequestError for content that is neither text nor an image."""
+    if part.type == "image_url":
+        return IMAGE_PART  # looked at when the images were read
+    text = part.text if part.type in _TEXTS else part.refusal if part.type == "refusal" else None
+    if part.type not in (*_TEXTS, "refusal"):
+        message = f"content of type {part.type[:64]!r} is not supported; this server takes text and image_url"
+        raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
+    if text is None and not {"text", "refusal"} & part.model_fields_set:
+        raise RequestError("a text part needs a text", param=f"{where}.text")
+    return {"type": "text", "text": text or ""}

@@ -1,8 +1,8 @@
-"""What of a client's messages may a template see?"""
+"""The messages of a client as chat templates take them."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ IMAGE_PART = {"type": "image"}  # what chat templates know an image by
 
 # Names under which clients and templates know the text a model thought before it answered.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+_ROLE = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)  # a role is printed as it is: it must not forge a message
 
 
 def plain(value: Any) -> Any:
@@ -35,7 +36,8 @@ def plain(value: Any) -> Any:
 def as_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Copies a template can work with: absent rather than null fields, reasoning under every name for it.
 
-    Arguments of tool calls, which OpenAI's API has as text, become the objects that templates write as JSON themselves.
+    An empty list of tool calls counts as none, since templates test whether the field is there. The older
+    `function_call` and the role "function" become a list of one call and the role "tool".
     """
     if not messages:
         raise RequestError("messages must not be empty", param="messages")
@@ -45,18 +47,61 @@ def as_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             raise RequestError(f"messages[{i}] must be an object with a role and content", param="messages")
         # Templates test whether a field is there; many print "None" for a null one.
         fields = {key: plain(value) for key, value in message.items() if value is not None}
-        conversation.append(_with_objects(_with_reasoning(fields), i))
+        if fields.get("tool_calls") == []:
+            del fields["tool_calls"]
+        conversation.append(_with_reasoning(_with_tool_role(fields, i)))
     return conversation
 
 
-def join_text_parts(messages: list[dict[str, Any]], image: str | None = None) -> list[dict[str, Any]]:
-    """Messages whose lists of parts became one string, for templates that expect strings; `image` stands for images."""
-    return [
-        message | {"content": _joined(message["content"], image)}
-        if isinstance(message.get("content"), list)
-        else message
-        for message in messages
-    ]
+def check_role(role: str, where: str) -> str:
+    """`role`; RequestError for one that a template could not print without forging another message."""
+    if not _ROLE.fullmatch(role):
+        message = f"{where}: a role has 1 to 64 letters, digits, '_', '.' and '-', got {role[:80]!r}"
+        raise RequestError(message, param=where)
+    return role
+
+
+def join_text_parts(message: dict[str, Any], image: str | None = None) -> dict[str, Any]:
+    """The message with its parts as one string, for templates that expect strings; `image` stands for images."""
+    content = message.get("content")
+    return message | {"content": _joined(content, image)} if isinstance(content, list) else message
+
+
+def split_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its text as a list of one part, for templates that expect parts."""
+    content = message.get("content")
+    return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def joined_content(*contents: Any, between: str = "") -> Any:
+    """Contents one behind the other: a string, or parts where some of them are images."""
+    filled = [content for content in contents if content]
+    if not any(_has_images(content) for content in filled):
+        return between.join(content_text(content) for content in filled)
+    text = "text"
+    parts = [[{"type": text, text: content}] if isinstance(content, str) else content for content in filled]
+    return [part for some in parts for part in some]
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content: a string, or parts of it."""
+    return content if isinstance(content, str) else "\n".join(_text(part, "") for part in content or () if part)
+
+
+def _with_tool_role(message: dict[str, Any], index: int) -> dict[str, Any]:
+    function = message.get("function_call")
+    if isinstance(function, Mapping) and "tool_calls" not in message:
+        rest = {key: value for key, value in message.items() if key != "function_call"}
+        call = {"id": _old_id(str(function.get("name"))), "type": "function", "function": function}
+        return rest | {"tool_calls": [call]}
+    if message.get("role") == "function":
+        return {"tool_call_id": _old_id(str(message.get("name"))), **message, "role": "tool"}
+    return message
+
+
+def _old_id(name: str) -> str:
+    """The id of a call of the time before calls had one."""
+    return f"call_{name}"
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
@@ -64,26 +109,8 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
 
 
-def _with_objects(message: dict[str, Any], index: int) -> dict[str, Any]:
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    where = f"messages[{index}].tool_calls"
-    return message | {"tool_calls": [_with_object(call, f"{where}[{i}]") for i, call in enumerate(calls)]}
-
-
-def _with_object(call: Any, where: str) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(text := function.get("arguments"), str):
-        return call
-    where += ".function.arguments"
-    try:
-        arguments = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{where}: not JSON: {error}", param=where) from error
-    if not isinstance(arguments, dict):
-        raise RequestError(f"{where}: arguments must be a JSON object", param=where)
-    return call | {"function": function | {"arguments": arguments}}
+def _has_images(content: Any) -> bool:
+    return not isinstance(content, str) and any(part == IMAGE_PART for part in content)
 
 
 def _joined(parts: list[Any], image: str | None) -> str:

@@ -1,29 +1,45 @@
-"""In what surroundings do chat templates run?
+"""The sandbox in which chat templates run.
 
-The names, filters and tags are those that transformers offers, since templates are written against it.
+The names, filters and tags are those that transformers offers, since templates are written against it. What one
+rendering may cost is bounded.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
+from types import BuiltinMethodType
 from typing import Any
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
+import jinja2.visitor
+
+from maxserve.core.model.template_budget import check_length, check_width, counted, measured, spend
+
+_COUNTED = "counted_by_the_sandbox"
+_MEASURED = "measured_by_the_sandbox"
+_WIDTH = re.compile(r"\d{1,4000}")
+_WIDE_FILTERS = ("center", "indent", "wordwrap")
+_WIDE_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 
 
 def template_environment() -> jinja2.Environment:
-    """A sandbox in which templates can change nothing they are given."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
-    )
+    """A sandbox in which templates can change nothing they are given, nor run without end."""
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
+    environment.filters |= {name: _bounded(environment.filters[name]) for name in _WIDE_FILTERS}
     environment.filters["tojson"] = _tojson
+    environment.filters |= {_COUNTED: counted, _MEASURED: measured}
+    environment.globals.pop("lipsum", None)  # random text of any length
+    environment.globals["dict"] = _Dict()
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     environment.globals["namespace"] = _Namespace
@@ -34,6 +50,60 @@ def iterates_over_content(source: str) -> bool:
     """Whether a template walks through the parts of a message's content, rather than expecting a string."""
     tree = template_environment().parse(source)
     return any(_names_content(loop.iter, _aliases(tree)) for loop in tree.find_all(jinja2.nodes.For))
+
+
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Counts the steps of loops and calls, and refuses texts of absurd lengths."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
+        tree: jinja2.nodes.Template = _Bounding().visit(super()._parse(source, name, filename))
+        return tree
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
+            check_length(len(left) + len(right), left)
+        elif operator == "*":
+            _check_product(left, right)
+            _check_product(right, left)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            check_length(left.bit_length() * right)
+        elif operator == "%" and isinstance(left, str):
+            for width in _WIDTH.findall(left):
+                check_width(int(width))
+        return super().call_binop(context, operator, left, right)
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # a template may call with any name, `self` included
+        self, context, called, *rest = args
+        spend()
+        if isinstance(called, BuiltinMethodType) and called.__name__ in _WIDE_METHODS:
+            for width in (*rest, *kwargs.values()):
+                check_width(width)
+        return jinja2.sandbox.SandboxedEnvironment.call(self, context, called, *rest, **kwargs)
+
+
+class _Bounding(jinja2.visitor.NodeTransformer):
+    """Counts what loops go through, and measures texts that are put together."""
+
+    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.For:
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, _COUNTED)
+        return node
+
+    def visit_Concat(self, node: jinja2.nodes.Concat) -> jinja2.nodes.Expr:
+        self.generic_visit(node)
+        return _filtered(node, _MEASURED)
+
+
+class _Dict:
+    """What templates may do with `dict`, without its methods."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -64,6 +134,27 @@ class _Namespace(jinja2.utils.Namespace):
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}: it begins with an underscore")
+
+
+def _filtered(node: jinja2.nodes.Expr, name: str) -> jinja2.nodes.Filter:
+    return jinja2.nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _check_product(one: Any, count: Any) -> None:
+    if isinstance(count, int) and isinstance(one, str | list | tuple):
+        check_length(len(one) * count, one)
+
+
+def _bounded(fill: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that fills a text up, to no absurd width."""
+
+    @wraps(fill)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        for width in (*args, *kwargs.values()):
+            check_width(width)
+        return fill(*args, **kwargs)
+
+    return bounded
 
 
 def _tojson(

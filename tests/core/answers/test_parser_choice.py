@@ -10,9 +10,8 @@ import pytest
 
 from maxserve.core.answers.parsers import choose_parsers
 from maxserve.core.answers.reading import AnswerReader
-from maxserve.core.errors import PluginError, RequestError
+from maxserve.core.errors import PluginError
 from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.chat_messages import as_messages
 from maxserve.core.model.detokenizer import Detokenizer
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.reading import ReasoningContext, ToolContext
@@ -74,15 +73,3 @@ def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:
     ids = tokenizer.encode("<|im_start|>a<|im_end|>", add_special_tokens=False)
     assert Detokenizer(tokenizer).add(ids) == "a"
     assert Detokenizer(tokenizer, kept=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"
-
-
-def test_arguments_of_past_calls_are_objects_for_templates() -> None:
-    def turn(arguments: Any) -> list[dict[str, Any]]:
-        return [{"role": "assistant", "tool_calls": [{"id": "x", "function": {"name": "f", "arguments": arguments}}]}]
-
-    for given, seen in (('{"a": [1]}', {"a": [1]}), ("", {}), ({"a": 1}, {"a": 1})):
-        assert as_messages(turn(given))[0]["tool_calls"][0]["function"]["arguments"] == seen
-    for bad in ("{", "[1]"):
-        with pytest.raises(RequestError) as caught:
-            as_messages(turn(bad))
-        assert caught.value.param == "messages[0].tool_calls[0].function.arguments"

@@ -58,8 +58,7 @@ def check_error(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("messages", [], "messages"),
         ("messages", None, "messages"),
         ("messages", [{"role": "user"}], "messages[0].content"),
-        ("messages", [{"role": "user", "content": None}], "messages[0].content"),
-        ("messages", [{"role": "wizard", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "<wizard>", "content": "x"}], "messages[0].role"),
         ("messages", [{"content": "x"}], "messages[0].role"),
         ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
         (

@@ -43,7 +43,7 @@ async def test_a_conversation_has_the_tokens_that_chat_gives_it(
         ("/tokenize", {}, "prompt"),
         ("/tokenize", {"prompt": "a", "messages": []}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
-        ("/tokenize", {"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ("/tokenize", {"messages": [{"role": "<wizard>", "content": "x"}]}, "messages[0].role"),
         (
             "/tokenize",
             {"messages": [{"role": "user", "content": "x"}], "add_special_tokens": True},
