@@ -1,4 +1,4 @@
-"""Which JSON Schema holds the answers that are calls and nothing else, and who reads them?"""
+"""The JSON Schema of answers that are calls and nothing else, and what reads them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,42 @@ _DATA = frozenset({"const", "enum", "default", "examples"})  # what these hold i
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
 
+# What may admit members that `properties` does not name.
+_OPEN = frozenset(
+    {
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "propertyNames",
+        "dependentSchemas",
+        "dependencies",
+        "minProperties",
+        "$ref",
+        "$dynamicRef",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "const",
+        "enum",
+    }
+)
+
+
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The object that a call's arguments are."""
-    return {"type": "object", **tool.parameters}
+    """The object that a call's arguments are.
+
+    A function takes the parameters that it declares, and one without parameters takes none: without a word of others
+    in the schema, the model is not left free to invent them.
+    """
+    schema = {"type": "object", **tool.parameters}
+    declared = schema.setdefault("properties", {})
+    required = schema.get("required", ())
+    known = (
+        isinstance(declared, Mapping) and isinstance(required, Sequence) and all(name in declared for name in required)
+    )
+    return schema | {"additionalProperties": False} if known and _OPEN.isdisjoint(schema) else schema
 
 
 def calls_schema(tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
@@ -57,7 +90,14 @@ def _moved_value(key: str, value: Any, place: str) -> Any:
     return _moved(value, place)
 
 
-class NamedCall(Script):
+class _ForcedCalls(Script):
+    """What is not a call, of an answer that had to be one and was cut off, is nothing that a client asked for."""
+
+    def content(self, text: str) -> None:
+        """Tells nothing."""
+
+
+class NamedCall(_ForcedCalls):
     """Reads an answer that is the arguments of one call."""
 
     def __init__(self, name: str) -> None:
@@ -65,21 +105,19 @@ class NamedCall(Script):
         super().__init__()
 
     def read(self) -> Generator[None, str, None]:
-        blanks = yield from self.blanks()
-        yield from self.json_object(blanks, self._name)
+        yield from self.blanks()
+        yield from self.json_object("", self._name)
         yield from self.content_until()
 
 
-class RequiredCalls(Script):
+class RequiredCalls(_ForcedCalls):
     """Reads an answer that is an array of calls."""
 
     def read(self) -> Generator[None, str, None]:
-        blanks = yield from self.blanks()
+        yield from self.blanks()
         if (yield from self.peek()) == "[":
             yield
-            yield from self.json_calls(blanks + "[")
-        else:
-            self.content(blanks)
+            yield from self.json_calls("")
         yield from self.content_until()
 
 

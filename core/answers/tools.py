@@ -1,4 +1,4 @@
-"""Which tools may the model call in this answer, and must it?"""
+"""The tools that the model may, or must, call in an answer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,22 @@ class FunctionItem(Body):
 
 
 class ToolItem(Body):
+    """A function; also without the object around it, as other APIs declare their tools."""
+
     type: str = "function"
     function: FunctionItem | None = None
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def declared(self) -> FunctionItem | None:
+        if self.function is not None or self.name is None:
+            return self.function
+        parameters = self.input_schema if self.parameters is None else self.parameters
+        return FunctionItem(name=self.name, description=self.description, parameters=parameters, strict=self.strict)
 
 
 class ToolFields(Body):
@@ -79,7 +93,7 @@ def read_tools(body: ToolFields) -> ToolChoice:
     tools = _tools(body.tools or [])
     parallel = body.parallel_tool_calls is not False
     choice = body.tool_choice
-    if choice is None:
+    if not choice:
         return ToolChoice(mode="auto" if tools else "none", tools=tools, declared=tools, parallel=parallel)
     mode, chosen = _choice(choice, tools)
     return ToolChoice(mode=mode if tools else "none", tools=chosen, declared=tools, parallel=parallel)
@@ -94,23 +108,23 @@ def _tools(items: Sequence[ToolItem]) -> tuple[Tool, ...]:
     tools: dict[str, Tool] = {}
     for index, item in enumerate(items):
         tool = _tool(item, f"tools[{index}]")
-        if tool.name in tools:
-            raise RequestError(f"two tools are called {tool.name!r}", param=f"tools[{index}].function.name")
+        if tools.get(tool.name, tool) != tool:
+            raise RequestError(f"two different tools are called {tool.name!r}", param=f"tools[{index}].function.name")
         tools[tool.name] = tool
     return tuple(tools.values())
 
 
 def _tool(item: ToolItem, where: str) -> Tool:
-    if item.type != "function":
+    if item.type != "function" and item.input_schema is None:
         raise RequestError(f"{where}.type must be 'function', not {item.type[:64]!r}", param=f"{where}.type")
-    function = item.function
+    function = item.declared
     if function is None:
         raise RequestError(f"{where} needs a function", param=f"{where}.function")
     if not _NAME.fullmatch(function.name):
         message = f"a tool's name has 1 to 256 of a-z, A-Z, 0-9 and _.:/-; got {function.name[:80]!r}"
         raise RequestError(message, param=f"{where}.function.name")
     parameters = function.parameters or {"type": "object", "properties": {}}
-    if parameters.get("type", "object") != "object":
+    if parameters.get("type", "object") not in ("object", ["object"], None):
         message = f"{where}.function.parameters must be a JSON Schema of an object: arguments are given by name"
         raise RequestError(message, param=f"{where}.function.parameters")
     return Tool(
@@ -121,28 +135,45 @@ def _tool(item: ToolItem, where: str) -> Tool:
     )
 
 
+# What clients call the modes, as a text or as the type of an object.
+_MODES: Mapping[str, Mode] = {
+    "none": "none",
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "function": "named",
+    "tool": "named",
+}
+
+
 def _choice(choice: str | Mapping[str, Any], tools: tuple[Tool, ...]) -> tuple[Mode, tuple[Tool, ...]]:
+    """The mode, and the tools that may be called: OpenAI's spellings, and those of other APIs."""
     if isinstance(choice, Mapping):
         return _chosen(choice, tools)
-    if choice == "none":
-        return "none", tools
-    if choice == "auto":
-        return "auto", tools
-    if choice != "required":
+    named = tuple(tool for tool in tools if tool.name == choice)
+    mode = _MODES.get(choice, "named")
+    if mode == "named" and not named:
         message = f"tool_choice must be none, auto, required or an object that names a function; got {choice[:64]!r}"
         raise RequestError(message, param="tool_choice")
-    _need_tools(tools)
-    return "required", tools
+    if mode == "required":
+        _need_tools(tools)
+    return mode, named if mode == "named" else tools
 
 
 def _chosen(choice: Mapping[str, Any], tools: tuple[Tool, ...]) -> tuple[Mode, tuple[Tool, ...]]:
-    kind = choice.get("type")
-    if kind == "function":
-        _need_tools(tools)
-        return "named", (_named(choice, tools, "tool_choice"),)
-    if kind != "allowed_tools":
+    kind = choice.get("type", "function" if {"function", "name"} & choice.keys() else choice.get("mode"))
+    if kind == "allowed_tools":
+        return _allowed(choice, tools)
+    if not isinstance(kind, str) or kind not in _MODES:
         message = "tool_choice.type must be 'function' or 'allowed_tools'"
         raise RequestError(message, param="tool_choice.type")
+    if _MODES[kind] != "named":
+        return _choice(kind, tools)
+    _need_tools(tools)
+    return "named", (_named(choice, tools, "tool_choice"),)
+
+
+def _allowed(choice: Mapping[str, Any], tools: tuple[Tool, ...]) -> tuple[Mode, tuple[Tool, ...]]:
     allowed = choice.get("allowed_tools", choice)
     items = allowed.get("tools") if isinstance(allowed, Mapping) else None
     if not isinstance(items, list) or not items or allowed.get("mode", "auto") not in ("auto", "required"):
@@ -153,8 +184,8 @@ def _chosen(choice: Mapping[str, Any], tools: tuple[Tool, ...]) -> tuple[Mode, t
 
 
 def _named(choice: Any, tools: tuple[Tool, ...], where: str) -> Tool:
-    function = choice.get("function", choice) if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
+    function = choice.get("function", choice) if isinstance(choice, Mapping) else choice
+    name = function.get("name") if isinstance(function, Mapping) else function
     for tool in tools:
         if tool.name == name:
             return tool

@@ -95,6 +95,30 @@ def test_calls_that_must_be_made(official: openai.OpenAI, choice: Any, seed: int
     assert [tuple(call) for _, call in sorted(streamed.items())] == calls
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 8, 30])
+def test_a_forced_call_that_is_cut_off_has_no_content(official: openai.OpenAI, limit: int) -> None:
+    """What the constraint makes of a call is nothing that the client asked for."""
+    for choice in ("required", "any", {"type": "function", "function": {"name": "weather"}}):
+        asked: Any = {"model": "tiny", "messages": [USER], "tools": TOOLS, "tool_choice": choice, "max_tokens": limit}
+        (whole,) = official.chat.completions.create(**asked, seed=1).choices
+        assert not whole.message.content
+        if whole.finish_reason == "length":
+            streamed = [c.choices[0] for c in official.chat.completions.create(**asked, seed=1, stream=True)]
+            assert "".join(each.delta.content or "" for each in streamed) == ""
+            assert streamed[-1].finish_reason == "length"
+
+
+def test_a_function_without_parameters_takes_none(official: openai.OpenAI) -> None:
+    clock: Any = {"type": "function", "function": {"name": "clock"}}
+    for choice in ("required", clock):
+        asked: Any = {"messages": [USER], "tools": [clock], "tool_choice": choice, "parallel_tool_calls": False}
+        for seed in range(3):
+            answer = official.chat.completions.create(model="tiny", **asked, seed=seed, temperature=1.5, max_tokens=300)
+            [call] = answer.choices[0].message.tool_calls or []
+            assert call.type == "function"
+            assert (call.function.name, json.loads(call.function.arguments)) == ("clock", {})
+
+
 def test_one_call_at_most(official: openai.OpenAI) -> None:
     for seed in range(4):
         answer = official.chat.completions.create(

@@ -38,10 +38,70 @@ def test_choices() -> None:
     assert required.schema["maxItems"] == 1
     assert [call["properties"]["name"]["const"] for call in required.schema["items"]["anyOf"]] == ["f", "g"]
     named = read(tools=tools, tool_choice=tool("g"))
-    assert named.schema == {"type": "object", "properties": {"a": {}}}
+    assert named.schema == {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [tool("g")]}}
     chosen = read(tools=tools, tool_choice=allowed)
     assert (chosen.mode, [t.name for t in chosen.tools], len(chosen.for_template)) == ("required", ["g"], 2)
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode"),
+    [
+        ("any", "required"),
+        ({"type": "any"}, "required"),
+        ({"type": "required"}, "required"),
+        ({"mode": "required"}, "required"),
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ("", "auto"),
+        ({}, "auto"),
+        ("f", "named"),
+        ({"type": "function", "function": {"name": "f"}}, "named"),
+        ({"type": "function", "function": "f"}, "named"),
+        ({"type": "function", "name": "f"}, "named"),
+        ({"function": {"name": "f"}}, "named"),
+        ({"type": "tool", "name": "f"}, "named"),
+        ({"name": "f"}, "named"),
+        ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}, "required"),
+    ],
+)
+def test_choices_as_other_apis_spell_them(choice: Any, mode: str) -> None:
+    chosen = read(tools=[tool("f"), tool("g")], tool_choice=choice)
+    assert chosen.mode == mode
+    one = mode == "named" or (isinstance(choice, dict) and "tools" in choice)
+    assert [each.name for each in chosen.tools] == (["f"] if one else ["f", "g"])
+
+
+def test_tools_as_other_apis_declare_them() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    items: list[dict[str, Any]] = [
+        {"type": "function", "name": "f", "description": "d", "parameters": schema},
+        {"name": "f", "description": "d", "input_schema": schema},
+        {"type": "custom", "name": "f", "description": "d", "input_schema": schema},
+    ]
+    for item in items:
+        assert read(tools=[item]).tools == read(tools=[tool("f", description="d", parameters=schema)]).tools
+    assert len(read(tools=[tool(), tool()]).tools) == 1
+
+
+EMPTY: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "schema"),
+    [
+        (None, EMPTY),
+        ({}, EMPTY),
+        ({"type": "object"}, EMPTY),
+        ({"type": "object", "properties": {}, "required": []}, EMPTY | {"required": []}),
+        ({"properties": {"a": {}}, "required": ["a"]}, EMPTY | {"properties": {"a": {}}, "required": ["a"]}),
+        ({"type": "object", "additionalProperties": True}, EMPTY | {"additionalProperties": True}),
+        ({"required": ["a"]}, {"type": "object", "properties": {}, "required": ["a"]}),
+        ({"allOf": [{"properties": {}}]}, {"type": "object", "properties": {}, "allOf": [{"properties": {}}]}),
+    ],
+)
+def test_a_forced_call_has_the_parameters_that_are_declared(parameters: Any, schema: Any) -> None:
+    assert read(tools=[tool("f", parameters=parameters)], tool_choice="f").schema == schema
 
 
 @pytest.mark.parametrize(
@@ -49,7 +109,7 @@ def test_choices() -> None:
     [
         ({"tools": [tool("a b")]}, "tools[0].function.name"),
         ({"tools": [tool(""), tool()]}, "tools[0].function.name"),
-        ({"tools": [tool(), tool()]}, "tools[1].function.name"),
+        ({"tools": [tool(), tool(description="other")]}, "tools[1].function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters"),
@@ -57,6 +117,12 @@ def test_choices() -> None:
         ({"tools": [tool()], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": tool("g")}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
+        ({"tools": [tool()], "tool_choice": {"type": ["function"]}}, "tool_choice.type"),
+        ({"tools": [tool()], "tool_choice": {"mode": "always"}}, "tool_choice.type"),
+        ({"tools": [tool()], "tool_choice": "tool"}, "tool_choice"),
+        ({"tools": [tool()], "tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
         ({"functions": [{}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
@@ -93,3 +159,12 @@ def test_constrained_answers_are_read_back(size: int) -> None:
     ):
         pieces = [answer[i : i + size] for i in range(0, len(answer), size)]
         assert gathered([*map(reader.feed, pieces), reader.finish()]) == ("", "", calls)
+
+
+@pytest.mark.parametrize("end", range(60))
+def test_a_forced_call_that_is_cut_off_leaks_nothing(end: int) -> None:
+    text = '[{"name": "f", "arguments": {"a": "b"}}, {"name": "g", "arguments": {"c": 1'
+    for reader, answer, name in ((RequiredCalls(), text[:end], "f"), (NamedCall("h"), text[28 : 28 + end], "h")):
+        content, _, calls = gathered([reader.feed(answer), reader.finish()])
+        assert content == ""
+        assert [each for each, _ in calls[:1]] in ([], [name])
