@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from maxserve.core.engine.advice import MemoryAdvice
 from maxserve.core.engine.emit import Emitter, merged
@@ -30,6 +30,8 @@ LONGEST_PAUSE = 60.0  # seconds; a policy that wants to wait longer is asked aga
 
 class Engine:
     """Continues requests, a step at a time. One thread owns it."""
+
+    plan_class: ClassVar[type[StepPlan]] = StepPlan
 
     def __init__(self, parts: Parts) -> None:
         self.info = parts.info
@@ -270,7 +272,7 @@ class Engine:
         Also says how many steps of the plan are run in a row.
         """
         settle = self._overlap.lane.settle if self._aloft is not None and self._overlap is not None else _nothing
-        plan = StepPlan(self._queues, self._cache, self._limits, self._free_rows, settle=settle)
+        plan = self.plan_class(self._queues, self._cache, self._limits, self._free_rows, settle=settle)
         self._ask_policy(plan)
         if self._aloft is None:  # else what is aloft may give back pages when it lands: there is no hurry
             if not plan.entries and plan.lacked_pages:
@@ -287,15 +289,19 @@ class Engine:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
         self._resume = None
         try:
-            self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps, plan.pending), plan)
-            if self._idle_until is not None and not plan.entries:
-                until = self._idle_until()
-                self._resume = until if until is not None and until > time.monotonic() else None
+            view = StepView(self._queues, self._cache, self._counters.steps, plan.pending)
+            self._consult_policy(view, plan)
         except Exception:
             if not self._policy_failed:
                 log.exception("scheduler %r failed; this is said once", self._parts.policy_name)
             self._policy_failed = True
         self._queues.joined.clear()
+
+    def _consult_policy(self, view: StepView, plan: StepPlan) -> None:
+        self._parts.policy.plan(view, plan)
+        if self._idle_until is not None and not plan.entries:
+            until = self._idle_until()
+            self._resume = until if until is not None and until > time.monotonic() else None
 
     def _count_idle_plan(self, plan: StepPlan) -> None:
         self._idle_plans += 1

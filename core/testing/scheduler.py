@@ -1,4 +1,4 @@
-"""Does a scheduler serve everyone, within its limits? It plans for a small simulated engine.
+"""Does a scheduler serve everyone, within its limits? It plans for the engine's own loop, without a model.
 
 class TestMine(SchedulerChecks):
     scheduler = "mine"
@@ -15,7 +15,7 @@ from maxserve.core.components import Scheduler
 from maxserve.core.nouns import Limits, Turns
 from maxserve.core.scheduling import SchedulerContext, StepPolicy
 from maxserve.core.testing.resolve import load, resolve
-from maxserve.core.testing.simulation import Simulated, SimulatedEngine
+from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 
 
 class SchedulerChecks:
@@ -82,7 +82,7 @@ class SchedulerChecks:
     def test_an_empty_house_is_fine(self) -> None:
         limits = self._limits()
         engine = SimulatedEngine(limits)
-        engine.step(self.policy(limits))
+        engine.run_step(self.policy(limits))
         assert engine.log == [[]]
 
     def test_many_waiting(self, record_property: Callable[[str, object], None]) -> None:
@@ -102,10 +102,10 @@ class SchedulerChecks:
     def _watch(self, limits: Limits, users: int) -> tuple[float, int]:
         """Seconds of a plan, the best of five, and the most that one looked at."""
         policy, engine = self.policy(limits), _crowd(limits, running=256, waiting=10_000, users=users)
-        engine.step(policy)  # it hears of everybody
+        engine.run_step(policy)  # it hears of everybody
         watched = []
         for _ in range(5):
-            engine.step(policy)
+            engine.run_step(policy)
             watched.append((engine.spent, engine.looked_at))
         return min(spent for spent, _ in watched), max(looked_at for _, looked_at in watched)
 
@@ -118,10 +118,10 @@ class SchedulerChecks:
         for step in range(bound):
             while arrivals and arrivals[0][0] <= step:
                 engine.arrive(arrivals.pop(0)[1])
-            busy = bool(engine.waiting or engine.running)
+            busy = engine.busy
             if not busy and not arrivals:
                 return engine
-            engine.step(policy)
+            engine.run_step(policy)
             assert engine.log[-1] or engine.rested or not busy, (
                 f"{name}: nothing was planned in step {step}, though work waits"
             )
@@ -143,7 +143,7 @@ def _limits(**changes: Any) -> Limits:
     return Limits(**(given | changes))
 
 
-def _arrivals(rng: random.Random, limits: Limits, count: int) -> list[tuple[int, Simulated]]:
+def _arrivals(rng: random.Random, limits: Limits, count: int) -> list[tuple[int, Arrival]]:
     """(step, sequence), in order: mostly short prompts, some long, in bursts and lulls."""
     step, arrivals = 0, []
     for number in range(count):
@@ -152,8 +152,8 @@ def _arrivals(rng: random.Random, limits: Limits, count: int) -> list[tuple[int,
         cached = rng.randrange(prompt) // limits.page_size * limits.page_size if rng.random() < 0.3 else 0
         end = min(limits.max_length, prompt + rng.randint(1, 30))
         user, priority = rng.choice("abc"), rng.randint(0, 2)
-        sequence = Simulated(f"r{number}", prompt, end, step * 0.01, cached, user, priority)
-        arrivals.append((step, sequence))
+        arrival = Arrival(id=f"r{number}", prompt_length=prompt, end=end, cached=cached, user=user, priority=priority)
+        arrivals.append((step, arrival))
     return arrivals
 
 
@@ -161,15 +161,13 @@ def _crowd(limits: Limits, *, running: int, waiting: int, users: int) -> Simulat
     """An engine in full swing."""
     engine = SimulatedEngine(limits)
     for number in range(running):
-        one = Simulated(f"run{number}", 100, 500, 0.0, length=200, computed=199, pages=50)
-        engine.running[one.id] = engine.holders[one.id] = one
-    engine.owned = 50 * running
+        engine.place(Arrival(id=f"run{number}", prompt_length=100, end=500), length=200)
     for number in range(waiting):
-        engine.arrive(Simulated(f"wait{number}", 300, 400, 0.0, user=f"user{number % users}"))
+        engine.arrive(Arrival(id=f"wait{number}", prompt_length=300, end=400, user=f"user{number % users}"))
     return engine
 
 
-def _bound(sequences: Sequence[Simulated], limits: Limits) -> int:
+def _bound(sequences: Sequence[Arrival], limits: Limits) -> int:
     """Steps that suffice when one runs after the other, ten times over; and the lulls."""
     alone = sum(-(-s.prompt_length // limits.max_batch_input_tokens) + s.end - s.prompt_length for s in sequences)
     return 10 * alone + 40 * len(sequences)

@@ -1,313 +1,271 @@
-"""A small engine without a model, in which scheduling policies are tried."""
+"""The engine's own step loop without a model, in which scheduling policies are tried."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
-from maxserve.core.nouns import CacheSizes, Limits
-from maxserve.core.scheduling import SequenceView, StepPolicy
+import numpy as np
+
+from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.parts import Parts
+from maxserve.core.engine.plan import StepPlan, StepView
+from maxserve.core.engine.sequence import Sequence
+from maxserve.core.interfaces import ModelInfo
+from maxserve.core.nouns import CacheSizes, Limits, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from maxserve.core.nouns import Output
+    from maxserve.core.scheduling import SequenceView, StepPolicy
+
+TICK = 0.01  # seconds that a step takes
 
 
-@dataclass(slots=True, eq=False)
-class Simulated:
-    """A sequence of the simulated engine. `end` is the length at which it is done; `computed` tokens hold pages."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A request of the simulation: it ends at the length `end`; `cached` tokens of its prompt are in the cache."""
 
     id: str
     prompt_length: int
     end: int
-    arrived: float
     cached: int = 0
     user: str = ""
     priority: int = 0
-    length: int = 0
-    computed: int = 0
-    pages: int = 0
-
-    def state(self) -> tuple[Any, ...]:
-        return (self.id, self.prompt_length, self.end, self.cached, self.length, self.computed, self.pages)
 
 
-class Seen:
-    """What a policy sees of a sequence."""
+class CheckedView(StepView):
+    """A view that counts how much of the waiting queue was read."""
 
-    __slots__ = ("_now", "_sequence")
+    looked_at = 0
 
-    def __init__(self, sequence: Simulated, now: float) -> None:
-        self._sequence = sequence
-        self._now = now
-
-    @property
-    def id(self) -> str:
-        return self._sequence.id
-
-    @property
-    def todo(self) -> int:
-        return self._sequence.length - (self._sequence.computed or self._sequence.cached)
-
-    @property
-    def length(self) -> int:
-        return self._sequence.length
-
-    @property
-    def prompt_length(self) -> int:
-        return self._sequence.prompt_length
-
-    @property
-    def generated(self) -> int:
-        return self._sequence.length - self._sequence.prompt_length
-
-    @property
-    def started(self) -> bool:
-        return self._sequence.pages > 0
-
-    @property
-    def waited(self) -> float:
-        return self._now - self._sequence.arrived
-
-    @property
-    def user(self) -> str:
-        return self._sequence.user
-
-    @property
-    def priority(self) -> int:
-        return self._sequence.priority
-
-
-class SimulatedView:
-    """A view that counts how much of the waiting queue was looked at."""
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self._engine = engine
-        self.looked_at = 0
-
-    @property
-    def running(self) -> Sequence[SequenceView]:
-        return tuple(Seen(sequence, self.now) for sequence in self._engine.running.values())
-
-    @property
-    def waiting(self) -> Iterator[SequenceView]:
-        begun = self._begun()
-        return self._looked_at(chain(begun, (s for s in self._engine.waiting.values() if s not in begun)))
-
-    def waiting_of(self, user: str) -> Iterator[SequenceView]:
-        own = self._engine.users.get(user, {})
-        return self._looked_at(chain((s for s in self._begun() if s.user == user), own.values()))
-
-    @property
-    def waiting_users(self) -> Collection[str]:
-        return self._engine.users.keys()
-
-    @property
-    def joined(self) -> Sequence[SequenceView]:
-        return [Seen(sequence, self.now) for sequence in self._engine.joined]
-
-    def _begun(self) -> list[Simulated]:
-        return [sequence for sequence in self._engine.holders.values() if sequence.id in self._engine.waiting]
-
-    def _looked_at(self, sequences: Iterable[Simulated]) -> Iterator[SequenceView]:
-        for sequence in sequences:
+    def _looked_at(self, sequences: Iterable[Sequence]) -> Iterator[SequenceView]:
+        for view in super()._looked_at(sequences):
             self.looked_at += 1
-            yield Seen(sequence, self.now)
-
-    @property
-    def waiting_count(self) -> int:
-        return len(self._engine.waiting)
-
-    @property
-    def cache(self) -> CacheSizes:
-        total, owned = self._engine.limits.pages, self._engine.owned
-        return CacheSizes(total=total, free=total - owned, cached=0, owned=owned)
-
-    @property
-    def now(self) -> float:
-        return self._engine.now
+            yield view
 
 
-class SimulatedPlan:
-    """A plan that grants what the engine's own would grant, and notes every wrong question."""
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self._engine = engine
-        self._limits = engine.limits
-        self.tokens_left = engine.limits.max_batch_input_tokens
-        self.entries: dict[Simulated, int] = {}
-        self.preempted: list[Simulated] = []
-
-    @property
-    def size(self) -> int:
-        return len(self.entries)
-
-    @property
-    def rows_left(self) -> int:
-        return self._limits.rows - len(self._engine.holders)
+class CheckedPlan(StepPlan):
+    """A plan that grants what the engine's grants, and takes a wrong question for a mistake of the policy."""
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
-        wanted = self._known(sequence)
+        wanted = self._own(sequence)
         assert wanted not in self.entries, f"{wanted.id} was planned twice"
-        if wanted in self.preempted or tokens < 1 or not (wanted.pages or self.rows_left):
-            return 0
-        if self.size == self._limits.max_batch_size:
-            return 0
-        computed = wanted.computed or wanted.cached
-        todo = wanted.length - computed
-        granted = self._clip(todo, tokens, whole)
-        if not granted or not self._take_pages(wanted, computed + granted):
-            return 0
-        wanted.computed = computed
-        self.entries[wanted] = granted
-        self.tokens_left = max(0, self.tokens_left - granted)
-        return granted
+        assert wanted.id in self._queues, f"{wanted.id} is not there any more"
+        return super().add(sequence, tokens, whole=whole)
 
     def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
         for sequence in sequences:
             self.add(sequence, tokens)
 
-    def preempt(self, sequence: SequenceView) -> None:
-        wanted = self._known(sequence)
-        if wanted.pages and wanted not in self.entries:
-            self.take_back(wanted)
 
-    def take_back(self, victim: Simulated) -> None:
-        self._engine.release(victim)
-        self.preempted.append(victim)
+class CountedCache:
+    """Pages that are counted and hold nothing. What of a prompt is cached is said beforehand, by its first token."""
 
-    def _known(self, sequence: SequenceView) -> Simulated:
-        assert isinstance(sequence, Seen), f"{sequence!r} is no sequence of the view"
-        known = sequence._sequence
-        assert known.id in self._engine.running or known.id in self._engine.waiting, f"{known.id} is not there any more"
-        return known
+    def __init__(self, limits: Limits) -> None:
+        self.tables: NDArray[np.int32] = np.zeros((limits.rows, 1), dtype=np.int32)
+        self.layers: tuple[Any, ...] = ()
+        self.cached: dict[int, int] = {}
+        self._page_size = limits.page_size
+        self._total = limits.pages
+        self._pages: dict[int, int] = {}  # by row
+        self.owned = 0
 
-    def _clip(self, todo: int, tokens: int, whole: bool) -> int:
-        if not whole:
-            return min(tokens, todo, self.tokens_left)
-        soft = not self._limits.chunked_prefill and self.tokens_left > 0
-        return todo if todo <= self.tokens_left or soft or not self.entries else 0
+    def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
+        return min(self.cached.get(int(tokens[0]), 0), len(tokens) - 1)
 
-    def _take_pages(self, sequence: Simulated, length: int) -> bool:
-        """One who decodes may take pages from those who came after it; a prompt may not."""
-        need = -(-length // self._limits.page_size) - sequence.pages
-        while self._engine.owned + need > self._limits.pages:
-            if sequence.id not in self._engine.running:
-                return False
-            victim = next(s for s in self._engine.newest_holders() if s not in self.entries)
-            self.take_back(victim)
-            if victim is sequence:
-                return False
-        self._engine.owned += need
-        self._engine.holders[sequence.id] = sequence
-        sequence.pages += need
+    def open(self, row: int, tokens: NDArray[np.int64], salt: str) -> int:
+        hit = self.peek(tokens, salt)
+        self._pages[row] = 0
+        return hit if self.reserve(row, hit) else 0
+
+    def reserve(self, row: int, length: int) -> bool:
+        more = max(0, -(-length // self._page_size) - self._pages[row])
+        if self.owned + more > self._total:
+            return False
+        self._pages[row] += more
+        self.owned += more
         return True
 
+    def commit(self, row: int, tokens: NDArray[np.int64]) -> None: ...
 
-@dataclass(slots=True)
-class SimulatedEngine:
-    """Queues, pages and a clock that ticks once per step. `log` holds every plan: id and tokens.
+    def close(self, row: int) -> None:
+        self.owned -= self._pages.pop(row)
 
-    `holders` are those with pages, in the order in which they got the first ones; `users` has those who wait without
-    any, by user. `rested`: in the last step nobody ran, and the clock went on to when the policy wants to be asked.
-    `spent` is how many seconds the last plan took, `looked_at` how many it read of those who wait.
+    def sizes(self) -> CacheSizes:
+        return CacheSizes(total=self._total, free=self._total - self.owned, cached=0, owned=self.owned)
+
+    def reset(self) -> int:
+        return 0
+
+    def check(self) -> None: ...
+
+
+class Nothing:
+    """Stands for batch builder, model and draw: every sequence that draws gets the token 1."""
+
+    def build(self, step: Any) -> Any:
+        return step.drawing
+
+    def run(self, batch: Any, prompts: Any = None) -> Any:
+        return batch
+
+    def draw(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], dict[int, Any], dict[Sequence, str]]:
+        return [1] * len(sequences), {}, {}
+
+
+class SimulatedEngine(Engine):
+    """The engine's queues, plans and pages under a clock that ticks once a step. `log` holds every plan: id and tokens.
+
+    `rested`: in the last step nobody ran, and the clock went on to when the policy wants to be asked. `spent` is how
+    many seconds the last plan took, `looked_at` how much it read of the queue of those who wait. What a policy does
+    wrong raises here, where a server would go on without it.
     """
 
-    limits: Limits
-    waiting: dict[str, Simulated] = field(default_factory=dict)
-    running: dict[str, Simulated] = field(default_factory=dict)
-    holders: dict[str, Simulated] = field(default_factory=dict)
-    users: dict[str, dict[str, Simulated]] = field(default_factory=dict)
-    joined: list[Simulated] = field(default_factory=list)
-    owned: int = 0
-    now: float = 0.0
-    log: list[list[tuple[str, int]]] = field(default_factory=list)
-    preemptions: int = 0
-    rested: bool = False
-    spent: float = 0.0
-    looked_at: int = 0
+    plan_class = CheckedPlan
 
-    def newest_holders(self) -> list[Simulated]:
-        return list(reversed(self.holders.values()))
+    def __init__(self, limits: Limits) -> None:
+        self.cache = CountedCache(limits)
+        super().__init__(_parts(limits, self.cache))
+        self.now = 0.0
+        self.log: list[list[tuple[str, int]]] = []
+        self.rested = False
+        self.spent = 0.0
+        self.looked_at = 0
+        self._numbers = 1  # prompts of one number each have no prefix in common
 
-    def arrive(self, sequence: Simulated) -> None:
-        sequence.length = sequence.prompt_length
-        self.waiting[sequence.id] = sequence
-        self.users.setdefault(sequence.user, {})[sequence.id] = sequence
-        self.joined.append(sequence)
+    # --- requests come and go -----------------------------------------------------------------------------------
 
-    def abort(self, id: str) -> None:
-        """Nobody waits for it any more."""
-        sequence = self.waiting.pop(id, None) or self.running.pop(id)
-        self._leave_line(sequence)
-        if sequence.pages:
-            self.release(sequence)
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
-    def _leave_line(self, sequence: Simulated) -> None:
-        own = self.users.get(sequence.user, {})
-        own.pop(sequence.id, None)
-        if not own:
-            self.users.pop(sequence.user, None)
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        """Other limits, for who asks while nothing but the first rows is taken."""
+        held = self._limits.rows - len(self._free_rows)
+        self._limits = limits
+        self._free_rows = list(reversed(range(held, limits.rows)))
 
-    def release(self, sequence: Simulated) -> None:
-        """Takes all its pages."""
-        self.owned -= sequence.pages
-        sequence.pages = sequence.computed = 0
-        del self.holders[sequence.id]
+    def arrive(self, arrival: Arrival) -> None:
+        with self._clock():
+            self.add(self._request(arrival))
 
-    def step(self, policy: StepPolicy) -> None:
-        """Plans, asking again when all who hold pages are stuck, and computes the plan."""
-        plan = self._ask(policy)
-        resting: Any = policy
-        until = resting.idle_until() if hasattr(resting, "idle_until") and not plan.entries else None
-        self.rested = until is not None and until > self.now
-        while not plan.entries and not self.rested and len(self.holders) > 1:
-            plan.take_back(self.newest_holders()[0])
-            self._settle(plan)
-            plan = self._ask(policy)
-        self.log.append([(sequence.id, tokens) for sequence, tokens in plan.entries.items()])
-        self._compute(plan)
-        self.now = until if self.rested and until is not None else self.now + 0.01
+    def place(self, arrival: Arrival, *, length: int) -> None:
+        """A sequence that decodes already: all but the last of its `length` tokens are in its pages."""
+        with self._clock():
+            sequence = self._sequence(self._request(arrival))
+        row = self._free_rows.pop()
+        self.cache.open(row, sequence.tokens, "")
+        assert self.cache.reserve(row, length - 1), "there are too few pages for the sequences that decode"
+        sequence.take_row(row, length - 1, self._limits.page_size)
+        for _ in range(length - arrival.prompt_length):
+            sequence.append(1)
+        self._queues.running[sequence.id] = sequence
 
-    def _ask(self, policy: StepPolicy) -> SimulatedPlan:
-        plan = SimulatedPlan(self)
+    def set_cached(self, id: str, tokens: int) -> None:
+        """So many tokens at the start of the prompt are in the cache."""
+        self.cache.cached[self.waiting[id].request.prompt[0]] = tokens
+
+    def _request(self, arrival: Arrival) -> Request:
+        self._numbers += 1
+        self.cache.cached[self._numbers] = arrival.cached
+        return Request(
+            id=arrival.id,
+            prompt=(self._numbers,) * arrival.prompt_length,
+            params=SamplingParams(max_tokens=arrival.end - arrival.prompt_length),
+            user=arrival.user,
+            priority=arrival.priority,
+        )
+
+    # --- what is looked at ----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> Mapping[str, Sequence]:
+        return self._queues.running
+
+    @property
+    def waiting(self) -> Mapping[str, Sequence]:
+        """Begun prompts and the others."""
+        return {**self._queues.begun, **self._queues.waiting}
+
+    @property
+    def owned(self) -> int:
+        return self.cache.owned
+
+    # --- a step -----------------------------------------------------------------------------------------------------
+
+    def run_step(self, policy: StepPolicy) -> list[Output]:
+        """Plans with the policy and computes the plan."""
+        steps = len(self.log)
+        self._parts = replace(self._parts, policy=policy)
+        self._idle_until = getattr(policy, "idle_until", None)
+        with self._clock():
+            outputs = self._step_at_once()
+        if len(self.log) == steps:
+            self.log.append([])
+        self.rested = not self.log[-1] and self._resume is not None
+        self.now = self._resume if self.rested and self._resume is not None else self.now + TICK
+        return outputs
+
+    def _fly(self, entries: Mapping[Sequence, int]) -> list[Output]:
+        self.log.append([(sequence.id, tokens) for sequence, tokens in entries.items()])
+        return super()._fly(entries)
+
+    def _ask_policy(self, plan: StepPlan) -> None:
+        """As a server does it, but that failures are told and what the policy touched is looked at."""
+        self._resume = None
         before = self._untouched(plan)
-        view, began = SimulatedView(self), time.perf_counter()
-        policy.plan(view, plan)
+        began = time.perf_counter()
+        view = CheckedView(self._queues, self._cache, self._counters.steps, plan.pending)
+        self._consult_policy(view, plan)
         self.spent, self.looked_at = time.perf_counter() - began, view.looked_at
-        after = self._untouched(plan)
-        changed = [id for id, state in after.items() if before[id] != state]
+        changed = [id for id, state in self._untouched(plan).items() if before.get(id) != state]
         assert not changed, f"planning changed {', '.join(changed)} other than through the plan"
-        assert list(before) == [*self.waiting, *self.running], "planning changed the queues"
-        self.joined.clear()
-        self._settle(plan)
-        return plan
+        self._queues.joined.clear()
 
-    def _untouched(self, plan: SimulatedPlan) -> dict[str, tuple[Any, ...]]:
+    def _count_idle_plan(self, plan: StepPlan) -> None:
+        """A server would run the oldest after a while; here an empty plan is for the checks to judge."""
+
+    def _untouched(self, plan: StepPlan) -> dict[str, tuple[Any, ...]]:
         """The state of all whom the plan did not touch so far."""
         touched = {*plan.entries, *plan.preempted}
         everyone = (*self.waiting.values(), *self.running.values())
-        return {s.id: s.state() for s in everyone if s not in touched}
+        return {s.id: (s.prompt_length, s.length, s.computed, s.row, s.limit) for s in everyone if s not in touched}
 
-    def _settle(self, plan: SimulatedPlan) -> None:
-        """Puts the preempted back in line, the oldest of them first."""
-        for sequence in plan.preempted:
-            self.running.pop(sequence.id, None)
-            self.waiting.pop(sequence.id, None)
-            self.waiting = {sequence.id: sequence, **self.waiting}
-            self.users[sequence.user] = {sequence.id: sequence, **self.users.get(sequence.user, {})}
-            self.joined.append(sequence)
-        self.preemptions += len(plan.preempted)
-        plan.preempted.clear()
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        with patch("time.monotonic", lambda: self.now):
+            yield
 
-    def _compute(self, plan: SimulatedPlan) -> None:
-        for sequence, tokens in plan.entries.items():
-            self._leave_line(sequence)
-            sequence.computed += tokens
-            if sequence.computed < sequence.length:
-                continue
-            sequence.length += 1
-            if sequence.id in self.waiting:
-                self.running[sequence.id] = self.waiting.pop(sequence.id)
-            if sequence.length >= sequence.end:
-                del self.running[sequence.id]
-                self.release(sequence)
+
+def _parts(limits: Limits, cache: CountedCache) -> Parts:
+    nothing: Any = Nothing()
+    return Parts(
+        info=ModelInfo(
+            name="none",
+            path="",
+            architecture="none",
+            max_length=limits.max_length,
+            vocab_size=1 << 40,
+            eos_token_ids=(),
+            dtype="float32",
+            device="cpu",
+            parameters=0,
+            max_batch_size=limits.max_batch_size,
+            created=0,
+        ),
+        limits=limits,
+        cache=cache,
+        policy=nothing,  # given with each step
+        policy_name="simulated",
+        builder=nothing,
+        runner=nothing,
+        pipeline=nothing,
+        read_params=lambda fields: {},
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.nouns import Limits
-from maxserve.core.testing.simulation import Simulated, SimulatedEngine
+from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 
 
 @pytest.fixture
@@ -19,11 +19,9 @@ def house() -> Callable[..., SimulatedEngine]:
         given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
         engine = SimulatedEngine(Limits(**(given | {"max_length": 200, "page_size": 4, "pages": 200} | changes)))
         for number, length in enumerate(running):
-            one = Simulated(f"d{number}", length, 200, 0.0, length=length, computed=length - 1, pages=-(-length // 4))
-            engine.running[one.id] = engine.holders[one.id] = one
-            engine.owned += one.pages
+            engine.place(Arrival(id=f"d{number}", prompt_length=length, end=200), length=length)
         for number, length in enumerate(waiting):
-            engine.arrive(Simulated(f"p{number}", length, 200, 0.0, user=users[number : number + 1]))
+            engine.arrive(Arrival(id=f"p{number}", prompt_length=length, end=200, user=users[number : number + 1]))
         return engine
 
     return made

@@ -8,7 +8,7 @@ import pytest
 
 from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import SimulatedEngine, SimulatedPlan, SimulatedView
+from maxserve.core.testing.simulation import SimulatedEngine
 from maxserve.plugins.schedulers.continuous import Continuous
 
 House = Callable[..., SimulatedEngine]
@@ -23,9 +23,8 @@ class TestContinuous(SchedulerChecks):
 
 def plan(engine: SimulatedEngine) -> dict[str, int]:
     """What the policy plans now, by id."""
-    made = SimulatedPlan(engine)
-    Continuous(SchedulerContext(limits=engine.limits)).plan(SimulatedView(engine), made)
-    return {sequence.id: tokens for sequence, tokens in made.entries.items()}
+    engine.run_step(Continuous(SchedulerContext(limits=engine.limits)))
+    return dict(engine.log[-1])
 
 
 def test_prompts_go_before_those_who_decode(house: House) -> None:
@@ -92,19 +91,18 @@ def test_total_tokens_bound_batches_with_prompts(house: House) -> None:
 def test_a_prompt_that_is_begun_is_finished_first(house: House) -> None:
     engine = house([], [100, 10])
     policy = Continuous(SchedulerContext(limits=engine.limits))
-    engine.step(policy)
-    engine.step(policy)
+    engine.run_step(policy)
+    engine.run_step(policy)
     assert engine.log == [[("p0", 64)], [("p0", 36), ("p1", 10)]]
 
 
 def test_cached_tokens_cost_no_budget(house: House) -> None:
     engine = house([], [60, 60])
-    engine.waiting["p0"].cached = 40
+    engine.set_cached("p0", 40)
     assert plan(engine) == {"p0": 20, "p1": 44}
 
 
 def test_a_full_house_is_not_disturbed_by_looking_at_the_queue(house: House) -> None:
     engine = house([10] * 8, [5] * 100)
-    view = SimulatedView(engine)
-    Continuous(SchedulerContext(limits=engine.limits)).plan(view, SimulatedPlan(engine))
-    assert view.looked_at == 0
+    plan(engine)
+    assert engine.looked_at == 0

@@ -12,7 +12,7 @@ import pytest
 from maxserve.core.nouns import Limits
 from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import Simulated, SimulatedEngine
+from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.plugins.schedulers.fair import Config, Fair
 
@@ -37,7 +37,7 @@ def fair(engine: SimulatedEngine, **config: Any) -> Fair:
 
 def planned(engine: SimulatedEngine, policy: Continuous) -> dict[str, int]:
     """What the next step runs."""
-    engine.step(policy)
+    engine.run_step(policy)
     return dict(engine.log[-1])
 
 
@@ -57,13 +57,13 @@ def test_weights_are_shares(house: House) -> None:
 
 
 def id_user(engine: SimulatedEngine, made: dict[str, int]) -> list[str]:
-    return [{**engine.waiting, **engine.running}[id].user for id in made]
+    return [{**engine.waiting, **engine.running}[id].request.user for id in made]
 
 
 def test_cached_tokens_are_free(house: House) -> None:
     engine = house([], [40, 40, 40, 10, 40], users="aaabb", max_batch_input_tokens=200)
     for id in ("p0", "p1"):
-        engine.waiting[id].cached = 36
+        engine.set_cached(id, 36)
     assert list(planned(engine, fair(engine))) == ["p0", "p3", "p1", "p2", "p4"]
 
 
@@ -71,10 +71,10 @@ def test_a_newcomer_goes_before_the_queue_of_a_heavy_client(house: House) -> Non
     engine = house([], [10] * 100, users="a" * 100, max_batch_size=4)
     policy = fair(engine)
     for _ in range(5):
-        engine.step(policy)
-    engine.arrive(Simulated("new", 10, 200, engine.now, user="b"))
-    engine.abort("p0")
-    engine.abort("p1")
+        engine.run_step(policy)
+    engine.arrive(Arrival(id="new", prompt_length=10, end=200, user="b"))
+    engine.abort(["p0"])
+    engine.abort(["p1"])
     assert list(planned(engine, policy)) == ["p4", "new"]  # equals go in the order in which they came
 
 
@@ -84,9 +84,9 @@ def test_generated_tokens_are_service(house: House) -> None:
     policy = fair(engine)
     for _ in range(30):
         assert list(planned(engine, policy)) == ["p0"]
-    engine.abort("p0")
+    engine.abort(["p0"])
     assert list(planned(engine, policy)) == ["p1"]
-    engine.abort("p1")
+    engine.abort(["p1"])
     assert list(planned(engine, policy)) == ["p3"]
 
 
@@ -96,7 +96,7 @@ def test_being_away_saves_up_nothing(house: House) -> None:
     policy = fair(engine)
     _serve(engine, policy, 20)
     for number in range(40):
-        engine.arrive(Simulated(f"b{number}", 10, 11, engine.now, user="b"))
+        engine.arrive(Arrival(id=f"b{number}", prompt_length=10, end=11, user="b"))
     assert Counter(_serve(engine, policy, 10)) == {"a": 5, "b": 5}
 
 
@@ -107,7 +107,7 @@ def _serve(engine: SimulatedEngine, policy: Fair, count: int) -> list[str]:
         for id in planned(engine, policy):
             users += id_user(engine, {id: 1}) if id in engine.running else [id_owner(id)]
             if id in engine.running:
-                engine.abort(id)
+                engine.abort([id])
     return users
 
 
@@ -131,9 +131,9 @@ def test_a_prompt_that_is_begun_is_finished_first(house: House) -> None:
 def test_aborted_requests_are_no_hindrance(house: House) -> None:
     engine = house([10] * 8, [10] * 6, users="aabbcc")
     policy = fair(engine)
-    engine.step(policy)
+    engine.run_step(policy)
     for id in ("p0", "p1", "p2", "d0", "d1"):
-        engine.abort(id)
+        engine.abort([id])
     assert list(planned(engine, policy)) == ["p3", "p4"]
 
 
@@ -158,10 +158,11 @@ def test_batches_are_filled_as_those_of_continuous(changes: dict[str, Any]) -> N
         rng, engine = random.Random(3), SimulatedEngine(limits)
         for number in range(60):
             prompt = rng.choice([rng.randint(1, 20), rng.randint(60, 90)])
-            engine.arrive(Simulated(f"r{number}", prompt, prompt + rng.randint(1, 30), engine.now, user="one"))
-            engine.step(policy)
+            end = prompt + rng.randint(1, 30)
+            engine.arrive(Arrival(id=f"r{number}", prompt_length=prompt, end=end, user="one"))
+            engine.run_step(policy)
         while engine.running or engine.waiting:
-            engine.step(policy)
+            engine.run_step(policy)
         logs.append(engine.log)
     assert logs[0] == logs[1]
 
@@ -174,12 +175,12 @@ def longest_wait(policy: type[Continuous]) -> int:
     engine, made = SimulatedEngine(limits), policy(SchedulerContext(limits=limits))
     arrived: dict[str, int] = {}
     for step in range(1000):
-        for number in range(len(engine.users.get("heavy", ())), 100):
-            engine.arrive(Simulated(f"heavy {step} {number}", 60, 90, engine.now, user="heavy"))
+        for number in range(len(engine._queues.by_user.get("heavy", ())), 100):
+            engine.arrive(Arrival(id=f"heavy {step} {number}", prompt_length=60, end=90, user="heavy"))
         if step % 50 == 0:
             arrived[f"light {step}"] = step
-            engine.arrive(Simulated(f"light {step}", 10, 20, engine.now, user=f"light {step % 3}"))
-        engine.step(made)
+            engine.arrive(Arrival(id=f"light {step}", prompt_length=10, end=20, user=f"light {step % 3}"))
+        engine.run_step(made)
     began: dict[str, int] = {}
     for step, entries in enumerate(engine.log):
         for id, _ in entries:

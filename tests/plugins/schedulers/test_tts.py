@@ -11,7 +11,7 @@ import pytest
 from maxserve.core.nouns import Turns
 from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import Simulated, SimulatedEngine
+from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 from maxserve.plugins.schedulers.tts import TakingTurns
 
 House = Callable[..., SimulatedEngine]
@@ -50,7 +50,7 @@ def steps(engine: SimulatedEngine, policy: TakingTurns, count: int) -> list[str]
     """The ids of each of the next steps."""
     before = len(engine.log)
     for _ in range(count):
-        engine.step(policy)
+        engine.run_step(policy)
     return [" ".join(id for id, _ in planned) for planned in engine.log[before:]]
 
 
@@ -73,7 +73,7 @@ def test_the_queue_may_be_longer_than_a_batch_whose_places_the_oldest_have(house
     policy = taking(engine, queue_size=4)
     assert steps(engine, policy, 4) == ["p0 p1", "p2 p3", "p0 p1", "p0 p1"]
     assert len(engine.running) == 4
-    engine.abort("p0")
+    engine.abort(["p0"])
     assert steps(engine, policy, 2) == ["p4", "p1 p2"]
 
 
@@ -81,9 +81,9 @@ def test_prompts_are_preferred_until_enough_decode(house: House) -> None:
     engine = house([], [10, 10], max_batch_size=4)
     policy = taking(engine, batch_size=2)
     assert steps(engine, policy, 1) == ["p0 p1"]
-    engine.arrive(Simulated("late", 10, 200, engine.now))
+    engine.arrive(Arrival(id="late", prompt_length=10, end=200))
     assert steps(engine, policy, 3) == ["p0 p1"] * 3, "two decode, which is enough: prompts wait"
-    engine.abort("p0")
+    engine.abort(["p0"])
     assert steps(engine, policy, 2) == ["late", "p1 late"]
 
 
@@ -91,7 +91,7 @@ def test_by_default_prompts_are_preferred_until_the_queue_is_full(house: House) 
     engine = house([10, 10], [10], max_batch_size=4)
     policy = taking(engine, queue_size=3)
     assert steps(engine, policy, 2) == ["p0", "d0 d1 p0"]
-    engine.arrive(Simulated("late", 10, 200, engine.now))
+    engine.arrive(Arrival(id="late", prompt_length=10, end=200))
     assert steps(engine, policy, 2) == ["d0 d1 p0"] * 2
 
 
@@ -110,7 +110,7 @@ def test_first_decode_leaves_out_who_is_gone(house: House) -> None:
     engine = house([10], [10, 10])
     policy = taking(engine, first_decode=True)
     assert steps(engine, policy, 1) == ["p0 p1"]
-    engine.abort("p0")
+    engine.abort(["p0"])
     assert steps(engine, policy, 2) == ["p1", "d0 p1"]
 
 
@@ -118,13 +118,13 @@ def test_first_decode_of_nobody_is_no_lost_step(house: House) -> None:
     engine = house([10], [10])
     policy = taking(engine, first_decode=True)
     assert steps(engine, policy, 1) == ["p0"]
-    engine.abort("p0")
+    engine.abort(["p0"])
     assert steps(engine, policy, 1) == ["d0"]
 
 
 def test_prompts_are_never_cut(house: House) -> None:
     engine = house([], [40, 100, 5])
-    engine.step(taking(engine))
+    engine.run_step(taking(engine))
     assert engine.log == [[("p0", 40), ("p1", 100)]]  # the last of a batch may exceed its tokens
 
 
@@ -144,10 +144,10 @@ def test_total_tokens_bound_batches_with_prompts(house: House) -> None:
 def test_an_idle_house_rests_until_prompts_have_waited(house: House) -> None:
     engine = house([], [10])
     policy = taking(engine, delay=5.0)
-    engine.step(policy)
+    engine.run_step(policy)
     assert (engine.log, engine.rested, engine.now) == ([[]], True, 5.0)
     assert policy.idle_until() == 5.0
-    engine.arrive(Simulated("late", 10, 200, engine.now))
+    engine.arrive(Arrival(id="late", prompt_length=10, end=200))
     assert steps(engine, policy, 1) == ["p0 late"]
     assert policy.idle_until() is None
 
@@ -161,7 +161,7 @@ def test_within_a_cycle_prompts_wait_only_once(house: House) -> None:
     engine = house([], [40, 40, 40], max_batch_input_tokens=32)
     policy = taking(engine, delay=1.0)
     assert steps(engine, policy, 5) == ["", "p0", "p1", "p2", "p0 p1 p2"]
-    engine.arrive(Simulated("late", 10, 200, engine.now))
+    engine.arrive(Arrival(id="late", prompt_length=10, end=200))
     since = engine.now
     while "late" not in steps(engine, policy, 1)[0]:
         assert engine.now < since + 1.1
@@ -171,9 +171,9 @@ def test_within_a_cycle_prompts_wait_only_once(house: House) -> None:
 def test_a_prompt_that_went_away_leaves_no_head_start(house: House) -> None:
     engine = house([], [10])
     policy = taking(engine, delay=1.0)
-    engine.step(policy)
-    engine.abort("p0")
+    engine.run_step(policy)
+    engine.abort(["p0"])
     engine.now = 50.0
-    engine.arrive(Simulated("next", 10, 200, 50.0))
+    engine.arrive(Arrival(id="next", prompt_length=10, end=200))
     assert steps(engine, policy, 2) == ["", "next"]
     assert engine.now == pytest.approx(51.01)
