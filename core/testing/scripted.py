@@ -81,6 +81,7 @@ class ScriptedEngine:
     ready: bool = True
     capacity: int | None = None
     size: int = 4
+    max_length: int = MAX_LENGTH
     requests: list[Request] = field(default_factory=list)
     encoded: list[EncodeRequest] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
@@ -97,7 +98,7 @@ class ScriptedEngine:
             self.active.remove(request.id)
 
     async def _outputs(self, request: Request) -> AsyncIterator[Output]:
-        limit = request.params.max_tokens or MAX_LENGTH - len(request.prompt)
+        limit = request.params.max_tokens or self.max_length - len(request.prompt)
         tokens = list(self.reply(request))[:limit]
         ends = {*request.params.stop_token_ids, *(() if request.params.ignore_eos else (self.eos,))}
         sent = 0
