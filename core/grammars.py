@@ -27,6 +27,18 @@ class GrammarContext(Context):
     tokenizer_path: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A constraint in a form that `compile` takes without reading it again, `kind` being a word of the back end's own.
+
+    `warnings` has a line for each thing that was left out because it has no say in which texts are valid.
+    """
+
+    kind: str
+    text: str
+    warnings: tuple[str, ...] = ()
+
+
 class Matcher(Protocol):
     """Follows one text, token by token. One thread at a time uses it.
 
@@ -56,11 +68,15 @@ class Matcher(Protocol):
 class GrammarCompiler(Protocol):
     """Makes matchers for one vocabulary. Several threads may call it at once.
 
-    `check` and `compile` raise GrammarUnsupported for what they cannot express, naming keyword and path.
+    `check` and `compile` raise GrammarUnsupported for what they cannot express, naming keyword and path. A server calls
+    both in a process that is ended when it takes too much time, memory or stack; what came out well there is compiled
+    once more in the worker.
     """
 
-    def check(self, kind: str, text: str) -> None:
-        """Refuses, in a few milliseconds, what can be told without compiling."""
+    def check(self, kind: str, text: str) -> Prepared | None:
+        """Refuses, in a few milliseconds, what can be told without compiling. `compile` then gets what is returned,
+        in the worker too, or `kind` and `text` as they were.
+        """
         ...
 
     def cached(self, kind: str, text: str) -> bool:

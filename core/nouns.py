@@ -31,12 +31,14 @@ class Constraint:
 
     `kind` is one that a grammar back end accepts: json_schema, json_object, regex, choice, grammar. `text` says it in
     the kind's canonical form: the JSON of a schema, "{}" for any object, an expression that the whole text matches,
-    the JSON of a list of strings, a grammar in Lark's notation. `backend` is the registered name that was chosen.
+    the JSON of a list of strings, a grammar in Lark's notation. It may also be a kind of the back end's own, with what
+    its `check` made of one of those. `backend` is the registered name that was chosen; `slow`: compiling takes long.
     """
 
     kind: str
     text: str
     backend: str
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.answer import Piece
 from maxserve.core.nouns import Constraint, Image
-from maxserve.core.server.constraint_fields import ConstraintFields, constraint_asked
+from maxserve.core.server.constraint_fields import Asked, ConstraintFields, constraint_asked
 from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import Body, RequestFields
 from maxserve.core.server.generation import generate_text, merged
@@ -91,7 +91,7 @@ class Answering:
         """Goes on with a conversation; RequestError when that cannot be done."""
         warnings = [*self._checked(body), *details(body.images)]
         sampling, choice = self._fields.sampling(body), read_tools(body)
-        constraint = await self._constraint(body, choice)
+        constraint = await self._constraint(body, warnings, choice)
         pictures = await self._pictures.read(body.images)
         text, prompt, images = await asyncio.to_thread(self._chat_prompt, body, choice, pictures)
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
@@ -109,8 +109,8 @@ class Answering:
             prompt_field="prompt",
             default_limit=default_limit,
         )
-        warnings = self._checked(body)
-        sampling, constraint = self._fields.sampling(body), await self._constraint(body)
+        warnings = [*self._checked(body)]
+        sampling, constraint = self._fields.sampling(body), await self._constraint(body, warnings)
         job = plan_job(body, prompts, sampling, limits, user=user, constraint=constraint)
         return self._begin(job, warnings, [None] * len(job.requests))
 
@@ -119,15 +119,28 @@ class Answering:
         require_text(self.context.model)
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 
-    async def _constraint(self, body: TextBody, choice: ToolChoice | None = None) -> Constraint | None:
-        """Where calls must be made there is no other text: a form for it (`response_format`) has nothing to hold."""
+    async def _constraint(
+        self, body: TextBody, warnings: list[str], choice: ToolChoice | None = None
+    ) -> Constraint | None:
+        """What the answer must keep; what was left out of it is added to `warnings`.
+
+        Where calls must be made there is no other text: a form for it (`response_format`) has nothing to hold.
+        """
         asked = constraint_asked(body)
         if choice is not None and (schema := choice.schema) is not None:
             if asked is not None and not asked.param.startswith("response_format"):
                 message = f"{asked.param} and a tool_choice that must call exclude each other; leave one out"
                 raise RequestError(message, param=asked.param, code="invalid_value")
-            return await self.constraints.choose("json_schema", schema, param="tools")
-        return None if asked is None else await self.constraints.choose(asked.kind, asked.value, param=asked.param)
+            asked = Asked("json_schema", schema, "tools")
+        if asked is None:
+            return None
+        chosen = await self.constraints.choose(asked.kind, asked.value, param=asked.param)
+        lines = [f"{asked.param}: {line}" for line in chosen.warnings]
+        if lines and self.context.settings.server.strict_fields:
+            message = f"{lines[0]}, and this server takes what is known only (--strict-fields)"
+            raise RequestError(message, param=asked.param, code="unknown_field")
+        warnings += lines
+        return chosen.constraint
 
     def _chat_prompt(
         self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]

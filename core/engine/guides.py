@@ -1,4 +1,4 @@
-"""Which matchers keep the texts of requests within their grammars, and when are they ready?
+"""The matchers that keep the texts of requests within their grammars.
 
 A matcher is made beside the step loop; its request waits outside the queues meanwhile, and the others go on.
 """
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 WORD = 32  # bits
-THREADS = 2  # a grammar that takes seconds holds up one other at most
+THREADS = 2  # for quick constraints, and as many for those that take longer, which hold up only each other
+STACK = 16 * 1024**2  # bytes of each: several times as much as the process had that tried the constraint before
 
 
 class Guide:
@@ -97,7 +98,7 @@ class Guides:
         self._compilers = compilers
         self._ends = ends
         self._words = -(-vocab_size // WORD)
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: dict[bool, ThreadPoolExecutor] = {}  # by whether what they do takes long
         self._waiting: dict[str, Waiting] = {}
         self._ready = threading.Event()
         self.wake: Callable[[], None] | None = None
@@ -115,16 +116,16 @@ class Guides:
 
     def prepare(self, name: str) -> None:
         """Has the compiler of a back end made that will be wanted soon; returns at once."""
-        self._put(lambda: self._compilers(name))
+        self._put(lambda: self._compilers(name), slow=True)
 
     def begin(self, sequence: Sequence, constraint: Constraint) -> None:
         """Starts to make the matcher of a sequence, which `collect` gives back."""
-        future = self._put(lambda: self._make(constraint))
+        future = self._put(lambda: self._make(constraint), slow=constraint.slow)
         self._waiting[sequence.id] = Waiting(sequence, future)
         future.add_done_callback(self._tell)
 
     def drop(self, id: str) -> Sequence | None:
-        """Forgets who waits; what is being made for it is thrown away."""
+        """Forgets who waits. What has not begun is never made; what has takes as long as it did when it was tried."""
         waiting = self._waiting.pop(id, None)
         if waiting is None:
             return None
@@ -157,16 +158,21 @@ class Guides:
 
     def close(self) -> None:
         self.wake = None
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _make(self, constraint: Constraint) -> Matcher:
         return self._compilers(constraint.backend).compile(constraint.kind, constraint.text)()
 
-    def _put(self, work: Callable[[], object]) -> Future[Matcher]:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maxserve-grammar")
-        return self._threads.submit(work)  # type: ignore[arg-type]
+    def _put(self, work: Callable[[], object], *, slow: bool) -> Future[Matcher]:
+        if slow not in self._threads:
+            name = "maxserve-grammar-slow" if slow else "maxserve-grammar"
+            self._threads[slow] = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
+        before = threading.stack_size(STACK)
+        try:
+            return self._threads[slow].submit(work)  # type: ignore[arg-type]
+        finally:
+            threading.stack_size(before)
 
     def _tell(self, future: Future[Matcher]) -> None:
         if not future.cancelled():

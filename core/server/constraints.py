@@ -1,56 +1,63 @@
-"""What must the text of an answer be? Request fields become constraints that a grammar back end has compiled."""
+"""The constraint that an answer must keep: request fields as a grammar that a back end has compiled."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from cachetools import LRUCache
 
-from maxserve.core.engine.compilers import Compilers, preferred_backend
-from maxserve.core.errors import GrammarUnsupported, MaxserveError, RequestError
+from maxserve.core.engine.compilers import preferred_backend
+from maxserve.core.errors import GrammarUnsupported, RequestError
 from maxserve.core.model.grammar_vocabulary import grammar_context
 from maxserve.core.nouns import Constraint
+from maxserve.core.server.constraint_messages import Begin, Outcome
+from maxserve.core.server.constraint_sandbox import Sandbox
 from maxserve.core.server.constraint_text import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maxserve.core.components import GrammarBackend
-    from maxserve.core.grammars import GrammarCompiler
     from maxserve.core.interfaces import ServerContext
+    from maxserve.core.server.constraint_sandbox import TriesConstraints
 
-log = logging.getLogger("maxserve.server")
-
-THREADS = 4  # compilations at once; one that was given up goes on in its thread until it is done
 LONGEST = 30.0  # seconds that a client waits for a compilation
-KEPT = 1024  # outcomes that are remembered
+KEPT = 32 * 1024**2  # bytes of outcomes that are remembered
+SLOW = 0.1  # seconds of processor time from which on a constraint is slow
 
-Key = tuple[str, str, str]  # back end, kind, text
+Key = tuple[str, str, bytes]  # back end, kind, digest of the text
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A constraint, and a line for each thing that was left out of it."""
+
+    constraint: Constraint
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Compilation:
+    task: asyncio.Task[Outcome]
+    waiting: int = 0
 
 
 class Constraints:
     """Chooses back ends and has constraints compiled, beside the event loop that owns it."""
 
-    def __init__(self, context: ServerContext) -> None:
+    def __init__(self, context: ServerContext, tries: TriesConstraints | None = None) -> None:
         sampling = context.settings.sampling
         self._enabled = sampling.enable_structured_output
         self._backend = sampling.structured_output_backend
         entries = sorted(context.host.grammar_backends, key=lambda e: (-e.component.priority, e.component.name))
         self._backends: dict[str, GrammarBackend] = {e.component.name: e.component for e in entries}
-        self._compilers = Compilers(
-            context.host, lambda: grammar_context(context.tokenizer, context.model, context.sections)
-        )
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maxserve-constraints")
-        preferred = preferred_backend(context.settings, context.host)
-        if preferred is not None:  # the first request is not to wait for the vocabulary
-            self._threads.submit(self._compilers, preferred)
-        self._compiling: dict[Key, asyncio.Future[GrammarUnsupported | None]] = {}
-        self._outcomes: OrderedDict[Key, GrammarUnsupported | None] = OrderedDict()
-        self._words, self._ends = -(-context.model.vocab_size // 32), context.model.eos_token_ids
+        self._tries = tries or _sandbox(context)
+        self._compiling: dict[Key, _Compilation] = {}
+        self._outcomes: LRUCache[Key, Outcome] = LRUCache(KEPT, getsizeof=_size)
         self.longest = LONGEST
 
     @property
@@ -58,8 +65,8 @@ class Constraints:
         """What some back end accepts."""
         return frozenset[str]().union(*(backend.accepts for backend in self._backends.values()))
 
-    async def choose(self, kind: str, value: Any, *, param: str, backend: str | None = None) -> Constraint:
-        """The constraint in its canonical form, with the back end that has compiled it.
+    async def choose(self, kind: str, value: Any, *, param: str, backend: str | None = None) -> Chosen:
+        """The constraint as a back end that has compiled it wants it, and that back end.
 
         RequestError 400 naming `param`, and in a schema the keyword and its path, when none can.
         """
@@ -69,9 +76,12 @@ class Constraints:
         text = canonical(kind, value, param)
         refusal: GrammarUnsupported | None = None
         for name in self._candidates(kind, text, backend or self._backend, param):
-            error = await self._outcome((name, kind, text), param)
+            outcome = await self._outcome(name, kind, text, param)
+            error = outcome.refusal
             if error is None:
-                return Constraint(kind=kind, text=text, backend=name)
+                slow = outcome.seconds > SLOW
+                constraint = Constraint(kind=outcome.kind, text=outcome.text, backend=name, slow=slow)
+                return Chosen(constraint, outcome.warnings)
             refusal = refusal or error
             if error.invalid:
                 break
@@ -91,61 +101,74 @@ class Constraints:
         return [wanted]
 
     def _ready(self, name: str, kind: str, text: str) -> bool:
-        """Whether it compiled before, and still has it."""
-        built = self._compilers.built(name)
-        compiled = built is not None and built.cached(kind, text)
-        return compiled and (name, kind, text) in self._outcomes and self._outcomes[name, kind, text] is None
+        """Whether it compiled before: the worker still has it, most likely."""
+        found = self._outcomes.get(_key(name, kind, text))
+        return found is not None and found.refused is None
 
-    async def _outcome(self, key: Key, param: str) -> GrammarUnsupported | None:
-        """None when it compiles; whoever asks for the same at the same time waits for the same compilation."""
-        if key in self._outcomes:
-            self._outcomes.move_to_end(key)
-            return self._outcomes[key]
-        future = self._compiling.get(key)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            future = self._compiling[key] = loop.run_in_executor(self._threads, self._compile, key)
-            future.add_done_callback(lambda done: self._note(key, done))
+    async def _outcome(self, name: str, kind: str, text: str, param: str) -> Outcome:
+        """What became of it; whoever asks for the same at the same time waits for the same compilation.
+
+        It is stopped when all of them have gone.
+        """
+        key = _key(name, kind, text)
+        if (found := self._outcomes.get(key)) is not None:
+            return found
+        compilation = self._compiling.get(key)
+        if compilation is None:
+            task = asyncio.ensure_future(self._tries.outcome(name, kind, text))
+            compilation = self._compiling[key] = _Compilation(task)
+            task.add_done_callback(lambda done: self._note(key, done))
+        compilation.waiting += 1
         try:
-            return await asyncio.wait_for(asyncio.shield(future), self.longest)
+            return await asyncio.wait_for(asyncio.shield(compilation.task), self.longest)
         except TimeoutError:
             message = f"{param}: compiling it took longer than {self.longest:g} s; make it smaller"
             raise RequestError(message, param=param, code="invalid_schema") from None
+        finally:
+            compilation.waiting -= 1
+            if not compilation.waiting:
+                self._compiling.pop(key, None)
+                compilation.task.cancel()
 
-    def _compile(self, key: Key) -> GrammarUnsupported | None:
-        name, kind, text = key
-        try:
-            compiler = self._compilers(name)
-            compiler.check(kind, text)
-            _try(compiler, kind, text, self._words, self._ends)
-        except GrammarUnsupported as error:
-            return error
-        except MaxserveError as error:  # the model or the back end cannot do it at all
-            return GrammarUnsupported(str(error))
-        return None
-
-    def _note(self, key: Key, done: asyncio.Future[GrammarUnsupported | None]) -> None:
-        self._compiling.pop(key, None)
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._outcomes[key] = done.result()
-        while len(self._outcomes) > KEPT:
-            self._outcomes.popitem(last=False)
+    def _note(self, key: Key, done: asyncio.Task[Outcome]) -> None:
+        if not done.cancelled() and done.exception() is None and _size(done.result()) <= KEPT:
+            self._outcomes[key] = done.result()
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Stops what is compiled."""
+        self._tries.close()
 
 
-def _try(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: Sequence[int]) -> None:
-    """Compiles and looks at the first step: what allows no text is refused here and not by an endless answer."""
-    matcher = compiler.compile(kind, text)()
-    row = np.zeros(words, dtype=np.int32)
-    matcher.fill(row)
-    bits = row.view(np.uint32)
-    for id in ends:
-        bits[id // 32] &= np.uint32(~(1 << (id % 32)) & 0xFFFFFFFF)
-    if not row.any():
-        raise GrammarUnsupported("no text, or only the empty one, is valid", invalid=True)
+def _sandbox(context: ServerContext) -> Sandbox:
+    """Starts at once where a loop runs and a back end will be wanted: the first request is not to wait for it."""
+    preferred = preferred_backend(context.settings, context.host)
+
+    def begin() -> Begin:
+        grammar = grammar_context(context.tokenizer, context.model, {})
+        return Begin(
+            manifest=context.host.manifest(),
+            search_path=tuple(sys.path),
+            sections=dict(context.settings.plugins.sections),
+            vocabulary=tuple(grammar.vocabulary),
+            eos_token_ids=grammar.eos_token_ids,
+            vocab_size=grammar.vocab_size,
+            tokenizer_path=grammar.tokenizer_path,
+            preferred=preferred,
+        )
+
+    sandbox = Sandbox(begin)
+    if preferred is not None and asyncio._get_running_loop() is not None:
+        sandbox.start()
+    return sandbox
+
+
+def _key(name: str, kind: str, text: str) -> Key:
+    return name, kind, hashlib.blake2b(text.encode(), digest_size=32).digest()
+
+
+def _size(outcome: Outcome) -> int:
+    said = (outcome.text, outcome.refused or "", *outcome.warnings)
+    return 512 + sum(map(sys.getsizeof, said))
 
 
 def _refused(error: GrammarUnsupported, kind: str, param: str) -> RequestError:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
 from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarContext
+from maxserve.core.grammars import GrammarContext, Prepared
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.lowering import lowered
-from maxserve.plugins.grammar.schema import checked
+from maxserve.plugins.grammar.rules import check_rules
+from maxserve.plugins.grammar.schema import read_schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
     from maxserve.core.grammars import Matcher
 
-KEPT = 256  # grammars whose start is kept
+OWN = "llguidance"  # kind of what `check` makes: a grammar as LLMatcher takes it
+KEPT = 128 * 1024**2  # bytes of grammars whose start is kept
+FIXED, GROWTH = 128 * 1024, 64  # bytes that a start takes, and about as many for each character of its grammar
+LARGEST = 1024**2  # characters of a grammar
 # At most a blank after a comma or colon: a model cannot lose itself in white space.
 WORDING = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}
 
@@ -36,35 +42,41 @@ class Compiler:
             TokenizerWrapper(_Vocabulary(context)), n_vocab=context.vocab_size, eos_token=list(context.eos_token_ids)
         )
         self._limits = LLParserLimits(verbose_errors=False)
-        self._starts: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._starts: LRUCache[str, _Start] = LRUCache(KEPT, getsizeof=lambda start: start.size)
         self._lock = threading.Lock()
 
-    def check(self, kind: str, text: str) -> None:
-        _grammar(kind, text)
+    def check(self, kind: str, text: str) -> Prepared:
+        return _prepared(kind, text)
 
     def cached(self, kind: str, text: str) -> bool:
-        return (kind, text) in self._starts
+        return _prepared(kind, text).text in self._starts
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
+        grammar = _prepared(kind, text).text
         with self._lock:
-            start = self._starts.get((kind, text))
+            start = self._starts.get(grammar)
         if start is None:
-            start = self._begin(kind, text)
-        with self._lock:
-            self._starts[kind, text] = start
-            self._starts.move_to_end((kind, text))
-            while len(self._starts) > KEPT:
-                self._starts.popitem(last=False)
-        return lambda: TextMatcher(start.deep_copy())
+            start = _Start(self._begin(grammar), FIXED + GROWTH * len(grammar))
+            with self._lock, suppress(ValueError):  # larger than all that is kept
+                self._starts[grammar] = start
+        return lambda: TextMatcher(start.matcher.deep_copy())
 
-    def _begin(self, kind: str, text: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=self._limits)
+    def _begin(self, grammar: str) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise GrammarUnsupported(_first_line(matcher.get_error()))
         matcher.compute_bitmask()  # the first one is the slowest, and all copies have it
         if matcher.is_error():
             raise GrammarUnsupported(_first_line(matcher.get_error()))
         return matcher
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A matcher before its text, and about how many bytes it has."""
+
+    matcher: LLMatcher
+    size: int
 
 
 class TextMatcher:
@@ -105,15 +117,24 @@ class _Vocabulary:
         return [self._ids[text[i : i + 1]] for i in range(len(text)) if text[i : i + 1] in self._ids]
 
 
+def _prepared(kind: str, text: str) -> Prepared:
+    if kind == OWN:
+        return Prepared(kind=OWN, text=text)
+    found = read_schema(text) if kind == "json_schema" else None
+    grammar = _grammar(kind, text) if found is None else _schema_grammar(lowered(found.schema))
+    if len(grammar) > LARGEST:
+        raise GrammarUnsupported(f"as a grammar it has {len(grammar)} characters; at most {LARGEST} are taken")
+    return Prepared(kind=OWN, text=grammar, warnings=() if found is None else found.warnings)
+
+
 def _grammar(kind: str, text: str) -> str:
-    if kind == "json_schema":
-        return _schema_grammar(lowered(checked(text)))
     if kind == "json_object":
         return _schema_grammar({"type": "object"})
     if kind == "regex":
         return LLMatcher.grammar_from_regex(regex.read(text).body)
     if kind == "choice":
         return LLMatcher.grammar_from_regex("|".join(map(regex.literal, json.loads(text))))
+    check_rules(text)
     try:
         return LLMatcher.grammar_from_lark(any_to_lark(text))
     except Exception as error:  # a converter that raises what it happens to stumble over

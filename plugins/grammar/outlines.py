@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from outlines_core import Guide, Index, Vocabulary
 
 from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarContext
+from maxserve.core.grammars import GrammarContext, Prepared
 from maxserve.plugins.grammar import regex
-from maxserve.plugins.grammar.automaton import refuse_large
-from maxserve.plugins.grammar.schema import checked
+from maxserve.plugins.grammar.automaton import count_states, refuse_large
+from maxserve.plugins.grammar.schema import read_schema
 from maxserve.plugins.grammar.schema_regex import schema_regex
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
     from maxserve.core.grammars import Matcher
 
-KEPT = 32  # indexes; each may have megabytes
+OWN = "outlines"  # kind of what `check` makes: an expression with its end
+KEPT = 512 * 1024**2  # bytes of indexes
+BYTES = 16  # of an entry, or fewer
+SAMPLED = 16  # states of which the entries are counted
 LONGEST = 50_000  # characters of an expression that becomes an index
 ROLLBACK = 64
 # Ends every text of an index, spelled by eos alone. outlines-core leaves a state in which a text may end only by tokens
@@ -43,46 +48,51 @@ class Compiler:
         # eos of outlines-core's own is an id that no logits have: ours are tokens like any other
         tokens[END] = list(context.eos_token_ids)
         self._vocabulary = Vocabulary(context.vocab_size, tokens)
-        self._indexes: OrderedDict[tuple[str, str], _Shared] = OrderedDict()
+        self._indexes: LRUCache[str, _Shared] = LRUCache(KEPT, getsizeof=lambda shared: shared.size)
         self._lock = threading.Lock()
 
-    def check(self, kind: str, text: str) -> None:
-        expression = _expression(kind, text)
+    def check(self, kind: str, text: str) -> Prepared:
+        if kind == OWN:
+            return Prepared(kind=OWN, text=text)
+        found = read_schema(text) if kind == "json_schema" else None
+        expression = _expression(kind, text) if found is None else schema_regex(found.schema)
         if len(expression) > LONGEST:
             raise GrammarUnsupported(
                 f"as an expression it has {len(expression)} characters; at most {LONGEST} are taken"
             )
+        whole = rf"(?:{expression})\x00"
+        refuse_large(whole)
+        return Prepared(kind=OWN, text=whole, warnings=() if found is None else found.warnings)
 
     def cached(self, kind: str, text: str) -> bool:
-        return (kind, text) in self._indexes
+        return self.check(kind, text).text in self._indexes
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
-        key = kind, text
+        expression = self.check(kind, text).text
         with self._lock:
-            shared = self._indexes.get(key)
+            shared = self._indexes.get(expression)
         if shared is None:
-            expression = rf"(?:{_expression(kind, text)})\x00"
-            refuse_large(expression)
-            try:
-                shared = _Shared(Index(expression, self._vocabulary), self._context)
-            except ValueError as error:
-                raise GrammarUnsupported(" ".join(str(error).split())[:300]) from error
-        with self._lock:
-            self._indexes[key] = shared
-            self._indexes.move_to_end(key)
-            while len(self._indexes) > KEPT:
-                self._indexes.popitem(last=False)
+            shared = self._made(expression)
+            with self._lock, suppress(ValueError):  # larger than all that is kept
+                self._indexes[expression] = shared
         return lambda: IndexMatcher(shared)
+
+    def _made(self, expression: str) -> _Shared:
+        try:
+            return _Shared(Index(expression, self._vocabulary), self._context, count_states(expression))
+        except ValueError as error:
+            raise GrammarUnsupported(" ".join(str(error).split())[:300]) from error
 
 
 class _Shared:
     """What all texts of one constraint have in common: the index, and what was found out about its states."""
 
-    def __init__(self, index: Any, context: GrammarContext) -> None:
+    def __init__(self, index: Any, context: GrammarContext, states: int) -> None:
         self.index = index
         self.eos = context.eos_token_ids
         self.whole: dict[int, bool] = {}  # nothing may follow
         self._ends: dict[int, bool] = {}
+        self.size = BYTES * states * _tokens_of_a_state(index)
 
     def may_end(self, state: int) -> bool:
         """Whether eos leads to the end; an expression that matches END itself has eos elsewhere too."""
@@ -91,6 +101,17 @@ class _Shared:
             after = self.index.get_next_state(state, self.eos[0])
             found = self._ends[state] = after is not None and self.index.is_final_state(after)
         return found
+
+
+def _tokens_of_a_state(index: Any) -> int:
+    """How many tokens may come next, on an average of some states: an index has an entry for each."""
+    rng, state, counts = random.Random(0), index.get_initial_state(), []
+    for _ in range(SAMPLED):
+        tokens = index.get_allowed_tokens(state) or ()
+        counts.append(len(tokens))
+        following = index.get_next_state(state, rng.choice(tokens)) if tokens else None
+        state = index.get_initial_state() if following is None else following
+    return 1 + sum(counts) // len(counts)
 
 
 class IndexMatcher:
@@ -124,8 +145,6 @@ class IndexMatcher:
 
 
 def _expression(kind: str, text: str) -> str:
-    if kind == "json_schema":
-        return schema_regex(checked(text))
     if kind == "json_object":
         raise GrammarUnsupported("any JSON object is no regular language")
     if kind == "regex":

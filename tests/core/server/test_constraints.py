@@ -1,18 +1,18 @@
-"""Who serves a constraint, how often it is compiled, and what the client of a slow one is told."""
+"""The choice of a back end for a constraint, how often it is compiled, and what the client of a slow one is told."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from maxserve.core.components import GrammarBackend
-from maxserve.core.errors import GrammarUnsupported, RequestError
+from maxserve.core.errors import RequestError
+from maxserve.core.nouns import Constraint
 from maxserve.core.registry import Entry, Registry
+from maxserve.core.server.constraint_messages import Outcome
 from maxserve.core.server.constraints import Constraints
 
 pytestmark = pytest.mark.anyio
@@ -24,35 +24,39 @@ def anyio_backend() -> str:
 
 
 class Compiler:
-    """Refuses what its `refuses` says, and takes as long as `leave` says."""
+    """Refuses what its `refuses` and `invalid` say, and takes as long as `leave` says."""
 
     def __init__(self, refuses: str = "", invalid: str = "") -> None:
         self.refuses, self.invalid = refuses, invalid
         self.compiled: list[str] = []
-        self.leave = threading.Event()
+        self.stopped: list[str] = []
+        self.leave = asyncio.Event()
         self.leave.set()
 
-    def check(self, kind: str, text: str) -> None:
+    async def outcome(self, kind: str, text: str) -> Outcome:
         if text in (self.refuses, self.invalid):
-            raise GrammarUnsupported(f"keyword {text!r} at $ is not supported", path="$", invalid=text == self.invalid)
-
-    def cached(self, kind: str, text: str) -> bool:
-        return text in self.compiled
-
-    def compile(self, kind: str, text: str) -> Any:
-        assert self.leave.wait(10)
+            return Outcome(refused=f"keyword {text!r} at $ is not supported", path="$", invalid=text == self.invalid)
+        try:
+            await self.leave.wait()
+        except asyncio.CancelledError:
+            self.stopped.append(text)
+            raise
         self.compiled.append(text)
-        return Matcher
+        return Outcome(kind="own", text=f"<{text}>", warnings=("something was left out",), seconds=len(text) / 10)
 
 
-class Matcher:
-    def accept(self, token: int) -> None: ...
-    def rollback(self, count: int) -> None: ...
-    def finished(self) -> bool:
-        return False
+class Tries:
+    """Stands for the sandbox."""
 
-    def fill(self, row: Any) -> None:
-        row[:] = -1
+    def __init__(self, compilers: dict[str, Compiler]) -> None:
+        self.compilers = compilers
+        self.closed = False
+
+    async def outcome(self, backend: str, kind: str, text: str) -> Outcome:
+        return await self.compilers[backend].outcome(kind, text)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -68,10 +72,8 @@ def slow() -> Compiler:
 @pytest.fixture
 def make(quick: Compiler, slow: Compiler) -> Any:
     def make(backend: str = "auto", enabled: bool = True) -> Constraints:
-        def entry(name: str, compiler: Compiler, priority: int) -> Entry[GrammarBackend]:
-            component = GrammarBackend(
-                name=name, build=lambda context: compiler, accepts=frozenset({"regex"}), priority=priority
-            )
+        def entry(name: str, priority: int) -> Entry[GrammarBackend]:
+            component = GrammarBackend(name=name, build="module:none", accepts=frozenset({"regex"}), priority=priority)
             return Entry(
                 kind="grammar_backend",
                 component=component,
@@ -83,34 +85,29 @@ def make(quick: Compiler, slow: Compiler) -> Any:
                 where="",
             )
 
-        registry = Registry("grammar_backend", [entry("quick", quick, 2), entry("slow", slow, 1)])
+        registry = Registry("grammar_backend", [entry("quick", 2), entry("slow", 1)])
         sampling = SimpleNamespace(enable_structured_output=enabled, structured_output_backend=backend)
         context: Any = SimpleNamespace(
             settings=SimpleNamespace(sampling=sampling),
-            host=SimpleNamespace(
-                grammar_backends=registry, build=lambda entry, context: entry.component.build(context)
-            ),
-            model=SimpleNamespace(name="m", path="", vocab_size=40, eos_token_ids=(0,)),
-            tokenizer=SimpleNamespace(special_ids=frozenset(), token_bytes=lambda id: b"x"),
-            sections={},
+            host=SimpleNamespace(grammar_backends=registry),
         )
-        return Constraints(context)
+        return Constraints(context, Tries({"quick": quick, "slow": slow}))
 
     return make
 
 
 async def test_the_first_that_can_serves(make: Any, quick: Compiler, slow: Compiler) -> None:
     constraints = make()
-    assert (await constraints.choose("regex", "easy", param="p")).backend == "quick"
-    assert (await constraints.choose("regex", "hard", param="p")).backend == "slow"
+    assert (await constraints.choose("regex", "easy", param="p")).constraint.backend == "quick"
+    assert (await constraints.choose("regex", "hard", param="p")).constraint.backend == "slow"
     assert (quick.compiled, slow.compiled) == (["easy"], ["hard"])
 
 
 async def test_an_index_that_is_there_is_used(make: Any) -> None:
     constraints = make()
-    assert (await constraints.choose("regex", "easy", param="p")).backend == "quick"
-    assert (await constraints.choose("regex", "easy", param="p", backend="slow")).backend == "slow"
-    assert (await constraints.choose("regex", "easy", param="p")).backend == "slow"
+    assert (await constraints.choose("regex", "easy", param="p")).constraint.backend == "quick"
+    assert (await constraints.choose("regex", "easy", param="p", backend="slow")).constraint.backend == "slow"
+    assert (await constraints.choose("regex", "easy", param="p")).constraint.backend == "slow"
 
 
 async def test_what_is_wrong_is_refused_by_the_first(make: Any, slow: Compiler) -> None:
@@ -123,30 +120,62 @@ async def test_what_is_wrong_is_refused_by_the_first(make: Any, slow: Compiler) 
 async def test_many_at_once_compile_once(make: Any, quick: Compiler) -> None:
     constraints = make()
     found = await asyncio.gather(*(constraints.choose("regex", "easy", param="p") for _ in range(20)))
-    assert {constraint.backend for constraint in found} == {"quick"}
+    assert {chosen.constraint.backend for chosen in found} == {"quick"}
     assert quick.compiled == ["easy"]
+
+
+async def test_what_was_compiled_is_what_travels(make: Any) -> None:
+    chosen = await make().choose("regex", "easy", param="p")
+    assert chosen.constraint == Constraint(kind="own", text="<easy>", backend="quick", slow=True)
+    assert chosen.warnings == ("something was left out",)
+    assert not (await make().choose("regex", "e", param="p")).constraint.slow
 
 
 async def test_who_waits_too_long_is_told_so_and_nobody_else_waits(make: Any, slow: Compiler) -> None:
     constraints = make()
     constraints.longest = 0.05
     slow.leave.clear()
-    ticks = 0
     waiting = asyncio.ensure_future(constraints.choose("regex", "hard", param="p"))
-    while not waiting.done():
-        ticks += 1
-        await asyncio.sleep(0.005)
+    assert (await constraints.choose("regex", "easy", param="p")).constraint.backend == "quick"
     with pytest.raises(RequestError, match=r"p: compiling it took longer than 0\.05 s"):
         await waiting
-    assert ticks > 2
-    assert (await constraints.choose("regex", "easy", param="p")).backend == "quick"
+    await asyncio.sleep(0)
+    assert slow.stopped == ["hard"]
     slow.leave.set()
-    deadline = time.monotonic() + 10
-    while not slow.compiled and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
     constraints.longest = 10
-    assert (await constraints.choose("regex", "hard", param="p")).backend == "slow"
+    assert (await constraints.choose("regex", "hard", param="p")).constraint.backend == "slow"
     assert slow.compiled == ["hard"]
+
+
+async def test_it_is_stopped_when_the_last_who_waits_has_gone(make: Any, slow: Compiler) -> None:
+    constraints = make()
+    slow.leave.clear()
+    waiting = [asyncio.ensure_future(constraints.choose("regex", "hard", param="p")) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    waiting[0].cancel()
+    await asyncio.sleep(0.01)
+    assert not slow.stopped
+    waiting[1].cancel()
+    await asyncio.sleep(0.01)
+    assert slow.stopped == ["hard"]
+
+
+async def test_outcomes_are_bounded_by_their_bytes(make: Any, quick: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maxserve.core.server.constraints.KEPT", 20_000)
+    constraints = make()
+    for i in range(10):
+        await constraints.choose("regex", f"{i}" * 4_000, param="p")
+    await constraints.choose("regex", "9" * 4_000, param="p")  # is remembered
+    await constraints.choose("regex", "0" * 4_000, param="p")  # is not
+    await constraints.choose("regex", "x" * 30_000, param="p")  # nor ever will be
+    assert [text[0] for text in quick.compiled] == [*"0123456789", "0", "x"]
+    assert constraints._outcomes.currsize <= 20_000
+
+
+async def test_closing(make: Any) -> None:
+    constraints = make()
+    constraints.close()
+    assert constraints._tries.closed
 
 
 async def test_switched_off_and_unknown_names(make: Any) -> None:

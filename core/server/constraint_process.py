@@ -1,0 +1,279 @@
+"""The process that tries constraints out: `python -m maxserve.core.server.constraint_process`.
+
+It builds the compilers once and forks for each constraint: a crash, a runaway or a hoard of memory ends a process that
+nobody else needs, and the next one starts in milliseconds. The fork has less stack than the threads of a worker, which
+compile the constraint after it: what is taken here does not break there. It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+import numpy as np
+
+from maxserve.core.engine.compilers import Compilers
+from maxserve.core.errors import GrammarUnsupported, MaxserveError
+from maxserve.core.grammars import GrammarContext
+from maxserve.core.host import Host
+from maxserve.core.ipc.lifeline import PR_SET_PDEATHSIG
+from maxserve.core.server.constraint_messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from maxserve.core.grammars import GrammarCompiler, Matcher
+
+SECONDS = 30  # of processor time for one constraint
+MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process has already
+STACK = 4 * 1024**2  # bytes; the threads of workers have `guides.STACK`, several times as much
+BREATH = 0.003  # seconds for which a text is tried beyond its first token
+STEPS = 32  # tokens of it at most
+
+
+def limits() -> str:
+    """The limits of one constraint, as an error message names them."""
+    return f"{SECONDS} s of processor time, {MEMORY // 1024**2} MiB of memory and {STACK // 1024**2} MiB of stack"
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    id: int
+    pid: int
+    pipe: int
+    said: bytearray
+
+
+class Trials:
+    """Forks for constraints, which come over standard input, and tells what became of them at `output`."""
+
+    def __init__(self, begin: Begin, output: int) -> None:
+        self._output = output
+        host = Host.from_manifest(begin.manifest)
+        self._words, self._ends = -(-begin.vocab_size // 32), begin.eos_token_ids
+        context = GrammarContext(
+            sections=_Sections(host, begin.sections),
+            vocabulary=begin.vocabulary,
+            eos_token_ids=begin.eos_token_ids,
+            vocab_size=begin.vocab_size,
+            tokenizer_path=begin.tokenizer_path,
+        )
+        self._compilers = Compilers(host, lambda: context)
+        self._running: dict[int, _Running] = {}  # by pipe
+        if begin.preferred is not None:
+            with suppress(MaxserveError):  # whoever asks for it is told
+                self._compilers(begin.preferred)
+
+    def run(self, frames: Frames, first: Iterable[ToTrials]) -> None:
+        """Returns when standard input ends."""
+        for message in first:
+            self._handle(message)
+        gc.freeze()  # collections would touch, and so copy, pages that forks share
+        while True:
+            ready, _, _ = select.select([0, *self._running], [], [])
+            for pipe in ready:
+                if pipe:
+                    self._hear(self._running[pipe])
+            if 0 in ready:
+                data = os.read(0, 1 << 20)
+                if not data:
+                    self._end()
+                    return
+                for body in frames.feed(data):
+                    self._handle(msgspec.msgpack.decode(body, type=ToTrials))
+
+    def _handle(self, message: ToTrials) -> None:
+        match message:
+            case Try():
+                self._try(message)
+            case Signal(id=id):
+                for running in self._running.values():
+                    if running.id == id:
+                        _send(running.pid, message.signal)
+
+    # --- one constraint -----------------------------------------------------------------------------------------
+
+    def _try(self, job: Try) -> None:
+        try:
+            compiler = self._compilers(job.backend)
+        except MaxserveError as error:  # the model or the back end cannot do it at all
+            self._tell(job.id, Outcome(refused=str(error)))
+            return
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._child(compiler, job, writing)
+        os.close(writing)
+        self._running[reading] = _Running(job.id, pid, reading, bytearray())
+
+    def _child(self, compiler: GrammarCompiler, job: Try, pipe: int) -> NoReturn:
+        """Ends this process, whatever happens."""
+        try:
+            os.close(self._output)
+            _limit()
+            outcome = attempt(compiler, job.kind, job.text, self._words, self._ends)
+            data = memoryview(msgspec.msgpack.encode(outcome))
+            while data:
+                data = data[os.write(pipe, data) :]
+        finally:
+            os._exit(0)
+
+    def _hear(self, running: _Running) -> None:
+        data = os.read(running.pipe, 1 << 20)
+        if data:
+            running.said.extend(data)
+            return
+        os.close(running.pipe)
+        del self._running[running.pipe]
+        _, status = os.waitpid(running.pid, 0)
+        outcome = _of_status(status)
+        if running.said:
+            with suppress(msgspec.DecodeError):  # it was ended while it wrote
+                outcome = msgspec.msgpack.decode(running.said, type=Outcome)
+        self._tell(running.id, outcome)
+
+    def _tell(self, id: int, outcome: Outcome) -> None:
+        data = memoryview(packed(msgspec.structs.replace(outcome, id=id)))
+        while data:
+            data = data[os.write(self._output, data) :]
+
+    def _end(self) -> None:
+        for running in self._running.values():
+            _send(running.pid, signal.SIGKILL)
+
+
+class _Sections(dict[type[Any], Any]):
+    """The settings sections of plugins by schema; their classes are imported when one is asked for."""
+
+    def __init__(self, host: Host, given: dict[str, Any]) -> None:
+        super().__init__()
+        self._host, self._given = host, given
+
+    def get(self, schema: type[Any], default: Any = None) -> Any:
+        if not self:
+            settings: Any = SimpleNamespace(plugins=SimpleNamespace(sections=self._given))
+            self.update(self._host.section_values(settings))
+        return super().get(schema, default)
+
+
+def _limit() -> None:
+    """Takes away from this process what it could do to others."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    used = _address_space()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
+
+
+def _address_space() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return 1024**3
+
+
+def attempt(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: Sequence[int]) -> Outcome:
+    """What becomes of a constraint: compiled, and tried for a few tokens. It raises nothing."""
+    try:
+        outcome = _attempt(compiler, kind, text, words, ends)
+    except GrammarUnsupported as error:
+        outcome = refusal(error)
+    except (MemoryError, RecursionError):
+        outcome = _too_much()
+    except BaseException as error:  # a panic of native code is no Exception
+        outcome = Outcome(refused=f"the back end failed at it: {' '.join(str(error).split())[:300]}")
+    return msgspec.structs.replace(outcome, seconds=time.process_time())
+
+
+def _attempt(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: Sequence[int]) -> Outcome:
+    prepared = compiler.check(kind, text)
+    if prepared is not None:
+        kind, text = prepared.kind, prepared.text
+    matcher = compiler.compile(kind, text)()
+    row = np.zeros(words, dtype=np.int32)
+    matcher.fill(row)
+    if not _without(row, ends).any():
+        raise GrammarUnsupported("no text, or only the empty one, is valid", invalid=True)
+    _walk(matcher, row, ends)
+    return Outcome(kind=kind, text=text, warnings=() if prepared is None else prepared.warnings)
+
+
+def _without(row: Any, ends: Sequence[int]) -> Any:
+    bits = row.view(np.uint32)
+    for id in ends:
+        bits[id // 32] &= np.uint32(~(1 << (id % 32)) & 0xFFFFFFFF)
+    return row
+
+
+def _walk(matcher: Matcher, row: Any, ends: Sequence[int]) -> None:
+    """Writes a text for a moment: what breaks a process while a matcher is followed shall break this one.
+
+    A matcher that only fails, which ends no more than the request it belongs to, is let pass.
+    """
+    rng, until = np.random.default_rng(0), time.monotonic() + BREATH
+    with suppress(Exception):
+        for _ in range(STEPS):
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
+            if not len(allowed) or matcher.finished() or time.monotonic() > until:
+                return
+            matcher.accept(int(rng.choice(allowed)))
+            matcher.fill(row)
+            _without(row, ends)
+
+
+def _of_status(status: int) -> Outcome:
+    """The outcome of a constraint whose process said nothing."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return Outcome(refused=f"compiling it was ended; the limits are {limits()}")
+    return _too_much()
+
+
+def _too_much() -> Outcome:
+    return Outcome(refused=f"compiling it takes more than {limits()} allow; make it smaller, or nest it less")
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:  # what takes long runs beside all else from then on
+            os.setpriority(os.PRIO_PROCESS, pid, 10)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    output = os.dup(1)
+    os.dup2(2, 1)  # what plugins print shall not come among the messages
+    frames, waiting = Frames(), []
+    while not waiting:
+        data = os.read(0, 1 << 20)
+        if not data:
+            return
+        waiting += [msgspec.msgpack.decode(body, type=ToTrials) for body in frames.feed(data)]
+    begin, *rest = waiting
+    assert isinstance(begin, Begin)
+    sys.path[:] = begin.search_path
+    Trials(begin, output).run(frames, rest)
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)
