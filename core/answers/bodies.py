@@ -79,13 +79,8 @@ class TextBody(ConstraintFields):
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
-        """The field that limits the answer's tokens, and the limit that was asked for."""
+        """The field that limits the answer's tokens, and the limit that was asked for; the context is one as well."""
         return "max_tokens", self.max_tokens
-
-    @property
-    def limit_may_exceed(self) -> bool:
-        """Whether a limit that is more than the context has room for is cut to that room, instead of refused."""
-        return False
 
     @property
     def alternatives(self) -> int | None:

@@ -150,7 +150,10 @@ def _seed(seed: int | None, sample: int) -> int | None:
 
 
 def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
-    """How many tokens may follow a prompt of `prompt` tokens; a default is cut to what there is room for."""
+    """How many tokens may follow a prompt of `prompt` tokens; what was asked for is cut to what there is room for.
+
+    A limit is an upper bound, and agents send the same large one to every model: the answer ends with "length".
+    """
     prompt_field, max_length, default = limits.prompt_field, limits.info.max_length, limits.default_limit
     if prompt == 0:
         raise RequestError(f"{prompt_field}: the prompt has no tokens", param=prompt_field)
@@ -158,12 +161,5 @@ def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
     if room < 1:
         message = f"the prompt has {prompt} tokens, and this model's context of {max_length} leaves no room for more"
         raise RequestError(message, param=prompt_field, code=_TOO_LONG)
-    field, wanted = body.token_limit
-    if wanted is not None and wanted > room and body.limit_may_exceed:
-        return room
-    if wanted is not None and wanted > room:
-        message = (
-            f"the prompt has {prompt} tokens and {field} is {wanted}, which is more than the context of {max_length}"
-        )
-        raise RequestError(message, param=field, code=_TOO_LONG)
-    return max(1, wanted) if wanted is not None else default and min(default, room)
+    wanted = body.token_limit[1]
+    return max(1, min(wanted, room)) if wanted is not None else default and min(default, room)

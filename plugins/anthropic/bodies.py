@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from maxserve.core.answers.bodies import FAIL_FAST, ChatBody, Strings, checked_stops
+from maxserve.core.answers.bodies import FAIL_FAST, Strings, checked_stops
 from maxserve.core.server.fields import Body
 
 MOST_TOOLS = 1024
@@ -141,11 +141,3 @@ class MessageBody(CountBody):
     @classmethod
     def _stops_are_bounded(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else list(checked_stops(value))
-
-
-class MessageChat(ChatBody):
-    """The chat that a message goes on with. Its limit only bounds the answer: what has no room ends where room does."""
-
-    @property
-    def limit_may_exceed(self) -> bool:
-        return True

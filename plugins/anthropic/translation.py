@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.bodies import ChatBody
 from maxserve.core.answers.thinking import ThinkingControls
 from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
-from maxserve.plugins.anthropic.bodies import CountBody, MessageBody, MessageChat, OutputFormat
+from maxserve.plugins.anthropic.bodies import CountBody, MessageBody, OutputFormat
 from maxserve.plugins.anthropic.conversation import messages_of
 from maxserve.plugins.anthropic.failures import NO_THREADS
 from maxserve.plugins.anthropic.tools import tool_fields
@@ -25,10 +26,10 @@ class MessageTranslation:
     """Makes chat bodies of messages, with warnings about what cannot be done as asked."""
 
     def __init__(self, answering: Answering) -> None:
-        self._translator = Translator(answering, MessageChat)
+        self._translator = Translator(answering, ChatBody)
         self._controls = ThinkingControls.of(answering.context.template)
 
-    def chat_body(self, body: CountBody) -> tuple[MessageChat, list[str]]:
+    def chat_body(self, body: CountBody) -> tuple[ChatBody, list[str]]:
         """The chat body and the warnings. RequestError for what is refused."""
         _check_temperature(getattr(body, "temperature", None))
         _check_kept_nothing(body)

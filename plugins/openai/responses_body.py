@@ -116,7 +116,7 @@ class ResponseBody(Body):
     """A conversation to be continued by one response, which is not kept."""
 
     model: str | None = Field(None, description="the served model's name; empty or missing means the same")
-    input: str | Annotated[list[Item], Field(min_length=1), FAIL_FAST]
+    input: str | Annotated[list[Item], FAIL_FAST]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS), FAIL_FAST] | None = None
@@ -152,11 +152,7 @@ class ResponseBody(Body):
 
 
 class ResponseChat(ChatBody):
-    """The chat that a response goes on with. Its limit goes by the client's name for it, and only bounds the answer."""
-
-    @property
-    def limit_may_exceed(self) -> bool:
-        return True
+    """The chat that a response goes on with: its limit goes by the name the client gave it."""
 
     @property
     def token_limit(self) -> tuple[str, int | None]:

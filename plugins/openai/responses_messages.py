@@ -70,6 +70,8 @@ def messages_of(body: ResponseBody) -> list[Message]:
         return [*messages, {"role": "user", "content": body.input}]
     for index, item in enumerate(body.input):
         _add(messages, item, f"input[{index}]")
+    if not messages:
+        raise RequestError("input: nothing in it, nor in instructions, that could be answered", param="input")
     return messages
 
 

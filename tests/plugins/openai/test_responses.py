@@ -243,6 +243,12 @@ async def test_too_long_an_input_is_called_input(client: httpx.AsyncClient) -> N
     assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
 
 
+async def test_instructions_alone_are_enough(client: httpx.AsyncClient) -> None:
+    """Agents warm the cache with them before anything was typed."""
+    probe = {"input": [], "instructions": "Be brief.", "max_output_tokens": 1}
+    assert (await client.post(PATH, json=probe)).status_code == 200
+
+
 async def test_defaults_of_clients_are_fine(client: httpx.AsyncClient) -> None:
     body = {
         "input": [{"role": "user", "content": "Hi"}],
