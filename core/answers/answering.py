@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from maxserve.core.answers.bodies import ChatBody, TextBody
@@ -146,7 +146,17 @@ class Answering:
         self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]
     ) -> tuple[str, list[int], tuple[Image, ...]]:
         text = self.conversations.text(body, choice)
-        return text, *self.conversations.tokens(text, pictures)
+        prompt, images = self.conversations.tokens(text, pictures)
+        if body.add_special_tokens:
+            before, after = self.context.tokenizer.affixes
+            prompt = [*before, *prompt, *after]
+            images = tuple(replace(image, start=image.start + len(before)) for image in images)
+        truncation = body.truncation(self.context.model.max_length)
+        if truncation is not None and len(prompt) > truncation.most:
+            if images:
+                raise RequestError("a prompt with images cannot be cut; leave it out", param=truncation.param)
+            prompt = list(truncation.ids(prompt))
+        return text, prompt, images
 
     def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
         parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)])

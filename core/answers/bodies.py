@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from maxserve.core.answers.images import Placed, placed_image
 from maxserve.core.answers.tools import ToolFields
 from maxserve.core.errors import RequestError
+from maxserve.core.model.truncation import Side, Truncation, truncation_of
 from maxserve.core.nouns import MOST_LOGPROBS
 from maxserve.core.server.constraint_fields import ConstraintFields
 from maxserve.core.server.fields import Body
@@ -66,6 +67,21 @@ class TextBody(ConstraintFields):
         None, ge=0, le=MOST_LOGPROBS, description="logprobs of the prompt, with so many likeliest tokens for each"
     )
     cache_salt: str | None = Field(None, max_length=512, description="prefixes are shared only under the same salt")
+    request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="what the answer's id ends with; without it, X-Request-Id or one of the server's"
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, description="cut longer prompts to so many tokens, -1 to what leaves room for the answer"
+    )
+    truncation_side: Side | None = Field(
+        None, description="where prompts are cut: at the start (left, the default) or at the end"
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="put those in that begin a text; default true, in chats false: their template does it"
+    )
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="logprobs call each token token_id:N, so that all can be told apart"
+    )
 
     @field_validator("stop")
     @classmethod
@@ -81,6 +97,12 @@ class TextBody(ConstraintFields):
     def token_limit(self) -> tuple[str, int | None]:
         """The field that limits the answer's tokens, and the limit that was asked for; the context is one as well."""
         return "max_tokens", self.max_tokens
+
+    def truncation(self, longest: int, default_limit: int | None = None) -> Truncation | None:
+        """How prompts are cut for a model of so many tokens; RequestError for what cannot be done."""
+        limit = self.token_limit[1] if self.token_limit[1] is not None else default_limit
+        room = max(1, longest - max(1, limit or 1))
+        return truncation_of(self.truncate_prompt_tokens, longest, self.truncation_side or "left", room=room)
 
     @property
     def alternatives(self) -> int | None:

@@ -11,6 +11,7 @@ from maxserve.core.answers.bodies import TextBody
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ModelInfo
 from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.model.truncation import Truncation
 from maxserve.core.nouns import Constraint, Image, Request, SamplingParams
 
 MOST_REQUESTS = 4096
@@ -101,9 +102,18 @@ def _check_count(count: int, capacity: int | None, param: str) -> None:
 
 
 def encoded(
-    text: str, tokenizer: Tokenizer, info: ModelInfo, *, add_special_tokens: bool, prompt_field: str
+    text: str,
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    *,
+    add_special_tokens: bool,
+    prompt_field: str,
+    truncation: Truncation | None = None,
 ) -> list[int]:
     """The tokens of a prompt; RequestError, before they are looked for, when they are certainly too many."""
+    if truncation is not None:
+        ids, _ = tokenizer.encode_input(text, truncation=truncation, add_special_tokens=add_special_tokens)
+        return list(truncation.ids(ids))
     tokens = tokenizer.fewest_tokens(text)
     if tokens > info.max_length:
         message = (

@@ -23,6 +23,7 @@ _NOT_HERE = "unknown_parameter"  # the field goes by the name it was given
 # Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about how an answer is told.
 _SAME_EVERYWHERE = frozenset(
     {
+        "add_special_tokens",
         "cache_salt",
         "guided_choice",
         "guided_grammar",
@@ -35,6 +36,8 @@ _SAME_EVERYWHERE = frozenset(
         "skip_special_tokens",
         "stop_token_ids",
         "structured_outputs",
+        "truncate_prompt_tokens",
+        "truncation_side",
     }
 )
 
@@ -48,6 +51,7 @@ _HARMLESS: Mapping[str, Neutral] = {
     "parallel_tool_calls": Neutral((True,)),
     "response_format": Neutral(({"type": "text"},)),
     "return_token_ids": Neutral((False,)),
+    "return_tokens_as_token_ids": Neutral((False,)),
     "stop": Neutral(([],)),
     "stream_options": Neutral(({}, {"include_usage": True}, {"include_usage": False})),  # usage comes anyway
     "tools": Neutral(([],)),

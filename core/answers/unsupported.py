@@ -59,7 +59,6 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "suffix": EMPTY,
     "best_of": one_of(1),
     "prompt_embeds": EMPTY,
-    "truncate_prompt_tokens": _never,
     "audio": _never,
     "modalities": one_of(["text"]),
     "prediction": _never,
@@ -81,6 +80,12 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "adapter_id": EMPTY,
     "thinking_token_budget": _never,
     "repetition_detection": EMPTY,
+    "mm_processor_kwargs": EMPTY,
+    "media_io_kwargs": EMPTY,
+    "kv_transfer_params": EMPTY,
+    "ec_transfer_params": EMPTY,
+    "return_hidden_states": OFF,
+    "return_routed_experts": OFF,
 }
 
 

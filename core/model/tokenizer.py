@@ -85,6 +85,16 @@ class Tokenizer:
         _check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
 
+    @cached_property
+    def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens that are put before a text, and those after it."""
+        plain = self._backend.encode("a", add_special_tokens=False)
+        whole = self._backend.encode("a", add_special_tokens=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+        return (), ()
+
     def encode_input(
         self,
         text: str,

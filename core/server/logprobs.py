@@ -17,20 +17,32 @@ LEAST = -9999.0  # stands for minus infinity, which JSON cannot say
 
 
 class TokenTexts:
-    """Single tokens as text and as bytes; a part of a character is U+FFFD as text."""
+    """Single tokens as text and as bytes; a part of a character is U+FFFD as text.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    With `as_ids` the text of a token is `token_id:N` with its id, as vLLM's `return_tokens_as_token_ids` has it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, as_ids: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._as_ids = as_ids
+
+    def wanted(self, as_ids: bool | None) -> TokenTexts:
+        """The same tokens as ids, if that is wanted."""
+        return TokenTexts(self._tokenizer, as_ids=True) if as_ids else self
 
     def bytes(self, token: int) -> bytes:
         known = self._tokenizer.token_bytes(token)
         return self._tokenizer.decode([token], skip_special_tokens=False).encode() if known is None else known
 
     def text(self, token: int) -> str:
+        if self._as_ids:
+            return f"token_id:{token}"
         return self.bytes(token).decode(errors="replace")
 
     def key(self, token: int) -> str:
         """A text that tells it from others: what is no whole character is spelled `bytes:\\xNN`."""
+        if self._as_ids:
+            return self.text(token)
         data = self.bytes(token)
         try:
             return data.decode()

@@ -37,7 +37,7 @@ class Chat:
         return await self._answering.chat(body, user=user)
 
     def scribe(self, body: ChatBody, job: Job) -> ChatScribe:
-        return ChatScribe(body, job, self._texts)
+        return ChatScribe(body, job, self._texts.wanted(body.return_tokens_as_token_ids))
 
 
 class ChatScribe:

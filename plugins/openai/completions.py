@@ -12,6 +12,7 @@ from maxserve.core.answers.jobs import Job, encoded
 from maxserve.core.answers.parts import Answer, Part
 from maxserve.core.errors import RequestError
 from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.model.truncation import Truncation
 from maxserve.core.nouns import TokenLogprob
 from maxserve.core.server.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
 from maxserve.plugins.openai.chunks import joined, json_of
@@ -49,23 +50,33 @@ class Completions:
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
     def scribe(self, body: CompletionBody, job: Job) -> CompletionScribe:
-        return CompletionScribe(body, job, self._tokenizer, self._texts)
+        texts = self._texts.wanted(body.return_tokens_as_token_ids)
+        return CompletionScribe(body, job, self._tokenizer, texts)
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompts = _several(body.prompt)
         if not 0 < len(prompts) <= MOST_PROMPTS:
             raise RequestError(f"prompt: 1 to {MOST_PROMPTS} prompts are taken, got {len(prompts)}", param="prompt")
-        return [self._tokens(prompt) for prompt in prompts]
+        truncation = body.truncation(self._info.max_length, DEFAULT_LIMIT)
+        special = body.add_special_tokens is not False
+        return [self._tokens(prompt, truncation, add_special_tokens=special) for prompt in prompts]
 
-    def _tokens(self, prompt: str | list[int]) -> list[int]:
+    def _tokens(self, prompt: str | list[int], truncation: Truncation | None, *, add_special_tokens: bool) -> list[int]:
         if isinstance(prompt, str):
-            return encoded(prompt, self._tokenizer, self._info, add_special_tokens=True, prompt_field="prompt")
+            return encoded(
+                prompt,
+                self._tokenizer,
+                self._info,
+                add_special_tokens=add_special_tokens,
+                prompt_field="prompt",
+                truncation=truncation,
+            )
         vocab_size = self._info.vocab_size
         bad = next((token for token in prompt if token >= vocab_size), None)
         if bad is not None:
             message = f"prompt: token id {bad} is outside the vocabulary of {vocab_size} tokens"
             raise RequestError(message, param="prompt")
-        return prompt
+        return prompt if truncation is None else list(truncation.ids(prompt))
 
 
 def _several(prompt: Any) -> Sequence[str | list[int]]:
@@ -85,7 +96,7 @@ class CompletionScribe:
         self._logprobs = body.logprobs is not None
         self._prompt_logprobs = body.prompt_logprobs is not None
         self._hidden = tokenizer.special_ids if job.skip_special_tokens else frozenset[int]()
-        self._echoes = [Echo.of(prompt, tokenizer) for prompt in _several(body.prompt)] if body.echo else []
+        self._echoes = _echoes(body, job, tokenizer) if body.echo else []
         self._plain = not (self._token_ids or self._logprobs or self._echoes)
         self._told = [CompletionLogprobs(texts) for _ in job.requests]
         self._begun = [False] * len(job.requests)
@@ -153,6 +164,14 @@ class Echo:
         if isinstance(prompt, str):
             return cls(prompt, frozenset(id for id in tokenizer.special_ids if tokenizer.token(id) not in prompt))
         return cls(tokenizer.decode(prompt, skip_special_tokens=False), frozenset())
+
+
+def _echoes(body: CompletionBody, job: Job, tokenizer: Tokenizer) -> list[Echo]:
+    """The text of each prompt; one that was cut is the text of what is left of it."""
+    if body.truncate_prompt_tokens is None:
+        return [Echo.of(prompt, tokenizer) for prompt in _several(body.prompt)]
+    special = tokenizer.special_ids
+    return [Echo(tokenizer.decode(request.prompt), special) for request in job.requests[:: job.n]]
 
 
 def _choice(index: int, text: bytes, finish: bytes = b"null") -> bytes:

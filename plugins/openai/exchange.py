@@ -79,21 +79,21 @@ class Exchange:
         meter.prompt_tokens, meter.n, meter.max_tokens = job.prompt_tokens, job.n, job.max_tokens
         scribe = self._wording.scribe(body, job)
         if not body.stream:
-            return await self._whole(generation, scribe, call)
+            return await self._whole(body, generation, scribe, call)
         parts = await begun(generation.parts)
-        head = self._head(call.id, self._wording.chunk_object)
+        head = self._head(body.request_id or call.id, self._wording.chunk_object)
         chunks = Chunks(head, with_usage=usage.last, first={**scribe.extras(()), **_warnings(generation)})
         events = _events(len(job.requests), parts, scribe, chunks, meter, usage)
         return EventStream(events, finished=meter.finish)
 
-    async def _whole(self, generation: Generation, scribe: Scribe, call: Call) -> Response:
+    async def _whole(self, body: TextBody, generation: Generation, scribe: Scribe, call: Call) -> Response:
         meter, gathered = call.meter, answers(len(generation.job.requests))
         async with aclosing(generation.parts) as parts:
             async for index, part in parts:
                 meter.piece(index, part.piece)
                 gathered[index].add(part)
         answer = {
-            **self._head(call.id, self._wording.object),
+            **self._head(body.request_id or call.id, self._wording.object),
             "choices": [scribe.choice(i, answer) for i, answer in enumerate(gathered)],
             "usage": _usage(meter),
             **scribe.extras(gathered),

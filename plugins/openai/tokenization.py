@@ -14,6 +14,7 @@ from maxserve.core.answers.jobs import encoded
 from maxserve.core.answers.models import require_served
 from maxserve.core.answers.unsupported import warnings_of
 from maxserve.core.errors import RequestError
+from maxserve.core.model.truncation import Side, truncation_of
 from maxserve.core.server.body import body_schema, read_body
 from maxserve.core.server.fields import Body
 
@@ -27,7 +28,11 @@ class TokenizeBody(Body):
     model: str | None = None
     prompt: str | None = None
     messages: list[Any] | None = None
-    add_special_tokens: bool | None = Field(None, description="put those in that begin a text; for `prompt` only")
+    add_special_tokens: bool | None = Field(
+        None, description="put those in that begin a text; default true, false for `messages`"
+    )
+    truncate_prompt_tokens: int | None = Field(None, description="cut the tokens to so many, -1 to the model's length")
+    truncation_side: Side | None = Field(None, description="where they are cut: left (the default) or right")
     return_token_strs: bool | None = Field(None, description="also what the vocabulary calls each token")
 
     @model_validator(mode="after")
@@ -81,9 +86,11 @@ class Tokenization:
         return {"prompt": text, **self._warned(body)}
 
     async def _ids(self, body: TokenizeBody) -> list[int]:
+        context = self._context
+        longest = context.model.max_length
+        truncation = truncation_of(body.truncate_prompt_tokens, longest, body.truncation_side or "left")
         if body.prompt is not None:
             with_special = body.add_special_tokens is not False
-            context = self._context
             return await asyncio.to_thread(
                 encoded,
                 body.prompt,
@@ -91,11 +98,14 @@ class Tokenization:
                 context.model,
                 add_special_tokens=with_special,
                 prompt_field="prompt",
+                truncation=truncation,
             )
-        if body.add_special_tokens:
-            message = "the chat template puts special tokens where they belong; leave add_special_tokens out"
-            raise RequestError(message, param="add_special_tokens")
-        chat = self._chat.model_validate({"messages": body.messages, **body.unknown()}, strict=True)
+        named = {
+            "add_special_tokens": body.add_special_tokens,
+            "truncate_prompt_tokens": body.truncate_prompt_tokens,
+            "truncation_side": body.truncation_side,
+        }
+        chat = self._chat.model_validate({"messages": body.messages, **named, **body.unknown()}, strict=True)
         self._warned(chat)
         return await self._answering.prompt(chat)
 

@@ -291,3 +291,18 @@ async def test_observers_hear_of_each_request(client: httpx.AsyncClient, engine:
     assert first.queue_to_first_token <= first.total
     assert (second.status, second.finish, second.generated_tokens) == (200, "stop", 21)
     assert (third.status, third.generated_tokens, third.finish) == (400, 0, "error")
+
+
+async def test_a_conversation_is_cut_where_that_is_asked_for(client: httpx.AsyncClient, chat: Any, engine: Any) -> None:
+    await client.post(PATH, json=chat(truncate_prompt_tokens=10))
+    assert engine.tokenizer.decode(engine.requests[-1].prompt) == "assistant:"
+    await client.post(PATH, json=chat(truncate_prompt_tokens=5, truncation_side="right"))
+    assert engine.tokenizer.decode(engine.requests[-1].prompt) == "user:"
+
+
+async def test_logprobs_by_the_ids_of_tokens(client: httpx.AsyncClient, chat: Any, engine: Any) -> None:
+    body = chat(logprobs=True, top_logprobs=1, max_tokens=1, return_tokens_as_token_ids=True)
+    [entry] = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]["content"]
+    [id] = engine.tokenizer.encode("H", add_special_tokens=False)
+    assert (entry["token"], entry["top_logprobs"][0]["token"]) == (f"token_id:{id}", "token_id:0")
+    assert bytes(entry["bytes"]) == b"H"

@@ -133,3 +133,48 @@ async def test_what_ended_an_answer(
     else:
         choice = (await client.post(PATH, json=body)).json()["choices"][0]
     assert (choice["stop_reason"], choice["matched_stop"]) == (reason, matched)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "kept"),
+    [
+        ("abcdef", {"truncate_prompt_tokens": 2}, "ef"),
+        ("abcdef", {"truncate_prompt_tokens": 2, "truncation_side": "right"}, "ab"),
+        ("abcdef", {"truncate_prompt_tokens": 9}, "abcdef"),
+        ([65, 66, 67], {"truncate_prompt_tokens": 2}, [66, 67]),
+        ([[65, 66, 67]], {"truncate_prompt_tokens": 2, "truncation_side": "right"}, [65, 66]),
+        ("a" * 300 + "b", {"truncate_prompt_tokens": -1, "max_tokens": 6}, "a" * 249 + "b"),
+        ("a" * 300 + "b", {"truncate_prompt_tokens": -1}, "a" * 239 + "b"),
+        ("a" * 300_000 + "b", {"truncate_prompt_tokens": 3}, "aab"),
+    ],
+)
+async def test_prompts_are_cut_where_that_is_asked_for(
+    client: httpx.AsyncClient, engine: Any, prompt: Any, fields: dict[str, Any], kept: Any
+) -> None:
+    response = await client.post(PATH, json={"prompt": prompt, **fields})
+    assert response.status_code == 200, response.text
+    wanted = engine.tokenizer.encode(kept, add_special_tokens=False) if isinstance(kept, str) else kept
+    assert list(engine.requests[-1].prompt) == wanted
+
+
+async def test_an_echo_of_a_prompt_that_was_cut(client: httpx.AsyncClient) -> None:
+    body = {"prompt": "abcdef", "truncate_prompt_tokens": 2, "echo": True, "max_tokens": 2}
+    assert (await client.post(PATH, json=body)).json()["choices"][0]["text"] == "efHe"
+
+
+@pytest.mark.parametrize("wanted", [0, -2, 257])
+async def test_limits_of_cutting(client: httpx.AsyncClient, wanted: int) -> None:
+    error = (await client.post(PATH, json={"prompt": "a", "truncate_prompt_tokens": wanted})).json()["error"]
+    assert error["param"] == "truncate_prompt_tokens"
+
+
+async def test_tokens_by_their_ids(client: httpx.AsyncClient, engine: Any) -> None:
+    body = {"prompt": "a", "logprobs": 1, "max_tokens": 2, "return_tokens_as_token_ids": True}
+    logprobs = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]
+    ids = engine.tokenizer.encode("He", add_special_tokens=False)
+    assert logprobs["tokens"] == [f"token_id:{id}" for id in ids]
+    assert all(name.startswith("token_id:") for top in logprobs["top_logprobs"] for name in top)
+
+
+async def test_the_id_of_an_answer_may_be_the_clients(client: httpx.AsyncClient) -> None:
+    assert (await client.post(PATH, json={"prompt": "a", "request_id": "mine-1"})).json()["id"] == "cmpl-mine-1"

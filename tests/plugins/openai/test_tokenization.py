@@ -44,11 +44,7 @@ async def test_a_conversation_has_the_tokens_that_chat_gives_it(
         ("/tokenize", {"prompt": "a", "messages": []}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": [{"role": "<wizard>", "content": "x"}]}, "messages[0].role"),
-        (
-            "/tokenize",
-            {"messages": [{"role": "user", "content": "x"}], "add_special_tokens": True},
-            "add_special_tokens",
-        ),
+        ("/tokenize", {"prompt": "abc", "truncate_prompt_tokens": 300}, "truncate_prompt_tokens"),
         ("/tokenize", {"prompt": "a" * 200_000}, "prompt"),
         ("/detokenize", {"tokens": [5, 100_000]}, "tokens[1]"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
@@ -79,3 +75,15 @@ async def test_strict_fields(context: ServerContext, path: str) -> None:
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "topp"
     assert "--strict-fields" in refused.json()["error"]["message"]
+
+
+async def test_tokens_of_a_text_that_is_cut(client: httpx.AsyncClient, engine: Any) -> None:
+    for fields, kept in (({}, "ef"), ({"truncation_side": "right"}, "ab")):
+        answer = (await client.post("/tokenize", json={"prompt": "abcdef", "truncate_prompt_tokens": 2, **fields})).json()
+        assert engine.tokenizer.decode(answer["tokens"]) == kept
+
+
+async def test_the_tokenizers_own_configuration(client: httpx.AsyncClient, context: Any, tokenizer_folder: Any) -> None:
+    answer = (await client.get("/tokenizer_info")).json()
+    assert answer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (answer["bos_token"], answer["eos_token"]) == ("<s>", "</s>")
