@@ -258,6 +258,8 @@ class EngineClient(Protocol):
     def ready(self) -> bool: ...
     @property
     def capacity(self) -> int | None: ...  # requests that may be open at once; None: any number
+    @property
+    def open(self) -> int: ...  # requests that have not come to their end, every text to be encoded as one
 
     def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""

@@ -86,6 +86,10 @@ class ScriptedEngine:
     encoded: list[EncodeRequest] = field(default_factory=list)
     active: set[str] = field(default_factory=set)
 
+    @property
+    def open(self) -> int:
+        return len(self.active)
+
     async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         if self.refusal is not None:
             raise self.refusal

@@ -11,5 +11,8 @@ from maxserve.core.hookspecs import hookimpl
 @hookimpl
 def maxserve_routes() -> Iterable[Routes]:
     yield Routes(
-        name="admin", build="maxserve.plugins.admin.router:router", prefix="/", summary="POST /reset_prefix_cache"
+        name="admin",
+        build="maxserve.plugins.admin.router:router",
+        prefix="/",
+        summary="POST /reset_prefix_cache, /load",
     )

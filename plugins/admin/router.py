@@ -1,4 +1,4 @@
-"""What may be asked of a running server beside answers?"""
+"""Routes about the state of a running server."""
 
 from __future__ import annotations
 
@@ -28,8 +28,20 @@ class PrefixCache:
         return PlainTextResponse("Success")
 
 
+class Load:
+    """How busy the server is."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._engine = context.engine
+
+    async def answer(self) -> dict[str, int]:
+        """The requests that are open, in the words of vLLM; each of several answers counts as one."""
+        return {"server_load": self._engine.open}
+
+
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
+    routes.add_api_route("/load", Load(context).answer, methods=["GET"], response_model=None)
     reset = PrefixCache(context).reset
     routes.add_api_route("/reset_prefix_cache", reset, methods=["POST"], response_class=PlainTextResponse)
     return routes

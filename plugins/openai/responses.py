@@ -1,10 +1,11 @@
-"""POST /v1/responses: a chat in the wording of OpenAI's Responses API, without a store."""
+"""POST /v1/responses and /v1/responses/input_tokens: a chat in the wording of OpenAI's Responses API, without a store."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from maxserve.core.answers.answering import Answering
@@ -51,15 +52,25 @@ class Responses:
             last=b"",
         )
 
+    async def count(self, body: ResponseBody, call: Call) -> Response:
+        """How many tokens the prompt of a response would have."""
+        chat, _, warnings = self._translation.chat_body(body)
+        counted = {"object": "response.input_tokens", "input_tokens": len(await self._answering.prompt(chat))}
+        told = {**counted, "warnings": warnings} if warnings else counted
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
-def responses_endpoint(answering: Answering) -> Endpoint[Any]:
-    return Endpoint(
+
+def responses_endpoints(answering: Answering) -> tuple[Endpoint[Any], ...]:
+    responses, body = Responses(answering), answering.body(ResponseBody)
+    whole = Endpoint(
         path="/v1/responses",
-        body=answering.body(ResponseBody),
-        run=SingleAnswer(Responses(answering)).answer,
+        body=body,
+        run=SingleAnswer(responses).answer,
         observers=answering.context.observers,
         failed=_failed,
     )
+    # It generates nothing, so observers of generations hear nothing of it.
+    return whole, Endpoint(path="/v1/responses/input_tokens", body=body, run=responses.count, failed=_failed)
 
 
 def _whole(response: ResponseObject, new: NewItems, call: Call, answer: Answer) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from maxserve.plugins.openai.completions import Completions
 from maxserve.plugins.openai.embeddings import embeddings_endpoints
 from maxserve.plugins.openai.exchange import Exchange, Wording
 from maxserve.plugins.openai.models import Models
-from maxserve.plugins.openai.responses import responses_endpoint
+from maxserve.plugins.openai.responses import responses_endpoints
 from maxserve.plugins.openai.tokenization import Tokenization
+from maxserve.plugins.openai.tokenizer_info import TokenizerInfo
 from maxserve.plugins.openai.version import version
 
 
@@ -24,6 +25,8 @@ def router(context: ServerContext) -> APIRouter:
     routes.add_api_route("/v1/models", models.list, methods=["GET"], response_model=None)
     routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
+    info = TokenizerInfo(context)
+    routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
     Tokenization(answering).add_to(routes)
     wordings: tuple[Wording, ...] = (Chat(answering), Completions(answering))
     for wording in wordings:
@@ -33,7 +36,6 @@ def router(context: ServerContext) -> APIRouter:
             run=Exchange(wording, context.model).answer,
             observers=context.observers,
         ).add_to(routes)
-    responses_endpoint(answering).add_to(routes)
-    for endpoint in embeddings_endpoints(context):
+    for endpoint in (*responses_endpoints(answering), *embeddings_endpoints(context)):
         endpoint.add_to(routes)
     return routes

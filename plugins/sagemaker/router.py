@@ -1,4 +1,4 @@
-"""POST /invocations: chat completions and completions by one path, told apart by what the body has."""
+"""POST /invocations: every kind of request that the model answers by one path, told apart by what the body has."""
 
 from __future__ import annotations
 
@@ -17,62 +17,89 @@ from maxserve.core.server.body import body_schema
 from maxserve.core.server.disconnect import ClientGone
 from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
+from maxserve.plugins.openai.embeddings import Embeddings, EmbeddingsBody
 from maxserve.plugins.openai.exchange import Exchange, Wording
+from maxserve.plugins.rerank.bodies import RerankBody, ScoreBody
+from maxserve.plugins.rerank.router import Ranking
 
 PATH = "/invocations"
 
 
 class _Kind(msgspec.Struct):
-    """What tells the two bodies apart; the rest of a body is skipped, not decoded."""
+    """What tells the bodies apart; the rest of a body is skipped, not decoded."""
 
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    query: msgspec.Raw = msgspec.Raw()
+    queries: msgspec.Raw = msgspec.Raw()
+    text_1: msgspec.Raw = msgspec.Raw()
+    data_1: msgspec.Raw = msgspec.Raw()
 
     @property
-    def chats(self) -> bool:
-        return _given(self.messages)
-
-    @property
-    def completes(self) -> bool:
-        return _given(self.prompt)
+    def given(self) -> list[str]:
+        """The fields that are there, and not null."""
+        return [name for name in self.__struct_fields__ if _given(getattr(self, name))]
 
 
 class Invocations:
-    """Hands a request on to the code of the OpenAI route that it is meant for."""
+    """Hands a request on to the code of the route that it is meant for, of those that the model's task has."""
 
     def __init__(self, context: ServerContext) -> None:
-        answering = context.once(Answering)
-        self._chat = self._endpoint(Chat(answering), answering)
-        self._completions = self._endpoint(Completions(answering), answering)
+        self._endpoints = _text_endpoints(context) if context.model.vectors is None else _vector_endpoints(context)
 
     @property
     def schema(self) -> dict[str, Any]:
-        """What /openapi.json says of the body: it is one of two."""
-        either = [body_schema(endpoint.body) for endpoint in (self._chat, self._completions)]
+        """What /openapi.json says of the body: it is one of several."""
+        bodies = dict.fromkeys(endpoint.body for endpoint in self._endpoints.values())
+        either = [body_schema(body) for body in bodies]
         schemas = [each["requestBody"]["content"]["application/json"]["schema"] for each in either]
         content = {"application/json": {"schema": {"anyOf": schemas}}}
         return {"requestBody": {"required": True, "content": content}}
 
     async def answer(self, request: Request) -> Response:
         try:
-            kind = msgspec.json.decode(await request.body(), type=_Kind)
+            given = msgspec.json.decode(await request.body(), type=_Kind).given
         except ClientDisconnect:
             raise ClientGone from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            kind = _Kind(messages=msgspec.Raw(b"?"))  # either route says what is wrong with it
-        if kind.chats == kind.completes:
-            raise RequestError("give messages (a chat) or prompt (a completion), and not both", param="messages")
-        return await (self._chat if kind.chats else self._completions).answer(request)
+            given = list(self._endpoints)[:1]  # any route says what is wrong with it
+        meant = [name for name in given if name in self._endpoints]
+        if len(meant) != 1:
+            first, *others = self._endpoints
+            raise RequestError(
+                f"give one of {', '.join((first, *others))}; got {' and '.join(meant) or 'none'}", param=first
+            )
+        return await self._endpoints[meant[0]].answer(request)
 
-    @staticmethod
-    def _endpoint(wording: Wording, answering: Answering) -> Endpoint[Any]:
-        context = answering.context
-        return Endpoint(
-            path=PATH,
-            body=answering.body(wording.body),
-            run=Exchange(wording, context.model).answer,
-            observers=context.observers,
-        )
+
+def _text_endpoints(context: ServerContext) -> dict[str, Endpoint[Any]]:
+    answering = context.once(Answering)
+    chat, completions = (_text_endpoint(wording, answering) for wording in (Chat(answering), Completions(answering)))
+    return {"messages": chat, "prompt": completions}
+
+
+def _text_endpoint(wording: Wording, answering: Answering) -> Endpoint[Any]:
+    context = answering.context
+    return Endpoint(
+        path=PATH,
+        body=answering.body(wording.body),
+        run=Exchange(wording, context.model).answer,
+        observers=context.observers,
+    )
+
+
+def _vector_endpoints(context: ServerContext) -> dict[str, Endpoint[Any]]:
+    """Embeddings, ranks and scores, by a field that only one of them has."""
+    embeddings, ranking = Embeddings(context), Ranking(context)
+
+    def endpoint(body: Any, run: Any) -> Endpoint[Any]:
+        return Endpoint(path=PATH, body=body, run=run, observers=context.observers)
+
+    made = endpoint(EmbeddingsBody, embeddings.embeddings)
+    score = endpoint(ScoreBody, ranking.score)
+    rank = endpoint(RerankBody, ranking.rerank)
+    return {"input": made, "messages": made, "query": rank, "queries": score, "text_1": score, "data_1": score}
 
 
 def router(context: ServerContext) -> APIRouter:

@@ -22,6 +22,8 @@ from maxserve.plugins.admin.router import router
 class Engine:
     """Counts the resets."""
 
+    open = 3
+
     def __init__(self, error: Exception | None = None) -> None:
         self.resets = 0
         self._error = error
@@ -87,3 +89,7 @@ def test_after_a_reset_nothing_is_found(
     assert [cached(), cached()] == [0, 112]
     assert httpx.post(server.url + "/reset_prefix_cache").status_code == 200
     assert [cached(), cached()] == [0, 112]
+
+
+def test_how_many_requests_are_open() -> None:
+    assert client(Engine()).get("/load").json() == {"server_load": 3}

@@ -322,3 +322,11 @@ def test_official_client_reassembles_calls(context: Any) -> None:
     final = events[-1].response
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
     assert final.output_text == "I will add."
+
+
+async def test_tokens_are_counted_without_an_answer(client: httpx.AsyncClient, engine: Any, recorder: Any) -> None:
+    body = {"input": "Hi", "instructions": "Be kind."}
+    counted = (await client.post(PATH + "/input_tokens", json=body)).json()
+    used = (await client.post(PATH, json=body)).json()["usage"]["input_tokens"]
+    assert counted == {"object": "response.input_tokens", "input_tokens": used}
+    assert len(engine.requests) == len(recorder.stats) == 1

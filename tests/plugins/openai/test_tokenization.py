@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,11 +81,18 @@ async def test_strict_fields(context: ServerContext, path: str) -> None:
 
 async def test_tokens_of_a_text_that_is_cut(client: httpx.AsyncClient, engine: Any) -> None:
     for fields, kept in (({}, "ef"), ({"truncation_side": "right"}, "ab")):
-        answer = (await client.post("/tokenize", json={"prompt": "abcdef", "truncate_prompt_tokens": 2, **fields})).json()
+        answer = (
+            await client.post("/tokenize", json={"prompt": "abcdef", "truncate_prompt_tokens": 2, **fields})
+        ).json()
         assert engine.tokenizer.decode(answer["tokens"]) == kept
 
 
-async def test_the_tokenizers_own_configuration(client: httpx.AsyncClient, context: Any, tokenizer_folder: Any) -> None:
-    answer = (await client.get("/tokenizer_info")).json()
-    assert answer["tokenizer_class"] == "PreTrainedTokenizerFast"
+async def test_the_tokenizers_own_configuration(context: Any, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T", "model_max_length": 9}))
+    served = dataclasses.replace(context, model=dataclasses.replace(context.model, path=str(tmp_path)))
+    app = create_app(served, [("/", router(served), "builtin.openai")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = (await client.get("/tokenizer_info")).json()
+    assert (answer["tokenizer_class"], answer["model_max_length"]) == ("T", 9)
     assert (answer["bos_token"], answer["eos_token"]) == ("<s>", "</s>")
+    assert "m.role" in answer["chat_template"]

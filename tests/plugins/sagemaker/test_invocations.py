@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import httpx
 import pytest
+
+from maxserve.core.encoders import VectorInfo
+from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.app import create_app
+from maxserve.plugins.sagemaker.router import router
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +40,7 @@ async def test_streams(client: httpx.AsyncClient) -> None:
 async def test_one_of_both(client: httpx.AsyncClient, body: Any) -> None:
     response = await client.post(PATH, json=body)
     assert response.status_code == 400
-    assert response.json()["error"]["message"].startswith("give messages")
+    assert response.json()["error"]["message"].startswith("give one of messages, prompt")
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,25 @@ async def test_the_schema_has_both_bodies(client: httpx.AsyncClient) -> None:
     schema = (await client.get("/openapi.json")).json()["paths"][PATH]["post"]["requestBody"]
     either = schema["content"]["application/json"]["schema"]["anyOf"]
     assert ["messages" in each["properties"] for each in either] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"input": ["a", "b"]}, "list"),
+        ({"query": "a", "documents": ["b"]}, "results"),
+        ({"queries": "a", "documents": ["b"]}, "list"),
+        ({"text_1": "a", "text_2": "b"}, "list"),
+        ({"data_1": "a", "data_2": "b"}, "list"),
+    ],
+)
+async def test_models_of_embeddings(context: ServerContext, engine: Any, body: dict[str, Any], kind: str) -> None:
+    engine.size = 4
+    info = dataclasses.replace(context.model, task="embeddings_generation", vectors=VectorInfo(size=4))
+    served = dataclasses.replace(context, model=info)
+    app = create_app(served, [("/", router(served), "builtin.sagemaker")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as encoder:
+        answer = (await encoder.post(PATH, json=body)).json()
+        assert answer.get("object") == kind or kind in answer
+        error = (await encoder.post(PATH, json={"prompt": "a"})).json()["error"]
+    assert error["message"].startswith("give one of input, messages, query")
