@@ -14,6 +14,6 @@ def maxserve_routes() -> Iterable[Routes]:
         name="openai",
         build="maxserve.plugins.openai.router:router",
         prefix="/",
-        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, /tokenize, "
-        "/tokenizer_info, /version",
+        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, "
+        "/tokenize, /detokenize, /tokenizer_info, /version",
     )

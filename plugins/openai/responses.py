@@ -1,4 +1,4 @@
-"""POST /v1/responses and /v1/responses/input_tokens: a chat in the wording of OpenAI's Responses API, without a store."""
+"""POST /v1/responses and /v1/responses/input_tokens: OpenAI's Responses API over chats, without a store."""
 
 from __future__ import annotations
 
