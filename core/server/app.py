@@ -8,7 +8,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +17,7 @@ from maxserve.core.server.edge import Edge
 from maxserve.core.server.errors import failure_of, log_unforeseen, unrouted
 from maxserve.core.server.keys import KeyCheck
 from maxserve.core.server.mounting import RouteMount, mount_routes
+from maxserve.core.server.origins import OriginCheck
 from maxserve.core.server.wordings import Wordings
 
 
@@ -37,14 +37,8 @@ def create_app(
     # The last one added is the first to see a request.
     if settings.api_key:
         app.add_middleware(KeyCheck, keys=settings.api_key, wordings=said)
-    if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
+    else:
+        app.add_middleware(OriginCheck, server=settings, wordings=said)
     app.add_middleware(Edge, max_body_bytes=settings.max_request_bytes, wordings=said)
 
     async def answer(request: Request, error: Exception) -> Response:

@@ -20,9 +20,10 @@ async def read_body(request: Request, model: type[M]) -> M:
 
     RequestError 415 for another content type; 400 for what is not UTF-8, not JSON, or nested too deeply. What the
     model refuses is a ValidationError, which the application answers with 400. A body that declares another type is
-    not read, because a page in a browser may send those to a local server without asking; none declared is JSON.
+    not read, because a page in a browser may send those to a local server without asking; none declared is JSON,
+    unless a page sent it.
     """
-    _check_type(request.headers.get("content-type", ""))
+    _check_type(request.headers.get("content-type", ""), from_page="origin" in request.headers)
     try:
         body = await request.body()
     except ClientDisconnect:
@@ -45,9 +46,11 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _check_type(declared: str) -> None:
+def _check_type(declared: str, *, from_page: bool) -> None:
     media = declared.partition(";")[0].strip().lower()
-    if media not in ("", "application/json") and not (media.startswith("application/") and media.endswith("+json")):
+    if not media and not from_page:
+        return
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise RequestError(f"the content type must be application/json, got {declared[:100]!r}", status=415)
 
 

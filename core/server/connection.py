@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ EXTENSION = "maxserve.cycle"  # of an ASGI scope of HTTP/1.0: uvicorn's state of
 _OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})  # fields by which a client offers one
 _SLICE = 16 * 1024
 
-Headers = Callable[[str], dict[str, str]]  # what an answer to a request of that origin needs besides
+Headers = Callable[[str], Mapping[str, str]]  # what an answer to a request of that origin needs besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,7 +363,7 @@ class Connection(HttpToolsProtocol):
         return next(found, b"").decode("latin-1")
 
 
-def _answer(failure: Failure, more: dict[str, str]) -> bytes:
+def _answer(failure: Failure, more: Mapping[str, str]) -> bytes:
     body = failure.body()
     headers = {
         "date": formatdate(usegmt=True),

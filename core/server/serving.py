@@ -24,6 +24,7 @@ from maxserve.core.server.banner import StartDisplay, announce
 from maxserve.core.server.connection import ConnectionLimits, allow_connections
 from maxserve.core.server.gate import Gate
 from maxserve.core.server.observing import Observers
+from maxserve.core.server.origins import allow_origins, headers_for
 from maxserve.core.server.wordings import Wordings
 from maxserve.core.settings.required import with_required
 
@@ -73,7 +74,9 @@ class Serving:
         self._gate = Gate()
         server = plan.settings.server
         limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
-        self._http = listener.HttpServer(self._gate, limits)
+        origins = server.allowed_origins
+        app = allow_origins(self._gate, origins)
+        self._http = listener.HttpServer(app, limits, lambda origin: headers_for(origin, origins))
         self._display = StartDisplay(sys.stderr)
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
         self._served: ServerContext | None = None  # that of the application there is

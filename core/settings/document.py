@@ -91,6 +91,34 @@ Or it may hold several sets of settings, of which `--section-name` chooses one, 
 The draft model's options are `draft_model_path` and so on, or stand below `draft_model` without `draft_`.
 `--draft-config-file` reads them from a file of their own. Keys that nobody knows are listed in one error.
 
+## Who may ask
+
+With `--api-key`, who has one. Without, whoever reaches the port, but for pages of other sites in browsers, which
+reach servers of the machine they are looked at on:
+
+- A request whose `Origin` is another site's is refused with 403, unless `--allowed-origins` lists the site. The site
+  that the server was asked for as, `localhost` and applications and extensions with schemes of their own are not
+  other sites.
+- So is one whose `Host` is a name that somebody may have registered and let mean this machine for a moment (DNS
+  rebinding). Addresses, `localhost`, names without a dot and those below `.local`, `.internal`, `.svc`, `.lan`,
+  `.home`, `.corp`, `.intranet`, `.private`, `.localdomain` and `.home.arpa` are none of these, nor is what `--host`
+  or `--allowed-hosts` name. Where `--host` opens the server to the network, other names are refused only to what
+  looks like a browser.
+- A body without `Content-Type` is taken for JSON, but not from a page (415).
+
+Behind a proxy that hands on the name it was asked for, name it: `--allowed-hosts llm.example.org`; `--allowed-hosts
+'*'` switches the check of names off. Pages of `--allowed-origins` can read every answer, failures included.
+
+## Limits of connections
+
+Every connection is bounded: the header of a request (`--max-header-bytes`, 256 fields: 431, or 414 for the URL;
+`--header-timeout`: 408), its body (`--max-request-bytes`: 413; `--min-body-rate` over each `--body-timeout`: 408),
+the time without a request (`--keep-alive-timeout`) and the time for which a client may not read its answer
+(`--send-timeout`). An answer that is read may take as long as it likes, and so may the wait for its first token. Of
+requests that are sent before the answer to one before them, 16 wait; then the connection ends after those. Of
+`--max-connections`, the one that has been idle or sending for longest makes room for the next; where all are being
+answered, one more gets a 503.
+
 ## Options of plugins
 
 A plugin that declares the setting `aging` in its section `shortest-first` adds `--shortest-first.aging`, the variable

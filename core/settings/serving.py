@@ -70,6 +70,14 @@ class ServerSettings(Section):
             "* lets all of them.",
         ),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Option(metavar="HOST", server=True),
+        Field(
+            description="Name by which a server without an API key may be asked for, besides addresses, localhost and "
+            "names that are not in the public DNS: that of a proxy, say. *.example.org means all below it, * any.",
+        ),
+    ] = ()
     max_request_bytes: Annotated[
         int,
         Option(server=True),
