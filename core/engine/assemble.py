@@ -18,7 +18,7 @@ from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
 from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
-from maxserve.core.engine.loading import build_module, fill
+from maxserve.core.engine.loading import build_module, fill, prepare
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
@@ -77,7 +77,7 @@ class Target:
 class Loaded:
     """A model with its weights in place, and the memory planned around it.
 
-    `groups` are those of its layers that have tables of their own.
+    `groups` are those of its layers that have tables of their own, `ends` the tokens that end an answer.
     """
 
     files: ModelFiles
@@ -86,6 +86,7 @@ class Loaded:
     parameters: int
     plan: MemoryPlan
     groups: tuple[CacheGroup, ...]
+    ends: tuple[int, ...]
 
 
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
@@ -143,6 +144,13 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     trusted = target.settings.model.trust_remote_code
     folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
     spec = read_spec(target.host, architecture, folder)
+    ends = end_tokens(  # before the weights: what is wrong with the files of texts is said at once
+        files.path,
+        files.config,
+        files.generation_config,
+        vocab_size=spec.vocab_size,
+        chat_template=target.settings.model.chat_template,
+    )
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -152,8 +160,8 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     order = rotary_order(target.settings.model.rope_type, spec, weight_map, architecture.name)
     fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
-    model.prepare()
-    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan, groups=groups)
+    prepare(model, files)
+    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan, groups=groups, ends=ends)
 
 
 def _plan_memory(
@@ -289,13 +297,7 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
         architecture=files.architecture,
         max_length=plan.max_length,
         vocab_size=loaded.spec.vocab_size,
-        eos_token_ids=end_tokens(
-            files.path,
-            files.config,
-            files.generation_config,
-            vocab_size=loaded.spec.vocab_size,
-            chat_template=target.settings.model.chat_template,
-        ),
+        eos_token_ids=loaded.ends,
         dtype=str(target.computation.stored(files.encoding)).removeprefix("torch."),
         device=str(target.device),
         parameters=loaded.parameters,

@@ -15,7 +15,7 @@ from maxserve.core.encoders import Encoder, Scorer
 from maxserve.core.engine.device import choose_device
 from maxserve.core.engine.encoder import EncoderEngine, EncoderParts, Finish
 from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
-from maxserve.core.engine.loading import build_module, fill
+from maxserve.core.engine.loading import build_module, fill, prepare
 from maxserve.core.engine.pooling import Pooling, Scoring
 from maxserve.core.engine.text_attention import WithinTexts
 from maxserve.core.errors import ModelError, PluginError, SettingsError
@@ -69,7 +69,7 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     order = rotary_order(settings.model.rope_type, spec, weight_map, architecture.name)
     fill(host, module, files, architecture, computation, device, progress, weight_map, order)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
-    model.prepare()
+    prepare(model, files)
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))
     info = _info(settings, files, spec, recipe, architecture.component, computation, device, parameters)
     progress.phase("Warming up")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from maxserve.core.engine.device import DTYPES
-from maxserve.core.errors import PluginError
+from maxserve.core.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.model.packings import packing_of
 from maxserve.core.model.weights import Keeping
+from maxserve.core.registry import cause
 
 if TYPE_CHECKING:
     from maxserve.core.components import Architecture, WeightMap
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from maxserve.core.model.resolve import ModelFiles
     from maxserve.core.model.rotary_order import PairsApart
     from maxserve.core.registry import Entry
+
+
+class SupportsPrepare(Protocol):
+    def prepare(self) -> None: ...
 
 
 def build_module(
@@ -68,3 +73,15 @@ def fill(
         keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
         packing=packing_of(files.config, architecture.component, files.ref),
     )
+
+
+def prepare(model: SupportsPrepare, files: ModelFiles) -> None:
+    """Lets the model compute what no checkpoint holds; ModelError where its config has numbers that allow none."""
+    try:
+        model.prepare()
+    except MaxserveError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"config.json: architecture {files.architecture} cannot compute with these values ({cause(error)[:300]})"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,4 +36,6 @@ def as_number(value: Any, key: str) -> float:
     """`value`, which config.json has under `key`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ModelError(f"config.json: {key!r} is {value!r}, but must be a number")
+    if not math.isfinite(value):
+        raise ModelError(f"config.json: {key!r} is {value!r}, but must be a finite number")
     return float(value)

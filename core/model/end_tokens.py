@@ -16,9 +16,11 @@ from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.model.chat_template import ChatTemplate
 from maxserve.core.model.declared_tokens import DeclaredTokens
 from maxserve.core.model.special_tokens import named_tokens, read_roles
+from maxserve.core.model.time_limit import OutOfTime, within
 
 log = logging.getLogger("maxserve.model")
 
+_SECONDS = 5.0  # for all probes; a template in use takes some hundredths of one
 # Words that no template writes by itself, in the messages of a probe.
 _QUESTION, _THOUGHT, _ANSWER, _ARGUMENT = "Qprobe", "Tprobe", "Aprobe", "Vprobe"
 
@@ -41,9 +43,19 @@ def end_tokens(
     ids = [*eos_token_ids(generation_config), *eos_token_ids(config), *eos_token_ids(_text_part(config))]
     texts = [special["eos_token"]] if "eos_token" in special else []
     if template.present:
-        texts += template_ends(template, special, declared.added)
+        texts += _ends_in_time(template, special, declared.added)
     ids += [id for text in texts if (id := declared.id(text)) is not None]
     return tuple(id for id in dict.fromkeys(ids) if 0 <= id < vocab_size)
+
+
+def _ends_in_time(template: ChatTemplate, special: Mapping[str, str], added: Iterable[str]) -> list[str]:
+    try:
+        return within(_SECONDS, lambda: template_ends(template, special, added))
+    except (OutOfTime, MemoryError) as error:
+        raise ModelError(
+            f"the model's chat template comes to no end with two short messages: {error or 'no memory is left'}; "
+            "give another one with --chat-template"
+        ) from error
 
 
 def eos_token_ids(config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.components import WeightMap
-from maxserve.core.errors import ModelError
+from maxserve.core.errors import MaxserveError, ModelError
 from maxserve.core.model.next_tokens import next_token_layers
+from maxserve.core.registry import cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,22 @@ def _refusal(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> str
 def read_spec(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> ModelSpec:
     """What the architecture makes of a model's config."""
     read = host.load(entry, entry.component.config)
-    spec: ModelSpec = read(folder if entry.component.reads_folder else folder.config)
+    try:
+        spec: ModelSpec = read(folder if entry.component.reads_folder else folder.config)
+    except MaxserveError:
+        raise
+    except Exception as error:  # values of a kind, or in a combination, that nobody thought of
+        log.debug("reading config.json failed", exc_info=error)
+        raise ModelError(
+            f"config.json: architecture {entry.name} cannot make sense of it ({_brief(error)}); is a value of the "
+            "wrong kind, or is it the config of another model?"
+        ) from error
     return spec
+
+
+def _brief(error: Exception) -> str:
+    text = cause(error)
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def read_weight_map(host: Host, entry: Entry[Architecture], spec: ModelSpec, config: Mapping[str, Any]) -> WeightMap:

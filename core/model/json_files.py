@@ -8,13 +8,23 @@ from typing import Any
 
 from maxserve.core.errors import ModelError
 
+_LARGEST = 256 << 20  # bytes; the largest index of shards in use has some ten megabytes
+
 
 def read_value(path: Path) -> Any:
-    """The JSON in `path`; ModelError naming the file when it is none."""
+    """The JSON in `path`; ModelError naming the file when it is none, or more than any model's."""
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}; the file may be damaged, fetch it again") from error
+    except RecursionError:
+        raise _unreadable(path, "it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError too
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} cannot be read as JSON: {reason}; the file may be damaged, fetch it again")
 
 
 def read_object(path: Path) -> dict[str, Any]:

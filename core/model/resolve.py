@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.model.config_limits import check_limits
 from maxserve.core.model.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.model.fallback import find_fallback
 from maxserve.core.model.folder import ModelFolder
@@ -174,7 +175,9 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
-    return read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
+    check_limits(config)
+    return config
 
 
 def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:

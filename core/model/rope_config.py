@@ -24,6 +24,9 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 _WITH_ORIGINAL_LENGTH = frozenset({"yarn", "longrope", "llama3"})
 
 
+_POSITIVE = ("theta", "factor", "beta_fast", "beta_slow")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
     """How positions turn queries and keys. Fields a kind does not use have their defaults.
@@ -59,6 +62,9 @@ class RopeConfig:
 
     def check(self, head_dim: int) -> None:
         """ModelError if heads of that size cannot be turned so."""
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ModelError(f"config.json: rope's {name!r} is {getattr(self, name)}, but must be above 0")
         width = self.width(head_dim)
         if not 2 <= width <= head_dim:
             raise ModelError(

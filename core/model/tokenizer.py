@@ -18,7 +18,9 @@ from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.model.json_files import read_optional_object
 from maxserve.core.model.special_tokens import declared_ids, mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
+from maxserve.core.model.tokenizer_limits import check_growth
 from maxserve.core.model.truncation import Truncation
+from maxserve.core.registry import cause
 
 _CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _TYPES = "token_type_ids"
@@ -310,8 +312,11 @@ def _load_json(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception for everything that is wrong with the file
-        raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {error}") from error
+    except BaseException as error:  # the library raises plain Exception, or panics, which is none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {cause(error)}") from error
+    check_growth(tokenizer, file)
     roles = read_roles(folder)
     mark_special(tokenizer, roles, declared_ids(folder, roles), _room(folder))
     tokenizer.encode_special_tokens = roles.get("split_special_tokens") is True
@@ -328,7 +333,8 @@ def _room(folder: Path) -> int:
 
 def _tells_parts(folder: Path) -> bool:
     """Whether the model wants token types; where tokenizer_config.json does not say, it gets what there is of them."""
-    return _TYPES in read_optional_object(folder / "tokenizer_config.json").get("model_input_names", (_TYPES,))
+    names = read_optional_object(folder / "tokenizer_config.json").get("model_input_names")
+    return _TYPES in names if isinstance(names, list) else True
 
 
 def _brings_code(folder: Path) -> bool:

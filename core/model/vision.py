@@ -77,14 +77,20 @@ def vision_config(
     raw: Mapping[str, Any], readers: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]]
 ) -> VisionConfig:
     """The config in `raw`; `readers` are the functions that read its text part, by model type of that part."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     model_type = str(raw.get("model_type"))
     try:
         whole = AutoConfig.for_model(model_type, **{k: v for k, v in raw.items() if k != "model_type"})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"config.json: transformers does not read it as {model_type!r}: {error}") from error
-    text = whole.get_text_config().to_dict()
+        text = whole.get_text_config().to_dict()
+    except Exception as error:  # transformers' classes raise whatever they stumble over
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"config.json: transformers does not read it as {model_type!r}: {reason}") from error
+    if not isinstance(getattr(whole, "vision_config", None), PreTrainedConfig):
+        raise ModelError(
+            f"config.json: model type {model_type!r} is one of text only, and the architecture is one that sees; is it "
+            "the type of the text part?"
+        )
     kind = str(text.get("model_type"))
     if kind not in readers:
         raise ModelError(

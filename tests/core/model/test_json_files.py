@@ -14,10 +14,22 @@ def test_reads_objects(tmp_path: Path) -> None:
     assert read_optional_object(tmp_path / "b.json") == {}
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff{}", b"[1]", b"null"])
+DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+DIGITS = b'{"a":' + b"9" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff{}", b"[1]", b"null", DEEP, DIGITS])
 def test_names_the_file_that_holds_something_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"a\.json"):
+    with pytest.raises(ModelError, match=r"a\.json") as caught:
+        read_object(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_than_any_model_has_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(ModelError, match="it has more than 256 MiB"):
         read_object(tmp_path / "a.json")
 
 

@@ -34,6 +34,10 @@ def framed(content: bytes) -> bytes:
     return struct.pack("<Q", len(content)) + content
 
 
+def described(**entry: object) -> bytes:
+    return framed(json.dumps({"w": {"dtype": "F32", **entry}}).encode()) + b"\0" * 4
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -43,7 +47,19 @@ def framed(content: bytes) -> bytes:
         (framed(b"{" * 10), "damaged header"),
         (framed(b"[1, 2]"), "damaged header"),
         (framed(json.dumps({"w": {"dtype": "F32"}}).encode()), "damaged header"),
-        (framed(json.dumps({"w": {"dtype": "F32", "shape": "x", "data_offsets": [0, 0]}}).encode()), "damaged header"),
+        (described(shape="x", data_offsets=[0, 0]), "damaged header"),
+        (described(shape=[2], data_offsets=[0, 4]), "damaged header"),  # numbers that do not go together
+        (described(shape=[10**12, 10**12], data_offsets=[0, 4]), "damaged header"),
+        (described(shape=[-1], data_offsets=[0, -4]), "damaged header"),
+        (described(shape=[1], data_offsets=[4, 0]), "damaged header"),
+        (described(shape=[1], data_offsets=[True, 4]), "damaged header"),
+        (described(shape=[1], data_offsets=[0.0, 4.0]), "damaged header"),
+        (described(shape=[1], data_offsets=[10**15, 10**15 + 4]), "incomplete"),
+        (framed(b'{"w": 1}'), "damaged header"),
+        (framed(b"[" * 50_000 + b"]" * 50_000), "damaged header"),
+        (framed(b'{"w": ' + b"9" * 5000 + b"}"), "damaged header"),
+        (struct.pack("<Q", 90_000_000) + b"{}", "incomplete: its header alone has 90000000 bytes"),
+        (struct.pack("<Q", 2**63) + b"{}", "no safetensors file"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
