@@ -18,6 +18,7 @@ from maxserve.core.model.template_probe import TemplateProbe
 Message = dict[str, Any]
 
 _OWN = ("system", "user", "assistant", "tool")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _JOINED = {"content": "\n\n", "reasoning_content": "\n", "thinking": "\n"}
 
 
@@ -48,9 +49,26 @@ def _told(messages: Sequence[Message], probe: TemplateProbe, options: HistoryOpt
     yield in_words(known) if options.in_words else with_form(known, form or CallForm())
     filled = [message if "content" in message else message | {"content": ""} for message in known]
     yield in_words(filled) if options.in_words else with_form(filled, form or CallForm())
-    told = in_words(filled) if form is None else with_form(filled, form)
+    told = in_words(filled) if form is None else with_form(_said_once(filled, probe), form)
     yield _in_order([_with_known_role(message, probe) for message in told], probe)
     yield _opened(_merged([_of_three_roles(message) for message in in_words(filled) if _says_something(message)]))
+
+
+def _said_once(messages: Sequence[Message], probe: TemplateProbe) -> Sequence[Message]:
+    """Messages whose text is part of their thoughts, beside calls, where a template takes only one of the two."""
+    several = any(_has_all(message) for message in messages)
+    return [_in_thoughts(m) for m in messages] if several and not probe.text_beside_thoughts else messages
+
+
+def _in_thoughts(message: Message) -> Message:
+    if not _has_all(message):
+        return message
+    said = joined_content(message["reasoning_content"], message["content"], between="\n")
+    return message | {"content": "", **{name: said for name in _THOUGHTS if name in message}}
+
+
+def _has_all(message: Message) -> bool:
+    return bool(message.get("tool_calls") and message.get("content") and message.get("reasoning_content"))
 
 
 def _with_known_developer(message: Message, probe: TemplateProbe) -> Message:

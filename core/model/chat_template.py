@@ -7,6 +7,7 @@ another way (`chat_history`).
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -35,6 +36,7 @@ _TEMPLATE_FAULTS = (
 )
 # What a file that is no template, or a monstrous one, does to the compiler.
 _COMPILER_FAULTS = (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError)
+_CHANGE = re.compile(r"\.\s*(append|pop)\b")
 _OPEN_END = "<<the assistant goes on here>> "  # its last space tells whether the template trims messages
 _PROBE_STEPS, _PROBE_SECONDS = 100_000, 20.0
 _PROBE_TOOL = {
@@ -69,6 +71,7 @@ class ChatTemplate:
         self._sources = dict(sources)
         self._compiled = {name: _compile(source, origin) for name, source in sources.items()}
         self._strings = {name: not iterates_over_content(source) for name, source in sources.items()}
+        self._changing = {name for name, source in sources.items() if _CHANGE.search(source)}
         self._probes: dict[tuple[str, bool], TemplateProbe] = {}
         self._lock = threading.Lock()
 
@@ -199,6 +202,8 @@ class ChatTemplate:
         return "default"
 
     def _run(self, name: str, values: Mapping[str, Any]) -> str:
+        if name in self._changing:  # what it is given, maybe: that is needed again
+            values = {key: plain(value) if key in ("messages", "tools") else value for key, value in values.items()}
         try:
             return self._compiled[name].render(**values)
         except _TEMPLATE_FAULTS as error:

@@ -53,9 +53,17 @@ def iterates_over_content(source: str) -> bool:
 
 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Counts the steps of loops and calls, and refuses texts of absurd lengths."""
+    """Counts the steps of loops and calls, and refuses texts of absurd lengths.
+
+    Lists may grow and shrink by an item at a time: templates of Kimi K2 keep the ids of calls so, which transformers
+    refuses. What such a template is given is a copy.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        own = isinstance(obj, list) and attr in ("append", "pop")
+        return own or super().is_safe_attribute(obj, attr, value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
         tree: jinja2.nodes.Template = _Bounding().visit(super()._parse(source, name, filename))

@@ -71,6 +71,13 @@ class TemplateProbe:
         return self._takes([_message("assistant", _SAY), _message("user", _ASK)])
 
     @cached_property
+    def text_beside_thoughts(self) -> bool:
+        """Whether a message with calls may have both text and thoughts."""
+        first, caller, result = _conversation(self.calls or CallForm(), {_KEY: _VALUE}, _RESULT)
+        both = {"content": _SAY, "thinking": _MORE, "reasoning_content": _MORE}
+        return self._takes([first, caller | both, result])
+
+    @cached_property
     def developer(self) -> bool:
         """Whether the role "developer" is treated otherwise than a name that the template has never heard of."""
         rendered = [self._rendered(_beside(role, _SAY)) for role in ("developer", _STRANGER)]

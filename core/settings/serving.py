@@ -176,8 +176,8 @@ class ServerSettings(Section):
         str,
         Option(metavar="NAME", server=True),
         Field(
-            description="How tool calls are read out of answers: the name of a parser, auto to go by the chat "
-            "template, none to leave them in the text.",
+            description="How tool calls are read out of answers: the name of a parser (docs/parsers.md lists them), "
+            "auto to go by the chat template, none to leave them in the text.",
             min_length=1,
         ),
     ] = "auto"
@@ -185,8 +185,8 @@ class ServerSettings(Section):
         str,
         Option(metavar="NAME", server=True),
         Field(
-            description="How reasoning is set apart from answers: the name of a parser, auto to go by the chat "
-            "template, none to leave it in the text.",
+            description="How reasoning is set apart from answers: the name of a parser (docs/parsers.md lists them), "
+            "auto to go by the chat template, none to leave it in the text.",
             min_length=1,
         ),
     ] = "auto"

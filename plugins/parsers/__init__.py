@@ -46,7 +46,7 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         build=f"{_HERE}.pythonic:Pythonic",
         recognises=f"{_HERE}.templates:pythonic",
         markers=("<|python_start|>", "<|python_end|>"),
-        summary="[f(a=1), g()]: Llama 3.2 and 4, ToolACE",
+        summary="[f(a=1), g()]: Llama 3.2, ToolACE",
     )
     yield ToolParser(
         name="qwen3_coder",
@@ -80,7 +80,7 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         build=f"{_HERE}.gemma:Gemma3",
         recognises=f"{_HERE}.gemma:gemma3",
         markers=("<start_function_call>", "<end_function_call>", "<escape>"),
-        summary="<start_function_call>call:f{a:<escape>…<escape>}, and ```tool_code: FunctionGemma, Gemma 3",
+        summary="<start_function_call>call:f{a:<escape>…<escape>}, or a tool_code fence: FunctionGemma, Gemma 3",
     )
     yield ToolParser(
         name="gemma4",
@@ -135,7 +135,7 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         build=f"{_HERE}.marked_json:Phi4",
         recognises=f"{_HERE}.marked_json:phi4",
         markers=("<|tool_call|>", "<|/tool_call|>"),
-        summary="<|tool_call|>[{…}]<|/tool_call|> or functools[{…}]: Phi-4-mini",
+        summary="<|tool_call|>[{…}]<|/tool_call|> or functools[{…}]: Phi-4-mini, FireFunction 2",
     )
     yield ToolParser(
         name="seed_oss",

@@ -157,22 +157,23 @@ class HarmonyCalls(_Messages):
         if not name:
             self.content(header)
             return ""
+        if header.endswith(_ENDS):
+            return self._without_arguments(name, "{}")
         blanks = yield from self.blanks()
         if (yield from self.peek()) in ("{", '"'):
             yield from self.json_object(header + blanks, name)
-        elif (end := (yield from self._end())) or not (yield from self.peek()):
-            self.begin(name)
-            self.arguments("{}")
-            return end
-        else:
-            self.content(header + blanks)
-        return (yield from self._end())
-
-    def _end(self) -> Reading:
-        for marker in _ENDS:
-            if (yield from self.skip(marker)):
-                return marker
+            return (yield from self.skip_any(*_ENDS))
+        if (yield from self.skip_any(*_ENDS)):
+            return self._without_arguments(name, "{}")
+        if not (yield from self.peek()):  # whether arguments would have come, the reader of the answer knows
+            return self._without_arguments(name, "")
+        self.content(header + blanks)
         return ""
+
+    def _without_arguments(self, name: str, arguments: str) -> str:
+        self.begin(name)
+        self.arguments(arguments)
+        return "call"
 
     def _name(self, recipient: str) -> str:
         if recipient.startswith(_FUNCTIONS):

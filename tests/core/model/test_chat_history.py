@@ -80,6 +80,18 @@ def test_calls_of_which_there_may_be_one() -> None:
     assert render(ONE_CALL, USER, two).startswith('<user>a<assistant>[{"name": "f"')
 
 
+def test_text_and_thoughts_beside_a_call_where_one_of_them_may_be() -> None:
+    source = (
+        "{% for m in messages %}"
+        "{% if m.tool_calls and m.content and m.thinking %}{{ raise_exception('both') }}{% endif %}"
+        "{{ '<' + m.role + '>' + (m.content or m.thinking or '') }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name + c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
+    message = {"role": "assistant", "content": "S", "reasoning_content": "T", "tool_calls": [call("1")]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "R"}
+    assert render(source, USER, message, result) == "<user>a<assistant>T\nSf{}<tool>R"
+
+
 def test_the_older_fields_for_calls() -> None:
     source = (
         "{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"

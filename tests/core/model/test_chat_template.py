@@ -184,7 +184,9 @@ def test_what_a_template_refuses_is_a_400_with_its_message(source: str, reason: 
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ messages.append({}) }}",
+        "{{ messages.clear() }}",
+        "{{ messages.extend(messages) }}",
+        "{% for m in messages %}{{ messages.append(m) }}{% endfor %}",
         "{{ messages[0].update({'role': 'x'}) }}",
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ raise_exception.__globals__.os }}",
@@ -198,6 +200,20 @@ def test_what_a_template_refuses_is_a_400_with_its_message(source: str, reason: 
 def test_the_sandbox_holds(source: str) -> None:
     with pytest.raises(RequestError):
         template(source).render(CHAT, special_tokens={})
+
+
+def test_lists_of_a_templates_own_may_grow() -> None:
+    source = "{% set ns = namespace(ids=[]) %}{% for m in messages %}{% set _ = ns.ids.append(m.role) %}{% endfor %}"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    made = template(source + "{{ ns.ids.pop(0) }} {{ ns.ids | length }}")
+    assert made.render(chat, special_tokens={}) == "user 1"
+
+
+def test_what_a_template_takes_from_its_messages_is_not_gone() -> None:
+    made = template("{% set _ = messages.pop() %}{{ messages | length }}{{ raise_exception('no') if not tools }}")
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for _ in range(2):
+        assert made.render([{"role": "user", "content": "a"}], tools=tools, special_tokens={}) == "0"
 
 
 def test_only_json_reaches_a_template() -> None:

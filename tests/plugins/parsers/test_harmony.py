@@ -69,7 +69,7 @@ class TestCalls(ToolParserChecks):
         "<|channel|>commentary to=functions.other.one<|message|> {}": ("", [("other.one", "{}")]),
         "<|channel|>commentary to=functions.now <|constrain|>json<|message|><|call|>": ("", [("now", "{}")]),
         "<|channel|>commentary to=functions.now <|constrain|>json<|call|>": ("", [("now", "{}")]),
-        "<|channel|>commentary to=functions.now<|message|>": ("", [("now", "{}")]),
+        "<|channel|>commentary to=functions.now<|message|>": ("", [("now", "")]),
         r'<|channel|>commentary to=functions.f<|message|>"{\"a\": 1}"<|call|>': ("", [("f", r'"{\"a\": 1}"')]),
         CALL + "<|call|>" + CALL.replace("Oslo", "Rom") + "<|call|>Done.": (
             "Done.",
@@ -109,6 +109,14 @@ def test_no_marker_is_told_wherever_an_answer_is_cut_off() -> None:
     for end in range(len(text) + 1):
         content, reasoning, _ = read([text[:end]])
         assert not any(marker in content + reasoning for marker in markers), text[:end]
+
+
+def test_a_call_that_ends_before_its_arguments_has_none_unless_it_was_cut_off() -> None:
+    text = "<|channel|>commentary to=functions.now<|message|>"
+    for cut, arguments in ((False, "{}"), (True, "")):
+        reader = AnswerReader(None, HarmonyCalls(ToolContext(tools=TOOLS)))
+        calls = reader.read(text, last=True, cut=cut).calls
+        assert "".join(call.arguments for call in calls) == arguments
 
 
 def test_arguments_come_while_they_are_written() -> None:

@@ -63,6 +63,7 @@ SHOWN = [
 ]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = {"role": "user", "content": "Weather?"}
+RESULT = {"role": "tool", "tool_call_id": "", "content": "Rain."}
 OSLO = '{"city": "Oslo", "days": 3}'
 WROTE = {  # by template: what the model writes behind the prompt
     "deepseek_v31": f"Look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{OSLO}<｜tool▁call▁end｜>"
@@ -86,7 +87,7 @@ WROTE = {  # by template: what the model writes behind the prompt
     "kimi_k2": "Look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
     f"{OSLO}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{{}}<|tool_call_end|>"
     "<|tool_calls_section_end|>",
-    "kimi_k2_thinking": "<think>Hm.</think>Look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:7"
+    "kimi_k2_thinking": "<think>Hm.</think>Look.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
     f"<|tool_call_argument_begin|>{OSLO}<|tool_call_end|><|tool_calls_section_end|>",
     "llama31": f'{{"name": "weather", "parameters": {OSLO}}}',
     "llama4": f'<|python_start|>{{"name": "weather", "parameters": {OSLO}}}<|python_end|>',
@@ -142,9 +143,38 @@ def test_what_was_read_renders_as_it_was_written(name: str, host: Host) -> None:
     first = message["tool_calls"][0]
     assert first["function"]["name"] == "weather"
     assert json.loads(first["function"]["arguments"])["days"] == 3
-    result = {"role": "tool", "tool_call_id": first["id"], "content": "Rain."}
-    history = chat.render([USER, message, result], tools=SHOWN, special_tokens=SPECIAL)
+    history = chat.render([USER, message, RESULT | {"tool_call_id": first["id"]}], tools=SHOWN, special_tokens=SPECIAL)
     assert history.startswith(prompt + WROTE[name]), history.removeprefix(prompt)
+
+
+def test_thoughts_and_text_of_gpt_oss_go_back_beside_a_call(host: Host) -> None:
+    chat, text = (
+        template("gpt_oss"),
+        "<|channel|>commentary<|message|>Look.<|end|><|start|>assistant" + WROTE["gpt_oss"],
+    )
+    prompt = chat.render([USER], tools=SHOWN, special_tokens=SPECIAL)
+    message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
+    assert (message["content"], message["reasoning_content"]) == ("Look.", "Hm.")
+    history = chat.render(
+        [USER, message, RESULT], tools=SHOWN, special_tokens=SPECIAL
+    )  # the template takes one of both
+    assert "Look." in history
+    assert f"to=functions.weather<|channel|>commentary json<|message|>{OSLO}<|call|>" in history
+
+
+def test_the_final_message_of_gpt_oss_goes_back(host: Host) -> None:
+    chat, text = (
+        template("gpt_oss"),
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>A.",
+    )
+    prompt = chat.render([USER], special_tokens=SPECIAL)
+    message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
+    message.pop("tool_calls")
+    whole = chat.render([USER, message], add_generation_prompt=False, special_tokens=SPECIAL)
+    assert whole == prompt + text + "<|return|>"
+    later = chat.render([USER, message, USER], special_tokens=SPECIAL)
+    assert "Hm." not in later
+    assert "<|start|>assistant<|channel|>final<|message|>A.<|end|>" in later
 
 
 def read(parsers: Parsers, prompt: str, text: str) -> dict[str, Any]:
