@@ -89,14 +89,14 @@ class Answering:
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""
-        warnings = [*self._checked(body), *details(body.images)]
+        warnings = [*self._checked(body), *details(body.images), *self.conversations.thinking(body).warnings]
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, warnings, choice)
         pictures = await self._pictures.read(body.images)
         text, prompt, images = await asyncio.to_thread(self._chat_prompt, body, choice, pictures)
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
         job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
-        readers = [self._readers.of(choice, text, constrained=constraint is not None) for _ in job.requests]
+        readers = [self._readers.of(body, choice, text, constrained=constraint is not None) for _ in job.requests]
         return self._begin(job, warnings, readers)
 
     async def complete(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from maxserve.core.answers.images import Placed, placed_image
+from maxserve.core.answers.thinking import ReasoningFields
 from maxserve.core.answers.tools import ToolFields
 from maxserve.core.errors import RequestError
 from maxserve.core.model.truncation import Side, Truncation, truncation_of
@@ -146,7 +147,7 @@ class Message(Body):
         return [{"type": "text", "text": part} if isinstance(part, str) else part for part in value]
 
 
-class ChatBody(TextBody, ToolFields):
+class ChatBody(TextBody, ToolFields, ReasoningFields):
     """A conversation to be continued."""
 
     messages: Annotated[list[Message], Field(min_length=1, description="the conversation so far"), FAIL_FAST]

@@ -7,6 +7,7 @@ from typing import Any
 
 from maxserve.core.answers.bodies import ChatBody, ContentPart, Message
 from maxserve.core.answers.jobs import encoded
+from maxserve.core.answers.thinking import Asked, ThinkingControls
 from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
 from maxserve.core.answers.tools import ToolChoice
 from maxserve.core.errors import RequestError
@@ -29,6 +30,11 @@ class Conversations:
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
         self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
+        self._thinking = ThinkingControls.of(context.template, context.tokenizer.special_tokens)
+
+    def thinking(self, body: ChatBody) -> Asked:
+        """What `body` says of reasoning; RequestError for what cannot be kept."""
+        return self._thinking.asked(body)
 
     def text(self, body: ChatBody, choice: ToolChoice) -> str:
         """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
@@ -43,11 +49,11 @@ class Conversations:
             turns,
             tools=tools,
             add_generation_prompt=prompted,
-            continue_final_message=not prompted and bool(body.continue_final_message),
+            continue_final_message=not prompted and goes_on(body),
             special_tokens=self._tokenizer.special_tokens,
             image_text=self._placeholder,
             calls_in_words=in_words,
-            **(body.chat_template_kwargs or {}),
+            **{**self.thinking(body).variables, **(body.chat_template_kwargs or {})},
         )
 
     def tokens(self, text: str, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
@@ -78,10 +84,19 @@ def _check_template_kwargs(kwargs: dict[str, Any]) -> None:
         raise RequestError(message, param=f"chat_template_kwargs.{taken[0]}")
 
 
+def goes_on(body: ChatBody) -> bool:
+    """Whether the answer goes on with the last message; on the message itself it is called prefix, or partial."""
+    if body.continue_final_message is not None:
+        return body.continue_final_message
+    last = body.messages[-1]
+    marks = (last.model_extra or {}).get("prefix"), (last.model_extra or {}).get("partial")
+    return last.role == "assistant" and True in marks and not body.add_generation_prompt
+
+
 def _wants_generation_prompt(body: ChatBody) -> bool:
-    goes_on = bool(body.continue_final_message)
-    prompted = not goes_on if body.add_generation_prompt is None else body.add_generation_prompt
-    if goes_on and prompted:
+    continued = goes_on(body)
+    prompted = not continued if body.add_generation_prompt is None else body.add_generation_prompt
+    if continued and prompted:
         message = "continue_final_message and add_generation_prompt exclude each other"
         raise RequestError(message, param="continue_final_message")
     return prompted

@@ -1,7 +1,9 @@
-"""Who reads the answers to a conversation?"""
+"""What reads the answers to a conversation."""
 
 from __future__ import annotations
 
+from maxserve.core.answers.bodies import ChatBody, Message
+from maxserve.core.answers.conversation import goes_on
 from maxserve.core.answers.parsers import choose_parsers
 from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.answers.tool_schema import constrained_reader
@@ -25,22 +27,40 @@ class Readers:
         """The parsers by name, None where there is none."""
         return {"tool_parser": self._parsers.tool_parser, "reasoning_parser": self._parsers.reasoning_parser}
 
-    def of(self, choice: ToolChoice, prompt: str, *, constrained: bool) -> AnswerReader | None:
+    def of(self, body: ChatBody, choice: ToolChoice, prompt: str, *, constrained: bool) -> AnswerReader | None:
         """The reader of one answer to `prompt`; None when its text is what it is.
 
         An answer that is held to a grammar has no room for thoughts.
         """
-        reasoning = None if constrained else self._reasoning(prompt)
+        reasoning = None if constrained or body.separate_reasoning is False else self._reasoning(body, prompt)
         tools = self._tools(choice, constrained=constrained)
         if reasoning is None and tools is None:
             return None
         markers = (self._parsers.reasoning_markers if reasoning else ()) + (self._parsers.tool_markers if tools else ())
-        most = None if choice.parallel else 1
-        return AnswerReader(reasoning, tools, markers=markers, most_calls=most, declared=choice.tools)
+        return AnswerReader(
+            reasoning,
+            tools,
+            markers=markers,
+            most_calls=None if choice.parallel else 1,
+            declared=choice.tools,
+            tells_reasoning=body.tells_reasoning,
+        )
 
-    def _reasoning(self, prompt: str) -> ReadsAnswer | None:
+    def _reasoning(self, body: ChatBody, prompt: str) -> ReadsAnswer | None:
         build = self._parsers.reasoning
-        return build and build(ReasoningContext(sections=self._sections, prompt=prompt[-_PROMPT_END:]))
+        return build and build(ReasoningContext(sections=self._sections, prompt=self._end(body, prompt)))
+
+    def _end(self, body: ChatBody, prompt: str) -> str:
+        """The end of a prompt, with all that the client began of the answer, and no tags that others speak of."""
+        messages = body.messages[:-1] if goes_on(body) else body.messages
+        begun = _said(body.messages[-1]) if goes_on(body) else ""
+        said = _said(messages[-1]) if messages else ""
+        written = prompt[: prompt.rfind(begun) if begun else len(prompt)].rstrip()
+        own = next((mark for mark in self._parsers.reasoning_markers if written.endswith(mark)), "")
+        if any(mark in said for mark in self._parsers.reasoning_markers):
+            at = prompt.rfind(said, 0, len(written) - len(own))
+            prompt = prompt[at + len(said) :] if at >= 0 else prompt
+        return prompt[-_PROMPT_END - len(begun) :]
 
     def _tools(self, choice: ToolChoice, *, constrained: bool) -> ReadsAnswer | None:
         if choice.schema is not None:
@@ -48,3 +68,11 @@ class Readers:
         if choice.mode != "auto" or constrained or self._parsers.tools is None:
             return None
         return self._parsers.tools(ToolContext(sections=self._sections, tools=choice.tools))
+
+
+def _said(message: Message) -> str:
+    """The text that a message ends with, as a template renders it at least."""
+    content = message.content
+    if isinstance(content, list):
+        content = next((part.text for part in reversed(content) if part.text), None)
+    return (content or "").strip()

@@ -37,12 +37,14 @@ class AnswerReader:
         markers: Sequence[str] = (),
         most_calls: int | None = None,
         declared: Sequence[Tool] = (),
+        tells_reasoning: bool = True,
     ) -> None:
         self.markers = markers
         self._reasoning = reasoning
         self._tools = tools
         self._most_calls = most_calls
         self._declared = {tool.name: tool.parameters for tool in declared}
+        self._tells_reasoning = tells_reasoning
         self._index = -1  # of the call that is open
         self._arguments = CallArguments()
         self.called = False
@@ -55,6 +57,8 @@ class AnswerReader:
         first = Delta(content=text) if self._reasoning is None else self._reasoning.feed(text)
         if last and self._reasoning is not None:
             first = _joined(first, self._reasoning.finish())
+        if not self._tells_reasoning:
+            first = Delta(content=first.content, calls=first.calls)
         if self._tools is None:
             return _encodable(first)
         second = self._tools.feed(first.content)

@@ -78,7 +78,7 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "lora": EMPTY,
     "lora_path": EMPTY,
     "adapter_id": EMPTY,
-    "thinking_token_budget": _never,
+    "thinking_token_budget": one_of(-1),
     "repetition_detection": EMPTY,
     "mm_processor_kwargs": EMPTY,
     "media_io_kwargs": EMPTY,

@@ -40,7 +40,7 @@ class MessageTranslation:
             "model": body.model,
             "messages": messages,
             "continue_final_message": True if messages[-1]["role"] == "assistant" else None,
-            "chat_template_kwargs": {**(body.chat_template_kwargs or {}), **variables} or None,
+            "chat_template_kwargs": {**variables, **(body.chat_template_kwargs or {})} or None,
             **tools,
             **_format(body),
             **(_limits(body) if isinstance(body, MessageBody) else {}),

@@ -35,7 +35,7 @@ class ResponseTranslation:
             "stream": body.stream,
             "user": body.owner,
             "parallel_tool_calls": body.parallel_tool_calls,
-            "chat_template_kwargs": {**(body.chat_template_kwargs or {}), **variables} or None,
+            "chat_template_kwargs": {**variables, **(body.chat_template_kwargs or {})} or None,
             "tools": tools.functions or None,
             "tool_choice": tools.choice,
             "response_format": _format(body.text) if body.text is not None else None,

@@ -1,16 +1,25 @@
-"""<think>reasoning</think>answer: where does the thinking end?"""
+"""<think>reasoning</think>answer."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
 from maxserve.core.nouns import Delta
 from maxserve.core.reading import ReasoningContext
 
+# What ends a message, and begins the next, in chat templates.
+_MESSAGE_MARK = re.compile(
+    r"<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|\[/?INST\]|<(start|end)_of_turn>|<\|?turn\|?>|<\|?im_(start|end)\|?>"
+)
+
 
 class Think:
     """Reasoning begins where the prompt or the answer opens it; blanks around it are left out.
+
+    A prompt may hold the beginning of the reasoning: its template has written the tag, or the client has begun the
+    answer, which goes on there.
 
     Only the first tag that an answer begins with counts: later ones are content, as the model may speak of them.
     Families with other tags are subclasses. `ends` are texts that end the reasoning as well, and are told as content:
@@ -22,10 +31,25 @@ class Think:
     ends: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: ReasoningContext) -> None:
-        opened = context.prompt.rstrip().endswith(self.openings)
-        self._read = self._reasoning if opened else self._start
+        begun = self._begun(context.prompt)
+        self._read = self._start if begun is None else self._reasoning
         self._held = ""
-        self._blank = True  # nothing but blanks so far, of the reasoning or of the content after it
+        self._blank = not begun  # nothing but blanks so far, of the reasoning or of the content after it
+
+    @classmethod
+    def _begun(cls, prompt: str) -> str | None:
+        """The reasoning in which the prompt ends, "" where nothing is said of it yet; None where it is not open."""
+        after = max((prompt.rfind(tag) + len(tag) for tag in cls.openings if tag in prompt), default=-1)
+        thought = prompt[max(after, 0) :]
+        if after < 0 or any(tag in thought for tag in cls.closings) or _MESSAGE_MARK.search(thought):
+            return None
+        return thought.strip()
+
+    @classmethod
+    def closed(cls, prompt: str) -> bool:
+        """Whether the prompt ends behind reasoning, in the message that the answer goes on with."""
+        after = max((prompt.rfind(tag) + len(tag) for tag in cls.closings if tag in prompt), default=-1)
+        return after >= 0 and cls._begun(prompt) is None and _MESSAGE_MARK.search(prompt[after:]) is None
 
     def feed(self, text: str) -> Delta:
         self._held += text
@@ -92,8 +116,8 @@ def from_start(context: ReasoningContext) -> Think:
 
     Where the template has written both tags, there is none.
     """
-    closed = context.prompt.rstrip().endswith(Think.closings)
-    return Think(context) if closed else Think(ReasoningContext(sections=context.sections, prompt=Think.openings[0]))
+    begun = Think.closed(context.prompt) or Think._begun(context.prompt) is not None
+    return Think(context) if begun else Think(ReasoningContext(sections=context.sections, prompt=Think.openings[0]))
 
 
 def _first(tags: Iterable[str], text: str) -> str | None:

@@ -21,6 +21,13 @@ class TestThink(ReasoningParserChecks):
         ("", "Two. <think>no</think>"): ("Two. <think>no</think>", ""),
         ("", "Two.</think> Three."): ("Two.</think> Three.", ""),
         ("what does <think> mean?<|im_end|>", "A tag."): ("A tag.", ""),
+        ("what does <think> mean?<|im_end|>\n<|im_start|>assistant\n", "A tag."): ("A tag.", ""),
+        ("[INST] what does <think> mean? [/INST]", "A tag."): ("A tag.", ""),
+        # Begun by the client.
+        ("<|im_start|>assistant\n<think>\nOkay, so", " the sum is 4.</think>\n\nFour."): ("Four.", " the sum is 4."),
+        ("<|im_start|>assistant\n<think>\nOkay.</think>\n\nSo: ", "Four."): ("Four.", ""),
+        ("<|im_start|>assistant\nSo: ", "Four. <think>"): ("Four. <think>", ""),
+        ("<think>a</think><|im_end|><|im_start|>assistant\n<think>b", "c"): ("", "c"),
     }
 
 
@@ -31,6 +38,9 @@ class TestFromStart(ReasoningParserChecks):
         ("", "<think>\nHm.</think>\nTwo."): ("Two.", "Hm."),
         ("<think>\n\n</think>\n\n", "Two."): ("Two.", ""),
         ("", "for ever"): ("", "for ever"),
+        ("<think>\nOkay", ", so.</think>Two."): ("Two.", ", so."),
+        ("<think>\nOkay.</think>\n\nSo: ", "Two."): ("Two.", ""),
+        ("<think>Hm.</think>One.<|im_end|>\n<|im_start|>assistant\n", "Hm.</think>Two."): ("Two.", "Hm."),
     }
 
 
