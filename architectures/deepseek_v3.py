@@ -103,5 +103,5 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
 
 def weights(config: DeepseekConfig) -> WeightMap:
     """Where a checkpoint of that config has the parameters."""
-    optional = (after(config.layers, config.next_layers),) if config.next_layers else ()
+    optional = (after(config.layers, max(config.next_layers, 1)),)  # 0 switches it off; checkpoints keep it
     return replace(LATENT, optional=optional, exact=(r"\.e_score_correction_bias$",))

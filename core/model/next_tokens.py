@@ -6,7 +6,7 @@ Families number them on from `num_hidden_layers`. Answers do without them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 _COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")
 _MOST = 64  # of a config that makes sense
@@ -18,7 +18,7 @@ def next_token_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
     for raw in (config, part if isinstance(part, Mapping) else {}):
         first, count = raw.get("num_hidden_layers"), next((raw[key] for key in _COUNTS if key in raw), None)
         if _is_count(first) and _is_count(count):
-            return (after(first, min(count, _MOST)),)
+            return (after(first, min(max(count, 1), _MOST)),)  # 0 switches them off; the checkpoint keeps its own
     return ()
 
 
@@ -27,5 +27,5 @@ def after(layers: int, count: int) -> str:
     return rf"(^|\.)layers\.({'|'.join(str(layers + i) for i in range(count))})\."
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -135,7 +135,7 @@ def test_one_parameter_under_two_spellings_is_refused() -> None:
         ({"num_hidden_layers": 2, "num_nextn_predict_layers": 2}, [2, 3], [4]),
         ({"num_hidden_layers": 2, "num_mtp_layers": 1}, [2], [20]),
         ({"text_config": {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}}, [2], [3]),
-        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 0}, [], [2]),
+        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 0}, [2], [3]),  # switched off, and stored all the same
         ({"num_hidden_layers": 2}, [], [2]),
     ],
 )
