@@ -128,6 +128,11 @@ class ContentPart(Body):
         None, description="an object with the url of a picture: data:, and https: or file: if allowed"
     )
 
+    @model_validator(mode="after")
+    def _let_others_run(self) -> ContentPart:
+        """Python code, where threads take turns: without any, thousands of parts would be validated in one go."""
+        return self
+
 
 class Message(Body):
     """One message. Fields besides these are handed to the chat template, and so are roles that it knows.

@@ -13,12 +13,16 @@ from starlette.responses import Response
 
 from maxserve.core.errors import EngineError, RequestError
 from maxserve.core.interfaces import ServerContext
+from maxserve.core.server.body_memory import BodyMemory
 from maxserve.core.server.edge import Edge
 from maxserve.core.server.errors import failure_of, log_unforeseen, unrouted
 from maxserve.core.server.keys import KeyCheck
 from maxserve.core.server.mounting import RouteMount, mount_routes
 from maxserve.core.server.origins import OriginCheck
+from maxserve.core.server.threads import Threads
 from maxserve.core.server.wordings import Wordings
+
+READING = 2  # threads that read large bodies
 
 
 def create_app(
@@ -33,13 +37,14 @@ def create_app(
     settings = context.settings.server
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
     app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
-    app.state.context, app.state.wordings = context, said
+    reading = context.owned(Threads(READING, "bodies"))
+    app.state.context, app.state.wordings, app.state.reading = context, said, reading
     # The last one added is the first to see a request.
     if settings.api_key:
         app.add_middleware(KeyCheck, keys=settings.api_key, wordings=said)
     else:
         app.add_middleware(OriginCheck, server=settings, wordings=said)
-    app.add_middleware(Edge, max_body_bytes=settings.max_request_bytes, wordings=said)
+    app.add_middleware(Edge, bodies=BodyMemory(settings.max_request_bytes, reading), wordings=said)
 
     async def answer(request: Request, error: Exception) -> Response:
         log_unforeseen(error, f"{request.method} {request.url.path}")

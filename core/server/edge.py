@@ -1,4 +1,4 @@
-"""What happens to every request, whatever its path: an id, a limit of size, and an answer even when code fails."""
+"""What happens to every request, whatever its path: an id, limits of its body, and an answer even when code fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from maxserve.core.server.body_memory import UNCOUNTED, BodyMemory
 from maxserve.core.server.disconnect import ClientGone
 from maxserve.core.server.errors import Failure, failure_of, log
 from maxserve.core.server.wordings import Wordings
@@ -19,9 +20,9 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 class Edge:
     """ASGI middleware. The id is in `scope["state"]["request_id"]` and in the answer's X-Request-ID."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, wordings: Wordings) -> None:
+    def __init__(self, app: ASGIApp, *, bodies: BodyMemory, wordings: Wordings) -> None:
         self._app, self._wordings = app, wordings
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,7 +32,11 @@ class Edge:
         scope.setdefault("state", {})["request_id"] = request_id
         if scope["method"] == "HEAD":  # answered as GET; the HTTP server leaves the body out
             scope = {**scope, "method": "GET"}
-        await self._guarded(scope, _Limited(receive, scope, self._max_body_bytes), _Labelled(send, request_id))
+        body = _Limited(receive, scope, self._bodies)
+        try:
+            await self._guarded(scope, body, _Labelled(send, request_id))
+        finally:
+            body.close()
 
     async def _guarded(self, scope: Scope, receive: _Limited, send: _Labelled) -> None:
         try:
@@ -53,28 +58,37 @@ class Edge:
 
 
 class _Limited:
-    """Passes the body on until it is larger than allowed: HTTPException 413."""
+    """Passes the body on until it is larger than allowed (HTTPException 413), or all bodies together are (503)."""
 
-    def __init__(self, receive: Receive, scope: Scope, limit: int) -> None:
+    def __init__(self, receive: Receive, scope: Scope, bodies: BodyMemory) -> None:
         self._receive = receive
         self._declared = Headers(scope=scope).get("content-length", "")
-        self._limit = limit
-        self._read = 0
+        self._bodies = bodies
+        self._read = self._taken = 0
 
     def check_declared(self) -> None:
-        if self._declared.isdecimal() and int(self._declared[:20]) > self._limit:
+        if self._declared.isdecimal() and int(self._declared[:20]) > self._bodies.largest:
             self._refuse()
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
-            if self._read > self._limit:
+            if self._read > self._bodies.largest:
                 self._refuse()
+            if self._read > UNCOUNTED:
+                self._bodies.take(self._read - self._taken)
+                self._taken = self._read
         return message
 
+    def close(self) -> None:
+        """The request is over, and with it whatever became of its body."""
+        if self._taken:
+            self._bodies.release(self._taken)
+            self._taken = 0
+
     def _refuse(self) -> None:
-        raise HTTPException(413, f"the body is larger than the {self._limit} bytes this server takes")
+        raise HTTPException(413, f"the body is larger than the {self._bodies.largest} bytes this server takes")
 
 
 class _Labelled:

@@ -119,6 +119,13 @@ requests that are sent before the answer to one before them, 16 wait; then the c
 `--max-connections`, the one that has been idle or sending for longest makes room for the next; where all are being
 answered, one more gets a 503.
 
+## Limits of bodies
+
+A body has at most `--max-request-bytes`, and so many values of JSON as 32,768 objects and lists, 131,072 strings and
+a million entries; more is a 400 that says which. Bodies above 64 KiB are read beside the event loop. All bodies
+together, from their first byte to the end of their answer, have sixteen times the largest one's memory; where that is
+taken, one of more than 64 KiB is answered 503.
+
 ## Options of plugins
 
 A plugin that declares the setting `aging` in its section `shortest-first` adds `--shortest-first.aging`, the variable

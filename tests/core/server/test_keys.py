@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 
 def client(**server: Any) -> httpx.AsyncClient:
     settings = Settings(server=ServerSettings(**server))
-    context: Any = SimpleNamespace(model=SimpleNamespace(name="tiny"), settings=settings)
+    context: Any = SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
     router = APIRouter()
 
     @router.get("/mine")

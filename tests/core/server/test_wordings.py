@@ -37,7 +37,7 @@ def acme(name: str) -> Tells:
 
 def gate_of(wordings: Wordings, **server: Any) -> Gate:
     context: Any = SimpleNamespace(
-        model=SimpleNamespace(name="tiny"), settings=Settings(server=ServerSettings(**server))
+        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=Settings(server=ServerSettings(**server))
     )
     router = APIRouter()
 
