@@ -9,9 +9,6 @@ from maxserve.core.answers.script import Script
 from maxserve.core.nouns import Tool
 
 MOST_CALLS = 16  # in one answer that must call
-_DATA = frozenset({"const", "enum", "default", "examples"})  # what these hold is no schema
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-
 
 # What may admit members that `properties` does not name.
 _OPEN = frozenset(
@@ -54,40 +51,23 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
 def calls_schema(tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
     """An array of calls to any of `tools`, each {"name": …, "arguments": …}.
 
-    What a tool's schema says with $ref of itself is found at its new place.
+    Each tool's schema is a document of its own within it, in which its references are found.
     """
-    calls = [_call(tool, f"#/items/anyOf/{index}/properties/arguments") for index, tool in enumerate(tools)]
+    calls = [_call(tool, f"urn:tool:{index}") for index, tool in enumerate(tools)]
     most = MOST_CALLS if parallel else 1
     return {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": calls}}
 
 
-def _call(tool: Tool, place: str) -> dict[str, Any]:
+def _call(tool: Tool, document: str) -> dict[str, Any]:
+    schema = arguments_schema(tool)
+    if not isinstance(own := schema.get("$id"), str) or not own or own.startswith("#"):
+        schema = {**schema, "$id": document}
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": _moved(arguments_schema(tool), place)},
+        "properties": {"name": {"const": tool.name}, "arguments": schema},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """A schema whose references to its own parts begin at `place`, a JSON pointer (RFC 6901) of the whole."""
-    if isinstance(schema, list):
-        return [_moved(item, place) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {key: _moved_value(key, value, place) for key, value in schema.items()}
-
-
-def _moved_value(key: str, value: Any, place: str) -> Any:
-    if key == "$ref" and isinstance(value, str):
-        own = value == "#" or value.startswith("#/")
-        return place + value[1:] if own else value
-    if key in _DATA:
-        return value
-    if key in _NAMED and isinstance(value, Mapping):
-        return {name: _moved(inner, place) for name, inner in value.items()}
-    return _moved(value, place)
 
 
 class _ForcedCalls(Script):

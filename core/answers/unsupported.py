@@ -46,10 +46,6 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "use_beam_search": OFF,
     "spaces_between_special_tokens": one_of(True),
     "structural_tag": _never,
-    "json_schema": _never,
-    "regex": _never,
-    "ebnf": _never,
-    "grammar": _never,
     "tools": EMPTY,
     "tool_choice": one_of("none", "auto"),
     "parallel_tool_calls": one_of(True, False),  # a plain completion makes no calls

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from maxserve.core.answers.tool_schema import NamedCall, RequiredCalls, calls_schema
 from maxserve.core.answers.tools import ToolFields, read_tools
 from maxserve.core.errors import RequestError
 from maxserve.core.nouns import Tool
 from maxserve.core.testing.parsers import gathered
+from maxserve.plugins.grammar.schema import checked
 
 
 def tool(name: str = "f", **function: Any) -> dict[str, Any]:
@@ -134,19 +137,25 @@ def test_refusals(fields: dict[str, Any], param: str) -> None:
     assert caught.value.param == param
 
 
-def test_references_are_found_at_their_new_place() -> None:
+@pytest.mark.parametrize("document", [None, "https://example.com/tool.json", "#/properties/arguments"])
+def test_references_are_found_within_their_own_tool(document: str | None) -> None:
     parameters = {
         "type": "object",
         "properties": {"$ref": {"$ref": "#/$defs/a~1b"}, "me": {"$ref": "#"}, "x": {"const": {"$ref": "#/y"}}},
         "$defs": {"a/b": {"type": "integer"}},
+        **({"$id": document} if document else {}),
     }
-    schema = calls_schema([Tool(name="e"), Tool(name="f", parameters=parameters)], parallel=True)
-    place = "#/items/anyOf/1/properties/arguments"
-    arguments = schema["items"]["anyOf"][1]["properties"]["arguments"]
-    assert arguments["properties"]["$ref"] == {"$ref": f"{place}/$defs/a~1b"}
-    assert arguments["properties"]["me"] == {"$ref": place}
-    assert arguments["properties"]["x"] == {"const": {"$ref": "#/y"}}
-    assert arguments["$defs"] == parameters["$defs"]
+    other = {"type": "object", "properties": {"$ref": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": {"type": "null"}}}
+    tools = [Tool(name="e", parameters=other), Tool(name="f", parameters=parameters)]
+    schema = calls_schema(tools, parallel=True)
+    for name, arguments, valid in (
+        ("f", {"$ref": 3, "me": {"me": {"$ref": 4}}, "x": {"$ref": "#/y"}}, True),
+        ("f", {"me": {"me": {"$ref": None}}}, False),
+        ("e", {"$ref": None}, True),
+        ("e", {"$ref": 3}, False),
+    ):
+        assert Draft202012Validator(schema).is_valid([{"name": name, "arguments": arguments}]) == valid
+    assert "$ref" in json.dumps(checked(json.dumps(schema)))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
