@@ -145,8 +145,8 @@ class Answering:
     def _chat_prompt(
         self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]
     ) -> tuple[str, list[int], tuple[Image, ...]]:
-        text = self.conversations.text(body, choice)
-        prompt, images = self.conversations.tokens(text, pictures)
+        written = self.conversations.prompt(body, choice)
+        prompt, images = self.conversations.tokens(written, pictures)
         if body.add_special_tokens:
             before, after = self.context.tokenizer.affixes
             prompt = [*before, *prompt, *after]
@@ -156,7 +156,7 @@ class Answering:
             if images:
                 raise RequestError("a prompt with images cannot be cut; leave it out", param=truncation.param)
             prompt = list(truncation.ids(prompt))
-        return text, prompt, images
+        return written.text, prompt, images
 
     def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
         parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from maxserve.core.answers.bodies import ChatBody, ContentPart, Message
-from maxserve.core.answers.jobs import encoded
+from maxserve.core.answers.jobs import check_length
 from maxserve.core.answers.thinking import Asked, ThinkingControls
 from maxserve.core.answers.tool_prompt import knows_tools, told_of_tools
 from maxserve.core.answers.tools import ToolChoice
@@ -14,7 +15,9 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.chat_messages import IMAGE_PART, check_role
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
+from maxserve.core.model.client_text import ClientText, Conversation
 from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.nouns import Image
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
@@ -25,6 +28,7 @@ class Conversations:
     """Renders conversations with the chat template of the served model. Safe from several threads at once."""
 
     def __init__(self, context: ServerContext) -> None:
+        self._context = context
         self._template = context.template
         self._tokenizer = context.tokenizer
         self._info = context.model
@@ -38,13 +42,38 @@ class Conversations:
 
     def text(self, body: ChatBody, choice: ToolChoice) -> str:
         """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
-        _check_template_kwargs(body.chat_template_kwargs or {})
-        prompted = _wants_generation_prompt(body)
+        return self._written(body, choice, self._conversation(body, choice))
+
+    def prompt(self, body: ChatBody, choice: ToolChoice) -> PromptText:
+        """The same text, and which of its characters are no part of a special token, since a client wrote them."""
+        conversation = self._conversation(body, choice)
+        if self._client is None:
+            return PromptText(self._written(body, choice, conversation))
+        source = self._template.source(tools=conversation.tools is not None)
+        written = partial(self._written, body, choice)
+        return self._client.render(written, conversation, source, self._placeholder, _variables(body))
+
+    def tokens(self, prompt: PromptText, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
+        """The tokens of what `prompt` gave, the template having put special ones where they belong, and its images."""
+        if not images or self._placeholder is None:
+            return self._encoded(prompt), ()
+        return image_prompt(prompt, images, self._placeholder, self._tokenizer, self._encoded)
+
+    @cached_property
+    def _client(self) -> ClientText | None:
+        return None if self._context.settings.model.special_tokens_in_content else ClientText(self._tokenizer)
+
+    def _conversation(self, body: ChatBody, choice: ToolChoice) -> Conversation:
+        """What the client gives the template."""
         turns = [self._turn(index, message) for index, message in enumerate(body.messages)]
-        tools = choice.for_template
+        return Conversation(messages=turns, tools=choice.for_template, documents=_variables(body).get("documents"))
+
+    def _written(self, body: ChatBody, choice: ToolChoice, conversation: Conversation) -> str:
+        prompted = _wants_generation_prompt(body)
+        turns, tools = conversation.messages, conversation.tools
         in_words = bool(tools) and not self._knows_tools
-        if in_words:
-            turns, tools = told_of_tools(turns, choice), None
+        if in_words and tools:
+            turns, tools = told_of_tools(turns, _callable(tools, choice), choice.mode), None
         return self._template.render(
             turns,
             tools=tools,
@@ -53,17 +82,12 @@ class Conversations:
             special_tokens=self._tokenizer.special_tokens,
             image_text=self._placeholder,
             calls_in_words=in_words,
-            **{**self.thinking(body).variables, **(body.chat_template_kwargs or {})},
+            **{**self.thinking(body).variables, **_variables(body), "documents": conversation.documents},
         )
 
-    def tokens(self, text: str, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
-        """The tokens of what `text` gave, the template having put special ones where they belong, and its images."""
-        if not images or self._placeholder is None:
-            return self._encoded(text), ()
-        return image_prompt(text, images, self._placeholder, self._tokenizer, self._encoded)
-
-    def _encoded(self, text: str) -> list[int]:
-        return encoded(text, self._tokenizer, self._info, add_special_tokens=False, prompt_field="messages")
+    def _encoded(self, prompt: PromptText) -> list[int]:
+        check_length(prompt.text, self._tokenizer, self._info, prompt_field="messages")
+        return self._tokenizer.encode_prompt(prompt)
 
     def _turn(self, index: int, message: Message) -> dict[str, Any]:
         """A message as templates take it: nothing that was not given, and images as such."""
@@ -77,11 +101,23 @@ class Conversations:
         return turn
 
 
-def _check_template_kwargs(kwargs: dict[str, Any]) -> None:
+def _callable(tools: Sequence[Any], choice: ToolChoice) -> list[Any]:
+    """The functions that are told in words: of several, the one that must be called."""
+    functions = [tool["function"] for tool in tools]
+    if choice.mode != "named":
+        return functions
+    at = choice.declared.index(choice.tools[0])
+    return functions[at : at + 1]
+
+
+def _variables(body: ChatBody) -> dict[str, Any]:
+    """What else the template is given; RequestError for what the server itself gives."""
+    kwargs = body.chat_template_kwargs or {}
     taken = sorted(RESERVED_VARIABLES & kwargs.keys())
     if taken:
         message = f"chat_template_kwargs must not have {taken[0]!r}, which the server gives to the template itself"
         raise RequestError(message, param=f"chat_template_kwargs.{taken[0]}")
+    return kwargs
 
 
 def goes_on(body: ChatBody) -> bool:

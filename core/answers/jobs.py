@@ -114,6 +114,12 @@ def encoded(
     if truncation is not None:
         ids, _ = tokenizer.encode_input(text, truncation=truncation, add_special_tokens=add_special_tokens)
         return list(truncation.ids(ids))
+    check_length(text, tokenizer, info, prompt_field=prompt_field)
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def check_length(text: str, tokenizer: Tokenizer, info: ModelInfo, *, prompt_field: str) -> None:
+    """RequestError for a text that certainly has more tokens than the model's context."""
     tokens = tokenizer.fewest_tokens(text)
     if tokens > info.max_length:
         message = (
@@ -121,7 +127,6 @@ def encoded(
             f"this model's context of {info.max_length}"
         )
         raise RequestError(message, param=prompt_field, code=_TOO_LONG)
-    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 def _request(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.answers.tools import ToolChoice
+from maxserve.core.answers.tools import Mode
 from maxserve.core.errors import RequestError
 from maxserve.core.model.chat_messages import joined_content
 from maxserve.core.model.chat_template import ChatTemplate
@@ -33,11 +33,12 @@ def knows_tools(template: ChatTemplate, special_tokens: Mapping[str, str]) -> bo
     return _STRANGER in text
 
 
-def told_of_tools(turns: Sequence[dict[str, Any]], choice: ToolChoice) -> list[dict[str, Any]]:
-    """The conversation with the tools described in its system message, which goes where the template takes it."""
-    tools = choice.tools if choice.mode == "named" else choice.declared
-    described = [{"name": t.name, "description": t.description, "parameters": dict(t.parameters)} for t in tools]
-    text = f"You may call these functions:\n{json.dumps(described, ensure_ascii=False)}\n{_HOW[choice.mode]}"
+def told_of_tools(turns: Sequence[Mapping[str, Any]], functions: Sequence[Mapping[str, Any]], mode: Mode) -> list[Any]:
+    """The conversation with the functions described in its system message, which goes where the template takes it."""
+    described = [
+        {"name": f["name"], "description": f.get("description", ""), "parameters": f["parameters"]} for f in functions
+    ]
+    text = f"You may call these functions:\n{json.dumps(described, ensure_ascii=False)}\n{_HOW[mode]}"
     if turns[0]["role"] in ("system", "developer"):
-        return [turns[0] | {"content": joined_content(turns[0].get("content"), f"\n\n{text}")}, *turns[1:]]
+        return [{**turns[0], "content": joined_content(turns[0].get("content"), f"\n\n{text}")}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]

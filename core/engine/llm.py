@@ -20,6 +20,7 @@ from maxserve.core.host import Host, PluginOptions
 from maxserve.core.images.limits import ImageLimits
 from maxserve.core.model.answer import AnswerText, Piece
 from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.model.client_text import ClientText
 from maxserve.core.model.images import image_reader
 from maxserve.core.model.progress import NullProgress
 from maxserve.core.model.resolve import resolve_model
@@ -170,7 +171,11 @@ class LLM:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
         limits = ImageLimits.of(self.settings)
-        return render(messages, self.template, self.tokenizer, self._pictures, limits)
+        return render(messages, self.template, self.tokenizer, self._pictures, limits, client=self._client_text)
+
+    @cached_property
+    def _client_text(self) -> ClientText | None:
+        return None if self.settings.model.special_tokens_in_content else ClientText(self.tokenizer)
 
     def stream(
         self,

@@ -1,10 +1,9 @@
-"""How does a conversation in the caller's own process become a prompt, with the pictures that it shows?"""
+"""Conversations in the caller's own process as prompts, with the images that they show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,12 +13,15 @@ from maxserve.core.images.limits import ImageLimits
 from maxserve.core.images.pictures import decode
 from maxserve.core.images.sources import read_source
 from maxserve.core.model.chat_messages import IMAGE_PART
+from maxserve.core.model.client_text import Conversation
 from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.nouns import Image
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces import ReadImage, ReadsImages
     from maxserve.core.model.chat_template import ChatTemplate
+    from maxserve.core.model.client_text import ClientText
     from maxserve.core.model.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -39,22 +41,31 @@ def render(
     tokenizer: Tokenizer,
     reader: ReadsImages | None,
     limits: ImageLimits,
+    *,
+    client: ClientText | None = None,
 ) -> Rendered:
     """The prompt of `messages`, whose content may be a list of text and image_url parts, as /v1/chat/completions has.
 
     Whoever writes the program decides what it reads: pictures may come from any host, and from any file. RequestError
-    for those that cannot be used.
+    for those that cannot be used. With `client`, special tokens that the user or a tool spelled out are text.
     """
     turns, urls = _turns(messages)
     if urls and reader is None:
         raise RequestError("the model takes text only, no images")
     image_text = None if reader is None else reader.placeholder
-    text = template.render(turns, special_tokens=tokenizer.special_tokens, image_text=image_text)
-    encode = partial(tokenizer.encode, add_special_tokens=False)
+
+    def written(conversation: Conversation) -> str:
+        return template.render(conversation.messages, special_tokens=tokenizer.special_tokens, image_text=image_text)
+
+    conversation = Conversation(messages=turns)
+    if client is None:
+        prompt = PromptText(written(conversation))
+    else:
+        prompt = client.render(written, conversation, template.source(), image_text)
     if reader is None or not urls:
-        return Rendered(tokens=tuple(encode(text)))
+        return Rendered(tokens=tuple(tokenizer.encode_prompt(prompt)))
     read = [_read(reader, url, limits) for url in urls]
-    tokens, images = image_prompt(text, read, reader.placeholder, tokenizer, encode)
+    tokens, images = image_prompt(prompt, read, reader.placeholder, tokenizer, tokenizer.encode_prompt)
     return Rendered(tokens=tuple(tokens), images=images)
 
 

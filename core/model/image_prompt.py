@@ -1,4 +1,4 @@
-"""How do a text with places for images and the images become the tokens of one prompt?"""
+"""A prompt's text with room for images, and the images, as tokens."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 
 from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.interfaces import ReadImage
+from maxserve.core.model.prompt_text import PromptText, joined
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Image, Numbers
 
-Encode = Callable[[str], list[int]]
+Encode = Callable[[PromptText], list[int]]
 
 
 def image_prompt(
-    text: str, images: Sequence[ReadImage], placeholder: str, tokenizer: Tokenizer, encode: Encode
+    prompt: PromptText, images: Sequence[ReadImage], placeholder: str, tokenizer: Tokenizer, encode: Encode
 ) -> tuple[list[int], tuple[Image, ...]]:
-    """The tokens of `text`, in which each `placeholder` makes room for the next image, and where they came to lie.
+    """The tokens of `prompt`, in which each `placeholder` makes room for the next image, and where they came to lie.
 
     RequestError when there are not as many places as images.
     """
-    pieces = text.split(placeholder)
+    pieces = prompt.split(placeholder)
     _check_places(len(pieces) - 1, images, placeholder)
     for name in {image.token for image in images}:
-        if any(name in piece for piece in pieces):
+        if any(piece.holds(name) for piece in pieces):
             raise RequestError(f"the text {name!r} stands for images and cannot be written", param="messages")
-    shown = "".join(part for pair in zip(pieces, (*(image.text for image in images), ""), strict=True) for part in pair)
-    tokens = encode(shown)
+    shown = [PromptText(image.text) for image in images] + [PromptText("")]
+    tokens = encode(joined([part for pair in zip(pieces, shown, strict=True) for part in pair]))
     return tokens, tuple(_placed(tokens, images, tokenizer))
 
 

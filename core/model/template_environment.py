@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
 from types import BuiltinMethodType
@@ -32,10 +34,24 @@ _WIDE_FILTERS = ("center", "indent", "wordwrap")
 _WIDE_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 
 
+_stand_ins: ContextVar[Mapping[str, str]] = ContextVar("stand_ins")
+
+
+@contextmanager
+def stand_ins(characters: Mapping[str, str]) -> Iterator[None]:
+    """Characters that stand for others, by which they are keyed, while templates run inside of it, on this thread."""
+    token = _stand_ins.set(characters)
+    try:
+        yield
+    finally:
+        _stand_ins.reset(token)
+
+
 def template_environment() -> jinja2.Environment:
     """A sandbox in which templates can change nothing they are given, nor run without end."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
     environment.filters |= {name: _bounded(environment.filters[name]) for name in _WIDE_FILTERS}
+    environment.filters |= {name: _escaped(environment.filters[name]) for name in ("e", "escape", "forceescape")}
     environment.filters["tojson"] = _tojson
     environment.filters |= {_COUNTED: counted, _MEASURED: measured}
     environment.globals.pop("lipsum", None)  # random text of any length
@@ -165,6 +181,20 @@ def _bounded(fill: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
+def _escaped(escape: Callable[[Any], str]) -> Callable[[Any], str]:
+    """A filter that escapes also what stands for a character that it would escape."""
+
+    @wraps(escape)
+    def escaped(value: Any) -> str:
+        text = escape(value)
+        for stand_in, char in _stand_ins.get({}).items():
+            if (entity := escape(char)) != char:
+                text = text.replace(stand_in, entity)
+        return text
+
+    return escaped
+
+
 def _tojson(
     value: Any,
     ensure_ascii: bool = False,
@@ -172,7 +202,11 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    for stand_in, char in _stand_ins.get({}).items():
+        written, escaped = (json.dumps(each, ensure_ascii=ensure_ascii)[1:-1] for each in (stand_in, char))
+        text = text.replace(written, stand_in if escaped == char else escaped)
+    return text
 
 
 def _raise_exception(message: str) -> None:

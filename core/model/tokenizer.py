@@ -6,9 +6,11 @@ hundreds of megabytes. Other folders are left to transformers.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,8 @@ import tokenizers
 
 from maxserve.core.errors import ModelError, RequestError
 from maxserve.core.model.json_files import read_optional_object
+from maxserve.core.model.literal_encoding import LiteralEncoder
+from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.model.special_tokens import declared_ids, mark_special, named_tokens, read_roles
 from maxserve.core.model.token_bytes import TokenBytes
 from maxserve.core.model.tokenizer_limits import check_growth
@@ -35,6 +39,11 @@ class Backend(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def special_ids(self) -> frozenset[int]: ...
+    @property
+    def normalizes_special(self) -> bool:
+        """Whether special tokens are looked for in normalized text, and so may be spelled in several ways."""
+        ...
+
     @property
     def spelling(self) -> TokenBytes | None:
         """None when the bytes of single tokens are not known."""
@@ -96,6 +105,30 @@ class Tokenizer:
             if whole[start : start + len(plain)] == plain:
                 return tuple(whole[:start]), tuple(whole[start + len(plain) :])
         return (), ()
+
+    def encode_prompt(self, prompt: PromptText) -> list[int]:
+        """The ids of a prompt that a template wrote; literal characters in it are part of no special token."""
+        if not prompt.literal:
+            return self.encode(prompt.text, add_special_tokens=False)
+        _check_unicode(prompt.text)
+        return self._backend.encode_literal(prompt.text, prompt.literal)
+
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """What the special tokens are spelled like."""
+        return frozenset(filter(None, map(self.token, self.special_ids)))
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where special tokens are spelled out in a text."""
+        return self._backend.special_spans(text) if self._may_hold_special(text) else []
+
+    def _may_hold_special(self, text: str) -> bool:
+        return self._backend.normalizes_special or any(start in text for start in self._special_starts)
+
+    @cached_property
+    def _special_starts(self) -> frozenset[str]:
+        """The first characters of special tokens: few, and rare in texts."""
+        return frozenset(text[:2] for text in self.special_texts)
 
     def encode_input(
         self,
@@ -188,6 +221,8 @@ class _JsonBackend:
         self.vocab_size = tokenizer.get_vocab_size()
         self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
         self.spelling = TokenBytes(tokenizer)
+        added = tokenizer.get_added_tokens_decoder().values()
+        self.normalizes_special = any(token.special and token.normalized for token in added)
 
     @property
     def vocabulary(self) -> Iterable[str]:
@@ -195,6 +230,16 @@ class _JsonBackend:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
+        return self._literal.encode(text, literal)
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        return self._literal.spans(text)
+
+    @cached_property
+    def _literal(self) -> LiteralEncoder:
+        return LiteralEncoder(self._tokenizer)
 
     def encode_input(
         self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
@@ -231,12 +276,15 @@ class _PythonBackend:
     """A transformers tokenizer written in Python; those keep state while they work, hence the lock."""
 
     spelling = None
+    normalizes_special = False
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self.vocab_size: int = len(tokenizer)
         self.special_ids = frozenset(tokenizer.all_special_ids)
+        special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
     @property
     def vocabulary(self) -> Iterable[str]:
@@ -246,6 +294,22 @@ class _PythonBackend:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
+        """The text is cut at each literal character: these classes have no way to hold their special tokens back."""
+        cuts = sorted({0, len(text), *literal, *(at + 1 for at in literal)})
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
+        newline = self.encode("\n", False)
+        ids = self.encode(pieces[0], False)
+        for piece in pieces[1:]:
+            # Behind a line break, so that sentencepiece puts no space in front of it.
+            found = self.encode("\n" + piece, False)
+            cleanly = found[: len(newline)] == newline
+            ids += found[len(newline) :] if cleanly else self.encode(piece, False)
+        return ids
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        return [found.span() for found in self._special.finditer(text)]
 
     def encode_input(
         self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool

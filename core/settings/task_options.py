@@ -15,6 +15,7 @@ log = logging.getLogger("maxserve.settings")
 _OF_TEXT = frozenset(
     {
         "model.chat_template",
+        "model.special_tokens_in_content",
         "model.attention_backend",
         "kv_cache.cache_strategy",
         "kv_cache.kv_cache_page_size",

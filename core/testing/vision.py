@@ -33,6 +33,7 @@ from maxserve.core.engine.sequence import Sequence as Row
 from maxserve.core.engine.step import Step
 from maxserve.core.interfaces import ImagesContext, ReadsImages
 from maxserve.core.model.image_prompt import image_prompt
+from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Image, Request
 from maxserve.core.testing.architecture import ArchitectureChecks, Case
@@ -149,11 +150,11 @@ class VisionChecks(ArchitectureChecks):
         pictures = [self.picture(seed + i, self.sizes[i % len(self.sizes)]) for i in range(count)]
         text = "one " + " two ".join([reader.placeholder] * count) + " three"
         tokens, images = image_prompt(
-            text,
+            PromptText(text),
             [reader.read(picture) for picture in pictures],
             reader.placeholder,
             tokenizer,
-            lambda text: tokenizer.encode(text, add_special_tokens=False),
+            tokenizer.encode_prompt,
         )
         made = {}
         if pictures:

@@ -24,6 +24,7 @@ from maxserve.core.interfaces import ReadsImages
 from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.model.images import image_reader
 from maxserve.core.model.progress import NullProgress
+from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.model.resolve import resolve_model
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Image, Numbers, Request, SamplingParams
@@ -119,8 +120,7 @@ class Seeing:
         assert reader is not None
         text = "some words first " + " and ".join([reader.placeholder] * len(seeds)) + " what?"
         read = [reader.read(self.checks.picture(seed, (48, 40))) for seed in seeds]
-        encode = lambda text: llm.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        return image_prompt(text, read, reader.placeholder, llm.tokenizer, encode)
+        return image_prompt(PromptText(text), read, reader.placeholder, llm.tokenizer, llm.tokenizer.encode_prompt)
 
     def expected(self, tokens: list[int], inputs: dict[str, Any], count: int) -> list[int]:
         """transformers' greedy tokens, everything computed anew for each."""

@@ -177,8 +177,13 @@ class Unread:
     def __init__(self, tokenizer: Any) -> None:
         self.fewest_tokens = tokenizer.fewest_tokens
         self.special_tokens = tokenizer.special_tokens
+        self.special_texts = tokenizer.special_texts
+        self.special_spans = tokenizer.special_spans
 
     def encode(self, text: str, **options: Any) -> list[int]:
+        raise AssertionError("encoding megabytes takes minutes")
+
+    def encode_prompt(self, prompt: Any) -> list[int]:
         raise AssertionError("encoding megabytes takes minutes")
 
 

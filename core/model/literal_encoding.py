@@ -1,0 +1,188 @@
+"""Texts in tokens where some characters may not be part of a special token.
+
+`tokenizers` takes every special token that is spelled out in a text for that token. So the text is encoded by a twin of
+the tokenizer, which knows the special tokens by secret names and the same model, normalizer and pre-tokenizer: the
+special tokens that do count are named so, and the spelling of the others is text like any other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, models
+
+Span = tuple[int, int]
+
+# Linear B: letters that no normalizer changes and nobody types.
+_LETTERS = [chr(code) for code in range(0x10080, 0x100FB)]
+_NAME_LENGTH = 12
+_UNKNOWN = "".join(_LETTERS[:3])
+_PRIVATE = range(0xE000, 0xF900)
+
+
+class LiteralEncoder:
+    """Encodes with one tokenizer, which it leaves as it is. Safe from several threads at once."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._added = [t for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.content]
+        self._special = [token for token in self._added if token.special]
+        self._ids = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    def spans(self, text: str) -> list[Span]:
+        """Where special tokens are spelled out in a text, whatever stands around them."""
+        if self._tokenizer.encode_special_tokens:  # then it finds none anywhere
+            return []
+        encoding = self._loose.encode(text, add_special_tokens=False)
+        return [span for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id]
+
+    def encode(self, text: str, literal: Sequence[int]) -> list[int]:
+        """The ids of `text`; characters at the indices `literal` are part of no special token."""
+        renamed, places = self._renamed(text, literal)
+        ids, leaks = self._encoded(renamed, places)
+        if leaks:  # the model's own vocabulary has the token: cut its text, which a single character cannot be
+            ids, _ = self._encoded(*self._cut(renamed, places))
+        return ids
+
+    def _renamed(self, text: str, literal: Sequence[int]) -> tuple[str, list[int]]:
+        """The text with special tokens by their secret names, and the indices `literal` in it."""
+        places, pieces, length, start = [], [], 0, 0
+        remaining = iter([*literal, len(text) + 1])
+        at = next(remaining)
+        for first, last, name in [*self._counting(text, literal), (len(text), len(text), "")]:
+            while at < first:
+                places.append(length + at - start)
+                at = next(remaining)
+            pieces += [text[start:first], name]
+            length += first - start + len(name)
+            start = last
+        return "".join(pieces), places
+
+    def _counting(self, text: str, literal: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+        """The special tokens that count, and their names."""
+        characters = list(text)
+        for at in literal:
+            characters[at] = self._blank
+        encoding = self._exact.encode("".join(characters), add_special_tokens=False)
+        names = {self._exact.token_to_id(token.content): name for token, name in self._names}
+        for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if id in names:
+                yield start, end, names[id]
+
+    def _encoded(self, renamed: str, places: Sequence[int]) -> tuple[list[int], bool]:
+        """The ids, and whether literal characters became special tokens all the same."""
+        encoding = self._twin.encode(renamed, add_special_tokens=False)
+        found, leaks = [], False
+        for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            known = self._known.get(id, id)
+            if known is not None:
+                found.append(known)
+            if known in self._ids and id == known and id not in self._unknown and _any_within(places, start, end):
+                leaks = True
+        return found, leaks
+
+    def _cut(self, renamed: str, places: Sequence[int]) -> tuple[str, list[int]]:
+        """The text cut before and behind each literal character."""
+        pieces, start, moved = [], 0, []
+        for i, at in enumerate(places):
+            pieces += [renamed[start:at], self._knife, renamed[at], self._knife]
+            moved.append(at + (2 * i + 1) * _NAME_LENGTH)
+            start = at + 1
+        return "".join([*pieces, renamed[start:]]), moved
+
+    @cached_property
+    def _names(self) -> list[tuple[AddedToken, str]]:
+        return [(token, _secret()) for token in self._special]
+
+    @cached_property
+    def _knife(self) -> str:
+        """A token that parts texts and is left out."""
+        return _secret()
+
+    @cached_property
+    def _unknown(self) -> set[int]:
+        """What stands for characters that the model does not know, which is no spelling of anything."""
+        return set(self._tokenizer.encode(_LETTERS[0], add_special_tokens=False).ids) & self._ids
+
+    @cached_property
+    def _blank(self) -> str:
+        used = {char for token in self._added for char in token.content}
+        return next(char for char in map(chr, _PRIVATE) if char not in used)
+
+    @cached_property
+    def _loose(self) -> tokenizers.Tokenizer:
+        """Finds the special tokens alone; every other text is token 0."""
+        return _finder([_token(t.content, normalized=t.normalized) for t in self._special], self._normalizer)
+
+    @cached_property
+    def _exact(self) -> tokenizers.Tokenizer:
+        """Finds added tokens as the tokenizer itself does."""
+        kept = [token for token in self._added if token.special or not token.normalized or self._normalizer]
+        return _finder(kept, self._normalizer)
+
+    @property
+    def _normalizer(self) -> Any:
+        """Tokens that are looked for in normalized text are rare; without any, the text need not be normalized."""
+        return self._tokenizer.normalizer if any(token.normalized for token in self._special) else None
+
+    @cached_property
+    def _twin(self) -> tokenizers.Tokenizer:
+        twin = tokenizers.Tokenizer(self._tokenizer.model)  # shared, not copied
+        if self._tokenizer.normalizer is not None:
+            twin.normalizer = self._tokenizer.normalizer
+        if self._tokenizer.pre_tokenizer is not None:
+            twin.pre_tokenizer = self._tokenizer.pre_tokenizer
+        _fill(twin)
+        twin.add_tokens([token for token in self._added if not token.special])
+        twin.add_special_tokens([_token(name, normalized=token.normalized) for token, name in self._names])
+        twin.add_special_tokens([_token(self._knife)])
+        return twin
+
+    @cached_property
+    def _known(self) -> Mapping[int, int | None]:
+        """Ids of the tokenizer by those of its twin, where they differ; None for a token that is left out."""
+        same = {token.content: token.content for token in self._added if not token.special}
+        contents = same | {name: token.content for token, name in self._names}
+        known: dict[int, int | None] = {}
+        for twins, content in contents.items():
+            known[_id(self._twin, twins)] = _id(self._tokenizer, content)
+        return known | {_id(self._twin, self._knife): None}
+
+
+def _secret() -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(_NAME_LENGTH))
+
+
+def _token(content: str, *, normalized: bool = False) -> AddedToken:
+    return AddedToken(content, normalized=normalized, special=True)
+
+
+def _finder(tokens: Sequence[AddedToken], normalizer: Any) -> tokenizers.Tokenizer:
+    finder = tokenizers.Tokenizer(models.WordLevel({_UNKNOWN: 0}, unk_token=_UNKNOWN))
+    if normalizer is not None:
+        finder.normalizer = normalizer
+    finder.add_tokens(list(tokens))
+    return finder
+
+
+def _fill(tokenizer: tokenizers.Tokenizer) -> None:
+    """Adds tokens that nobody writes until new ids lie behind all those of a vocabulary with gaps."""
+    missing = max(tokenizer.get_vocab().values(), default=-1) + 1 - tokenizer.get_vocab_size()
+    if missing > 0:
+        tokenizer.add_tokens([_token(_secret()) for _ in range(missing)])
+
+
+def _id(tokenizer: tokenizers.Tokenizer, content: str) -> int:
+    id = tokenizer.token_to_id(content)
+    assert id is not None
+    return int(id)
+
+
+def _any_within(places: Sequence[int], start: int, end: int) -> bool:
+    at = bisect_left(places, start)
+    return at < len(places) and places[at] < end
