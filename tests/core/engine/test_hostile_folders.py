@@ -52,6 +52,12 @@ def looping(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(loop)
 
 
+def looping_later(folder: Path) -> None:
+    looping(folder)
+    file = folder / "chat_template.jinja"
+    file.write_text("{% if messages | length > 1 %}" + file.read_text() + "{% endif %}")
+
+
 def links(folder: Path) -> None:
     """A shard and a folder that lead to themselves; neither is the model's."""
     for name in ("model-00001-of-00002.safetensors", "original"):
@@ -103,7 +109,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "an index of nothing": (text("model.safetensors.index.json", '{"weight_map": {"a": [1]}}'), None),
     "a long number": (text("config.json", '{"a":' + "9" * 100_000 + "}"), r"config\.json cannot be read as JSON"),
     "a growing normalizer": (growing, r"tokenizer\.json: its normalizer can make a text"),
-    "a looping template": (looping, "chat template comes to no end"),
+    "a looping template": (looping, "chat template .* may loop without end"),
+    "a template that loops once the model has answered": (looping_later, "chat template comes to no end"),
     "links to themselves": (links, None),
     "a config that is a link to itself": (linked_config, r"has no config\.json"),
     "a text model's type for one that sees": (config(**SEES), "config.json: "),
