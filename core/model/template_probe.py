@@ -31,6 +31,8 @@ class TemplateProbe:
         self._run = run
         self.takes_role = lru_cache(_ROLES)(self._takes_role)
         self.contents = lru_cache(_ROLES)(self._contents)
+        self.shows_first = lru_cache(_ROLES)(self._shows_first)
+        self.shows_later = lru_cache(_ROLES)(self._shows_later)
 
     @cached_property
     def calls(self) -> CallForm | None:
@@ -84,6 +86,18 @@ class TemplateProbe:
         if rendered[0] is None or _SAY not in rendered[0]:
             return False
         return rendered[0].replace("developer", _STRANGER) != rendered[1]
+
+    def _shows_first(self, roles: tuple[str, ...]) -> bool:
+        """Whether all of several messages of these roles are shown at the beginning."""
+        words = [f"{_SAY}{index}x" for index in range(len(roles))]
+        before = [_message(role, word) for role, word in zip(roles, words, strict=True)]
+        return self._shows([*before, _message("user", _ASK)], *words)
+
+    def _shows_later(self, role: str) -> bool:
+        """Whether a message of this role is shown in the middle and at the end, and the first one beside it."""
+        begun = [_message("system", _NAME), _message("user", _ASK)]
+        middle = [*begun, _message("assistant", _MORE), _message(role, _SAY), _message("user", _LAST)]
+        return all(self._shows(messages, _SAY, _NAME) for messages in (middle, [*begun, _message(role, _SAY)]))
 
     def _takes_role(self, role: str) -> bool:
         """Whether a message of this role is taken."""

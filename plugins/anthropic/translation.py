@@ -6,6 +6,7 @@ from typing import Any
 
 from maxserve.core.answers.answering import Answering
 from maxserve.core.answers.bodies import ChatBody
+from maxserve.core.answers.system_messages import SystemMessages
 from maxserve.core.answers.thinking import ThinkingControls
 from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
@@ -28,6 +29,7 @@ class MessageTranslation:
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ChatBody)
         self._controls = ThinkingControls.of(answering.context.template)
+        self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: CountBody) -> tuple[ChatBody, list[str]]:
         """The chat body and the warnings. RequestError for what is refused."""
@@ -35,7 +37,7 @@ class MessageTranslation:
         _check_kept_nothing(body)
         variables, warnings = self._thinking(body)
         tools, left_out = tool_fields(body)
-        messages = messages_of(body)
+        messages = self._systems.shown(messages_of(body), tools="tools" in tools)
         said = {
             "model": body.model,
             "messages": messages,

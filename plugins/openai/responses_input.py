@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.system_messages import SystemMessages
 from maxserve.core.answers.thinking import ThinkingControls
 from maxserve.core.answers.translation import Translator
 from maxserve.core.errors import RequestError
@@ -19,6 +20,7 @@ class ResponseTranslation:
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ResponseChat)
         self._controls = ThinkingControls.of(answering.context.template)
+        self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: ResponseBody) -> tuple[ResponseChat, ResponseTools, list[str]]:
         """The chat body, the tools by the names that the model knows them by, and the warnings.
@@ -30,7 +32,7 @@ class ResponseTranslation:
         tools = ResponseTools(declared_tools(body.tools, body.input), body.tool_choice)
         said = {
             "model": body.model,
-            "messages": messages_of(body),
+            "messages": self._systems.shown(messages_of(body), tools=bool(tools.functions)),
             "max_tokens": body.max_output_tokens,
             "stream": body.stream,
             "user": body.owner,

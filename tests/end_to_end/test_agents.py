@@ -39,9 +39,13 @@ MAX_LENGTH = 20_000  # the tokenizer makes a token of every byte
 
 @pytest.fixture
 def app(context: ServerContext, engine: Any) -> Any:  # noqa: F811
+    return served(context, engine, TEMPLATE)
+
+
+def served(context: ServerContext, engine: Any, template: Path) -> Any:  # noqa: F811
     engine.max_length, engine.step = MAX_LENGTH, 5
     info = dataclasses.replace(context.model, max_length=MAX_LENGTH)
-    made = dataclasses.replace(context, model=info, template=ChatTemplate({"default": TEMPLATE.read_text()}))
+    made = dataclasses.replace(context, model=info, template=ChatTemplate({"default": template.read_text()}))
     return create_app(
         made, [("/", openai_router(made), "builtin.openai"), ("/", anthropic_router(made), "builtin.anthropic")]
     )
@@ -146,3 +150,22 @@ async def test_codex(asked: Any, record: Any, exchange: Any, stream: bool) -> No
     assert len(calls) == len(exchange["items"])
     assert all(wanted.items() <= call.items() for wanted, call in zip(exchange["items"], calls, strict=True))
     assert all(call["call_id"] and call["id"] for call in calls)
+
+
+TEXTS = ("You work in a terminal.", "Agents: none.", "What is in note.txt?", "Approvals: never.")
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATE.parent.glob("*.jinja")), ids=lambda path: path.stem)
+async def test_every_system_text_reaches_the_model(context: ServerContext, engine: Any, template: Path) -> None:  # noqa: F811
+    """Whatever the chat template makes of system messages: agents have several, before the conversation and in it."""
+    engine.reply = lambda request: [engine.eos]
+    transport = httpx.ASGITransport(served(context, engine, template))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
+        for name in ("claude_code", "codex"):
+            for parameters in recorded(name):
+                record, exchange = parameters.values
+                response = await asking.post(record["path"], json=exchange["body"])
+                assert response.status_code == 200, response.text
+                prompt = engine.tokenizer.decode(engine.requests[-1].prompt, skip_special_tokens=False)
+                sent = json.dumps(exchange["body"])
+                assert not [text for text in TEXTS if text in sent and text not in prompt]
