@@ -28,7 +28,7 @@ class MessageTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ChatBody)
-        self._controls = ThinkingControls.of(answering.context.template)
+        self._controls = ThinkingControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
         self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: CountBody) -> tuple[ChatBody, list[str]]:

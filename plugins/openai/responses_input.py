@@ -19,7 +19,7 @@ class ResponseTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ResponseChat)
-        self._controls = ThinkingControls.of(answering.context.template)
+        self._controls = ThinkingControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
         self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: ResponseBody) -> tuple[ResponseChat, ResponseTools, list[str]]:
