@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from maxserve.core.answers.bodies import ChatBody, TextBody
@@ -14,6 +14,7 @@ from maxserve.core.answers.images import Pictures, details
 from maxserve.core.answers.jobs import Job, JobLimits, plan_job
 from maxserve.core.answers.models import require_served, require_text
 from maxserve.core.answers.parts import Part
+from maxserve.core.answers.prompt_threads import prompt_threads
 from maxserve.core.answers.readers import Readers
 from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.answers.tools import ToolChoice, read_tools
@@ -47,6 +48,7 @@ class Answering:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.conversations = Conversations(context)
+        self.threads = context.once(prompt_threads)
         self._bodies: dict[type[Any], type[Any]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = context.owned(Constraints(context))
@@ -69,7 +71,7 @@ class Answering:
         """The tokens of a conversation, as `chat` would go on with them."""
         self._checked(body)
         images = await self._pictures.read(body.images)
-        return (await asyncio.to_thread(self._chat_prompt, body, read_tools(body), images))[1]
+        return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
 
     def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
         """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""
@@ -93,7 +95,7 @@ class Answering:
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, warnings, choice)
         pictures = await self._pictures.read(body.images)
-        text, prompt, images = await asyncio.to_thread(self._chat_prompt, body, choice, pictures)
+        text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, pictures))
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
         job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
         readers = [self._readers.of(body, choice, text, constrained=constraint is not None) for _ in job.requests]

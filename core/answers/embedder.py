@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
 from maxserve.core.answers.models import no_vectors
+from maxserve.core.answers.prompt_threads import prompt_threads
 from maxserve.core.encoders import VectorInfo
 from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ServerContext
@@ -39,6 +39,7 @@ class Embedder:
         self._context = context
         self._vectors: VectorInfo = context.model.vectors
         self.inputs = EncoderInputs(context.tokenizer, context.model)
+        self.threads = context.once(prompt_threads)
 
     def check_count(self, count: int, field: str) -> None:
         """RequestError for more texts than are taken at once, or none."""
@@ -114,7 +115,7 @@ class Embedder:
                 for (one, other), (_, place) in cases
             ]
 
-        inputs = await asyncio.to_thread(read)
+        inputs = await self.threads.run(read)
         vectors = await self.encode(inputs, meter, activation=options.activation)
         return [float(score[0]) for score in vectors]
 
@@ -124,7 +125,7 @@ class Embedder:
         """Every different text is encoded once: one query has many documents."""
         prompt = self.inputs.prompt(None)
         if options.document_tokens is not None:
-            cut = await asyncio.to_thread(
+            cut = await self.threads.run(
                 lambda: [self.inputs.cut_text(other, options.document_tokens) for _, other in pairs]
             )
             pairs = [(one, other) for (one, _), other in zip(pairs, cut, strict=True)]
@@ -139,7 +140,7 @@ class Embedder:
             return [self.inputs.text(text, places[text], prompt=prompt, truncation=truncation) for text in texts]
 
         skip = self.inputs.skipped(prompt)
-        vectors = dict(zip(texts, await self.encode(await asyncio.to_thread(read), meter, skip=skip), strict=True))
+        vectors = dict(zip(texts, await self.encode(await self.threads.run(read), meter, skip=skip), strict=True))
         return [cosines(vectors[one], [vectors[other]])[0] for one, other in pairs]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ class Completing:
         """The answers on their way; RequestError when that cannot be done."""
         check_model(call.path, self._info)
         body = self._translator.body({"prompt": list(texts)}, Fields.model_validate(dict(fields)))
-        prompts = await asyncio.to_thread(lambda: [self._tokens(text) for text in texts])
+        prompts = await self._answering.threads.run(lambda: [self._tokens(text) for text in texts])
         user = client_of(body.user, call.headers)
         generation = await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
         job, meter = generation.job, call.meter

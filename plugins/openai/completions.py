@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from maxserve.core.answers.answering import Answering, Generation
@@ -46,7 +46,7 @@ class Completions:
             raise RequestError(
                 "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
             )
-        prompts = await asyncio.to_thread(self._prompts, body)
+        prompts = await self._answering.threads.run(partial(self._prompts, body))
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
     def scribe(self, body: CompletionBody, job: Job) -> CompletionScribe:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -128,7 +128,7 @@ class Embeddings:
     async def _vectors(self, body: EmbeddingsBody, embedder: Embedder, call: Call) -> list[Vector]:
         _ = body.format  # what does not go together is refused before anything is computed
         size, prompt = embedder.size(body.dimensions), embedder.inputs.prompt(_prompt_name(body, embedder))
-        inputs = await asyncio.to_thread(self._inputs, body, embedder, prompt)
+        inputs = await embedder.threads.run(partial(self._inputs, body, embedder, prompt))
         skip = 0 if body.messages is not None or _ids_given(body.input) else embedder.inputs.skipped(prompt)
         return await embedder.encode(inputs, call.meter, size=size, skip=skip, activation=body.activation)
 

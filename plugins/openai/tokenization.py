@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -82,7 +82,7 @@ class Tokenization:
         for place, id in enumerate(body.tokens):
             if not tokenizer.token(id):
                 raise RequestError(f"tokens: the vocabulary has no token {id}", param=f"tokens[{place}]")
-        text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
+        text = await self._answering.threads.run(partial(tokenizer.decode, body.tokens, skip_special_tokens=False))
         return {"prompt": text, **self._warned(body)}
 
     async def _ids(self, body: TokenizeBody) -> list[int]:
@@ -91,7 +91,7 @@ class Tokenization:
         truncation = truncation_of(body.truncate_prompt_tokens, longest, body.truncation_side or "left")
         if body.prompt is not None:
             with_special = body.add_special_tokens is not False
-            return await asyncio.to_thread(
+            ids = partial(
                 encoded,
                 body.prompt,
                 context.tokenizer,
@@ -100,6 +100,7 @@ class Tokenization:
                 prompt_field="prompt",
                 truncation=truncation,
             )
+            return await self._answering.threads.run(ids)
         named = {
             "add_special_tokens": body.add_special_tokens,
             "truncate_prompt_tokens": body.truncate_prompt_tokens,
