@@ -18,9 +18,13 @@ class ToolContext(Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningContext(Context):
-    """`prompt` is how the text of the prompt ends: a template may have begun the reasoning itself."""
+    """`prompt` is how the text of the prompt ends: a template or a client may have begun the reasoning.
+
+    `tools`: those that the answer may call; a model may go over to a call without having ended its reasoning.
+    """
 
     prompt: str = ""
+    tools: tuple[Tool, ...] = ()
 
 
 class ReadsAnswer(Protocol):

@@ -32,7 +32,7 @@ class Readers:
 
         An answer that is held to a grammar has no room for thoughts.
         """
-        reasoning = None if constrained or body.separate_reasoning is False else self._reasoning(body, prompt)
+        reasoning = None if constrained or body.separate_reasoning is False else self._reasoning(body, choice, prompt)
         tools = self._tools(choice, constrained=constrained)
         if reasoning is None and tools is None:
             return None
@@ -46,9 +46,11 @@ class Readers:
             tells_reasoning=body.tells_reasoning,
         )
 
-    def _reasoning(self, body: ChatBody, prompt: str) -> ReadsAnswer | None:
+    def _reasoning(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ReadsAnswer | None:
         build = self._parsers.reasoning
-        return build and build(ReasoningContext(sections=self._sections, prompt=self._end(body, prompt)))
+        tools = choice.tools if choice.mode == "auto" and self._parsers.tools is not None else ()
+        context = ReasoningContext(sections=self._sections, prompt=self._end(body, prompt), tools=tools)
+        return build and build(context)
 
     def _end(self, body: ChatBody, prompt: str) -> str:
         """The end of a prompt, with all that the client began of the answer, and no tags that others speak of."""

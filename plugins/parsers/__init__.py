@@ -45,8 +45,8 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
         name="pythonic",
         build=f"{_HERE}.pythonic:Pythonic",
         recognises=f"{_HERE}.templates:pythonic",
-        markers=("<|python_start|>", "<|python_end|>"),
-        summary="[f(a=1), g()]: Llama 3.2, ToolACE",
+        markers=("<|python_start|>", "<|python_end|>", "<|tool_call_start|>", "<|tool_call_end|>"),
+        summary="[f(a=1), g()]: Llama 3.2, ToolACE, LFM2, OLMo 3",
     )
     yield ToolParser(
         name="qwen3_coder",

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
 
-_CALLS, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+_CALLS, _ARGS, _ID, _END = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]"
 _ALPHABET = string.ascii_letters + string.digits
 _NAME = frozenset(_ALPHABET + "_-.")
 
@@ -29,7 +29,8 @@ class Mistral(Script):
         while (yield from self.content_until(_CALLS)):
             blanks = yield from self.blanks()
             if (yield from self.peek()) in ("[", "{"):
-                yield from self.calls(_CALLS + blanks)
+                if (yield from self.calls(_CALLS + blanks)):
+                    yield from self.skip(_END)
             else:
                 yield from self._named(_CALLS + blanks)
 

@@ -4,40 +4,56 @@ from __future__ import annotations
 
 import ast
 import json
+import keyword
+import re
 import warnings
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
 
 from maxserve.core.answers.argument_types import literal
 from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
 
-_START, _END = "<|python_start|>", "<|python_end|>"
+_MARKERS = {
+    "<|python_start|>": "<|python_end|>",
+    "<|tool_call_start|>": "<|tool_call_end|>",
+    "<function_calls>": "</function_calls>",
+}
 _FAULTS = (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError)
+_PARTS = re.compile(
+    r"""\"{3}.*?\"{3}|'{3}.*?'{3}|(?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+    rf"|\b(?P<name>{'|'.join(keyword.kwlist)})(?=\s*=(?!=))",  # from=1
+    re.DOTALL,
+)
+_RENAMED = "reserved_in_python_"
 
 
 class Pythonic(Script):
-    """The list must begin the answer or stand between the markers; every name in it must be that of a declared tool.
+    """The list must begin the answer or stand between markers; every name in it must be that of a declared tool.
 
-    The source is parsed, and never run: arguments are literals given by keyword.
+    The source is parsed, and never run: arguments are literals, given by keyword or in the order of the tool's
+    parameters. Between markers calls may also stand without a list, one on each line.
     """
 
     def __init__(self, context: ToolContext) -> None:
-        self._declared = frozenset(tool.name for tool in context.tools)
+        self._declared = {tool.name: [*(tool.parameters.get("properties") or ())] for tool in context.tools}
         super().__init__()
 
     def read(self) -> Generator[None, str, None]:
         yield from self._list("")
-        while (yield from self.content_until(_START)):
-            if (yield from self._list(_START)):
-                yield from self.skip(_END)
+        while marker := (yield from self.content_until(*_MARKERS)):
+            if (yield from self._list(marker)):
+                yield from self.skip(_MARKERS[marker])
 
     def _list(self, before: str) -> Reading:
+        end = _MARKERS.get(before)
         before += yield from self.blanks()
-        if (yield from self.peek()) != "[":
+        if (yield from self.peek()) == "[":
+            source = yield from _bracketed()
+        elif end is not None:
+            source = yield from self._lines(end)
+        else:
             self.content(before)
             return ""
-        source = yield from _bracketed()
         calls = _calls(source, self._declared)
         for name, arguments in calls:
             self.begin(name)
@@ -45,6 +61,16 @@ class Pythonic(Script):
         if not calls:
             self.content(before + source)
         return "calls" if calls else ""
+
+    def _lines(self, end: str) -> Reading:
+        """Calls up to the marker that ends them, or to the end."""
+        read = ""
+        while char := (yield):
+            read += char
+            if read.endswith(end):
+                self.unread(end)
+                return read.removesuffix(end)
+        return read
 
 
 def _bracketed() -> Reading:
@@ -64,27 +90,44 @@ def _bracketed() -> Reading:
     return read
 
 
-def _calls(source: str, declared: frozenset[str]) -> list[tuple[str, str]]:
-    """Names and arguments as JSON; none when the source is anything but a list of calls to declared tools."""
+def _calls(source: str, declared: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Names and arguments as JSON; none when the source is anything but calls to declared tools."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
-            tree = ast.parse(source, mode="eval").body
-        items = tree.elts if isinstance(tree, ast.List) else []
-        calls = [_call(item) for item in items]
+            body = ast.parse(_as_python(source)).body
+        calls = [_call(node, declared) for statement in body for node in _nodes(statement)]
     except _FAULTS:
         return []
-    return calls if all(name in declared for name, _ in calls) else []
+    return calls
 
 
-def _call(node: ast.expr) -> tuple[str, str]:
-    if not isinstance(node, ast.Call) or node.args:
-        raise ValueError("no call by keywords")
-    arguments: dict[str, Any] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
+def _as_python(source: str) -> str:
+    """The source without what Python's grammar refuses and models write: line breaks in strings, reserved names."""
+    return _PARTS.sub(_repaired, source.strip())
+
+
+def _repaired(part: re.Match[str]) -> str:
+    if part["string"]:
+        return part["string"].replace("\n", "\\n").replace("\r", "\\r")
+    return _RENAMED + part["name"] if part["name"] else part[0]
+
+
+def _nodes(statement: ast.stmt) -> Sequence[ast.expr]:
+    if not isinstance(statement, ast.Expr):
+        raise ValueError("no expression")
+    return statement.value.elts if isinstance(statement.value, ast.List | ast.Tuple) else [statement.value]
+
+
+def _call(node: ast.expr, declared: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    if not isinstance(node, ast.Call) or name not in declared or len(node.args) > len(declared[name]):
+        raise ValueError("no call to a declared tool")
+    arguments = {key: literal(value) for key, value in zip(declared[name], node.args, strict=False)}
+    for argument in node.keywords:
+        if argument.arg is None:
             raise ValueError("** stands for no names")
-        arguments[keyword.arg] = literal(keyword.value)
+        arguments[argument.arg.removeprefix(_RENAMED)] = literal(argument.value)
     text = json.dumps(arguments, ensure_ascii=False)
     text.encode()  # a lone surrogate is no text
-    return ast.unparse(node.func), text
+    return name, text

@@ -28,7 +28,11 @@ def mistral(template: str) -> int:
 
 
 def llama3(template: str) -> int:
-    if "<|start_header_id|>" not in template or '"parameters"' not in template:
+    if "<|start_header_id|>" not in template:
+        return 0
+    if "<function=" in template and "<tool_call>" not in template:  # as Functionary 3.1 has it
+        return _SURE
+    if '"parameters"' not in template:
         return 0
     return _SURE if "<|python_tag|>" in template else _LIKELY
 
@@ -36,8 +40,8 @@ def llama3(template: str) -> int:
 def pythonic(template: str) -> int:
     if "<|header_start|>" in template:  # Llama 4 has a parser of its own
         return 0
-    if "<|python_start|>" in template:
-        return _SURE
+    if "<|python_start|>" in template or "<|tool_call_start|>" in template or "<|tool_list_start|>" in template:
+        return _SURE  # the last two are those of LFM2
     return _LIKELY if re.search(r"\[\s*func_name\d?\(|\[func\w*\(param", template) else 0
 
 

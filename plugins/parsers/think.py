@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from maxserve.core.nouns import Delta
@@ -23,17 +24,21 @@ class Think:
 
     Only the first tag that an answer begins with counts: later ones are content, as the model may speak of them.
     Families with other tags are subclasses. `ends` are texts that end the reasoning as well, and are told as content:
-    a model that calls a tool may forget to end its thoughts.
+    a model that calls a tool may forget to end its thoughts. With `calls` it may also try a call out: on a line of its
+    own it is one only if the reasoning does not go on, up to its end, behind it, and until then nothing more is told.
     """
 
     openings: ClassVar[tuple[str, ...]] = ("<think>",)
     closings: ClassVar[tuple[str, ...]] = ("</think>",)
     ends: ClassVar[tuple[str, ...]] = ()
+    calls: ClassVar[tuple[str, ...]] = ("<tool_call>",)
 
     def __init__(self, context: ReasoningContext) -> None:
         begun = self._begun(context.prompt)
         self._read = self._start if begun is None else self._reasoning
         self._held = ""
+        self._calls = tuple(f"\n{call}" for call in self.calls) if context.tools else ()
+        self._at_start = self.calls if context.tools and not begun else ()  # calls before anything was told
         self._blank = not begun  # nothing but blanks so far, of the reasoning or of the content after it
 
     @classmethod
@@ -58,6 +63,8 @@ class Think:
     def finish(self) -> Delta:
         held, self._held = self._held, ""
         if self._read == self._reasoning:
+            if (call := self._call_in(held)) >= 0:
+                return Delta(reasoning=held[:call].rstrip(), content=held[call:].lstrip())
             return Delta(reasoning=held.rstrip())
         return Delta(content=held if self._read != self._after else "")
 
@@ -82,7 +89,7 @@ class Think:
             self._blank = False
         index, tag = _earliest((*self.closings, *self.ends), self._held)
         if not tag:
-            return Delta(reasoning=self._certain())
+            return Delta() if self._call_in(self._held) >= 0 else Delta(reasoning=self._certain())
         thought, self._held = self._held[:index], self._held[index:]
         if tag in self.ends:
             self._read = self._content
@@ -91,9 +98,16 @@ class Think:
         after = self._read()
         return Delta(reasoning=thought.rstrip(), content=after.content)
 
+    def _call_in(self, text: str) -> int:
+        """Where a call begins that may be one; -1 where none does."""
+        return 0 if text.startswith(self._at_start) else _earliest(self._calls, text)[0]
+
     def _certain(self) -> str:
         """Takes what is reasoning for certain: not what may begin a tag, nor blanks before it."""
-        tags = (*self.closings, *self.ends)
+        if _may_begin(self._at_start, self._held):
+            return ""
+        self._at_start = ()
+        tags = (*self.closings, *self.ends, *self._calls)
         longest = max(map(len, tags))
         ends = (n for n in range(longest - 1, 0, -1) if n <= len(self._held) and _may_begin(tags, self._held[-n:]))
         certain = self._held[: len(self._held) - next(ends, 0)].rstrip()
@@ -117,7 +131,7 @@ def from_start(context: ReasoningContext) -> Think:
     Where the template has written both tags, there is none.
     """
     begun = Think.closed(context.prompt) or Think._begun(context.prompt) is not None
-    return Think(context) if begun else Think(ReasoningContext(sections=context.sections, prompt=Think.openings[0]))
+    return Think(context) if begun else Think(replace(context, prompt=Think.openings[0]))
 
 
 def _first(tags: Iterable[str], text: str) -> str | None:

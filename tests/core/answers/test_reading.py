@@ -31,7 +31,7 @@ TOOLS = (WEATHER, COUNT)
 def reader(parser: str, *, reasoning: str | None = None, prompt: str = "", **more: Any) -> AnswerReader:
     (tools,) = (load_ref(each.build) for each in maxserve_tool_parsers() if each.name == parser)
     thoughts = [load_ref(each.build) for each in maxserve_reasoning_parsers() if each.name == reasoning]
-    context = ReasoningContext(prompt=prompt)
+    context = ReasoningContext(prompt=prompt, tools=TOOLS)
     return AnswerReader(
         thoughts[0](context) if thoughts else None, tools(ToolContext(tools=TOOLS)), declared=TOOLS, **more
     )
@@ -110,6 +110,15 @@ def test_arguments_have_the_types_of_the_tool() -> None:
     text = '<tool_call>{"name": "count", "arguments": {"to": "5", "by": 2}}</tool_call>'
     assert read(reader("hermes"), list(text))[2] == [("count", '{"to": 5, "by": "2"}')]
     assert read(reader("pythonic"), ["[count(to='5', by=2)]"])[2] == [("count", '{"to": 5, "by": "2"}')]
+
+
+def test_a_call_in_reasoning_that_does_not_end_is_one() -> None:
+    """Qwen 3.5 goes over to calls so now and then."""
+    text = 'Hm.\n\n<tool_call>\n{"name": "count", "arguments": {"to": 5}}\n</tool_call>'
+    for pieces in ([text], list(text)):
+        thinking = reader("hermes", reasoning="think", prompt="<think>\n")
+        assert read(thinking, pieces) == ("", "Hm.", [("count", '{"to": 5}')])
+        assert thinking.finish_reason("stop") == "tool_calls"
 
 
 def test_calls_beyond_the_first_are_left_out() -> None:

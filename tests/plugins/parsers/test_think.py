@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from maxserve.core.testing.parsers import ReasoningParserChecks
+import pytest
+
+from maxserve.core.nouns import Tool
+from maxserve.core.reading import ReasoningContext
+from maxserve.core.testing.parsers import ReasoningParserChecks, gathered
+from maxserve.plugins.parsers.think import Think
 
 
 class TestThink(ReasoningParserChecks):
@@ -92,3 +97,29 @@ class TestGraniteReasoning(ReasoningParserChecks):
         ("", "Here is my plan. Here is my response: Two."): ("Here is my plan. Here is my response: Two.", ""),
         ("", "Two."): ("Two.", ""),
     }
+
+
+DRAFTS = {
+    # A call behind reasoning that does not end is one.
+    "<think>Hm.\n<tool_call>\n{}\n</tool_call>": ("<tool_call>\n{}\n</tool_call>", "Hm."),
+    "<think>\n<tool_call>\n{}": ("<tool_call>\n{}", ""),
+    # One that was only tried out is not, nor is one that is spoken of.
+    "<think>I may say\n<tool_call>\n{}\n</tool_call>\nor not.</think>\nNo.": (
+        "No.",
+        "I may say\n<tool_call>\n{}\n</tool_call>\nor not.",
+    ),
+    "<think>A <tool_call> is a tag": ("", "A <tool_call> is a tag"),
+    "<think>Hm.\n<tool_ca": ("", "Hm.\n<tool_ca"),
+    "<think>Hm.</think>\n<tool_call>": ("<tool_call>", "Hm."),
+}
+
+
+@pytest.mark.parametrize(("text", "read"), DRAFTS.items())
+def test_calls_within_reasoning(text: str, read: tuple[str, str]) -> None:
+    context = ReasoningContext(tools=(Tool(name="f"),))
+    for size in range(1, len(text) + 1):
+        reader = Think(context)
+        deltas = [reader.feed(text[i : i + size]) for i in range(0, len(text), size)]
+        assert gathered([*deltas, reader.finish()])[:2] == read, size
+    reader = Think(ReasoningContext())
+    assert gathered([reader.feed(text), reader.finish()])[0] == (read[0] if "</think>" in text else "")

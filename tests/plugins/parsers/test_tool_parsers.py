@@ -138,6 +138,8 @@ class TestMistral(ToolParserChecks):
         '[TOOL_CALLS]add[ARGS]"{\\"a\\": 1}"': ("", [("add", '"{\\"a\\": 1}"')]),
         '[TOOL_CALLS]{"name": "add", "arguments": {"a": 1}}\n{"name": "f"}': ("", [("add", '{"a": 1}'), ("f", "{}")]),
         ' [ {"name": "add", "arguments": {"a": 1}}]': ("", [("add", '{"a": 1}')]),
+        '[TOOL_CALLS] [{"name": "now", "arguments": {}}] [/TOOL_CALLS]': ("", [("now", "{}")]),
+        'So:[TOOL_CALLS]add[ARGS]{"a": 1}\n\nLet me see.': ("So:\n\nLet me see.", [("add", '{"a": 1}')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -166,6 +168,20 @@ class TestPythonic(ToolParserChecks):
             [("add", '{"a": -1, "b": {"x": [1.5, true, null, [1, 2]], "y": true}}')],
         ),
         "Sure. <|python_start|>[now()]<|python_end|>": ("Sure.", [("now", "{}")]),
+        # What Python's grammar refuses: raw line breaks in strings, reserved names.
+        "[add(a='grep \"]\" x\\\\', b='''1\n2''')]": ("", [("add", '{"a": "grep \\"]\\" x\\\\", "b": "1\\n2"}')]),
+        "[get_weather(city='one\ntwo, three'), add(from=1, class='x', b=True)]": (
+            "",
+            [("get_weather", '{"city": "one\\ntwo, three"}'), ("add", '{"from": 1, "class": "x", "b": true}')],
+        ),
+        # By position, as Python has it.
+        "[get_weather('Oslo'), add(1, b=2)]": ("", [("get_weather", '{"city": "Oslo"}'), ("add", '{"a": 1, "b": 2}')]),
+        # Other markers, and calls without a list between them.
+        "<|tool_call_start|>[add(a=1, b='x=1, if=2')]<|tool_call_end|>Ok": (
+            "Ok",
+            [("add", '{"a": 1, "b": "x=1, if=2"}')],
+        ),
+        "<function_calls>\nnow()\nadd(a=1)\n</function_calls>": ("", [("now", "{}"), ("add", '{"a": 1}')]),
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
@@ -183,6 +199,10 @@ class TestPythonic(ToolParserChecks):
         "[" * 300,
         "[now(), now(",
         "I think [now()] would do",
+        "now()",
+        "<|python_start|>print(1)<|python_end|>",
+        "<|python_start|>x = now()",
+        "[add(1, 2, 3)]",
     ]
 
 
@@ -252,6 +272,49 @@ class TestQwen3Coder(ToolParserChecks):
         "<function=>",
         "<function=a<b",
     ]
+
+
+PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}}
+FIND = Tool(
+    name="find",
+    parameters={
+        "type": "object",
+        "properties": {
+            "most": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": 5},
+            "tags": {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]},
+            "word": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "at": {"$ref": "#/$defs/Place"},
+            "to": {"allOf": [{"$ref": "#/$defs/Place"}], "description": "target"},
+            "on": {"type": "boolean"},
+            "room": {"type": ["integer", "null"]},
+        },
+        "$defs": {"Place": PLACE},
+    },
+)
+
+
+class TestTypesOfQwen3Coder(ToolParserChecks):
+    """What pydantic writes for Optional, for models within models, and Python's spellings."""
+
+    parser = "qwen3_coder"
+    tools = (FIND,)
+    answers: ClassVar = {
+        f"<tool_call>\n<function=find>\n<parameter={name}>\n{text}\n</parameter>\n</function>\n</tool_call>": (
+            "",
+            [("find", f'{{"{name}": {value}}}')],
+        )
+        for name, text, value in (
+            ("most", "7", "7"),
+            ("most", "null", "null"),
+            ("tags", '["a", "b"]', '["a", "b"]'),
+            ("word", "42", '"42"'),
+            ("word", "null", "null"),
+            ("at", '{"x": 3}', '{"x": 3}'),
+            ("to", '{"x": 4}', '{"x": 4}'),
+            ("on", "True", "true"),
+            ("room", "None", "null"),
+        )
+    }
 
 
 def test_ids_of_mistral_are_its_own_or_nine_letters_and_digits() -> None:
