@@ -1,14 +1,17 @@
 """The process that tries constraints out: `python -m maxserve.core.server.constraint_process`.
 
-It builds the compilers once and forks for each constraint: a crash, a runaway or a hoard of memory ends a process that
-nobody else needs, and the next one starts in milliseconds. The fork has less stack than the threads of a worker, which
-compile the constraint after it: what is taken here does not break there. It ends when its standard input does.
+It builds the compilers once and forks: a crash, a runaway or a hoard of memory ends a fork that nobody else needs, and
+the next one is there in milliseconds. A fork serves one constraint after the other, since its first one costs it
+several times as much (pages are copied when they are touched), and is replaced after LIFE of them. It has less stack
+than the threads of a worker, which compile the constraint after it: what is taken here does not break there. All end
+when standard input does.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import resource
 import select
@@ -17,7 +20,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,15 +34,18 @@ from maxserve.core.ipc.lifeline import PR_SET_PDEATHSIG
 from maxserve.core.server.constraint_messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from maxserve.core.grammars import GrammarCompiler, Matcher
 
 SECONDS = 30  # of processor time for one constraint
-MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process has already
+MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process had when it was forked
 STACK = 4 * 1024**2  # bytes; the threads of workers have `guides.STACK`, several times as much
 BREATH = 0.003  # seconds for which a text is tried beyond its first token
 STEPS = 32  # tokens of it at most
+READY = 2  # forks that wait for a constraint
+LIFE = 100  # constraints of a fork
+WARMING = '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x"]}}, "required": ["a"]}'
 
 
 def limits() -> str:
@@ -48,12 +53,29 @@ def limits() -> str:
     return f"{SECONDS} s of processor time, {MEMORY // 1024**2} MiB of memory and {STACK // 1024**2} MiB of stack"
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    id: int
-    pid: int
-    pipe: int
-    said: bytearray
+class _Fork:
+    """A process that tries constraints, seen from its parent; `job` is the id of the one it is at."""
+
+    def __init__(self, pid: int, jobs: int, outcomes: int) -> None:
+        self.pid = pid
+        self.outcomes = outcomes
+        self.frames = Frames()
+        self.job: int | None = None
+        self.served = 0
+        self.retired = False
+        self._jobs = jobs
+
+    def give(self, job: Try) -> None:
+        self.job = job.id
+        self.served += 1
+        with suppress(BrokenPipeError):  # it ended, which is heard of
+            _write(self._jobs, packed(job))
+
+    def retire(self) -> None:
+        """Lets it end when it has done what it is at."""
+        if not self.retired:
+            self.retired = True
+            os.close(self._jobs)
 
 
 class Trials:
@@ -71,7 +93,8 @@ class Trials:
             tokenizer_path=begin.tokenizer_path,
         )
         self._compilers = Compilers(host, lambda: context)
-        self._running: dict[int, _Running] = {}  # by pipe
+        self._forks: dict[int, _Fork] = {}  # by pipe
+        self._preferred = begin.preferred
         if begin.preferred is not None:
             with suppress(MaxserveError):  # whoever asks for it is told
                 self._compilers(begin.preferred)
@@ -81,15 +104,15 @@ class Trials:
         for message in first:
             self._handle(message)
         gc.freeze()  # collections would touch, and so copy, pages that forks share
+        self._make_ready()
         while True:
-            ready, _, _ = select.select([0, *self._running], [], [])
+            ready, _, _ = select.select([0, *self._forks], [], [])
             for pipe in ready:
                 if pipe:
-                    self._hear(self._running[pipe])
+                    self._hear(self._forks[pipe])
             if 0 in ready:
                 data = os.read(0, 1 << 20)
                 if not data:
-                    self._end()
                     return
                 for body in frames.feed(data):
                     self._handle(msgspec.msgpack.decode(body, type=ToTrials))
@@ -99,59 +122,92 @@ class Trials:
             case Try():
                 self._try(message)
             case Signal(id=id):
-                for running in self._running.values():
-                    if running.id == id:
-                        _send(running.pid, message.signal)
-
-    # --- one constraint -----------------------------------------------------------------------------------------
+                for fork in self._forks.values():
+                    if fork.job == id:
+                        _send(fork.pid, message.signal)
+                        fork.served = LIFE  # it yields to all others from now on
 
     def _try(self, job: Try) -> None:
-        try:
-            compiler = self._compilers(job.backend)
-        except MaxserveError as error:  # the model or the back end cannot do it at all
-            self._tell(job.id, Outcome(refused=str(error)))
-            return
-        reading, writing = os.pipe()
+        if self._compilers.built(job.backend) is None:
+            try:
+                self._compilers(job.backend)
+            except MaxserveError as error:  # the model or the back end cannot do it at all
+                self._tell(Outcome(id=job.id, refused=str(error)))
+                return
+            for fork in self._forks.values():  # they do not have it
+                fork.retire()
+        (self._idle() or [self._fork()])[0].give(job)
+
+    def _idle(self) -> list[_Fork]:
+        return [fork for fork in self._forks.values() if fork.job is None and not fork.retired]
+
+    def _make_ready(self) -> None:
+        """Has READY forks for what comes next, and no more."""
+        idle = self._idle()
+        for fork in idle[READY:]:
+            fork.retire()
+        for _ in range(READY - len(idle)):
+            self._fork()
+
+    def _fork(self) -> _Fork:
+        (reading, jobs), (outcomes, writing) = os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._child(compiler, job, writing)
+            self._serve(reading, writing)
+        os.close(reading)
         os.close(writing)
-        self._running[reading] = _Running(job.id, pid, reading, bytearray())
+        made = self._forks[outcomes] = _Fork(pid, jobs, outcomes)
+        return made
 
-    def _child(self, compiler: GrammarCompiler, job: Try, pipe: int) -> NoReturn:
-        """Ends this process, whatever happens."""
+    def _hear(self, fork: _Fork) -> None:
+        data = os.read(fork.outcomes, 1 << 20)
+        for body in fork.frames.feed(data):
+            fork.job = None
+            if fork.served >= LIFE:
+                fork.retire()
+            self._tell(msgspec.msgpack.decode(body, type=Outcome))
+        if not data:
+            fork.retire()
+            os.close(fork.outcomes)
+            del self._forks[fork.outcomes]
+            _, status = os.waitpid(fork.pid, 0)
+            if fork.job is not None:
+                self._tell(msgspec.structs.replace(_of_status(status), id=fork.job))
+        self._make_ready()
+
+    def _tell(self, outcome: Outcome) -> None:
+        _write(self._output, packed(outcome))
+
+    # --- in a fork ----------------------------------------------------------------------------------------------
+
+    def _serve(self, reading: int, writing: int) -> NoReturn:
+        """Tries what comes, and ends this process, whatever happens."""
         try:
+            for fork in self._forks.values():
+                fork.retire()
+                os.close(fork.outcomes)
             os.close(self._output)
             _limit()
-            outcome = attempt(compiler, job.kind, job.text, self._words, self._ends)
-            data = memoryview(msgspec.msgpack.encode(outcome))
-            while data:
-                data = data[os.write(pipe, data) :]
+            for job in self._jobs(reading):
+                _lower(resource.RLIMIT_CPU, math.ceil(time.process_time()) + SECONDS)
+                compiler = self._compilers(job.backend)
+                outcome = attempt(compiler, job.kind, job.text, self._words, self._ends)
+                _write(writing, packed(msgspec.structs.replace(outcome, id=job.id)))
         finally:
             os._exit(0)
 
-    def _hear(self, running: _Running) -> None:
-        data = os.read(running.pipe, 1 << 20)
-        if data:
-            running.said.extend(data)
-            return
-        os.close(running.pipe)
-        del self._running[running.pipe]
-        _, status = os.waitpid(running.pid, 0)
-        outcome = _of_status(status)
-        if running.said:
-            with suppress(msgspec.DecodeError):  # it was ended while it wrote
-                outcome = msgspec.msgpack.decode(running.said, type=Outcome)
-        self._tell(running.id, outcome)
+    def _jobs(self, pipe: int) -> Iterator[Try]:
+        frames = Frames()
+        self._warm_up()
+        while data := os.read(pipe, 1 << 20):
+            for body in frames.feed(data):
+                yield msgspec.msgpack.decode(body, type=Try)
 
-    def _tell(self, id: int, outcome: Outcome) -> None:
-        data = memoryview(packed(msgspec.structs.replace(outcome, id=id)))
-        while data:
-            data = data[os.write(self._output, data) :]
-
-    def _end(self) -> None:
-        for running in self._running.values():
-            _send(running.pid, signal.SIGKILL)
+    def _warm_up(self) -> None:
+        """Touches what most constraints will need."""
+        compiler = None if self._preferred is None else self._compilers.built(self._preferred)
+        if compiler is not None:
+            attempt(compiler, "json_schema", WARMING, self._words, self._ends)
 
 
 class _Sections(dict[type[Any], Any]):
@@ -174,12 +230,15 @@ def _limit() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    used = _address_space()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    _lower(resource.RLIMIT_AS, _address_space() + MEMORY)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
+    _lower(resource.RLIMIT_STACK, STACK)
+
+
+def _lower(limit: int, value: int) -> None:
+    """Sets the limit that counts, within the one that cannot be raised again."""
+    hard = resource.getrlimit(limit)[1]
+    resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _address_space() -> int:
@@ -192,6 +251,7 @@ def _address_space() -> int:
 
 def attempt(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: Sequence[int]) -> Outcome:
     """What becomes of a constraint: compiled, and tried for a few tokens. It raises nothing."""
+    start = time.process_time()
     try:
         outcome = _attempt(compiler, kind, text, words, ends)
     except GrammarUnsupported as error:
@@ -200,7 +260,7 @@ def attempt(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: S
         outcome = _too_much()
     except BaseException as error:  # a panic of native code is no Exception
         outcome = Outcome(refused=f"the back end failed at it: {' '.join(str(error).split())[:300]}")
-    return msgspec.structs.replace(outcome, seconds=time.process_time())
+    return msgspec.structs.replace(outcome, seconds=time.process_time() - start)
 
 
 def _attempt(compiler: GrammarCompiler, kind: str, text: str, words: int, ends: Sequence[int]) -> Outcome:
@@ -248,6 +308,12 @@ def _of_status(status: int) -> Outcome:
 
 def _too_much() -> Outcome:
     return Outcome(refused=f"compiling it takes more than {limits()} allow; make it smaller, or nest it less")
+
+
+def _write(pipe: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(pipe, left) :]
 
 
 def _send(pid: int, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import threading
@@ -14,6 +15,7 @@ import pytest
 import maxserve
 from maxserve.core.errors import EngineError
 from maxserve.core.nouns import Constraint, Request, SamplingParams
+from maxserve.core.server import constraint_process
 
 SCHEMA = json.dumps(
     {
@@ -124,14 +126,28 @@ def test_what_cannot_be_compiled_ends_its_own_request(llms: Callable[[str], Any]
     assert llm.generate("x", max_tokens=2)[0].finish == "length"
 
 
+def stack_of_this_thread() -> int:
+    """In bytes, as the threads library of Linux says."""
+    attributes, size, base = ctypes.create_string_buffer(64), ctypes.c_size_t(), ctypes.c_void_p()
+    libc = ctypes.CDLL(None)
+    libc.pthread_self.restype = ctypes.c_void_p
+    assert libc.pthread_getattr_np(ctypes.c_void_p(libc.pthread_self()), attributes) == 0
+    assert libc.pthread_attr_getstack(attributes, ctypes.byref(base), ctypes.byref(size)) == 0
+    return size.value
+
+
 class Slow:
     """A back end whose compilations wait for leave; its matchers allow one token and fail at another."""
 
     def __init__(self) -> None:
         self.leave = threading.Event()
+        self.compiled: list[str] = []
+        self.stack = 0
 
     def compile(self, kind: str, text: str) -> Callable[[], Any]:
-        assert self.leave.wait(10)
+        assert text == "quick" or self.leave.wait(10)
+        self.compiled.append(text)
+        self.stack = stack_of_this_thread()
         return lambda: Fails(text)
 
 
@@ -184,6 +200,31 @@ def test_a_request_waits_for_its_grammar_and_the_others_go_on(slow: Any) -> None
     back_end.leave.set()
     assert finished(engine, "bound")["bound"].finish == "length"
     engine.check()
+
+
+def test_slow_grammars_do_not_hold_up_quick_ones(slow: Any) -> None:
+    engine, back_end = slow
+    for i in range(4):
+        wanted = Constraint(kind="regex", text=f"slow{i}", backend="slow", slow=True)
+        params = SamplingParams(max_tokens=6, ignore_eos=True, constraint=wanted)
+        engine.add(Request(id=f"slow{i}", prompt=(5, 6), params=params))
+    engine.add(request("quick", "quick"))
+    assert finished(engine, "quick")["quick"].finish == "length"
+    engine.abort(["slow2", "slow3"])
+    back_end.leave.set()
+    finished(engine, "slow0", "slow1")
+    assert not engine.busy
+    assert "slow3" not in back_end.compiled
+    engine.check()
+
+
+def test_grammars_are_made_with_room_for_recursion(slow: Any) -> None:
+    """The threads have several times the stack that a constraint was tried with."""
+    engine, back_end = slow
+    back_end.leave.set()
+    engine.add(request("deep", "deep"))
+    finished(engine, "deep")
+    assert back_end.stack >= 3 * constraint_process.STACK
 
 
 def test_an_aborted_request_drops_its_grammar(slow: Any) -> None:

@@ -56,6 +56,7 @@ class Compiler:
         if text.startswith("spin"):
             end = time.process_time() + float(text[4:])
             while time.process_time() < end: pass
+        if text == "pid": raise KeyError(os.getpid())
         if text == "print": print("this is not for the parent" * 10, flush=True)
         return lambda: Matcher(text)
 
@@ -155,6 +156,21 @@ async def test_processor_time_is_limited(begin: Begin, tmp_path: Path, monkeypat
     monkeypatch.setattr(constraint_sandbox, "COMMAND", command)
     sandbox = Sandbox(lambda: begin)
     assert "1 s of processor time" in said(await sandbox.outcome("tricks", "regex", "spin20"))
+    sandbox.close()
+
+
+async def test_a_fork_serves_many_and_is_replaced(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short.py").write_text(
+        "from maxserve.core.server import constraint_process as process\nprocess.LIFE = 3\nprocess.main()\n"
+    )
+    monkeypatch.setattr(constraint_sandbox, "COMMAND", (sys.executable, "-P", str(tmp_path / "short.py")))
+    sandbox = Sandbox(lambda: begin)
+    pids = [said(await sandbox.outcome("tricks", "regex", "pid")) for _ in range(9)]
+    assert max(pids.count(pid) for pid in pids) == 3
+    assert len(set(pids)) in (3, 4)
+    assert sandbox._process is not None
     sandbox.close()
 
 
