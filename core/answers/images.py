@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
@@ -26,7 +26,7 @@ class ImageURL(Body):
     """Where a picture is. `_place` is where that is said in a body of another wording."""
 
     url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
+    detail: str | None = None
     _place: str | None = PrivateAttr(None)
 
     @classmethod

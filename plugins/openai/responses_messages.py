@@ -102,7 +102,9 @@ def _refused(kind: str | None, param: str) -> RequestError:
 
 def _add_message(messages: list[Message], item: Item, where: str) -> None:
     role = _needed(item.role, f"{where}.role")
-    contents = _contents(_needed(item.content, f"{where}.content"), f"{where}.content")
+    if item.content is None:
+        raise _missing(f"{where}.content")
+    contents = _contents(item.content, f"{where}.content")
     if role == "assistant":
         message = _assistant(messages, "content", "tool_calls")
         message["content"] = _joined(contents)
@@ -228,5 +230,9 @@ def _joined(contents: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
 
 def _needed(value: N | None, where: str) -> N:
     if value is None:
-        raise RequestError(f"{where}: an item of this type needs it", param=where)
+        raise _missing(where)
     return value
+
+
+def _missing(where: str) -> RequestError:
+    return RequestError(f"{where}: an item of this type needs it", param=where)
