@@ -16,8 +16,9 @@ REPEATABLE = {
     "--no-plugin": "no_plugin",
     "--prefer": "prefer",
     "--custom-architectures": "custom_architectures",
+    "--config-file": "config_file",  # a file may choose plugins, too
+    "--section-name": "section_name",
 }
-SINGLE = {"--config-file": "config_file", "--section-name": "section_name"}  # a file may choose plugins, too
 PREFIX = "MAX_SERVE_"
 
 
@@ -32,23 +33,18 @@ def read_plugin_options(argv: Sequence[str], environ: Mapping[str, str]) -> Plug
     return chosen.with_environment(environ)
 
 
-def typed_options(argv: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+def typed_options(argv: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The values of the options that matter here, wherever on the command line they stand."""
     many: dict[str, tuple[str, ...]] = {}
-    single: dict[str, str] = {}
     words = iter(argv)
     for word in words:
         if word == "--":
             break
         flag, equals, value = word.partition("=")
-        if flag not in REPEATABLE and flag not in SINGLE:
-            continue
-        value = value if equals else next(words, "")
-        if flag in SINGLE:
-            single[SINGLE[flag]] = value
-        else:
+        if flag in REPEATABLE:
+            value = value if equals else next(words, "")
             many[REPEATABLE[flag]] = (*many.get(REPEATABLE[flag], ()), value)
-    return {**many, **single}
+    return many
 
 
 def plugin_options() -> list[click.Parameter]:

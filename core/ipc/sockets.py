@@ -7,11 +7,14 @@ wait for the other side. Each worker has channels of its own: nothing of a dead 
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import ipaddress
 import logging
 import math
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +30,7 @@ from maxserve.core.ipc.private_folder import private_folder
 log = logging.getLogger("maxserve.ipc")
 
 DRAIN = 256  # messages read before other tasks of the event loop get their turn
+IN_USE = "another server uses it; give each a base of its own, or leave the option out"
 LAST_WORDS_MS = 2000  # how long a closing worker waits for what it said to be read
 
 
@@ -42,12 +46,64 @@ def endpoints(base: str | None) -> Iterator[Endpoints]:
         return
     pair = _pair(base)
     _warn_if_open(base)
-    try:
-        yield pair
-    finally:
+    with _alone(base):
+        try:
+            yield pair
+        finally:
+            for address in (pair.requests, pair.outputs):
+                if address.startswith("ipc://"):
+                    Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(base: str) -> Iterator[None]:
+    """Holds a base while the block runs; SettingsError where another server holds it.
+
+    ZMQ would bind a second socket at an ipc:// path without a word, and the first server would hear nothing more. At
+    tcp:// addresses binding fails, but in the worker, after the model was loaded.
+    """
+    if base.startswith("ipc://@"):  # a name of Linux that is no file, which nobody can bind twice
+        yield
+    elif base.startswith("ipc://"):
+        with _locked(base):
+            yield
+    else:
+        pair = _pair(base)
         for address in (pair.requests, pair.outputs):
-            if address.startswith("ipc://"):
-                Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+            _refuse_taken(base, address)
+        yield
+
+
+@contextmanager
+def _locked(base: str) -> Iterator[None]:
+    lock = Path(f"{base.removeprefix('ipc://')}-lock")
+    try:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"--zmq-endpoint-base {base}: {lock} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise SettingsError(f"--zmq-endpoint-base {base}: {IN_USE}") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _refuse_taken(base: str, address: str) -> None:
+    """SettingsError for a tcp:// address at which something listens already."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingsError(f"--zmq-endpoint-base {base}: {IN_USE}") from None
 
 
 def _pair(base: str) -> Endpoints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from maxserve.core.settings.config_file import file_layer, read_mapping
 from maxserve.core.settings.environment import environment_layer
 from maxserve.core.settings.given import Given, Layer
 from maxserve.core.settings.sections import Origin
+from maxserve.core.settings.values import items
 
 Layers: TypeAlias = list[tuple[Origin, Layer]]
 
@@ -60,22 +61,48 @@ def typed_layer(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> 
 
 
 def _file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
-    path, section = _text(chosen, "files.config_file"), _text(chosen, "files.section_name")
-    if path is None:
+    paths, sections = _texts(chosen, "files.config_file"), _texts(chosen, "files.section_name")
+    if not paths:
         _refuse_section_without_file(chosen)
-        return {}
-    return file_layer(options, read_mapping(path, section), path, strict=strict)
+    layer: Layer = {}
+    for path, section in pairs(paths, sections):
+        layer |= file_layer(options, read_mapping(path, section), path, strict=strict)
+    return layer
 
 
 def _draft_file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
-    path, section = _text(chosen, "files.draft_config_file"), _text(chosen, "files.draft_section_name")
-    if path is None:  # a section alone is refused later, with all other draft options
-        return {}
-    return file_layer(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
+    paths, sections = _texts(chosen, "files.draft_config_file"), _texts(chosen, "files.draft_section_name")
+    layer: Layer = {}
+    for path, section in pairs(paths, sections if paths else (), prefix="draft-"):  # a section alone is refused later
+        layer |= file_layer(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
+    return layer
 
 
-def _text(chosen: Layer, path: str) -> str | None:
-    return str(chosen[path].value) if path in chosen else None
+def pairs(paths: Sequence[str], sections: Sequence[str], *, prefix: str = "") -> list[tuple[str, str | None]]:
+    """Which section of which file is read, in the order in which later ones win.
+
+    As many sections as files belong to them one by one; one section is that of every file; several of one file are
+    read one after the other. SettingsError where it is not clear which belongs to which.
+    """
+    if not sections:
+        return [(path, None) for path in paths]
+    if len(paths) == len(sections):
+        return list(zip(paths, sections, strict=True))
+    if len(sections) == 1:
+        return [(path, sections[0]) for path in paths]
+    if len(paths) == 1:
+        return [(paths[0], section) for section in sections]
+    raise SettingsError(
+        f"--{prefix}config-file is given {len(paths)} times and --{prefix}section-name {len(sections)} times; give one "
+        "section for each file, one for all, or one file"
+    )
+
+
+def _texts(chosen: Layer, path: str) -> tuple[str, ...]:
+    """The values of a repeatable option as they were typed; with commas between in the environment."""
+    if path not in chosen:
+        return ()
+    return tuple(map(str, items(chosen[path].value)))
 
 
 def _refuse_section_without_file(chosen: Layer) -> None:

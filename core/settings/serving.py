@@ -231,18 +231,28 @@ class FilesSettings(Section):
     title: ClassVar[str] = "Settings files"
 
     config_file: Annotated[
-        str | None,
+        tuple[str, ...],
         Option(metavar="FILE"),
-        Field(description="YAML file with settings; what is typed wins over it, it wins over the environment."),
-    ] = None
+        Field(
+            description="YAML file with settings; what is typed wins over it, it wins over the environment, and of "
+            "several files the later one wins."
+        ),
+    ] = ()
     section_name: Annotated[
-        str | None, Field(description="Key of that file below which the settings are; unset, the whole file.")
-    ] = None
+        tuple[str, ...],
+        Option(metavar="TEXT"),
+        Field(
+            description="Key of the file below which the settings are; unset, the whole file. As many as files, one "
+            "for each; one for all files; or several of one file, of which the later one wins."
+        ),
+    ] = ()
     draft_config_file: Annotated[
-        str | None,
+        tuple[str, ...],
         Option(metavar="FILE"),
         Field(description="YAML file with settings of the draft model."),
-    ] = None
+    ] = ()
     draft_section_name: Annotated[
-        str | None, Field(description="Key of that file below which the settings are; unset, the whole file.")
-    ] = None
+        tuple[str, ...],
+        Option(metavar="TEXT"),
+        Field(description="Key of that file below which the settings are; unset, the whole file."),
+    ] = ()

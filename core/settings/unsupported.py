@@ -99,12 +99,16 @@ UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
 
 
 def refuse_unsupported(settings: Settings) -> None:
-    """Raises UnsupportedError naming every chosen option whose feature is not there yet."""
-    flags = {option.path: option.flag for option in catalog()}
+    """Raises UnsupportedError naming every chosen option whose feature is not there yet.
+
+    A value that is the default asks for nothing, as --no-enable-lora does, and is taken.
+    """
+    options = catalog().by_path()
+    flags = {path: option.flag for path, option in options.items()}
     refused = [
         f"{flags[each.path]} is not supported yet ({each.reason})"
         for each in UNSUPPORTED
-        if each.path in settings.chosen
+        if each.path in settings.chosen and _value(settings, each.path) != options[each.path].default
     ]
     refused += [
         f"{flags[each.path]} {each.what} is not supported yet ({each.instead})"
@@ -113,3 +117,8 @@ def refuse_unsupported(settings: Settings) -> None:
     ]
     if refused:
         raise UnsupportedError("; ".join(refused))
+
+
+def _value(settings: Settings, path: str) -> object:
+    section, _, key = path.partition(".")
+    return getattr(getattr(settings, section), key)

@@ -198,3 +198,28 @@ def test_addresses_that_others_can_reach_are_warned_of(
         pass
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     assert (f"whoever reaches {host.strip('[]')}" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_a_base_belongs_to_one_server(tmp_path: Path, scheme: str) -> None:
+    """At an ipc:// path the second would take the first one's messages; at tcp:// it would fail after loading."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    base = f"ipc://{tmp_path}/m" if scheme == "ipc" else f"tcp://127.0.0.1:{port}"
+    with endpoints(base) as pair:
+        listening = socket.create_server(("127.0.0.1", port)) if scheme == "tcp" else None
+        with pytest.raises(SettingsError, match="another server uses it"), endpoints(base):
+            pass
+        if listening is not None:
+            listening.close()
+    with endpoints(base) as again:
+        assert again == pair
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_base_that_cannot_be_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SettingsError, match=r"m-lock cannot be written: No such file"),
+        endpoints(f"ipc://{tmp_path}/none/m"),
+    ):
+        pass

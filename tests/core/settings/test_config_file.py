@@ -193,3 +193,37 @@ def test_a_plugin_section_in_the_file(key: str, yaml_file: Write, section: Plugi
     assert settings.plugins.sections["shortest-first"]["names"] == ["a", "b"]
     with pytest.raises(SettingsError, match=r"shortest-first.agin \(did you mean aging"):
         from_file(yaml_file("shortest-first: {agin: 80}\n"), (section,))
+
+
+def test_files_merge_in_order(yaml_file: Any, tmp_path: Any) -> None:
+    for name, text in {"a": "max_length: 1\nmax_batch_size: 1\n", "b": "max_batch_size: 2\n"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    files = tuple(str(tmp_path / f"{name}.yaml") for name in "ab")
+    settings = resolve({"config_file": files}, environ={})
+    assert (settings.model.max_length, settings.scheduling.max_batch_size) == (1, 2)
+    settings = resolve({"config_file": files[::-1]}, environ={})
+    assert (settings.model.max_length, settings.scheduling.max_batch_size) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "sections", "length", "size"),
+    [
+        ("ab", ("one", "two"), 11, 22),  # one by one
+        ("ab", ("one",), 21, 12),  # of each file
+        ("a", ("one", "two"), 12, 12),  # both of one file
+        ("a", ("two", "one"), 11, 12),
+    ],
+)
+def test_sections_belong_to_files(tmp_path: Any, files: str, sections: tuple[str, ...], length: int, size: int) -> None:
+    (tmp_path / "a.yaml").write_text("one: {max_length: 11}\ntwo: {max_length: 12, max_batch_size: 12}\n")
+    (tmp_path / "b.yaml").write_text("one: {max_length: 21, max_batch_size: 12}\ntwo: {max_batch_size: 22}\n")
+    paths = tuple(str(tmp_path / f"{name}.yaml") for name in files)
+    settings = resolve({"config_file": paths, "section_name": sections}, environ={})
+    assert (settings.model.max_length, settings.scheduling.max_batch_size) == (length, size)
+
+
+def test_sections_that_belong_to_no_file(tmp_path: Any) -> None:
+    (tmp_path / "a.yaml").write_text("one: {}\n")
+    files = (str(tmp_path / "a.yaml"),) * 3
+    with pytest.raises(SettingsError, match="--config-file is given 3 times and --section-name 2 times"):
+        resolve({"config_file": files, "section_name": ("one", "one")}, environ={})

@@ -10,7 +10,7 @@ from maxserve.core.settings import PluginSection, Settings, resolve
 from maxserve.core.settings.catalog import catalog
 from maxserve.core.settings.environment import BEFORE_SETTINGS, read_dotenv
 
-SAMPLES = {bool: "true", int: "16", float: "0.5", str: "text", dict: '{"a": 1}'}
+SAMPLES = {bool: "true", int: "2048", float: "0.5", str: "text", dict: '{"a": 1}'}
 
 
 def test_every_option_has_a_variable_that_sets_it() -> None:

@@ -37,13 +37,15 @@ def test_the_tuple_is_printed_and_has_no_strangers() -> None:
 
 
 @pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
-def test_each_is_refused_whatever_its_value(path: str, here: Path) -> None:
+def test_each_is_refused_with_every_value_that_asks_for_something(path: str, here: Path) -> None:
     option = catalog().by_path()[path]
     (here / "x").write_text("x: {model_path: d}\n" if option.name == "draft_section_name" else "model_path: d\n")
-    typed: dict[str, Any] = {option.name: sample(option)}
+    typed: dict[str, Any] = {option.name: asking(option)}
     if option.section == "draft_model":
         typed.setdefault("draft_model_path", "d")
         typed.setdefault("draft_quantization_encoding", "float32")
+    if option.name == "draft_data_parallel_degree":
+        typed["draft_devices"] = "gpu:0,1"
     if option.name == "draft_section_name":
         typed["draft_config_file"] = "x"
     settings = resolve(typed, environ={})
@@ -52,6 +54,43 @@ def test_each_is_refused_whatever_its_value(path: str, here: Path) -> None:
         refuse_unsupported(settings)
     assert f"{option.flag} is not supported yet" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def asking(option: Any) -> Any:
+    """A value other than the default."""
+    if isinstance(option.default, bool):
+        return not option.default
+    if isinstance(option.default, int):
+        return option.default + 1
+    others = {
+        "devices": "gpu:0",
+        "gpu_profiling": "on",
+        "huggingface_model_revision": "v2",
+        "huggingface_weight_revision": "v2",
+    }
+    return others.get(option.key) or sample(option)
+
+
+@pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
+def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
+    """--no-enable-lora, and other spellings of what is there anyway."""
+    option = catalog().by_path()[path]
+    if option.default is None or option.default == ():
+        return  # such an option has no value that asks for nothing
+    settings = resolve({option.name: option.default}, environ={})
+    refuse_unsupported(settings)
+
+
+def test_a_switch_is_typed_off() -> None:
+    from click.testing import CliRunner
+
+    from maxserve.core.settings.options import GroupedCommand, serve_options
+
+    taken: dict[str, Any] = {}
+    command = GroupedCommand("serve", params=list(serve_options()), callback=lambda **typed: taken.update(typed))
+    for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
+        assert CliRunner().invoke(command, [flag]).exit_code == 0
+        refuse_unsupported(resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}))
 
 
 def test_what_is_supported_is_not_refused(here: Path) -> None:
