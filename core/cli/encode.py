@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.core.cli.generate import PROMPT, local_process
+from maxserve.core.cli.generate import PROMPT, local_process, prompt_argument, with_prompt
 from maxserve.core.cli.report import Measured, encode_report
 from maxserve.core.cli.serve import settle, typed
 from maxserve.core.errors import UsageError
 from maxserve.core.model.tasks import EMBEDDINGS, TEXT
-from maxserve.core.settings.options import GroupedCommand, engine_options
+from maxserve.core.openmp import wait_asleep
+from maxserve.core.settings.options import HELP_WIDTH, GroupedCommand, engine_options
 
 if TYPE_CHECKING:
     from maxserve.core.cli.group import Invocation
@@ -31,15 +32,18 @@ def encode_command(invocation: Invocation) -> click.Command:
 
     @click.pass_context
     def encode(ctx: click.Context, /, **_: Any) -> None:
+        given = typed(ctx)
+        with_prompt(ctx, given)
         names = {option.name for option in own}
-        settings = settle(invocation, {name: value for name, value in typed(ctx).items() if name not in names})
+        settings = settle(invocation, {name: value for name, value in given.items() if name not in names})
         with local_process(invocation.host):
             run(settings, invocation.host, ctx.params["prompt"], ctx.params["num_warmups"])
 
     return GroupedCommand(
         "encode",
         callback=encode,
-        params=[*engine_options(invocation.host.plugin_sections()), *own],
+        params=[prompt_argument(), *engine_options(invocation.host.plugin_sections()), *own],
+        context_settings={"obj": invocation.host, "max_content_width": HELP_WIDTH},
         help="Encode one text in this process with an embedding model, without a server, and report how fast it was.",
     )
 
@@ -48,6 +52,7 @@ def run(settings: Settings, host: Host, prompt: str, warmups: int) -> None:
     """Loads the model, prints the vector and then the report."""
     start = time.perf_counter()
 
+    wait_asleep()
     from maxserve.core.engine.llm import LLM  # imports torch
     from maxserve.core.model.encoder_input import EncoderInputs
 

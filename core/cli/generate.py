@@ -14,7 +14,8 @@ from maxserve.core.cli.serve import settle, typed
 from maxserve.core.errors import UnsupportedError, UsageError
 from maxserve.core.host import ProcessInfo
 from maxserve.core.model.tasks import TEXT
-from maxserve.core.settings.options import GroupedCommand, engine_options
+from maxserve.core.openmp import wait_asleep
+from maxserve.core.settings.options import HELP_WIDTH, GroupedCommand, engine_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROMPT = "I believe the meaning of life is"
 MAX_NEW_TOKENS = 100
+WORDS = "positional_prompt"
 
 # How an option is typed, and the request field that a sampler must declare for it to mean something.
 SAMPLER_OPTIONS: tuple[tuple[str, str, type], ...] = (
@@ -48,6 +50,7 @@ def generate_command(invocation: Invocation) -> click.Command:
     @click.pass_context
     def generate(ctx: click.Context, /, **_: Any) -> None:
         given = typed(ctx)
+        with_prompt(ctx, given)
         asked = {option.name: ctx.params[option.name] for option in own if option.name}
         refuse_unknown_fields(invocation.host, asked)
         settings = settle(invocation, {name: value for name, value in given.items() if name not in asked})
@@ -57,9 +60,25 @@ def generate_command(invocation: Invocation) -> click.Command:
     return GroupedCommand(
         "generate",
         callback=generate,
-        params=[*engine_options(invocation.host.plugin_sections()), *own],
+        params=[prompt_argument(), *engine_options(invocation.host.plugin_sections()), *own],
+        context_settings={"obj": invocation.host, "max_content_width": HELP_WIDTH},
         help="Continue one prompt in this process, without a server, and report how fast it was.",
     )
+
+
+def prompt_argument() -> click.Argument:
+    return click.Argument([WORDS], metavar="[PROMPT]", required=False)
+
+
+def with_prompt(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Takes a prompt that stands without --prompt for it; shows the one that stands in where there is neither."""
+    words = given.pop(WORDS, None)
+    if words is not None and "prompt" in given:
+        raise UsageError("a prompt and --prompt are given; leave out one of them")
+    if words is not None:
+        ctx.params["prompt"] = words
+    elif "prompt" not in given:
+        click.echo(f"Prompt: {ctx.params['prompt']}", err=True)
 
 
 def own_options() -> list[click.Option]:
@@ -125,6 +144,7 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
     """Loads the model, prints the answer as it comes, and then the report."""
     start = time.perf_counter()
 
+    wait_asleep()
     from maxserve.core.engine.llm import LLM  # imports torch
 
     llm = LLM(settings=settings, host=host)

@@ -41,6 +41,7 @@ class MaxGroup(click.Group):
         super().__init__(
             "max",
             help="Serves language models over HTTP; every part of it is a plugin.",
+            context_settings={"help_option_names": ["-h", "--help"]},
             params=[_version(), _log_level(), *plugin_options()],
         )
         self.invocation = invocation
@@ -53,7 +54,7 @@ class MaxGroup(click.Group):
         if command is None:
             raise UsageError(_unknown(args[0], self.commands))
         if isinstance(command, LazyCommand):
-            if command.strict and "--help" not in args:
+            if command.strict and not {"-h", "--help"} & set(args):
                 self.invocation.host.insist()
                 _log_notes(self.invocation.host)
             command = command.make()

@@ -47,7 +47,7 @@ def _plugin_options(argv: list[str], environ: Mapping[str, str]) -> PluginOption
     try:
         return read_plugin_options(argv, environ)
     except UsageError as error:
-        if not {"--help", "--version"} & set(argv):
+        if not {"-h", "--help", "--version"} & set(argv):
             raise
         click.echo(f"Warning: {error}", err=True)  # whoever asks for help, gets help
         return PluginOptions()

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from maxserve.core.errors import SettingsError
 from maxserve.core.settings import Settings, resolve
-from maxserve.core.settings.options import GroupedCommand, serve_options
+from maxserve.core.settings.options import HELP_WIDTH, GroupedCommand, serve_options
 from maxserve.core.settings.policy_options import refuse_unused
 from maxserve.core.settings.unsupported import refuse_unsupported
+
+MODEL = "positional_model"
 
 if TYPE_CHECKING:
     from maxserve.core.cli.group import Invocation
@@ -20,9 +23,11 @@ if TYPE_CHECKING:
 def serve_command(invocation: Invocation) -> click.Command:
     """The command with an option for every setting, those of plugins included."""
 
+    sections = invocation.host.plugin_sections()
+
     @click.pass_context
     def serve(ctx: click.Context, /, **_: Any) -> int:
-        settings = settle(invocation, typed(ctx))
+        settings = settle(invocation, with_model(typed(ctx)))
 
         from maxserve.core.server import launch
 
@@ -31,10 +36,24 @@ def serve_command(invocation: Invocation) -> click.Command:
     return GroupedCommand(
         "serve",
         callback=serve,
-        params=[*serve_options(invocation.host.plugin_sections())],
+        params=[click.Argument([MODEL], metavar="[MODEL]", required=False), *serve_options(sections)],
+        context_settings={"obj": invocation.host, "max_content_width": HELP_WIDTH},
         help="Serve a model over HTTP, with an OpenAI-compatible endpoint.",
         epilog="--plugin and --custom-architectures run the code that they name.",
     )
+
+
+def with_model(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, with the model that may stand without an option before it; UsageError for two models."""
+    named = given.pop(MODEL, None)
+    if named is None:
+        return given
+    for flag in ("model_path", "model"):
+        if flag in given:
+            raise SettingsError(
+                f"{named} and --{flag.replace('_', '-')} {given[flag]} both name a model; give one of them"
+            )
+    return {**given, "model_path": named}
 
 
 def typed(ctx: click.Context) -> dict[str, Any]:

@@ -12,22 +12,23 @@ from contextlib import suppress
 
 from maxserve.core.ipc.lifeline import write_start
 from maxserve.core.ipc.messages import Start
+from maxserve.core.openmp import WAITING
+from maxserve.core.terminal import is_terminal, relay
 
 # -P: a worker imports from where its parent does, and never by accident from the working directory.
 COMMAND = (sys.executable, "-P", "-m", "maxserve.core.engine.worker")
-
-# OpenMP threads that wait for each other by spinning starve whoever shares their cores, the API process first: with one
-# busy neighbour on two cores a step took seconds. A very short spin (some microseconds) is worth it all the same: the
-# threads of a compiled layer meet a dozen times, and being woken takes longer than most of what lies between. Both are
-# read when torch is loaded, so they must be in the environment.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 
 
 class Child:
     """One worker process. It must be spawned by a thread that outlives it: Linux ends it with that thread."""
 
     def __init__(self, start: Start) -> None:
-        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, env={**WAITING, **os.environ})
+        # On a terminal this process alone writes: it draws bars there, which the worker's lines would tear.
+        said = subprocess.PIPE if is_terminal() else None
+        environ = {**WAITING, **os.environ}
+        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stderr=said, env=environ)
+        if self._process.stderr is not None:
+            relay(self._process.stderr)
         self.pid = self._process.pid
         assert self._process.stdin is not None
         self._lifeline = self._process.stdin

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from maxserve.core.errors import SettingsError
+
 PREFIX = "maxserve-"
 LOCK = "lock"
 
@@ -21,14 +23,25 @@ LOCK = "lock"
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder that only this user can enter; gone afterwards, or with the start of the next server."""
-    remove_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
+    folder = _made()
     held = _lock(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(held)
+
+
+def _made() -> Path:
+    """A new folder of mode 0700; SettingsError where there is no place for one."""
+    try:
+        remove_abandoned()
+        return Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:  # tempfile tells of no place at all by FileNotFoundError
+        raise SettingsError(
+            f"there is no temporary folder that can be written ({error.strerror}): set TMPDIR to one, or name a place "
+            "for the sockets with --zmq-endpoint-base ipc://PATH"
+        ) from error
 
 
 def remove_abandoned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,8 @@ T = TypeVar("T")
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 _NEVER_RETRIED = frozenset({400, 401, 403, 404, 429})
 _THREADS = 8
+# The resolver's words, for HTTP libraries that keep them and drop its exception.
+_UNRESOLVED = ("Name or service not known", "Temporary failure in name resolution", "nodename nor servname")
 
 
 class HubClient(Protocol):
@@ -100,19 +103,31 @@ def patiently(
     call: Callable[[], T], repo: str, revision: str, *, offline: bool, sleep: Callable[[float], None] = time.sleep
 ) -> T:
     """What `call` gives, tried again while the network fails; ModelError saying what is wrong otherwise."""
-    for wait in (*WAITS, None):
+    for tries, wait in enumerate((*WAITS, None), start=1):
         try:
             return call()
         except Exception as error:  # every failure of a foreign library; what is not the hub's is raised as it is
             reason = _reason(error, repo, revision, offline)
             if reason is None:
                 raise
-            if wait is None or offline or not is_network_failure(error):
+            hopeless = tries > 1 and is_unresolved(error)
+            if wait is None or offline or hopeless or not is_network_failure(error):
                 raise ModelError(reason) from error
             wait *= random.uniform(0.75, 1.25)
             log.warning("the hub does not answer (%s), next try in %.0f s", _short(error), wait)
             sleep(wait)
     raise AssertionError("the last round returns or raises")
+
+
+def is_unresolved(error: BaseException | None) -> bool:
+    """Whether the host's name could not be resolved: a machine without a network says so at once, and again later."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, socket.gaierror) or any(text in str(error) for text in _UNRESOLVED):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_network_failure(error: BaseException) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
+
+from maxserve.core.terminal import handlers
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -57,7 +59,7 @@ class LogProgress:
 
 
 class BarProgress:
-    """One bar per phase, drawn by rich."""
+    """One bar per phase, drawn by rich; the bar of a phase that is done goes, its successor says enough."""
 
     def __init__(self, display: RichProgress) -> None:
         self._display = display
@@ -65,7 +67,7 @@ class BarProgress:
 
     def phase(self, text: str) -> None:
         if self._task is not None:
-            self._display.update(self._task, completed=1.0)
+            self._display.remove_task(self._task)
         self._task = self._display.add_task(text, total=1.0)
 
     def advance(self, fraction: float) -> None:
@@ -75,7 +77,10 @@ class BarProgress:
 
 @contextmanager
 def show_progress(stream: TextIO) -> Iterator[Progress]:
-    """Bars while the block runs when `stream` is a terminal, log lines otherwise."""
+    """Bars while the block runs when `stream` is a terminal, log lines otherwise.
+
+    Log lines of this process come above the bars, and nothing of the bars stays.
+    """
     if not stream.isatty():
         yield LogProgress()
         return
@@ -84,5 +89,9 @@ def show_progress(stream: TextIO) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=Console(file=stream)) as display:
+    console = Console(file=stream)
+    with ExitStack() as stack:
+        display = stack.enter_context(RichProgress(*columns, console=console, transient=True))
+        for handler in handlers():
+            stack.enter_context(handler.above(console))
         yield BarProgress(display)

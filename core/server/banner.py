@@ -60,7 +60,7 @@ def announce(info: ModelInfo, listening: socket.socket) -> None:
         "model": info.name,
         "architecture": info.architecture,
         "parameters": f"{info.parameters / 1e6:,.1f} million",
-        "device": f"{info.device}, {info.dtype}",
+        "device": info.device,
         "max length": f"{info.max_length:,} tokens",
     }
     log.info("serving\n%s", "\n".join(f"  {name:<13} {value}" for name, value in rows.items()))

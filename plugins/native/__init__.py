@@ -7,7 +7,7 @@ there is no compiler, torch's own operations serve instead.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from maxserve.core.components import AttentionBackend, ConfigSection, LayerCompiler, LinearMethod
 from maxserve.core.hookspecs import hookimpl
@@ -17,8 +17,17 @@ from maxserve.core.hookspecs import hookimpl
 class Config:
     """Which compiler to use, by name or path, and where to keep what it makes; empty: found by themselves."""
 
-    compiler: str = ""
-    folder: str = ""
+    compiler: str = field(
+        default="",
+        metadata={"help": "C++ compiler for the kernels, by name or path; unset, the first of g++, clang++ and c++."},
+    )
+    folder: str = field(
+        default="",
+        metadata={
+            "help": "Folder for the compiled kernels; unset, ~/.cache/maxserve/native, or a private one below TMPDIR "
+            "where that cannot be written."
+        },
+    )
 
 
 @hookimpl

@@ -32,7 +32,7 @@ TIME_LIMIT = 300  # seconds
 def compiled_library(compiler: str, folder: str) -> Path:
     """The library, compiled now if it is not there; Unavailable when it cannot be. Empty arguments: the defaults."""
     command = _command(compiler)
-    kept = Path(folder).expanduser() if folder else Path.home() / ".cache" / "maxserve" / "native"
+    kept = Path(folder).expanduser() if folder else default_folder()
     library = kept / f"{_digest(command)}.so"
     if not library.is_file():
         _make_private(kept)
@@ -41,6 +41,18 @@ def compiled_library(compiler: str, folder: str) -> Path:
         log.info("kernels compiled with %s in %.1f s: %s", Path(command[0]).name, time.monotonic() - begun, library)
     _check_owner(library)
     return library
+
+
+def default_folder() -> Path:
+    """Where compiled kernels are kept: below HOME, or in a private temporary folder where that cannot be written."""
+    try:
+        kept = Path.home() / ".cache" / "maxserve" / "native"
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            return kept
+    except (OSError, RuntimeError):  # the latter where nobody has that user id
+        pass
+    return Path(tempfile.gettempdir()) / f"maxserve-native-{os.getuid()}"
 
 
 def _command(compiler: str) -> list[str]:
@@ -98,7 +110,8 @@ def _run(commands: Sequence[Sequence[str]]) -> None:
             said.append(process.communicate()[1] + f"gave up after {TIME_LIMIT} s")
     for process, text, command in zip(running, said, commands, strict=True):
         if process.returncode:
-            raise Unavailable(f"{command[0]} cannot compile the kernels: {' '.join(text.split())[:500]}")
+            reason = " ".join(text.replace(f"{Path(command[-1]).parent}{os.sep}", "").split())[:500]
+            raise Unavailable(f"{command[0]} cannot compile the kernels: {reason}")
 
 
 def _make_private(folder: Path) -> None:

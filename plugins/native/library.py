@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from maxserve.plugins.native import Config
 from maxserve.plugins.native.compiler import compiled_library
 
 log = logging.getLogger("maxserve.native")
+
+SLOWER = "torch's own operations serve instead, which is slower"
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 
@@ -56,7 +59,19 @@ class _ComputingContext(Protocol):
 def library_for(context: Context) -> Library:
     """The library, compiled if need be; Unavailable where it cannot be."""
     config = context.config(Config)
-    return _opened(str(compiled_library(config.compiler, config.folder)))
+    found = _library_or_reason(config.compiler, config.folder)
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return _opened(str(found))
+
+
+@cache
+def _library_or_reason(compiler: str, folder: str) -> Path | str:
+    """Several components ask: what cannot be compiled is tried once, and its reason is the same for all."""
+    try:
+        return compiled_library(compiler, folder)
+    except Unavailable as error:
+        return f"{error}; {SLOWER}"
 
 
 def only_float32(context: _ComputingContext) -> None:
@@ -70,7 +85,7 @@ def _opened(path: str) -> Library:
     try:
         library: Any = ctypes.CDLL(path)
     except OSError as error:
-        raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from error
+        raise Unavailable(f"the compiled kernels cannot be loaded: {error}; {SLOWER}") from error
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None

@@ -51,6 +51,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "LLM":  # imports torch, so only when asked for
+        from maxserve.core.openmp import wait_asleep
+
+        wait_asleep()
         from maxserve.core.engine.llm import LLM
 
         return LLM

@@ -159,3 +159,26 @@ def test_with_a_real_model(max_cli: Any, model_folder: Callable[..., Path]) -> N
     assert "Output size: 5\n" in first.out
     assert "n/a" not in first.out
     assert max_cli("generate", "--prompt", "the quick brown", *words).out.split("\n")[0] == first.out.split("\n")[0]
+
+
+def test_a_prompt_may_stand_without_its_option(max_cli: Any, asked: Any) -> None:
+    ran = max_cli("generate", "Who are you?")
+    assert ran.status == 0
+    assert asked[0]["prompt"] == "<Who are you?>"
+    assert "Prompt:" not in ran.err
+    ran = max_cli("generate", "one", "--prompt", "other")
+    assert ran.status == 2
+    assert "a prompt and --prompt are given; leave out one of them" in ran.err
+
+
+def test_the_prompt_that_stands_in_is_shown(max_cli: Any, asked: Any) -> None:
+    ran = max_cli("generate")
+    assert asked[0]["prompt"] == "<I believe the meaning of life is>"
+    assert "Prompt: I believe the meaning of life is" in ran.err
+    assert "Prompt:" not in ran.out
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_in_short(max_cli: Any, flag: str) -> None:
+    assert "--max-new-tokens" in max_cli("generate", flag).out
+    assert "Commands:" in max_cli(flag).out

@@ -74,7 +74,7 @@ def test_wrong_words_are_one_line(max_cli: Any) -> None:
     for argv in (
         ["serve", "--port", "x"],
         ["serve", "--prot", "1"],
-        ["serve", "extra"],
+        ["serve", "a-model", "extra"],
         ["--log-level", "loud", "list"],
     ):
         ran = max_cli(*argv)

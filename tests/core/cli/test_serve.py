@@ -53,7 +53,7 @@ def test_settings_and_host_reach_the_server_and_its_status_comes_back(max_cli: A
 
 def test_options_of_a_plugin(max_cli: Any, launched: list[Any], plugin_folder: Any) -> None:
     plugin_folder.module("acme_policy", CONFIG)
-    assert "--shortest-first.aging" in max_cli("serve", "--plugin", "acme_policy", "--help").out
+    assert "--shortest-first.aging" in max_cli("serve", "--plugin", "acme_policy", "--help", "shortest-first").out
     max_cli("serve", "--plugin", "acme_policy", "--shortest-first.aging", "80")
     ((settings, host),) = launched
     assert settings.plugins.plugin == ("acme_policy",)
@@ -142,3 +142,17 @@ def test_names_are_looked_up_before_a_model_is_read(
     assert ran.status == 2
     assert message in ran.err
     assert launched == []
+
+
+def test_the_model_may_stand_without_its_option(max_cli: Any, launched: list[Any]) -> None:
+    assert max_cli("serve", "acme/tiny", "--port", "0").status == 3
+    assert launched[0][0].model.model_path == "acme/tiny"
+    assert max_cli("serve", "--port", "0", "acme/tiny").status == 3
+    assert launched[1][0].model.model_path == "acme/tiny"
+
+
+@pytest.mark.parametrize("flag", ["--model", "--model-path"])
+def test_two_models_are_one_too_many(max_cli: Any, launched: list[Any], flag: str) -> None:
+    ran = max_cli("serve", "acme/tiny", flag, "acme/other")
+    assert ran.status == 2
+    assert f"acme/tiny and {flag} acme/other both name a model; give one of them" in ran.err

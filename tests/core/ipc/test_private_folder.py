@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maxserve.core.errors import SettingsError
 from maxserve.core.ipc.private_folder import private_folder, remove_abandoned
 
 
@@ -55,3 +56,14 @@ def test_folders_of_others_and_links_are_left_alone(temporary: Path) -> None:
     (temporary / "maxserve-link" / "lock").symlink_to(temporary / "precious")
     remove_abandoned()
     assert len(list(temporary.iterdir())) == 3
+
+
+def test_no_place_for_a_folder_ends_in_a_sentence(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (temporary / "none", None):
+        monkeypatch.setattr(tempfile, "tempdir", None if place is None else str(place))
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(temporary / "none")])
+        with (
+            pytest.raises(SettingsError, match=r"no temporary folder that can be written .*: set TMPDIR"),
+            private_folder(),
+        ):
+            pass

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -141,3 +142,19 @@ def test_bytes_count_more_than_files(capsys: pytest.CaptureFixture[str]) -> None
         size.update(75)
     assert fractions[2:] == [0.25, 0.25, 1.0]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["[Errno -2] Name or service not known", "[Errno -3] Temporary failure in name resolution"]
+)
+def test_a_name_that_is_not_resolved_is_no_matter_of_patience(text: str) -> None:
+    """A machine without a network says so at once: another half minute would not help."""
+    errors_of_both_kinds = [HTTP.ConnectError(text), socket.gaierror(-2, "x")]
+    for error in errors_of_both_kinds:
+        failure = from_cache(HTTP.ConnectError("cannot connect"))
+        failure.__cause__.__context__ = error  # type: ignore[union-attr]
+        call = Call(*[failure] * 9)
+        with pytest.raises(ModelError, match="the Hugging Face hub cannot be reached"):
+            call.run()
+        assert call.calls == 2
+        assert sum(call.waits) < 2

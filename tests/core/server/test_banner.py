@@ -61,7 +61,7 @@ def test_banner_says_what_is_served_and_where(host: str, hint: bool, caplog: pyt
     with closing(ports.listen(host, 0)) as listening, caplog.at_level(logging.INFO):
         port = listening.getsockname()[1]
         announce(INFO, listening)
-    for told in ("acme/tiny", "LlamaForCausalLM", "3.4 million", "cpu, bfloat16", "2,048 tokens"):
+    for told in ("acme/tiny", "LlamaForCausalLM", "3.4 million", "cpu", "2,048 tokens"):
         assert told in caplog.text
     assert f"Server ready on http://{host}:{port} (Press CTRL+C to quit)" in caplog.text
     assert ("--host 0.0.0.0 opens it to the network" in caplog.text) == hint

@@ -6,11 +6,19 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
+from maxserve.core.host import Host, PluginOptions
 from maxserve.core.settings import PluginSection, Settings, resolve
 from maxserve.core.settings.catalog import catalog
-from maxserve.core.settings.options import GroupedCommand, engine_options, serve_options
+from maxserve.core.settings.options import (
+    REGISTRIES,
+    GroupedCommand,
+    SettingOption,
+    engine_options,
+    serve_options,
+)
 
 SPEC: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "options.json").read_text())
 
@@ -96,7 +104,7 @@ def test_a_wrong_type_is_a_usage_error(arguments: list[str]) -> None:
 
 
 def test_help_names_every_option_with_its_true_default() -> None:
-    text = CliRunner().invoke(command({}), ["--help"], terminal_width=200).output
+    text = CliRunner().invoke(command({}), ["--help", "all"], terminal_width=200).output
     for option in serve_options():
         assert all(flag in text for flag in (*option.opts, *option.secondary_opts))
     words = " ".join(text.split())
@@ -106,6 +114,57 @@ def test_help_names_every_option_with_its_true_default() -> None:
     assert "not supported yet" in words
     for title in ("Model:", "KV cache:", "Scheduling:", "Server:", "Plugins:", "Options:"):
         assert f"\n{title}\n" in text
+    assert text.index("\nNot supported yet:\n") > text.index("\nPlugins:\n"), "what is not there comes last"
+
+
+def test_the_first_page_of_help_is_short() -> None:
+    text = CliRunner().invoke(command({}), ["--help"], terminal_width=110).output
+    assert len(text.splitlines()) < 80
+    for flag in ("--model-path", "--host", "--port", "--api-key", "--max-length", "--config-file"):
+        assert flag in text
+    assert "--enable-lora" not in text
+    pages = {option.page for option in serve_options() if isinstance(option, SettingOption)}
+    for page in pages:
+        assert f"\n  {page} " in text
+
+
+def test_every_option_is_on_the_page_of_its_section() -> None:
+    for option in serve_options():
+        assert isinstance(option, SettingOption)
+        result = CliRunner().invoke(command({}), ["--help", option.page], terminal_width=200)
+        assert result.exit_code == 0
+        assert option.opts[0] in result.output
+    asked = CliRunner().invoke(command({}), ["-h", "KV_Cache"], terminal_width=200).output
+    assert "--cache-strategy" in asked
+    assert "--port" not in asked
+    assert CliRunner().invoke(command({}), ["-h", "cache-strategy"], terminal_width=200).output == asked
+
+
+def test_a_page_that_is_not_there() -> None:
+    result = CliRunner().invoke(command({}), ["--help", "lorra"])
+    assert result.exit_code == 2
+    assert "there is no section of that name (did you mean 'lora'?)" in result.output
+
+
+def completed(incomplete: str, *before: str, obj: Any = None) -> list[str]:
+    completion = ShellComplete(command({}), {"obj": obj}, "serve", "_SERVE_COMPLETE")
+    return [item.value for item in completion.get_completions(list(before), incomplete)]
+
+
+def test_values_are_completed() -> None:
+    assert completed("", "--kv-cache-format") == ["bfloat16", "float32", "float8_e4m3fn"]
+    assert completed("b", "--kv-cache-format") == ["bfloat16"]
+    assert "--max-length" in completed("--max-l")
+    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    assert completed("", "--scheduler", obj=host) == ["continuous", "fair", "tts"]
+    assert completed("pa", "--cache-strategy", obj=host) == ["paged"]
+    assert completed("her", "--tool-parser", obj=host) == ["hermes"]
+
+
+def test_registries_of_completion_are_there() -> None:
+    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    assert {option.path for option in catalog()} >= REGISTRIES.keys()
+    assert all(getattr(host, name).names() for name in REGISTRIES.values())
 
 
 def test_engine_options_are_those_without_the_server() -> None:
@@ -125,4 +184,4 @@ def test_plugin_options_are_typed_and_grouped(section: PluginSection) -> None:
     wrong = CliRunner().invoke(command({}, (section,)), ["--shortest-first.mode", "medium"])
     assert wrong.exit_code == 2
     assert "expected one of soft, hard" in wrong.output
-    assert "\nPlugin acme:\n" in CliRunner().invoke(command({}, (section,)), ["--help"]).output
+    assert "\nPlugin acme:\n" in CliRunner().invoke(command({}, (section,)), ["--help", "shortest-first"]).output

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 
 from maxserve.core.engine.llm import LLM
 from maxserve.core.errors import Unavailable
+from maxserve.core.interfaces import Context
+from maxserve.plugins.native import Config, library
 from maxserve.plugins.native.compiler import SOURCES, compiled_library
 
 
@@ -71,6 +75,34 @@ def test_no_place_to_keep_it(sources: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match=r"no place for compiled kernels.*--native\.folder"):
         compiled_library("", str(tmp_path / "file" / "kept"))
+
+
+def test_without_a_home_kernels_are_kept_in_a_private_temporary_folder(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    library = compiled_library("", "")
+    assert library.parent == tmp_path / f"maxserve-native-{os.getuid()}"
+    assert stat.S_IMODE(library.parent.stat().st_mode) == 0o700
+
+
+def test_what_cannot_be_compiled_is_tried_and_said_once(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sources / "one.cpp").write_text("this is no C++\n")
+    tries: list[str] = []
+    compiled = library.compiled_library
+    monkeypatch.setattr(library, "compiled_library", lambda *names: (tries.append("x"), compiled(*names))[1])
+    context = Context(sections={Config: Config(folder=str(tmp_path / "kept"))})
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="which is slower") as caught:
+            library.library_for(context)
+        reasons.add(str(caught.value))
+    assert len(tries) == len(reasons) == 1
+    assert str(tmp_path / "kept") not in reasons.pop(), "a folder that is gone is of no use to the reader"
 
 
 def test_every_source_ships() -> None:
@@ -138,5 +170,7 @@ def test_an_engine_where_there_is_no_compiler(
     """It says so once, and serves."""
     expected = texts(tiny_model)
     monkeypatch.setenv("PATH", str(tmp_path))
+    library._library_or_reason.cache_clear()
     assert texts(tiny_model) == expected
     assert [r.levelname for r in caplog.records if "no C++ compiler" in r.message] == ["WARNING"]
+    library._library_or_reason.cache_clear()
