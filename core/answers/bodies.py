@@ -41,6 +41,11 @@ class StreamOptions(Body):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
+    @property
+    def given(self) -> bool:
+        """Whether there is anything in it, null included."""
+        return bool(self.model_fields_set)
+
 
 class TextBody(ConstraintFields):
     """Fields that chat and plain completions share."""

@@ -24,9 +24,10 @@ MOST_INPUTS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
-    """How the texts of pairs are cut, the second ones to `document_tokens` first, and whether scores are activated."""
+    """How texts of pairs are cut, first each by itself and then the pair, and whether scores are activated."""
 
     truncation: Truncation | None = None
+    query_tokens: int | None = None
     document_tokens: int | None = None
     activation: bool | None = None
 
@@ -108,12 +109,9 @@ class Embedder:
         self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, options: ScoreOptions
     ) -> list[float]:
         def read() -> list[Input]:
-            cases = zip(pairs, names, strict=True)
-            most, truncation = options.document_tokens, options.truncation
-            return [
-                self.inputs.pair(one, self.inputs.cut_text(other, most), place, truncation=truncation)
-                for (one, other), (_, place) in cases
-            ]
+            cases = zip(self._cut(pairs, options), names, strict=True)
+            truncation = options.truncation
+            return [self.inputs.pair(one, other, place, truncation=truncation) for (one, other), (_, place) in cases]
 
         inputs = await self.threads.run(read)
         vectors = await self.encode(inputs, meter, activation=options.activation)
@@ -124,11 +122,7 @@ class Embedder:
     ) -> list[float]:
         """Every different text is encoded once: one query has many documents."""
         prompt = self.inputs.prompt(None)
-        if options.document_tokens is not None:
-            cut = await self.threads.run(
-                lambda: [self.inputs.cut_text(other, options.document_tokens) for _, other in pairs]
-            )
-            pairs = [(one, other) for (one, _), other in zip(pairs, cut, strict=True)]
+        pairs = await self.threads.run(self._cut, pairs, options)
         places = {
             text: name for pair, both in zip(pairs, names, strict=True) for text, name in zip(pair, both, strict=True)
         }
@@ -142,6 +136,14 @@ class Embedder:
         skip = self.inputs.skipped(prompt)
         vectors = dict(zip(texts, await self.encode(await self.threads.run(read), meter, skip=skip), strict=True))
         return [cosines(vectors[one], [vectors[other]])[0] for one, other in pairs]
+
+    def _cut(self, pairs: Sequence[tuple[str, str]], options: ScoreOptions) -> Sequence[tuple[str, str]]:
+        """The pairs with each side cut to the tokens that it may have."""
+        if options.query_tokens is None and options.document_tokens is None:
+            return pairs
+        cut = self.inputs.cut_text
+        queries = {one: cut(one, options.query_tokens) for one, _ in pairs}  # one query has many documents
+        return [(queries[one], cut(other, options.document_tokens)) for one, other in pairs]
 
 
 def require_vectors(context: ServerContext) -> Embedder:

@@ -48,7 +48,8 @@ class Prometheus:
             gauge.set(stats.waiting + stats.deferred)
         gauges.waiting_for_room.set(stats.waiting)
         gauges.deferred.set(stats.deferred)
-        gauges.usage.set(cache.owned / cache.total if cache.total else 0.0)
+        for gauge in gauges.usage:
+            gauge.set(cache.owned / cache.total if cache.total else 0.0)
         gauges.used.set(cache.owned)
         gauges.total.set(cache.total)
         gauges.host_used.set(cache.host_cached)

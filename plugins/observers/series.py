@@ -65,7 +65,9 @@ class StepGauges:
         )
         self.waiting_for_room = reasons.labels(vllm.model, "capacity")
         self.deferred = reasons.labels(vllm.model, "deferred")
-        self.usage = vllm.gauge("kv_cache_usage_perc", "Part of the cache's pages that requests hold, 0 to 1")
+        usage = "Part of the cache's pages that requests hold, 0 to 1"
+        # The second name is the one that vLLM had before, which dashboards still ask for.
+        self.usage = [vllm.gauge(name, usage) for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc")]
         self.used = ours.gauge("cache_num_used_blocks", "Pages of the cache that requests hold")
         self.total = ours.gauge("cache_num_total_blocks", "Pages of the cache")
         self.host_used = ours.gauge("cache_host_num_used_blocks", "Pages of the host tier that hold prefixes")
@@ -112,7 +114,13 @@ class RequestSeries:
         self.count = ours.counters("request_count", "Requests, by status and path", "code", "path")
         first, between, whole = "Time to the first token", "Time from one token to the next", "Time to the last token"
         self.first_token = self._both(vllm, ours, first, FIRST_TOKEN, "time_to_first_token_seconds")
-        self.between = self._both(vllm, ours, between, BETWEEN_TOKENS, "inter_token_latency_seconds", "itl_seconds")
+        self.between = vllm.tally(
+            between,
+            BETWEEN_TOKENS,
+            "inter_token_latency_seconds",
+            vllm.prefix + "time_per_output_token_seconds",  # as vLLM called it before
+            ours.prefix + "itl_seconds",
+        )
         self.whole = self._both(vllm, ours, whole, WHOLE, "e2e_request_latency_seconds", "request_time_seconds")
         prompt, generated = "Prompt tokens of a request", "Tokens generated for a request"
         self.prompt = self._both(vllm, ours, prompt, TOKENS, "request_prompt_tokens", "input_tokens_per_request")

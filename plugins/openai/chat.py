@@ -53,7 +53,10 @@ class ChatScribe:
         self._prompt = job.requests[0].prompt
 
     def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
-        extras: dict[str, Any] = {"prompt_token_ids": self._prompt} if self._token_ids else {}
+        # Whole answers have these fields in any case, for clients that read them as attributes.
+        extras: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None} if gathered else {}
+        if self._token_ids:
+            extras["prompt_token_ids"] = self._prompt
         if self._prompt_logprobs:
             extras["prompt_logprobs"] = prompt_logprobs(self._texts, gathered[0].prompt_logprobs)
         return extras
@@ -73,7 +76,7 @@ class ChatScribe:
             "finish_reason": answer.finish,
             **stop_reason(self._requests[index], answer.stop, answer.stop_token),
         }
-        return choice | {"token_ids": answer.tokens} if self._token_ids else choice
+        return choice | {"token_ids": answer.tokens if self._token_ids else None}
 
     def opening(self, index: int) -> bytes:
         return _delta(index, b'{"role":"assistant","content":""}')

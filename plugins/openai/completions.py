@@ -106,11 +106,11 @@ class CompletionScribe:
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         text, details = self._details(index, answer.content, answer.logprobs, answer.prompt_logprobs)
-        if self._token_ids:
-            details["prompt_token_ids"] = self._job.requests[index].prompt
-            details["token_ids"] = answer.tokens
-        if self._prompt_logprobs:
-            details["prompt_logprobs"] = prompt_logprobs(self._texts, answer.prompt_logprobs)
+        # These are there in any case, for clients that read them as attributes.
+        details["prompt_token_ids"] = self._job.requests[index].prompt if self._token_ids else None
+        details["token_ids"] = answer.tokens if self._token_ids else None
+        scores = prompt_logprobs(self._texts, answer.prompt_logprobs) if self._prompt_logprobs else None
+        details["prompt_logprobs"] = scores
         ended = stop_reason(self._job.requests[index], answer.stop, answer.stop_token)
         return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish, **ended}
 

@@ -60,7 +60,10 @@ class Usage:
     @classmethod
     def of(cls, body: TextBody) -> Usage:
         options = body.stream_options
-        return cls(last=bool(options and options.include_usage), each=bool(options and options.continuous_usage_stats))
+        if options is None:
+            return cls(last=False, each=False)
+        each = bool(options.continuous_usage_stats) and options.include_usage is not False
+        return cls(last=bool(options.include_usage), each=each)
 
 
 class Exchange:
@@ -72,7 +75,7 @@ class Exchange:
 
     async def answer(self, body: TextBody, call: Call) -> Response:
         usage = Usage.of(body)
-        if (usage.last or usage.each) and not body.stream:
+        if body.stream_options and body.stream_options.given and not body.stream:
             raise RequestError("stream_options is for streams only; set stream", param="stream_options")
         generation = await self._wording.begin(body, client_of(body.user, call.headers))
         job, meter = generation.job, call.meter

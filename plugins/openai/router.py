@@ -10,7 +10,7 @@ from maxserve.core.interfaces import ServerContext
 from maxserve.plugins.openai.chat import Chat
 from maxserve.plugins.openai.completions import Completions
 from maxserve.plugins.openai.embeddings import embeddings_endpoints
-from maxserve.plugins.openai.exchange import Exchange, Wording
+from maxserve.plugins.openai.exchange import Exchange
 from maxserve.plugins.openai.models import Models
 from maxserve.plugins.openai.responses import responses_endpoints
 from maxserve.plugins.openai.tokenization import Tokenization
@@ -22,16 +22,17 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
     answering = context.once(Answering)
     models = Models(answering)
-    routes.add_api_route("/v1/models", models.list, methods=["GET"], response_model=None)
+    for prefix in ("/v1", ""):  # base URLs are often given without the version
+        routes.add_api_route(prefix + "/models", models.list, methods=["GET"], response_model=None)
     routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
     info = TokenizerInfo(context)
     routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
     Tokenization(answering).add_to(routes)
-    wordings: tuple[Wording, ...] = (Chat(answering), Completions(answering))
-    for wording in wordings:
+    chat, completions = Chat(answering), Completions(answering)
+    for path, wording in ((chat.path, chat), ("/chat/completions", chat), (completions.path, completions)):
         Endpoint(
-            path=wording.path,
+            path=path,
             body=answering.body(wording.body),
             run=Exchange(wording, context.model).answer,
             observers=context.observers,

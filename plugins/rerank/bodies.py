@@ -56,6 +56,8 @@ class _Pairs(VectorFields):
         None, description="cut each document to so many tokens, before it is joined to its query"
     )
 
+    max_tokens_per_query: Annotated[int, Field(ge=1)] | None = Field(None, description="the same of each query")
+
     @property
     def activation(self) -> bool | None:
         """Whether scores pass through the model's last function; None: not said."""

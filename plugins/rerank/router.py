@@ -74,6 +74,7 @@ def _finished(answer: Any, call: Call) -> Response:
 def _options(body: RerankBody | ScoreBody, embedder: Embedder) -> ScoreOptions:
     return ScoreOptions(
         truncation=body.truncated(embedder.inputs),
+        query_tokens=body.max_tokens_per_query,
         document_tokens=body.max_tokens_per_doc,
         activation=body.activation,
     )

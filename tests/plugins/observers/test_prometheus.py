@@ -213,3 +213,10 @@ def test_those_who_wait_for_a_grammar_wait_too(observer: Prometheus) -> None:
     assert value(observer, "vllm:num_requests_waiting") == 7
     assert value(observer, "vllm:num_requests_waiting_by_reason", reason="capacity") == 5
     assert value(observer, "vllm:num_requests_waiting_by_reason", reason="deferred") == 2
+
+
+def test_names_that_vllm_had_before(observer: Prometheus) -> None:
+    observer.on_step(step())
+    observer.on_request(request())
+    assert value(observer, "vllm:gpu_cache_usage_perc") == value(observer, "vllm:kv_cache_usage_perc") == 0.25
+    assert value(observer, "vllm:time_per_output_token_seconds_count") == 2

@@ -306,3 +306,8 @@ async def test_logprobs_by_the_ids_of_tokens(client: httpx.AsyncClient, chat: An
     [id] = engine.tokenizer.encode("H", add_special_tokens=False)
     assert (entry["token"], entry["top_logprobs"][0]["token"]) == (f"token_id:{id}", "token_id:0")
     assert bytes(entry["bytes"]) == b"H"
+
+
+async def test_base_urls_without_the_version(client: httpx.AsyncClient, chat: Any) -> None:
+    assert (await client.post("/chat/completions", json=chat())).json()["object"] == "chat.completion"
+    assert (await client.get("/models")).json()["data"][0]["id"] == "acme/tiny"

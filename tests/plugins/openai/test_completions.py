@@ -16,6 +16,7 @@ async def test_whole_answer(client: httpx.AsyncClient, engine: Any) -> None:
     assert answer["id"].startswith("cmpl-")
     [choice] = answer["choices"]
     ended = {"finish_reason": "length", "stop_reason": None, "matched_stop": None}
+    ended |= dict.fromkeys(("token_ids", "prompt_token_ids", "prompt_logprobs"))
     assert choice == {"index": 0, "text": "Hello there, fri", "logprobs": None, **ended}
     assert answer["usage"]["completion_tokens"] == 16
     assert engine.tokenizer.decode(engine.requests[0].prompt) == "Say"
@@ -178,3 +179,25 @@ async def test_tokens_by_their_ids(client: httpx.AsyncClient, engine: Any) -> No
 
 async def test_the_id_of_an_answer_may_be_the_clients(client: httpx.AsyncClient) -> None:
     assert (await client.post(PATH, json={"prompt": "a", "request_id": "mine-1"})).json()["id"] == "cmpl-mine-1"
+
+
+@pytest.mark.parametrize(
+    ("options", "with_usage"),
+    [
+        ({"continuous_usage_stats": True}, True),
+        ({"continuous_usage_stats": True, "include_usage": False}, False),  # as vLLM has it
+        ({"include_usage": False}, False),
+        ({}, False),
+    ],
+)
+async def test_which_events_have_usage(client: httpx.AsyncClient, events: Any, options: Any, with_usage: bool) -> None:
+    body = {"prompt": "ab", "stream": True, "max_tokens": 3, "stream_options": options}
+    *chunks, _ = events((await client.post(PATH, json=body)).text)
+    assert [bool(chunk.get("usage")) for chunk in chunks] == [with_usage] * len(chunks)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [({"include_usage": None}, 400), ({"include_usage": True}, 400), ({}, 200)]
+)
+async def test_options_of_streams_without_one(client: httpx.AsyncClient, options: Any, status: int) -> None:
+    assert (await client.post(PATH, json={"prompt": "a", "stream_options": options})).status_code == status

@@ -146,6 +146,7 @@ async def test_scores_before_the_last_function(
         ({"truncate_prompt_tokens": 4, "truncation_side": "left"}, "deyz"),
         ({"truncate_prompt_tokens": 4, "truncation_direction": "Left"}, "deyz"),
         ({"max_tokens_per_doc": 2}, "abcdeyy"),
+        ({"max_tokens_per_query": 2}, "abyyyz"),
     ],
 )
 async def test_where_texts_are_cut(client: httpx.AsyncClient, engine: Any, fields: dict[str, Any], kept: str) -> None:
