@@ -122,9 +122,11 @@ class Embedder:
     ) -> list[float]:
         """Every different text is encoded once: one query has many documents."""
         prompt = self.inputs.prompt(None)
-        pairs = await self.threads.run(self._cut, pairs, options)
+        shortened = await self.threads.run(lambda: self._cut(pairs, options))
         places = {
-            text: name for pair, both in zip(pairs, names, strict=True) for text, name in zip(pair, both, strict=True)
+            text: name
+            for pair, both in zip(shortened, names, strict=True)
+            for text, name in zip(pair, both, strict=True)
         }
         texts = list(places)
         self._check_capacity(len(texts), names[0][1].partition("[")[0])
@@ -135,7 +137,7 @@ class Embedder:
 
         skip = self.inputs.skipped(prompt)
         vectors = dict(zip(texts, await self.encode(await self.threads.run(read), meter, skip=skip), strict=True))
-        return [cosines(vectors[one], [vectors[other]])[0] for one, other in pairs]
+        return [cosines(vectors[one], [vectors[other]])[0] for one, other in shortened]
 
     def _cut(self, pairs: Sequence[tuple[str, str]], options: ScoreOptions) -> Sequence[tuple[str, str]]:
         """The pairs with each side cut to the tokens that it may have."""
