@@ -117,12 +117,24 @@ class _Finder:
             return Folder(Path(source.path), ref)
         path = Path(ref).expanduser()
         if path.is_dir():
+            self._say_idle(ref)
             return Folder(path, ref)
         if path.exists():
             raise ModelError(f"{ref} is a file; give the folder it is in, and the file itself with --weight-path")
         if not is_repository(ref):
             raise ModelError(f"there is no folder {ref}, and it is no name of a Hugging Face repository (org/name)")
         return self._repository(ref)
+
+    def _say_idle(self, ref: str) -> None:
+        """Warns of options that are about repositories: what is in a local folder is what it is."""
+        model = self._model
+        elsewhere = any(is_repository("/".join(entry.split("/")[:2])) for entry in model.weight_path if "/" in entry)
+        idle = ["--huggingface-model-revision"] if model.huggingface_model_revision != "main" else []
+        if not elsewhere:  # --weight-path may name a file of a repository
+            idle += ["--huggingface-weight-revision"] if model.huggingface_weight_revision != "main" else []
+            idle += ["--force-download"] if model.force_download else []
+        if idle:
+            log.warning("%s: %s is a local folder, for which this has no meaning; leave it out", ", ".join(idle), ref)
 
     def weights(self, place: Place) -> list[str]:
         """The weight files: those of --weight-path, or those beside the config."""

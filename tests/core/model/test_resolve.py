@@ -381,3 +381,27 @@ def test_weight_paths_on_the_hub(hub: FakeHub, tmp_path: Path) -> None:
 def test_weight_paths_in_other_formats_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match=r"not supported yet|pickle"):
         resolved(write_model(tmp_path / "m"), weight_path=(name,))
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({"huggingface_model_revision": "v2"}, "--huggingface-model-revision"),
+        ({"huggingface_weight_revision": "v2"}, "--huggingface-weight-revision"),
+        ({"force_download": True}, "--force-download"),
+        (
+            {"huggingface_model_revision": "v2", "force_download": True},
+            "--huggingface-model-revision, --force-download",
+        ),
+        ({}, ""),
+    ],
+)
+def test_what_has_no_meaning_for_a_local_folder_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any], flags: str
+) -> None:
+    folder = write_model(tmp_path / "m")
+    resolved(folder, **options)
+    told = [record.message for record in caplog.records if "has no meaning" in record.message]
+    assert told == (
+        [f"{flags}: {folder} is a local folder, for which this has no meaning; leave it out"] if flags else []
+    )
