@@ -15,7 +15,7 @@ from maxserve.core.errors import RequestError
 from maxserve.core.interfaces import ReadImage, ServerContext
 from maxserve.core.model.chat_messages import IMAGE_PART, check_role
 from maxserve.core.model.chat_template import RESERVED_VARIABLES
-from maxserve.core.model.client_text import ClientText, Conversation
+from maxserve.core.model.client_text import ClientText, Conversation, client_texts
 from maxserve.core.model.image_prompt import image_prompt
 from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.nouns import Image
@@ -49,6 +49,8 @@ class Conversations:
         conversation = self._conversation(body, choice)
         if self._client is None:
             return PromptText(self._written(body, choice, conversation))
+        for text in client_texts(conversation):  # before anything is looked for in megabytes
+            check_length(text, self._tokenizer, self._info, prompt_field="messages")
         source = self._template.source(tools=conversation.tools is not None)
         written = partial(self._written, body, choice)
         return self._client.render(written, conversation, source, self._placeholder, _variables(body))

@@ -8,8 +8,10 @@ tokens are the client's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from maxserve.core.errors import RequestError
@@ -23,6 +25,7 @@ Tools = Sequence[Any] | None
 _TRUSTED = frozenset({"system", "developer", "assistant"})  # whose text stays as it is
 _NAMES = frozenset({"role", "type"})  # what templates compare, and no text
 _ESCAPED = "<>&'\""  # characters that filters may write otherwise
+_BLANK = "\ue000"
 _PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
@@ -51,7 +54,7 @@ class ClientText:
     def render(self, render: Render, conversation: Conversation, *others: Any) -> PromptText:
         """What `render` makes of a conversation. `others` hold texts that may come out, too: the template's own."""
         marks = _Marks(self._literal)
-        marks.look(_untrusted(conversation))
+        marks.look(client_texts(conversation))
         if not marks.characters:
             return PromptText(render(conversation))
         marks.choose(json.dumps([_fields(conversation), others], ensure_ascii=False, default=str))
@@ -62,24 +65,26 @@ class ClientText:
     def _literal(self, text: str) -> set[int]:
         """Indices of one character of each special token in `text`, and of what could become one beside other text."""
         literal: set[int] = set()
-        characters = list(text)
-        while found := {_key(text, *span) for span in self._tokenizer.special_spans("".join(characters))} - literal:
-            found = {at for at in found if not text[at].isspace()}
-            for at in found:
-                characters[at] = "\ue000"
-            literal |= found
+        rest, characters = text, list[str]()
+        while spans := self._tokenizer.special_spans(rest):
+            found = {start + _key(text[start:end]) for start, end in spans if not text[start:end].isspace()} - literal
             if not found:
                 break
+            literal |= found
+            characters = characters or list(text)
+            for at in found:
+                characters[at] = _BLANK
+            rest = "".join(characters)
         return literal | set(self._ends(text))
 
     def _ends(self, text: str) -> Iterator[int]:
         """Characters of a special token that begins at the end of `text`, or ends at its beginning."""
         first, last = len(text) - len(text.lstrip()), len(text.rstrip())
         for length in range(1, min(self._longest, last - first + 1)):
-            if text[last - length : last] in self._prefixes:
-                yield _key(text, last - length, last)
-            if text[first : first + length] in self._suffixes:
-                yield _key(text, first, first + length)
+            if (end := text[last - length : last]) in self._prefixes:
+                yield last - length + _key(end)
+            if (start := text[first : first + length]) in self._suffixes:
+                yield first + _key(start)
 
 
 class _Marks:
@@ -126,7 +131,8 @@ class _Marks:
 
     def undone(self, text: str) -> PromptText:
         """The text as it would have been, and where the stand-ins were."""
-        literal = tuple(at for at, char in enumerate(text) if char in self.stand_ins)
+        found = re.finditer(f"[{''.join(self.stand_ins)}]", text)
+        literal = tuple(match.start() for match in found)
         return PromptText(text.translate({ord(s): char for s, char in self.stand_ins.items()}), literal)
 
 
@@ -134,7 +140,7 @@ def _fields(conversation: Conversation) -> list[Any]:
     return [list(conversation.messages), conversation.tools, conversation.documents]
 
 
-def _untrusted(conversation: Conversation) -> Iterator[str]:
+def client_texts(conversation: Conversation) -> Iterator[str]:
     """The texts that are no tokens: what the user and the tools say, and what is said of tools and documents."""
     for message in conversation.messages:
         if message.get("role") not in _TRUSTED:
@@ -161,9 +167,10 @@ def _marked(conversation: Conversation, marks: _Marks) -> Conversation:
     )
 
 
-def _key(text: str, start: int, end: int) -> int:
-    """The index of the character of a token that a template is least likely to look at or to write otherwise."""
-    return min(range(start, end), key=lambda at: (_rank(text[at]), at in (start, end - 1), at))
+@lru_cache(1 << 12)
+def _key(token: str) -> int:
+    """The index of the character that a template is least likely to look at or to write otherwise."""
+    return min(range(len(token)), key=lambda at: (_rank(token[at]), at in (0, len(token) - 1), at))
 
 
 def _rank(char: str) -> int:

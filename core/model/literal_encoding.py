@@ -77,14 +77,13 @@ class LiteralEncoder:
     def _encoded(self, renamed: str, places: Sequence[int]) -> tuple[list[int], bool]:
         """The ids, and whether literal characters became special tokens all the same."""
         encoding = self._twin.encode(renamed, add_special_tokens=False)
-        found, leaks = [], False
-        for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            known = self._known.get(id, id)
-            if known is not None:
-                found.append(known)
-            if known in self._ids and id == known and id not in self._unknown and _any_within(places, start, end):
-                leaks = True
-        return found, leaks
+        ids, known = encoding.ids, self._known
+        found = [known.get(id, id) for id in ids]
+        if self._leaking.isdisjoint(ids):
+            return [id for id in found if id is not None], False
+        spans = zip(ids, encoding.offsets, strict=True)
+        leaks = any(id in self._leaking and _any_within(places, *span) for id, span in spans)
+        return [id for id in found if id is not None], leaks
 
     def _cut(self, renamed: str, places: Sequence[int]) -> tuple[str, list[int]]:
         """The text cut before and behind each literal character."""
@@ -108,6 +107,11 @@ class LiteralEncoder:
     def _unknown(self) -> set[int]:
         """What stands for characters that the model does not know, which is no spelling of anything."""
         return set(self._tokenizer.encode(_LETTERS[0], add_special_tokens=False).ids) & self._ids
+
+    @cached_property
+    def _leaking(self) -> set[int]:
+        """Special tokens that the model's own vocabulary has: it can make them of plain text."""
+        return self._ids - self._known.keys() - self._unknown
 
     @cached_property
     def _blank(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer
 
@@ -70,6 +70,51 @@ def test_the_text_of_a_special_token_is_text(tokenizer_folders: dict[str, Path],
         found = encoder.encode(text, literal)
         assert found == plain_ids(tokens, text)
         assert not {tokens.token_to_id(special) for special in SPECIAL} & set(found)
+
+
+def metaspace_first() -> Tokens:
+    """Like newer Llamas of sentencepiece: a space before the first word of a text, and of that alone."""
+    trained = Tokens(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", *SPECIAL], show_progress=False)
+    trained.train_from_iterator(["hi there two words", "x s", "<s> é日 _"] * 4, trainer)
+    trained.add_tokens([AddedToken("<think>")])
+    return trained
+
+
+def whole_words() -> Tokens:
+    """Like Llama 3: words of the vocabulary are taken whole, a regex parts words, numbers and marks."""
+    pattern = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate([*alphabet, "hi", "Ġthere", "<s", "</s>"])}
+    tokens = Tokens(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
+    split = pre_tokenizers.Split(pattern, behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokens.add_special_tokens(list(SPECIAL))
+    return tokens
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces=st.lists(st.tuples(st.booleans(), st.sampled_from(PIECES)), max_size=8))
+@pytest.mark.parametrize("make", [metaspace_first, whole_words])
+def test_each_piece_is_encoded_as_in_its_place(make: Any, pieces: list[tuple[bool, str]]) -> None:
+    """As ever where nothing is literal, and in the library's own way where no special token counts."""
+    tokens = make()
+    encoder = LiteralEncoder(tokens)
+    text, literal, kept = "", [], 0
+    for own, piece in pieces:
+        if own:
+            kept += piece in SPECIAL
+        else:
+            literal += [len(text) + start for start, _ in encoder.spans(piece)]
+        text += piece
+    found = encoder.encode(text, literal)
+    assert sum(found.count(tokens.token_to_id(special)) for special in SPECIAL) <= text.count("s>")
+    if not literal:
+        assert found == tokens.encode(text, add_special_tokens=False).ids
+    elif not kept and "<s" not in text.replace("<s>", ""):
+        assert found == plain_ids(tokens, text)
 
 
 def test_own_tokens_beside_literal_text(tokenizer_folders: dict[str, Path]) -> None:
