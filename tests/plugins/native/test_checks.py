@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from maxserve.core.testing import AttentionChecks, LayerCompilerChecks, LinearMethodChecks
 from maxserve.core.testing.layers import CONFIGS, OTHERS
+
+pytestmark = pytest.mark.compiler
 
 
 class TestAttention(AttentionChecks):

@@ -19,6 +19,8 @@ from maxserve.core.interfaces import Context
 from maxserve.plugins.native import Config, library
 from maxserve.plugins.native.compiler import SOURCES, compiled_library
 
+pytestmark = pytest.mark.compiler
+
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
