@@ -27,9 +27,11 @@ from maxserve.core.server.constraint_fields import Asked, ConstraintFields, cons
 from maxserve.core.server.constraints import Constraints
 from maxserve.core.server.fields import Body, RequestFields
 from maxserve.core.server.generation import generate_text, merged
+from maxserve.core.server.threads import beside
 
 B = TypeVar("B", bound=Body)
 
+MANY = 64  # requests of one post that are made in the event loop
 Parts = AsyncGenerator[tuple[int, Part], None]
 
 
@@ -113,7 +115,8 @@ class Answering:
         )
         warnings = [*self._checked(body)]
         sampling, constraint = self._fields.sampling(body), await self._constraint(body, warnings)
-        job = plan_job(body, prompts, sampling, limits, user=user, constraint=constraint)
+        work = partial(plan_job, body, prompts, sampling, limits, user=user, constraint=constraint)
+        job = await beside(work, len(prompts) * (body.n or 1) > MANY)
         return self._begin(job, warnings, [None] * len(job.requests))
 
     def _checked(self, body: TextBody) -> Sequence[str]:
@@ -161,7 +164,11 @@ class Answering:
         return written.text, prompt, images
 
     def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
-        parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)])
+        # One post may ask for thousands of answers. Where the queue has no limit, two batches of them stand in it, so
+        # that others get their turn; where it has one, all of them do, because a place may be gone later.
+        info, unlimited = self.context.model, self.context.engine.capacity is None
+        at_once = 2 * info.max_batch_size if unlimited else None
+        parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)], at_once)
         return Generation(job=job, parts=parts, warnings=warnings)
 
     async def _parts(self, job: Job, index: int, reader: AnswerReader | None) -> AsyncGenerator[Part, None]:

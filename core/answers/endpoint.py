@@ -25,12 +25,16 @@ _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One HTTP request: its id, its headers, the meter that follows it, and what its path says."""
+    """One HTTP request: its id, its headers, the meter that follows it, and what its path says.
+
+    What is done with all of a `large` body belongs into a thread.
+    """
 
     id: str
     headers: Headers
     meter: Meter
     path: Mapping[str, str] = field(default_factory=dict)
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,8 @@ class Endpoint(Generic[B]):
         meter, request_id = Meter(self.observers, self.path), request.scope["state"]["request_id"]
         try:
             body = await read_body(request, self.body)
-            call = Call(id=request_id, headers=request.headers, meter=meter, path=request.path_params)
+            large = request.scope["state"].get("large", False)
+            call = Call(id=request_id, headers=request.headers, meter=meter, path=request.path_params, large=large)
             return await unless_gone(request.receive, _awaited(self.run(body, call)))
         except ClientGone:
             meter.finish(499)

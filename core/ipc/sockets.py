@@ -202,17 +202,29 @@ class ApiChannel:
         self._drain()  # what came before is not signalled again
 
     def _drain(self) -> None:
-        """Reads until nothing is left: the descriptor tells of changes only, so stopping early would lose the rest."""
+        """Reads until nothing is left: the descriptor tells of changes only, so stopping early would lose the rest.
+
+        Where `receive` fails the event loop hears of it, and the rest is read all the same.
+        """
+        again = True
+        try:
+            again = self._receive_some()
+        finally:
+            if again and not self._outputs.closed:
+                assert self._loop is not None
+                self._loop.call_soon(self._drain)
+
+    def _receive_some(self) -> bool:
+        """Whether there may be more."""
         for _ in range(DRAIN):
             if self._outputs.closed:
-                return
+                return False
             try:
                 frame = self._outputs.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             self._receive(self._decoder.decode(frame))
-        assert self._loop is not None
-        self._loop.call_soon(self._drain)
+        return True
 
     def connect(self) -> None:
         """Opens the way to the worker; call it when the worker said hello, for then it has bound its address."""

@@ -22,7 +22,7 @@ from maxserve.core.server.origins import OriginCheck
 from maxserve.core.server.threads import Threads
 from maxserve.core.server.wordings import Wordings
 
-READING = 2  # threads that read large bodies
+READING = 1  # threads that read large bodies: what they hold up is held up by one at a time
 
 
 def create_app(

@@ -38,6 +38,7 @@ async def read_body(request: Request, model: type[M]) -> M:
         raise ClientGone from None
     if sum(map(len, pieces)) <= SMALL:
         return _validated(b"".join(pieces), model)
+    request.scope["state"]["large"] = True
     read: M = await request.app.state.reading.run(lambda: _validated_large(pieces, model))
     return read
 

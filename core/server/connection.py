@@ -88,6 +88,31 @@ def allow_connections(wanted: int) -> int:
     return allowed
 
 
+class Crowd:
+    """The connections that may be closed to make room, the one that has been idle or receiving for longest first: no
+    request of theirs is complete and not answered yet."""
+
+    def __init__(self) -> None:
+        self._members: dict[Connection, None] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Puts it last."""
+        self._members.pop(connection, None)
+        self._members[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        self._members.pop(connection, None)
+
+    def make_room(self) -> bool:
+        """Closes the first one; whether there is any."""
+        first = next(iter(self._members), None)
+        if first is None:
+            return False
+        del self._members[first]
+        first.evict()
+        return True
+
+
 class Connection(HttpToolsProtocol):
     """Answers 408, 414 or 431 where a limit is passed, and closes. `headers` go with these answers."""
 
@@ -100,6 +125,7 @@ class Connection(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
         headers: Headers,
+        crowd: Crowd,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = log
@@ -114,45 +140,34 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_is_for = ""
         self._send_timer: asyncio.TimerHandle | None = None
-        self.since = 0.0  # when it last began to be idle, or to receive
+        self._crowd = crowd
 
     # --- a connection's life ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.since = self.loop.time()
         self._start_timer("header", self._limits.header_seconds, self._on_header_timeout)
-        if len(self.connections) > self._limits.connections and not self._make_room():
+        full = len(self.connections) > self._limits.connections
+        if not full or self._crowd.make_room():
+            self._crowd.add(self)
+        else:
             self._deaf = True
             failure = unavailable("all connections are taken (--max-connections); try again later")
             transport.write(_answer(failure, self._headers("")))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._crowd.remove(self)
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self._send_timer is not None:
             self._send_timer.cancel()
         super().connection_lost(exc)
 
-    @property
-    def evictable(self) -> bool:
-        """Whether it may be closed to make room: no request of it is complete and not answered yet."""
-        return not self._deaf and (self._in_body or self.cycle is None or self.cycle.response_complete)
-
     def evict(self) -> None:
         """Closes the connection at once."""
         self.connections.discard(self)
         self.transport.abort()
-
-    def _make_room(self) -> bool:
-        """Closes the connection that has been idle, or receiving, for longest; whether there is one."""
-        others = (other for other in self.connections if isinstance(other, Connection) and other is not self)
-        oldest = min((other for other in others if other.evictable), key=lambda other: other.since, default=None)
-        if oldest is None:
-            return False
-        oldest.evict()
-        return True
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
@@ -167,6 +182,7 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserUpgrade:
             self._stop_timer()
+            self._crowd.remove(self)
             self._deaf = True  # the transport has another protocol now
             self.handle_websocket_upgrade()
         except httptools.HttpParserError:
@@ -225,7 +241,6 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_header, self._in_body = True, False
         self._header_bytes = self._fields = self._body_bytes = self._body_pieces = self._unwanted_bytes = 0
-        self.since = self.loop.time()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -264,11 +279,14 @@ class Connection(HttpToolsProtocol):
         if self._offered:
             return
         self._in_body = False
+        if not self.cycle.response_complete:
+            self._crowd.remove(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self.since = self.loop.time()
         super().on_response_complete()
+        if not self.pipeline and not self.transport.is_closing():
+            self._crowd.add(self)
         if self._in_body and not self._deaf:
             self._watch()
 

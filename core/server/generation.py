@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from itertools import islice
 from typing import TypeVar
 
 from maxserve.core.errors import EngineError
@@ -13,6 +14,8 @@ from maxserve.core.model.answer import AnswerText, Piece
 from maxserve.core.nouns import Request
 
 T = TypeVar("T")
+
+SLICE = 32  # streams that are begun before others get their turn
 
 
 async def generate_text(
@@ -47,21 +50,29 @@ async def generate_text(
     raise EngineError("the engine ended the request without saying why")
 
 
-async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """(index, item) of all streams as they come; the first failure ends them all, and so does closing this."""
+async def merged(
+    streams: Sequence[AsyncGenerator[T, None]], at_once: int | None = None
+) -> AsyncGenerator[tuple[int, T], None]:
+    """(index, item) of all streams as they come; the first failure ends them all, and so does closing this.
+
+    Of so many streams as `at_once`, each next one is begun when one has ended; None begins all of them.
+    """
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
             async for item in only:
                 yield 0, item
         return
     queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
-    pumps = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+    waiting = iter(enumerate(streams))
+    pumps = [asyncio.create_task(_begin_several(waiting, queue, at_once or len(streams)))]
     try:
-        running = len(pumps)
+        running = len(streams)
         while running:
             got = await queue.get()
             if got is None:
                 running -= 1
+                if at_once is not None:
+                    pumps += [asyncio.create_task(_pump(*each, queue)) for each in islice(waiting, 1)]
             elif isinstance(got, BaseException):
                 raise got
             else:
@@ -70,6 +81,20 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
         for pump in pumps:
             pump.cancel()
         await asyncio.wait(pumps)
+
+
+async def _begin_several(
+    waiting: Iterator[tuple[int, AsyncGenerator[T, None]]],
+    queue: asyncio.Queue[tuple[int, T] | BaseException | None],
+    count: int,
+) -> None:
+    """Begins so many of the streams, a few at a time: other clients' requests come in between."""
+    async with asyncio.TaskGroup() as pumps:
+        for begun in range(count):
+            if begun % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            for each in islice(waiting, 1):
+                pumps.create_task(_pump(*each, queue))
 
 
 async def _pump(

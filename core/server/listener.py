@@ -13,7 +13,7 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maxserve.core.server.connection import CloseDelimited, Connection, ConnectionLimits, Headers
+from maxserve.core.server.connection import CloseDelimited, Connection, ConnectionLimits, Crowd, Headers
 
 GRACE = 5.0  # seconds that requests have to finish once the server is told to stop
 LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
@@ -27,7 +27,7 @@ class HttpServer(uvicorn.Server):
         origin."""
         config = uvicorn.Config(
             CloseDelimited(Dated(app)),
-            http=partial(Connection, limits=limits, headers=headers),  # type: ignore[arg-type]
+            http=partial(Connection, limits=limits, headers=headers, crowd=Crowd()),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -32,3 +32,8 @@ class Threads:
         """Ends the threads once they have done what they have; does not wait for them."""
         self._closed = True
         self._executor.shutdown(wait=False)
+
+
+async def beside(work: Callable[[], T], large: bool) -> T:
+    """What `work` returns or raises, which is run in a thread where it is `large`, and at once where it is not."""
+    return await asyncio.to_thread(work) if large else work()

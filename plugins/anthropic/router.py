@@ -15,6 +15,7 @@ from maxserve.core.answers.parts import Answer
 from maxserve.core.answers.single import SingleAnswer, Telling
 from maxserve.core.interfaces import ServerContext
 from maxserve.core.server.identity import client_of
+from maxserve.core.server.threads import beside
 from maxserve.plugins.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.anthropic.failures import failure_response
 from maxserve.plugins.anthropic.telling import MessageEvents, blocks, ending, message, usage
@@ -32,7 +33,7 @@ class Messages:
         return bool(body.stream)
 
     async def begin(self, body: MessageBody, call: Call) -> Telling:
-        chat, warnings = self._translation.chat_body(body)
+        chat, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         head = message(call.id, self._answering.context.model.name, call.meter, [*generation.warnings, *warnings])
         return Telling(
@@ -44,7 +45,7 @@ class Messages:
         )
 
     async def count(self, body: CountBody, call: Call) -> Response:
-        chat, _ = self._translation.chat_body(body)
+        chat, _ = await beside(lambda: self._translation.chat_body(body), call.large)
         counted = {"input_tokens": len(await self._answering.prompt(chat))}
         return Response(msgspec.json.encode(counted), media_type="application/json", headers={"request-id": call.id})
 

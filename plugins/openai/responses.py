@@ -15,6 +15,7 @@ from maxserve.core.answers.single import SingleAnswer, Telling
 from maxserve.core.answers.translation import renamed
 from maxserve.core.server.errors import Failure
 from maxserve.core.server.identity import client_of
+from maxserve.core.server.threads import beside
 from maxserve.plugins.openai.responses_body import ResponseBody
 from maxserve.plugins.openai.responses_events import ResponseEvents
 from maxserve.plugins.openai.responses_input import ResponseTranslation
@@ -40,7 +41,7 @@ class Responses:
         return bool(body.stream)
 
     async def begin(self, body: ResponseBody, call: Call) -> Telling:
-        chat, tools, warnings = self._translation.chat_body(body)
+        chat, tools, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         warnings = [*generation.warnings, *warnings]
         response = ResponseObject(body, self._answering.context.model, call.id, warnings)
@@ -54,7 +55,7 @@ class Responses:
 
     async def count(self, body: ResponseBody, call: Call) -> Response:
         """How many tokens the prompt of a response would have."""
-        chat, _, warnings = self._translation.chat_body(body)
+        chat, _, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         counted = {"object": "response.input_tokens", "input_tokens": len(await self._answering.prompt(chat))}
         told = {**counted, "warnings": warnings} if warnings else counted
         return Response(msgspec.json.encode(told), media_type="application/json")

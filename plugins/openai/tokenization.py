@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from maxserve.core.answers.answering import Answering
+from maxserve.core.answers.answering import MANY, Answering
 from maxserve.core.answers.bodies import ChatBody, TokenIds
 from maxserve.core.answers.jobs import encoded
 from maxserve.core.answers.models import require_served
@@ -17,6 +17,7 @@ from maxserve.core.errors import RequestError
 from maxserve.core.model.truncation import Side, truncation_of
 from maxserve.core.server.body import body_schema, read_body
 from maxserve.core.server.fields import Body
+from maxserve.core.server.threads import beside
 
 MOST_TOKENS = 1 << 20
 PREFIXES = ("", "/v1")  # clients know these paths with and without
@@ -106,7 +107,9 @@ class Tokenization:
             "truncate_prompt_tokens": body.truncate_prompt_tokens,
             "truncation_side": body.truncation_side,
         }
-        chat = self._chat.model_validate({"messages": body.messages, **named, **body.unknown()}, strict=True)
+        said = {"messages": body.messages, **named, **body.unknown()}
+        many = len(body.messages or ()) > MANY
+        chat = await beside(lambda: self._chat.model_validate(said, strict=True), many)
         self._warned(chat)
         return await self._answering.prompt(chat)
 

@@ -86,6 +86,33 @@ def test_messages_after_a_silence_are_heard(addresses: Endpoints) -> None:
     asyncio.run(main())
 
 
+def test_a_receiver_that_fails_does_not_keep_the_rest_from_being_heard(addresses: Endpoints) -> None:
+    """The descriptor would tell of what is queued already only when something else comes."""
+
+    async def main() -> None:
+        api, worker = ApiChannel(addresses), WorkerChannel(addresses)
+        heard: list[str] = []
+        failures: list[BaseException] = []
+
+        def receive(message: FromWorker) -> None:
+            assert isinstance(message, Phase)
+            heard.append(message.text)
+            if message.text in ("1", "2", "7"):
+                raise KeyError(message.text)
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: failures.append(told["exception"]))
+        api.listen(receive)
+        for n in range(9):
+            worker.send(Phase(text=str(n)))
+        await until(lambda: len(heard) == 9)
+        assert heard == list("012345678")
+        assert [str(failure) for failure in failures] == ["'1'", "'2'", "'7'"]
+        worker.close()
+        api.close()
+
+    asyncio.run(main())
+
+
 def test_nothing_to_receive_is_an_empty_answer(addresses: Endpoints) -> None:
     worker = WorkerChannel(addresses)
     assert list(worker.receive(timeout=0)) == []

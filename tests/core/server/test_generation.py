@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from maxserve.core.errors import EngineError, WorkerDied
 from maxserve.core.model.answer import Piece
 from maxserve.core.model.tokenizer import Tokenizer
 from maxserve.core.nouns import Output, Request, SamplingParams
-from maxserve.core.server.generation import begun, generate_text, merged
+from maxserve.core.server.generation import SLICE, begun, generate_text, merged
 
 pytestmark = pytest.mark.anyio
 
@@ -192,3 +194,73 @@ async def test_begun_loses_nothing_and_refuses_early() -> None:
     with pytest.raises(KeyError):
         await begun(numbers(0, closed, KeyError()))
     assert closed == [3, 0]
+
+
+async def test_no_more_streams_run_at_once_than_are_allowed() -> None:
+    running: set[int] = set()
+    most = 0
+
+    async def stream(index: int) -> AsyncGenerator[int, None]:
+        nonlocal most
+        running.add(index)
+        most = max(most, len(running))
+        for i in range(3):
+            await asyncio.sleep(0)
+            yield i
+        running.remove(index)
+
+    got = [item async for item in merged([stream(i) for i in range(200)], at_once=50)]
+    assert most == 50
+    assert sorted(got) == [(index, i) for index in range(200) for i in range(3)]
+
+
+async def test_the_event_loop_has_turns_while_streams_begin() -> None:
+    begun: list[int] = []
+    seen: list[int] = []
+
+    async def stream() -> AsyncGenerator[int, None]:
+        begun.append(1)
+        await asyncio.sleep(0.01)
+        yield 1
+
+    async def watch() -> None:
+        while len(begun) < 1000:
+            seen.append(len(begun))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    assert len([item async for item in merged([stream() for _ in range(1000)])]) == 1000
+    await watching
+    assert max(b - a for a, b in pairwise(seen)) <= 2 * SLICE
+
+
+async def test_closing_early_ends_what_runs_and_begins_no_more() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def stream(index: int) -> AsyncGenerator[int, None]:
+        begun.append(index)
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield index
+        finally:
+            ended.append(index)
+
+    streams = merged([stream(i) for i in range(500)], at_once=100)
+    async with aclosing(streams):
+        await anext(streams)
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) <= 100
+
+
+async def test_a_failure_of_a_late_stream_ends_all() -> None:
+    async def stream(index: int) -> AsyncGenerator[int, None]:
+        await asyncio.sleep(0)
+        yield index
+        if index == 90:
+            raise EngineError("late")
+
+    with pytest.raises(EngineError, match="late"):
+        async for _ in merged([stream(i) for i in range(100)], at_once=10):
+            pass
