@@ -190,10 +190,17 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
         summary="<seed:think>…</seed:think>: Seed-OSS",
     )
     yield ReasoningParser(
+        name="deepseek",
+        build=f"{_HERE}.think_tags:DeepSeekThink",
+        recognises=f"{_HERE}.think_tags:deepseek",
+        markers=("<think>", "</think>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "｜DSML｜"),
+        summary="<think>…</think>, also ended by tool calls: DeepSeek R1, V3.1 to V4",
+    )
+    yield ReasoningParser(
         name="kimi_k2",
         build=f"{_HERE}.think_tags:KimiK2Think",
         recognises=f"{_HERE}.think_tags:kimi_k2",
-        markers=("<think>", "</think>", "<|tool_calls_section_begin|>"),
+        markers=("<think>", "</think>", "<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
         summary="<think>…</think>, also ended by tool calls: Kimi K2 Thinking",
     )
     yield ReasoningParser(

@@ -14,7 +14,7 @@ _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _MARKERS = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
 
 _RECIPIENT = re.compile(r"to=([^\s<]+)")
-_ANALYSIS = re.compile(re.escape(_CHANNEL) + r"\s*analysis")
+_CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*([a-z]*)")
 _OPENING = re.compile(r"\s*(?:assistant)?\s*(?:to=[^\s<]*\s*\w*)?")
 _NOBODY = frozenset({"assistant", "user", "all"})  # recipients that do not make a call of a message
 _BUILT_IN = frozenset({"python", "browser", "container"})  # tools the model was trained with: part of the analysis
@@ -105,7 +105,7 @@ class HarmonyReasoning(_Messages):
         return ""
 
     def _message(self, header: str) -> Reading:
-        self._kind = "analysis" if _ANALYSIS.search(header) else "content"
+        self._kind = "analysis" if _is_analysis(header) else "content"
         self._joint = "\n" if self._kind in self._seen else ""
         if not header.endswith(_MESSAGE):
             self.content(header)  # no header is as long
@@ -190,11 +190,17 @@ def _may_open(held: str) -> bool:
     return "assistant to=".startswith(said) or "to=".startswith(said) or _OPENING.fullmatch(text) is not None
 
 
+def _is_analysis(header: str) -> bool:
+    """Of several channels, which models now and then write, the first one counts."""
+    channel = _CHANNEL_NAME.search(header)
+    return channel is not None and channel[1].startswith("analysis")
+
+
 def _recipient(header: str) -> str:
     """Whose call a message is; "" where it is none."""
     found = _RECIPIENT.search(header)
     recipient = found[1] if found else ""
-    if recipient in _NOBODY or (_ANALYSIS.search(header) and recipient.partition(".")[0] in _BUILT_IN):
+    if recipient in _NOBODY or (_is_analysis(header) and recipient.partition(".")[0] in _BUILT_IN):
         return ""
     return recipient
 

@@ -21,7 +21,8 @@ def recognises(template: str) -> int:
 class KimiK2(Script):
     """A call's id says its name; it is told as the id, since the template shows the results of calls by it.
 
-    An id that is a number alone means the only tool, if there is no other.
+    An id that is a number alone means the only tool, if there is no other. The markers of the section around all calls
+    say nothing; what stands between them and the calls is content.
     """
 
     def __init__(self, context: ToolContext) -> None:
@@ -29,17 +30,9 @@ class KimiK2(Script):
         super().__init__()
 
     def read(self) -> Generator[None, str, None]:
-        while opener := (yield from self.content_until(*_SECTIONS, _CALL)):
-            before = opener
-            if opener in _SECTIONS:
-                before += yield from self.blanks()
-                if not (yield from self.skip(_CALL)):
-                    if not (yield from self.skip_any(*_SECTIONS_END)):
-                        self.content(before)
-                    continue
-                before += _CALL
-            if (yield from self._call(before)):
-                yield from self.skip_any(*_SECTIONS_END)
+        while marker := (yield from self.content_until(*_SECTIONS, *_SECTIONS_END, _CALL)):
+            if marker == _CALL:
+                yield from self._call(_CALL)
 
     def _call(self, before: str) -> Reading:
         text, marker = yield from self.text_until(_ARGUMENTS, _CALL_END)
@@ -58,7 +51,7 @@ class KimiK2(Script):
         if call_id in self._declared:
             return call_id
         found = _ID.fullmatch(call_id)
-        name = found[1] if found else ""
+        name = found[1].strip() if found else ""
         if not name.isdigit():
             return name
         return self._declared[0] if len(self._declared) == 1 else ""

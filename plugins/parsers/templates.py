@@ -52,5 +52,5 @@ def any_tools(template: str) -> int:
 
 def think(template: str) -> int:
     """Other parsers of reasoning know what goes with these tags in some families."""
-    more = ("<response></response>", "<|tool_calls_section_begin|>")
+    more = ("<response></response>", "<|tool_calls_section_begin|>", "<｜tool▁calls▁begin｜>", "｜DSML｜")
     return _SURE if "</think>" in template and not any(mark in template for mark in more) else 0

@@ -22,7 +22,13 @@ class SeedOssThink(Think):
 class KimiK2Think(Think):
     """Kimi K2 Thinking goes over to its calls without a word."""
 
-    ends = ("<|tool_calls_section_begin|>",)
+    ends = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>", "<|tool_call_begin|>")
+
+
+class DeepSeekThink(Think):
+    """DeepSeek since V3.1 may call within its thoughts, and does not go on with them."""
+
+    ends = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜DSML｜function_calls>", "<｜DSML｜tool_calls>")
 
 
 class Gemma4Think(Think):
@@ -46,3 +52,8 @@ def kimi_k2(template: str) -> int:
 
 def gemma4(template: str) -> int:
     return 100 if "<|channel>" in template and "<channel|>" in template else 0
+
+
+def deepseek(template: str) -> int:
+    calls = "<｜tool▁calls▁begin｜>" in template or "｜DSML｜" in template
+    return 100 if calls and "</think>" in template else 0

@@ -53,8 +53,9 @@ class TypedCalls(Script):
 class TaggedCalls(TypedCalls):
     """For values that are bare text between tags.
 
-    A forgotten end of a value is made up for where the next tag can only be the call's own: an argument that is
-    declared, or the end of the call with another call, the end of all calls, or the end of the text behind it.
+    An end within a value, with more of it behind, is part of it. A forgotten end is made up for where the next tag can
+    only be the call's own: an argument that is declared, or the end of the call with another call, the end of all
+    calls, or the end of the text behind it.
     """
 
     key_tag: tuple[str, str]  # around the name of an argument
@@ -72,9 +73,9 @@ class TaggedCalls(TypedCalls):
                 continue
             before = read.removesuffix(tag)
             if tag == self.value_end:
-                return before
-            ahead = yield from (self._ahead_of_key() if tag == self.key_tag[0] else self._ahead_of_end())
-            if ahead:
+                if (yield from self._ahead(self.key_tag[0], self.call_end, *self.behind)):
+                    return before
+            elif (yield from (self._ahead_of_key() if tag == self.key_tag[0] else self._ahead(*self.behind))):
                 self.unread(tag)
                 return before.removesuffix("\n")
         return _whole(read, tags)
@@ -84,13 +85,13 @@ class TaggedCalls(TypedCalls):
         self.unread(key + end)
         return key if end and self.declares(key.strip()) else ""
 
-    def _ahead_of_end(self) -> Reading:
-        """Something where the call can end here, "" where what follows is more of a value."""
-        ahead = yield from self.blanks()
-        last = not (yield from self.peek())
-        tag = "" if last else (yield from self.skip_any(*self.behind))
-        self.unread(ahead + tag)
-        return "end" if last or tag else ""
+    def _ahead(self, *tags: str) -> Reading:
+        """Something where one of the tags comes next, or nothing more; "" where what follows is more of a value."""
+        blanks = yield from self.blanks()
+        over = not (yield from self.peek())
+        tag = "" if over else (yield from self.skip_any(*tags))
+        self.unread(blanks + tag)
+        return "over" if over else tag
 
 
 def _whole(text: str, tags: tuple[str, ...]) -> str:

@@ -81,6 +81,10 @@ class TestKimiK2(ToolParserChecks):
         "<|tool_call_end|><|tool_calls_section_end|>": ("Look.", [OSLO, NOW]),
         "<|tool_calls_section_begin|>\n<|tool_call_begin|> weather:12 <|tool_call_argument_begin|> "
         f"{HARD} <|tool_call_end|>": ("", [("weather", HARD)]),
+        "Hm. <|tool_calls_section_begin|>Now. <|tool_call_begin|>functions.now\n:0<|tool_call_argument_begin|>{}": (
+            "Hm. Now.",
+            [NOW],
+        ),
         "<|tool_call_section_begin|><|tool_call_begin|>functions.get_v2<|tool_call_argument_begin|>{}": (
             "",
             [("get_v2", "{}")],
@@ -88,7 +92,6 @@ class TestKimiK2(ToolParserChecks):
     }
     plain: ClassVar = [
         *ToolParserChecks.plain,
-        "<|tool_calls_section_begin|>Hm",
         "<|tool_call_begin|>functions.now:0<|tool_call_end|>",
         "<|tool_call_begin|>0<|tool_call_argument_begin|>{}",
         "<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>12",
@@ -212,6 +215,11 @@ class TestMiniMaxM2(ToolParserChecks):
         '<parameter name="tags">["a", 1]</parameter></invoke></minimax:tool_call>': (
             "",
             [("write", '{"text": "<b>\\"x\\"</b>\\n", "tags": ["a", 1]}')],
+        ),
+        '<minimax:tool_call><invoke name="write"><parameter name="text">a <parameter name="x">b</parameter> c'
+        "</invoke> d</parameter>\n</invoke></minimax:tool_call>": (
+            "",
+            [("write", '{"text": "a <parameter name=\\"x\\">b</parameter> c</invoke> d"}')],
         ),
         '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Oslo\n<parameter name="days">3\n'
         "</invoke>\n</minimax:tool_call>": ("", [("weather", '{"city": "Oslo", "days": 3}')]),

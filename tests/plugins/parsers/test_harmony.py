@@ -38,6 +38,8 @@ class TestReasoning(ReasoningParserChecks):
         (PROMPT, "<|channel|>analysis<|message|>Hm.<|channel|>final<|message|>A."): ("A.", "Hm."),
         (PROMPT, "<|channel|>analysis<|message|>Hm.<|end|>assistant<|channel|>final<|message|>A."): ("A.", "Hm."),
         (PROMPT, "<|message|>No channel."): ("No channel.", ""),
+        (PROMPT, "<|channel|>final<|channel|>analysis<|message|>A."): ("A.", ""),
+        (PROMPT, "<|channel|>analysis<|channel|>final<|message|>Hm."): ("", "Hm."),
         # answers that are cut off
         (PROMPT, "<|channel|>analysis<|message|>and on and "): ("", "and on and "),
         (PROMPT, "<|channel|>analysis"): ("", ""),
@@ -64,7 +66,8 @@ class TestCalls(ToolParserChecks):
             [("weather", HARD)],
         ),
         " to=functions.weather<|channel|>commentary json<|message|>{}<|call|>": ("", [("weather", "{}")]),
-        "<|channel|>analysis to=functions.now<|message|>{}<|call|>": ("", [("now", "{}")]),
+        "<|channel|>analysis to=functions.now code<|message|>\n{}<|call|>": ("", [("now", "{}")]),
+        "<|channel|>commentary<|channel|>commentary to=functions.now json<|message|>{}": ("", [("now", "{}")]),
         "<|channel|>commentary to=now json<|message|>{}<|call|>": ("", [("now", "{}")]),
         "<|channel|>commentary to=functions.other.one<|message|> {}": ("", [("other.one", "{}")]),
         "<|channel|>commentary to=functions.now <|constrain|>json<|message|><|call|>": ("", [("now", "{}")]),

@@ -21,9 +21,9 @@ from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_p
 
 FOLDER = Path(__file__).parent / "templates"
 CLAIMS = {  # by template: its parsers of calls and of reasoning
-    "deepseek_v3": ("deepseek_v3", "think"),
-    "deepseek_v31": ("deepseek_v3", "think"),
-    "deepseek_v32": ("deepseek_v32", "think"),
+    "deepseek_v3": ("deepseek_v3", "deepseek"),
+    "deepseek_v31": ("deepseek_v3", "deepseek"),
+    "deepseek_v32": ("deepseek_v32", "deepseek"),
     "functiongemma": ("gemma3", None),
     "gemma3_tool_code": ("gemma3", None),
     "gemma4": ("gemma4", "gemma4"),

@@ -78,8 +78,22 @@ class TestKimiK2Think(ReasoningParserChecks):
             "<|tool_calls_section_begin|><|tool_call_begin|>",
             "Look.",
         ),
+        ("", "<think>Look.<|tool_call_begin|>now"): ("<|tool_call_begin|>now", "Look."),
         ("", "<think>Look.</think><|tool_calls_section_begin|>"): ("<|tool_calls_section_begin|>", "Look."),
         ("", "<think>Look <|tool_calls_sec"): ("", "Look <|tool_calls_sec"),
+    }
+
+
+class TestDeepSeekThink(ReasoningParserChecks):
+    parser = "deepseek"
+    answers: ClassVar = {
+        ("<｜Assistant｜><think>", "Hm.</think>Two."): ("Two.", "Hm."),
+        ("<｜Assistant｜></think>", "Two."): ("Two.", ""),
+        ("<think>\n", "Look.\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now"): (
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now",
+            "Look.",
+        ),
+        ("<think>", "Look.\n\n<｜DSML｜function_calls>\n"): ("<｜DSML｜function_calls>\n", "Look."),
     }
 
 
