@@ -149,14 +149,17 @@ class Script:
 
         A marker in which the text ends is passed over as well, and not given.
         """
-        held = ""
+        held, said = "", ""
         while char := (yield):
             held += char
-            if held.lstrip() == marker:
+            if not said and char.isspace():
+                continue
+            said += char
+            if said == marker:
                 return marker
-            if not marker.startswith(held.lstrip()):
+            if not marker.startswith(said):
                 break
-        if char or held.isspace():
+        if char or not said:
             self.unread(held)
         return ""
 

@@ -46,7 +46,7 @@ class _Messages(Script):
                 return held
             elif marker:
                 return (yield from self._header(_START if marker == _START else held))
-            elif not _may_open(held):
+            elif len(held) > _LONGEST_HEADER or not _may_open(held):
                 self.unread(held)
                 return ""
         self.content("" if _RECIPIENT.search(held) else held)

@@ -325,3 +325,12 @@ def test_values_in_each_other_without_end_are_read() -> None:
     for text in ("[" * 5000, "{a:" * 5000, "[}" * 300, "{]" * 300):
         _, _, calls = TestGemma4().read(["<|tool_call>call:f{a:" + text])
         assert [name for name, _ in calls] == ["f"]
+
+
+def test_long_blanks_cost_no_more_than_other_text() -> None:
+    for checks, before in (
+        (TestGemma4, "<|tool_call>call:f{a:"),
+        (TestGlm45, "<tool_call>f<arg_key>a</arg_key><arg_value>x</arg_value>"),
+        (TestKimiK2, "<|tool_call_begin|>"),
+    ):
+        checks().read([before + " " * 200_000])  # a quadratic reading would take minutes

@@ -192,3 +192,14 @@ def read(parsers: Parsers, prompt: str, text: str) -> dict[str, Any]:
     ]
     message = {"role": "assistant", "content": content, "tool_calls": told}
     return message | ({"reasoning_content": thought} if thought else {})
+
+
+def test_a_template_with_no_more_than_the_markers_of_gpt_oss(host: Host) -> None:
+    shape = (
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
+        "{# <|channel|>analysis<|message|> <|channel|>final<|message|> <|channel|>commentary <|call|> <|return|> #}"
+    )
+    parsers = choose_parsers(resolve({}, environ={}), host, shape)
+    text = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four."
+    message = read(parsers, "<|start|>assistant", text)
+    assert (message["content"], message["reasoning_content"], message["tool_calls"]) == ("Four.", "Two and two.", [])
