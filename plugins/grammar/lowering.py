@@ -27,6 +27,7 @@ def lowered(schema: Any, path: str = "$") -> Any:
     if not isinstance(schema, dict):
         return schema
     made = {keyword: _value(keyword, value, f"{path}.{keyword}") for keyword, value in schema.items()}
+    _check_constants(made, path)
     if "multipleOf" in schema:
         _check_step(schema["multipleOf"], path)
     if schema.keys() & set(BOUNDS):
@@ -35,6 +36,23 @@ def lowered(schema: Any, path: str = "$") -> Any:
         bounds = Bounds.of(schema)
         made |= _whole(bounds, path) if bounds.integer else _real(bounds, path)
     return made
+
+
+def _check_constants(made: Schema, path: str) -> None:
+    """Whole numbers that no float holds are taken out of an enum; GrammarUnsupported where nothing is left then."""
+    if "enum" in made:
+        made["enum"] = [value for value in made["enum"] if _held(value)]
+    for keyword, values in (("enum", made.get("enum", [None])), ("const", [made.get("const")])):
+        if not any(map(_held, values)):
+            raise GrammarUnsupported(f"keyword {keyword!r} at {path} is not supported with so many digits", path=path)
+
+
+def _held(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_held, value.values() if isinstance(value, dict) else value))
+    return (
+        not isinstance(value, int) or abs(value) <= EXACT or (LOWEST <= value <= LARGEST and int(float(value)) == value)
+    )
 
 
 def _value(keyword: str, value: Any, path: str) -> Any:

@@ -7,6 +7,7 @@ colon, numbers of bounded length.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from maxserve.core.errors import GrammarUnsupported
@@ -17,15 +18,17 @@ COMMA, COLON = ",[ ]?", ":[ ]?"
 INTEGER = "(?:-?[1-9][0-9]{0,14}|0)"
 NUMBER = r"(?:-?(?:0|[1-9][0-9]{0,14})\.[0-9]{1,8}|-?[1-9][0-9]{0,14}|0)"
 # A character of a string: no control, quote or backslash; those as escapes.
+PLAIN = r'[^"\\\x00-\x1f\x7f]'
 CHAR = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt])'
 MOST_CHARS = 128  # of a string or items of a list: each is a state of its own, times the vocabulary
 DEEPEST = 12
+_ATOM = re.compile(r"\[[^\]]*\]|\\x([0-9a-f]{2})")  # a set, or an ASCII character that is no letter or digit
 
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 KNOWN = {
     "object": {"type", "properties", "required", "additionalProperties"},
-    "array": {"type", "items", "minItems", "maxItems"},
-    "string": {"type", "minLength", "maxLength"},
+    "array": {"type", "items", "prefixItems", "minItems", "maxItems"},
+    "string": {"type", "minLength", "maxLength", "pattern"},
     "integer": {"type", *BOUNDS},
     "number": {"type", *BOUNDS},
     "boolean": {"type"},
@@ -99,18 +102,33 @@ class _Writer:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
         if max(low, high or 0) > MOST_CHARS:
             raise _cannot("maxItems", path, f"above {MOST_CHARS}")
-        if high == 0:
-            return r"\[\]"
-        item = self.node(schema.get("items"), f"{path}.items", depth + 1)
-        more = "" if high is None else high - 1
-        some = rf"{item}(?:{COMMA}{item}){{{max(0, low - 1)},{more}}}"
-        return rf"\[{some}\]" if low else rf"\[(?:{some})?\]"
+        first = schema.get("prefixItems", [])[: high if high is not None else None]
+        left_low, left_high = max(0, low - len(first)), None if high is None else high - len(first)
+        rest = ""
+        if left_high != 0 and (not first or left_low or isinstance(schema.get("items"), dict)):
+            item = self.node(schema.get("items"), f"{path}.items", depth + 1)
+            if not first:
+                return _repeated(item, left_low, left_high)
+            rest = f"(?:{COMMA}{item}){{{left_low},{'' if left_high is None else left_high}}}"
+        return self._tuple(first, rest, low, path, depth)
+
+    def _tuple(self, first: list[Any], rest: str, low: int, path: str, depth: int) -> str:
+        """Items each of their own schema, `low` of them at least, and `rest` after the last of them."""
+        for index in reversed(range(len(first))):
+            item = self.node(first[index], f"{path}.prefixItems[{index}]", depth + 1)
+            text = f"{COMMA if index else ''}{item}{rest}"
+            rest = text if index < low else f"(?:{text})?"
+        return rf"\[{rest}\]"
 
     def _string(self, schema: dict[str, Any], path: str, depth: int) -> str:
         low, high = schema.get("minLength", 0), schema.get("maxLength")
         if max(low, high or 0) > MOST_CHARS:
             raise _cannot("maxLength", path, f"above {MOST_CHARS}")
-        return f'"{CHAR}{{{low},{"" if high is None else high}}}"'
+        if "pattern" not in schema:
+            return f'"{CHAR}{{{low},{"" if high is None else high}}}"'
+        if low or high is not None:
+            raise _cannot("pattern", path, "beside a length")
+        return f'"{_within_string(schema["pattern"])}"'
 
     def _integer(self, schema: dict[str, Any], path: str, depth: int) -> str:
         return Bounds.of(schema).expression() if BOUNDS & schema.keys() else INTEGER
@@ -123,6 +141,25 @@ class _Writer:
 
     def _null(self, schema: dict[str, Any], path: str, depth: int) -> str:
         return "null"
+
+
+def _repeated(item: str, low: int, high: int | None) -> str:
+    some = rf"{item}(?:{COMMA}{item}){{{max(0, low - 1)},{'' if high is None else high - 1}}}"
+    return rf"\[{some}\]" if low else rf"\[(?:{some})?\]"
+
+
+def _within_string(pattern: str) -> str:
+    """An expression of our own notation (regex.py) for the inside of a string: nothing in it needs to be escaped,
+    but for single characters, which are.
+    """
+    start, end = ("" if pattern.startswith("^") else f"{CHAR}*"), ("" if pattern.endswith("$") else f"{CHAR}*")
+    return start + _ATOM.sub(_atom_within_string, pattern.removeprefix("^").removesuffix("$")) + end
+
+
+def _atom_within_string(atom: re.Match[str]) -> str:
+    if atom[1] is None:
+        return f"[{atom[0]}&&{PLAIN}]"
+    return f"(?:{regex.literal(json.dumps(chr(int(atom[1], 16)))[1:-1])})"
 
 
 def _members(members: list[tuple[str, bool]]) -> str:

@@ -163,3 +163,24 @@ def test_multiples(guidance: GrammarCompiler, step: float, valid: str, invalid: 
 def test_a_step_of_too_many_digits_is_refused() -> None:
     with pytest.raises(GrammarUnsupported, match=r"'multipleOf' at \$\.properties\.a"):
         lowered(checked('{"type": "object", "properties": {"a": {"type": "number", "multipleOf": 1e-12}}}'))
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"enum": [2**53 + 1, 2**53, 3]}, ["9007199254740992", "3"], ["9007199254740993"]),
+        ({"enum": [-(2**63), [2**64 - 1], 1.5]}, ["1.5"], ["-9223372036854775808", "[18446744073709551615]"]),
+        ({"const": 2**62}, ["4611686018427387904"], ["4611686018427387905"]),
+    ],
+)
+def test_constants_are_written_as_they_are_or_not_at_all(
+    guidance: GrammarCompiler, schema: Any, valid: list[str], invalid: list[str]
+) -> None:
+    for text in (*valid, *invalid):
+        assert written(guidance.compile("json_schema", json.dumps(schema))(), text) == (text in valid), text
+
+
+@pytest.mark.parametrize("schema", [{"const": 2**53 + 1}, {"enum": [-(2**63)]}, {"const": {"a": [2**64]}}])
+def test_constants_that_no_float_holds_are_refused(guidance: GrammarCompiler, schema: Any) -> None:
+    with pytest.raises(GrammarUnsupported, match="so many digits"):
+        guidance.compile("json_schema", json.dumps(schema))
