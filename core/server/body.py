@@ -6,6 +6,7 @@ hundred times the memory of its bytes, and validation holds the interpreter.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +21,8 @@ SMALL = 64 * 1024  # bytes of a body that is read in the event loop
 MOST_CONTAINERS = 32_768  # objects and lists
 MOST_STRINGS = 131_072  # keys included
 MOST_ENTRIES = 1 << 20  # of all lists and objects together
+# A pair of surrogates, a lone one, or any other escape: read from left to right, so that no escaped backslash deceives.
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(u[dD][89a-fA-F]..)|\\.", re.DOTALL)
 _SLICE = 1 << 18  # bytes that are counted in one go
 
 
@@ -56,10 +59,22 @@ def _validated(body: bytes, model: type[M]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
+            whole = without_lone_surrogates(body)
+            if whole != body:
+                return _validated(whole, model)
             raise RequestError(f"the body is not valid JSON: {first['msg']}", code="invalid_json") from None
         if not first["loc"]:
             raise RequestError("the body must be a JSON object", code="invalid_json") from None
         raise
+
+
+def without_lone_surrogates(body: bytes) -> bytes:
+    """JSON in which an escape of half a character stands for U+FFFD, the character for what is none.
+
+    Programs that cut texts by UTF-16 units, as those in JavaScript do, leave such halves in histories: every later
+    request of the conversation would be refused for one emoji.
+    """
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
 class _Count(NamedTuple):

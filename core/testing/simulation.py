@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from maxserve.core.nouns import CacheSizes, Limits, Request, SamplingParams
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.nouns import Output
+    from maxserve.core.nouns import KVLayer, Output
     from maxserve.core.scheduling import SequenceView, StepPolicy
 
 TICK = 0.01  # seconds that a step takes
@@ -69,7 +70,7 @@ class CountedCache:
 
     def __init__(self, limits: Limits) -> None:
         self.tables: NDArray[np.int32] = np.zeros((limits.rows, 1), dtype=np.int32)
-        self.layers: tuple[Any, ...] = ()
+        self.layers: SequenceOf[KVLayer] = ()
         self.cached: dict[int, int] = {}
         self._page_size = limits.page_size
         self._total = limits.pages

@@ -19,7 +19,15 @@ from maxserve.core.errors import RequestError
 from maxserve.core.server import body as bodies
 from maxserve.core.server import body_memory
 from maxserve.core.server.app import create_app
-from maxserve.core.server.body import MOST_CONTAINERS, MOST_ENTRIES, MOST_STRINGS, SMALL, check_count, read_body
+from maxserve.core.server.body import (
+    MOST_CONTAINERS,
+    MOST_ENTRIES,
+    MOST_STRINGS,
+    SMALL,
+    check_count,
+    read_body,
+    without_lone_surrogates,
+)
 from maxserve.core.server.body_memory import UNCOUNTED, BodyMemory
 from maxserve.core.server.fields import Body
 from maxserve.core.server.threads import Threads
@@ -80,11 +88,35 @@ async def test_what_is_wrong_with_a_body_is_said_wherever_it_is_read(client: htt
         (b"{" + blank, "invalid_json"),
         (b"[]" + blank, "invalid_json"),
         (b'{"words": "\xff"}' + blank, "invalid_json"),
-        (b'{"words": "\\ud800"}' + blank, "invalid_json"),
+        (b'{"words": "\xed\xa0\x80"}' + blank, "invalid_json"),
         (b'{"words": ' + b"[" * 5000 + b"]" * 5000 + b"}" + blank, "invalid_json"),
     ):
         answer = await client.post("/note", content=content, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (r"cut \ud83d", "cut \ufffd"),
+        (r"\ude00 begins", "\ufffd begins"),
+        (r"whole \ud83d\ude00", "whole \U0001f600"),
+        (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (r"escaped \\ud83d \ud83d", "escaped \\ud83d \ufffd"),
+        (r"\\\ud83d\n", "\\\ufffd\n"),
+    ],
+)
+async def test_half_a_character_stands_for_none(text: str, read: str) -> None:
+    """What programs leave that cut texts by UTF-16 units; one such message would end a conversation for good."""
+    escaped = without_lone_surrogates(f'"{text}"'.encode())
+    assert json.loads(escaped) == read
+
+
+async def test_a_body_with_half_a_character_is_read(client: httpx.AsyncClient) -> None:
+    for size in (0, SMALL):
+        content = b'{"words": "\\ud83d' + b"x" * size + b'"}'
+        answer = await client.post("/note", content=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()) == (200, size + 1)
 
 
 @pytest.mark.parametrize(
