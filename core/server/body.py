@@ -29,12 +29,14 @@ _SLICE = 1 << 18  # bytes that are counted in one go
 async def read_body(request: Request, model: type[M]) -> M:
     """The JSON body as a `model`.
 
-    RequestError 415 for another content type; 400 for what is not UTF-8, not JSON, nested too deeply, or of too many
-    values. What the model refuses is a ValidationError, which the application answers with 400. A body that declares
-    another type is not read, because a page in a browser may send those to a local server without asking; none declared
-    is JSON, unless a page sent it.
+    RequestError 415 for another content type, or one that is compressed; 400 for what is not UTF-8, not JSON, nested
+    too deeply, or of too many values. What the model refuses is a ValidationError, which the application answers with
+    400. A body that declares another type is not read, because a page in a browser may send those to a local server
+    without asking; none declared is JSON, unless a page sent it.
     """
     _check_type(request.headers.get("content-type", ""), from_page="origin" in request.headers)
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise RequestError(f"the body must not be compressed, got {coding[:100]!r}", status=415)
     try:
         pieces = [piece async for piece in request.stream()]
     except ClientDisconnect:

@@ -81,6 +81,12 @@ async def test_large_bodies_are_read_beside_the_event_loop(client: httpx.AsyncCl
         assert READERS[0].startswith(where)
 
 
+async def test_compressed_bodies_are_named(client: httpx.AsyncClient) -> None:
+    for coding, status in (("gzip", 415), ("identity", 200)):
+        answer = await client.post("/note", content=b'{"words": "x"}', headers={"Content-Encoding": coding})
+        assert answer.status_code == status
+
+
 @pytest.mark.parametrize("size", [10, SMALL + 1])
 async def test_what_is_wrong_with_a_body_is_said_wherever_it_is_read(client: httpx.AsyncClient, size: int) -> None:
     blank = b" " * size
