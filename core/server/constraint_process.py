@@ -328,7 +328,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     output = os.dup(1)
     os.dup2(2, 1)  # what plugins print shall not come among the messages
-    frames, waiting = Frames(), []
+    frames = Frames()
+    waiting: list[ToTrials] = []
     while not waiting:
         data = os.read(0, 1 << 20)
         if not data:

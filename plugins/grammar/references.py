@@ -56,7 +56,10 @@ class References:
     def _base(self, uri: str, resource: str) -> Target | None:
         top = Target(self._root, ROOT, ROOT)
         if not uri:
-            return top if resource == ROOT else self._index() or self._resources.get(resource)
+            if resource == ROOT:
+                return top
+            self._index()
+            return self._resources.get(resource)
         self._index()
         return self._by_uri.get(urljoin(self._uris.get(resource, ""), uri)) or self._by_uri.get(uri)
 

@@ -266,8 +266,7 @@ class _Reader:
             made[keyword][key] = self._once(each, place)
 
     def _required(self, made: Schema, keyword: str, value: Any, at: _At) -> None:
-        if isinstance(value, bool):  # as in draft 3: see `_modern`
-            self._leave_out("the keyword 'required' with true or false instead of names", at)
+        if isinstance(value, bool):  # as in draft 3, where it is about the property itself: see `_modern`
             return
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise refuse(at.path, "keyword 'required': expected a list of names,")
@@ -417,6 +416,27 @@ def _names_of_properties(schema: Schema) -> Schema:
     return {**made, "properties": members, "additionalProperties": False}
 
 
+def _one_set_of_members(schema: Schema) -> Schema:
+    """`oneOf` of nothing but required names: an object has those of one branch, and none that would make it another."""
+    branches = schema["oneOf"]
+    if schema.get("type") != "object" or "anyOf" in schema or not isinstance(branches, list):
+        return schema
+    if not all(isinstance(each, dict) and each.keys() - ANNOTATIONS == {"required"} for each in branches):
+        return schema
+    if not all(isinstance(each["required"], list) for each in branches):
+        return schema
+    needed = [set(map(str, each["required"])) for each in branches]
+    if any(one <= other for one, other in permutations(needed, 2)):
+        return schema
+    every = sorted(set[str]().union(*needed))
+    made = {key: value for key, value in schema.items() if key != "oneOf"}
+    made["anyOf"] = [
+        {"required": sorted(names), "properties": {name: False for name in every if name not in names}}
+        for names in needed
+    ]
+    return made
+
+
 def _unevaluated(schema: Schema) -> Schema:
     """Where nothing but the schema itself evaluates members or items, the unevaluated ones are the additional ones."""
     if schema.keys() & {*BRANCHES, "$ref", "if", "dependentSchemas"}:
@@ -453,6 +473,7 @@ _OLDER: Mapping[str, Callable[[Schema], Schema]] = {
     "unevaluatedProperties": _unevaluated,
     "unevaluatedItems": _unevaluated,
     "properties": _required_members,
+    "oneOf": _one_set_of_members,
 }
 
 

@@ -134,6 +134,80 @@ def test_what_cannot_be_kept_is_refused(
         assert all(word in error["message"] for word in words), error["message"]
 
 
+ANNOTATED: dict[str, Any] = {
+    "$id": "urn:x",
+    "type": "object",
+    "properties": {
+        "a": {"enum": ["x"], "example": "x", "nullable": True},
+        "b": {"type": "integer", "format": "int64", "minimum": 0, "maximum": 9223372036854775807},
+        "pet": {
+            "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+            "discriminator": {"propertyName": "k", "mapping": {"cat": "#/$defs/cat", "dog": "#/$defs/dog"}},
+        },
+    },
+    "required": ["a", "pet"],
+    "additionalProperties": False,
+    "x-order": 1,
+    "$defs": {
+        kind: {"type": "object", "properties": {"k": {"const": kind}}, "required": ["k"], "additionalProperties": False}
+        for kind in ("cat", "dog")
+    },
+}
+LEFT_OUT = ("'x-order'", "'example'", "'nullable'", "'int64'", "'discriminator'")
+
+
+@pytest.mark.parametrize("fields", [schema_of(ANNOTATED), {"guided_json": ANNOTATED}])
+def test_annotations_are_taken_and_named_in_warnings(server: LiveServer, fields: dict[str, Any]) -> None:
+    answer = ask(server, **fields)
+    assert answer.status_code == 200, answer.text
+    warnings = " ".join(answer.json()["warnings"])
+    assert all(name in warnings for name in LEFT_OUT), warnings
+    assert json.loads(answer.json()["choices"][0]["message"]["content"])["pet"]["k"] in ("cat", "dog")
+
+
+def test_annotations_in_the_parameters_of_a_tool(server: LiveServer) -> None:
+    schema = {"$id": "urn:x", "type": "object", "properties": {"a": {"enum": ["x"], "x-o": 1}}, "required": ["a"]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    answer = ask(server, tools=tools, tool_choice="required")
+    assert answer.status_code == 200, answer.text
+    (call,) = answer.json()["choices"][0]["message"]["tool_calls"][:1]
+    assert json.loads(call["function"]["arguments"]) == {"a": "x"}
+    assert "'x-o'" in answer.json()["warnings"][0]
+
+
+def test_strict_fields_refuse_annotations(start: Any, model_folder: Any) -> None:
+    server = start("--model", str(model_folder()), "--strict-fields").wait_ready()
+    refused = ask(server, **schema_of(ANNOTATED))
+    assert refused.status_code == 400
+    assert "--strict-fields" in refused.json()["error"]["message"]
+    assert ask(server, **schema_of(SCHEMA)).status_code == 200
+
+
+def test_equal_constraints_in_two_spellings_are_one(server: LiveServer) -> None:
+    for new, old, value in (
+        ("grammar", "guided_grammar", 'start: "yes" | "no"'),
+        ("regex", "regex", "[ab]{3}"),
+        ("choice", "guided_choice", ["a", "b"]),
+        ("json", "guided_json", {"enum": [1, 2]}),
+    ):
+        assert ask(server, structured_outputs={new: value}, **{old: value}).status_code == 200
+    answer = ask(server, response_format={"type": "json_object", "schema": SCHEMA})
+    assert set(json.loads(text_of(answer))) == {"name", "age"}
+    assert text_of(ask(server, ebnf='root ::= "yes"')) == "yes"
+
+
+LARK = "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(5000)) + '\nr5000: "b"\n'
+GBNF = "root ::= r0\n" + "\n".join(f"r{i} ::= r{i + 1}" for i in range(3000)) + '\nr3000 ::= "b"\n'
+
+
+@pytest.mark.parametrize("grammar", [LARK, LARK.replace("r", "T").replace("staTt: T0", "start: T0"), GBNF])
+def test_a_long_chain_of_rules_is_refused_and_the_server_goes_on(server: LiveServer, grammar: str) -> None:
+    refused = ask(server, structured_outputs={"grammar": grammar})
+    assert refused.status_code == 400
+    assert "at most" in refused.json()["error"]["message"]
+    assert text_of(ask(server, guided_choice=["a"])) == "a"
+
+
 def test_a_strangers_back_end_serves(
     start: Any, model_folder: Any, plugin_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,12 @@ SCHEMAS: dict[str, Any] = {
     "mcp": MCP,
     **{f"openai {i}": schema for i, schema in enumerate(OPENAI)},
     "named": NAMED,
+    "either": {
+        "type": "object",
+        "properties": {"url": {"type": "string", "maxLength": 9}, "id": {"type": "integer"}, "n": {"type": "null"}},
+        "oneOf": [{"required": ["url"]}, {"required": ["id"]}],
+        "additionalProperties": False,
+    },
     "any": {},
     "true": {"type": "object", "properties": {"a": True, "b": {}}, "required": ["a"]},
 }

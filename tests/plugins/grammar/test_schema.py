@@ -257,6 +257,15 @@ def test_branches_that_exclude_each_other(branches: list[Any]) -> None:
     assert read({"oneOf": branches}) == {"anyOf": [read(branch) for branch in branches]}
 
 
+def test_one_of_several_members() -> None:
+    found = read({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b", "c"]}]})
+    assert found["anyOf"] == [
+        {"required": ["a"], "properties": {"b": False, "c": False}},
+        {"required": ["b", "c"], "properties": {"a": False}},
+    ]
+    assert "'oneOf'" in refused({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["a", "b"]}]})
+
+
 def test_the_tag_of_a_union_is_needed() -> None:
     """pydantic's tagged unions: the tag has a default, so that the schema does not require it."""
     defs = {name: {"type": "object", "properties": {"k": {"const": name}}} for name in "AB"}
