@@ -111,7 +111,7 @@ def _own_identifier(schema: Any) -> str | None:
     if not isinstance(schema, dict):
         return None
     found = next((value for key in ("$id", "id") if isinstance(value := schema.get(key), str)), "")
-    return urldefrag(found)[0] or None
+    return urldefrag(found)[0] or None if found else None
 
 
 def _anchors(schema: dict[str, Any]) -> Iterator[str]:
