@@ -51,7 +51,16 @@ def _told(messages: Sequence[Message], probe: TemplateProbe, options: HistoryOpt
     yield in_words(filled) if options.in_words else with_form(filled, form or CallForm())
     told = in_words(filled) if form is None else with_form(_said_once(filled, probe), form)
     yield _in_order([_with_known_role(message, probe) for message in told], probe)
-    yield _opened(_merged([_of_three_roles(message) for message in in_words(filled) if _says_something(message)]))
+    yield _plainest(filled, probe)
+
+
+def _plainest(messages: Sequence[Message], probe: TemplateProbe) -> list[Message]:
+    """The conversation of users and assistants who take turns, a user first; only a system before them."""
+    told = [_of_three_roles(message) for message in in_words(messages) if _says_something(message)]
+    told = _with_systems(told, probe)
+    if not any(message.get("role") == "user" for message in told):
+        told = [message | {"role": "user"} if message.get("role") == "system" else message for message in told]
+    return _opened(_merged(told))
 
 
 def _said_once(messages: Sequence[Message], probe: TemplateProbe) -> Sequence[Message]:

@@ -7,13 +7,11 @@ rendering may cost is bounded.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from types import BuiltinMethodType
 from typing import Any
 
 import jinja2
@@ -25,14 +23,11 @@ import jinja2.sandbox
 import jinja2.utils
 import jinja2.visitor
 
-from maxserve.core.model.template_budget import check_length, check_width, counted, measured, spend
+from maxserve.core.model.template_bounds import bounded_filters, check_call, check_operation
+from maxserve.core.model.template_budget import counted, measured, spend
 
 _COUNTED = "counted_by_the_sandbox"
 _MEASURED = "measured_by_the_sandbox"
-_WIDTH = re.compile(r"\d{1,4000}")
-_WIDE_FILTERS = ("center", "indent", "wordwrap")
-_WIDE_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
-
 
 _stand_ins: ContextVar[Mapping[str, str]] = ContextVar("stand_ins")
 
@@ -50,9 +45,9 @@ def stand_ins(characters: Mapping[str, str]) -> Iterator[None]:
 def template_environment() -> jinja2.Environment:
     """A sandbox in which templates can change nothing they are given, nor run without end."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
-    environment.filters |= {name: _bounded(environment.filters[name]) for name in _WIDE_FILTERS}
     environment.filters |= {name: _escaped(environment.filters[name]) for name in ("e", "escape", "forceescape")}
     environment.filters["tojson"] = _tojson
+    environment.filters |= bounded_filters(environment.filters)
     environment.filters |= {_COUNTED: counted, _MEASURED: measured}
     environment.globals.pop("lipsum", None)  # random text of any length
     environment.globals["dict"] = _Dict()
@@ -86,24 +81,13 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return tree
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
-            check_length(len(left) + len(right), left)
-        elif operator == "*":
-            _check_product(left, right)
-            _check_product(right, left)
-        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            check_length(left.bit_length() * right)
-        elif operator == "%" and isinstance(left, str):
-            for width in _WIDTH.findall(left):
-                check_width(int(width))
+        check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(*args: Any, **kwargs: Any) -> Any:  # a template may call with any name, `self` included
         self, context, called, *rest = args
         spend()
-        if isinstance(called, BuiltinMethodType) and called.__name__ in _WIDE_METHODS:
-            for width in (*rest, *kwargs.values()):
-                check_width(width)
+        check_call(called, (*rest, *kwargs.values()))
         return jinja2.sandbox.SandboxedEnvironment.call(self, context, called, *rest, **kwargs)
 
 
@@ -162,23 +146,6 @@ def _refuse_underscore(name: object) -> None:
 
 def _filtered(node: Any, name: str) -> jinja2.nodes.Filter:
     return jinja2.nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _check_product(one: Any, count: Any) -> None:
-    if isinstance(count, int) and isinstance(one, str | list | tuple):
-        check_length(len(one) * count, one)
-
-
-def _bounded(fill: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that fills a text up, to no absurd width."""
-
-    @wraps(fill)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        for width in (*args, *kwargs.values()):
-            check_width(width)
-        return fill(*args, **kwargs)
-
-    return bounded
 
 
 def _escaped(escape: Callable[[Any], str]) -> Callable[[Any], str]:

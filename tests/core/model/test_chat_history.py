@@ -123,3 +123,25 @@ def test_what_the_template_refuses_anyway_is_told_in_its_words() -> None:
     with pytest.raises(RequestError, match="never") as caught:
         render("{{ raise_exception('never') }}", said("system", "S"), USER, USER)
     assert caught.value.param == "messages"
+
+
+NEEDS_USER = (
+    "{% if messages | selectattr('role', 'equalto', 'user') | list | length == 0 %}{{ raise_exception('no user') }}"
+    "{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+
+
+def test_conversations_without_a_user() -> None:
+    assert render(NEEDS_USER, said("system", "S")) == "<user>S"
+    assert render(NEEDS_USER, said("system", "S"), said("assistant", "A")) == "<user>S<assistant>A"
+    assert render(NEEDS_USER, said("tool", "r")) == "<user>Result of the call: r"
+
+
+def test_results_without_their_call() -> None:
+    source = (
+        "{% set ns = namespace(name=none) %}{% for m in messages %}{% if m.tool_calls %}"
+        "{% set ns.name = m.tool_calls[0].function.name %}{{ m.tool_calls[0].function.arguments | tojson }}"
+        "{% elif m.role == 'tool' %}{% if ns.name is none %}{{ raise_exception('no call before') }}{% endif %}"
+        "<{{ ns.name }}>{{ m.content }}{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+    )
+    assert render(source, said("tool", "rain"), USER) == "<user>Result of the call: rain\n\na"

@@ -23,6 +23,18 @@ ENDLESS = [
     "{{ messages[0].content.ljust(10 ** 11) }}",
     "{{ messages[0].content | center(100000000000) }}",
     "{{ '%99999999999d' % 1 }}",
+    "{{ '%99999999999d' | format(1) }}",
+    "{{ '{:99999999999}'.format(1) }}",
+    "{% set n = namespace(x='x' * 9999) %}{{ n.x.replace('x', n.x) }}",
+    "{% set n = namespace(x='x' * 9999) %}{{ n.x | replace('x', n.x) }}",
+    "{% set n = namespace(x='x' * 9999) %}{{ ([n.x] * 9999) | join(n.x) }}",
+    "{% set n = namespace(x='x' * 9999) %}{{ n.x.join([n.x] * 9999) }}",
+    "{% set n = namespace(x='\\n' * 9999) %}{{ n.x | indent(99999) }}",
+    "{{ [1] | batch(99999999999, 0) | list }}",
+    "{{ [1] | slice(99999999999) | list }}",
+    "{{ 1.5 | round(99999999999, 'ceil') }}",
+    "{{ [1] | tojson(indent=99999999999) }}",
+    "{% set x = [1] %}{% for i in x %}{% set _ = x.append(1) %}{% endfor %}",
 ]
 
 
