@@ -21,6 +21,7 @@ from maxserve.core.model.prompt_text import PromptText
 from maxserve.core.nouns import Image
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back
 _TEXTS = ("text", "input_text", "output_text")  # what the APIs call a part of text
 
 
@@ -99,7 +100,12 @@ class Conversations:
         turn = message.model_dump(exclude_none=True)
         turn["role"] = check_role(message.role, f"{where}.role")
         if isinstance(message.content, list):
-            turn["content"] = [_part(part, f"{where}.content[{i}]") for i, part in enumerate(message.content)]
+            parts = list(enumerate(message.content))
+            thoughts = [_thought(part) for _, part in parts if _is_thought(part, message.role)]
+            said = [(i, part) for i, part in parts if not _is_thought(part, message.role)]
+            turn["content"] = [_part(part, f"{where}.content[{i}]") for i, part in said]
+            if any(thoughts):
+                turn.setdefault("reasoning_content", "\n".join(filter(None, thoughts)))
         return turn
 
 
@@ -138,6 +144,18 @@ def _wants_generation_prompt(body: ChatBody) -> bool:
         message = "continue_final_message and add_generation_prompt exclude each other"
         raise RequestError(message, param="continue_final_message")
     return prompted
+
+
+def _is_thought(part: ContentPart, role: str) -> bool:
+    return role == "assistant" and part.type in _THOUGHTS
+
+
+def _thought(part: ContentPart) -> str:
+    """What a part of an assistant's says that it thought; nothing where that is not told in words."""
+    said = (part.model_extra or {}).get(part.type, part.text)
+    if isinstance(said, list):
+        said = "".join(str(each.get("text") or "") for each in said if isinstance(each, dict))
+    return said if isinstance(said, str) else ""
 
 
 def _part(part: ContentPart, where: str) -> dict[str, Any]:

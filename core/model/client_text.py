@@ -26,7 +26,10 @@ _TRUSTED = frozenset({"system", "developer", "assistant"})  # whose text stays a
 _NAMES = frozenset({"role", "type"})  # what templates compare, and no text
 _ESCAPED = "<>&'\""  # characters that filters may write otherwise
 _BLANK = "\ue000"
-_PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+# Tetragrams, musical signs of Byzantium and dominoes: Python's repr prints them, and no filter changes them. Then
+# private characters, for conversations that hold all of those.
+_SYMBOLS = (*range(0x1D300, 0x1D357), *range(0x1D000, 0x1D0F6), *range(0x1F030, 0x1F094))
+_STAND_INS = (*_SYMBOLS, *range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +109,12 @@ class _Marks:
     def choose(self, text: str) -> None:
         """Takes characters that do not occur in `text`."""
         used = set(text)
-        free = (char for char in map(chr, _PRIVATE) if char not in used)
+        free = (char for char in map(chr, _STAND_INS) if char not in used)
         chosen = dict(zip(free, sorted(self.characters), strict=False))
         if len(chosen) < len(self.characters):
-            raise RequestError("the conversation uses every private character of Unicode", param="messages")
+            raise RequestError(
+                "the conversation uses every character that could mark special tokens in it", param="messages"
+            )
         self.stand_ins = chosen
 
     def marked(self, value: Any) -> Any:

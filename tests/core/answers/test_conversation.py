@@ -113,6 +113,26 @@ def test_texts_by_every_name_of_a_part() -> None:
     assert prompt(OBJECTS, turns) == "[assistant]a\nb\nc\nd"
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+        {"type": "reasoning", "text": "hm"},
+        {"type": "reasoning", "reasoning": "hm"},
+    ],
+)
+def test_thoughts_among_the_parts(part: dict[str, Any]) -> None:
+    source = "{% for m in messages %}[{{ m.role }}]({{ m.reasoning_content }}){{ m.content }}{% endfor %}"
+    assert (
+        prompt(source, [{"role": "assistant", "content": [part, {"type": "text", "text": "a"}]}]) == "[assistant](hm)a"
+    )
+    hidden = {"type": "redacted_thinking", "data": "x"}
+    assert prompt(source, [{"role": "assistant", "content": [hidden]}]) == "[assistant]()"
+    alone = {"role": "assistant", "content": None, "reasoning_content": "hm"}
+    assert prompt(source, [alone, {"role": "user", "content": "b"}]) == "[assistant](hm)[user]()b"
+
+
 def test_roles_of_the_template() -> None:
     assert prompt(OBJECTS, [{"role": "critic", "content": "a"}]) == "[critic]a"
 
