@@ -151,9 +151,11 @@ class Trials:
 
     def _fork(self) -> _Fork:
         (reading, jobs), (outcomes, writing) = os.pipe(), os.pipe()
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._serve(reading, writing)
+            for end in (jobs, outcomes):  # those of the parent: this one would never see the end of its own
+                os.close(end)
+            self._serve(reading, writing, parent)
         os.close(reading)
         os.close(writing)
         made = self._forks[outcomes] = _Fork(pid, jobs, outcomes)
@@ -180,14 +182,14 @@ class Trials:
 
     # --- in a fork ----------------------------------------------------------------------------------------------
 
-    def _serve(self, reading: int, writing: int) -> NoReturn:
+    def _serve(self, reading: int, writing: int, parent: int) -> NoReturn:
         """Tries what comes, and ends this process, whatever happens."""
         try:
             for fork in self._forks.values():
                 fork.retire()
                 os.close(fork.outcomes)
             os.close(self._output)
-            _limit()
+            _limit(parent)
             for job in self._jobs(reading):
                 _lower(resource.RLIMIT_CPU, math.ceil(time.process_time()) + SECONDS)
                 compiler = self._compilers(job.backend)
@@ -224,10 +226,14 @@ class _Sections(dict[type[Any], Any]):
         return super().get(schema, default)
 
 
-def _limit() -> None:
-    """Takes away from this process what it could do to others."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _limit(parent: int) -> None:
+    """Takes away from this process what it could do to others, and ends it with its parent."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the kernel was asked
+        os._exit(0)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     _lower(resource.RLIMIT_AS, _address_space() + MEMORY)

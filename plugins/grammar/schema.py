@@ -497,7 +497,7 @@ def _holds_anyway(keyword: str, schema: Schema) -> bool:
     needs = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}.get(keyword)
     if needs is not None:
         return needs not in schema
-    return value in _HARMLESS.get(keyword, ())
+    return bool(value in _HARMLESS.get(keyword, ()))
 
 
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {

@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from maxserve.core.discovery.options import PluginOptions
@@ -232,6 +234,29 @@ async def test_closing_ends_everything(begin: Begin) -> None:
         assert raised.value.status == 503
         waiting = asyncio.ensure_future(sandbox.outcome("tricks", "regex", "fine"))
     waiting.cancel()
+
+
+def pipes_of(pid: int) -> list[str]:
+    """The pipes that a process holds an end of, beside its standard output and errors."""
+    found = []
+    for fd in range(3, 30):
+        with suppress(OSError):  # not open, or the process has ended
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return [name for name in found if name.startswith("pipe:")]
+
+
+async def test_forks_end_with_their_parent(sandbox: Sandbox) -> None:
+    """Also those that were begun when it ended: nothing holds the other end of their pipes but the parent."""
+    await sandbox.outcome("llguidance", "regex", "a")
+    assert sandbox._process is not None
+    forks = psutil.Process(sandbox._process.pid).children()
+    assert forks
+    for fork in forks:
+        pipes = pipes_of(fork.pid)
+        assert len(pipes) == len(set(pipes)), "it holds both ends of a pipe"
+    sandbox.close()
+    _, alive = psutil.wait_procs(forks, timeout=20)
+    assert not alive
 
 
 async def test_a_model_without_texts_refuses() -> None:
