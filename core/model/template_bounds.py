@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from types import BuiltinMethodType
 from typing import Any
@@ -93,7 +93,7 @@ def _check_indent(text: Any, width: Any = 4, *_: Any) -> None:
 
 
 def _check_join(values: Any, between: Any = "", *_: Any) -> None:
-    if isinstance(values, Iterable) and hasattr(values, "__len__"):
+    if isinstance(values, Collection):
         lengths = sum(len(value) for value in values if isinstance(value, str))
         check_length(lengths + len(str(between)) * len(values))
 

@@ -261,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
         if self.scope.get("http_version") == "1.0":
-            self.scope["extensions"] = {EXTENSION: self.cycle}  # type: ignore[typeddict-item]
+            self.scope["extensions"] = {EXTENSION: self.cycle}  # type: ignore[dict-item]
 
     def on_body(self, body: bytes) -> None:
         self._received += len(body)

@@ -461,7 +461,7 @@ def _arrays_of(values: list[Any], schema: Schema) -> list[list[Any]] | None:
 
 
 def _strings(schema: Schema) -> bool:
-    return schema.get("type", "string") == "string"
+    return bool(schema.get("type", "string") == "string")
 
 
 _OLDER: Mapping[str, Callable[[Schema], Schema]] = {
