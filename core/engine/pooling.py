@@ -128,12 +128,16 @@ class Scoring:
 
     def __init__(self, scores: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor]) -> None:
         self._scores = scores
-        self.activate = activation
+        self._activation = activation
 
     def pool(self, hidden: Tensor, spans: Spans) -> Tensor:
         """The logits of texts, [B, 1]."""
         firsts = torch.from_numpy(spans.starts[:-1]).to(hidden.device)
         return self._scores(hidden[firsts]).float()[:, None]
+
+    def activate(self, pooled: Tensor) -> Tensor:
+        """The scores of logits, [B, 1]."""
+        return self._activation(pooled)
 
 
 def _normalize(x: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class TemplateProbe:
             shown = [form for form in _forms(named=named, short_ids=short) if self._shows_calls(form)]
             if shown:
                 text = shown[0].text
-                empties: tuple[Empty, ...] = tuple(form.empties[0] for form in shown if form.text is text)
-                found = CallForm(text=text, short_ids=short, named=named, empties=empties)
+                empties: list[Empty] = [form.empties[0] for form in shown if form.text is text]
+                found = CallForm(text=text, short_ids=short, named=named, empties=(*empties,))
                 return found if text or self._shows_broken(found) else _without_broken(found)
         return None
 

@@ -148,13 +148,13 @@ class Sandbox:
             loop = asyncio.get_running_loop()
             self._starting = loop.run_in_executor(self._thread, self._started, loop)
         try:
-            self._process = await asyncio.shield(self._starting)
+            self._process = process = await asyncio.shield(self._starting)
         except MaxserveError as error:  # the model has no texts that could be followed
             raise RequestError(str(error), code="unsupported_parameter") from error
         finally:
             if self._starting is not None and self._starting.done():
                 self._starting = None
-        return self._process
+        return process
 
     def _started(self, loop: asyncio.AbstractEventLoop) -> _Process:
         first = self._begin()

@@ -94,12 +94,10 @@ def _exact(value: int | None) -> Decimal | None:
 
 def _integers(low: int, high: int | None) -> str:
     """Whole numbers from `low` to `high`, or of WHOLE digits and more where there is no `high`."""
-    if high is None:
-        digits = max(len(str(low)), WHOLE)
-        high = 10**digits - 1
+    last = 10 ** max(len(str(low)), WHOLE) - 1 if high is None else high
     ranges = []
-    while low <= high:
-        top = min(high, 10 ** len(str(low)) - 1)  # as many digits
+    while low <= last:
+        top = min(last, 10 ** len(str(low)) - 1)  # as many digits
         ranges.append(_same_length(str(low), str(top)))
         low = top + 1
     return f"(?:{'|'.join(ranges)})" if len(ranges) > 1 else ranges[0]

@@ -151,7 +151,6 @@ async def test_their_neutral_values_are_fine(client: httpx.AsyncClient, chat: An
         b'"text"',
         b"\xff\xfe",
         b'{"messages": "\xe9"}',
-        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
         b'{"seed": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
