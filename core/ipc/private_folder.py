@@ -18,6 +18,8 @@ from maxserve.core.errors import SettingsError
 
 PREFIX = "maxserve-"
 LOCK = "lock"
+SHORT = "/tmp"  # where sockets lie when TMPDIR is too long a path for them
+LONGEST = 85  # bytes of the folder's path, of the 107 that the path of a socket in it may have
 
 
 @contextmanager
@@ -36,7 +38,11 @@ def _made() -> Path:
     """A new folder of mode 0700; SettingsError where there is no place for one."""
     try:
         remove_abandoned()
-        return Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        if len(os.fsencode(folder)) <= LONGEST:
+            return folder
+        folder.rmdir()
+        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT))
     except OSError as error:  # tempfile tells of no place at all by FileNotFoundError
         raise SettingsError(
             f"there is no temporary folder that can be written ({error.strerror}): set TMPDIR to one, or name a place "
@@ -46,7 +52,8 @@ def _made() -> Path:
 
 def remove_abandoned() -> None:
     """Removes the folders of servers that ended without removing them."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+    places = dict.fromkeys((tempfile.gettempdir(), SHORT))
+    for lock in (lock for place in places for lock in Path(place).glob(f"{PREFIX}*/{LOCK}")):
         with suppress(OSError):  # another user's, in use, or removed by somebody else just now
             held = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
             try:

@@ -11,15 +11,16 @@ from typing import Any
 from maxserve.core.model.template_budget import check_length, check_width
 
 # Filters whose numbers are widths, counts or digits, and may not be absurd.
-_NUMBERED = ("batch", "center", "format", "indent", "round", "slice", "tojson", "truncate", "wordwrap")
+_NUMBERED = ("batch", "center", "indent", "round", "slice", "tojson", "truncate", "wordwrap")
 _METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
+_DIRECTIVE = re.compile(r"%[-+#0 ]*[\d.*]*|\{[^{}]*\}")
 _WIDTH = re.compile(r"\d{1,4000}")
 
 
 def bounded_filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """Those that need a bound, with one."""
-    bounded = {name: _with_check(filters[name], _check_numbers) for name in _NUMBERED}
-    bounded["format"] = _with_check(bounded["format"], _check_format)
+    bounded = {name: _with_check(filters[name], _check_numbers, at=_arguments) for name in _NUMBERED}
+    bounded["format"] = _with_check(filters["format"], _check_format, at=_value)
     bounded["indent"] = _with_check(bounded["indent"], _check_indent)
     bounded["join"] = _with_check(filters["join"], _check_join, at=_value)
     bounded["replace"] = _with_check(filters["replace"], _check_replace, at=_value)
@@ -52,7 +53,7 @@ def check_operation(operator: str, left: Any, right: Any) -> None:
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
         check_length(left.bit_length() * right)
     elif operator == "%" and isinstance(left, str):
-        _check_format(left)
+        _check_format(left, *(right if isinstance(right, tuple) else (right,)))
 
 
 def _with_check(work: Callable[..., Any], check: Callable[..., None], at: Callable[..., int] | None = None) -> Any:
@@ -72,6 +73,11 @@ def _value(work: Callable[..., Any]) -> int:
     return int(hasattr(work, "jinja_pass_arg"))
 
 
+def _arguments(work: Callable[..., Any]) -> int:
+    """Where the arguments of a filter begin, behind its value: a number that is shown is no width."""
+    return _value(work) + 1
+
+
 def _check_product(one: Any, count: Any) -> None:
     if isinstance(count, int) and isinstance(one, str | list | tuple):
         check_length(len(one) * count, one)
@@ -82,9 +88,12 @@ def _check_numbers(*values: Any) -> None:
         check_width(value)
 
 
-def _check_format(text: Any, *_: Any) -> None:
-    for width in _WIDTH.findall(str(text)):
+def _check_format(text: Any, *values: Any) -> None:
+    directives = "".join(_DIRECTIVE.findall(str(text)))
+    for width in _WIDTH.findall(directives):
         check_width(int(width))
+    if "*" in directives:
+        _check_numbers(*values)
 
 
 def _check_indent(text: Any, width: Any = 4, *_: Any) -> None:

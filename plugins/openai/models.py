@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header
@@ -21,7 +22,7 @@ Version: TypeAlias = Annotated[str | None, Header()]
 class Models:
     def __init__(self, answering: Answering) -> None:
         self._info = answering.context.model
-        self._root = answering.context.settings.model.model_path or self._info.name
+        self._root = _root(answering.context.settings.model.model_path or self._info.name)
         self._capabilities = _capabilities(answering)
 
     async def list(self, anthropic_version: Version = None) -> dict[str, Any]:
@@ -85,3 +86,9 @@ def _vectors(vectors: VectorInfo) -> dict[str, Any]:
         "prompts": sorted(vectors.prompts),
         "default_prompt": vectors.default_prompt,
     }
+
+
+def _root(ref: str) -> str:
+    """What was loaded, as clients may know it: of a local folder its name, for its path is the operator's."""
+    path = Path(ref).expanduser()
+    return path.resolve().name if path.is_dir() else ref

@@ -127,6 +127,7 @@ def test_lists_and_metrics_name_it(server: LiveServer, folder: Path) -> None:
         if NAME in answer.text:
             named.add(path)
     assert {"/v1/models", "/metrics"} <= named
+    assert httpx.get(server.url + "/v1/models").json()["data"][0]["root"] == folder.name
     assert [each["id"] for each in httpx.get(server.url + "/v1/models").json()["data"]] == [NAME]
     assert httpx.get(f"{server.url}/v1/models/{NAME}").json()["id"] == NAME
     assert httpx.get(f"{server.url}/v1/models/{folder.name}").status_code == 404

@@ -52,7 +52,8 @@ def block(text: str, name: str) -> list[str]:
     return [" ".join(line.split()) for line in (lines[start], *below)]
 
 
-def test_table(max_cli: Any) -> None:
+def test_table(max_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     ran = max_cli("list")
     assert ran.status == 0
     assert ran.out.splitlines()[0].split() == ["KIND", "NAME", "PROVIDER"]

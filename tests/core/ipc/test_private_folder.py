@@ -15,6 +15,8 @@ from maxserve.core.ipc.private_folder import private_folder, remove_abandoned
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("maxserve.core.ipc.private_folder.LONGEST", len(str(tmp_path)) + 40)
+    monkeypatch.setattr("maxserve.core.ipc.private_folder.SHORT", str(tmp_path))
     return tmp_path
 
 
@@ -67,3 +69,17 @@ def test_no_place_for_a_folder_ends_in_a_sentence(temporary: Path, monkeypatch: 
             private_folder(),
         ):
             pass
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_passed_over(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = temporary / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setattr("maxserve.core.ipc.private_folder.SHORT", "/tmp")
+    with private_folder() as folder:
+        assert folder.parent == Path("/tmp")
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert not folder.exists()
+    assert list(long.iterdir()) == []

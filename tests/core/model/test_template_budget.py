@@ -81,3 +81,19 @@ def test_what_the_compiler_cannot_take_is_one_line(source: str) -> None:
     with pytest.raises(ModelError, match="give another one with --chat-template") as caught:
         ChatTemplate({"default": source})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 9007199254740991 | tojson }}",
+        "{{ 9007199254740991 | round }}",
+        "{{ '%d of 12345678901' | format(9007199254740991) }}",
+        "{{ '%s' % 9007199254740991 }}",
+        "{{ '{} 12345678901'.format(9007199254740991) }}",
+    ],
+)
+def test_numbers_that_are_shown_are_no_widths(text: str) -> None:
+    template = ChatTemplate({"default": text})
+    shown = template.render([{"role": "user", "content": "x"}], special_tokens={})
+    assert "9007199254740991" in shown

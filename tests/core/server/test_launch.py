@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,12 +100,20 @@ class Server:
 
 
 @pytest.fixture
-def launch(model_folder: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def temporary() -> Iterator[Path]:
+    """A folder with a path so short that sockets can lie in it, wherever the tests themselves have theirs."""
+    folder = Path(tempfile.mkdtemp(prefix="ms-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def launch(model_folder: Callable[..., Path], temporary: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers and ends them with the test."""
     started: list[Server] = []
 
     def launch(engine: str = "build", *, grace: str = "", **settings: Any) -> Server:
-        started.append(Server(model_folder(), tmp_path / "temporary", engine, grace, settings))
+        started.append(Server(model_folder(), temporary / "t", engine, grace, settings))
         return started[-1]
 
     yield launch

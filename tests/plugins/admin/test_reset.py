@@ -40,6 +40,7 @@ def client(engine: Engine, host: Host | None = None, **typed: Any) -> TestClient
         host=host or Host.discover(PluginOptions(), strict=True),
         model=SimpleNamespace(name="tiny", architecture="LlamaForCausalLM"),
         engine=engine,
+        owned=lambda made: made,
     )
     return TestClient(create_app(context, [("/", router(context), "builtin.admin")]), raise_server_exceptions=False)
 

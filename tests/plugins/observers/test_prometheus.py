@@ -133,7 +133,8 @@ def test_two_servers_in_one_process_do_not_share() -> None:
 
 
 def context(*observers: Any) -> Any:
-    return SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=observers, settings=Settings())
+    model = SimpleNamespace(name="tiny")
+    return SimpleNamespace(model=model, observers=observers, settings=Settings(), owned=lambda made: made)
 
 
 async def get(observed: Any) -> httpx.Response:
