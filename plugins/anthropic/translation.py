@@ -38,6 +38,8 @@ class MessageTranslation:
         variables, warnings = self._thinking(body)
         tools, left_out = tool_fields(body)
         messages = self._systems.shown(messages_of(body), tools="tools" in tools)
+        if not messages:  # each block of each message was one that stands for nothing
+            raise RequestError("messages: none of them has content for the model", param="messages")
         said = {
             "model": body.model,
             "messages": messages,

@@ -188,3 +188,11 @@ async def test_a_failure_within_a_stream(
     assert told[-2]["type"] == "content_block_delta"
     assert (told[-1]["type"], told[-1]["error"]["type"]) == ("error", "overloaded_error")
     assert [stats.status for stats in recorder.stats] == [503]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_messages_of_nothing_at_all(client: httpx.AsyncClient, path: str) -> None:
+    body = {"model": "acme/tiny", "max_tokens": 2, "messages": [{"role": "system", "content": []}]}
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "messages: none of them has content for the model"
