@@ -164,10 +164,11 @@ class Answering:
         return written.text, prompt, images
 
     def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
-        # One post may ask for thousands of answers. Where the queue has no limit, two batches of them stand in it, so
-        # that others get their turn; where it has one, all of them do, because a place may be gone later.
+        # One post may ask for thousands of answers. Where the queue has no limit, a batch of them and a quarter are
+        # there at once: enough to fill the places of those that end, and others get their turn soon. Where it has one,
+        # all of them stand in it, because a place may be gone later.
         info, unlimited = self.context.model, self.context.engine.capacity is None
-        at_once = 2 * info.max_batch_size if unlimited else None
+        at_once = info.max_batch_size + max(1, info.max_batch_size // 4) if unlimited else None
         parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)], at_once)
         return Generation(job=job, parts=parts, warnings=warnings)
 
