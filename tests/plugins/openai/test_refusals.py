@@ -315,3 +315,12 @@ async def test_a_rule_over_several_fields_names_them(
 async def test_what_is_no_object_is_said_to_be_none(client: httpx.AsyncClient, path: str, content: bytes) -> None:
     error = check_error(await client.post(path, content=content, headers=JSON))
     assert (error["message"], error["code"]) == ("the body must be a JSON object", "invalid_json")
+
+
+@pytest.mark.parametrize("limit", [2**31, 2**63, 10**30])
+async def test_a_limit_beyond_every_context_is_never_reached(client: httpx.AsyncClient, chat: Any, limit: int) -> None:
+    """It bounds the answer, and the context's own room does so before."""
+    answer = await client.post(PATH, json=chat(max_tokens=limit))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["finish_reason"] == "stop"
+    check_error(await client.post(PATH, json=chat(max_tokens=-limit)))
