@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import maxserve
 from maxserve.core.testing.live import LiveServer
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+if (
+    Path(maxserve.__file__).resolve().is_relative_to(SOURCE)
+):  # tried in place: the processes that tests start see it too
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -89,6 +100,69 @@ def write_model(
     config["architectures"] = [architecture]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def run(*command: str, **kwargs: Any) -> str:
+    """The output of a command that must succeed; it does not see the checkout that is tested in place."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env, **kwargs)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class FreshEnvironment:
+    """A virtual environment of its own.
+
+    What maxserve needs (torch and so on) is borrowed from the running environment by a path file: its own packages
+    come first, and path files of the borrowed folder are not read, so nothing editable shines through.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+        self.python = str(folder / "bin" / "python")
+        self.packages = Path(self.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+        (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def run(self, *arguments: str, **kwargs: Any) -> str:
+        """Runs its interpreter."""
+        return run(self.python, *arguments, **kwargs)
+
+    def install(self, *arguments: str) -> None:
+        """Installs without a network; what is borrowed does not count as installed."""
+        pip = [sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-index", "--no-deps"]
+        run(*pip, "--no-build-isolation", "--ignore-installed", *arguments)
+
+
+@pytest.fixture(scope="session")
+def fresh_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], FreshEnvironment]:
+    """Makes environments without maxserve."""
+    return lambda: FreshEnvironment(tmp_path_factory.mktemp("fresh") / "venv")
+
+
+@pytest.fixture(scope="session")
+def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Copies a folder of the checkout, links as links, without what builds and tests leave behind."""
+
+    def copy(name: str = ".") -> Path:
+        source = ROOT / name
+        kept = [".git", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".*_cache"]
+        target = tmp_path_factory.mktemp("copy") / source.resolve().name
+        return Path(shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*kept)))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def build_wheel(clean_copy: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds the wheel of a folder of the checkout, from a copy of it; `sdist`: from the archive made of that."""
+
+    def build(name: str = ".", *, sdist: bool = False) -> Path:
+        out = tmp_path_factory.mktemp("wheel")
+        how = [] if sdist else ["--wheel"]
+        run(sys.executable, "-m", "build", *how, "--no-isolation", "--outdir", str(out), str(clean_copy(name)))
+        return next(out.glob("*.whl"))
+
+    return build
 
 
 @pytest.fixture

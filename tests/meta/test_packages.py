@@ -9,18 +9,6 @@ from pathlib import Path
 import maxserve
 
 
-def test_every_package_is_listed(root: Path, packages: dict[str, Path]) -> None:
-    """A package that is missing here imports fine from a checkout and is absent from the wheel."""
-    found = {
-        ".".join((package, *init.parent.relative_to(folder).parts))
-        for package, folder in packages.items()
-        for init in folder.rglob("__init__.py")
-    }
-    with (root / "pyproject.toml").open("rb") as file:
-        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(found)
-
-
 def test_every_folder_with_code_is_a_package(sources: list[Path]) -> None:
     assert [str(file) for file in sources if not (file.parent / "__init__.py").is_file()] == []
 
