@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from maxserve.architectures.layers import DecoderModel, GatedMLP, LatentAttention, Mixture, PreNormBlock
+from maxserve.architectures.layers.config import read_fields
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.latent_config import LatentConfig
+from maxserve.architectures.layers.routing import Choice, ExpertGroups, group_limited_softmax, softmax_top_k
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import DecoderModel, GatedMLP, LatentAttention, Mixture, PreNormBlock
-from maxserve.core.layers.linear import ExactLinear
-from maxserve.core.layers.routing import Choice, ExpertGroups, group_limited_softmax, softmax_top_k
-from maxserve.core.model.config import read_fields
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.latent_config import LatentConfig
+from maxserve.core.loading.linear import ExactLinear
 
 # What transformers' DeepseekV2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

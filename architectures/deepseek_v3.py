@@ -15,14 +15,14 @@ from maxserve.architectures.deepseek_v2 import (
     deepseek_fields,
     expert_groups,
 )
+from maxserve.architectures.layers import DecoderModel, GatedMLP
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.routing import Choice, corrected_sigmoid
 from maxserve.architectures.weight_maps import LATENT
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import DecoderModel, GatedMLP
-from maxserve.core.layers.linear import ExactLinear, weight
-from maxserve.core.layers.routing import Choice, corrected_sigmoid
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.next_tokens import after
+from maxserve.core.loading.linear import ExactLinear, weight
+from maxserve.core.loading.next_tokens import after
 
 # What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -9,9 +9,9 @@ from typing import Any
 from maxserve.architectures import deepseek_v3
 from maxserve.architectures.deepseek_v2 import DeepseekConfig
 from maxserve.architectures.deepseek_v3 import Model
+from maxserve.architectures.layers.config_keys import size
 from maxserve.core.components import WeightMap
 from maxserve.core.errors import ModelError
-from maxserve.core.model.config_keys import size
 
 __all__ = ["Model", "config", "weights"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.layers import Attention, DecoderModel, PostNormBlock
-from maxserve.core.model.config import ModelConfig, read_fields, windows_of
-from maxserve.core.model.config_keys import size
-from maxserve.core.model.rope_config import read_rope
+from maxserve.architectures.layers import Attention, DecoderModel, PostNormBlock
+from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
+from maxserve.architectures.layers.config_keys import size
+from maxserve.architectures.layers.rope_config import read_rope
 
 # What transformers' Exaone4Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

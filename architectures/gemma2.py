@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maxserve.architectures.layers import Attention, DecoderModel, OffsetRMSNorm, SandwichBlock
+from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
+from maxserve.architectures.layers.config_keys import number, optional_number, size
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import Attention, DecoderModel, OffsetRMSNorm, SandwichBlock
-from maxserve.core.model.config import ModelConfig, read_fields, windows_of
-from maxserve.core.model.config_keys import number, optional_number, size
 from maxserve.core.nouns import Batch
 
 # What transformers' Gemma2Config has where config.json says nothing, as far as it is not what every family has.

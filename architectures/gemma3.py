@@ -7,10 +7,10 @@ from typing import Any
 
 from maxserve.architectures import gemma2
 from maxserve.architectures.gemma2 import GemmaConfig, gemma_fields
-from maxserve.core.layers import Attention, OffsetRMSNorm
-from maxserve.core.model.config import ModelConfig, windows_of
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.rope_config import read_ropes
+from maxserve.architectures.layers import Attention, OffsetRMSNorm
+from maxserve.architectures.layers.config import ModelConfig, windows_of
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.rope_config import read_ropes
 
 # What transformers' Gemma3TextConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from maxserve.architectures import gemma3
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.json_files import read_optional_object
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.core.loading.json_files import read_optional_object
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 _WHOLE = "Here is the original image {} and here are some crops to help you see better "
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.core.layers import Attention, DecoderModel, Experts, Linear, PreNormBlock, RotaryBatch
-from maxserve.core.layers.linear import weight
-from maxserve.core.layers.routing import top_k_softmax
-from maxserve.core.model.config import read_fields, windows_of
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.mixture_config import MixtureConfig
+from maxserve.architectures.layers import Attention, DecoderModel, Experts, Linear, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers.config import read_fields, windows_of
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.mixture_config import MixtureConfig
+from maxserve.architectures.layers.routing import top_k_softmax
+from maxserve.core.loading.linear import weight
 from maxserve.core.nouns import CacheLayer
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.

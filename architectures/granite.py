@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from maxserve.core.layers import DecoderModel, PreNormBlock, RotaryBatch
-from maxserve.core.model.config import ModelConfig, read_fields
-from maxserve.core.model.config_keys import number
+from maxserve.architectures.layers import DecoderModel, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers.config import ModelConfig, read_fields
+from maxserve.architectures.layers.config_keys import number
 from maxserve.core.nouns import Batch
 
 # What transformers' GraniteConfig has where config.json says nothing, as far as it is not what every family has.

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from maxserve.architectures import llama
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

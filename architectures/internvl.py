@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from maxserve.architectures import llama, qwen2, qwen3
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.json_files import read_optional_object
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.core.loading.json_files import read_optional_object
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 
 class _Qwen2(Sees, qwen2.Model):

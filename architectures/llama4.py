@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maxserve.architectures.layers import Attention, DecoderModel, Experts, GatedMLP, Linear, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers.config import read_fields
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.mixture_config import MixtureConfig
+from maxserve.architectures.layers.mla import halves
+from maxserve.architectures.layers.mlp import ACTIVATIONS
+from maxserve.architectures.layers.moe import gated
+from maxserve.architectures.layers.rope_config import read_rope
+from maxserve.architectures.layers.routing import top_k_sigmoid
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import Attention, DecoderModel, Experts, GatedMLP, Linear, PreNormBlock, RotaryBatch
-from maxserve.core.layers.mla import halves
-from maxserve.core.layers.mlp import ACTIVATIONS
-from maxserve.core.layers.moe import gated
-from maxserve.core.layers.routing import top_k_sigmoid
-from maxserve.core.model.config import read_fields
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.mixture_config import MixtureConfig
-from maxserve.core.model.rope_config import read_rope
 from maxserve.core.nouns import CacheLayer
 
 # What transformers' Llama4TextConfig has where config.json says nothing, as far as it is not what every family has.

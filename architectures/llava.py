@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.architectures import llama, mistral
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.pixtral import RowsOfTokens
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 
 class Model(Sees, llama.Model):

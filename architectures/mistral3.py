@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.architectures import llama, mistral
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 
 
 class Model(Sees, mistral.Model):

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from maxserve.core.layers import DecoderModel, Mixture, PreNormBlock
-from maxserve.core.layers.routing import Choice, softmax_top_k
-from maxserve.core.model.config import read_fields
-from maxserve.core.model.config_keys import size
-from maxserve.core.model.mixture_config import MixtureConfig
+from maxserve.architectures.layers import DecoderModel, Mixture, PreNormBlock
+from maxserve.architectures.layers.config import read_fields
+from maxserve.architectures.layers.config_keys import size
+from maxserve.architectures.layers.mixture_config import MixtureConfig
+from maxserve.architectures.layers.routing import Choice, softmax_top_k
 
 # What transformers' MixtralConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maxserve.architectures.layers import EncoderModel
+from maxserve.architectures.layers.encoder_config import EncoderConfig, encoder_config
 from maxserve.core.encoders import TextBatch
-from maxserve.core.layers import EncoderModel
-from maxserve.core.model.encoder_config import EncoderConfig, encoder_config
 
 PAD = 1  # whatever config.json says, as in transformers
 BUCKETS, FARTHEST = 32, 128  # likewise

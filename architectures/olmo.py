@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maxserve.core.layers import Attention, DecoderModel, LayerNorm, PreNormBlock
-from maxserve.core.model.config import ModelConfig, read_fields
-from maxserve.core.model.config_keys import optional_number
+from maxserve.architectures.layers import Attention, DecoderModel, LayerNorm, PreNormBlock
+from maxserve.architectures.layers.config import ModelConfig, read_fields
+from maxserve.architectures.layers.config_keys import optional_number
 
 # What transformers' OlmoConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

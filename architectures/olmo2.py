@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.core.layers import DecoderModel, PostNormBlock, WholeNormAttention
-from maxserve.core.model.config import ModelConfig, read_fields
+from maxserve.architectures.layers import DecoderModel, PostNormBlock, WholeNormAttention
+from maxserve.architectures.layers.config import ModelConfig, read_fields
 
 # What transformers' Olmo2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.architectures import olmo2
-from maxserve.core.model.config import ModelConfig, read_fields, windows_of
-from maxserve.core.model.config_keys import number, size
-from maxserve.core.model.rope_config import read_ropes
+from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
+from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.rope_config import read_ropes
 
 DEFAULTS: Mapping[str, Any] = {**olmo2.DEFAULTS, "sliding_window": 4096}
 THETA = 500000.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maxserve.architectures.layers import DecoderModel, PreNormBlock
+from maxserve.architectures.layers.config import ModelConfig, read_fields
+from maxserve.architectures.layers.config_keys import size
+from maxserve.architectures.layers.rope_config import RopeConfig, kind_of, read_rope, table_of
 from maxserve.core.errors import ModelError
-from maxserve.core.layers import DecoderModel, PreNormBlock
-from maxserve.core.model.config import ModelConfig, read_fields
-from maxserve.core.model.config_keys import size
-from maxserve.core.model.rope_config import RopeConfig, kind_of, read_rope, table_of
 
 # What transformers' Phi3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.model.image_reader import TransformersImages
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 
 class RowsOfTokens(TransformersImages):

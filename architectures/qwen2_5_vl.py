@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from maxserve.architectures import qwen2
+from maxserve.architectures.layers.axes import AxisTurns, in_sections
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.core.interfaces import ImagesContext, ReadImage
-from maxserve.core.layers.axes import AxisTurns, in_sections
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.image_reader import TransformersImages
-from maxserve.core.model.vision import VisionConfig, vision_config
+from maxserve.plugins.vision.image_reader import TransformersImages
 
 
 class Model(Sees, qwen2.Model):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maxserve.architectures.layers import Attention, DecoderModel, PreNormBlock
+from maxserve.architectures.layers.config import ModelConfig, read_fields
 from maxserve.architectures.qwen2 import layer_windows
-from maxserve.core.layers import Attention, DecoderModel, PreNormBlock
-from maxserve.core.model.config import ModelConfig, read_fields
 
 # What transformers' Qwen3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from maxserve.architectures import qwen3, qwen3_moe
+from maxserve.architectures.layers.axes import AxisTurns, interleaved
+from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
-from maxserve.core.layers.axes import AxisTurns, interleaved
-from maxserve.core.layers.vision import Sees
-from maxserve.core.model.vision import VisionConfig, vision_config
 from maxserve.core.nouns import Batch
 
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]

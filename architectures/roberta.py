@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.core.layers import EncoderModel, Linear
-from maxserve.core.model.encoder_config import EncoderConfig, encoder_config, scorer_config
+from maxserve.architectures.layers import EncoderModel, Linear
+from maxserve.architectures.layers.encoder_config import EncoderConfig, encoder_config, scorer_config
 
 
 class Model(EncoderModel):

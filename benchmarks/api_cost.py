@@ -22,7 +22,7 @@ from typing import Any
 import load
 import psutil
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 WORDS = ("the", "list", "of", "every", "return", "value", "is", "not", "none", "when", "file", "type", "and", "name")
 TEXTS = 64  # requests of the second load

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 CHAT = "/v1/chat/completions"
 TURN = b'{"role":"user","content":"a"}'

@@ -24,13 +24,13 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from maxserve.core.answers.bodies import ChatBody
-from maxserve.core.answers.conversation import Conversations
-from maxserve.core.answers.tools import read_tools
 from maxserve.core.errors import RequestError
-from maxserve.core.model.chat_messages import as_messages, join_text_parts, split_text
-from maxserve.core.model.chat_template import ChatTemplate
-from maxserve.core.model.past_calls import CallForm, arguments_object, arguments_text, with_form
+from maxserve.core.text.chat_messages import as_messages, join_text_parts, split_text
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.past_calls import CallForm, arguments_object, arguments_text, with_form
+from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.conversation import Conversations
+from maxserve.plugins.api.common.tools import read_tools
 
 Message = dict[str, Any]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

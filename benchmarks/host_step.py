@@ -25,9 +25,9 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext
 from maxserve.core.nouns import Batch, CacheLayer, Limits, Request, SamplingParams
+from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.scheduling import SchedulerContext
 
 VOCAB = 32

@@ -5,7 +5,7 @@ one process, each the best of some rounds:
 
 - "every expert": a loop over all experts, each of which computes all tokens, weighed with 0 where not chosen
 - "chosen tokens": a loop over the experts that were chosen, each of which gathers its tokens (as transformers does it)
-- "brick": core/layers/moe.py as it is on any device
+- "brick": architectures/layers/moe.py as it is on any device
 - "native": the same with weights kept by plugins/native, in float32 and in bfloat16
 """
 
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maxserve.architectures.layers.moe import Experts, gated
+from maxserve.architectures.layers.routing import Choice, softmax_top_k
 from maxserve.core.computing import KeepsExperts, LinearContext
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.layers.moe import ExpertLinear, Experts, gated
-from maxserve.core.layers.routing import Choice, softmax_top_k
+from maxserve.core.loading.expert_linear import ExpertLinear
+from maxserve.core.registry.host import Host, PluginOptions
 
 TOKENS = (1, 8, 32, 128, 512)  # decode batches, then prompts
 

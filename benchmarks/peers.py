@@ -35,7 +35,7 @@ from pathlib import Path
 import load
 from startup import free_port, memory, tree
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 START_LIMIT = 120.0  # seconds
 REST = 4.0  # seconds without work before memory is measured

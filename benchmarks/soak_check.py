@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from maxserve.core.hookspecs import hookimpl
-from maxserve.core.host import ProcessInfo
+from maxserve.core.registry.host import ProcessInfo
 
 
 @hookimpl

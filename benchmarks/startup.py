@@ -23,7 +23,7 @@ from pathlib import Path
 import load
 import psutil
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 BETWEEN_LOOKS = 0.02  # seconds
 MB = 2**20

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from maxserve.core.loading.progress import Progress
 
 Ref: TypeAlias = str | Callable[..., Any]
 
@@ -30,7 +34,7 @@ class WeightMap:
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
     before; `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the
     model has no such parameter. Prefixes that checkpoints leave out or add are seen to for all families
-    (core/model/weight_names.py). `fused` says which neighbouring parameters lie one after another, along the output
+    (core/loading/weight_names.py). `fused` says which neighbouring parameters lie one after another, along the output
     axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor
     that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked` names lists whose members are entries
     along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The
@@ -77,7 +81,7 @@ class Architecture(Component):
     kind: ClassVar[str] = "architecture"
 
     aliases: tuple[str, ...] = ()
-    config: Ref = "maxserve.core.model.config:from_transformers"
+    config: Ref = "maxserve.layers:from_transformers"
     weights: WeightMap | Ref = field(default_factory=WeightMap)
     packings: Mapping[str, Ref] = field(default_factory=dict)
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
@@ -85,7 +89,7 @@ class Architecture(Component):
     tensor_parallel: bool = False
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
-    load: Ref = "maxserve.core.model.weights:load_weights"
+    load: Ref = "maxserve.core.loading.weights:load_weights"
     fallback: Ref | None = None
     reads_folder: bool = False
     task: str = "text_generation"
@@ -262,9 +266,68 @@ class ConfigSection:
     schema: Ref
 
 
+class ModelLocation(Protocol):
+    """Somewhere a model's files can be had from. ModelError in one line where they cannot."""
+
+    ref: str
+
+    def folder(self) -> Path:
+        """A local folder with config and tokenizer."""
+        ...
+
+    def weights(self) -> list[str]:
+        """Paths of the weight files."""
+        ...
+
+    def pipeline_tag(self) -> str | None:
+        """What the page of the model says that it is for, where there is one and it can be asked."""
+        ...
+
+    def file(self, name: str) -> str:
+        """The path of one weight file; ModelError if there is none of this name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelQuery:
+    """What the operator wants of a model, for sources that have several states of it.
+
+    `revision` is of config and tokenizer, `weight_revision` of the weights. `files` are patterns of names that engines
+    read beside the usual ones. `trust_remote_code`: Python files of the model are wanted, too.
+    """
+
+    progress: Progress
+    revision: str = "main"
+    weight_revision: str = "main"
+    force_download: bool = False
+    trust_remote_code: bool = False
+    files: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where a model reference leads: a local folder with config.json, weights and tokenizer."""
+    """Where a model reference leads: `path`, a local folder with config.json, weights and tokenizer, or a `location`.
 
-    path: str
+    A location is asked for files when they are needed: config and tokenizer first, weights when these are sound.
+    """
+
+    path: str = ""
+    location: ModelLocation | None = None
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine(Component):
+    """What serves models of some tasks. `build(EngineContext)` gives a ServedEngine; generation is core's own.
+
+    `tags` are tasks by what pages of the hub call them. `files` are patterns of names of files beside config.json that
+    it reads. `recognises(folder)`: the task that files in a model's folder speak for, of a model whose class is for
+    several; it is called without torch.
+    """
+
+    kind: ClassVar[str] = "engine"
+
+    tasks: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    recognises: Ref | None = None

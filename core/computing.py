@@ -1,6 +1,6 @@
 """What computes a model's layers: attention over the cache, projections, layers compiled as a whole.
 
-Which component serves for each is decided when the engine is put together (core/engine/kernels.py).
+Which component serves for each is decided when the engine is put together (core/loading/kernels.py).
 """
 
 from __future__ import annotations

@@ -16,9 +16,11 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    Engine,
     GrammarBackend,
     LayerCompiler,
     LinearMethod,
+    ModelQuery,
     ModelSource,
     Observer,
     ReasoningParser,
@@ -31,7 +33,8 @@ from maxserve.core.components import (
 if TYPE_CHECKING:
     import click
 
-    from maxserve.core.host import ProcessInfo
+    from maxserve.core.cli.group import Invocation
+    from maxserve.core.registry.host import ProcessInfo
 
 PROJECT = "maxserve"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -50,7 +53,7 @@ def maxserve_config() -> Iterable[ConfigSection]:
 
 
 @hookspec
-def maxserve_commands(cli: click.Group) -> None:
+def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
     """Adds subcommands to `max`; replacing an existing one is an error.
 
     Example: ``cli.add_command(my_command)``
@@ -65,6 +68,15 @@ def maxserve_architectures() -> Iterable[Architecture]:
     """Model families.
 
     Example: ``yield Architecture(name="AcmeForCausalLM", build="acme.model:Model")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_engines() -> Iterable[Engine]:
+    """What serves models of further tasks.
+
+    Example: ``yield Engine(name="acme", tasks=("classification",), build="acme.engine:build")``
     """
     return ()
 
@@ -180,7 +192,7 @@ def maxserve_observers() -> Iterable[Observer]:
 
 
 @hookspec(firstresult=True)
-def maxserve_model_source(ref: str) -> ModelSource | None:
+def maxserve_model_source(ref: str, query: ModelQuery) -> ModelSource | None:
     """Resolves a model reference the plugin knows; the first answer that is not None wins.
 
     Example: ``return ModelSource(path="/models/acme") if ref == "acme/demo" else None``

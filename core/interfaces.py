@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
     from maxserve.core.cache_groups import CacheGroup
-    from maxserve.core.host import Host
-    from maxserve.core.model.chat_template import ChatTemplate
-    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.config import Settings
+    from maxserve.core.loading.progress import Progress
+    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.nouns import Encoded, EncodeRequest
-    from maxserve.core.settings import Settings
+    from maxserve.core.registry.host import Host
+    from maxserve.core.text.chat_template import ChatTemplate
+    from maxserve.core.text.tokenizer import Tokenizer
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -249,6 +251,44 @@ class ModelInfo:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
     task: str = "text_generation"
     vectors: VectorInfo | None = None  # of models that encode texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext(Context):
+    """The model's files, the settings, the plugins, and where to report how far the start is."""
+
+    settings: Settings
+    host: Host
+    files: ModelFiles
+    progress: Progress
+
+
+class ServedEngine(Protocol):
+    """What a worker runs: takes requests, gives outputs step by step. One thread uses it."""
+
+    info: ModelInfo
+    empty_steps: bool  # whether steps are to be made while there is nothing to do
+
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def pause(self) -> float | None:
+        """Seconds to wait for messages before the next step; None: until one comes."""
+        ...
+
+    def add(self, request: Request | EncodeRequest) -> None:
+        """RequestError for what this engine does not do, and for what can never be served."""
+        ...
+
+    def abort(self, ids: Iterable[str]) -> None: ...
+    def serve_grammars(self, wake: Callable[[], None]) -> None:
+        """Gets ready for constrained requests, beside the loop. `wake` ends a pause; it is called from any thread."""
+        ...
+
+    def step(self) -> Sequence[Output | Encoded]: ...
+    def stats(self) -> StepStats: ...
+    def reset_prefix_cache(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class EngineClient(Protocol):

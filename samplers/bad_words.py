@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.model.tokenizer import Tokenizer
     from maxserve.core.rows import Rows
+    from maxserve.core.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

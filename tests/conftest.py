@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import maxserve
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing import light_import, max_cli, plugin_folder, plugin_host, spawned  # noqa: F401 (fixtures)
+from maxserve.testing.live import LiveServer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"

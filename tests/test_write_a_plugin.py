@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.testing.live import READY
+from maxserve.testing.live import READY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "write_a_plugin.md"
 BLOCK = re.compile(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxserve.core.discovery.options import ON, PluginOptions
+from maxserve.core.registry.options import ON, PluginOptions
 
 if TYPE_CHECKING:
     import click
@@ -27,7 +27,7 @@ def read_plugin_options(argv: Sequence[str], environ: Mapping[str, str]) -> Plug
     typed = typed_options(argv)
     chosen = PluginOptions()
     if typed or any(name.startswith(PREFIX) for name in environ) or Path(".env").is_file():
-        from maxserve.core.settings import resolve_plugins  # takes longer than all of the rest, mostly for nothing
+        from maxserve.core.config import resolve_plugins  # takes longer than all of the rest, mostly for nothing
 
         chosen = PluginOptions.from_choice(resolve_plugins(typed, environ=environ))
     return chosen.with_environment(environ)

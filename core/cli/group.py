@@ -10,8 +10,8 @@ import click
 
 from maxserve.core.cli.early import plugin_options
 from maxserve.core.errors import UsageError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.registry import nearest
+from maxserve.core.registry.entries import nearest
+from maxserve.core.registry.host import Host, PluginOptions
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -66,7 +66,7 @@ def build_cli(invocation: Invocation) -> click.Group:
     group = MaxGroup(invocation)
     for command in _own_commands(invocation):
         group.add_command(command)
-    invocation.host.add_commands(group)
+    invocation.host.add_commands(group, invocation)
     return group
 
 
@@ -76,21 +76,6 @@ def _own_commands(invocation: Invocation) -> list[LazyCommand]:
 
         return serve_command(invocation)
 
-    def generate() -> click.Command:
-        from maxserve.core.cli.generate import generate_command
-
-        return generate_command(invocation)
-
-    def encode() -> click.Command:
-        from maxserve.core.cli.encode import encode_command
-
-        return encode_command(invocation)
-
-    def listing() -> click.Command:
-        from maxserve.core.cli.listing import list_command
-
-        return list_command(invocation)
-
     def plugins() -> click.Command:
         from maxserve.core.cli.plugins import plugins_command
 
@@ -98,11 +83,6 @@ def _own_commands(invocation: Invocation) -> list[LazyCommand]:
 
     return [
         LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True),
-        LazyCommand("generate", generate, summary="Continue one prompt, without a server.", strict=True),
-        LazyCommand(
-            "encode", encode, summary="Encode one text with an embedding model, without a server.", strict=True
-        ),
-        LazyCommand("list", listing, summary="List what the plugins offer."),
         LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."),
     ]
 
@@ -123,7 +103,7 @@ def _log_notes(host: Host) -> None:
 def _version() -> click.Option:
     def show(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
         if wanted:
-            from maxserve.core.discovery.sources import own_version
+            from maxserve.core.registry.sources import own_version
 
             click.echo(f"maxserve {own_version()}")
             ctx.exit()
@@ -135,7 +115,7 @@ def _version() -> click.Option:
 
 def _log_level() -> click.Option:
     def configure(ctx: click.Context, param: click.Parameter, level: str) -> None:
-        from maxserve.core.server import logs
+        from maxserve.core.runtime import logs
 
         logs.configure(logging.getLevelNamesMapping()[level.upper()])
 

@@ -10,7 +10,7 @@ import click
 from maxserve.core.cli.early import plugin_options
 from maxserve.core.cli.new_plugin import new_command
 from maxserve.core.cli.table import table
-from maxserve.core.host import Host, Plugin
+from maxserve.core.registry.host import Host, Plugin
 
 if TYPE_CHECKING:
     from maxserve.core.cli.group import Invocation

@@ -9,10 +9,10 @@ import click
 
 from maxserve.core.cli.early import read_plugin_options, wants_debug
 from maxserve.core.cli.group import Invocation, build_cli
-from maxserve.core.discovery.options import PluginOptions
 from maxserve.core.errors import MaxserveError, RequestError, UsageError
-from maxserve.core.host import Host
-from maxserve.core.registry import cause
+from maxserve.core.registry.entries import cause
+from maxserve.core.registry.host import Host
+from maxserve.core.registry.options import PluginOptions
 
 INTERRUPTED = 130
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from maxserve.core.config import Settings, resolve
+from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
+from maxserve.core.config.policy_options import refuse_unused
+from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.errors import SettingsError
-from maxserve.core.settings import Settings, resolve
-from maxserve.core.settings.options import HELP_WIDTH, GroupedCommand, serve_options
-from maxserve.core.settings.policy_options import refuse_unused
-from maxserve.core.settings.unsupported import refuse_unsupported
 
 MODEL = "positional_model"
 
 if TYPE_CHECKING:
     from maxserve.core.cli.group import Invocation
-    from maxserve.core.host import Host
+    from maxserve.core.registry.host import Host
 
 
 def serve_command(invocation: Invocation) -> click.Command:
@@ -29,7 +29,7 @@ def serve_command(invocation: Invocation) -> click.Command:
     def serve(ctx: click.Context, /, **_: Any) -> int:
         settings = settle(invocation, with_model(typed(ctx)))
 
-        from maxserve.core.server import launch
+        from maxserve.core.runtime import launch
 
         return launch.serve(settings, invocation.host)
 

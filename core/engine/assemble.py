@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.discovery.sources import BUILT_IN
+from maxserve.core.config.policy_options import unused_chunking
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
-from maxserve.core.engine.device import choose_cache_dtype, choose_device
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
-from maxserve.core.engine.kernels import Chooser, Computation, chosen_names
-from maxserve.core.engine.loading import build_module, fill, prepare
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
@@ -27,29 +24,32 @@ from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.errors import PluginError, SettingsError
 from maxserve.core.grammars import GrammarContext
-from maxserve.core.interfaces import Model, ModelInfo, ModelSpec, SamplerContext
-from maxserve.core.model.end_tokens import end_tokens
-from maxserve.core.model.fallback import read_spec, read_weight_map
-from maxserve.core.model.folder import ModelFolder
-from maxserve.core.model.free_memory import free_memory
-from maxserve.core.model.grammar_vocabulary import grammar_context
-from maxserve.core.model.memory import MemoryPlan, plan_memory, weight_bytes
-from maxserve.core.model.rotary_order import rotary_order
-from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.interfaces import EngineContext, Model, ModelInfo, ModelSpec, SamplerContext
+from maxserve.core.loading.build import build_module, fill, prepare
+from maxserve.core.loading.device import choose_cache_dtype, choose_device
+from maxserve.core.loading.fallback import read_spec, read_weight_map
+from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.free_memory import free_memory
+from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
+from maxserve.core.loading.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
+from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.scheduling import SchedulerContext
-from maxserve.core.settings.policy_options import unused_chunking
+from maxserve.core.text.end_tokens import end_tokens
+from maxserve.core.text.grammar_vocabulary import grammar_context
+from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from maxserve.core.cache_groups import CacheGroup
     from maxserve.core.components import CacheStrategy, Scheduler
+    from maxserve.core.config import Settings
     from maxserve.core.engine.overlap import Lane
-    from maxserve.core.host import Host
-    from maxserve.core.model.progress import Progress
-    from maxserve.core.model.resolve import ModelFiles
-    from maxserve.core.registry import Entry
+    from maxserve.core.loading.progress import Progress
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.host import Host
     from maxserve.core.scheduling import StepPolicy
-    from maxserve.core.settings import Settings
 
 log = logging.getLogger("maxserve.engine")
 
@@ -87,6 +87,11 @@ class Loaded:
     plan: MemoryPlan
     groups: tuple[CacheGroup, ...]
     ends: tuple[int, ...]
+
+
+def build(context: EngineContext) -> Engine:
+    """As the engine's declaration asks it."""
+    return build_engine(context.settings, context.host, context.files, progress=context.progress)
 
 
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maxserve.core.config import Settings
     from maxserve.core.grammars import GrammarCompiler, GrammarContext
-    from maxserve.core.host import Host
-    from maxserve.core.settings import Settings
+    from maxserve.core.registry.host import Host
 
 
 class Compilers:

@@ -17,7 +17,7 @@ import torch
 from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.masks import Mask, Masks
 from maxserve.core.nouns import TokenLogprob
-from maxserve.core.registry import cause
+from maxserve.core.registry.entries import cause
 from maxserve.core.rows import Rows
 
 if TYPE_CHECKING:

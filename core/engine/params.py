@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from maxserve.core.config.catalog import catalog
 from maxserve.core.errors import PluginError, RequestError
-from maxserve.core.settings.catalog import catalog
 
 if TYPE_CHECKING:
-    from maxserve.core.host import Host
-    from maxserve.core.model.tokenizer import Tokenizer
-    from maxserve.core.settings import Settings
+    from maxserve.core.config import Settings
+    from maxserve.core.registry.host import Host
+    from maxserve.core.text.tokenizer import Tokenizer
 
 log = logging.getLogger("maxserve.engine")
 

@@ -10,10 +10,10 @@ from maxserve.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from maxserve.core.components import CacheStrategy
-    from maxserve.core.host import Host
+    from maxserve.core.config import Settings
     from maxserve.core.interfaces import ModelSpec
-    from maxserve.core.registry import Entry
-    from maxserve.core.settings import Settings
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.engine")
 

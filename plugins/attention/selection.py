@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maxserve.architectures.layers.indexer import index_scores
 from maxserve.core.computing import Index
-from maxserve.core.layers.indexer import index_scores
 
 
 def chosen(index: Index, keys: Tensor, top: int) -> Tensor:

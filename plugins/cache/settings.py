@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from maxserve.core.registry import unknown
+from maxserve.core.registry.entries import unknown
 from maxserve.plugins.cache.policies import POLICIES
 
 _HELP = f"Which cached prefixes go first when pages run out: {', '.join(POLICIES)}."

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Generator
 from typing import Any, ClassVar
 
-from maxserve.core.answers.argument_types import literal
-from maxserve.core.answers.script import Reading
+from maxserve.plugins.api.common.argument_types import literal
+from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.typed_calls import TypedCalls, json_text
 
 _FENCE, _FENCE_END = "```tool_code", "```"

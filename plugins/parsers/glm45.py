@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from maxserve.core.answers.script import Reading
+from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.typed_calls import TaggedCalls
 
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 
-from maxserve.core.answers.script import Reading, Script
 from maxserve.core.nouns import Delta
 from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.plugins.api.common.script import Reading, Script
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Generator
 from typing import ClassVar
 
-from maxserve.core.answers.script import Reading
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.typed_calls import TaggedCalls
 
 _KEY_END = '"'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.script import Reading, Script
 
 _TAG = "<|python_tag|>"
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator
 
-from maxserve.core.answers.script import Reading
+from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.pythonic import Pythonic
 
 _START, _END = "<|python_start|>", "<|python_end|>"

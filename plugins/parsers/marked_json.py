@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import ClassVar
 
-from maxserve.core.answers.script import Script
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.script import Script
 
 
 class MarkedJson(Script):

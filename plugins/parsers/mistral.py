@@ -6,8 +6,8 @@ import random
 import string
 from collections.abc import Generator
 
-from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.script import Reading, Script
 
 _CALLS, _ARGS, _ID, _END = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]"
 _ALPHABET = string.ascii_letters + string.digits

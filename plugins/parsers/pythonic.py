@@ -9,9 +9,9 @@ import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 
-from maxserve.core.answers.argument_types import literal
-from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.argument_types import literal
+from maxserve.plugins.api.common.script import Reading, Script
 
 _MARKERS = {
     "<|python_start|>": "<|python_end|>",

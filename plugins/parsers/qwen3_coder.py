@@ -6,9 +6,9 @@ import json
 from collections.abc import Generator
 from typing import Any
 
-from maxserve.core.answers.argument_types import ArgumentType
-from maxserve.core.answers.script import Reading, Script
 from maxserve.core.reading import ToolContext
+from maxserve.plugins.api.common.argument_types import ArgumentType
+from maxserve.plugins.api.common.script import Reading, Script
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from maxserve.core.answers.script import Reading
+from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.typed_calls import TaggedCalls
 
 _BLOCK, _BLOCK_END = "<seed:tool_call>", "</seed:tool_call>"

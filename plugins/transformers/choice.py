@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.folder import ModelFolder
+from maxserve.core.loading.folder import ModelFolder
 
 NAME = "transformers"  # as a model's "architectures" it stands for the class that goes with its model type
 LANGUAGE_MODEL = "AutoModelForCausalLM"

@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.weight_names import unwrapped
-from maxserve.core.model.weights import Keeping, place_weights
-from maxserve.core.registry import cause
+from maxserve.core.loading.weight_names import unwrapped
+from maxserve.core.loading.weights import Keeping, place_weights
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.components import WeightMap
-    from maxserve.core.model.progress import Progress
+    from maxserve.core.loading.progress import Progress
     from maxserve.plugins.transformers.model import Model
     from maxserve.plugins.transformers.spec import Source
 

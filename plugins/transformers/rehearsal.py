@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maxserve.architectures.layers.plain_attention import plain_attention
 from maxserve.core.computing import Index
 from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.layers.plain_attention import plain_attention
 from maxserve.core.nouns import Batch, CacheLayer
-from maxserve.core.registry import cause
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 transformers' `longrope` looks at the largest position of a call and turns all of it by long factors if that is beyond
 the length of the first training. Here a call holds many texts: each is turned as it would be alone, as the engine's
-regimes of prompts say (core/layers/rotary.py does the same). `dynamic` changes only beyond the longest text served.
+regimes of prompts say (architectures/layers/rotary.py does the same). `dynamic` changes only beyond the longest text
+served.
 """
 
 from __future__ import annotations

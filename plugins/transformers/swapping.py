@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.layers import Linear
-from maxserve.core.layers.linear import Embedding
+from maxserve.architectures.layers import Linear
+from maxserve.core.loading.linear import Embedding
 
 
 def swap(model: nn.Module) -> None:

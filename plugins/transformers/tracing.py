@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.registry import cause
+from maxserve.core.registry.entries import cause
 from maxserve.plugins.transformers.rope import borders, turn_without_looking
 from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap

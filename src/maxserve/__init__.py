@@ -9,9 +9,12 @@ from maxserve.core.components import (
     AttentionBackend,
     CacheStrategy,
     ConfigSection,
+    Engine,
     GrammarBackend,
     LayerCompiler,
     LinearMethod,
+    ModelLocation,
+    ModelQuery,
     ModelSource,
     Observer,
     ReasoningParser,
@@ -25,7 +28,7 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.nouns import SamplingParams
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.llm import LLM
+    from maxserve.llm import LLM
 
 __all__ = [
     "LLM",
@@ -33,9 +36,12 @@ __all__ = [
     "AttentionBackend",
     "CacheStrategy",
     "ConfigSection",
+    "Engine",
     "GrammarBackend",
     "LayerCompiler",
     "LinearMethod",
+    "ModelLocation",
+    "ModelQuery",
     "ModelSource",
     "Observer",
     "ReasoningParser",
@@ -51,10 +57,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "LLM":  # imports torch, so only when asked for
-        from maxserve.core.openmp import wait_asleep
+        from maxserve.core.runtime.openmp import wait_asleep
 
         wait_asleep()
-        from maxserve.core.engine.llm import LLM
+        from maxserve.llm import LLM
 
         return LLM
     raise AttributeError(f"module 'maxserve' has no attribute {name!r}")

@@ -9,8 +9,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
 
 MODELS = Path(__file__).parent / "models"
 SIZES = {

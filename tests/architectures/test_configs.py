@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
+from maxserve.architectures.layers.config import ModelConfig
+from maxserve.architectures.layers.rope_config import RopeConfig
 from maxserve.core.errors import ModelError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.config import ModelConfig
-from maxserve.core.model.rope_config import RopeConfig
+from maxserve.core.registry.host import Host, PluginOptions
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",

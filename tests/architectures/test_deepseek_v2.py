@@ -9,7 +9,7 @@ from transformers import DeepseekV2Config
 
 from maxserve.architectures.deepseek_v2 import config
 from maxserve.core.errors import ModelError
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 
 def tiny(**changes: Any) -> DeepseekV2Config:

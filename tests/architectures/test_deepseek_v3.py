@@ -14,9 +14,9 @@ from torch import nn
 from transformers import DeepseekV3Config
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.fallback import read_spec
-from maxserve.core.model.folder import ModelFolder
-from maxserve.core.testing.architecture import ArchitectureChecks, Case, run_step
+from maxserve.core.loading.fallback import read_spec
+from maxserve.core.loading.folder import ModelFolder
+from maxserve.testing.architecture import ArchitectureChecks, Case, run_step
 
 
 def tiny(**changes: Any) -> DeepseekV3Config:

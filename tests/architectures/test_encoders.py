@@ -20,7 +20,7 @@ from transformers import (
 from maxserve.architectures.bert import config as bert_config
 from maxserve.architectures.bert import scoring_config
 from maxserve.core.errors import ModelError
-from maxserve.core.testing.encoder import EncoderChecks
+from maxserve.testing.encoder import EncoderChecks
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,

@@ -11,8 +11,8 @@ import pytest
 import transformers
 
 from maxserve.core.components import Architecture
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.testing.generic import generic_checks
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.testing.generic import generic_checks
 
 HOST = Host.discover(PluginOptions(autoload=False), strict=True)
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaConfig
 
 from maxserve.architectures import exaone
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 NAMES = (
     (r"^model\.embed_tokens\.", "transformer.wte."),

@@ -12,8 +12,8 @@ from PIL import Image as Pictures
 from maxserve.architectures import internvl_chat
 from maxserve.core.errors import ModelError
 from maxserve.core.interfaces import ImagesContext
-from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.testing.vision import tiny_tokenizer
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.testing.vision import tiny_tokenizer
 
 RAW: dict[str, Any] = {
     "architectures": ["InternVLChatModel"],

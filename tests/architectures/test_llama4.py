@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import Llama4Config, Llama4ForCausalLM, Llama4ForConditionalGeneration, Llama4TextConfig
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 SIZES = {
     "vocab_size": 67,

@@ -11,17 +11,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.plan import StepPlan
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.resolve import ModelFiles
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import ModelFiles
 from maxserve.core.nouns import Batch, Request, SamplingParams
-from maxserve.core.settings import resolve
-from maxserve.core.testing.architecture import randomised
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.testing.architecture import randomised
 
 ORIGINAL, LENGTH, VOCAB, PAGE = 48, 128, 101, 16
 FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5], "long_factor": [1.0, 1.5, 2, 3, 4, 6, 8, 9]}

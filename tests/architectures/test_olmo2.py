@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Olmo2Config
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 
 def tiny(**changes: Any) -> Olmo2Config:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Olmo3Config
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 
 def tiny(**changes: Any) -> Olmo3Config:

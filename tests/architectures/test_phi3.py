@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Phi3Config
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 
 def longrope(pairs: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Qwen3MoeConfig
 
-from maxserve.core.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureChecks
 
 
 def tiny(**changes: Any) -> Qwen3MoeConfig:

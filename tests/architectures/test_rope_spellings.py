@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from maxserve.core.testing.architecture import ArchitectureChecks, randomised, run_step
+from maxserve.testing.architecture import ArchitectureChecks, randomised, run_step
 
 SIZES: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

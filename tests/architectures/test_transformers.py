@@ -11,10 +11,10 @@ import transformers
 from torch import Tensor
 
 from maxserve.core.errors import ModelError
-from maxserve.core.model.folder import ModelFolder
-from maxserve.core.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.core.loading.folder import ModelFolder
 from maxserve.plugins.transformers.model import Model
 from maxserve.plugins.transformers.spec import Source, read, spec_of
+from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,

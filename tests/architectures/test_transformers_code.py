@@ -13,12 +13,12 @@ import torch
 import transformers.dynamic_module_utils
 
 import maxserve
+from maxserve.core.config import resolve
 from maxserve.core.errors import ModelError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.resolve import resolve_model
-from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.settings import resolve
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.text.tokenizer import Tokenizer
 
 RAN = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 CONFIGURATION = """

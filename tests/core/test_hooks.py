@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import ModelSource
-from maxserve.core.discovery.process import ProcessInfo
-from maxserve.core.settings import resolve
+from maxserve.core.components import ModelQuery, ModelSource
+from maxserve.core.config import resolve
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.registry.process import ProcessInfo
 
 Load = Callable[[str], Any]
 
@@ -18,7 +19,7 @@ import maxserve
 from unittest.mock import create_autospec
 from fastapi import APIRouter
 from maxserve import hookimpl
-from maxserve.core.contracts import PROTOCOLS
+from maxserve.core.registry.contracts import PROTOCOLS
 
 def built(kind):
     def build(context):
@@ -228,11 +229,23 @@ def maxserve_observers():
     assert host.build(host.observers.get("statsd"), "context").given == "context"
 
 
+def test_maxserve_engines(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_engines():
+    yield maxserve.Engine(name="acme", tasks=("classification",), build="acme.engine:build")
+""")
+    assert host.engines.get("acme").component.tasks == ("classification",)
+
+
+QUERY = ModelQuery(progress=NullProgress())
+
+
 def test_maxserve_model_source(load: Load) -> None:
     host = load("""
 @hookimpl
 def maxserve_model_source(ref):
     return maxserve.ModelSource(path="/models/acme") if ref == "acme/demo" else None
 """)
-    assert host.model_source("acme/demo") == ModelSource(path="/models/acme")
-    assert host.model_source("acme/other") is None
+    assert host.model_source("acme/demo", QUERY) == ModelSource(path="/models/acme")
+    assert host.model_source("acme/other", QUERY) is None

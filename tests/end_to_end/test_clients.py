@@ -14,7 +14,7 @@ import openai
 import pydantic
 import pytest
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 USER: Any = {"role": "user", "content": "Hi"}
 CITY: dict[str, Any] = {

@@ -14,7 +14,7 @@ import openai
 import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 from tests.conftest import ONE_THREAD
 
 TEXTS = ["the quick brown fox", "jumps", "over the lazy dog while the early bird catches the worm", "a b c"]

@@ -26,9 +26,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from maxserve import LLM
 from maxserve.core.errors import RequestError
-from maxserve.core.testing.architecture import randomised
-from maxserve.core.testing.live import LiveServer
-from maxserve.core.testing.vision import tiny_tokenizer
+from maxserve.testing.architecture import randomised
+from maxserve.testing.live import LiveServer
+from maxserve.testing.vision import tiny_tokenizer
 
 IMAGE, END = "<image>", "</s>"
 TEMPLATE = (
@@ -146,7 +146,7 @@ def expected(folder: Path, seeds: list[int], count: int) -> list[int]:
     """transformers' greedy tokens for the conversation of `asked`."""
     from transformers import AutoImageProcessor
 
-    from maxserve.core.model.tokenizer import Tokenizer
+    from maxserve.core.text.tokenizer import Tokenizer
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")

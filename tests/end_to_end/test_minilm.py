@@ -9,7 +9,7 @@ import numpy as np
 import openai
 from sentence_transformers import SentenceTransformer
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 SUBJECTS = ("A cat", "The committee", "My neighbour's old car", "An unusually long goods train", "The price of coffee")
 VERBS = ("sleeps", "has not been seen", "was mentioned twice in the report", "keeps changing", "is expected")

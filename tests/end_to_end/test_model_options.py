@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 NAME = "team/small-one"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -14,7 +14,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation import GenerationMode
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 BODIES = 2000
 EXAMPLES = 8  # for each operation

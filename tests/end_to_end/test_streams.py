@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 PROMPTS = 200
 WORDS = ("page", "日本語", "🙂", "Grüße", "fox", "the", "\n", "naïve", "क्षि", "cache")

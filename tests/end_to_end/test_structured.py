@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 SCHEMA = {
     "type": "object",

@@ -13,7 +13,7 @@ import openai
 import pydantic
 import pytest
 
-from maxserve.core.testing.live import LiveServer
+from maxserve.testing.live import LiveServer
 
 USER: Any = {"role": "user", "content": "Hi"}
 SCHEMA: dict[str, Any] = {

@@ -23,15 +23,15 @@ LIGHT = [
     "maxserve.core.interfaces",
     "maxserve.core.hookspecs",
     "maxserve.core.errors",
-    "maxserve.core.registry",
-    "maxserve.core.host",
-    "maxserve.core.settings",
-    "maxserve.core.settings.options",
+    "maxserve.core.registry.entries",
+    "maxserve.core.registry.host",
+    "maxserve.core.config",
+    "maxserve.core.config.options",
     "maxserve.core.cli.run",
     "maxserve.core.cli.serve",
-    "maxserve.core.cli.encode",
-    "maxserve.core.cli.generate",
-    "maxserve.core.testing",
+    "maxserve.plugins.embeddings.command",
+    "maxserve.plugins.commands.generate",
+    "maxserve.testing",
     *(module for _, module in BUILTINS),
 ]
 
@@ -70,7 +70,7 @@ def test_nothing_is_imported_by_a_bare_name(root: Path, sources: list[Path]) -> 
 
 def test_only_the_host_asks_pluggy_for_hooks(sources: list[Path], packages: dict[str, Path]) -> None:
     guilty = [str(file) for file in sources if re.search(r"\.hook\b", file.read_text(encoding="utf-8"))]
-    assert guilty == [str(packages["maxserve.core"] / "host.py")]
+    assert guilty == [str(packages["maxserve.core"] / "registry" / "host.py")]
 
 
 def test_declarations_and_the_command_line_are_light(light_import: Any) -> None:
@@ -84,12 +84,12 @@ def test_declarations_and_the_command_line_are_light(light_import: Any) -> None:
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["list"], ["list", "--json"], ["plugins"]])
 def test_commands_that_only_tell_are_light(light_import: Any, argv: list[str]) -> None:
     loaded = light_import("from maxserve.core.cli import main; main()", *argv)
-    assert "maxserve.core.host" in loaded
+    assert "maxserve.core.registry.host" in loaded
     assert "pydantic" not in loaded
     assert loaded & HEAVY == set()
 
 
 def test_help_of_serve_is_light(light_import: Any) -> None:
     loaded = light_import("from maxserve.core.cli import main; main()", "serve", "--help")
-    assert "maxserve.core.settings.options" in loaded
+    assert "maxserve.core.config.options" in loaded
     assert loaded & HEAVY == set()

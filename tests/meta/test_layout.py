@@ -13,7 +13,7 @@ import pytest
 
 AUTHORS_FILE = """
 from maxserve import Sampler, hookimpl
-from maxserve.core.host import Host
+from maxserve.core.registry.host import Host
 
 wrong: int = Sampler(name="a", build="b:c").name
 host: Host = Host.nothing_of_this_name
@@ -57,7 +57,7 @@ def editable(fresh_environment: Callable[[], Any], clean_copy: Callable[..., Pat
 class TestEditable:
     def test_it_is_a_path_and_no_finder(self, editable: Any, tmp_path: Path) -> None:
         assert [file.suffix for file in editable.packages.glob("__editable__*maxserve*")] == [".pth"]
-        where = editable.run("-c", "import maxserve.core.host as h; print(h.__file__)", cwd=tmp_path).strip()
+        where = editable.run("-c", "import maxserve.core.registry.host as h; print(h.__file__)", cwd=tmp_path).strip()
         assert where == str(editable.checkout / "src" / "maxserve" / "core" / "host.py")
         assert "scheduler" in editable.run("-m", "maxserve", "list", cwd=tmp_path)
 
@@ -78,7 +78,7 @@ class TestEditable:
 @pytest.mark.install
 def test_pytest_runs_in_a_bare_checkout(fresh_environment: Callable[[], Any], clean_copy: Callable[..., Path]) -> None:
     checkout = clean_copy()
-    tests = ["tests/core/test_registry.py", "tests/end_to_end/test_streams.py"]
+    tests = ["tests/core/registry/test_entries.py", "tests/end_to_end/test_streams.py"]
     told = fresh_environment().run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:maxserve", *tests, cwd=checkout
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maxserve.core.components import Sampler
 from maxserve.core.rows import Rows
-from maxserve.core.testing.sampler import SamplerChecks
+from maxserve.testing.sampler import SamplerChecks
 
 
 @dataclass(frozen=True, slots=True)

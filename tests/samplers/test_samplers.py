@@ -9,7 +9,6 @@ import torch
 
 from maxserve.core.interfaces import SamplerContext
 from maxserve.core.rows import Rows
-from maxserve.core.testing.sampler import SamplerChecks
 from maxserve.samplers import min_p, temperature, top_k, top_p
 from maxserve.samplers.allowed_token_ids import AllowedTokenIds
 from maxserve.samplers.bad_words import BadWords
@@ -22,6 +21,7 @@ from maxserve.samplers.repetition_penalty import RepetitionPenalty
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
 from maxserve.samplers.top_p import TopP
+from maxserve.testing.sampler import SamplerChecks
 
 VOCAB = 300
 CONTEXT = SamplerContext(vocab_size=VOCAB, device=torch.device("cpu"))

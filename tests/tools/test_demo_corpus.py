@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from maxserve.core.settings.catalog import catalog
-from maxserve.core.settings.unsupported import UNSUPPORTED
+from maxserve.core.config.catalog import catalog
+from maxserve.core.config.unsupported import UNSUPPORTED
 
 Tools = dict[str, ModuleType]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from maxserve.core.settings.catalog import catalog
-from maxserve.core.settings.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES, Unsupported, UnsupportedValue
+from maxserve.core.config.catalog import catalog
+from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES, Unsupported, UnsupportedValue
 
 FACTS = Path(__file__).parent / "facts"
 HELD_OUT = 0.06  # share of the paraphrases that only the evaluation sees

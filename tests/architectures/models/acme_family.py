@@ -3,7 +3,7 @@
 from torch import nn
 
 from maxserve import Architecture, WeightMap
-from maxserve.core.layers import Attention, DecoderModel, GatedMLP, RMSNorm
+from maxserve.architectures.layers import Attention, DecoderModel, GatedMLP, RMSNorm
 
 
 class Block(nn.Module):

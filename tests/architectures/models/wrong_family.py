@@ -3,9 +3,9 @@
 import torch
 
 from maxserve import Architecture, WeightMap
+from maxserve.architectures.layers import PreNormBlock
 from maxserve.architectures.llama import Model
 from maxserve.architectures.weight_maps import FUSED
-from maxserve.core.layers import PreNormBlock
 
 
 class TwistedBlock(PreNormBlock):

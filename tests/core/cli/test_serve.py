@@ -33,12 +33,12 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((settings, host))
         return 3
 
-    launch = ModuleType("maxserve.core.server.launch")
+    launch = ModuleType("maxserve.core.runtime.launch")
     launch.serve = serve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "maxserve.core.server.launch", launch)
-    import maxserve.core.server
+    monkeypatch.setitem(sys.modules, "maxserve.core.runtime.launch", launch)
+    import maxserve.core.runtime
 
-    monkeypatch.setattr(maxserve.core.server, "launch", launch, raising=False)
+    monkeypatch.setattr(maxserve.core.runtime, "launch", launch, raising=False)
     return calls
 
 

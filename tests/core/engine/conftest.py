@@ -24,7 +24,7 @@ from maxserve.core.engine.runner import Runner
 from maxserve.core.grouping import GroupedAttention
 from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext
 from maxserve.core.nouns import CacheLayer, Limits, Output, Turns
-from maxserve.core.registry import load_ref
+from maxserve.core.registry.entries import load_ref
 from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.schedulers import maxserve_schedulers

@@ -12,9 +12,9 @@ import torch
 
 from maxserve.core.components import LinearMethod
 from maxserve.core.engine.draw import Stage
-from maxserve.core.engine.kernels import Chooser
 from maxserve.core.errors import PluginError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.loading.kernels import Chooser
 from maxserve.core.nouns import Request, SamplingParams
 from maxserve.samplers.temperature import Temperature
 

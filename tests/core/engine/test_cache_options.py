@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from maxserve import CacheStrategy, hookimpl
+from maxserve.core.config import resolve
+from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.resolve import resolve_model
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.nouns import Request, SamplingParams
-from maxserve.core.settings import resolve
-from maxserve.core.settings.unsupported import refuse_unsupported
+from maxserve.core.registry.host import Host, PluginOptions
 
 Build = Callable[..., Engine]
 SMALL: dict[str, Any] = {"max_length": 128, "max_batch_size": 2, "kv_cache_page_size": 16}  # 16 pages in all

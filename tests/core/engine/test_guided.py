@@ -15,7 +15,7 @@ import pytest
 import maxserve
 from maxserve.core.errors import EngineError
 from maxserve.core.nouns import Constraint, Request, SamplingParams
-from maxserve.core.server import constraint_process
+from maxserve.plugins.api.constraints import process as constraint_process
 
 SCHEMA = json.dumps(
     {

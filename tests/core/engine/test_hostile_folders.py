@@ -15,7 +15,7 @@ import pytest
 
 import maxserve
 from maxserve.core.errors import RequestError, UsageError
-from maxserve.core.model import end_tokens
+from maxserve.core.text import end_tokens
 
 SOON = 60.0  # seconds, on a machine that others use too; each takes less than one of them
 

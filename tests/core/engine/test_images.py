@@ -17,20 +17,20 @@ from transformers import (
 )
 
 from maxserve import LLM
+from maxserve.core.config import Settings, resolve
 from maxserve.core.engine.images import PromptImages
 from maxserve.core.errors import ModelError, RequestError, SettingsError
-from maxserve.core.host import Host, PluginOptions
 from maxserve.core.interfaces import ReadsImages
-from maxserve.core.model.image_prompt import image_prompt
-from maxserve.core.model.images import image_reader
-from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.prompt_text import PromptText
-from maxserve.core.model.resolve import resolve_model
-from maxserve.core.model.tokenizer import Tokenizer
+from maxserve.core.loading.images import image_reader
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.nouns import Image, Numbers, Request, SamplingParams
-from maxserve.core.settings import Settings, resolve
-from maxserve.core.testing.architecture import randomised
-from maxserve.core.testing.vision import VisionChecks, tiny_tokenizer
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.vision.image_prompt import image_prompt
+from maxserve.testing.architecture import randomised
+from maxserve.testing.vision import VisionChecks, tiny_tokenizer
 
 TEXT: dict[str, Any] = {
     "hidden_size": 64,

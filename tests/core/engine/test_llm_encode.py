@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from maxserve import LLM
 from maxserve.core.errors import ModelError, RequestError, SettingsError
-from maxserve.core.host import Host, PluginOptions
+from maxserve.core.registry.host import Host, PluginOptions
 from tests.conftest import write_recipe
 
 TEXTS = [

@@ -4,7 +4,7 @@ import pytest
 
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.errors import RequestError
-from maxserve.core.host import Host, PluginOptions
+from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
 

@@ -23,15 +23,15 @@ from transformers import (
 )
 
 from maxserve import CacheStrategy, hookimpl
+from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
-from maxserve.core.engine.kernels import CompiledLayer
 from maxserve.core.engine.loop import Engine
 from maxserve.core.errors import PluginError
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.progress import NullProgress
-from maxserve.core.model.resolve import resolve_model
+from maxserve.core.loading.kernels import CompiledLayer
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.nouns import Request, SamplingParams
-from maxserve.core.settings import resolve
+from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.cache.paged import PagedCache
 from tests.conftest import write_tokenizer
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.engine import worker
-from maxserve.core.engine.worker import PAUSE, REST, Loop
-from maxserve.core.ipc.messages import Outputs, ResetPrefixCache, Shutdown, Submit
 from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.runtime import worker
+from maxserve.core.runtime.messages import Outputs, ResetPrefixCache, Shutdown, Submit
+from maxserve.core.runtime.worker import PAUSE, REST, Loop
 
 
 class Channel:

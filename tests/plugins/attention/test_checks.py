@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.testing import AttentionChecks
+from maxserve.testing import AttentionChecks
 
 
 class TestTorch(AttentionChecks):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.llama import Model
-from maxserve.core.model.config import from_transformers
-from maxserve.core.testing.architecture import TinyCache, randomised, run_step
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.paged import PagedAttention
+from maxserve.testing.architecture import TinyCache, randomised, run_step
 
 TYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn]
 STEP = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float8_e4m3fn: 2.0**-4}  # largest relative rounding

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
+from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.llama import Model
 from maxserve.core.computing import AttentionContext
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.config import from_transformers
 from maxserve.core.nouns import Batch, CacheLayer
-from maxserve.core.testing.architecture import PlainAttention, TinyCache, make_batch, randomised, run_step
+from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.paged import BLOCK, PagedAttention
 from maxserve.plugins.attention.plan import Sight, shares
+from maxserve.testing.architecture import PlainAttention, TinyCache, make_batch, randomised, run_step
 
 HEADS, KV_HEADS, DIM, PAGE = 6, 2, 16, 8
 

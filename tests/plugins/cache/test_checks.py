@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from maxserve.core.components import CacheStrategy
 from maxserve.core.interfaces import Cache, CacheContext
-from maxserve.core.testing.cache import CacheStrategyChecks
 from maxserve.plugins.cache.paged import PagedCache, WindowedCache
+from maxserve.testing.cache import CacheStrategyChecks
 
 Tokens = NDArray[np.int64]
 

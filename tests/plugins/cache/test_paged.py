@@ -15,10 +15,10 @@ from maxserve.core.components import CacheStrategy
 from maxserve.core.errors import SettingsError
 from maxserve.core.interfaces import CacheContext, EvictionPolicy
 from maxserve.core.nouns import Node
-from maxserve.core.testing.cache import CacheStrategyChecks
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
 from maxserve.plugins.cache.policies import POLICIES, FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
+from maxserve.testing.cache import CacheStrategyChecks
 
 Make = Callable[..., PagedCache]
 

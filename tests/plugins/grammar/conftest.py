@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.grammars import GrammarCompiler, GrammarContext, Matcher
-from maxserve.core.testing.grammar import EOS, VOCABULARY, allowed
 from maxserve.plugins.grammar import llguidance, outlines
+from maxserve.testing.grammar import EOS, VOCABULARY, allowed
 
 LONGEST = 4_000  # bytes of a text
 CLOSERS = {2 + ord(char) for char in '"}],'}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from maxserve.core.testing import GrammarBackendChecks
+from maxserve.testing import GrammarBackendChecks
 
 PERSON = {
     "type": "object",

@@ -19,7 +19,7 @@ from jsonschema.validators import validator_for
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, HttpUrl, Json, SecretStr
 
 from maxserve.core.grammars import GrammarCompiler, Matcher
-from maxserve.core.testing.grammar import written
+from maxserve.testing.grammar import written
 
 
 class Color(Enum):

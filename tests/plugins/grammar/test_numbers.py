@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.core.grammars import GrammarCompiler
-from maxserve.core.testing.grammar import written
 from maxserve.plugins.grammar.lowering import lowered
 from maxserve.plugins.grammar.numbers import Bounds, decimal_of
 from maxserve.plugins.grammar.schema import checked
+from maxserve.testing.grammar import written
 
 NEAR = [sign * Decimal(size) for size in ("0", "1", "0.1", "0.01", "0.0001", "10", "1000") for sign in (1, -1)]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.core.grammars import GrammarCompiler, Matcher
-from maxserve.core.testing.grammar import written
 from maxserve.plugins.grammar import regex
+from maxserve.testing.grammar import written
 
 LITERALS = [
     "a",

@@ -14,9 +14,9 @@ from jsonschema import Draft202012Validator
 
 from maxserve.core.errors import GrammarUnsupported
 from maxserve.core.grammars import GrammarCompiler, Matcher
-from maxserve.core.testing.grammar import written
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.schema_regex import schema_regex
+from maxserve.testing.grammar import written
 
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-99, 99), st.sampled_from(["", "é", 'q"', "\\", "a\nb"])),

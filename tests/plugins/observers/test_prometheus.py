@@ -10,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import maxserve.plugins.observers as declared
+from maxserve.core.config import Settings
+from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import (
     BATCH_SIZE_EDGES,
     ITERATION_TOKENS_EDGES,
@@ -19,8 +21,6 @@ from maxserve.core.interfaces import (
     StepStats,
 )
 from maxserve.core.nouns import CacheSizes
-from maxserve.core.server.app import create_app
-from maxserve.core.settings import Settings
 from maxserve.plugins.observers.metrics import router
 from maxserve.plugins.observers.prometheus import Prometheus
 

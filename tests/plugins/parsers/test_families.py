@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ToolContext
-from maxserve.core.testing.parsers import ToolParserChecks
+from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers.kimi_k2 import KimiK2
+from maxserve.testing.parsers import ToolParserChecks
 
 
 def tool(name: str, **properties: Any) -> Tool:

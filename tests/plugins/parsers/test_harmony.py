@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import pytest
 
-from maxserve.core.answers.reading import AnswerReader
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ReasoningContext, ToolContext
-from maxserve.core.testing.parsers import Gathered, ReasoningParserChecks, ToolParserChecks, gathered
+from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers.harmony import HarmonyCalls, HarmonyReasoning
+from maxserve.testing.parsers import Gathered, ReasoningParserChecks, ToolParserChecks, gathered
 
 TOOLS = (Tool(name="weather"), Tool(name="now"))
 PROMPT = "<|start|>user<|message|>Hi<|end|><|start|>assistant"

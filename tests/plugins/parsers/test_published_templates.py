@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.answers.parsers import Parsers, choose_parsers
-from maxserve.core.answers.reading import AnswerReader
-from maxserve.core.host import Host, PluginOptions
-from maxserve.core.model.chat_template import ChatTemplate
+from maxserve.core.config import resolve
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ReasoningContext, ToolContext
-from maxserve.core.registry import load_ref
-from maxserve.core.settings import resolve
-from maxserve.core.testing.parsers import gathered
+from maxserve.core.registry.entries import load_ref
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
+from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
+from maxserve.testing.parsers import gathered
 
 FOLDER = Path(__file__).parent / "templates"
 CLAIMS = {  # by template: its parsers of calls and of reasoning

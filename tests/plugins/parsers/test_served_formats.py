@@ -13,11 +13,13 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import ServerContext
-from maxserve.core.model.chat_template import ChatTemplate
-from maxserve.core.model.tokenizer import Tokenizer
-from maxserve.core.server.app import create_app
-from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.openai.router import router
+from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
+from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     ScriptedEngine,
     anyio_backend,
     context,
@@ -25,8 +27,6 @@ from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
     host,
     recorder,
 )
-from maxserve.plugins.openai.router import router
-from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from tests.plugins.parsers.test_published_templates import OSLO, SHOWN, USER, WROTE, source
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ import pytest
 
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ReasoningContext
-from maxserve.core.testing.parsers import ReasoningParserChecks, gathered
 from maxserve.plugins.parsers.think import Think
+from maxserve.testing.parsers import ReasoningParserChecks, gathered
 
 
 class TestThink(ReasoningParserChecks):

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from maxserve.core.answers.call_arguments import CallArguments
 from maxserve.core.nouns import Tool
 from maxserve.core.reading import ToolContext
-from maxserve.core.testing.parsers import ToolParserChecks, gathered
+from maxserve.plugins.api.common.call_arguments import CallArguments
 from maxserve.plugins.parsers import maxserve_tool_parsers
 from maxserve.plugins.parsers.mistral import Mistral
+from maxserve.testing.parsers import ToolParserChecks, gathered
 
 TOOLS = (
     Tool(name="get_weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}}),
@@ -349,7 +349,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize(("name", "template"), TEMPLATES.items())
 def test_a_template_tells_how_its_model_writes_calls(name: str, template: str) -> None:
-    from maxserve.core.registry import load_ref
+    from maxserve.core.registry.entries import load_ref
 
     scores: dict[str, Any] = {p.name: load_ref(p.recognises)(template) for p in maxserve_tool_parsers() if p.recognises}
     assert max(scores, key=scores.__getitem__) == name

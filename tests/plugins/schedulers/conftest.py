@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.nouns import Limits
-from maxserve.core.testing.simulation import Arrival, SimulatedEngine
+from maxserve.testing.simulation import Arrival, SimulatedEngine
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from maxserve.core.components import Scheduler
 from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
-from maxserve.core.testing.scheduler import SchedulerChecks
 from maxserve.plugins.schedulers.continuous import Continuous
+from maxserve.testing.scheduler import SchedulerChecks
 
 
 class Starves(Continuous):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from maxserve.core.scheduling import SchedulerContext
-from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import SimulatedEngine
 from maxserve.plugins.schedulers.continuous import Continuous
+from maxserve.testing.scheduler import SchedulerChecks
+from maxserve.testing.simulation import SimulatedEngine
 
 House = Callable[..., SimulatedEngine]
 

@@ -11,10 +11,10 @@ import pytest
 
 from maxserve.core.nouns import Limits
 from maxserve.core.scheduling import SchedulerContext
-from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.plugins.schedulers.fair import Config, Fair
+from maxserve.testing.scheduler import SchedulerChecks
+from maxserve.testing.simulation import Arrival, SimulatedEngine
 
 House = Callable[..., SimulatedEngine]
 

@@ -10,9 +10,9 @@ import pytest
 
 from maxserve.core.nouns import Turns
 from maxserve.core.scheduling import SchedulerContext
-from maxserve.core.testing.scheduler import SchedulerChecks
-from maxserve.core.testing.simulation import Arrival, SimulatedEngine
 from maxserve.plugins.schedulers.tts import TakingTurns
+from maxserve.testing.scheduler import SchedulerChecks
+from maxserve.testing.simulation import Arrival, SimulatedEngine
 
 House = Callable[..., SimulatedEngine]
 

@@ -19,7 +19,7 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces import CacheContext, ModelInfo
 from maxserve.core.nouns import Limits, Output, Request, SamplingParams, Turns
-from maxserve.core.registry import load_ref
+from maxserve.core.registry.entries import load_ref
 from maxserve.core.rows import Rows
 from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache.paged import PagedCache

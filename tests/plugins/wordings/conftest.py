@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import ServerContext
-from maxserve.core.server.app import create_app
-from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
+from maxserve.plugins.api.anthropic.router import router as anthropic
+from maxserve.plugins.api.kserve.router import router as kserve
+from maxserve.plugins.api.openai.router import router as openai
+from maxserve.plugins.api.sagemaker.router import router as sagemaker
+from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     anyio_backend,
     client,
     context,
@@ -19,10 +23,6 @@ from maxserve.core.testing.scripted import (  # noqa: F401 (fixtures)
     server,
     tokenizer,
 )
-from maxserve.plugins.anthropic.router import router as anthropic
-from maxserve.plugins.kserve.router import router as kserve
-from maxserve.plugins.openai.router import router as openai
-from maxserve.plugins.sagemaker.router import router as sagemaker
 
 ROUTERS = {"openai": openai, "anthropic": anthropic, "kserve": kserve, "sagemaker": sagemaker}
 

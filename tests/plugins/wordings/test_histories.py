@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import ServerContext
-from maxserve.core.model.chat_template import ChatTemplate
-from maxserve.core.server.app import create_app
-from maxserve.core.testing.scripted import ScriptedEngine
-from maxserve.plugins.anthropic.router import router as anthropic_router
-from maxserve.plugins.openai.router import router as openai_router
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.anthropic.router import router as anthropic_router
+from maxserve.plugins.api.openai.router import router as openai_router
+from maxserve.testing.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import ServerContext
-from maxserve.core.model.chat_template import ChatTemplate
-from maxserve.core.server.app import create_app
+from maxserve.core.text.chat_template import ChatTemplate
 from tests.plugins.wordings.conftest import ROUTERS
 
 pytestmark = pytest.mark.anyio

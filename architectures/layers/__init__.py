@@ -1,0 +1,73 @@
+"""The bricks that model families are built from, and the configs they read; imported when they are asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maxserve.architectures.layers.attention import Attention, WholeNormAttention
+    from maxserve.architectures.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
+    from maxserve.architectures.layers.config import from_transformers
+    from maxserve.architectures.layers.decoder import DecoderModel
+    from maxserve.architectures.layers.encoder import EncoderModel
+    from maxserve.architectures.layers.mla import LatentAttention
+    from maxserve.architectures.layers.mlp import GatedMLP
+    from maxserve.architectures.layers.moe import Experts, Mixture
+    from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
+    from maxserve.architectures.layers.rotary import LayerTurns, Rotary, RotaryBatch
+    from maxserve.core.loading.linear import Embedding, Linear
+
+__all__ = [
+    "Attention",
+    "DecoderModel",
+    "Embedding",
+    "EncoderModel",
+    "ExpertLinear",
+    "Experts",
+    "GatedMLP",
+    "LatentAttention",
+    "LayerNorm",
+    "LayerTurns",
+    "Linear",
+    "Mixture",
+    "OffsetRMSNorm",
+    "PostNormBlock",
+    "PreNormBlock",
+    "RMSNorm",
+    "Rotary",
+    "RotaryBatch",
+    "SandwichBlock",
+    "WholeNormAttention",
+    "from_transformers",
+]
+
+LAZY = {
+    "Attention": "maxserve.architectures.layers.attention",
+    "DecoderModel": "maxserve.architectures.layers.decoder",
+    "Embedding": "maxserve.core.loading.linear",
+    "EncoderModel": "maxserve.architectures.layers.encoder",
+    "ExpertLinear": "maxserve.core.loading.expert_linear",
+    "Experts": "maxserve.architectures.layers.moe",
+    "GatedMLP": "maxserve.architectures.layers.mlp",
+    "LatentAttention": "maxserve.architectures.layers.mla",
+    "LayerNorm": "maxserve.architectures.layers.norm",
+    "LayerTurns": "maxserve.architectures.layers.rotary",
+    "Linear": "maxserve.core.loading.linear",
+    "Mixture": "maxserve.architectures.layers.moe",
+    "OffsetRMSNorm": "maxserve.architectures.layers.norm",
+    "PostNormBlock": "maxserve.architectures.layers.block",
+    "PreNormBlock": "maxserve.architectures.layers.block",
+    "RMSNorm": "maxserve.architectures.layers.norm",
+    "Rotary": "maxserve.architectures.layers.rotary",
+    "RotaryBatch": "maxserve.architectures.layers.rotary",
+    "SandwichBlock": "maxserve.architectures.layers.block",
+    "WholeNormAttention": "maxserve.architectures.layers.attention",
+    "from_transformers": "maxserve.architectures.layers.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""How are heads turned where positions have several axes (time, height, width)? Multimodal rope, arXiv:2409.12191."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures.layers.config import ModelConfig
+from maxserve.architectures.layers.rotary import Rotary, RotaryBatch
+from maxserve.core.errors import ModelError
+from maxserve.core.nouns import Batch
+
+_OF_A_BATCH = tuple(field.name for field in fields(Batch))
+
+
+def in_sections(sections: Sequence[int]) -> list[int]:
+    """The axis of each frequency, where every axis has a run of them."""
+    return [axis for axis, count in enumerate(sections) for _ in range(count)]
+
+
+def interleaved(sections: Sequence[int]) -> list[int]:
+    """The axis of each frequency, where the axes take turns as far as their number reaches; the rest is the first's."""
+    axes, count = [0] * sum(sections), len(sections)
+    for axis in range(1, count):
+        for index in range(axis, sections[axis] * count, count):
+            axes[index] = axis
+    return axes
+
+
+class AxisTurns(nn.Module):
+    """Turns every layer's heads alike, each frequency by the place on its axis: LayerTurns for such models.
+
+    Tokens without places lie at their position on every axis.
+    """
+
+    def __init__(self, config: ModelConfig, axes: Sequence[int]) -> None:
+        super().__init__()
+        if len(axes) != config.rope_dim // 2:
+            raise ModelError(
+                f"config.json: 'mrope_section' divides {len(axes)} frequencies, but a head has {config.rope_dim // 2}"
+            )
+        self.rotary, self.layers, self.axes = Rotary(config), config.layers, tuple(axes)
+
+    def prepare(self, device: torch.device) -> None:
+        """Computes the table on `device`."""
+        self.rotary.prepare(device)
+
+    def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
+        """The batch for each layer."""
+        turned = self.rotary(batch, dtype) if batch.places is None else self._turned(batch, batch.places, dtype)
+        return [turned] * self.layers
+
+    def _turned(self, batch: Batch, places: Tensor, dtype: torch.dtype) -> RotaryBatch:
+        table = self.rotary.table
+        found = table.index_select(0, places.flatten()).view(*places.shape, 2, -1)  # [axes, T, cos or sin, width / 2]
+        frequencies = torch.arange(found.shape[-1], device=table.device)
+        cos, sin = found[list(self.axes), :, :, frequencies].permute(2, 1, 0).to(dtype)[:, :, None]
+        return RotaryBatch(
+            **{name: getattr(batch, name) for name in _OF_A_BATCH},
+            cos=torch.cat((cos, cos), dim=-1),
+            sin=torch.cat((-sin, sin), dim=-1),
+        )

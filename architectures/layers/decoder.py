@@ -1,0 +1,68 @@
+"""How do blocks make a language model?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures.layers.config import ModelConfig
+from maxserve.architectures.layers.norm import RMSNorm
+from maxserve.architectures.layers.rotary import GivesTurns, LayerTurns
+from maxserve.core.loading.linear import Embedding, Linear
+from maxserve.core.nouns import Batch
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and last norm, under the names checkpoints use."""
+
+    def __init__(self, config: ModelConfig, block: type[nn.Module], norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(block(config, layer) for layer in range(config.layers))
+        self.norm = norm(config.dim, config.eps)
+
+
+class DecoderModel(nn.Module):
+    """A decoder-only language model; a subclass says which `Block` it is made of, and which `Norm` is its last.
+
+    A block is built with (config, layer number) and called with the hidden states [T, dim] and the batch, whose
+    `turn` gives queries and keys their positions and whose `attend` is the way to the cache. Build it on the meta
+    device, load, then call `prepare`.
+    """
+
+    Block: ClassVar[type[nn.Module]]
+    Norm: ClassVar[type[nn.Module]] = RMSNorm
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config, self.Block, self.Norm)
+        self.lm_head = Linear(config.dim, config.vocab_size)
+        if config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.rotary: GivesTurns = LayerTurns(config)
+
+    def prepare(self) -> None:
+        """Computes what no checkpoint holds; called once, when the weights are on their device."""
+        devices = (parameter.device for parameter in self.parameters())  # none, if a method keeps all the weights
+        self.rotary.prepare(next(devices, torch.device("cpu")))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What goes into the first block, [T, dim]."""
+        out: Tensor = self.model.embed_tokens(batch.input_ids)
+        return out
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states after the last norm, [T, dim]."""
+        x = self.embed(batch)
+        for block, turning in zip(self.model.layers, self.rotary(batch, x.dtype), strict=True):
+            x = block(x, turning)
+        out: Tensor = self.model.norm(x)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, dim] to [rows, vocab_size]."""
+        out: Tensor = self.lm_head(hidden)
+        return out

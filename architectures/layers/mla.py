@@ -1,0 +1,94 @@
+"""How does attention work over one latent vector a token? Multi-head latent attention, arXiv 2405.04434, 2.1.
+
+Keys and values of all heads are products of the latent vector. They are never made: what would multiply the latent
+vector multiplies queries before, and outcomes after, so a token keeps and shows the others its latent vector alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures.layers.indexer import Indexer
+from maxserve.architectures.layers.latent_config import LatentConfig
+from maxserve.architectures.layers.norm import RMSNorm
+from maxserve.architectures.layers.rotary import RotaryBatch
+from maxserve.core.loading.linear import Linear, weight
+
+EPS = 1e-6  # of the norms inside, whatever the model's other norms have
+
+
+class HeadsFromLatent(nn.Module):
+    """What makes keys and values of the latent vector: a weight [heads * (still_dim + value_dim), kv_rank]."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        self.heads, self.still_dim = config.heads, config.still_dim
+        self.weight = weight(config.heads * (config.still_dim + config.value_dim), config.kv_rank)
+
+    def _parts(self) -> Tensor:
+        return self.weight.view(self.heads, -1, self.weight.shape[1])
+
+    def to_latent(self, q: Tensor) -> Tensor:
+        """Queries [T, heads, still_dim] for keys as queries for latent vectors, [T, heads, kv_rank]."""
+        return torch.bmm(q.transpose(0, 1), self._parts()[:, : self.still_dim]).transpose(0, 1)
+
+    def to_values(self, seen: Tensor) -> Tensor:
+        """Sums of latent vectors [T, heads, kv_rank] as sums of values, [T, heads, value_dim]."""
+        return torch.bmm(seen.transpose(0, 1), self._parts()[:, self.still_dim :].transpose(1, 2)).transpose(0, 1)
+
+
+class LatentAttention(nn.Module):
+    """Causal attention over latent vectors, under the names that DeepSeek's checkpoints use."""
+
+    def __init__(self, config: LatentConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        q_size = config.heads * (config.still_dim + config.turned_dim)
+        if config.q_rank is None:
+            self.q_proj = Linear(config.dim, q_size)
+        else:
+            self.q_a_proj = Linear(config.dim, config.q_rank, bias=config.attention_bias)
+            self.q_a_layernorm = RMSNorm(config.q_rank, EPS)
+            self.q_b_proj = Linear(config.q_rank, q_size)
+        kept = config.kv_rank + config.turned_dim
+        self.kv_a_proj_with_mqa = Linear(config.dim, kept, bias=config.attention_bias)
+        self.kv_a_layernorm = RMSNorm(config.kv_rank, EPS)
+        self.kv_b_proj = HeadsFromLatent(config)
+        self.indexer = Indexer(config) if config.index_top else None
+        self.o_proj = Linear(config.heads * config.value_dim, config.dim, bias=config.o_bias)
+
+    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+        """[T, dim] to [T, dim]."""
+        config = self.config
+        low = x if config.q_rank is None else self.q_a_layernorm(self.q_a_proj(x))
+        queries: Tensor = self._queries(low)
+        still, turned = queries[..., : config.still_dim], queries[..., config.still_dim :]
+        kept: Tensor = self.kv_a_proj_with_mqa(x)
+        latent, key = kept[:, : config.kv_rank], kept[:, config.kv_rank :]
+        q = torch.cat((self.kv_b_proj.to_latent(still), self._turn(turned, batch)), dim=-1)
+        k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._turn(key[:, None], batch)), dim=-1)
+        if self.indexer is None:
+            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
+        else:
+            found, index = self.indexer(x, low, batch)
+            q, k = nn.functional.pad(q, (0, config.index_dim)), torch.cat((k, found), dim=-1)
+            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank], index=index)
+        out: Tensor = self.o_proj(self.kv_b_proj.to_values(seen).flatten(1))
+        return out
+
+    def _queries(self, low: Tensor) -> Tensor:
+        """[T, heads, still_dim + turned_dim] of what they are made of, the hidden state or something lower."""
+        out: Tensor = self.q_proj(low) if self.config.q_rank is None else self.q_b_proj(low)
+        return out.view(low.shape[0], self.config.heads, self.config.still_dim + self.config.turned_dim)
+
+    def _turn(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+        return batch.turn(halves(x) if self.config.interleaved else x)
+
+
+def halves(x: Tensor) -> Tensor:
+    """Neighbouring pairs on the last axis as pairs of its halves, which is how `turn` has them.
+
+    Scores do not change where the entries of queries and of keys change places alike.
+    """
+    return torch.cat((x[..., ::2], x[..., 1::2]), dim=-1)

@@ -1,0 +1,155 @@
+"""Do the settings go together? What one field alone cannot tell."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+from maxserve.core.config.choices import gpu_numbers
+from maxserve.core.config.sections import CheckpointSettings, Settings
+from maxserve.core.config.task_args import read_audio_arguments
+from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
+from maxserve.core.errors import SettingsError
+
+log = logging.getLogger("maxserve.settings")
+
+SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's address on Linux, without the closing zero
+
+
+def check(settings: Settings) -> Settings:
+    """The settings, adjusted where a value can only mean another; SettingsError when two contradict each other."""
+    settings = _model_from_weight_path(settings)
+    settings = _adjust_scheduling(settings)
+    settings = _adjust_server(settings)
+    _check_checkpoint(settings.model, "--")
+    if settings.draft_model.model_path:
+        _check_checkpoint(settings.draft_model, "--draft-")
+    else:
+        _refuse_draft_options(settings.chosen - UNSUPPORTED_PATHS)
+    _check_chat_template(settings.model.chat_template)
+    _check_task(settings)
+    _check_cache(settings)
+    if settings.server.zmq_endpoint_base is not None:
+        check_endpoint(settings.server.zmq_endpoint_base)
+    return settings
+
+
+def _replace(settings: Settings, section: str, **changes: Any) -> Settings:
+    changed = getattr(settings, section).model_copy(update=changes)
+    return settings.model_copy(update={section: changed})
+
+
+def _model_from_weight_path(settings: Settings) -> Settings:
+    """Weights without a model: org/repo/file says which repository they belong to."""
+    model = settings.model
+    if not model.weight_path or "model.model_path" in settings.chosen:
+        return settings
+    for path in model.weight_path:
+        parts = path.split("/")
+        if len(parts) >= 3 and all(parts[:2]) and not Path(path).expanduser().exists():
+            repository = "/".join(parts[:2])
+            log.info("--weight-path %s: the model is %s", path, repository)
+            return _replace(settings, "model", model_path=repository)
+    raise SettingsError(
+        f"--weight-path {model.weight_path[0]}: these weights do not say which model they are of; give --model-path"
+    )
+
+
+def _adjust_scheduling(settings: Settings) -> Settings:
+    scheduling = settings.scheduling
+    if scheduling.max_num_steps == 0:
+        raise SettingsError("--max-num-steps: expected at least 1, or -1 for the best value, not 0")
+    if scheduling.enable_overlap_scheduler and scheduling.max_num_steps > 1:
+        raise SettingsError(
+            f"--enable-overlap-scheduler looks at the requests before every step and --max-num-steps "
+            f"{scheduling.max_num_steps} only after so many; drop one of them"
+        )
+    total, length = scheduling.max_batch_total_tokens, settings.model.max_length
+    if total is not None and length is not None and total < length:
+        raise SettingsError(
+            f"--max-batch-total-tokens {total} is less than --max-length {length}, so a request of full length could "
+            "never run; raise the one or lower the other"
+        )
+    if scheduling.max_batch_size is not None and scheduling.max_batch_size > scheduling.max_batch_input_tokens:
+        log.info(
+            "--max-batch-size %d is more than --max-batch-input-tokens and is lowered to %d",
+            scheduling.max_batch_size,
+            scheduling.max_batch_input_tokens,
+        )
+        return _replace(settings, "scheduling", max_batch_size=scheduling.max_batch_input_tokens)
+    return settings
+
+
+def _adjust_server(settings: Settings) -> Settings:
+    if settings.server.sim_failure <= 100:
+        return settings
+    log.info("--sim-failure %d is more than every step and is lowered to 100", settings.server.sim_failure)
+    return _replace(settings, "server", sim_failure=100)
+
+
+def _check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
+    cast = "allow-safetensors-weights-fp32-bf6-bidirectional-cast"
+    if model.allow_safetensors_weights_fp32_bf6_bidirectional_cast and model.quantization_encoding is None:
+        raise SettingsError(f"{prefix}{cast}: cast to what? Give {prefix}quantization-encoding float32 or bfloat16")
+    devices = max(1, len(gpu_numbers(model.devices)))
+    if model.data_parallel_degree not in (1, devices):
+        raise SettingsError(
+            f"{prefix}data-parallel-degree {model.data_parallel_degree}: expected 1 or the number of devices, which "
+            f"is {devices} ({prefix}devices {model.devices})"
+        )
+
+
+def _refuse_draft_options(chosen: Set[str]) -> None:
+    """Options that have no feature yet are left to `refuse_unsupported`, which has better advice."""
+    keys = sorted(path.removeprefix("draft_model.") for path in chosen if path.startswith("draft_model."))
+    if keys:
+        flags = ", ".join("--draft-" + key.replace("_", "-") for key in keys)
+        raise SettingsError(f"{flags}: there is no draft model; give --draft-model-path too")
+
+
+def _check_chat_template(path: str | None) -> None:
+    if path is not None and not Path(path).expanduser().is_file():
+        raise SettingsError(f"--chat-template {path}: there is no such file")
+
+
+def _check_task(settings: Settings) -> None:
+    model = settings.model
+    if model.task == "audio_generation":
+        read_audio_arguments(model.task_arg)
+    elif model.task_arg:
+        log.warning("--task-arg %s means nothing to --task %s, which takes no arguments", model.task_arg[0], model.task)
+
+
+def _check_cache(settings: Settings) -> None:
+    cache = settings.kv_cache
+    if cache.enable_kvcache_swapping_to_host and not cache.enable_prefix_caching:
+        raise SettingsError(
+            "--enable-kvcache-swapping-to-host keeps cached prefixes, and --no-enable-prefix-caching leaves none; drop "
+            "one of them"
+        )
+    if "kv_cache.host_kvcache_swap_space_gb" in settings.chosen and not cache.enable_kvcache_swapping_to_host:
+        log.warning(
+            "--host-kvcache-swap-space-gb %g means nothing without --enable-kvcache-swapping-to-host",
+            cache.host_kvcache_swap_space_gb,
+        )
+
+
+def check_endpoint(base: str) -> None:
+    """Refuses a base that no ZMQ address can begin with."""
+    flag = f"--zmq-endpoint-base {base}"
+    scheme, _, rest = base.partition("://")
+    if scheme == "inproc":
+        raise SettingsError(f"{flag}: inproc:// cannot join two processes; use ipc://PATH or tcp://HOST:PORT")
+    if scheme not in ("tcp", "ipc") or "://" not in base:
+        raise SettingsError(f"{flag}: expected ipc://PATH or tcp://HOST:PORT")
+    if scheme == "tcp":
+        found = re.fullmatch(r"(?:\[[^\]]+\]|[^:]+):(\d+)", rest)
+        if not found or not 1 <= int(found[1]) <= 65535:
+            raise SettingsError(f"{flag}: expected tcp://HOST:PORT with a port from 1 to 65535")
+    elif not rest:
+        raise SettingsError(f"{flag}: expected a path after ipc://")
+    if scheme == "ipc" and len(rest.encode()) > SOCKET_PATH_LIMIT:
+        raise SettingsError(f"{flag}: the path is longer than the {SOCKET_PATH_LIMIT} bytes a socket's may have")

@@ -1,0 +1,246 @@
+"""Click options made from the catalog, and help in pages: the common ones first, then section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.choices import Choice
+from maxserve.core.config.sections import PluginSection
+from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
+from maxserve.core.registry.entries import nearest
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic before click 8.4
+
+REGISTRIES = {
+    "scheduling.scheduler": "schedulers",
+    "kv_cache.cache_strategy": "cache_strategies",
+    "model.attention_backend": "attention_backends",
+    "model.linear_method": "linear_methods",
+    "model.layer_compiler": "layer_compilers",
+    "sampling.structured_output_backend": "grammar_backends",
+    "server.tool_parser": "tool_parsers",
+    "server.reasoning_parser": "reasoning_parsers",
+}
+"""Where the names of an option are registered, by the registry's name in the host, which is a context's `obj`."""
+
+HELP_WIDTH = 110  # columns that help takes at most
+COMMON_PAGE, ALL = "common", "all"
+LATER = "Not supported yet"
+COMMON = (
+    "model.model_path",
+    "model.served_model_name",
+    "server.host",
+    "server.port",
+    "server.api_key",
+    "model.devices",
+    "model.max_length",
+    "scheduling.max_batch_size",
+    "kv_cache.device_memory_utilization",
+    "model.quantization_encoding",
+    "model.chat_template",
+    "server.tool_parser",
+    "server.reasoning_parser",
+    "model.trust_remote_code",
+    "files.config_file",
+    "plugins.plugin",
+    "plugins.custom_architectures",
+)
+"""The options of the first page, in its order."""
+
+
+class SettingType(_ParamType):
+    """Reads values with the option's own rules; what they refuse is a usage error."""
+
+    def __init__(self, option: Choosable) -> None:
+        self.option = option
+        self.name = option.metavar or option.shape.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.option.shape.read_one(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names of a closed set, those that plugins register, or files."""
+        if self.name == "FILE":
+            return [CompletionItem(incomplete, type="file")]
+        reader = self.option.shape.reader
+        names = set(reader.names) if isinstance(reader, Choice) else set()
+        registry = REGISTRIES.get(self.option.path)
+        names.update(getattr(ctx.obj, registry).names() if registry is not None and ctx.obj is not None else ())
+        return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+class SettingOption(click.Option):
+    """An option that stays unset when it is not typed; `title` names the section it belongs to."""
+
+    def __init__(self, declarations: Sequence[str], *, title: str, option: Choosable, **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.title = title
+        self.option = option
+
+    @property
+    def page(self) -> str:
+        """What to type after --help for the page that this option is on."""
+        return page_of(self.option)
+
+
+class GroupedCommand(click.Command):
+    """A command with more settings than fit on a screen: help shows the common ones, `--help SECTION` the others."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        def show(ctx: click.Context, param: click.Parameter, page: str | None) -> None:
+            if page is None or ctx.resilient_parsing:
+                return
+            ctx.meta[PAGE] = self._known_page(ctx, page)
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+
+        return click.Option(
+            ["-h", "--help"],
+            is_flag=False,
+            flag_value=COMMON_PAGE,
+            metavar="[SECTION]",
+            is_eager=True,
+            expose_value=False,
+            callback=show,
+            help=f"Show this page, that of a section, or {ALL} of them.",
+        )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        page = ctx.meta.get(PAGE, COMMON_PAGE)
+        settings = [param for param in self.get_params(ctx) if isinstance(param, SettingOption)]
+        for title, rows in self._blocks(ctx, page, settings).items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=34)
+        if page == COMMON_PAGE:
+            self._write_pages(formatter, settings)
+
+    def _blocks(
+        self, ctx: click.Context, page: str, settings: Sequence[SettingOption]
+    ) -> dict[str, list[tuple[str, str]]]:
+        """The rows of each block of a page; what is not there yet comes last."""
+        own = [param for param in self.get_params(ctx) if not isinstance(param, SettingOption | click.Argument)]
+        blocks: dict[str, list[tuple[str, str]]] = {}
+        for each in _on_page(settings, page):
+            later = each.option.path in UNSUPPORTED_PATHS
+            title = LATER if later else "Common options" if page == COMMON_PAGE else each.title
+            blocks.setdefault(title, []).extend(_records(ctx, [each]))
+        if page in (COMMON_PAGE, ALL):
+            blocks["Options"] = _records(ctx, own)
+        return blocks
+
+    def _write_pages(self, formatter: click.HelpFormatter, settings: Sequence[SettingOption]) -> None:
+        counts: dict[str, tuple[str, int]] = {}
+        for each in settings:
+            title, count = counts.get(each.page, (each.title, 0))
+            counts[each.page] = title, count + 1
+        with formatter.section(f"Further options, by --help SECTION (or --help {ALL})"):
+            formatter.write_dl([(page, f"{title}: {count}") for page, (title, count) in counts.items()], col_max=34)
+
+    def _known_page(self, ctx: click.Context, page: str) -> str:
+        """The page that is meant; the name of an option stands for its section."""
+        settings = [param for param in self.get_params(ctx) if isinstance(param, SettingOption)]
+        pages = {each.page for each in settings} | {COMMON_PAGE, ALL}
+        by_flag = {name: each.page for each in settings for flag in each.opts for name in (flag, flag.lstrip("-"))}
+        wanted = page.lower().replace("_", "-")
+        if wanted in pages:
+            return wanted
+        if wanted in by_flag:
+            return by_flag[wanted]
+        raise click.UsageError(
+            f"--help {page}: there is no section of that name{nearest(wanted, pages)}; there are: "
+            f"{', '.join(sorted(pages))}",
+            ctx,
+        )
+
+
+PAGE = "maxserve.help_page"  # key of a context's meta for the page that was asked for
+
+
+def page_of(option: Choosable) -> str:
+    """The word that stands for the section of an option in `--help SECTION`."""
+    return option.section.replace("_", "-")
+
+
+def _on_page(settings: Sequence[SettingOption], page: str) -> list[SettingOption]:
+    if page == COMMON_PAGE:  # without aliases, which say "Same as"
+        shown = [each for each in settings if each.option.path in COMMON and each.name == each.option.name]
+        return sorted(shown, key=lambda each: COMMON.index(each.option.path))
+    shown = [each for each in settings if page in (ALL, each.page)]
+    return sorted(shown, key=lambda each: each.option.path in UNSUPPORTED_PATHS)
+
+
+def _records(ctx: click.Context, params: Iterable[click.Parameter]) -> list[tuple[str, str]]:
+    return [record for param in params if (record := param.get_help_record(ctx)) is not None]
+
+
+def serve_options(sections: Sequence[PluginSection] = ()) -> list[click.Option]:
+    """Options for every setting, those of plugin sections last."""
+    return [made for option in catalog(sections) for made in _options(option)]
+
+
+def engine_options(sections: Sequence[PluginSection] = ()) -> list[click.Option]:
+    """The options that mean something without an HTTP server."""
+    return [made for option in catalog(sections) if not option.server for made in _options(option)]
+
+
+def _options(option: Choosable) -> list[click.Option]:
+    made: list[click.Option] = [_option(option, option.name, option.flag, help_text(option))]
+    if option.alias:
+        made.append(_option(option, option.alias, option.alias_flag, f"Same as {option.flag}."))
+    return made
+
+
+def _option(option: Choosable, name: str, flag: str, text: str) -> SettingOption:
+    if option.shape.switch:
+        declaration = f"{flag}/{option.off_flag}" if option.off_flag else flag
+        return SettingOption(
+            [name, declaration], title=option.title, option=option, is_flag=True, default=None, help=text
+        )
+    return SettingOption(
+        [name, flag],
+        title=option.title,
+        option=option,
+        type=SettingType(option),
+        metavar=option.metavar or option.shape.metavar,
+        multiple=option.shape.many,
+        default=None,
+        help=text,
+    )
+
+
+def help_text(option: Choosable) -> str:
+    """The help of an option, with the default it really has, and whether it is repeatable or refused."""
+    repeatable = "repeatable" if option.shape.many else ""
+    refused = "not supported yet" if option.path in UNSUPPORTED_PATHS else ""
+    notes = "; ".join(note for note in (default_text(option), repeatable, refused) if note)
+    return f"{option.help}  [{notes}]" if notes else option.help
+
+
+def default_text(option: Choosable) -> str:
+    """`default: x` or `required`; empty where unset is the default."""
+    if option.required:
+        return "required"
+    if option.default is None or option.default in ("", (), [], {}):
+        return ""
+    return f"default: {value_text(option.default)}"
+
+
+def value_text(value: object) -> str:
+    """A value as it would be written in a settings file, on one line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(value_text, value))
+    return str(value)

@@ -1,0 +1,111 @@
+"""How do command line, file, environment and defaults become one `Settings`?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from maxserve.core.config.catalog import Catalog, Choosable, catalog
+from maxserve.core.config.checks import check
+from maxserve.core.config.layers import Inputs, Layers, read_layers
+from maxserve.core.config.limits import expectation
+from maxserve.core.config.sections import Origin, PluginSection, PluginsSettings, Settings
+from maxserve.core.errors import SettingsError
+
+DOTENV = Path(".env")
+
+
+def resolve(
+    typed: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    sections: Sequence[PluginSection] = (),
+    dotenv: Path = DOTENV,
+) -> Settings:
+    """The settings: per field, what was typed, else the file's, else the environment's, else the default.
+
+    `typed` holds values by Python name; None and empty lists mean that nothing was typed. An empty `environ` stands
+    for no environment at all, `.env` included. SettingsError says in one line what is wrong and where.
+    """
+    options = catalog(sections)
+    choices = _Choices(options, read_layers(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
+    return check(choices.settings(sections))
+
+
+def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dotenv: Path = DOTENV) -> PluginsSettings:
+    """Only the choice of plugins, from the same layers, before plugins' own options are known.
+
+    What other options are called, or are set to, is not looked at.
+    """
+    options = Catalog(tuple(option for option in catalog() if option.section in ("plugins", "files")))
+    choices = _Choices(options, read_layers(options, Inputs(typed=typed, environ=environ, dotenv=dotenv, strict=False)))
+    return choices.settings(()).plugins
+
+
+@dataclass(slots=True)
+class _Choices:
+    """The layers on their way into one value."""
+
+    options: Catalog
+    layers: Layers
+    origins: dict[str, Origin] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def settings(self, sections: Sequence[PluginSection]) -> Settings:
+        values = self._values()
+        plugins = {each.name: self._plugin_values(each, values.pop(each.name, {})) for each in sections}
+        self._raise_errors()
+        values.setdefault("plugins", {})["sections"] = plugins
+        try:
+            return Settings.model_validate({**values, "origins": self.origins})
+        except ValidationError as error:
+            self.errors.extend(self._explain(error))
+            self._raise_errors()
+            raise AssertionError("a validation error had nothing to say") from error
+
+    def _values(self) -> dict[str, dict[str, Any]]:
+        values: dict[str, dict[str, Any]] = {}
+        for option in self.options:
+            for origin, layer in self.layers:
+                if option.path in layer:
+                    self.origins[option.path] = origin
+                    self.where[option.path] = layer[option.path].where
+                    self._read(option, layer[option.path].value, values.setdefault(option.section, {}))
+                    break
+        return values
+
+    def _read(self, option: Choosable, value: object, into: dict[str, Any]) -> None:
+        try:
+            into[option.key] = option.shape.read(value)
+        except ValueError as error:
+            self.errors.append(f"{self.where[option.path]}: {error}")
+
+    def _plugin_values(self, section: PluginSection, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every field's value, in types that JSON has."""
+        values: dict[str, Any] = {}
+        for option in self.options:
+            if option.section == section.name:
+                if option.required and option.path not in self.where:
+                    self.errors.append(f"plugin {option.plugin!r} needs {option.flag}; give it, or {option.env[0]}")
+                values[option.key] = given.get(option.key, option.default)
+        if not self.errors:
+            section.load(values)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def _explain(self, error: ValidationError) -> list[str]:
+        by_path = self.options.by_path()
+        lines = []
+        for each in error.errors():
+            path = ".".join(map(str, each["loc"][:2]))
+            expected = expectation(by_path[path], each)
+            lines.append(f"{self.where.get(path, path)}: expected {expected}, not {each['input']!r}")
+        return lines
+
+    def _raise_errors(self) -> None:
+        if self.errors:
+            raise SettingsError("; ".join(self.errors))

@@ -1,0 +1,58 @@
+"""What do the settings look like to a person? Readable blocks for --pretty-print-config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.options import value_text
+from maxserve.core.config.sections import PluginSection, Settings
+
+MOST_PATHS = 5
+
+
+def describe(
+    settings: Settings,
+    *,
+    sections: Sequence[PluginSection] = (),
+    facts: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> list[str]:
+    """One block of lines per section, each value with where it came from unless it is the default.
+
+    `facts` are further blocks, title to name to value, put in front: what was found out about the model, the memory.
+    """
+    blocks = [_block(title, {name: value_text(value) for name, value in rows.items()}) for title, rows in facts.items()]
+    groups: dict[str, dict[str, str]] = {}
+    for option in catalog(sections):
+        rows = groups.setdefault(option.title, {})
+        rows[option.name if not option.plugin else f"{option.section}.{option.key}"] = _row(option, settings)
+    return blocks + [_block(title, rows) for title, rows in groups.items()]
+
+
+def _block(title: str, rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows.items())])
+
+
+def _row(option: Choosable, settings: Settings) -> str:
+    value = _value(option, settings)
+    if option.secret and value:
+        value = "(not shown)"
+    text = "-" if value is None or value in ("", (), [], {}) else value_text(abbreviated(value))
+    origin = settings.origins.get(option.path)
+    return f"{text}  ({origin})" if origin else text
+
+
+def _value(option: Choosable, settings: Settings) -> Any:
+    if option.plugin:
+        return settings.plugins.sections.get(option.section, {}).get(option.key, option.default)
+    return getattr(getattr(settings, option.section), option.key)
+
+
+def abbreviated(value: Any) -> Any:
+    """A long list by its first three and its last; anything else as it is."""
+    if isinstance(value, (list, tuple)) and len(value) > MOST_PATHS:
+        return [*value[:3], "…", value[-1]]
+    return value

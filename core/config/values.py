@@ -1,0 +1,158 @@
+"""What kinds of values options take, and how text, YAML and Python values become them."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
+
+from maxserve.core.config.choices import Choice
+
+TRUE = frozenset({"true", "yes", "on", "1"})
+FALSE = frozenset({"false", "no", "off", "0"})
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads values of one option in its own way; ValueError says what was expected."""
+
+    @property
+    def metavar(self) -> str: ...
+
+    def read(self, value: object) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What one option takes: a scalar, or several of it (`many`); `optional` when None is a value."""
+
+    scalar: type
+    many: bool = False
+    optional: bool = False
+    reader: Reader | None = None
+
+    @property
+    def switch(self) -> bool:
+        """True when the option is spelled --x/--no-x and takes no value."""
+        return self.scalar is bool and self.reader is None and not self.many
+
+    @property
+    def metavar(self) -> str:
+        if self.reader is not None:
+            return self.reader.metavar
+        return METAVARS[self.scalar]
+
+    def read(self, value: object) -> object:
+        """`value` as this option's type; ValueError says what was expected instead."""
+        if value is None:
+            if self.optional:
+                return None
+            raise ValueError("no value is given; write one or leave the key out")
+        return tuple(self.read_one(item) for item in items(value)) if self.many else self.read_one(value)
+
+    def read_one(self, value: object) -> object:
+        """One value of a repeatable option, or the value of another."""
+        if self.reader is not None:
+            return self.reader.read(value)
+        return READERS[self.scalar](value)
+
+
+def items(value: object) -> list[object]:
+    """The elements of a list, of a JSON list in text, or of text with commas."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if not isinstance(value, str):
+        return [value]
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return list(json.loads(value))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a JSON list or values with commas between, not {value!r} ({error.msg})") from None
+
+
+def read_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in TRUE | FALSE:
+        return text in TRUE
+    raise ValueError(f"expected true or false, not {value!r}")
+
+
+def read_int(value: object) -> int:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError(f"expected a whole number, not {value!r}") from None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"expected a whole number, not {value!r}")
+
+
+def read_float(value: object) -> float:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise ValueError(f"expected a number, not {value!r}")
+
+
+def read_str(value: object) -> str:
+    if isinstance(value, (str, Path)):
+        return str(value)
+    raise ValueError(f"expected text, not {value!r}; put it in quotes")
+
+
+def read_json(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"expected a JSON object, not {value!r} ({error.msg})") from None
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    raise ValueError(f"expected a JSON object, not {value!r}")
+
+
+READERS = {bool: read_bool, int: read_int, float: read_float, str: read_str, dict: read_json}
+METAVARS = {bool: "BOOL", int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "JSON"}
+
+
+def shape_of(annotation: Any, reader: Reader | None = None) -> Shape:
+    """The shape of a field's annotation; TypeError for one that no option can spell."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        found = next((item for item in arguments[1:] if isinstance(item, Reader)), None)
+        return shape_of(arguments[0], reader or found)
+    if origin in (Union, types.UnionType):
+        return _optional(annotation, arguments, reader)
+    if origin is Literal and all(isinstance(argument, str) for argument in arguments):
+        return Shape(scalar=str, reader=reader or Choice("", arguments))
+    if origin in (list, tuple) and (origin is list or arguments[1:] == (Ellipsis,)):
+        one = shape_of(arguments[0], reader)
+        if not one.many and not one.optional:
+            return Shape(scalar=one.scalar, many=True, reader=one.reader)
+    scalar: Any = origin or annotation
+    if scalar in READERS:
+        return Shape(scalar=scalar, reader=reader)
+    raise TypeError(f"{annotation} cannot be an option; use int, float, bool, str, Literal, or lists or None of those")
+
+
+def _optional(annotation: Any, arguments: tuple[Any, ...], reader: Reader | None) -> Shape:
+    rest = [argument for argument in arguments if argument is not type(None)]
+    if len(rest) != 1:
+        raise TypeError(f"{annotation} cannot be an option; only one type besides None is possible")
+    inner = shape_of(rest[0], reader)
+    return Shape(scalar=inner.scalar, many=inner.many, optional=True, reader=inner.reader)
+
+
+def hints(schema: type[Any]) -> Mapping[str, Any]:
+    """The annotations of a class with their markers, resolved."""
+    return typing.get_type_hints(schema, include_extras=True)

@@ -1,0 +1,106 @@
+"""What does the port answer before the model is ready, and while its worker is away?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from maxserve.core.http.errors import RETRY_AFTER, Failure, unavailable
+from maxserve.core.http.wordings import Wordings
+
+READY = frozenset({"/health", "/v1/health", "/ping", "/health/ready", "/v2/health/ready"})  # 200: send requests
+LIVE = frozenset({"/health/live", "/v2/health/live"})  # 200: leave it running, it may yet come up
+PROBES = READY | LIVE
+_WELL = {"/v2/health/live": {"live": True}, "/v2/health/ready": {"ready": True}}  # as KServe's protocol words it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Closed:
+    """Why nobody is let in: `status` is "loading", "restarting" or "failed"."""
+
+    status: str
+    message: str
+    phase: str | None = None
+    progress: float | None = None
+
+    def health(self) -> dict[str, Any]:
+        if self.status == "loading":
+            return {"status": self.status, "phase": self.phase, "progress": self.progress}
+        return {"status": self.status, "message": self.message}
+
+
+class Gate:
+    """An ASGI application that stands before the real one, from the moment the port is bound.
+
+    Closed, it answers everything but probes of life with 503. Open, it answers probes with 200 and hands on the rest.
+    Probes are answered here whatever plugins are loaded, and need no key. Requests that came in while it was open go
+    on in the application that took them, whatever happens to the gate.
+    """
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        self._wordings = Wordings()  # of the last application
+        self._closed = _Closed(status="loading", message="the model is loading", phase="starting")
+
+    @property
+    def is_open(self) -> bool:
+        return self._app is not None
+
+    def progress(self, phase: str, fraction: float | None = None) -> None:
+        """What the closed gate tells of the start: a phase, and how much of it is done, 0 to 1."""
+        self._closed = _Closed(status="loading", message="the model is loading", phase=phase, progress=fraction)
+
+    def open(self, app: ASGIApp, wordings: Wordings | None = None) -> None:
+        """Lets requests on to `app`; closed again, the gate words failures as it does."""
+        self._app, self._wordings = app, wordings or Wordings()
+
+    def close(self, message: str) -> None:
+        """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""
+        self._app, self._closed = None, _Closed(status="restarting", message=message)
+
+    def fail(self, message: str) -> None:
+        """Lets nobody in any more."""
+        self._app, self._closed = None, _Closed(status="failed", message=message)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http" and scope["path"] in PROBES:
+            await self._probe(scope["path"], scope["method"])(scope, receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1013, "reason": self._closed.message})
+        else:
+            await self._wordings.response(unavailable(self._said()), scope)(scope, receive, send)
+
+    def _probe(self, path: str, method: str) -> Response:
+        if method not in ("GET", "HEAD"):
+            return Failure(status=405, message=f"{path} takes GET only", headers={"Allow": "GET, HEAD"}).response()
+        if self._app is not None or (path in LIVE and self._closed.status != "failed"):
+            return _json(200, _WELL.get(path, {"status": "ok"}))
+        return _json(503, self._closed.health(), {"Retry-After": str(RETRY_AFTER)})
+
+    def _said(self) -> str:
+        closed = self._closed
+        if closed.phase is None:
+            return closed.message
+        done = "" if closed.progress is None else f", {closed.progress:.0%}"
+        return f"{closed.message} ({closed.phase}{done})"
+
+
+def _json(status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Says yes to both ends of the server's life; what has to be set up or torn down has other owners."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,53 @@
+"""Who may ask at all? (`--api-key`)"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from maxserve.core.http.errors import Failure
+from maxserve.core.http.wordings import Wordings
+
+REALM = {"WWW-Authenticate": "Bearer"}
+
+
+def key_in(headers: Headers) -> str:
+    """The key a client brings, as OpenAI's clients (Authorization: Bearer) or Anthropic's (x-api-key) send it."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+class KeyCheck:
+    """ASGI middleware that lets nobody pass without one of `keys`.
+
+    All keys are compared, each in constant time, so that an answer's delay tells nothing of them. Probes of health
+    never come here: the gate answers them.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], wordings: Wordings) -> None:
+        self._app, self._wordings = app, wordings
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or self._knows(key_in(Headers(scope=scope))):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "an API key is needed"})
+        else:
+            refusal = self._wordings.response(_refusal(key_in(Headers(scope=scope))), scope)
+            await refusal(scope, receive, send)
+
+    def _knows(self, key: str) -> bool:
+        given = key.encode("utf-8", "surrogatepass")
+        return bool(sum([hmac.compare_digest(given, known) for known in self._keys]))
+
+
+def _refusal(key: str) -> Failure:
+    said = "the API key is not one this server knows" if key else "an API key is needed"
+    message = f"{said}; send one that was given to --api-key as `Authorization: Bearer KEY`"
+    return Failure(status=401, message=message, code="invalid_api_key", headers=REALM)

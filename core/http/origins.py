@@ -1,0 +1,146 @@
+"""Pages in browsers: those of listed sites may use the server (CORS), those of others may not make it work.
+
+Without an API key, whatever reaches the port is answered, and a page of any site that somebody on this machine looks at
+can reach it. Two fields of a request tell such pages from other clients, because a page cannot choose them: `Origin`,
+the site that the page is of, and `Host`, the name by which the server was asked for. A page of evil.example whose name
+was made to mean 127.0.0.1 after it was loaded (DNS rebinding) is of the same site as the server, for the browser, and
+may read what it answers: only the `Host` gives it away. So names are taken that nobody can register.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from maxserve.core.http.errors import Failure
+from maxserve.core.http.wordings import Wordings
+
+if TYPE_CHECKING:
+    from maxserve.core.config.sections import ServerSettings
+
+# Top-level names that are not in the public DNS: reserved ones, and those of container networks and of homes.
+PRIVATE_NAMES = frozenset(
+    {"localhost", "local", "internal", "svc", "lan", "home", "corp", "intranet", "private", "localdomain"}
+)
+EXPOSED = ("X-Request-ID", "Retry-After")
+_USUAL_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.IGNORECASE)
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+def allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """`app` behind the answers that browsers need for pages of these sites (`--allowed-origins`)."""
+    if not origins:
+        return app
+    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED)
+
+
+def headers_for(origin: str, origins: Sequence[str]) -> Mapping[str, str]:
+    """The fields by which a page of `origin` may read an answer that no application gave."""
+    if not origin or not {"*", origin} & set(origins):
+        return {}
+    allowed = "*" if "*" in origins else origin
+    exposed = ", ".join(EXPOSED)
+    return {"access-control-allow-origin": allowed, "access-control-expose-headers": exposed, "vary": "Origin"}
+
+
+class OriginCheck:
+    """ASGI middleware that refuses requests of foreign pages with 403, and those without a usable Host with 400.
+
+    A page is foreign unless its site is in `--allowed-origins`, is what the server was asked for as, is this machine
+    or one of `--allowed-hosts`; sites are of http or https: extensions and applications have other schemes, and pass.
+    Of a server that only this machine reaches, every Host must be a name that nobody can register; of others, that of
+    requests that may come from a browser.
+    """
+
+    def __init__(self, app: ASGIApp, *, server: ServerSettings, wordings: Wordings) -> None:
+        self._app, self._wordings = app, wordings
+        self._origins = frozenset(server.allowed_origins)
+        self._hosts = tuple(host.lower() for host in (*server.allowed_hosts, server.host))
+        self._local = _is_loopback(server.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        failure = self._refusal(Headers(scope=scope), scope)
+        if failure is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": failure.message})
+        else:
+            await self._wordings.response(failure, scope)(scope, receive, send)
+
+    def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
+        hosts = headers.getlist("host")
+        host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if host is None and (hosts or scope.get("http_version", "1.1") != "1.0"):
+            return Failure(
+                status=400, message="a request needs one Host field with a name or an address", code="bad_host"
+            )
+        name = "" if host is None else _plain(host[1])
+        if name and not self._is_own(name) and (self._local or _may_be_a_page(headers)):
+            message = f"this server is not to be asked for as {name}; --allowed-hosts {name} lets it be"
+            return Failure(status=403, message=message, code="foreign_host")
+        origin = headers.get("origin", "")
+        port = "" if host is None else host[2] or ""
+        if not origin and headers.get("sec-fetch-site") == "cross-site" and scope.get("method") not in _READING:
+            origin = "null"
+        if origin and not self._may_ask(origin, name, port):
+            message = f"pages of {origin[:200]} may not use this server; --allowed-origins {origin[:200]} lets them"
+            return Failure(status=403, message=message, code="foreign_origin")
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        """Whether nobody could make the name mean this machine who should not."""
+        private = "." not in name or name.rpartition(".")[2] in PRIVATE_NAMES or name.endswith(".home.arpa")
+        return private or _is_literal(name) or self._is_listed(name)
+
+    def _is_listed(self, name: str) -> bool:
+        return any(host in ("*", name) or (host.startswith("*.") and name.endswith(host[1:])) for host in self._hosts)
+
+    def _may_ask(self, origin: str, host: str, port: str) -> bool:
+        if {"*", origin} & self._origins:
+            return True
+        try:
+            parts = urlsplit(origin)
+            name, own_port = _plain(parts.hostname or ""), parts.port
+        except ValueError:
+            return False
+        usual = _USUAL_PORTS.get(parts.scheme)
+        if usual is None:
+            return bool(parts.scheme)
+        same = name == host and (str(own_port or "") or usual) == (port or usual)
+        return same or _is_loopback(name) or self._is_listed(name)
+
+
+def _may_be_a_page(headers: Headers) -> bool:
+    """Whether a browser may have sent this: it always sends some of these fields."""
+    if headers.get("origin") or headers.get("sec-fetch-site") or headers.get("referer") or headers.get("cookie"):
+        return True
+    return headers.get("user-agent", "").startswith("Mozilla/") or headers.get("accept-language", "*") != "*"
+
+
+def _plain(host: str) -> str:
+    return host.lower().strip("[]").rstrip(".")
+
+
+def _is_literal(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_literal(name) and ipaddress.ip_address(name).is_loopback

@@ -1,0 +1,84 @@
+"""How does a stream of events reach the client, and how does it end when something fails on the way?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from maxserve.core.http.disconnect import ClientGone, unless_gone
+from maxserve.core.http.errors import Failure, failure_of, log_unforeseen
+
+DONE = b"data: [DONE]\n\n"
+# Ends of lines to many clients, but not to server-sent events nor to JSON: U+0085, U+2028, U+2029.
+_LINE_ENDS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
+
+
+def event(data: bytes, name: bytes = b"") -> bytes:
+    """`data`, which is JSON on one line, as a server-sent event; `name` for clients that go by names."""
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for character, escape in _LINE_ENDS.items():
+            data = data.replace(character, escape)
+    return (b"event: " + name + b"\ndata: " if name else b"data: ") + data + b"\n\n"
+
+
+def told(failure: Failure) -> bytes:
+    """A failure as an event in OpenAI's words."""
+    return event(failure.body())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The last words of a stream: what tells a failure, and what comes after everything, failures included."""
+
+    failed: Callable[[Failure], bytes] = told
+    last: bytes = DONE
+
+
+OPENAI = Ending()
+
+
+class EventStream(Response):
+    """Sends `events`, then their `ending`. A client that hangs up closes `events`.
+
+    `finished(status)` is called at the end: 200, the status the failure would have had, or 499.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], *, finished: Callable[[int], None], ending: Ending = OPENAI
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._finished = finished
+        self._ending = ending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 499
+        try:
+            status = await unless_gone(receive, self._send(scope, send))
+        except ClientGone:
+            pass
+        finally:
+            await self._events.aclose()
+            self._finished(status)
+
+    async def _send(self, scope: Scope, send: Send) -> int:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        status = 200
+        try:
+            async with aclosing(self._events) as events:
+                async for data in events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        except Exception as error:
+            failure = failure_of(error)
+            status = failure.status
+            log_unforeseen(error, f"the stream of {scope['path']}")
+            await send({"type": "http.response.body", "body": self._ending.failed(failure), "more_body": True})
+        await send({"type": "http.response.body", "body": self._ending.last, "more_body": False})
+        return status

@@ -1,0 +1,87 @@
+"""How does a declared architecture become a module with its weights in place?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from maxserve.core.errors import MaxserveError, ModelError, PluginError
+from maxserve.core.loading.device import DTYPES
+from maxserve.core.loading.packings import packing_of
+from maxserve.core.loading.weights import Keeping
+from maxserve.core.registry.entries import cause
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture, WeightMap
+    from maxserve.core.loading.kernels import Computation
+    from maxserve.core.loading.progress import Progress
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.loading.rotary_order import PairsApart
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.host import Host
+
+
+class SupportsPrepare(Protocol):
+    def prepare(self) -> None: ...
+
+
+def build_module(
+    host: Host, architecture: Entry[Architecture], spec: Any, compute: torch.dtype, protocol: type[Any], methods: str
+) -> torch.nn.Module:
+    """The module without memory behind it: what it needs is planned before anything is allocated.
+
+    PluginError unless it is of the `protocol`, whose `methods` are named.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(compute)
+    try:
+        with torch.device("meta"):
+            model = host.build(architecture, spec)
+    finally:
+        torch.set_default_dtype(before)
+    if not isinstance(model, torch.nn.Module) or not isinstance(model, protocol):
+        raise PluginError(
+            f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "
+            f"{type(model).__name__}; build(config) must give a torch.nn.Module with {methods}"
+        )
+    return model.eval()
+
+
+def fill(
+    host: Host,
+    module: torch.nn.Module,
+    files: ModelFiles,
+    architecture: Entry[Architecture],
+    computation: Computation,
+    device: torch.device,
+    progress: Progress,
+    weight_map: WeightMap,
+    order: PairsApart | None = None,
+) -> None:
+    """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
+    encoding = DTYPES[files.encoding] if files.explicit_encoding else None
+    load = host.load(architecture, architecture.component.load)
+    load(
+        module,
+        files.weights,
+        weight_map,
+        dtype=computation.compute,
+        device=device,
+        progress=progress,
+        order=order,
+        keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+        packing=packing_of(files.config, architecture.component, files.ref),
+    )
+
+
+def prepare(model: SupportsPrepare, files: ModelFiles) -> None:
+    """Lets the model compute what no checkpoint holds; ModelError where its config has numbers that allow none."""
+    try:
+        model.prepare()
+    except MaxserveError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"config.json: architecture {files.architecture} cannot compute with these values ({cause(error)[:300]})"
+        ) from error

@@ -1,0 +1,79 @@
+"""In which type are weights stored, and may they be served so?
+
+Three encodings are known: float32, bfloat16 and float16. Checkpoints in float16 are served too, although it cannot be
+asked for; any architecture that takes bfloat16 takes them. In which type an encoding is computed is decided where the
+device is known, in core/loading/device.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from maxserve.core.errors import ModelError
+from maxserve.core.loading.safetensors_header import TensorInfo, read_header
+
+STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
+_CASTABLE = ("float32", "bfloat16")
+_CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
+
+
+def stored_encoding(files: Sequence[str], packed: frozenset[str] = frozenset()) -> str:
+    """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
+
+    `packed` types do not count: what is unpacked is served as the other weights are.
+    """
+    sizes: Counter[str] = Counter()
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if tensor.dtype not in _INDICES | packed:
+                sizes[_encoding(file, name, tensor)] += tensor.size
+    if not sizes:
+        raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")
+    return sizes.most_common(1)[0][0]
+
+
+def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str) -> str:
+    """The encoding to serve: the stored one unless another is `wanted` and may be cast to."""
+    if wanted is None or wanted == stored:
+        return stored
+    if wanted not in STORED.values():
+        raise ModelError(
+            f"--quantization-encoding {wanted} is not supported yet: {ref} is stored as {stored}; drop the option"
+        )
+    if cast and stored not in _CASTABLE:
+        raise ModelError(
+            f"{_CAST} converts between float32 and bfloat16 only, and {ref} is stored as {stored}; drop "
+            f"--quantization-encoding {wanted}"
+        )
+    if not cast:
+        raise ModelError(
+            f"{ref} is stored as {stored}, not as the {wanted} of --quantization-encoding; drop that option, or add "
+            f"{_CAST} to convert the weights while they are loaded"
+        )
+    return wanted
+
+
+def check_supported(encoding: str, supported: Iterable[str], architecture: str) -> None:
+    """ModelError unless the architecture computes in `encoding`."""
+    known = set(supported)
+    if encoding in known or (encoding == "float16" and "bfloat16" in known):
+        return
+    raise ModelError(
+        f"architecture {architecture} does not support {encoding} weights, only {', '.join(sorted(known))}; "
+        f"--quantization-encoding with {_CAST} can convert them"
+    )
+
+
+def _encoding(file: str, name: str, tensor: TensorInfo) -> str:
+    if tensor.dtype not in STORED:
+        raise ModelError(
+            f"weights of type {tensor.dtype} are not supported yet (tensor {name} in {file}); use a checkpoint in "
+            "float32, bfloat16 or float16"
+        )
+    return STORED[tensor.dtype]
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

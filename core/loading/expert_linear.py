@@ -1,0 +1,75 @@
+"""A product with a weight of its own for each expert's rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maxserve.core.loading.linear import weight
+
+if TYPE_CHECKING:
+    from maxserve.core.computing import KeptExperts
+
+_ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
+
+
+class ExpertLinear(nn.Module):
+    """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
+
+    As for Linear, once a linear method keeps the weights, `kept` has them and `weight` is gone.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, experts: int, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.experts, self.inputs, self.outputs = experts, inputs, outputs
+        self.weight = weight(experts, outputs, inputs)
+        self.bias = weight(experts, outputs) if bias else None
+        self.kept: KeptExperts | None = None
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """[rows, inputs], those of expert e up to `ends[e]`, to [rows, outputs]."""
+        if self.kept is not None:
+            return self.kept.multiply(x, ends, self.bias)
+        assert self.weight is not None, "neither the layer nor a method keeps the weights"
+        product = grouped if _has_kernel(x, self.weight) else one_by_one
+        return product(x, self.weight, ends, self.bias)
+
+    def give_to(self, kept: KeptExperts) -> None:
+        """From now on `kept` has the weights."""
+        self.kept = kept
+        self.weight = None
+
+    def extra_repr(self) -> str:
+        return f"{self.experts} x ({self.inputs} -> {self.outputs}), bias={self.bias is not None}"
+
+
+def one_by_one(x: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
+    """The products of the experts that have rows, one after another. Waits for the device to say which these are."""
+    out = x.new_empty(x.shape[0], weights.shape[1])
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            out[start:end] = F.linear(x[start:end], weights[expert], None if bias is None else bias[expert])
+            start = end
+    return out
+
+
+def grouped(x: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by torch's grouped product, which the host need not wait for."""
+    out = F.grouped_mm(x, weights.transpose(1, 2), offs=ends.to(torch.int32))
+    if bias is None:
+        return out
+    owners = torch.searchsorted(ends, torch.arange(x.shape[0], device=x.device), right=True)
+    return out + bias.index_select(0, owners)
+
+
+def _has_kernel(x: Tensor, weights: Tensor) -> bool:
+    """Whether torch's grouped product is more than a slow loop here: on CUDA, for bfloat16 in aligned rows."""
+    aligned = weights.shape[1] % _ALIGNED == 0 and weights.shape[2] % _ALIGNED == 0
+    return x.is_cuda and x.dtype == torch.bfloat16 and aligned and x.shape[0] > 0

@@ -1,0 +1,221 @@
+"""With which plugins' kernels does the model compute, and in which types? The best that this machine can have."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.core.computing import LayerContext, LinearContext
+from maxserve.core.errors import PluginError, SettingsError, Unavailable
+from maxserve.core.loading.device import DTYPES
+from maxserve.core.registry.contracts import contract_fault
+from maxserve.core.registry.entries import Declared, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from maxserve.core.computing import Attention, CompilesLayers, WeightKeeper
+    from maxserve.core.config import Settings
+    from maxserve.core.registry.entries import Entry, Registry
+    from maxserve.core.registry.host import Host
+
+AUTO, NONE = "auto", "none"
+TRIED = 64  # rows and columns of the weight that a linear method is tried on
+OPTIONAL = ("linear_method", "layer_compiler")  # kinds that a model can do without
+
+log = logging.getLogger("maxserve.engine")
+
+
+class Ranked(Declared, Protocol):
+    """A component of a kind of which one serves."""
+
+    @property
+    def devices(self) -> tuple[str, ...]: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def compiled(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Ranked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """How a model computes. Without a `keeper` its projections keep their weights themselves."""
+
+    compute: torch.dtype
+    keeper: WeightKeeper | None
+
+    def stored(self, encoding: str) -> torch.dtype:
+        """The type in which projections and tables of a checkpoint of that encoding are held."""
+        return self.compute if self.keeper is None else self.keeper.stored(DTYPES[encoding])
+
+
+class CompiledLayer(nn.Module):
+    """A layer whose `call` stands for its code; `layer` holds its weights."""
+
+    def __init__(self, layer: nn.Module, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.call = call  # a Module among them becomes a part of this one
+        self.forward = call.forward if isinstance(call, nn.Module) else call
+
+
+def chosen_names(settings: Settings) -> dict[str, str]:
+    """The components that the operator named, by kind; AUTO leaves the choice to us, NONE wants no component."""
+    model = settings.model
+    return {
+        "attention_backend": model.attention_backend,
+        "linear_method": model.linear_method,
+        "layer_compiler": model.layer_compiler,
+    }
+
+
+class Chooser:
+    """Builds, of each kind, the component that was named, else that of highest priority that can work here.
+
+    Says once what serves. `compiled` False leaves out those that compile something.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        device: torch.device,
+        sections: Mapping[type[Any], Any],
+        *,
+        compiled: bool = True,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self._host = host
+        self._device = device
+        self._sections = sections
+        self._compiled = compiled
+        self._names = names or {}
+        self._reasons: set[str] = set()
+        self.serving: list[Entry[Any]] = []  # what was built and is used
+
+    def computation(self, encoding: str, *, explicit: bool) -> Computation:
+        """How to compute a checkpoint whose weights are in `encoding`, which the operator may have asked for.
+
+        On a CPU the arithmetic is float32: exact, and on the many CPUs without matrix units for 16-bit types faster.
+        Where the weights can be kept in 16 bits all the same, they are. Where they cannot, a type that was asked for
+        is taken at its word, and others become float32 in twice the memory.
+        """
+        stored = DTYPES[encoding]
+        compute = torch.float32 if self._device.type == "cpu" else stored
+        keeper = self._keeper(compute)
+        held = compute if keeper is None else keeper.stored(stored)
+        if explicit and held.itemsize > stored.itemsize:
+            compute, keeper = stored, self._keeper(stored)
+            held = stored
+        log.info("weights are held in %s and computed in %s", _name(held), _name(compute))
+        return Computation(compute=compute, keeper=keeper)
+
+    def compile_layers(self, model: nn.Module, attention: Attention, compute: torch.dtype) -> None:
+        """Puts a compiled call in the place of every layer, an entry of a ModuleList, that can be compiled."""
+        context = LayerContext(sections=self._sections, compute=compute, device=self._device)
+        compiler: CompilesLayers | None = self.best(self._host.layer_compilers, context)
+        if compiler is None:
+            return
+        for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+            for index, layer in enumerate(layers):
+                call = compiler.compile(layer, attention)
+                if call is None:
+                    continue
+                if not callable(call):
+                    title = self.serving[-1].title
+                    raise PluginError(
+                        f"{title}: compile returned a {type(call).__name__}; it must be callable, or None"
+                    )
+                layers[index] = CompiledLayer(layer, call)
+
+    def best(self, registry: Registry[R], context: Any) -> Any:
+        """Returns what the named or the best component builds; None when none can, or none is wanted.
+
+        SettingsError when the component that was named cannot work here.
+        """
+        name = self._names.get(registry.kind, AUTO)
+        if name == NONE and registry.kind in OPTIONAL:
+            return None
+        if name != AUTO:
+            return self._named(registry.get(name), context)
+        usable = [e for e in registry if self._obstacle(e) is None]
+        for entry in sorted(usable, key=lambda e: (-e.component.priority, e.name)):
+            try:
+                built = self._host.build(entry, context)
+            except Unavailable as error:
+                self._say(str(error))
+                continue
+            self._use(entry)
+            return built
+        return None
+
+    def _named(self, entry: Entry[R], context: Any) -> Any:
+        flag = f"--{entry.kind.replace('_', '-')} {entry.name}"
+        obstacle = self._obstacle(entry)
+        if obstacle is not None:
+            raise SettingsError(f"{flag}: {obstacle}; name another one, or leave the option out")
+        try:
+            built = self._host.build(entry, context)
+        except Unavailable as error:
+            raise SettingsError(f"{flag}: {error}; name another one, or leave the option out") from error
+        self._use(entry)
+        return built
+
+    def _use(self, entry: Entry[Any]) -> None:
+        log.info("%s: %s", words(entry.kind), entry.name)
+        self.serving.append(entry)
+
+    def _obstacle(self, entry: Entry[R]) -> str | None:
+        """Why a component cannot even be tried here."""
+        if self._device.type not in entry.component.devices:
+            return f"{entry} is for {', '.join(entry.component.devices)}, and the model runs on {self._device.type}"
+        if entry.component.compiled and not self._compiled:
+            return f"{entry} compiles, which --no-use-subgraphs forbids"
+        return None
+
+    def _keeper(self, compute: torch.dtype) -> WeightKeeper | None:
+        context = LinearContext(sections=self._sections, compute=compute, device=self._device)
+        keeper: WeightKeeper | None = self.best(self._host.linear_methods, context)
+        if keeper is not None:
+            _try_keeping(keeper, context, self.serving[-1].title)
+        return keeper
+
+    def _say(self, reason: str) -> None:
+        """Several components may be missing for one reason."""
+        if reason not in self._reasons:
+            log.warning("%s", reason)
+        self._reasons.add(reason)
+
+
+def _try_keeping(keeper: WeightKeeper, context: LinearContext, title: str) -> None:
+    """Raises PluginError unless a small weight is kept and multiplied by as the method promises.
+
+    A product of the wrong width or type would otherwise show in the middle of a model, without a name.
+    """
+    for checkpoint in sorted({*DTYPES.values()}, key=str):
+        stored = keeper.stored(checkpoint)
+        if not isinstance(stored, torch.dtype):
+            raise PluginError(f"{title}: stored({checkpoint}) returned {stored!r}, which is no torch.dtype")
+        kept = keeper.keep(TRIED, TRIED, stored)
+        if kept is None:
+            continue
+        fault = contract_fault("weight", kept)
+        if fault is not None:
+            raise PluginError(f"{title}: keep {fault}")
+        kept.put(torch.ones(TRIED, TRIED, dtype=stored, device=context.device), 0)
+        product = kept.multiply(torch.ones(1, TRIED, dtype=context.compute, device=context.device), None)
+        if product.shape != (1, TRIED) or product.dtype != context.compute or not product.isfinite().all():
+            raise PluginError(
+                f"{title}: multiply returned {list(product.shape)} {product.dtype} for a row of ones and a weight of "
+                f"ones [{TRIED}, {TRIED}]; [1, {TRIED}] finite values of {context.compute} are due"
+            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,290 @@
+"""Where does the memory go? Decided with numbers alone, before anything is allocated.
+
+    KV cache = free memory x utilization - weights - activations
+
+Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
+in the compute type, what the config says that layers and pictures need besides, and 3 float32 rows of logits per
+running request.
+On a CPU the cache takes at most 4 GiB unless
+--device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
+first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
+size of the weights (192 MiB at least).
+
+Where groups of layers have pages of their own (core/cache_groups.py), a page is one group's, and a request holds no
+more of them than the group's window needs, however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from maxserve.core.cache_groups import Bounds, CacheGroup, longest, pages_of
+from maxserve.core.errors import ModelError
+from maxserve.core.loading.host_tier import host_pages
+from maxserve.core.loading.memory_table import aligned, size_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.nouns import CacheLayer
+
+# CPUs gain nothing from long runs of one page, and small pages waste less and share more; a GPU wants fewer of them.
+PAGE_SIZE = {"cpu": 64}
+PAGE_SIZE_ELSEWHERE = 128
+BATCH_SIZE = {"cpu": 64}
+BATCH_SIZE_ELSEWHERE = 512
+CPU_CACHE_LIMIT = 4 << 30
+KEPT_LEAST = 192 << 20
+_VALUES_PER_TOKEN = 20
+_LOGIT_ROWS = 3
+_NEARLY_ALL = 0.95
+_ANY_LENGTH = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What to allocate; sizes in bytes. `warnings` are lines for the log.
+
+    `soft_pages` are those that prefixes nobody uses may make the cache touch (None: any); `host_pages` those of the
+    second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
+    """
+
+    device: str
+    free: int
+    utilization: float
+    weights: int
+    activations: int
+    page_bytes: int
+    pages: int
+    page_size: int
+    max_batch_size: int
+    max_length: int
+    soft_pages: int | None = None
+    host_pages: int = 0
+    page_size_chosen: bool = False
+    page_bounds: Bounds = (None,)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def cache(self) -> int:
+        """Bytes of all pages."""
+        return self.pages * self.page_bytes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that fit into all pages: of requests of the greatest length, where length decides how many pages."""
+        if self.page_bounds == (None,):
+            return self.pages * self.page_size
+        requests, left = divmod(self.pages, self.request_pages)
+        return requests * self.max_length + longest(left, self.page_size, self.page_bounds, self.max_length)
+
+    @property
+    def request_pages(self) -> int:
+        """Pages that a request of the greatest length holds at most."""
+        return pages_of(self.max_length, self.page_size, self.page_bounds)
+
+    def table(self) -> str:
+        """Where the memory goes, as aligned text."""
+        rest = self.free - self.weights - self.activations - self.cache
+        rows = [
+            (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
+            ("weights", self.weights, ""),
+            ("activations", self.activations, "estimated"),
+            ("KV cache", self.cache, self._pages_text()),
+            ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
+        ]
+        if self.soft_pages is not None:
+            kept = "of the cache, for prefixes no request uses; requests may have all of it"
+            rows.insert(4, ("kept at most", self.soft_pages * self.page_bytes, kept))
+        if self.host_pages:
+            rows.append(("host tier", self.host_pages * self.page_bytes, f"{self.host_pages} pages in host memory"))
+        return aligned([(name, size_text(size), note) for name, size, note in rows])
+
+    def _pages_text(self) -> str:
+        why = "chosen" if self.page_size_chosen else f"the default on {self.device}"
+        chosen = f"--kv-cache-page-size {self.page_size} is {why}"
+        if self.page_bounds == (None,):
+            many = f"{self.pages} pages x {self.page_size} tokens = {self.tokens} tokens"
+            return f"{many}, {size_text(self.page_bytes)} each; {chosen}"
+        groups = "1 group" if len(self.page_bounds) == 1 else f"{len(self.page_bounds)} groups"
+        return (
+            f"{self.pages} pages x {self.page_size} tokens of {groups} of layers, {size_text(self.page_bytes)} each; "
+            f"{self.max_length} tokens take {self.request_pages} at most, so {self.tokens} tokens fit; {chosen}"
+        )
+
+
+def plan_memory(
+    settings: Settings,
+    spec: ModelSpec,
+    *,
+    device: str,
+    free: int,
+    weights: int,
+    itemsize: int,
+    cache_itemsize: int,
+    host_free: int = 0,
+    groups: Sequence[CacheGroup] = (),
+    whole_prompts: bool = False,
+) -> MemoryPlan:
+    """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
+
+    `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
+    `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
+    for the second tier. `groups` are those of the cache's layers; with `whole_prompts` each prompt takes one step.
+    """
+    page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
+    tokens = settings.scheduling.max_batch_input_tokens
+    # Whoever runs needs a token of every step: more requests than tokens would starve the youngest.
+    batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
+    activations = activation_bytes(spec, tokens=tokens, rows=batch, itemsize=itemsize)
+    bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
+    per_page = page_bytes(_layers_of_a_page(spec.cache_layers, groups), page_size, cache_itemsize)
+    affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
+    if affordable < len(bounds):
+        raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))
+    warnings: list[str] = []
+    capacity = longest(affordable, page_size, bounds, spec.max_length)
+    length = _length(settings.model.max_length, spec.max_length, capacity, warnings)
+    batch = _batch_size(batch, affordable // len(bounds), len(bounds), settings, warnings)
+    # As many as if requests gave nothing back: what they do give back may stay as prefixes.
+    pages = min(affordable, batch * len(bounds) * -(-length // page_size))
+    host_left = host_free - (weights + activations + pages * per_page if device == "cpu" else 0)
+    plan = MemoryPlan(
+        device=device,
+        free=free,
+        utilization=settings.kv_cache.device_memory_utilization,
+        weights=weights,
+        activations=activations,
+        page_bytes=per_page,
+        pages=pages,
+        page_size=page_size,
+        max_batch_size=batch,
+        max_length=length,
+        soft_pages=_soft_pages(settings, device, weights, per_page, pages),
+        host_pages=host_pages(settings, per_page, host_left, warnings),
+        page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,
+        page_bounds=bounds,
+    )
+    if weights + activations + plan.cache > _NEARLY_ALL * free:
+        warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
+    return replace(plan, warnings=tuple(warnings))
+
+
+def weight_bytes(model: nn.Module, itemsize: int) -> int:
+    """Bytes of a model's parameters, shared ones counted once; the model may be on the meta device."""
+    return itemsize * sum(parameter.numel() for parameter in model.parameters())
+
+
+def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> int:
+    """Bytes of one page over all layers: keys and values of `page_size` tokens."""
+    return sum(layer.token_size for layer in layers) * page_size * itemsize
+
+
+def page_bounds(
+    settings: Settings, groups: Sequence[CacheGroup], page_size: int, *, whole_prompts: bool = False
+) -> Bounds:
+    """The most pages that a request holds, by group; (None,) where all layers share a table and keep everything."""
+    scheduling = settings.scheduling
+    # With overlap, a step's pages are had before those that the step before it frees are given back.
+    step = scheduling.max_batch_input_tokens * (2 if scheduling.enable_overlap_scheduler else 1)
+    if whole_prompts or not scheduling.enable_chunked_prefill:
+        step = _ANY_LENGTH  # a prompt has all its pages at once
+    return tuple(group.most_pages(page_size, step) for group in groups) or (None,)
+
+
+def _layers_of_a_page(layers: Sequence[CacheLayer], groups: Sequence[CacheGroup]) -> Sequence[CacheLayer]:
+    """The layers that have their keys and values in one page: those of the largest group."""
+    return [layers[index] for index in max((group.layers for group in groups), key=len)] if groups else layers
+
+
+@runtime_checkable
+class NeedsRoom(Protocol):
+    """A config of a model whose layers need more values for each token than the estimate has."""
+
+    @property
+    def layer_values(self) -> int: ...
+
+
+@runtime_checkable
+class NeedsRoomForImages(Protocol):
+    """A config of a model that sees: values in the compute type for a picture, and bytes for the features it keeps."""
+
+    @property
+    def image_values(self) -> int: ...
+
+    @property
+    def features_kept(self) -> int: ...
+
+
+def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:
+    """The estimate of this file's first lines, for a step of `tokens` tokens and `rows` requests."""
+    more = spec.layer_values if isinstance(spec, NeedsRoom) else 0
+    step = (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+    return step + (spec.image_values * itemsize + spec.features_kept if isinstance(spec, NeedsRoomForImages) else 0)
+
+
+def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activations: int) -> int:
+    """Bytes that the cache may take."""
+    if weights + activations > free:
+        raise ModelError(
+            f"the model does not fit: weights {size_text(weights)} and activations {size_text(activations)} need more "
+            f"than the {size_text(free)} free on {device}; {_advice(settings)}"
+        )
+    left = int(free * settings.kv_cache.device_memory_utilization) - weights - activations
+    return min(left, CPU_CACHE_LIMIT) if _shared_machine(settings, device) else left
+
+
+def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pages: int) -> int | None:
+    """Pages that unused prefixes may keep; None where that is no bound."""
+    soft = max(1, max(KEPT_LEAST, weights // 3) // per_page)
+    return soft if _shared_machine(settings, device) and soft < pages else None
+
+
+def _shared_machine(settings: Settings, device: str) -> bool:
+    """Whether memory is to be left to others: on a CPU, unless somebody said how much may be used."""
+    return device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
+
+
+def _length(wanted: int | None, limit: int, capacity: int, warnings: list[str]) -> int:
+    """Most tokens of one request: as wanted or as the model allows, as far as all pages together hold it."""
+    if wanted is not None and wanted > limit:
+        raise ModelError(f"--max-length {wanted} is above the {limit} positions the model was made for; lower it")
+    length = limit if wanted is None else wanted
+    if length < 2:
+        asked = f"--max-length {wanted}" if wanted is not None else "the model's length of 1"
+        raise ModelError(f"{asked} leaves no room for an answer: a prompt and its answer have 2 tokens at least")
+    if length <= capacity:
+        return length
+    asked = "the model's length" if wanted is None else "--max-length"
+    warnings.append(f"{asked} {length} is lowered to {capacity}, the tokens that the KV cache holds")
+    return capacity
+
+
+def _batch_size(batch: int, most: int, groups: int, settings: Settings, warnings: list[str]) -> int:
+    """Requests at once: a request needs a page in each group at least, so more than `most` never run."""
+    chosen = settings.scheduling.max_batch_size is not None
+    if chosen and batch > most:
+        fit = "pages" if groups == 1 else f"requests with a page in each of {groups} groups of layers"
+        warnings.append(f"--max-batch-size {batch} is more than the {most} {fit} that fit: that many never run at once")
+    return batch if chosen else min(batch, most)
+
+
+def _no_room(settings: Settings, device: str, free: int, weights: int, activations: int, per_page: int) -> str:
+    share = settings.kv_cache.device_memory_utilization
+    return (
+        f"no room for the KV cache: of {size_text(free)} free on {device} {100 * share:.4g}% may be used, weights take "
+        f"{size_text(weights)} and activations {size_text(activations)}, and one page needs {size_text(per_page)}; "
+        f"{_advice(settings)}"
+    )
+
+
+def _advice(settings: Settings) -> str:
+    tokens = settings.scheduling.max_batch_input_tokens
+    return (
+        f"free some memory, lower --max-batch-input-tokens ({tokens}) or --kv-cache-page-size, raise "
+        "--device-memory-utilization, or take a smaller model"
+    )

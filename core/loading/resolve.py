@@ -1,0 +1,233 @@
+"""Which files are meant by a model reference?
+
+A plugin may know the reference, or it is a folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.components import ModelLocation, ModelQuery
+from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.loading.config_limits import check_limits
+from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.core.loading.fallback import find_fallback
+from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.images import with_overrides
+from maxserve.core.loading.json_files import read_object, read_optional_object
+from maxserve.core.loading.packings import packing_of
+from maxserve.core.loading.places import Folder, is_repository
+from maxserve.core.loading.progress import Progress
+from maxserve.core.loading.tasks import TEXT, check_task, engine_files, settle_task
+from maxserve.core.loading.weight_files import refuse_unreadable
+from maxserve.core.registry.entries import find_architecture, plain, tasks_of
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Architecture
+    from maxserve.core.config.model import CheckpointSettings
+    from maxserve.core.registry.host import Host
+
+log = logging.getLogger("maxserve.model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model found: everything that is needed to build it, as plain values.
+
+    `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
+    served (see encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in the
+    registry, `task` what that is for.
+    """
+
+    ref: str
+    path: str
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    weights: tuple[str, ...]
+    encoding: str
+    explicit_encoding: bool
+    architecture: str
+    task: str = TEXT
+
+
+def resolve_model(
+    model: CheckpointSettings,
+    host: Host,
+    *,
+    progress: Progress,
+    prefer_legacy: bool = True,
+    task: str | None = None,
+) -> ModelFiles:
+    """The files of the model that `model` names, downloaded if need be; ModelError in one line if that fails.
+
+    Config and architecture are checked before weights are fetched. `prefer_legacy` (--use-legacy-module) chooses
+    between X_Legacy and X_ModuleV3 where an architecture comes in two implementations. `task` is what the user wants
+    the model for, None to find out.
+    """
+    finder = _Finder(model, host, progress)
+    place = finder.place()
+    folder = place.folder()
+    config = _read_config(folder, place.ref)
+    found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
+    names = _classes(config, place.ref)
+    wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder, host)
+    architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
+    check_task(wanted, architecture.task, ref=place.ref)
+    _refuse_overrides(model.vision_config_overrides, architecture)
+    packing = packing_of(config, architecture, place.ref)
+    weights = finder.weights(place)
+    encoding = settle_encoding(
+        stored_encoding(weights, packing.types if packing else frozenset()),
+        model.quantization_encoding,
+        cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
+        ref=", ".join(model.weight_path) or place.ref,
+    )
+    check_supported(encoding, architecture.encodings, architecture.name)
+    return ModelFiles(
+        ref=place.ref,
+        path=str(folder),
+        config=with_overrides(config, model.vision_config_overrides),
+        generation_config=read_optional_object(folder / "generation_config.json"),
+        weights=tuple(weights),
+        encoding=encoding,
+        explicit_encoding=model.quantization_encoding is not None,
+        architecture=architecture.name,
+        task=architecture.task,
+    )
+
+
+class _Finder:
+    """Turns references into places."""
+
+    def __init__(self, model: CheckpointSettings, host: Host, progress: Progress) -> None:
+        self._model = model
+        self._host = host
+        self._query = ModelQuery(
+            progress=progress,
+            revision=model.huggingface_model_revision,
+            weight_revision=model.huggingface_weight_revision,
+            force_download=model.force_download,
+            trust_remote_code=model.trust_remote_code,
+            files=engine_files(host),
+        )
+
+    def place(self) -> ModelLocation:
+        """Where config and tokenizer are."""
+        ref = self._model.model_path or self._repository_of_weights()
+        location = self._location(ref)
+        if location is not None:
+            return location
+        path = Path(ref).expanduser()
+        if path.is_dir():
+            self._say_idle(ref)
+            return Folder(path, ref)
+        if path.exists():
+            raise ModelError(f"{ref} is a file; give the folder it is in, and the file itself with --weight-path")
+        raise self._unknown(ref)
+
+    def _location(self, ref: str) -> ModelLocation | None:
+        """Where a plugin says that it is."""
+        source = self._host.model_source(ref, self._query)
+        if source is None:
+            return None
+        return source.location or Folder(Path(source.path), ref)
+
+    def _unknown(self, ref: str) -> ModelError:
+        if is_repository(ref):
+            return ModelError(f"there is no folder {ref}, and no plugin knows a model of that name")
+        return ModelError(f"there is no folder {ref}, and it is no name of a Hugging Face repository (org/name)")
+
+    def _say_idle(self, ref: str) -> None:
+        """Warns of options that are about repositories: what is in a local folder is what it is."""
+        model = self._model
+        elsewhere = any(is_repository("/".join(entry.split("/")[:2])) for entry in model.weight_path if "/" in entry)
+        idle = ["--huggingface-model-revision"] if model.huggingface_model_revision != "main" else []
+        if not elsewhere:  # --weight-path may name a file of a repository
+            idle += ["--huggingface-weight-revision"] if model.huggingface_weight_revision != "main" else []
+            idle += ["--force-download"] if model.force_download else []
+        if idle:
+            log.warning("%s: %s is a local folder, for which this has no meaning; leave it out", ", ".join(idle), ref)
+
+    def weights(self, place: ModelLocation) -> list[str]:
+        """The weight files: those of --weight-path, or those beside the config."""
+        paths = self._model.weight_path
+        if not paths:
+            return place.weights()
+        for path in paths:
+            refuse_unreadable(path)
+        return [self._weight_file(path, place) for path in paths]
+
+    def _weight_file(self, entry: str, place: ModelLocation) -> str:
+        """One --weight-path: a local file, org/repo/file, or a file of the model's own place."""
+        path = Path(entry).expanduser()
+        if path.is_file():
+            self._insist_on_encoding(entry, path)
+            return str(path)
+        parts = entry.split("/")
+        if len(parts) < 3 or not is_repository("/".join(parts[:2])):
+            return place.file(entry)
+        repository, name = "/".join(parts[:2]), "/".join(parts[2:])
+        return place.file(name) if repository == place.ref else self._repository(repository).file(name)
+
+    def _insist_on_encoding(self, entry: str, path: Path) -> None:
+        if self._model.quantization_encoding is None:
+            stored = stored_encoding([str(path)])
+            raise ModelError(
+                f"--weight-path {entry} is a local file, so say how it is stored: --quantization-encoding {stored}"
+            )
+
+    def _repository_of_weights(self) -> str:
+        for entry in self._model.weight_path:
+            parts = entry.split("/")
+            if len(parts) >= 3 and not Path(entry).expanduser().exists():
+                return "/".join(parts[:2])
+        raise ModelError("no model is named: give --model-path, a Hugging Face repository or a local folder")
+
+    def _repository(self, ref: str) -> ModelLocation:
+        location = self._location(ref)
+        if location is None:
+            raise self._unknown(ref)
+        return location
+
+
+def _read_config(folder: Path, ref: str) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
+        raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
+    config = read_object(folder / "config.json")
+    check_limits(config)
+    return config
+
+
+def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
+    """Who reads images refuses what means nothing to it; a model that does not see has nobody who would."""
+    if overrides and architecture.images is None:
+        raise ModelError(
+            f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"
+        )
+
+
+def _classes(config: dict[str, Any], ref: str) -> list[str]:
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        raise ModelError(f'{ref}: config.json names no "architectures", so it is not known how to run the model')
+    return [str(name) for name in classes]
+
+
+def _architecture(
+    folder: ModelFolder, names: list[str], host: Host, ref: str, prefer_legacy: bool, task: str | None
+) -> Architecture:
+    suffix = "_Legacy" if prefer_legacy else "_ModuleV3"
+    preferred = [name + suffix for name in names if name + suffix in host.architectures]
+    try:
+        found = find_architecture(host.architectures, [*preferred, *names], task).component
+    except PluginError as error:
+        return find_fallback(host, folder, f"{ref}: {error}").component
+    twins = [entry.name for entry in host.architectures if plain(entry.name) == plain(found.name)]
+    if len(twins) > 1:
+        switch = "--no-use-legacy-module" if prefer_legacy else "--use-legacy-module"
+        log.info("%s is served by %s; %s prefers its other implementation", names[0], found.name, switch)
+    return found

@@ -1,0 +1,351 @@
+"""How do the tensors of a checkpoint get into a model?
+
+Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
+tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
+not overwrite the files meanwhile. Where a linear method keeps the weights of projections, each goes to it as it is read
+and is not kept here. Packed weights are unpacked as they are read, stacked ones entry by entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from maxserve.core.components import WeightMap
+from maxserve.core.computing import GivesRows, KeepsExperts
+from maxserve.core.errors import ModelError
+from maxserve.core.loading.expert_linear import ExpertLinear
+from maxserve.core.loading.linear import Embedding, Linear
+from maxserve.core.loading.packings import Packing
+from maxserve.core.loading.progress import Progress
+from maxserve.core.loading.safetensors_header import read_header
+from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
+
+if TYPE_CHECKING:
+    from maxserve.core.computing import KeptExperts, KeptWeight, WeightKeeper
+    from maxserve.core.loading.rotary_order import PairsApart
+
+log = logging.getLogger("maxserve.model")
+
+_TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_MAPPED_AT_ONCE = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """Who keeps the weights of projections, and from which type; None: from that of each weight in the checkpoint."""
+
+    keeper: WeightKeeper
+    encoding: torch.dtype | None = None
+
+    def dtype(self, reads: Sequence[Read]) -> torch.dtype:
+        """The type to give weights in that are read so; that of the widest part where parts differ."""
+        widest = max((_TORCH[read.dtype] for read in reads), key=lambda dtype: dtype.itemsize)
+        return self.keeper.stored(self.encoding or widest)
+
+
+def load_weights(
+    model: nn.Module,
+    files: Sequence[str],
+    weight_map: WeightMap,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: Progress,
+    keeping: Keeping | None = None,
+    order: PairsApart | None = None,
+    packing: Packing | None = None,
+) -> None:
+    """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
+
+    Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
+    Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
+    differ. `order` changes the rows of rotated queries and keys, `packing` says how the checkpoint packs weights, if it
+    does. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    """
+    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
+    headers = {file: read_header(file) for file in files}
+    reads = plan_reads(parameters.shapes, headers, weight_map, packing)
+    if order is not None:
+        order.check(read.name for read in reads)
+    if keeping is not None:
+        parameters.keep_weights(keeping, reads)
+    total = sum(read.size for read in reads) or 1
+    progress.phase("Loading weights")
+    done = 0
+    for file in files:
+        for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
+            for piece, numbers in _ready(read, tensor, packing):
+                parameters.put(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
+            done += read.size
+            progress.advance(done / total)
+    parameters.finish()
+
+
+def place_weights(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    progress: Progress,
+    keeping: Keeping | None = None,
+) -> None:
+    """Does with the weights that `model` has, in host memory, what `load_weights` does with those it reads.
+
+    For architectures whose `load` gets the weights in a way of its own. Buffers are left alone.
+    """
+    parameters = _Loaded(model, dtype, torch.device(device), (), None)
+    tensors = parameters.tensors()
+    reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
+    if keeping is not None:
+        parameters.keep_weights(keeping, reads)
+    total = sum(read.size for read in reads) or 1
+    done = 0
+    for read in reads:
+        parameters.put(read, tensors.pop(read.name))
+        done += read.size
+        progress.advance(done / total)
+    parameters.finish()
+
+
+def _in_memory(name: str, tensor: torch.Tensor) -> Read:
+    stored = next((stored for stored, dtype in _TORCH.items() if dtype == tensor.dtype), str(tensor.dtype))
+    return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
+
+
+def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
+    """Each read and its tensor; those that will be kept mapped last, through a mapping of their own.
+
+    A mapping and the pages read through it stay as long as one of its tensors does. Tensors that are copied are
+    therefore read through mappings that end after a few of them.
+    """
+    copied = [read for read in reads if not parameters.keeps(read)]
+    kept = [read for read in reads if parameters.keeps(read)]
+    for group in filter(None, [*_groups(copied), kept]):
+        try:
+            opened = safe_open(file, framework="pt")
+        except SafetensorError as error:
+            raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
+        with opened as handle:
+            for read in group:
+                yield read, handle.get_tensor(read.name)
+
+
+def _ready(read: Read, tensor: torch.Tensor, packing: Packing | None) -> Iterator[tuple[Read, torch.Tensor]]:
+    """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
+    if read.rows is not None:
+        tensor = tensor[slice(*read.rows)]
+    scales = _scales(read)
+    if scales is None and not read.transposed:
+        yield read, tensor
+        return
+    if len(read.shape) == 2:
+        yield read, _changed(tensor, scales, packing)
+        return
+    for entry in range(read.shape[0]):
+        yield replace(read, entry=entry), _changed(tensor[entry], None if scales is None else scales[entry], packing)
+
+
+def _changed(tensor: torch.Tensor, scales: torch.Tensor | None, packing: Packing | None) -> torch.Tensor:
+    if scales is None:
+        return tensor.transpose(-1, -2)
+    assert packing is not None, "only a packing makes reads with scales"
+    return packing.unpack(tensor, scales)
+
+
+def _scales(read: Read) -> torch.Tensor | None:
+    if read.scales is None:
+        return None
+    with safe_open(read.scales.file, framework="pt") as handle:
+        scales: torch.Tensor = handle.get_tensor(read.scales.name)
+        return scales
+
+
+def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
+    """The reads in groups of about `_MAPPED_AT_ONCE` bytes."""
+    group: list[Read] = []
+    for read in reads:
+        group.append(read)
+        if sum(each.size for each in group) >= _MAPPED_AT_ONCE:
+            yield group
+            group = []
+    yield group
+
+
+class _Loaded:
+    """The parameters of a model while they are being replaced by loaded ones."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        exact: Sequence[str],
+        order: PairsApart | None,
+    ) -> None:
+        self._order = order
+        self._dtype = dtype
+        self._device = device
+        self._places = _places(model)
+        self._ready: dict[str, torch.Tensor] = {}
+        self._dtypes = {  # by parameter, where it is not `dtype`
+            names[0]: torch.float32 for names, _ in self._places if any(re.search(each, names[0]) for each in exact)
+        }
+        self._kept: dict[str, KeptWeight] = {}  # by parameter
+        self._experts: dict[str, KeptExperts] = {}  # by parameter
+        self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
+        self._second: dict[str, torch.Tensor] = {}  # by place
+        self.shapes = Parameters(
+            shapes={names[0]: tuple(parameter.shape) for names, parameter in self._places},
+            aliases={name: names[0] for names, _ in self._places for name in names},
+            buffers=frozenset(name for name, _ in model.named_buffers()),
+        )
+        self._model = model
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the model's parameters hold now, by their first names."""
+        return {names[0]: parameter.detach() for names, parameter in self._places}
+
+    def keep_weights(self, keeping: Keeping, reads: Sequence[Read]) -> None:
+        """Makes room with `keeping` for every weight of a projection that is no one else's too.
+
+        A table that a projection shares stays a table, and the projection has its own copy of it.
+        """
+        for names, _ in self._places:
+            own = [read for read in reads if read.target == names[0] and read.dtype in _TORCH]
+            modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
+            if own and modules and isinstance(modules[0][1], ExpertLinear):
+                self._keep_experts(names[0], modules[0][1], keeping, own)
+                continue
+            if not own or not modules or not all(isinstance(module, Linear | Embedding) for _, module in modules):
+                continue
+            dtype = self._dtypes[names[0]] = keeping.dtype(own)
+            for name, module in modules:
+                if isinstance(module, Linear):
+                    kept = keeping.keeper.keep(module.outputs, module.inputs, dtype)
+                    if kept is not None:
+                        self._kept[name] = kept
+                        module.give_to(kept)
+            if any(isinstance(module, Linear) and module.kept is None for _, module in modules):
+                del self._dtypes[names[0]]  # the layer keeps it, and multiplies by it as it is
+
+    def _keep_experts(self, name: str, module: ExpertLinear, keeping: Keeping, reads: Sequence[Read]) -> None:
+        """Makes room for the weights of one projection of all experts, if the keeper keeps such."""
+        if not isinstance(keeping.keeper, KeepsExperts):
+            return
+        dtype = keeping.dtype(reads)
+        kept = keeping.keeper.keep_experts(module.experts, module.outputs, module.inputs, dtype)
+        if kept is not None:
+            self._dtypes[name] = dtype
+            self._experts[name] = kept
+            module.give_to(kept)
+
+    def keeps(self, read: Read) -> bool:
+        """Whether the mapped tensor itself becomes the parameter."""
+        if self._order is not None and self._order.changes(read.name):
+            return False
+        if not read.file or not read.whole or self._device.type != "cpu":
+            return False
+        if read.target in self._kept or read.target in self._experts:
+            return False
+        return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
+
+    def put(self, read: Read, tensor: torch.Tensor) -> None:
+        """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
+        dtype = self._dtypes.get(read.target, self._dtype)
+        if read.place is not None:
+            self._second[read.place] = tensor.to(device=self._device, dtype=dtype)
+        elif read.target in self._kept:
+            self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
+        elif read.target in self._experts:
+            entries = enumerate(tensor) if read.entry is None else iter(((read.entry, tensor),))
+            for entry, rows in entries:
+                self._experts[read.target].put(entry, rows.to(device=self._device, dtype=dtype), read.offset or 0)
+        elif read.whole:
+            if self.keeps(read):
+                self._mapped[read.target] = read
+            self._ready[read.target] = tensor.to(device=self._device, dtype=dtype)
+        else:
+            self._put_piece(read, tensor, dtype)
+
+    def _put_piece(self, read: Read, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+        whole = self._ready.get(read.target)
+        if whole is None:
+            shape = self.shapes.shapes[read.target]
+            whole = self._ready[read.target] = torch.empty(shape, dtype=dtype, device=self._device)
+        piece = whole if read.entry is None else whole[read.entry]
+        if read.offset is not None:
+            piece = piece[read.offset : read.offset + tensor.shape[0]]
+        piece.copy_(tensor)
+
+    def finish(self) -> None:
+        """Puts every tensor where the model has its parameter, at each of the places that share it.
+
+        Tables whose weight a projection keeps too are read from there, where its method can: once is enough.
+        """
+        readers: list[tuple[Embedding, GivesRows]] = []
+        for names, _ in self._places:
+            if names[0] in self._kept or names[0] in self._experts:
+                continue
+            shared = self._ready.pop(names[0])
+            parameter = nn.Parameter(shared, requires_grad=False)
+            for name in names:
+                own = self._own(name, shared)
+                if name in self._kept:
+                    self._kept[name].put(self._read_again(names[0], shared) if own is None else own, 0)
+                    continue
+                reader = self._reader(names) if own is None else None
+                if reader is not None and isinstance(module := self._module(name), Embedding):
+                    readers.append((module, reader))
+                    continue
+                value = parameter if own is None else nn.Parameter(own, requires_grad=False)
+                setattr(self._module(name), name.rpartition(".")[2], value)
+        for table, reader in readers:
+            table.give_to(reader)
+        for module in self._model.modules():
+            if isinstance(module, Embedding):
+                module.compute = self._dtype
+
+    def _reader(self, names: Sequence[str]) -> GivesRows | None:
+        """Who keeps the weight that these places share, and can give rows of it."""
+        for name in names:
+            kept = self._kept.get(name)
+            if isinstance(kept, GivesRows) and name not in self._second:
+                return kept
+        return None
+
+    def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A mapped tensor through a mapping of its own, which ends after use: the pages of the other stay untouched."""
+        read = self._mapped.get(target)
+        if read is None:
+            return tensor
+        with safe_open(read.file, framework="pt") as handle:
+            again: torch.Tensor = handle.get_tensor(read.name)
+            return again
+
+    def _module(self, name: str) -> nn.Module:
+        """The module that has the parameter of that name."""
+        return self._model.get_submodule(name.rpartition(".")[0])
+
+    def _own(self, name: str, shared: torch.Tensor) -> torch.Tensor | None:
+        """The tensor the checkpoint has for this place alone, if it is not the shared one once more."""
+        second = self._second.pop(name, None)
+        if second is None or torch.equal(second, shared):
+            return None
+        log.warning("config.json ties %s to another weight, the checkpoint's own one differs and is used", name)
+        return second
+
+
+def _places(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+    """Each parameter and all names under which modules have it."""
+    names: dict[int, tuple[list[str], nn.Parameter]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), ([], parameter))[0].append(name)
+    return list(names.values())

@@ -1,0 +1,108 @@
+"""Checks that what a plugin's build returned can do what its kind promises."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from maxserve.core.components import (
+    AttentionBackend,
+    CacheStrategy,
+    Engine,
+    GrammarBackend,
+    LayerCompiler,
+    LinearMethod,
+    Observer,
+    ReasoningParser,
+    Routes,
+    Sampler,
+    Scheduler,
+    ToolParser,
+)
+from maxserve.core.computing import Attention, CompilesLayers, KeptWeight, WeightKeeper
+from maxserve.core.grammars import GrammarCompiler
+from maxserve.core.interfaces import Cache, LogitTransform, ModelSpec, ReadsImages, ServedEngine, StatsObserver
+from maxserve.core.reading import ReadsAnswer
+from maxserve.core.scheduling import StepPolicy
+
+PROTOCOLS: Mapping[str, type[Any]] = {
+    AttentionBackend.kind: Attention,
+    CacheStrategy.kind: Cache,
+    Engine.kind: ServedEngine,
+    GrammarBackend.kind: GrammarCompiler,
+    LayerCompiler.kind: CompilesLayers,
+    LinearMethod.kind: WeightKeeper,
+    Observer.kind: StatsObserver,
+    ReasoningParser.kind: ReadsAnswer,
+    Sampler.kind: LogitTransform,
+    Scheduler.kind: StepPolicy,
+    ToolParser.kind: ReadsAnswer,
+}
+"""What the builds of each kind return. Architectures are checked with their spec, where the model is made."""
+
+PARTS: Mapping[str, type[Any]] = {"spec": ModelSpec, "images": ReadsImages, "weight": KeptWeight}
+"""What plugins return beside what their builds do: an architecture's config and images, a weight that is kept."""
+
+
+def contract_fault(kind: str, built: object) -> str | None:
+    """Returns what is wrong with a thing of a kind (or of a part of one), None when it has all that is called."""
+    if kind == Routes.kind:
+        return _router_fault(built)
+    protocol = PROTOCOLS.get(kind) or PARTS.get(kind)
+    if protocol is None:
+        return None
+    if isinstance(built, type):
+        return f"returned the class {built.__name__} itself, not an object of it"
+    for name, member in _members(protocol).items():
+        fault = _member_fault(protocol, built, name, member)
+        if fault is not None:
+            return f"returned a {type(built).__name__} {fault}"
+    return None
+
+
+def _router_fault(built: object) -> str | None:
+    from fastapi import APIRouter  # not in workers
+
+    if isinstance(built, APIRouter):
+        return None
+    return f"returned a {type(built).__name__}, not a fastapi.APIRouter"
+
+
+def _members(protocol: type[Any]) -> dict[str, Any]:
+    """The public methods and attributes that a Protocol declares; attributes have no value there."""
+    attributes = dict.fromkeys(inspect.get_annotations(protocol))
+    return {name: value for name, value in {**attributes, **vars(protocol)}.items() if not name.startswith("_")}
+
+
+def _member_fault(protocol: type[Any], built: object, name: str, member: Any) -> str | None:
+    if not hasattr(built, name):
+        what = f"method {name}{_shown(member)}" if inspect.isfunction(member) else f"attribute {name!r}"
+        return f"without the {what} of {protocol.__name__}"
+    if not inspect.isfunction(member):
+        return None
+    method = getattr(built, name)
+    if not callable(method):
+        return f"whose {name!r} is no method"
+    return None if _takes(method, member) else f"whose {name} does not take the arguments {_shown(member)}"
+
+
+def _takes(method: Callable[..., Any], promised: Callable[..., Any]) -> bool:
+    """Whether `method` can be called as the core calls what the Protocol promises: positionally, but for `*` ones."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # written in C, which does not say
+        return True
+    parameters = list(inspect.signature(promised).parameters.values())[1:]
+    positional = [None for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+    try:
+        signature.bind(*positional, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(member: Any) -> str:
+    names = list(inspect.signature(member).parameters)[1:]
+    return f"({', '.join(names)})"

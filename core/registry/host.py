@@ -1,0 +1,418 @@
+"""Which plugins are there in this process, and what do they offer?
+
+The one file that asks pluggy for implementations: everything else sees typed registries. A host is an object, not a
+global; a process makes one at its start, and no hook is called once requests are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from maxserve.core import hookspecs
+from maxserve.core.components import (
+    Architecture,
+    AttentionBackend,
+    CacheStrategy,
+    ConfigSection,
+    Engine,
+    GrammarBackend,
+    LayerCompiler,
+    LinearMethod,
+    ModelQuery,
+    ModelSource,
+    Observer,
+    ReasoningParser,
+    Ref,
+    Routes,
+    Sampler,
+    Scheduler,
+    ToolParser,
+)
+from maxserve.core.errors import MaxserveError, PluginError
+from maxserve.core.registry.complaints import Complaints
+from maxserve.core.registry.conflicts import settle
+from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
+from maxserve.core.registry.fields import field_owners
+from maxserve.core.registry.hooks import (
+    check_commands,
+    check_declaration,
+    check_implementation,
+    declares_nothing,
+    one_line,
+    wrong_type,
+)
+from maxserve.core.registry.loading import explain, import_plugin
+from maxserve.core.registry.manifest import Manifest, compare, declared, fingerprint
+from maxserve.core.registry.options import PluginOptions, Preference, parse_preferences
+from maxserve.core.registry.process import ProcessInfo
+from maxserve.core.registry.selection import Plugin, find_plugins
+from maxserve.core.registry.sources import Source
+
+if TYPE_CHECKING:
+    import click
+
+    from maxserve.core.cli.group import Invocation
+    from maxserve.core.config import Settings
+    from maxserve.core.config.sections import PluginSection
+
+__all__ = ["Host", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
+
+D = TypeVar("D", bound=Declared)
+Trace = Callable[[str], None]
+DECLARATIONS: Mapping[str, type[Declared]] = {
+    "maxserve_architectures": Architecture,
+    "maxserve_engines": Engine,
+    "maxserve_cache_strategies": CacheStrategy,
+    "maxserve_schedulers": Scheduler,
+    "maxserve_samplers": Sampler,
+    "maxserve_attention_backends": AttentionBackend,
+    "maxserve_linear_methods": LinearMethod,
+    "maxserve_layer_compilers": LayerCompiler,
+    "maxserve_grammar_backends": GrammarBackend,
+    "maxserve_config": ConfigSection,
+}
+SERVING: Mapping[str, type[Declared]] = {  # not in workers
+    "maxserve_routes": Routes,
+    "maxserve_tool_parsers": ToolParser,
+    "maxserve_reasoning_parsers": ReasoningParser,
+    "maxserve_observers": Observer,
+}
+KINDS = tuple(cls.kind for cls in (*DECLARATIONS.values(), *SERVING.values()) if cls is not ConfigSection)
+
+
+class Host:
+    """The plugins of one process and the registries of what they declare.
+
+    Made by `discover` (strict: the first problem is raised; else problems are kept in `problems` and what is broken
+    is left out) or, in a worker, by `from_manifest`.
+    """
+
+    def __init__(
+        self,
+        plugins: Iterable[Plugin],
+        prefer: Iterable[str],
+        complaints: Complaints,
+        *,
+        serving: bool,
+        trace: Trace | None = None,
+    ) -> None:
+        self._complaints = complaints
+        self._trace = trace
+        self._prefer = tuple(prefer)
+        self._preferences = self._parse_preferences()
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._plugins = list(plugins)
+        self._register_all()
+        self._entries = self._gather({**DECLARATIONS, **SERVING} if serving else DECLARATIONS)
+        self.architectures = self._registry(Architecture)
+        self.engines = self._registry(Engine)
+        self.cache_strategies = self._registry(CacheStrategy)
+        self.schedulers = self._registry(Scheduler)
+        self.samplers = self._registry(Sampler)
+        self.attention_backends = self._registry(AttentionBackend)
+        self.linear_methods = self._registry(LinearMethod)
+        self.layer_compilers = self._registry(LayerCompiler)
+        self.grammar_backends = self._registry(GrammarBackend)
+        self.routes = self._registry(Routes)
+        self.tool_parsers = self._registry(ToolParser)
+        self.reasoning_parsers = self._registry(ReasoningParser)
+        self.observers = self._registry(Observer)
+        self._sections = self._registry(ConfigSection)
+        in_workers = {cls.kind for cls in DECLARATIONS.values()}
+        shared = (*(each for each in self.registries if each.kind in in_workers), self._sections)
+        self._declared = declared(entry for registry in shared for entry in registry)
+
+    @classmethod
+    def discover(cls, options: PluginOptions, *, strict: bool, trace: Trace | None = None) -> Host:
+        """The host of a process that finds its plugins itself."""
+        complaints = Complaints(strict=strict, tolerant=options.tolerant)
+        host = cls(find_plugins(options, complaints), options.prefer, complaints, serving=True, trace=trace)
+        if strict:
+            host.insist()
+        return host
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest) -> Host:
+        """The host of a worker; PluginError when it does not come out equal to the sender's."""
+        complaints = Complaints(strict=True, tolerant=manifest.tolerant)
+        plugins = [Plugin(source=source) for source in manifest.sources]
+        host = cls(plugins, manifest.prefer, complaints, serving=False)
+        compare(manifest, host._declared)
+        return host
+
+    def manifest(self) -> Manifest:
+        """What `from_manifest` needs to make an equal host in another process."""
+        return Manifest(
+            sources=tuple(plugin.source for plugin in self._plugins if plugin.active),
+            prefer=self._prefer,
+            tolerant=self._complaints.tolerant,
+            declared=self._declared,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal in all processes whose registries are equal."""
+        return fingerprint(self._declared)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Every plugin there is, those left out included, in the order of discovery."""
+        return tuple(self._plugins)
+
+    @property
+    def problems(self) -> tuple[PluginError, ...]:
+        """What a strict host would have raised, in the order it was found."""
+        return tuple(self._complaints.errors)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should know although it stops nothing."""
+        return tuple(self._complaints.warnings)
+
+    @property
+    def registries(self) -> tuple[Registry[Any], ...]:
+        """All registries of components, in the order they are listed."""
+        return (
+            self.architectures,
+            self.engines,
+            self.cache_strategies,
+            self.schedulers,
+            self.samplers,
+            self.attention_backends,
+            self.linear_methods,
+            self.layer_compilers,
+            self.grammar_backends,
+            self.routes,
+            self.tool_parsers,
+            self.reasoning_parsers,
+            self.observers,
+        )
+
+    def insist(self) -> None:
+        """Raises the first problem, as a strict discovery would have; nothing if the operator tolerates problems.
+
+        Imports what else is needed of every plugin: the classes of request fields and of settings.
+        """
+        self._complaints.insist()
+        self.plugin_sections()
+        try:
+            self.request_fields()
+        except PluginError as error:
+            self._complaints.report(error)
+        self._complaints.insist()
+
+    def build(self, entry: Entry[Any], context: Any) -> Any:
+        """Returns what the component's `build` makes of `context`, and checks that it can do what its kind promises.
+
+        PluginError names plugin, component, target and cause.
+        """
+        from maxserve.core.registry.contracts import (
+            contract_fault,  # no command that builds nothing waits for the Protocols
+        )
+
+        build = self.load(entry, entry.component.build)
+        try:
+            built = build(context)
+        except MaxserveError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{entry.title}: {entry.where!r} cannot build it: {cause(error)}") from error
+        fault = contract_fault(entry.kind, built)
+        if fault is not None:
+            raise PluginError(f"{entry.title}: {entry.where!r} {fault}")
+        return built
+
+    def load(self, entry: Entry[Any], ref: Ref) -> Any:
+        """The thing behind one of the component's references."""
+        try:
+            return load_ref(ref)
+        except PluginError as error:
+            raise PluginError(f"{entry.title}: {error}") from error
+
+    def request_fields(self) -> Mapping[str, Entry[Sampler]]:
+        """Samplers by the request fields they declare; imports their params classes."""
+        return field_owners(
+            (entry, self.load(entry, entry.component.params))
+            for entry in self.samplers
+            if entry.component.params is not None
+        )
+
+    def plugin_sections(self) -> list[PluginSection]:
+        """The settings sections of plugins, with their schemas imported; those that fail to are left out."""
+        from maxserve.core.config.sections import PluginSection
+
+        sections = []
+        for entry in self._sections:
+            try:
+                schema = self.load(entry, entry.component.schema)
+            except PluginError as error:
+                self._complaints.report(error)
+                continue
+            sections.append(PluginSection(name=entry.name, schema=schema, plugin=entry.plugin))
+        return sections
+
+    def section_values(self, settings: Settings) -> Mapping[type[Any], Any]:
+        """One object per section, by its schema: what `Context.config` gives to builds."""
+        given = settings.plugins.sections
+        return {section.schema: section.load(given.get(section.name, {})) for section in self.plugin_sections()}
+
+    def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
+        """Where plugins say that a model lies; the last registered, the operator's own, are asked first."""
+        hook = "maxserve_model_source"
+        for plugin, call in reversed(list(self._implementations(hook))):
+            answer = call(ref=ref, query=query)
+            if isinstance(answer, ModelSource):
+                return answer
+            if answer is not None:
+                raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, ModelSource)}")
+        return None
+
+    def process_start(self, process: ProcessInfo) -> None:
+        """Tells every plugin that this process starts; what one raises stops the start."""
+        for _, call in self._implementations("maxserve_process_start"):
+            call(process=process)
+
+    def add_commands(self, cli: click.Group, invocation: Invocation) -> None:
+        """Has plugins add their commands to `cli`; one that replaces a command loses all it added."""
+        owners = dict.fromkeys(cli.commands, "maxserve itself")
+        for plugin, call in self._implementations("maxserve_commands"):
+            before = dict(cli.commands)
+            try:
+                call(cli=cli, invocation=invocation)
+                check_commands(plugin, before, cli.commands, owners)
+            except PluginError as error:
+                cli.commands.clear()
+                cli.commands.update(before)
+                self._complaints.report(error)  # the plugin stays: workers have what it declares as well
+
+    def _register_all(self) -> None:
+        for plugin in [plugin for plugin in self._plugins if plugin.active]:
+            try:
+                self._replace(plugin, self._register(plugin))
+            except PluginError as error:
+                self._complain(plugin, error)
+
+    def _register(self, plugin: Plugin) -> Plugin:
+        loaded, target = import_plugin(plugin)
+        other = self._manager.get_name(target)
+        if other is not None:
+            raise PluginError(f"{loaded.source.label} is the same object as plugin {other!r}; leave away one of them")
+        try:
+            self._manager.register(target, plugin.name)
+            return replace(loaded, hooks=self._checked_hooks(loaded, target))
+        except (PluginError, pluggy.PluginValidationError) as error:
+            if self._manager.is_registered(target):
+                self._manager.unregister(target)
+            raise PluginError(f"{loaded.source.label}: {one_line(error)}{loaded.source.way_out}") from error
+
+    def _checked_hooks(self, plugin: Plugin, target: object) -> tuple[str, ...]:
+        callers = self._manager.get_hookcallers(target) or []
+        for caller in callers:
+            implementation = next(i for i in caller.get_hookimpls() if i.plugin is target)
+            check_implementation(caller.name, implementation, known=caller.has_spec())
+        if not callers and not plugin.listed:
+            raise declares_nothing(plugin, target)
+        return tuple(sorted(caller.name for caller in callers))
+
+    def _gather(self, wanted: Mapping[str, type[Declared]]) -> list[Entry[Any]]:
+        """What every plugin declares; one that fails anywhere gives nothing at all."""
+        calls: dict[str, list[tuple[str, Callable[[], object]]]] = {}
+        for hook in wanted:
+            for plugin, call in self._implementations(hook):
+                calls.setdefault(plugin.name, []).append((hook, call))
+        entries = []
+        for plugin in [plugin for plugin in self._plugins if plugin.active]:
+            try:
+                items = [
+                    item
+                    for hook, call in calls.get(plugin.name, ())
+                    for item in _checked(plugin, hook, call(), wanted[hook])
+                ]
+                known = {id(item) for item in items}
+                items += [item for item in plugin.listed if id(item) not in known]
+                _check_declarations(plugin, items)
+            except PluginError as error:
+                self._complain(plugin, error)
+                continue
+            entries += [_entry(plugin, item) for item in items]
+        return entries
+
+    def _registry(self, cls: type[D]) -> Registry[D]:
+        entries: list[Entry[D]] = [entry for entry in self._entries if isinstance(entry.component, cls)]
+        return Registry(cls.kind, settle(cls.kind, entries, self._preferences, self._complaints))
+
+    def _implementations(self, hook: str) -> Iterator[tuple[Plugin, Callable[..., Any]]]:
+        """Who implements a hook, with a call that blames the plugin for what goes wrong.
+
+        Not pluggy's own call: that would return answers without saying whose they are.
+        """
+        plugins = {plugin.name: plugin for plugin in self._plugins if plugin.active}
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            if implementation.plugin_name in plugins:  # what turned out broken is registered still, and left out
+                plugin = plugins[implementation.plugin_name]
+                yield plugin, self._blaming(plugin, hook, implementation)
+
+    def _blaming(self, plugin: Plugin, hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            try:
+                answer = implementation.function(*(arguments[name] for name in implementation.argnames))
+                if isinstance(answer, Iterator):
+                    answer = list(answer)  # a generator's errors are the plugin's as well
+            except (Exception, SystemExit) as error:
+                raise PluginError(f"{plugin.source.label}: {hook}: {explain(error)}{plugin.source.way_out}") from error
+            if self._trace is not None:
+                self._trace(f"{hook} [{plugin.name}] -> {answer!r}")
+            return answer
+
+        return call
+
+    def _complain(self, plugin: Plugin, error: PluginError) -> None:
+        self._complaints.report(error)
+        self._replace(plugin, plugin.broken(error))
+
+    def _replace(self, plugin: Plugin, new: Plugin) -> None:
+        self._plugins = [new if known is plugin else known for known in self._plugins]
+
+    def _parse_preferences(self) -> list[Preference]:
+        try:
+            return parse_preferences(self._prefer, KINDS)
+        except PluginError as error:
+            self._complaints.report(error)
+            return []
+
+
+def _checked(plugin: Plugin, hook: str, answer: object, cls: type[D]) -> list[D]:
+    if not isinstance(answer, Iterable):
+        raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, cls)}{plugin.source.way_out}")
+    items = list(answer)
+    for item in items:
+        if not isinstance(item, cls):
+            raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'gave', item, cls)}{plugin.source.way_out}")
+    return items
+
+
+def _check_declarations(plugin: Plugin, items: Iterable[Declared]) -> None:
+    for item in items:
+        try:
+            check_declaration(item)
+        except PluginError as error:
+            raise PluginError(f"{plugin.source.label}: {error}{plugin.source.way_out}") from None
+
+
+def _entry(plugin: Plugin, item: Any) -> Entry[Any]:
+    source = plugin.source
+    return Entry(
+        kind=item.kind,
+        component=item,
+        plugin=source.name,
+        origin=source.origin,
+        distribution=source.distribution,
+        version=source.version,
+        path=source.path,
+        where=where(item.schema if isinstance(item, ConfigSection) else item.build),
+    )

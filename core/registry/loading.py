@@ -1,0 +1,104 @@
+"""How is a plugin imported, and what of it is not a plugin of this version?"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from maxserve.core import components
+from maxserve.core.errors import PluginError
+from maxserve.core.registry.custom import check_place, listed_architectures
+from maxserve.core.registry.entries import cause
+from maxserve.core.registry.selection import Plugin
+from maxserve.core.registry.sources import CUSTOM, DISTRIBUTION, PLUGIN, Source, own_version
+
+_MISSING = re.compile(r"cannot import name '(\w+)' from 'maxserve'")
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def import_plugin(plugin: Plugin) -> tuple[Plugin, object]:
+    """The plugin with its path, import time and listed architectures, and the object that holds its hooks."""
+    source = plugin.source
+    start = time.perf_counter()
+    with _search_in(source.folder):
+        module, target = _import(source)
+        elapsed = (time.perf_counter() - start) * 1000
+        if source.origin in (CUSTOM, PLUGIN):
+            check_place(source, module)
+        if source.origin == CUSTOM:
+            plugin = replace(plugin, listed=tuple(listed_architectures(source, target)))
+    path: str = vars(module).get("__file__") or source.folder
+    located = replace(source, path=path, folder=source.folder or _root(source, path))
+    return replace(plugin, source=located, import_ms=round(elapsed, 1)), target
+
+
+@contextmanager
+def _search_in(folder: str) -> Iterator[None]:
+    """Appends a folder to sys.path, and takes it away again if the import fails."""
+    new = bool(folder) and folder not in sys.path
+    if new:
+        sys.path.append(folder)
+    try:
+        yield
+    except PluginError:
+        if new:
+            sys.path.remove(folder)
+        raise
+
+
+def _import(source: Source) -> tuple[ModuleType, object]:
+    name, _, attribute = source.target.partition(":")
+    try:
+        module = import_module(name)
+        found: Any = module
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        raise PluginError(_import_failure(source, error)) from error
+    return module, found
+
+
+def _import_failure(source: Source, error: BaseException) -> str:
+    if source.origin == CUSTOM:
+        return f"{CUSTOM} {source.given}: cannot import {source.module!r}: {explain(error)}"
+    return f"{source.label}: cannot import {source.target!r}: {explain(error)}{source.way_out}"
+
+
+def _root(source: Source, path: str) -> str:
+    """The entry of sys.path that a --plugin module came from: a worker may start with another path."""
+    if source.origin != PLUGIN or not path:
+        return ""
+    root = Path(path).resolve().parent
+    for _ in range(source.module.count(".") + (1 if Path(path).name == "__init__.py" else 0)):
+        root = root.parent
+    return str(root) if str(root) in map(os.path.realpath, sys.path) else ""
+
+
+def explain(error: BaseException) -> str:
+    """The cause on one line; what uses names or fields that this version does not know is said to be too new."""
+    if isinstance(error, ImportError):
+        missing = _MISSING.match(str(error))
+        if missing is not None:
+            return _too_new(f"there is no maxserve.{missing[1]}")
+    if isinstance(error, TypeError):
+        found = _UNEXPECTED.search(str(error))
+        if found is not None and found[1] in _declarations():
+            return _too_new(f"{found[1]} has no field {found[2]!r}")
+    return cause(error)
+
+
+def _too_new(lack: str) -> str:
+    return f"{lack} in this {f'{DISTRIBUTION} {own_version()}'.strip()}: the plugin needs a newer maxserve"
+
+
+def _declarations() -> Iterable[str]:
+    return (name for name, value in vars(components).items() if isinstance(value, type))

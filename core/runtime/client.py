@@ -1,0 +1,149 @@
+"""How do routes reach the engine? The API process's EngineClient over the messages of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from maxserve.core.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
+from maxserve.core.runtime.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.runtime.observing import Observers
+
+NO_WORKER = "no worker is running; it is being started anew"
+
+
+class Channel(Protocol):
+    """The way to the worker that serves now."""
+
+    def send(self, message: ToWorker) -> None: ...
+
+
+class WorkerClient:
+    """An EngineClient whose engine lives in a worker. One event loop owns it.
+
+    `max_queue_size` bounds the requests that are open beyond those a batch holds. `served` counts the requests that
+    came to their end.
+    """
+
+    def __init__(self, *, max_queue_size: int | None = None) -> None:
+        self.observers = Observers()
+        self.served = 0
+        self._max_queue_size = max_queue_size
+        self._channel: Channel | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._batch_size = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that may be open at once: a batch and a queue; None when the queue has no limit."""
+        return None if self._max_queue_size is None else self._batch_size + self._max_queue_size
+
+    @property
+    def open(self) -> int:
+        """Requests that have not come to their end; every text to be encoded is one."""
+        return sum(stream.weight for stream in self._streams.values())
+
+    # --- for routes ---------------------------------------------------------------------------------------------
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Outputs of a request as they come; closing the iterator early aborts it.
+
+        QueueFullError, RequestError or WorkerDied at the first step; WorkerDied also later.
+        """
+        return self._answers(request.id, 1, Submit(requests=(request,)))
+
+    def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
+        """Vectors of texts as they come; otherwise like `generate`. Every text counts as a request that is open."""
+        return self._answers(request.id, len(request.texts), Encode(requests=(request,)))
+
+    async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
+        channel = self._admit(id, weight)
+        stream = self._streams[id] = _Stream(weight)
+        channel.send(message)
+        try:
+            while True:
+                item = await stream.get()
+                if isinstance(item, MaxserveError):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            # Still listed: the worker runs it, or what it last said was not delivered yet. Both are well aborted.
+            if self._streams.get(id) is stream:
+                del self._streams[id]
+                channel.send(Abort(ids=(id,)))
+
+    def _admit(self, id: str, weight: int) -> Channel:
+        if self._channel is None:
+            raise WorkerDied(NO_WORKER)
+        if id in self._streams:
+            raise RequestError(f"request id {id!r} is in use; ids must be unique")
+        if self.capacity is not None and self.open + weight > self.capacity:
+            raise QueueFullError(
+                f"{self._batch_size} requests run and {self._max_queue_size} wait, which is all this server takes "
+                "(--max-batch-size, --max-queue-size); try again later"
+            )
+        return self._channel
+
+    async def reset_prefix_cache(self) -> None:
+        """Tells the worker to forget the prefixes nobody uses."""
+        if self._channel is None:
+            raise WorkerDied(NO_WORKER)
+        self._channel.send(ResetPrefixCache())
+
+    # --- for the supervisor -------------------------------------------------------------------------------------
+
+    def attach(self, channel: Channel, batch_size: int) -> None:
+        """A worker that runs up to `batch_size` requests at once is ready at the other end of `channel`."""
+        self._channel = channel
+        self._batch_size = batch_size
+
+    def stop(self) -> None:
+        """The server ends: so does every open request, with 503."""
+        self.fail(RequestError("the server is stopping", code="service_unavailable", status=503))
+
+    def fail(self, error: MaxserveError) -> None:
+        """The worker is gone: ends every open request with `error`."""
+        self._channel = None
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.put_nowait(error)
+
+    def deliver(self, message: Outputs) -> None:
+        """Gives each request its output; what nobody waits for was aborted meanwhile."""
+        for refusal in message.refusals:
+            self._end(refusal.id, _error(refusal))
+        given: tuple[Output | Encoded, ...] = message.outputs or message.encoded  # an engine gives one or the other
+        for output in given:
+            if output.finish is None:
+                stream = self._streams.get(output.id)
+                if stream is not None:
+                    stream.put_nowait(output)
+            else:
+                self.served += output.finish != "error"
+                self._end(output.id, output)
+        self.observers.on_step(message.stats)
+
+    def _end(self, id: str, last: Output | Encoded | MaxserveError) -> None:
+        stream = self._streams.pop(id, None)
+        if stream is not None:
+            stream.put_nowait(last)
+
+
+class _Stream(asyncio.Queue[Output | Encoded | MaxserveError]):
+    """What came for an open request and was not read yet; it counts as `weight` requests."""
+
+    def __init__(self, weight: int) -> None:
+        super().__init__()
+        self.weight = weight
+
+
+def _error(refusal: Refusal) -> RequestError:
+    return RequestError(refusal.message, param=refusal.param, code=refusal.code, status=refusal.status)

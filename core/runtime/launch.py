@@ -1,0 +1,127 @@
+"""How does `max serve` come up? The port first, then the worker, and the rest while the worker loads the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
+
+from maxserve.core.config.required import with_required
+from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.errors import EngineError, PluginError
+from maxserve.core.loading.progress import show_progress
+from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.host import ProcessInfo
+from maxserve.core.registry.sources import BUILT_IN
+from maxserve.core.runtime import logs, ports
+from maxserve.core.runtime.banner import introduce
+from maxserve.core.runtime.client import WorkerClient
+from maxserve.core.runtime.messages import Start
+from maxserve.core.runtime.sockets import endpoints
+from maxserve.core.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from maxserve.core.components import Routes
+    from maxserve.core.config import Settings
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.host import Host
+
+log = logging.getLogger("maxserve.server")
+
+
+def serve(settings: Settings, host: Host, *, engine: str | None = None) -> int:
+    """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
+
+    `engine` is the "module:attribute" by which workers build theirs, if not the one for the model's task. UsageError
+    when what the settings ask for cannot be served. Main thread only.
+    """
+    logs.configure(prefix=settings.server.log_prefix)
+    with ExitStack() as stack:
+        stack.enter_context(_termination_as_interrupt())
+        try:
+            _serve(settings, host, engine, stack)
+        except KeyboardInterrupt:
+            log.info("stopped while starting")
+        except EngineError as error:
+            log.error("%s", error)
+            return 1
+    return 0
+
+
+def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack) -> None:
+    routes = chosen_routes(settings, host)
+    listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
+    process = ProcessInfo(kind="server")
+    stack.callback(process.exit)
+    host.process_start(process)
+    introduce(settings, host)
+    files = None if settings.model.defer_resolve else _resolve(settings, host)
+    if files is not None:
+        settings = with_required(settings, host.architectures.get(files.architecture).component)
+        check_for_task(settings, files.task)
+    addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
+    client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
+    start = Start(
+        manifest=host.manifest(),
+        settings=settings.model_dump_json(exclude={"server": {"api_key"}}),  # no worker needs to know it
+        files=files,
+        endpoints=addresses,
+        search_path=tuple(sys.path),
+        parent=os.getpid(),
+        log_level=logging.getLogger().level,
+        engine=engine,
+    )
+    supervisor = Supervisor(start, host.fingerprint, client)
+    stack.callback(supervisor.kill)
+    supervisor.spawn()
+
+    # The web framework takes most of a second to import; the worker imports torch in the meantime.
+    from maxserve.core.runtime.serving import Plan, Serving
+
+    plan = Plan(
+        settings=settings,
+        host=host,
+        files=files,
+        routes=routes,
+        listening=listening,
+        client=client,
+        supervisor=supervisor,
+    )
+    Serving(plan).run()
+    log.info("stopped")
+
+
+def _resolve(settings: Settings, host: Host) -> ModelFiles:
+    with show_progress(sys.stderr) as progress:
+        model = settings.model
+        return resolve_model(
+            model, host, progress=progress, prefer_legacy=model.use_legacy_module, task=asked_task(settings)
+        )
+
+
+def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:
+    """The routes that ship with maxserve, then those of plugins that the operator named in `--enable-routes`."""
+    named = set(settings.server.enable_routes)
+    offering = {entry.plugin for entry in host.routes}
+    if unknown := sorted(named - offering):
+        raise PluginError(
+            f"--enable-routes {unknown[0]}: no plugin of that name has routes; those that do: "
+            f"{', '.join(sorted(offering)) or 'none'}"
+        )
+    own = [entry for entry in host.routes if entry.origin == BUILT_IN]
+    return own + [entry for entry in host.routes if entry.origin != BUILT_IN and entry.plugin in named]
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack as SIGINT does, while no event loop is there to take either."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,59 @@
+"""How does a worker learn that its parent is gone?
+
+Its standard input carries the Start message and then stays open: when it ends, the parent has ended, however that came
+about. On Linux the kernel is asked to say so too, in case another process holds a copy of the pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import sys
+import threading
+from typing import IO
+
+import msgspec
+
+from maxserve.core.runtime.messages import Start
+
+HEADER = struct.Struct("!Q")
+PR_SET_PDEATHSIG = 1
+ORPHANED = 3  # exit status of a worker whose parent went away
+
+
+def write_start(pipe: IO[bytes], start: Start) -> None:
+    """Writes the message behind its length; the pipe stays open."""
+    body = msgspec.msgpack.encode(start)
+    pipe.write(HEADER.pack(len(body)) + body)
+    pipe.flush()
+
+
+def read_start(pipe: IO[bytes]) -> Start:
+    """The message; EOFError when the parent ended before it was written."""
+    header = pipe.read(HEADER.size)
+    if len(header) < HEADER.size:
+        raise EOFError("standard input ended before the start message; a worker is started by `max serve`")
+    body = pipe.read(HEADER.unpack(header)[0])
+    return msgspec.msgpack.decode(body, type=Start)
+
+
+def hold(fd: int, parent: int) -> threading.Thread:
+    """Ends this process, at once and without ado, when the parent's end of `fd` closes.
+
+    Returns the thread that waits for it; it sleeps in a read and costs nothing.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the kernel was asked
+        os._exit(ORPHANED)
+    thread = threading.Thread(target=_await_end, args=(fd,), name="lifeline", daemon=True)
+    thread.start()
+    return thread
+
+
+def _await_end(fd: int) -> None:
+    while os.read(fd, 4096):
+        pass
+    os._exit(ORPHANED)

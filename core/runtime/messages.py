@@ -1,0 +1,129 @@
+"""What do the API process and a worker say to each other?
+
+Everything travels as msgpack; nothing is ever pickled. The worker is told how to start over its standard input, which
+stays open as its lifeline; all else goes over the sockets of sockets.py.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from maxserve.core.interfaces import ModelInfo, StepStats
+from maxserve.core.loading.resolve import ModelFiles
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
+from maxserve.core.registry.host import Manifest
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all messages; the class name is the tag on the wire."""
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """The addresses of one worker. Whoever receives binds: the worker `requests`, the API process `outputs`."""
+
+    requests: str
+    outputs: str
+
+
+# --- to the worker --------------------------------------------------------------------------------------------
+
+
+class Start(Message, frozen=True, kw_only=True):
+    """All a worker needs to become one.
+
+    `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the
+    "module:attribute" that builds the engine, None for the one of the model's task; `search_path` is where the parent
+    imports from, `parent` its process id and `log_level` a level number of `logging`.
+    """
+
+    manifest: Manifest
+    settings: str
+    files: ModelFiles | None
+    endpoints: Endpoints
+    search_path: tuple[str, ...]
+    parent: int
+    log_level: int
+    engine: str | None = None
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """Requests to be continued."""
+
+    requests: tuple[Request, ...]
+
+
+class Encode(Message, frozen=True, kw_only=True):
+    """Texts to be encoded."""
+
+    requests: tuple[EncodeRequest, ...]
+
+
+class Abort(Message, frozen=True, kw_only=True):
+    """Requests nobody waits for any more."""
+
+    ids: tuple[str, ...]
+
+
+class ResetPrefixCache(Message, frozen=True, kw_only=True):
+    """Forget the prefixes nobody uses."""
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """End now, in good order. Draining is over by then: the API process does it."""
+
+
+ToWorker: TypeAlias = Submit | Encode | Abort | ResetPrefixCache | Shutdown
+
+
+# --- from the worker ------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """The worker has its plugins, which must be those of the API process, and its socket."""
+
+    pid: int
+    fingerprint: str
+
+
+class Phase(Message, frozen=True, kw_only=True):
+    """What the start is at; `fraction` of it is done, if that can be told."""
+
+    text: str
+    fraction: float | None = None
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """The engine is warm: requests may come."""
+
+    info: ModelInfo
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The worker cannot go on and waits to be ended. `usage`: the operator asked for what cannot be done."""
+
+    message: str
+    kind: Literal["usage", "engine"]
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A request the engine would not take: the fields of RequestError."""
+
+    id: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+    status: int = 400
+
+
+class Outputs(Message, frozen=True, kw_only=True):
+    """What one step gave all requests together."""
+
+    outputs: tuple[Output, ...]
+    stats: StepStats
+    refusals: tuple[Refusal, ...] = ()
+    encoded: tuple[Encoded, ...] = ()
+
+
+FromWorker: TypeAlias = Hello | Phase | Ready | Failed | Outputs

@@ -1,0 +1,223 @@
+"""What runs in the API process once a worker is on its way? The HTTP server, the supervisor, and what joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import uvloop
+
+from maxserve.core.config.required import with_required
+from maxserve.core.http import listener
+from maxserve.core.http.app import create_app
+from maxserve.core.http.connection import ConnectionLimits, allow_connections
+from maxserve.core.http.gate import Gate
+from maxserve.core.http.origins import allow_origins, headers_for
+from maxserve.core.http.wordings import Wordings
+from maxserve.core.interfaces import ObserverContext, ReadsImages, ServerContext
+from maxserve.core.loading.images import image_reader
+from maxserve.core.runtime.banner import StartDisplay, announce
+from maxserve.core.runtime.heap import settle_heap
+from maxserve.core.runtime.observing import Observers
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from maxserve.core.components import Routes
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.host import Host
+    from maxserve.core.runtime.client import WorkerClient
+    from maxserve.core.runtime.supervisor import Supervisor
+
+log = logging.getLogger("maxserve.server")
+
+STOPPING = "the server is stopping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one server is made of; `routes` are those to be served. `files` None: the worker finds the model itself."""
+
+    settings: Settings
+    host: Host
+    files: ModelFiles | None
+    routes: Sequence[Entry[Routes]]
+    listening: socket.socket
+    client: WorkerClient
+    supervisor: Supervisor
+
+
+class TextSide(NamedTuple):
+    """What makes prompts of requests, and texts of answers."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    images: ReadsImages | None
+
+
+class Serving:
+    """Runs a server to its end. It is the supervisor's Watcher: the gate opens and closes with the worker."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._gate = Gate()
+        server = plan.settings.server
+        limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
+        origins = server.allowed_origins
+        app = allow_origins(self._gate, origins)
+        self._http = listener.HttpServer(app, limits, lambda origin: headers_for(origin, origins))
+        self._display = StartDisplay(sys.stderr)
+        self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
+        self._served: ServerContext | None = None  # that of the application there is
+
+    def run(self) -> None:
+        """Returns after SIGINT or SIGTERM; UsageError or EngineError when there is no point in going on."""
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._run())
+        finally:
+            self._replace(None)
+            self._display.clear()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        http = asyncio.ensure_future(self._http.serve(sockets=[self._plan.listening]))
+        supervised = asyncio.ensure_future(self._plan.supervisor.run(self))
+        opening = asyncio.ensure_future(self._open())
+        opening.add_done_callback(self._on_opened)
+        await asyncio.wait((http, supervised, self._over), return_when=asyncio.FIRST_COMPLETED)
+        opening.cancel()
+        failed = supervised.done() and supervised.exception()
+        self._gate.fail(str(failed)) if failed else self._gate.close(STOPPING)
+        await self._close(http, supervised)
+
+    async def _close(self, http: asyncio.Future[None], supervised: asyncio.Future[None]) -> None:
+        """Lets requests finish first, for which the worker is needed, and then ends the worker."""
+        self._http.stop()
+        _, unfinished = await asyncio.wait((http,), timeout=listener.GRACE)
+        if unfinished:
+            log.warning("%d requests still run after %g s and are cut off", self._plan.client.open, listener.GRACE)
+            self._plan.client.stop()
+        await http
+        self._plan.supervisor.stop()
+        await supervised
+        if self._over.done():
+            self._over.result()
+
+    def _on_signal(self) -> None:
+        if self._over.done():
+            log.info("stopping at once")
+            self._http.stop(at_once=True)
+            self._plan.supervisor.stop()
+            self._plan.supervisor.kill()
+            return
+        log.info("stopping; %d requests are running", self._plan.client.open)
+        self._over.set_result(None)
+
+    # --- from nothing to an open gate ---------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        """Makes the application while the worker loads, as far as that goes, and opens the gate at each worker's ready.
+
+        Memory is planned anew by each worker: what the model holds may differ, and then so does the application.
+        """
+        files = self._plan.files
+        text = None if files is None else await asyncio.to_thread(self._load, files.path, files.architecture)
+        app: FastAPI | None = None
+        made_for: ModelInfo | None = None
+        while True:
+            info = await self._ready.get()
+            if text is None:
+                text = await asyncio.to_thread(self._load, info.path, info.architecture)
+            if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
+                app = self._build_app(info, text)
+                settle_heap()  # modules and vocabulary stay for good
+            if self._plan.client.ready:
+                self._gate.open(app, app.state.wordings)
+            if made_for is None:
+                announce(info, self._plan.listening)
+            else:
+                log.info("the worker is back")
+            made_for = info
+
+    def _load(self, path: str, architecture: str) -> TextSide:
+        """The text side of the model in a folder; also imports what routes are built by. Runs in a thread."""
+        plan = self._plan
+        for entry in plan.routes:
+            plan.host.load(entry, entry.component.build)
+        model = plan.settings.model
+        tokenizer = Tokenizer.load(path, trust_remote_code=model.trust_remote_code)
+        images = image_reader(plan.settings, plan.host, path, architecture, tokenizer)
+        return TextSide(tokenizer, ChatTemplate.load(path, model.chat_template), images)
+
+    def _build_app(self, info: ModelInfo, text: TextSide) -> FastAPI:
+        plan = self._plan
+        settings = self._settings(info)
+        sections = plan.host.section_values(settings)
+        if not plan.client.observers:  # they count on over all workers
+            context = ObserverContext(sections=sections, model=info.name, max_length=info.max_length)
+            plan.client.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
+        served = ServerContext(
+            sections=sections,
+            settings=settings,
+            host=plan.host,
+            model=info,
+            engine=plan.client,
+            tokenizer=text.tokenizer,
+            template=text.template,
+            images=text.images,
+            observers=plan.client.observers,
+        )
+        routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
+        failures = [
+            (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
+            for entry in plan.routes
+        ]
+        app = create_app(served, routers, Wordings(failures))
+        self._replace(served)
+        return app
+
+    def _replace(self, served: ServerContext | None) -> None:
+        """Closes what the application before had; its requests are those of a worker that is gone."""
+        before, self._served = self._served, served
+        if before is not None:
+            before.close()
+
+    def _settings(self, info: ModelInfo) -> Settings:
+        """The settings the worker has: what an architecture insists on is known only now if nobody looked before."""
+        plan = self._plan
+        if plan.files is not None:
+            return plan.settings
+        return with_required(plan.settings, plan.host.architectures.get(info.architecture).component, tell=False)
+
+    def _on_opened(self, opening: asyncio.Future[None]) -> None:
+        if not opening.cancelled() and (error := opening.exception()) and not self._over.done():
+            self._over.set_exception(error)
+
+    # --- what the supervisor tells ------------------------------------------------------------------------------
+
+    def on_progress(self, phase: str, fraction: float | None) -> None:
+        self._display.show(phase, fraction)
+        self._gate.progress(phase, fraction)
+
+    def on_ready(self, info: ModelInfo) -> None:
+        self._display.clear()
+        self._ready.put_nowait(info)
+
+    def on_death(self, message: str) -> None:
+        self._display.clear()
+        self._gate.close(message)

@@ -1,0 +1,225 @@
+"""The process that owns an engine: `python -m maxserve.core.runtime.worker`, started by the API process only.
+
+It reads a Start message from its standard input, makes the plugins and the engine, and then takes requests and gives
+outputs over its sockets. SIGINT and SIGTERM are the parent's to answer; a worker ends when it is told to, or when its
+parent is gone.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from maxserve.core.config import Settings
+from maxserve.core.config.required import with_required
+from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.errors import RequestError, UsageError
+from maxserve.core.interfaces import EngineContext
+from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.loading.tasks import engine_for
+from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
+from maxserve.core.registry.entries import cause, load_ref
+from maxserve.core.registry.host import Host, ProcessInfo
+from maxserve.core.runtime import logs
+from maxserve.core.runtime.heap import give_back, settle_heap
+from maxserve.core.runtime.lifeline import hold, read_start
+from maxserve.core.runtime.messages import (
+    Abort,
+    Encode,
+    Failed,
+    Hello,
+    Outputs,
+    Phase,
+    Ready,
+    Refusal,
+    ResetPrefixCache,
+    Shutdown,
+    Start,
+    Submit,
+    ToWorker,
+)
+from maxserve.core.runtime.sockets import WorkerChannel
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import ServedEngine
+    from maxserve.core.loading.progress import Progress
+    from maxserve.core.loading.resolve import ModelFiles
+
+log = logging.getLogger("maxserve.worker")
+
+PAUSE = 0.01  # seconds between two steps of nobody
+REST = 2.0  # seconds without work until memory that is free goes back to the system
+
+
+class Reporter:
+    """Sends how far the start has come, a message per phase and per percent."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+        self._text = ""
+        self._percent = -1
+
+    def phase(self, text: str) -> None:
+        self._text, self._percent = text, -1
+        self._channel.send(Phase(text=text))
+
+    def advance(self, fraction: float) -> None:
+        percent = int(fraction * 100)
+        if percent != self._percent:
+            self._percent = percent
+            self._channel.send(Phase(text=self._text, fraction=fraction))
+
+
+class Loop:
+    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet.
+
+    An engine with empty steps (`--execute-empty-batches`) runs one of them after every sleep, which then ends after
+    PAUSE at the latest: other devices may be waiting for this one, and a step that nobody waits for costs 1 % or so.
+    """
+
+    def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._refusals: list[Refusal] = []
+        self._stopping = False
+        self._pause = PAUSE if engine.empty_steps else None
+        self._worked = False  # since memory was last given back
+
+    def run(self) -> None:
+        """Returns when a Shutdown came."""
+        while True:
+            heard = False
+            for message in self._channel.receive(timeout=self._sleep()):
+                self._handle(message)
+                heard = True
+            if self._stopping:
+                return
+            busy = self._engine.busy
+            if self._resting and not heard:
+                give_back()  # the arrays of long prompts leave holes that make a tenth of a small model
+                self._worked = False
+            self._worked |= busy
+            outputs = self._engine.step() if busy or self._engine.empty_steps else []
+            if busy or heard:
+                self._report(outputs)
+
+    @property
+    def _resting(self) -> bool:
+        """Whether there was work, of which memory may be left that nobody needs, and now there is none."""
+        return self._worked and self._pause is None and self._engine.pause is None
+
+    def _sleep(self) -> float | None:
+        """Seconds to wait for a message at most; None: until there is one."""
+        if self._resting:
+            return REST
+        pause = self._engine.pause
+        if self._pause is None or pause == 0:
+            return pause
+        return self._pause if pause is None else min(pause, self._pause)
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case Submit(requests=requests) | Encode(requests=requests):
+                for request in requests:
+                    self._add(request)
+            case Abort(ids=ids):
+                self._engine.abort(ids)
+            case ResetPrefixCache():
+                log.info("prefix cache reset, %d pages freed", self._engine.reset_prefix_cache())
+            case Shutdown():
+                self._stopping = True
+
+    def _add(self, request: Request | EncodeRequest) -> None:
+        try:
+            self._engine.add(request)
+        except RequestError as error:
+            self._refuse(request.id, error)
+        except Exception as error:  # a plugin's, about this request: the others and the worker go on
+            log.exception("request %s could not be admitted", request.id)
+            self._refuse(request.id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
+
+    def _refuse(self, id: str, error: RequestError) -> None:
+        refusal = Refusal(id=id, message=error.message, param=error.param, code=error.code, status=error.status)
+        self._refusals.append(refusal)
+
+    def _report(self, given: Sequence[Output | Encoded]) -> None:
+        refusals, self._refusals = tuple(self._refusals), []
+        outputs = tuple(each for each in given if isinstance(each, Output))
+        encoded = () if len(outputs) == len(given) else tuple(each for each in given if isinstance(each, Encoded))
+        stats = self._engine.stats()
+        self._channel.send(Outputs(outputs=outputs, stats=stats, refusals=refusals, encoded=encoded))
+
+
+def main() -> None:
+    """Runs a worker's life."""
+    faulthandler.enable()  # a crash in native code says where
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    start = read_start(sys.stdin.buffer)
+    lifeline = hold(sys.stdin.fileno(), start.parent)
+    sys.path[:] = start.search_path
+    settings = Settings.model_validate_json(start.settings)
+    logs.configure(start.log_level, settings.server.log_prefix)
+    channel = WorkerChannel(start.endpoints)
+    process = ProcessInfo(kind="worker")
+    try:
+        _serve(start, settings, channel, process)
+    except Exception as error:
+        usage = isinstance(error, UsageError)
+        if not usage:
+            log.exception("the worker failed")
+        message = str(error) if usage else f"{type(error).__name__}: {error}"
+        channel.send(Failed(message=message, kind="usage" if usage else "engine"))
+        lifeline.join()  # the parent hears of it first and then ends this process
+    process.exit()
+    channel.close()
+
+
+def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo) -> None:
+    host = Host.from_manifest(start.manifest)
+    channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
+    host.process_start(process)
+    gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
+    reporter = Reporter(channel)
+    files = start.files
+    if files is None:  # --defer-resolve: nobody has looked for the model yet
+        files = resolve_model(
+            settings.model,
+            host,
+            progress=reporter,
+            prefer_legacy=settings.model.use_legacy_module,
+            task=asked_task(settings),
+        )
+        check_for_task(settings, files.task)
+        settings = with_required(settings, host.architectures.get(files.architecture).component)
+    engine = _engine(start, settings, host, files, reporter)
+    settle_heap()  # nor do collections among steps look through it
+    gc.enable()
+    channel.send(Ready(info=engine.info))
+    engine.serve_grammars(channel.wake)
+    try:
+        Loop(engine, channel).run()
+    finally:
+        engine.close()
+
+
+def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
+    context = EngineContext(
+        sections=host.section_values(settings), settings=settings, host=host, files=files, progress=progress
+    )
+    engine: ServedEngine
+    engine = load_ref(start.engine)(context) if start.engine else host.build(engine_for(files.task, host), context)
+    return engine
+
+
+if __name__ == "__main__":
+    main()
+    logging.shutdown()
+    # Python would spend seconds on taking torch apart, while whoever stops the server waits; the kernel is quicker.
+    os._exit(0)

@@ -1,8 +1,0 @@
-"""What did the user choose? Typed settings, and how command line, file and environment become them. No torch."""
-
-from __future__ import annotations
-
-from maxserve.core.settings.resolve import resolve, resolve_plugins
-from maxserve.core.settings.sections import PluginSection, Settings
-
-__all__ = ["PluginSection", "Settings", "resolve", "resolve_plugins"]

@@ -1,0 +1,424 @@
+"""How does text become token ids and back?
+
+Folders with a tokenizer.json are read with the `tokenizers` library alone: importing transformers costs seconds and
+hundreds of megabytes. Other folders are left to transformers.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.loading.json_files import read_optional_object
+from maxserve.core.registry.entries import cause
+from maxserve.core.text.literal_encoding import LiteralEncoder
+from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.special_tokens import declared_ids, mark_special, named_tokens, read_roles
+from maxserve.core.text.token_bytes import TokenBytes
+from maxserve.core.text.tokenizer_limits import check_growth
+from maxserve.core.text.truncation import Truncation
+
+_CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
+_TYPES = "token_type_ids"
+_CUT_MARGIN = 64  # tokens that are encoded beyond those that are kept of a text that is cut
+_LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
+
+
+class Backend(Protocol):
+    """What does the work: a `tokenizers.Tokenizer`, or transformers' Python classes."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+    @property
+    def normalizes_special(self) -> bool:
+        """Whether special tokens are looked for in normalized text, and so may be spelled in several ways."""
+        ...
+
+    @property
+    def spelling(self) -> TokenBytes | None:
+        """None when the bytes of single tokens are not known."""
+        ...
+
+    @property
+    def vocabulary(self) -> Iterable[str]: ...
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]: ...
+    def special_spans(self, text: str) -> list[tuple[int, int]]: ...
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]: ...
+    def cut_text(self, text: str, most: int) -> str: ...
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
+    def token(self, token_id: int) -> str | None: ...
+    def token_id(self, token: str) -> int | None: ...
+
+
+class Tokenizer:
+    """Text to ids and back. Every method may be called from several threads at once."""
+
+    def __init__(self, backend: Backend, special_tokens: dict[str, str]) -> None:
+        self._backend = backend
+        self._bytes: dict[int, bytes | None] = {}  # of tokens that were asked for
+        self.special_tokens = special_tokens  # by role: bos_token, eos_token, …
+        self.special_ids = backend.special_ids
+        self.vocab_size = backend.vocab_size
+        self.eos_token_id = self._id_of_role("eos_token")
+        self.bos_token_id = self._id_of_role("bos_token")
+
+    @classmethod
+    def load(cls, path: str, *, trust_remote_code: bool = False) -> Tokenizer:
+        """The tokenizer of a model folder; ModelError when it has none that can be read.
+
+        `trust_remote_code` lets transformers run Python that comes with the model, when there is no tokenizer.json.
+        """
+        folder = Path(path)
+        if (folder / "tokenizer.json").is_file():
+            return _load_json(folder)
+        return _load_with_transformers(folder, trust_remote_code)
+
+    @property
+    def joins_bytes(self) -> bool:
+        """Whether a text is its tokens' bytes one after another, read as UTF-8."""
+        spelling = self._backend.spelling
+        return spelling is not None and spelling.joined
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The ids of `text`; special tokens spelled out in it become their ids. RequestError for lone surrogates."""
+        _check_unicode(text)
+        return self._backend.encode(text, add_special_tokens)
+
+    @cached_property
+    def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens that are put before a text, and those after it."""
+        plain = self._backend.encode("a", add_special_tokens=False)
+        whole = self._backend.encode("a", add_special_tokens=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+        return (), ()
+
+    def encode_prompt(self, prompt: PromptText) -> list[int]:
+        """The ids of a prompt that a template wrote; literal characters in it are part of no special token."""
+        if not prompt.literal:
+            return self.encode(prompt.text, add_special_tokens=False)
+        _check_unicode(prompt.text)
+        return self._backend.encode_literal(prompt.text, prompt.literal)
+
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """What the special tokens are spelled like."""
+        return frozenset(filter(None, map(self.token, self.special_ids)))
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where special tokens are spelled out in a text."""
+        return self._backend.special_spans(text) if self._may_hold_special(text) else []
+
+    def _may_hold_special(self, text: str) -> bool:
+        return self._backend.normalizes_special or any(start in text for start in self._special_starts)
+
+    @cached_property
+    def _special_starts(self) -> frozenset[str]:
+        """The first characters of special tokens: few, and rare in texts."""
+        return frozenset(text[:2] for text in self.special_texts)
+
+    def encode_input(
+        self,
+        text: str,
+        second: str | None = None,
+        *,
+        truncation: Truncation | None = None,
+        add_special_tokens: bool = True,
+    ) -> tuple[list[int], int]:
+        """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
+
+        Also says where the second part begins, if the model tells parts apart, else 0. With `truncation`, what is too
+        much is cut off, in a pair off the longer part first, so that all special tokens stay.
+        """
+        for each in (text, second or ""):
+            _check_unicode(each)
+        if truncation is not None:
+            text = self._shortened(text, truncation)
+            second = None if second is None else self._shortened(second, truncation)
+        return self._backend.encode_input(text, second, truncation, add_special_tokens)
+
+    def cut_text(self, text: str, most: int) -> str:
+        """The text up to the end of its token number `most`, special tokens not counted."""
+        _check_unicode(text)
+        return self._backend.cut_text(self._shortened(text, Truncation(most)), most)
+
+    def _shortened(self, text: str, truncation: Truncation) -> str:
+        """The end of `text` that can matter, so that megabytes are not encoded for the sake of a few tokens.
+
+        No token has more characters than the longest entry of the vocabulary.
+        """
+        room = (truncation.most + _CUT_MARGIN) * self._longest
+        if len(text) <= room:
+            return text
+        return text[:room] if truncation.side == "right" else text[-room:]
+
+    def fewest_tokens(self, text: str) -> int:
+        """How many tokens `text` has at least, told from its length alone.
+
+        For texts that no model holds: encoding megabytes takes minutes and gigabytes. What a tokenizer drops or
+        takes for one unknown word is counted by its length all the same.
+        """
+        return len(text) // self._longest
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(_LONGEST_AT_LEAST, *map(len, self._backend.vocabulary))
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; ids outside the vocabulary are left out, broken UTF-8 shows as U+FFFD."""
+        return self._backend.decode(ids, skip_special_tokens)
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary entry of an id, as the vocabulary spells it; "" for an id outside of it."""
+        return self._backend.token(token_id) or ""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a vocabulary entry, if there is one."""
+        return self._backend.token_id(token)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes a token adds to a text; None when they depend on its neighbours."""
+        try:
+            return self._bytes[token_id]
+        except KeyError:
+            spelling, token = self._backend.spelling, self.token(token_id)
+        found = None if spelling is None else spelling.of(token)
+        if token:  # ids outside the vocabulary are without number
+            self._bytes[token_id] = found
+        return found
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is a single byte that only makes text together with its neighbours."""
+        spelling = self._backend.spelling
+        return spelling is not None and spelling.is_byte(self.token(token_id))
+
+    def _id_of_role(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._backend.token_id(token)
+
+
+class _JsonBackend:
+    """A `tokenizers.Tokenizer`, which is never changed again and therefore safe to share between threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, tells_parts: bool = True) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._tells_parts = tells_parts  # of a pair, by token types
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
+        self.spelling = TokenBytes(tokenizer)
+        added = tokenizer.get_added_tokens_decoder().values()
+        self.normalizes_special = any(token.special and token.normalized for token in added)
+
+    @property
+    def vocabulary(self) -> Iterable[str]:
+        return self._tokenizer.get_vocab()
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
+        return self._literal.encode(text, literal)
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        return self._literal.spans(text)
+
+    @cached_property
+    def _literal(self) -> LiteralEncoder:
+        return LiteralEncoder(self._tokenizer)
+
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]:
+        tokenizer = self._tokenizer
+        if truncation is None:
+            encoding = tokenizer.encode(text, second, add_special_tokens=add_special_tokens)
+        else:
+            parts = [tokenizer.encode(part, add_special_tokens=False) for part in (text, second) if part is not None]
+            special = tokenizer.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
+            lengths = _shares([len(part.ids) for part in parts], truncation.most - special)
+            for part, length in zip(parts, lengths, strict=True):
+                part.truncate(length, direction=truncation.side)
+            pair = parts[1] if second is not None else None
+            encoding = tokenizer.post_process(parts[0], pair, add_special_tokens=add_special_tokens)
+        return encoding.ids, _second_part(encoding.type_ids) if self._tells_parts else 0
+
+    def cut_text(self, text: str, most: int) -> str:
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= most else text[: offsets[most - 1][1]]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        known = [i for i in ids if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def token(self, token_id: int) -> str | None:
+        return self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+
+    def token_id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+
+class _PythonBackend:
+    """A transformers tokenizer written in Python; those keep state while they work, hence the lock."""
+
+    spelling = None
+    normalizes_special = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self.vocab_size: int = len(tokenizer)
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+    @property
+    def vocabulary(self) -> Iterable[str]:
+        with self._lock:
+            return list(self._tokenizer.get_vocab())
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        with self._lock:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
+        """The text is cut at each literal character: these classes have no way to hold their special tokens back."""
+        cuts = sorted({0, len(text), *literal, *(at + 1 for at in literal)})
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
+        newline = self.encode("\n", False)
+        ids = self.encode(pieces[0], False)
+        for piece in pieces[1:]:
+            # Behind a line break, so that sentencepiece puts no space in front of it.
+            found = self.encode("\n" + piece, False)
+            cleanly = found[: len(newline)] == newline
+            ids += found[len(newline) :] if cleanly else self.encode(piece, False)
+        return ids
+
+    def special_spans(self, text: str) -> list[tuple[int, int]]:
+        return [found.span() for found in self._special.finditer(text)]
+
+    def encode_input(
+        self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
+    ) -> tuple[list[int], int]:
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens}
+        if truncation is not None:
+            options |= {"truncation": "longest_first", "max_length": truncation.most}
+        with self._lock:
+            self._tokenizer.truncation_side = "right" if truncation is None else truncation.side
+            found = self._tokenizer(text, second, **options)
+        return list(found["input_ids"]), _second_part(found.get("token_type_ids", ()))
+
+    def cut_text(self, text: str, most: int) -> str:
+        ids = self.encode(text, add_special_tokens=False)
+        return text if len(ids) <= most else self.decode(ids[:most], skip_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        known = [i for i in ids if 0 <= i < self.vocab_size]
+        with self._lock:
+            return str(
+                self._tokenizer.decode(
+                    known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+                )
+            )
+
+    def token(self, token_id: int) -> str | None:
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        with self._lock:
+            return str(self._tokenizer.convert_ids_to_tokens(token_id))
+
+    def token_id(self, token: str) -> int | None:
+        with self._lock:
+            found = self._tokenizer.convert_tokens_to_ids(token)
+            unknown = found == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token
+        return None if found is None or unknown else int(found)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+
+
+def _second_part(types: Sequence[int]) -> int:
+    """Where token types turn from 0 to 1; 0 where they never do."""
+    return types.index(1) if 1 in types else 0
+
+
+def _shares(lengths: Sequence[int], room: int) -> list[int]:
+    """How much of each part stays in a room for all: what is too much is taken off the longest, token by token."""
+    room = max(room, 0)
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    shorter = min(lengths)
+    kept = min(shorter, room // 2)
+    return [kept, room - kept] if lengths[0] == shorter else [room - kept, kept]
+
+
+def _load_json(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except BaseException as error:  # the library raises plain Exception, or panics, which is none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ModelError(f"{file} cannot be read by tokenizers {tokenizers.__version__}: {cause(error)}") from error
+    check_growth(tokenizer, file)
+    roles = read_roles(folder)
+    mark_special(tokenizer, roles, declared_ids(folder, roles), _room(folder))
+    tokenizer.encode_special_tokens = roles.get("split_special_tokens") is True
+    return Tokenizer(_JsonBackend(tokenizer, tells_parts=_tells_parts(folder)), named_tokens(roles))
+
+
+def _room(folder: Path) -> int:
+    """How many tokens the model has an embedding for, by its config."""
+    config = read_optional_object(folder / "config.json")
+    part = config.get("text_config")
+    found = config.get("vocab_size", part.get("vocab_size") if isinstance(part, dict) else None)
+    return found if isinstance(found, int) else 0
+
+
+def _tells_parts(folder: Path) -> bool:
+    """Whether the model wants token types; where tokenizer_config.json does not say, it gets what there is of them."""
+    names = read_optional_object(folder / "tokenizer_config.json").get("model_input_names")
+    return _TYPES in names if isinstance(names, list) else True
+
+
+def _brings_code(folder: Path) -> bool:
+    return "auto_map" in read_optional_object(folder / "tokenizer_config.json")
+
+
+def _load_with_transformers(folder: Path, trust_remote_code: bool) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever it stumbles over, the folder's tokenizer is what is wrong
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{folder} has no tokenizer.json and transformers finds no tokenizer there either: "
+            + (reason if trust_remote_code or not _brings_code(folder) else _CODE)
+        ) from error
+    inner = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    tells_parts = _TYPES in tokenizer.model_input_names
+    backend: Backend = _PythonBackend(tokenizer) if inner is None else _JsonBackend(inner, tells_parts=tells_parts)
+    return Tokenizer(backend, dict(tokenizer.special_tokens_map))

@@ -1,0 +1,1 @@
+"""HTTP APIs, one folder per dialect, and what they have in common."""

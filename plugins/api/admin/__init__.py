@@ -1,0 +1,18 @@
+"""Routes for those who run the server. On like all routes that come with maxserve; `--no-plugin builtin.admin`: off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="admin",
+        build="maxserve.plugins.api.admin.router:router",
+        prefix="/",
+        summary="POST /reset_prefix_cache, /load",
+    )

@@ -1,0 +1,19 @@
+"""Anthropic's routes: messages, and the counting of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="anthropic",
+        build="maxserve.plugins.api.anthropic.router:router",
+        prefix="/",
+        failures={"/v1/messages": "maxserve.plugins.api.anthropic.failures:failure_response"},
+        summary="/v1/messages, /v1/messages/count_tokens",
+    )

@@ -1,0 +1,1 @@
+"""What HTTP dialects have in common: from a chat to the parts of an answer."""

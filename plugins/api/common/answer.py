@@ -1,0 +1,133 @@
+"""How do the outputs of one request become the text of its answer?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from maxserve.core.errors import EngineError
+from maxserve.core.nouns import FinishReason, Output, Request, TokenLogprob
+from maxserve.core.text.detokenizer import Detokenizer, StopStrings
+from maxserve.core.text.tokenizer import Tokenizer
+
+_LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step added to an answer.
+
+    `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all
+    tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
+    are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
+    its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text,
+    `stop_token` the stop or eos token that did. `queued`, `scheduled` and `preemptions` are those of Output.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    generated: int = 0
+    cached: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
+    stop_token: int | None = None
+    queued: float = 0.0
+    scheduled: float = 0.0
+    preemptions: int = 0
+
+
+class AnswerText:
+    """Makes text of the outputs of one request; holds half characters, and what may be the start of a stop string.
+
+    `eos` are the tokens that end a text unless the request ignores them, `kept` special tokens that are shown in it.
+    With `include_stop` the stop string, or the stop token of the request, is part of the text. Of the tokens that a
+    request has at least (`min_tokens`), no text is taken for a stop string.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: Request,
+        eos: Iterable[int],
+        stop: Sequence[str],
+        *,
+        kept: Iterable[str] = (),
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        ends = () if request.params.ignore_eos and request.params.constraint is None else eos
+        self._ends = frozenset((*ends, *request.params.stop_token_ids))
+        self._shown_ends = frozenset(request.params.stop_token_ids) if include_stop else frozenset[int]()
+        self._detokenizer = Detokenizer(
+            tokenizer, skip_special_tokens=skip_special_tokens, prompt=request.prompt[-_LOOK_BACK:], kept=kept
+        )
+        self._stop = StopStrings(stop, include=include_stop)
+        self._unstoppable = _minimum(request)
+        self._watched = bool(stop)
+        self._generated = 0
+        self._cached = 0
+
+    def add(self, output: Output) -> Piece:
+        """What an output adds; EngineError when the engine gave the request up."""
+        if output.finish in ("error", "abort"):
+            raise EngineError(output.error or "the engine aborted the request")
+        self._cached = max(self._cached, output.cached)
+        text, tokens = self._shown(output)
+        finish = output.finish
+        if finish is not None and self._stop.matched is None:
+            text += self._rest()
+        if self._stop.matched is not None:
+            finish = "stop"
+        return Piece(
+            text=text,
+            tokens=tokens,
+            finish=finish,
+            generated=self._generated,
+            cached=self._cached,
+            logprobs=output.logprobs and output.logprobs[: self._visible(output, len(tokens))],
+            prompt_logprobs=output.prompt_logprobs,
+            stop=self._stop.matched,
+            stop_token=self._stop_token(output) if finish == "stop" else None,
+            queued=output.queued,
+            scheduled=output.scheduled,
+            preemptions=output.preemptions,
+        )
+
+    def _stop_token(self, output: Output) -> int | None:
+        """The token that ended the text: none where a stop string or a grammar did."""
+        last = output.tokens[-1] if output.tokens and self._stop.matched is None else None
+        return last if last in self._ends else None
+
+    def _visible(self, output: Output, count: int) -> int:
+        """How many of the output's first `count` tokens are shown: an end token is not."""
+        tokens = output.tokens
+        ended = output.finish == "stop" and count == len(tokens) and bool(tokens) and tokens[-1] in self._ends
+        return count - 1 if ended and tokens[-1] not in self._shown_ends else count
+
+    def _shown(self, output: Output) -> tuple[str, tuple[int, ...]]:
+        """The text of the output's tokens and those of them that count: none after a stop string."""
+        tokens = output.tokens
+        visible = tokens[: self._visible(output, len(tokens))]
+        if not self._watched:
+            self._generated += len(tokens)
+            return self._detokenizer.add(visible), tokens
+        text = ""
+        for used, token in enumerate(visible, 1):
+            added = self._detokenizer.add((token,))
+            text += added if self._generated + used <= self._unstoppable else self._stop.feed(added)
+            if self._stop.matched is not None:
+                self._generated += used
+                return text, tokens[:used]
+        self._generated += len(tokens)
+        return text, tokens
+
+    def _rest(self) -> str:
+        text = self._stop.feed(self._detokenizer.finish())
+        return text if self._stop.matched is not None else text + self._stop.flush()
+
+
+def _minimum(request: Request) -> int:
+    """Tokens before which no stop string counts; the field is that of the sampler which holds back end tokens."""
+    return int(request.params.fields.get("min_tokens", {}).get("min_tokens", 0))

@@ -1,0 +1,218 @@
+"""What happens between a request for text and the parts of its answers, whatever the wording of the route?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from maxserve.core.errors import RequestError
+from maxserve.core.http.threads import beside
+from maxserve.core.interfaces import ReadImage, ServerContext
+from maxserve.core.nouns import Constraint, Image
+from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.bodies import ChatBody, TextBody
+from maxserve.plugins.api.common.constraint_fields import Asked, ConstraintFields, constraint_asked
+from maxserve.plugins.api.common.conversation import Conversations
+from maxserve.plugins.api.common.fields import Body, RequestFields
+from maxserve.plugins.api.common.generation import generate_text, merged
+from maxserve.plugins.api.common.images import Pictures, details
+from maxserve.plugins.api.common.jobs import Job, JobLimits, plan_job
+from maxserve.plugins.api.common.models import require_served, require_text
+from maxserve.plugins.api.common.parts import Part
+from maxserve.plugins.api.common.prompt_threads import prompt_threads
+from maxserve.plugins.api.common.readers import Readers
+from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.tools import ToolChoice, read_tools
+from maxserve.plugins.api.common.unsupported import warnings_of
+from maxserve.plugins.api.constraints.constraints import Constraints
+
+B = TypeVar("B", bound=Body)
+
+MANY = 64  # requests of one post that are made in the event loop
+Parts = AsyncGenerator[tuple[int, Part], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """Answers on their way: `parts` gives (index of the answer, part) as they come; closing it aborts them all."""
+
+    job: Job
+    parts: Parts
+    warnings: Sequence[str] = ()
+
+
+class Answering:
+    """Continues prompts and conversations for the routes of a plugin."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.conversations = Conversations(context)
+        self.threads = context.once(prompt_threads)
+        self._bodies: dict[type[Any], type[Any]] = {}
+        self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
+        self.constraints = context.owned(Constraints(context))
+        self._pictures = Pictures(context)
+        self._readers = Readers(context)
+
+    def body(self, base: type[B]) -> type[B]:
+        """`base` with the fields of every sampler."""
+        if base not in self._bodies:
+            self._bodies[base] = self._fields.model(base.__name__, base)
+        made: type[B] = self._bodies[base]
+        return made
+
+    @property
+    def sampler_fields(self) -> frozenset[str]:
+        """The request fields that belong to samplers."""
+        return self._fields.names
+
+    async def prompt(self, body: ChatBody) -> list[int]:
+        """The tokens of a conversation, as `chat` would go on with them."""
+        self._checked(body)
+        images = await self._pictures.read(body.images)
+        return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
+
+    def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
+        """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""
+        sampling = self.context.settings.sampling
+        off = self._fields.names - self._fields.allowed
+        if not sampling.enable_structured_output:
+            off |= ConstraintFields.model_fields.keys()
+        if not sampling.enable_variable_logits:
+            off |= {"prompt_logprobs"}
+        if not sampling.enable_echo:
+            off |= {"echo"}
+        return {
+            "fields": sorted(body.model_fields.keys() - off),
+            "constraints": sorted(self.constraints.kinds) if sampling.enable_structured_output else [],
+            **self._readers.names,
+        }
+
+    async def chat(self, body: ChatBody, *, user: str) -> Generation:
+        """Goes on with a conversation; RequestError when that cannot be done."""
+        warnings = [*self._checked(body), *details(body.images), *self.conversations.thinking(body).warnings]
+        sampling, choice = self._fields.sampling(body), read_tools(body)
+        constraint = await self._constraint(body, warnings, choice)
+        pictures = await self._pictures.read(body.images)
+        text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, pictures))
+        limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
+        job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
+        readers = [self._readers.of(body, choice, text, constrained=constraint is not None) for _ in job.requests]
+        return self._begin(job, warnings, readers)
+
+    async def complete(
+        self, body: TextBody, prompts: Sequence[Sequence[int]], *, user: str, default_limit: int | None
+    ) -> Generation:
+        """Goes on with each of `prompts`; RequestError when that cannot be done."""
+        limits = JobLimits(
+            info=self.context.model,
+            capacity=self.context.engine.capacity,
+            prompt_field="prompt",
+            default_limit=default_limit,
+        )
+        warnings = [*self._checked(body)]
+        sampling, constraint = self._fields.sampling(body), await self._constraint(body, warnings)
+        work = partial(plan_job, body, prompts, sampling, limits, user=user, constraint=constraint)
+        job = await beside(work, len(prompts) * (body.n or 1) > MANY)
+        return self._begin(job, warnings, [None] * len(job.requests))
+
+    def _checked(self, body: TextBody) -> Sequence[str]:
+        require_served(body.model, self.context.model)
+        require_text(self.context.model)
+        return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
+
+    async def _constraint(
+        self, body: TextBody, warnings: list[str], choice: ToolChoice | None = None
+    ) -> Constraint | None:
+        """What the answer must keep; what was left out of it is added to `warnings`.
+
+        Where calls must be made there is no other text: a form for it (`response_format`) has nothing to hold.
+        """
+        asked = constraint_asked(body)
+        if choice is not None and (schema := choice.schema) is not None:
+            if asked is not None and not asked.param.startswith("response_format"):
+                message = f"{asked.param} and a tool_choice that must call exclude each other; leave one out"
+                raise RequestError(message, param=asked.param, code="invalid_value")
+            asked = Asked("json_schema", schema, "tools")
+        if asked is None:
+            return None
+        chosen = await self.constraints.choose(asked.kind, asked.value, param=asked.param)
+        lines = [f"{asked.param}: {line}" for line in chosen.warnings]
+        if lines and self.context.settings.server.strict_fields:
+            message = f"{lines[0]}, and this server takes what is known only (--strict-fields)"
+            raise RequestError(message, param=asked.param, code="unknown_field")
+        warnings += lines
+        return chosen.constraint
+
+    def _chat_prompt(
+        self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]
+    ) -> tuple[str, list[int], tuple[Image, ...]]:
+        written = self.conversations.prompt(body, choice)
+        prompt, images = self.conversations.tokens(written, pictures)
+        if body.add_special_tokens:
+            before, after = self.context.tokenizer.affixes
+            prompt = [*before, *prompt, *after]
+            images = tuple(replace(image, start=image.start + len(before)) for image in images)
+        truncation = body.truncation(self.context.model.max_length)
+        if truncation is not None and len(prompt) > truncation.most:
+            if images:
+                raise RequestError("a prompt with images cannot be cut; leave it out", param=truncation.param)
+            prompt = list(truncation.ids(prompt))
+        return written.text, prompt, images
+
+    def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
+        # One post may ask for thousands of answers. Where the queue has no limit, a batch of them and a quarter are
+        # there at once: enough to fill the places of those that end, and others get their turn soon. Where it has one,
+        # all of them stand in it, because a place may be gone later.
+        info, unlimited = self.context.model, self.context.engine.capacity is None
+        at_once = info.max_batch_size + max(1, info.max_batch_size // 4) if unlimited else None
+        parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)], at_once)
+        return Generation(job=job, parts=parts, warnings=warnings)
+
+    async def _parts(self, job: Job, index: int, reader: AnswerReader | None) -> AsyncGenerator[Part, None]:
+        pieces = generate_text(
+            self.context,
+            job.requests[index],
+            stop=job.stops,
+            kept=() if reader is None else reader.markers,
+            include_stop=job.include_stop,
+            skip_special_tokens=job.skip_special_tokens,
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if job.prompt_only:
+                    yield _nothing_of(piece)
+                elif reader is None:
+                    yield Part(piece=piece, content=piece.text, finish=piece.finish)
+                else:
+                    yield _read(piece, reader)
+
+
+def _read(piece: Piece, reader: AnswerReader) -> Part:
+    delta = reader.read(piece.text, last=piece.finish is not None, cut=piece.finish != "stop")
+    return Part(
+        piece=piece,
+        content=delta.content,
+        reasoning=delta.reasoning,
+        calls=delta.calls,
+        finish=reader.finish_reason(piece.finish),
+    )
+
+
+def _nothing_of(piece: Piece) -> Part:
+    """What is left of a piece when only the prompt was asked about."""
+    bare = Piece(text="", finish="length", cached=piece.cached, prompt_logprobs=piece.prompt_logprobs)
+    return Part(piece=bare, finish="length")
+
+
+def usage_of(prompt_tokens: int, generated: int, cached: int) -> dict[str, Any]:
+    """OpenAI's account of a generation."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": prompt_tokens + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

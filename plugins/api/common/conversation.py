@@ -1,0 +1,171 @@
+"""Conversations as the tokens of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import ReadImage, ServerContext
+from maxserve.core.nouns import Image
+from maxserve.core.text.chat_messages import IMAGE_PART, check_role
+from maxserve.core.text.chat_template import RESERVED_VARIABLES
+from maxserve.core.text.client_text import ClientText, Conversation, client_texts
+from maxserve.core.text.prompt_text import PromptText
+from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
+from maxserve.plugins.api.common.jobs import check_length
+from maxserve.plugins.api.common.thinking import Asked, ThinkingControls
+from maxserve.plugins.api.common.tool_prompt import knows_tools, told_of_tools
+from maxserve.plugins.api.common.tools import ToolChoice
+from maxserve.plugins.vision.image_prompt import image_prompt
+
+_SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back
+_TEXTS = ("text", "input_text", "output_text")  # what the APIs call a part of text
+
+
+class Conversations:
+    """Renders conversations with the chat template of the served model. Safe from several threads at once."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._template = context.template
+        self._tokenizer = context.tokenizer
+        self._info = context.model
+        self._placeholder = None if context.images is None else context.images.placeholder
+        self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
+        self._thinking = ThinkingControls.of(context.template, context.tokenizer.special_tokens)
+
+    def thinking(self, body: ChatBody) -> Asked:
+        """What `body` says of reasoning; RequestError for what cannot be kept."""
+        return self._thinking.asked(body)
+
+    def text(self, body: ChatBody, choice: ToolChoice) -> str:
+        """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
+        return self._written(body, choice, self._conversation(body, choice))
+
+    def prompt(self, body: ChatBody, choice: ToolChoice) -> PromptText:
+        """The same text, and which of its characters are no part of a special token, since a client wrote them."""
+        conversation = self._conversation(body, choice)
+        if self._client is None:
+            return PromptText(self._written(body, choice, conversation))
+        for text in client_texts(conversation):  # before anything is looked for in megabytes
+            check_length(text, self._tokenizer, self._info, prompt_field="messages")
+        source = self._template.source(tools=conversation.tools is not None)
+        written = partial(self._written, body, choice)
+        return self._client.render(written, conversation, source, self._placeholder, _variables(body))
+
+    def tokens(self, prompt: PromptText, images: Sequence[ReadImage] = ()) -> tuple[list[int], tuple[Image, ...]]:
+        """The tokens of what `prompt` gave, the template having put special ones where they belong, and its images."""
+        if not images or self._placeholder is None:
+            return self._encoded(prompt), ()
+        return image_prompt(prompt, images, self._placeholder, self._tokenizer, self._encoded)
+
+    @cached_property
+    def _client(self) -> ClientText | None:
+        return None if self._context.settings.model.special_tokens_in_content else ClientText(self._tokenizer)
+
+    def _conversation(self, body: ChatBody, choice: ToolChoice) -> Conversation:
+        """What the client gives the template."""
+        turns = [self._turn(index, message) for index, message in enumerate(body.messages)]
+        return Conversation(messages=turns, tools=choice.for_template, documents=_variables(body).get("documents"))
+
+    def _written(self, body: ChatBody, choice: ToolChoice, conversation: Conversation) -> str:
+        prompted = _wants_generation_prompt(body)
+        turns, tools = conversation.messages, conversation.tools
+        in_words = bool(tools) and not self._knows_tools
+        if in_words and tools:
+            turns, tools = told_of_tools(turns, _callable(tools, choice), choice.mode), None
+        return self._template.render(
+            turns,
+            tools=tools,
+            add_generation_prompt=prompted,
+            continue_final_message=not prompted and goes_on(body),
+            special_tokens=self._tokenizer.special_tokens,
+            image_text=self._placeholder,
+            calls_in_words=in_words,
+            **{**self.thinking(body).variables, **_variables(body), "documents": conversation.documents},
+        )
+
+    def _encoded(self, prompt: PromptText) -> list[int]:
+        check_length(prompt.text, self._tokenizer, self._info, prompt_field="messages")
+        return self._tokenizer.encode_prompt(prompt)
+
+    def _turn(self, index: int, message: Message) -> dict[str, Any]:
+        """A message as templates take it: nothing that was not given, and images as such."""
+        where = f"messages[{index}]"
+        if "content" not in message.model_fields_set and message.role in _SPEAKERS:
+            raise RequestError(f"{where}.content: a message of the {message.role} needs it", param=f"{where}.content")
+        turn = message.model_dump(exclude_none=True)
+        turn["role"] = check_role(message.role, f"{where}.role")
+        if isinstance(message.content, list):
+            parts = list(enumerate(message.content))
+            thoughts = [_thought(part) for _, part in parts if _is_thought(part, message.role)]
+            said = [(i, part) for i, part in parts if not _is_thought(part, message.role)]
+            turn["content"] = [_part(part, f"{where}.content[{i}]") for i, part in said]
+            if any(thoughts):
+                turn.setdefault("reasoning_content", "\n".join(filter(None, thoughts)))
+        return turn
+
+
+def _callable(tools: Sequence[Any], choice: ToolChoice) -> list[Any]:
+    """The functions that are told in words: of several, the one that must be called."""
+    functions = [tool["function"] for tool in tools]
+    if choice.mode != "named":
+        return functions
+    at = choice.declared.index(choice.tools[0])
+    return functions[at : at + 1]
+
+
+def _variables(body: ChatBody) -> dict[str, Any]:
+    """What else the template is given; RequestError for what the server itself gives."""
+    kwargs = body.chat_template_kwargs or {}
+    taken = sorted(RESERVED_VARIABLES & kwargs.keys())
+    if taken:
+        message = f"chat_template_kwargs must not have {taken[0]!r}, which the server gives to the template itself"
+        raise RequestError(message, param=f"chat_template_kwargs.{taken[0]}")
+    return kwargs
+
+
+def goes_on(body: ChatBody) -> bool:
+    """Whether the answer goes on with the last message; on the message itself it is called prefix, or partial."""
+    if body.continue_final_message is not None:
+        return body.continue_final_message
+    last = body.messages[-1]
+    marks = (last.model_extra or {}).get("prefix"), (last.model_extra or {}).get("partial")
+    return last.role == "assistant" and True in marks and not body.add_generation_prompt
+
+
+def _wants_generation_prompt(body: ChatBody) -> bool:
+    continued = goes_on(body)
+    prompted = not continued if body.add_generation_prompt is None else body.add_generation_prompt
+    if continued and prompted:
+        message = "continue_final_message and add_generation_prompt exclude each other"
+        raise RequestError(message, param="continue_final_message")
+    return prompted
+
+
+def _is_thought(part: ContentPart, role: str) -> bool:
+    return role == "assistant" and part.type in _THOUGHTS
+
+
+def _thought(part: ContentPart) -> str:
+    """What a part of an assistant's says that it thought; nothing where that is not told in words."""
+    said = (part.model_extra or {}).get(part.type, part.text)
+    if isinstance(said, list):
+        said = "".join(str(each.get("text") or "") for each in said if isinstance(each, dict))
+    return said if isinstance(said, str) else ""
+
+
+def _part(part: ContentPart, where: str) -> dict[str, Any]:
+    """A part as templates know it; RequestError for content that is neither text nor an image."""
+    if part.type == "image_url":
+        return IMAGE_PART  # looked at when the images were read
+    text = part.text if part.type in _TEXTS else part.refusal if part.type == "refusal" else None
+    if part.type not in (*_TEXTS, "refusal"):
+        message = f"content of type {part.type[:64]!r} is not supported; this server takes text and image_url"
+        raise RequestError(message, param=f"{where}.type", code="unsupported_parameter")
+    if text is None and not {"text", "refusal"} & part.model_fields_set:
+        raise RequestError("a text part needs a text", param=f"{where}.text")
+    return {"type": "text", "text": text or ""}

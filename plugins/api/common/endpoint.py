@@ -1,0 +1,89 @@
+"""One path that answers with generated text: reading, measuring, and giving up when the client has gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from maxserve.core.http.body import body_schema, read_body
+from maxserve.core.http.disconnect import ClientGone, unless_gone
+from maxserve.core.http.errors import Failure, failure_of, log_unforeseen
+from maxserve.core.interfaces import StatsObserver
+from maxserve.plugins.api.common.meter import Meter
+
+B = TypeVar("B", bound=BaseModel)
+
+_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One HTTP request: its id, its headers, the meter that follows it, and what its path says.
+
+    What is done with all of a `large` body belongs into a thread.
+    """
+
+    id: str
+    headers: Headers
+    meter: Meter
+    path: Mapping[str, str] = field(default_factory=dict)
+    large: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Generic[B]):
+    """POST `path` with a JSON `body`. `run` answers; `failed` makes the answer of a failure, if not OpenAI's, with the
+    request's id."""
+
+    path: str
+    body: type[B]
+    run: Callable[[B, Call], Awaitable[Response]]
+    observers: Iterable[StatsObserver] = ()
+    failed: Callable[[Failure, str], Response] | None = None
+
+    def add_to(self, router: APIRouter) -> None:
+        router.add_api_route(
+            self.path,
+            self.answer,
+            methods=["POST"],
+            response_model=None,
+            name=self.path,
+            openapi_extra=body_schema(self.body) | _path_schema(self.path),
+        )
+
+    async def answer(self, request: Request) -> Response:
+        meter, request_id = Meter(self.observers, self.path), request.scope["state"]["request_id"]
+        try:
+            body = await read_body(request, self.body)
+            large = request.scope["state"].get("large", False)
+            call = Call(id=request_id, headers=request.headers, meter=meter, path=request.path_params, large=large)
+            return await unless_gone(request.receive, _awaited(self.run(body, call)))
+        except ClientGone:
+            meter.finish(499)
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            meter.finish(failure.status)
+            if self.failed is None:
+                raise
+            log_unforeseen(error, self.path)
+            return self.failed(failure, request_id)
+
+
+def _path_schema(path: str) -> dict[str, Any]:
+    """The parameters in `path`, which FastAPI does not find by itself in a handler that takes the bare request."""
+    names = _PARAMETER.findall(path)
+    schema = {"type": "string"}
+    parameters = [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
+    return {"parameters": parameters} if parameters else {}
+
+
+async def _awaited(answer: Awaitable[Response]) -> Response:
+    return await answer

@@ -1,0 +1,107 @@
+"""Which fields does a request have? Those of the route, and those of every sampler that is registered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from maxserve.core.engine.params import SamplerFields
+from maxserve.core.errors import PluginError, RequestError
+
+if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.registry.host import Host
+    from maxserve.core.text.tokenizer import Tokenizer
+
+B = TypeVar("B", bound="Body")
+
+Grouped = Mapping[str, Mapping[str, Any]]
+
+
+class Body(BaseModel):
+    """Base of request bodies: no type is bent into another, unknown fields are kept, null means left out.
+
+    A validator of the whole model, for a rule over several fields, raises RequestError with the field at fault:
+    pydantic knows no place for its errors.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    def unknown(self) -> dict[str, Any]:
+        """The fields given, and not null, that neither the route nor a sampler knows."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+
+
+class RequestFields:
+    """The samplers' fields as routes use them: to extend a body's model, and to read sampling out of a body."""
+
+    def __init__(
+        self, host: Host, info: ModelInfo, settings: Settings | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
+        self._host = host
+        self._samplers = SamplerFields(host, settings=settings, vocab_size=info.vocab_size, tokenizer=tokenizer)
+        self._defaults = self._samplers.usable(info.defaults)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._samplers.owners)
+
+    def model(self, name: str, base: type[B]) -> type[B]:
+        """`base` with the samplers' fields, all optional."""
+        fields: dict[str, Any] = {}
+        for sampler, params in self._samplers.classes.items():
+            for field, hint in self._hints(params).items():
+                if field in base.model_fields:
+                    owner = self._host.samplers.get(sampler)
+                    raise PluginError(
+                        f"{owner}: its request field {field!r} is one that {name} has already; leave the plugin out "
+                        f"with --no-plugin {owner.plugin}"
+                    )
+                fields[field] = (hint | None, Field(default=None, description=_summary(params)))
+        return create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The fields of samplers that no setting switches off."""
+        return frozenset(field for field, sampler in self._samplers.owners.items() if sampler not in self._samplers.off)
+
+    def sampling(self, body: Body) -> Grouped:
+        """What `body` says to each sampler, over what the model's generation_config says; checked by the samplers.
+
+        RequestError with the field a sampler refuses.
+        """
+        given = {name: value for name in self.names if (value := getattr(body, name)) is not None}
+        for name, value in given.items():
+            _check_size(name, value)
+        try:
+            return self._samplers.wishes(given, self._defaults)
+        except RequestError as error:
+            named = [field for field in given if field in error.message]
+            param = next(iter(named), error.param)
+            raise RequestError(error.message, param=param, code=error.code or "invalid_value") from error
+
+    @staticmethod
+    def _hints(params: type[Any]) -> dict[str, Any]:
+        try:
+            hints = get_type_hints(params)
+        except NameError as error:
+            where = f"{params.__module__}.{params.__qualname__}"
+            raise PluginError(f"{where}: {error}; types of request fields must be importable at run time") from error
+        return {field.name: hints[field.name] for field in dataclasses.fields(params)}
+
+
+def _check_size(field: str, value: Any) -> None:
+    """RequestError for numbers that do not fit into a message to the worker, however deep they lie in `value`."""
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError as error:
+        raise RequestError(f"{field}: a number does not fit into 64 bits", param=field, code="invalid_value") from error
+
+
+def _summary(params: type[Any]) -> str:
+    return (params.__doc__ or "").strip().partition("\n\n")[0]

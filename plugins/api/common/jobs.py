@@ -1,0 +1,180 @@
+"""Which engine requests does one HTTP request ask for?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import ModelInfo
+from maxserve.core.nouns import Constraint, Image, Request, SamplingParams
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.text.truncation import Truncation
+from maxserve.plugins.api.common.bodies import TextBody
+
+MOST_REQUESTS = 4096
+_TOO_LONG = "context_length_exceeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
+
+    `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is nobody's.
+    """
+
+    requests: tuple[Request, ...]
+    stops: tuple[str, ...]
+    n: int
+    include_stop: bool
+    skip_special_tokens: bool
+    prompt_only: bool
+    prompt_tokens: int
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLimits:
+    """What bounds a job: the model, and how many requests the server takes at once (None: any number).
+
+    `prompt_field` is what the prompt is called in the body; `default_limit` the tokens of an answer that sets no limit.
+    """
+
+    info: ModelInfo
+    capacity: int | None
+    prompt_field: str
+    default_limit: int | None = None
+
+
+def plan_job(
+    body: TextBody,
+    prompts: Sequence[Sequence[int]],
+    sampling: Mapping[str, Mapping[str, Any]],
+    limits: JobLimits,
+    *,
+    user: str,
+    constraint: Constraint | None = None,
+    images: tuple[Image, ...] = (),
+) -> Job:
+    """The requests, with the `images` of a single prompt.
+
+    RequestError when prompts, or the answers asked for, are more than model or server can hold.
+    """
+    n = body.n or 1
+    _check_count(len(prompts) * n, limits.capacity, "n" if n > 1 else limits.prompt_field)
+    requests: list[Request] = []
+    for prompt in prompts:
+        limit = _limit(body, len(prompt), limits)
+        samples = (_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n))
+        requests += [replace(request, images=images) for request in samples] if images else samples
+    limit = body.token_limit[1]
+    _check_minimum(sampling, *body.token_limit)
+    return Job(
+        requests=tuple(requests),
+        stops=body.stops,
+        n=n,
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        prompt_only=limit == 0,
+        prompt_tokens=sum(map(len, prompts)),
+        max_tokens=limit,
+    )
+
+
+def _check_minimum(sampling: Mapping[str, Mapping[str, Any]], field: str, limit: int | None) -> None:
+    least = sampling.get("min_tokens", {}).get("min_tokens", 0)
+    if limit is not None and least > limit:
+        raise RequestError(f"min_tokens is {least}, which is more than the {limit} of {field}", param="min_tokens")
+
+
+def _check_count(count: int, capacity: int | None, param: str) -> None:
+    """What could never be admitted is refused for good: trying again later would not help."""
+    if count > MOST_REQUESTS:
+        raise RequestError(f"prompts times n must not exceed {MOST_REQUESTS}, got {count}", param=param)
+    if capacity is not None and count > capacity:
+        message = (
+            f"this request asks for {count} answers at once (prompts times n), and the server takes {capacity} "
+            "(--max-batch-size and --max-queue-size together); ask for fewer"
+        )
+        raise RequestError(message, param=param)
+
+
+def encoded(
+    text: str,
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    *,
+    add_special_tokens: bool,
+    prompt_field: str,
+    truncation: Truncation | None = None,
+) -> list[int]:
+    """The tokens of a prompt; RequestError, before they are looked for, when they are certainly too many."""
+    if truncation is not None:
+        ids, _ = tokenizer.encode_input(text, truncation=truncation, add_special_tokens=add_special_tokens)
+        return list(truncation.ids(ids))
+    check_length(text, tokenizer, info, prompt_field=prompt_field)
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def check_length(text: str, tokenizer: Tokenizer, info: ModelInfo, *, prompt_field: str) -> None:
+    """RequestError for a text that certainly has more tokens than the model's context."""
+    tokens = tokenizer.fewest_tokens(text)
+    if tokens > info.max_length:
+        message = (
+            f"the prompt has {len(text)} characters, which is at least {tokens} tokens and more than "
+            f"this model's context of {info.max_length}"
+        )
+        raise RequestError(message, param=prompt_field, code=_TOO_LONG)
+
+
+def _request(
+    body: TextBody,
+    prompt: tuple[int, ...],
+    sampling: Mapping[str, Mapping[str, Any]],
+    limit: int | None,
+    sample: int,
+    user: str,
+    constraint: Constraint | None,
+) -> Request:
+    params = SamplingParams(
+        max_tokens=limit,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        seed=_seed(body.seed, sample),
+        logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
+        fields=sampling,
+        constraint=constraint,
+    )
+    # The client may choose the request's id and use it twice; the engine's ids are ours.
+    return Request(
+        id=uuid4().hex,
+        prompt=prompt,
+        params=params,
+        salt=body.cache_salt or "",
+        user=user,
+        priority=body.priority or 0,
+    )
+
+
+def _seed(seed: int | None, sample: int) -> int | None:
+    """Each of n answers has its own; past the largest 64-bit number it goes on from the smallest."""
+    return None if seed is None else (seed + sample + 2**63) % 2**64 - 2**63
+
+
+def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
+    """How many tokens may follow a prompt of `prompt` tokens; what was asked for is cut to what there is room for.
+
+    A limit is an upper bound, and agents send the same large one to every model: the answer ends with "length".
+    """
+    prompt_field, max_length, default = limits.prompt_field, limits.info.max_length, limits.default_limit
+    if prompt == 0:
+        raise RequestError(f"{prompt_field}: the prompt has no tokens", param=prompt_field)
+    room = max_length - prompt
+    if room < 1:
+        message = f"the prompt has {prompt} tokens, and this model's context of {max_length} leaves no room for more"
+        raise RequestError(message, param=prompt_field, code=_TOO_LONG)
+    wanted = body.token_limit[1]
+    return max(1, min(wanted, room)) if wanted is not None else default and min(default, room)

@@ -1,0 +1,84 @@
+"""How long did a request take, and what did it cost? Measured where it is answered, told to the observers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from maxserve.core.interfaces import RequestStats, StatsObserver
+from maxserve.core.runtime.observing import Observers
+from maxserve.plugins.api.common.answer import Piece
+
+
+class Meter:
+    """Follows one HTTP request from its arrival to its end, over all of its choices."""
+
+    def __init__(self, observers: Iterable[StatsObserver], route: str) -> None:
+        self._observers = Observers.of(observers)
+        self._route = route
+        self._start = time.monotonic()
+        self._first: float | None = None
+        self._latest: dict[int, tuple[float, Piece]] = {}
+        self._gaps: list[float] = []
+        self._finished = False
+        self._queue: float | None = None
+        self._prefill: float | None = None
+        self.prompt_tokens = 0
+        self.n = 1
+        self.max_tokens: int | None = None
+
+    def piece(self, index: int, piece: Piece) -> None:
+        """Notes a piece of choice `index`."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now - self._start
+        if piece.scheduled:
+            self._queue = max(self._queue or 0.0, piece.queued)
+            self._prefill = max(self._prefill or 0.0, now - piece.scheduled)
+        if index in self._latest:
+            self._gaps.append(now - self._latest[index][0])
+        self._latest[index] = (now, piece)
+
+    @property
+    def generated_tokens(self) -> int:
+        return sum(piece.generated for _, piece in self._latest.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of every prompt once: the first of its `n` choices tells what was cached before this request came."""
+        return sum(piece.cached for index, (_, piece) in self._latest.items() if index % self.n == 0)
+
+    def finish(self, status: int) -> None:
+        """Tells the observers, once."""
+        if self._finished:
+            return
+        self._finished = True
+        self._observers.on_request(self._stats(status))
+
+    def _stats(self, status: int) -> RequestStats:
+        reasons = [piece.finish for _, piece in self._latest.values() if piece.finish is not None]
+        failed = "abort" if status == 499 else "error"
+        return RequestStats(
+            route=self._route,
+            status=status,
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated_tokens,
+            cached_tokens=self.cached_tokens,
+            finish=reasons[0] if reasons and status < 400 else failed,
+            queue_to_first_token=self._first,
+            total=time.monotonic() - self._start,
+            inter_token=tuple(self._gaps),
+            n=self.n,
+            max_tokens=self.max_tokens,
+            queue=self._queue,
+            prefill=self._prefill,
+            decode=self._decode,
+            preemptions=sum(piece.preemptions for _, piece in self._latest.values()),
+        )
+
+    @property
+    def _decode(self) -> float | None:
+        """From the first token to the last one; None where nothing was generated."""
+        if self._prefill is None or self._first is None:
+            return None
+        return max(latest for latest, _ in self._latest.values()) - self._start - self._first

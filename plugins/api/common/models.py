@@ -1,0 +1,39 @@
+"""Which model does a request mean?"""
+
+from __future__ import annotations
+
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import ModelInfo
+from maxserve.core.loading.tasks import SCORING, TEXT
+
+
+def require_served(name: str | None, info: ModelInfo) -> None:
+    """RequestError 404 for another model's name; none, or an empty one, stands for the served model."""
+    if name and name != info.name:
+        raise unknown_model(name, info)
+
+
+def require_text(info: ModelInfo) -> None:
+    """RequestError for a model that encodes texts and generates none."""
+    if info.task == TEXT:
+        return
+    gives, path = ("scores", "/v1/rerank") if info.task == SCORING else ("embeddings", "/v1/embeddings")
+    message = (
+        f"{info.name!r} ({info.architecture}) gives {gives} and generates no text; ask {path}, or a server that has a "
+        "language model"
+    )
+    raise RequestError(message, param="model", code="unsupported_model")
+
+
+def no_vectors(info: ModelInfo) -> RequestError:
+    """What to say to who wants vectors, or scores, of a model that generates text."""
+    message = (
+        f"{info.name!r} ({info.architecture}) generates text and gives no embeddings; "
+        "ask a server that has an embedding model"
+    )
+    return RequestError(message, param="model", code="unsupported_model")
+
+
+def unknown_model(name: str, info: ModelInfo) -> RequestError:
+    message = f"the model {name[:200]!r} does not exist; this server has {info.name!r}"
+    return RequestError(message, param="model", code="model_not_found", status=404)

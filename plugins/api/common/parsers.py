@@ -1,0 +1,87 @@
+"""Which parsers read the answers of the served model? What the operator names, or what the chat template tells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from maxserve.core.components import ReasoningParser, ToolParser
+from maxserve.core.config import Settings
+from maxserve.core.errors import PluginError
+from maxserve.core.reading import ReadsAnswer, ReasoningContext, ToolContext
+from maxserve.core.registry.entries import Entry, Registry
+from maxserve.core.registry.host import Host
+
+log = logging.getLogger("maxserve.server")
+
+AUTO, NONE = "auto", "none"
+P = TypeVar("P", ToolParser, ReasoningParser)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsers:
+    """What reads the answers of one server: builds of readers, one for each answer; None where nothing does."""
+
+    tools: Callable[[ToolContext], ReadsAnswer] | None = None
+    reasoning: Callable[[ReasoningContext], ReadsAnswer] | None = None
+    tool_markers: tuple[str, ...] = ()
+    reasoning_markers: tuple[str, ...] = ()
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+
+
+def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
+    """The parsers for a model whose chat template is `template`, "" where there is none.
+
+    PluginError for a name that no plugin declares, with what is near.
+    """
+    server = settings.server
+    tools = _choose(host, host.tool_parsers, server.tool_parser, template, "--tool-parser")
+    reasoning = _choose(host, host.reasoning_parsers, server.reasoning_parser, template, "--reasoning-parser")
+    told = f"tool calls: {_told(tools, server.tool_parser)}; reasoning: {_told(reasoning, server.reasoning_parser)}"
+    log.info("parsers of answers: %s", told)
+    return Parsers(
+        tools=host.load(tools, tools.component.build) if tools else None,
+        reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
+        tool_markers=tools.component.markers if tools else (),
+        reasoning_markers=reasoning.component.markers if reasoning else (),
+        tool_parser=tools.name if tools else None,
+        reasoning_parser=reasoning.name if reasoning else None,
+    )
+
+
+def _choose(host: Host, registry: Registry[P], name: str, template: str, flag: str) -> Entry[P] | None:
+    if name == NONE:
+        return None
+    if name == AUTO:
+        return _recognised(host, registry, template)
+    try:
+        return registry.get(name)
+    except PluginError as error:
+        raise PluginError(f"{flag} {name}: {error}; or {AUTO}, {NONE}") from None
+
+
+def _recognised(host: Host, registry: Iterable[Entry[P]], template: str) -> Entry[P] | None:
+    """The entry that is surest of the template; of several, the first by name."""
+    best: tuple[int, Entry[P] | None] = (0, None)
+    for entry in registry:
+        if entry.component.recognises is not None:
+            score = _score(entry, host.load(entry, entry.component.recognises), template)
+            if score > best[0]:
+                best = (score, entry)
+    return best[1]
+
+
+def _score(entry: Entry[P], recognises: Callable[[str], Any], template: str) -> int:
+    try:
+        return int(recognises(template))
+    except Exception as error:
+        raise PluginError(f"{entry.title}: recognises: {type(error).__name__}: {error}") from error
+
+
+def _told(entry: Entry[P] | None, asked: str) -> str:
+    if entry is None:
+        return NONE if asked == NONE else "none, as the chat template shows no form that is known"
+    return f"{entry.name} (told by the chat template)" if asked == AUTO else entry.name

@@ -1,0 +1,95 @@
+"""Conversations in the caller's own process as prompts, with the images that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from maxserve.core.errors import RequestError
+from maxserve.core.nouns import Image
+from maxserve.core.text.chat_messages import IMAGE_PART
+from maxserve.core.text.client_text import Conversation
+from maxserve.core.text.prompt_text import PromptText
+from maxserve.plugins.vision.image_prompt import image_prompt
+from maxserve.plugins.vision.limits import ImageLimits
+from maxserve.plugins.vision.pictures import decode
+from maxserve.plugins.vision.sources import read_source
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import ReadImage, ReadsImages
+    from maxserve.core.text.chat_template import ChatTemplate
+    from maxserve.core.text.client_text import ClientText
+    from maxserve.core.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A prompt in tokens, and what it shows."""
+
+    tokens: tuple[int, ...]
+    images: tuple[Image, ...] = ()
+
+
+def render(
+    messages: Sequence[Message],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    reader: ReadsImages | None,
+    limits: ImageLimits,
+    *,
+    client: ClientText | None = None,
+) -> Rendered:
+    """The prompt of `messages`, whose content may be a list of text and image_url parts, as /v1/chat/completions has.
+
+    Whoever writes the program decides what it reads: pictures may come from any host, and from any file. RequestError
+    for those that cannot be used. With `client`, special tokens that the user or a tool spelled out are text.
+    """
+    turns, urls = _turns(messages)
+    if urls and reader is None:
+        raise RequestError("the model takes text only, no images")
+    image_text = None if reader is None else reader.placeholder
+
+    def written(conversation: Conversation) -> str:
+        return template.render(conversation.messages, special_tokens=tokenizer.special_tokens, image_text=image_text)
+
+    conversation = Conversation(messages=turns)
+    if client is None:
+        prompt = PromptText(written(conversation))
+    else:
+        prompt = client.render(written, conversation, template.source(), image_text)
+    if reader is None or not urls:
+        return Rendered(tokens=tuple(tokenizer.encode_prompt(prompt)))
+    read = [_read(reader, url, limits) for url in urls]
+    tokens, images = image_prompt(prompt, read, reader.placeholder, tokenizer, tokenizer.encode_prompt)
+    return Rendered(tokens=tuple(tokens), images=images)
+
+
+def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    """The messages as templates take them, and where their pictures are."""
+    urls: list[str] = []
+
+    def part(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if given.get("type") != "image_url":
+            return given
+        said = given.get("image_url")
+        urls.append(str(said.get("url", "")) if isinstance(said, Mapping) else str(said))
+        return IMAGE_PART
+
+    turns = []
+    for message in messages:
+        content = message.get("content")
+        turns.append({**message, "content": [part(p) for p in content]} if isinstance(content, list) else message)
+    return turns, urls
+
+
+def _read(reader: ReadsImages, url: str, limits: ImageLimits) -> ReadImage:
+    own = replace(limits, hosts=("*", urlsplit(url).netloc.lower()), roots=(Path("/"),), private=True)
+    try:
+        return reader.read(decode(read_source(url, own), own))
+    except (ValueError, ArithmeticError) as error:
+        raise RequestError(f"the image {url[:64]} cannot be used: {error}") from error

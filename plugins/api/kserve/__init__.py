@@ -1,0 +1,19 @@
+"""Routes of the Open Inference Protocol, version 2, as KServe and Triton speak it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="kserve",
+        build="maxserve.plugins.api.kserve.router:router",
+        prefix="/",
+        failures={"/v2": "maxserve.plugins.api.kserve.failures:failure_response"},
+        summary="/v2, /v2/models/{name}, …/ready, …/infer, …/generate, …/generate_stream",
+    )

@@ -1,0 +1,19 @@
+"""OpenAI's routes: models, chat completions, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="openai",
+        build="maxserve.plugins.api.openai.router:router",
+        prefix="/",
+        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, "
+        "/tokenize, /detokenize, /tokenizer_info, /version",
+    )

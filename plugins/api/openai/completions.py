@@ -1,0 +1,178 @@
+"""POST /v1/completions: plain continuation of texts or token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from maxserve.core.errors import RequestError
+from maxserve.core.nouns import TokenLogprob
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.text.truncation import Truncation
+from maxserve.plugins.api.common.answering import Answering, Generation
+from maxserve.plugins.api.common.jobs import Job, encoded
+from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
+from maxserve.plugins.api.common.parts import Answer, Part
+from maxserve.plugins.api.openai.chunks import joined, json_of
+from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
+from maxserve.plugins.api.openai.stop_reason import stop_reason
+
+DEFAULT_LIMIT = 16  # tokens; what this route has always had
+
+
+class Completions:
+    """The `Wording` of plain completions."""
+
+    path = "/v1/completions"
+    body = CompletionBody
+    id_prefix = "cmpl-"
+    object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._tokenizer = answering.context.tokenizer
+        self._info = answering.context.model
+        self._texts = TokenTexts(self._tokenizer)
+        self._enable_echo = answering.context.settings.sampling.enable_echo
+
+    async def begin(self, body: CompletionBody, user: str) -> Generation:
+        if body.echo and not self._enable_echo:
+            message = "this server repeats no prompts (--no-enable-echo)"
+            raise RequestError(message, param="echo", code="unsupported_parameter")
+        if body.stream and body.prompt_logprobs is not None:
+            raise RequestError(
+                "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
+            )
+        prompts = await self._answering.threads.run(partial(self._prompts, body))
+        return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
+
+    def scribe(self, body: CompletionBody, job: Job) -> CompletionScribe:
+        texts = self._texts.wanted(body.return_tokens_as_token_ids)
+        return CompletionScribe(body, job, self._tokenizer, texts)
+
+    def _prompts(self, body: CompletionBody) -> list[list[int]]:
+        prompts = _several(body.prompt)
+        if not 0 < len(prompts) <= MOST_PROMPTS:
+            raise RequestError(f"prompt: 1 to {MOST_PROMPTS} prompts are taken, got {len(prompts)}", param="prompt")
+        truncation = body.truncation(self._info.max_length, DEFAULT_LIMIT)
+        special = body.add_special_tokens is not False
+        return [self._tokens(prompt, truncation, add_special_tokens=special) for prompt in prompts]
+
+    def _tokens(self, prompt: str | list[int], truncation: Truncation | None, *, add_special_tokens: bool) -> list[int]:
+        if isinstance(prompt, str):
+            return encoded(
+                prompt,
+                self._tokenizer,
+                self._info,
+                add_special_tokens=add_special_tokens,
+                prompt_field="prompt",
+                truncation=truncation,
+            )
+        vocab_size = self._info.vocab_size
+        bad = next((token for token in prompt if token >= vocab_size), None)
+        if bad is not None:
+            message = f"prompt: token id {bad} is outside the vocabulary of {vocab_size} tokens"
+            raise RequestError(message, param="prompt")
+        return prompt if truncation is None else list(truncation.ids(prompt))
+
+
+def _several(prompt: Any) -> Sequence[str | list[int]]:
+    """A single prompt as a list of one."""
+    alone = isinstance(prompt, str) or bool(prompt and isinstance(prompt[0], int))
+    prompts: Sequence[str | list[int]] = [prompt] if alone else prompt
+    return prompts
+
+
+class CompletionScribe:
+    """The `Scribe` of plain completions. With `echo` the text of an answer begins with its prompt's."""
+
+    def __init__(self, body: CompletionBody, job: Job, tokenizer: Tokenizer, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._job = job
+        self._token_ids = bool(body.return_token_ids)
+        self._logprobs = body.logprobs is not None
+        self._prompt_logprobs = body.prompt_logprobs is not None
+        self._hidden = tokenizer.special_ids if job.skip_special_tokens else frozenset[int]()
+        self._echoes = _echoes(body, job, tokenizer) if body.echo else []
+        self._plain = not (self._token_ids or self._logprobs or self._echoes)
+        self._told = [CompletionLogprobs(texts) for _ in job.requests]
+        self._begun = [False] * len(job.requests)
+
+    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
+        return {}
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        text, details = self._details(index, answer.content, answer.logprobs, answer.prompt_logprobs)
+        # These are there in any case, for clients that read them as attributes.
+        details["prompt_token_ids"] = self._job.requests[index].prompt if self._token_ids else None
+        details["token_ids"] = answer.tokens if self._token_ids else None
+        scores = prompt_logprobs(self._texts, answer.prompt_logprobs) if self._prompt_logprobs else None
+        details["prompt_logprobs"] = scores
+        ended = stop_reason(self._job.requests[index], answer.stop, answer.stop_token)
+        return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish, **ended}
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def part(self, index: int, part: Part) -> bytes | None:
+        if self._plain:
+            return _choice(index, json_of(part.content)) if part.content else None
+        piece, first = part.piece, not self._begun[index]
+        if not (piece.tokens or part.content or first):
+            return None
+        text, details = self._details(index, part.content, piece.logprobs, piece.prompt_logprobs)
+        if self._token_ids:
+            details["token_ids"] = piece.tokens
+            if first:
+                details["prompt_token_ids"] = self._job.requests[index].prompt
+        return json_of({"index": index, "text": text, "logprobs": None, **details, "finish_reason": None})
+
+    def closing(self, index: int, part: Part) -> bytes:
+        ended = stop_reason(self._job.requests[index], part.piece.stop, part.piece.stop_token)
+        return joined(_choice(index, b'""', json_of(part.finish)), json_of(ended))
+
+    def _details(
+        self, index: int, text: str, scores: Sequence[TokenLogprob], of_prompt: Sequence[TokenLogprob]
+    ) -> tuple[str, dict[str, Any]]:
+        """The text with what is echoed before it, once, and its logprobs."""
+        told = self._told[index]
+        echo = self._echoes[index // self._job.n] if self._echoes and not self._begun[index] else None
+        self._begun[index] = True
+        if echo is not None:
+            text = echo.text + text
+        if not self._logprobs:
+            return text, {}
+        if echo is None:
+            return text, {"logprobs": told.answer(scores, self._hidden)}
+        before = told.prompt(self._job.requests[index].prompt, of_prompt, echo.hidden)
+        after = told.answer(scores, self._hidden)
+        return text, {"logprobs": {name: [*before[name], *after[name]] for name in before}}
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The text of a prompt; `hidden` are tokens that the text does not show, such as one that begins every text."""
+
+    text: str
+    hidden: frozenset[int]
+
+    @classmethod
+    def of(cls, prompt: str | list[int], tokenizer: Tokenizer) -> Echo:
+        if isinstance(prompt, str):
+            return cls(prompt, frozenset(id for id in tokenizer.special_ids if tokenizer.token(id) not in prompt))
+        return cls(tokenizer.decode(prompt, skip_special_tokens=False), frozenset())
+
+
+def _echoes(body: CompletionBody, job: Job, tokenizer: Tokenizer) -> list[Echo]:
+    """The text of each prompt; one that was cut is the text of what is left of it."""
+    if body.truncate_prompt_tokens is None:
+        return [Echo.of(prompt, tokenizer) for prompt in _several(body.prompt)]
+    special = tokenizer.special_ids
+    return [Echo(tokenizer.decode(request.prompt), special) for request in job.requests[:: job.n]]
+
+
+def _choice(index: int, text: bytes, finish: bytes = b"null") -> bytes:
+    return b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}' % (index, text, finish)

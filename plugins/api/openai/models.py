@@ -1,0 +1,94 @@
+"""GET /v1/models: the model that this server answers for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Header
+
+from maxserve.core.encoders import VectorInfo
+from maxserve.core.loading.tasks import SCORING
+from maxserve.plugins.api.common.answering import Answering
+from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.models import unknown_model
+from maxserve.plugins.api.openai.completion_body import CompletionBody
+from maxserve.plugins.api.openai.embeddings import EmbeddingsBody
+
+Version: TypeAlias = Annotated[str | None, Header()]
+
+
+class Models:
+    def __init__(self, answering: Answering) -> None:
+        self._info = answering.context.model
+        self._root = _root(answering.context.settings.model.model_path or self._info.name)
+        self._capabilities = _capabilities(answering)
+
+    async def list(self, anthropic_version: Version = None) -> dict[str, Any]:
+        """The one model there is; as Anthropic lists them for its clients, who send a version of its API."""
+        if anthropic_version is None:
+            return {"object": "list", "data": [self._card()]}
+        name = self._info.name
+        return {"data": [self._anthropic_card()], "has_more": False, "first_id": name, "last_id": name}
+
+    async def one(self, name: str, anthropic_version: Version = None) -> dict[str, Any]:
+        """The model by its name, or by the part of it after the last slash."""
+        if name not in (self._info.name, self._info.name.rpartition("/")[2]):
+            raise unknown_model(name, self._info)
+        return self._card() if anthropic_version is None else self._anthropic_card()
+
+    def _anthropic_card(self) -> dict[str, Any]:
+        return {
+            "type": "model",
+            "id": self._info.name,
+            "display_name": self._info.name,
+            "created_at": datetime.fromtimestamp(self._info.created, UTC).isoformat().replace("+00:00", "Z"),
+            "lifecycle": "active",
+            "max_input_tokens": self._info.max_length,
+            "max_tokens": self._info.max_length,
+        }
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "id": self._info.name,
+            "object": "model",
+            "created": self._info.created,
+            "owned_by": "maxserve",
+            "root": self._root,
+            "parent": None,
+            "permission": [],
+            "max_model_len": self._info.max_length,
+            "capabilities": self._capabilities,
+        }
+
+
+def _capabilities(answering: Answering) -> dict[str, Any]:
+    """What a client may ask of the model, by kind of request."""
+    info = answering.context.model
+    if info.vectors is None:
+        return {
+            "chat": answering.capabilities(answering.body(ChatBody)),
+            "completions": answering.capabilities(answering.body(CompletionBody)),
+        }
+    if info.task == SCORING:
+        return {"scores": {"max_tokens": info.max_length}}
+    return {"embeddings": {"fields": sorted(EmbeddingsBody.model_fields), **_vectors(info.vectors)}}
+
+
+def _vectors(vectors: VectorInfo) -> dict[str, Any]:
+    """`dimensions` tells the sizes to which vectors can be cut: "any", a list, or null where there are no others."""
+    return {
+        "size": vectors.size,
+        "dimensions": "any" if vectors.sizes == () else vectors.sizes,
+        "pooled": vectors.pooled,
+        "normalized": vectors.normalized,
+        "prompts": sorted(vectors.prompts),
+        "default_prompt": vectors.default_prompt,
+    }
+
+
+def _root(ref: str) -> str:
+    """What was loaded, as clients may know it: of a local folder its name, for its path is the operator's."""
+    path = Path(ref).expanduser()
+    return path.resolve().name if path.is_dir() else ref

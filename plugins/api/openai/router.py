@@ -1,0 +1,42 @@
+"""Which of OpenAI's paths are served, and by what."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from maxserve.core.interfaces import ServerContext
+from maxserve.plugins.api.common.answering import Answering
+from maxserve.plugins.api.common.endpoint import Endpoint
+from maxserve.plugins.api.openai.chat import Chat
+from maxserve.plugins.api.openai.completions import Completions
+from maxserve.plugins.api.openai.embeddings import embeddings_endpoints
+from maxserve.plugins.api.openai.exchange import Exchange
+from maxserve.plugins.api.openai.models import Models
+from maxserve.plugins.api.openai.responses import responses_endpoints
+from maxserve.plugins.api.openai.tokenization import Tokenization
+from maxserve.plugins.api.openai.tokenizer_info import TokenizerInfo
+from maxserve.plugins.api.openai.version import version
+
+
+def router(context: ServerContext) -> APIRouter:
+    routes = APIRouter()
+    answering = context.once(Answering)
+    models = Models(answering)
+    for prefix in ("/v1", ""):  # base URLs are often given without the version
+        routes.add_api_route(prefix + "/models", models.list, methods=["GET"], response_model=None)
+    routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
+    routes.add_api_route("/version", version, methods=["GET"], response_model=None)
+    info = TokenizerInfo(context)
+    routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
+    Tokenization(answering).add_to(routes)
+    chat, completions = Chat(answering), Completions(answering)
+    for path, wording in ((chat.path, chat), ("/chat/completions", chat), (completions.path, completions)):
+        Endpoint(
+            path=path,
+            body=answering.body(wording.body),
+            run=Exchange(wording, context.model).answer,
+            observers=context.observers,
+        ).add_to(routes)
+    for endpoint in (*responses_endpoints(answering), *embeddings_endpoints(context)):
+        endpoint.add_to(routes)
+    return routes

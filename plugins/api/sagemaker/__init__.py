@@ -1,0 +1,15 @@
+"""The route that SageMaker calls; its /ping is among the server's own probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="sagemaker", build="maxserve.plugins.api.sagemaker.router:router", prefix="/", summary="POST /invocations"
+    )

@@ -1,0 +1,30 @@
+"""Commands of `max` beside `serve` and `plugins`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from maxserve.core.cli.group import LazyCommand
+from maxserve.core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from maxserve.core.cli.group import Invocation
+
+
+@hookimpl
+def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
+    def generate() -> click.Command:
+        from maxserve.plugins.commands.generate import generate_command
+
+        return generate_command(invocation)
+
+    def listing() -> click.Command:
+        from maxserve.plugins.commands.listing import list_command
+
+        return list_command(invocation)
+
+    summary = "Continue one prompt, without a server."
+    cli.add_command(LazyCommand("generate", generate, summary=summary, strict=True))
+    cli.add_command(LazyCommand("list", listing, summary="List what the plugins offer."))

@@ -1,0 +1,71 @@
+"""Kernels of our own for CPUs, compiled on the machine that runs them. Declared here.
+
+The sources are C++ with the vector types that GCC and Clang share, compiled once for this processor and kept. Where
+there is no compiler, torch's own operations serve instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from maxserve.core.components import AttentionBackend, ConfigSection, LayerCompiler, LinearMethod
+from maxserve.core.hookspecs import hookimpl
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Which compiler to use, by name or path, and where to keep what it makes; empty: found by themselves."""
+
+    compiler: str = field(
+        default="",
+        metadata={"help": "C++ compiler for the kernels, by name or path; unset, the first of g++, clang++ and c++."},
+    )
+    folder: str = field(
+        default="",
+        metadata={
+            "help": "Folder for the compiled kernels; unset, ~/.cache/maxserve/native, or a private one below TMPDIR "
+            "where that cannot be written."
+        },
+    )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    yield ConfigSection(name="native", schema="maxserve.plugins.cpu:Config")
+
+
+@hookimpl
+def maxserve_attention_backends() -> Iterable[AttentionBackend]:
+    yield AttentionBackend(
+        name="native",
+        build="maxserve.plugins.cpu.attention:NativeAttention",
+        devices=("cpu",),
+        priority=10,
+        compiled=True,
+        summary="compiled for this CPU: pages read in place, heads of a group as rows",
+    )
+
+
+@hookimpl
+def maxserve_linear_methods() -> Iterable[LinearMethod]:
+    yield LinearMethod(
+        name="native",
+        build="maxserve.plugins.cpu.linear:PanelKeeper",
+        devices=("cpu",),
+        priority=10,
+        compiled=True,
+        summary="compiled for this CPU: weights in panels, float32 or bfloat16, multiplied in float32",
+    )
+
+
+@hookimpl
+def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
+    yield LayerCompiler(
+        name="native",
+        build="maxserve.plugins.cpu.layers:NativeLayers",
+        devices=("cpu",),
+        priority=10,
+        compiled=True,
+        summary="compiled for this CPU: one call a layer, for layers of norms, projections, gates and attention",
+    )

@@ -1,0 +1,140 @@
+"""How does a CPU attend over pages? In place: no key or value is copied but where the cache has a narrower type.
+
+A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
+blocks with a running softmax. A sequence's numbers depend on nothing but the sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maxserve.core.computing import AttentionContext, Index
+from maxserve.core.errors import Unavailable
+from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.plugins.cpu.library import library_for
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types
+
+
+class NativeAttention:
+    """An Attention over the storage in its context."""
+
+    def __init__(self, context: AttentionContext) -> None:
+        unknown = {stored.keys.dtype for stored in context.storage} - KINDS.keys()
+        if unknown:
+            raise Unavailable(f"the native attention does not read a cache of {unknown.pop()}")
+        for layer in context.layers:
+            _check_layer(layer)
+        self._library = library_for(context)
+        self._layers = [
+            _Layer(layer, stored, context.page_size)
+            for layer, stored in zip(context.layers, context.storage, strict=True)
+        ]
+        self.step = _Step()
+
+    def begin(self, batch: Batch) -> None:
+        """Notes where the step's arrays lie."""
+        self.step = _Step(batch)
+
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        batch: Batch,
+        sinks: Tensor | None = None,
+        index: Index | None = None,
+    ) -> Tensor:
+        if not q.shape[0]:
+            return q
+        stored, step = self._layers[layer], self.step
+        dtype = q.dtype
+        q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)
+        sinks = None if sinks is None else sinks.float().contiguous()
+        tokens, heads, dim = q.shape
+        out = torch.empty(tokens, heads, dim)
+        steps = np.array((q.stride(0), k.stride(0), v.stride(0)), dtype=np.int64)
+        sizes = stored.sizes(heads, step.table_step)
+        self._library.ms_attend(
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            steps.ctypes.data,
+            out.data_ptr(),
+            stored.keys,
+            stored.values,
+            sizes.ctypes.data,
+            *step.addresses,
+            tokens,
+            step.sequences,
+            stored.scale,
+            stored.cap,
+            0 if sinks is None else sinks.data_ptr(),
+        )
+        return out.to(dtype)
+
+    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int], float]:
+        """Sizes, addresses and scale of a layer, for compiled code that attends by itself."""
+        stored = self._layers[layer]
+        return tuple(stored.sizes(heads, 0).tolist()[:7]), (stored.keys, stored.values), stored.scale
+
+    def cap(self, layer: int) -> float:
+        """The soft cap of a layer's scores, 0 where it has none."""
+        return self._layers[layer].cap
+
+
+def _check_layer(layer: CacheLayer) -> None:
+    if layer.value_size != layer.head_dim or layer.values_in_keys:
+        raise Unavailable("the native attention knows no layers with values of another size than keys")
+    if layer.index_top:
+        raise Unavailable("the native attention knows no layers whose tokens choose what they see")
+    if layer.together:
+        raise Unavailable("the native attention knows no layers with tokens that see those after them")
+
+
+class _Step:
+    """The arrays of a step that all layers share, and their addresses."""
+
+    __slots__ = ("_arrays", "addresses", "sequences", "table_step")
+
+    def __init__(self, batch: Batch | None = None) -> None:
+        self.addresses: tuple[int, ...] = ()
+        self.sequences = self.table_step = 0
+        if batch is None:
+            return
+        query_start, seq_lens = _array(batch.query_start, np.int64), _array(batch.seq_lens, np.int64)
+        tables, slots = _array(batch.tables, np.int32), batch.slots.contiguous()
+        self._arrays = (slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
+        self.addresses = (slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
+        self.sequences, self.table_step = len(seq_lens), tables.shape[1]
+
+
+class _Layer:
+    """Where a layer's keys and values lie, and its sizes as the source wants them."""
+
+    __slots__ = ("_sizes", "_storage", "cap", "keys", "scale", "values")
+
+    def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int) -> None:
+        self._storage, self.scale, self.cap = stored, layer.score_scale, layer.softcap or 0.0
+        self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
+        kind = KINDS[stored.keys.dtype]
+        window, chunk = layer.window or 0, layer.chunk or 0
+        self._sizes = np.array((0, layer.kv_heads, layer.head_dim, page_size, window, kind, chunk, 0), dtype=np.int64)
+
+    def sizes(self, heads: int, table_step: int) -> NDArray[np.int64]:
+        self._sizes[0], self._sizes[7] = heads, table_step
+        return self._sizes
+
+
+def _array(array: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _heads_together(x: Tensor) -> Tensor:
+    """`x` [T, heads, head_dim] in float32, with the heads of a token one after another."""
+    x = x.float()
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -1,0 +1,241 @@
+"""How does a whole layer become one call? Its operations go to the compiled code as a list, its weights by address.
+
+Python costs as much as a third of a decoding step when it calls each small operation by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures.layers import Linear, OffsetRMSNorm, RMSNorm
+from maxserve.core.computing import Attention, LayerContext
+from maxserve.core.errors import Unavailable
+from maxserve.core.grouping import GroupedAttention
+from maxserve.plugins.cpu.attention import NativeAttention
+from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
+from maxserve.plugins.cpu.linear import Panels
+from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
+
+log = logging.getLogger("maxserve.native")
+
+KINDS = {"NORM": 0, "LINEAR": 1, "TURN": 2, "ATTEND": 3, "GATE": 4, "ADD": 5}
+NOTHING = -1
+KEPT_ARENA = 4 << 20  # floats
+
+
+class _Operation(ctypes.Structure):
+    """`Operation` of layers.cpp."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("operands", ctypes.c_int64 * 3),
+        ("offsets", ctypes.c_int64 * 3),
+        ("out", ctypes.c_int64),
+        ("sizes", ctypes.c_int64 * 7),
+        ("addresses", ctypes.c_int64 * 2),
+        ("number", ctypes.c_double),
+        ("cap", ctypes.c_double),
+    )
+
+
+class NativeLayers:
+    """A CompilesLayers for layers of norms, projections, turns, attention, gates and sums."""
+
+    def __init__(self, context: LayerContext) -> None:
+        only_float32(context)
+        self._library = library_for(context)
+        self._arena = Arena()
+        self._said = False
+
+    def compile(self, layer: nn.Module, attention: Attention) -> Callable[..., Tensor] | None:
+        if not isinstance(attention, (NativeAttention, GroupedAttention)):
+            return None
+        try:
+            return _Program(self._library, self._arena, Reading(layer), attention).run
+        except (UnknownError, Unavailable) as error:
+            if not self._said:
+                log.info("layers of class %s run as they are written: %s", type(layer).__name__, error)
+            self._said = True
+            return None
+
+
+class Arena:
+    """Memory for what a layer computes on the way; all layers use the same.
+
+    What a long prompt needs beyond KEPT_ARENA is kept until the last layer has run, and not for one layer each: memory
+    that the system gives anew costs a fault for every page of it.
+    """
+
+    def __init__(self) -> None:
+        self._kept = self._lent = torch.empty(0)
+        self._layers = 0
+
+    def enrol(self) -> int:
+        """The number of a layer that will use this."""
+        self._layers += 1
+        return self._layers
+
+    def take(self, size: int) -> Tensor:
+        """At least `size` floats, good until the next call."""
+        if size > KEPT_ARENA:
+            if size > len(self._lent):
+                self._lent = torch.empty(size)
+            return self._lent
+        if size > len(self._kept):
+            self._kept = torch.empty(min(size + size // 4, KEPT_ARENA))
+        return self._kept
+
+    def done(self, number: int) -> None:
+        """The layer of that number has run."""
+        if number == self._layers:
+            self._lent = torch.empty(0)
+
+
+class _Program:
+    """The operations of one layer."""
+
+    def __init__(
+        self, library: Library, arena: Arena, reading: Reading, attention: NativeAttention | GroupedAttention
+    ) -> None:
+        self._library, self._arena = library, arena
+        self._attention = _attention_for(reading, attention)
+        operations = _fused(reading)
+        self._dim = reading.widths[0]
+        starts, self._width = _layout(operations, reading.widths)
+        self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
+        self._starts = (ctypes.c_int64 * len(starts))(*starts)
+        self._factors: list[Tensor] = []  # made here, whose addresses the operations have
+        self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
+        self._modules = [o.module for o in operations]  # whose weights the addresses are
+        self._turns = any(o.kind == "TURN" for o in operations)
+        self._number = arena.enrol()  # last: a layer that cannot be compiled does not count
+
+    def run(self, x: Tensor, batch: Any) -> Tensor:
+        """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer turns anything."""
+        if not x.shape[0]:  # a step of nobody, of which the attention was told nothing
+            return x
+        x = rows(x).contiguous()
+        tokens, step = x.shape[0], self._attention.step
+        out = torch.empty(tokens, self._dim)
+        arena = self._arena.take(self._width * tokens)
+        self._library.ms_layer(
+            self._operations,
+            len(self._operations),
+            self._widths,
+            self._starts,
+            x.data_ptr(),
+            out.data_ptr(),
+            arena.data_ptr(),
+            *((batch.cos.data_ptr(), batch.sin.data_ptr(), batch.cos.shape[-1]) if self._turns else (None, None, 0)),
+            *step.addresses,
+            step.table_step,
+            tokens,
+            step.sequences,
+        )
+        self._arena.done(self._number)
+        return out
+
+    def _encoded(self, operation: Operation) -> _Operation:
+        made = _Operation(kind=KINDS[operation.kind], out=operation.out)
+        made.operands[:] = _padded([place.buffer for place in operation.operands], 3)
+        made.offsets[:] = _padded([place.offset for place in operation.operands], 3, 0)
+        sizes, addresses, made.number = self._resources(operation)
+        made.sizes[:] = _padded(sizes, 7, 0)
+        made.addresses[:] = _padded(addresses, 2, 0)
+        made.cap = self._attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
+        return made
+
+    def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int], float]:
+        """Sizes, addresses and a number as layers.cpp reads them for that kind."""
+        module = operation.module
+        if isinstance(module, Linear):
+            if not isinstance(module.kept, Panels):
+                raise UnknownError("its weights are kept in another way")
+            bias = 0 if module.bias is None else module.bias.data_ptr()
+            return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias), 0.0
+        if isinstance(module, RMSNorm):
+            return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
+        if operation.kind == "ATTEND":
+            return self._attention.resources(operation.layer, heads=operation.operands[0].shape[0])
+        return operation.sizes, (), operation.number
+
+    def _factors_of(self, norm: RMSNorm) -> Tensor:
+        """What a norm multiplies by, [dim], which lives as long as this."""
+        factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
+        self._factors.append(factors)
+        return factors
+
+
+def _attention_for(reading: Reading, attention: NativeAttention | GroupedAttention) -> NativeAttention:
+    """What attends for the layer; of an attention in parts, the part, by whose numbers operations now name layers."""
+    if isinstance(attention, NativeAttention):
+        return attention
+    places = [
+        (operation, *attention.of(operation.layer)) for operation in reading.operations if operation.kind == "ATTEND"
+    ]
+    parts = {id(part): part for _, part, _ in places}
+    found = next(iter(parts.values()), None)
+    if len(parts) != 1 or not isinstance(found, NativeAttention):
+        raise UnknownError("its attention is not the native one, or is of several groups of layers")
+    for operation, _, place in places:
+        operation.layer = place
+    return found
+
+
+def _padded(values: Sequence[int], length: int, filler: int = NOTHING) -> list[int]:
+    return [*values, *[filler] * (length - len(values))]
+
+
+def _fused(reading: Reading) -> list[Operation]:
+    """A sum whose second operand a projection has just made becomes part of the projection."""
+    fused: list[Operation] = []
+    for operation in reading.operations:
+        before = fused[-1] if fused else None
+        if operation.kind == "ADD" and operation.number == 1.0 and before is not None and before.kind == "LINEAR":
+            others = [place for place in operation.operands if place.buffer != before.out]
+            if len(others) == 1 and not _used(reading, before.out, besides=operation):
+                before.operands.append(others[0])
+                before.out = operation.out
+                continue
+        fused.append(operation)
+    return fused
+
+
+def _used(reading: Reading, buffer: int, *, besides: Operation) -> bool:
+    return any(p.buffer == buffer for o in reading.operations if o is not besides for p in o.operands)
+
+
+def _layout(operations: Sequence[Operation], widths: Sequence[int]) -> tuple[list[int], int]:
+    """Where in the arena each buffer starts, in floats per token, and the arena's width; room is used again.
+
+    Every start is a multiple of 16 floats times the tokens, so vectors of a buffer do not share a line with another's.
+    """
+    last = {place.buffer: i for i, o in enumerate(operations) for place in o.operands}
+    starts = [0] * len(widths)
+    live: dict[int, tuple[int, int]] = {}  # by buffer: start and end
+    total = 0
+    for i, operation in enumerate(operations):
+        if operation.out > 1:
+            size = -(-widths[operation.out] // 16) * 16
+            start = _gap(sorted(live.values()), size)
+            starts[operation.out] = start
+            live[operation.out] = (start, start + size)
+            total = max(total, start + size)
+        live = {buffer: span for buffer, span in live.items() if last.get(buffer, i) > i}
+    return starts, total
+
+
+def _gap(taken: Sequence[tuple[int, int]], size: int) -> int:
+    """The first place of `size` that no span of `taken` is in."""
+    start = 0
+    for first, end in taken:
+        if first - start >= size:
+            break
+        start = max(start, end)
+    return start

@@ -1,0 +1,48 @@
+"""Embeddings and scores: the engine of models that encode texts, its routes and its command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from maxserve.core.cli.group import LazyCommand
+from maxserve.core.components import Engine
+from maxserve.core.hookspecs import hookimpl
+from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+
+if TYPE_CHECKING:
+    from maxserve.core.cli.group import Invocation
+
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "*/config.json",
+    "*_Dense/model.safetensors",
+)
+
+
+@hookimpl
+def maxserve_engines() -> Iterable[Engine]:
+    yield Engine(
+        name="embeddings",
+        build="maxserve.plugins.embeddings.assemble:build",
+        tasks=(EMBEDDINGS, SCORING),
+        tags={"feature-extraction": EMBEDDINGS, "sentence-similarity": EMBEDDINGS},
+        files=SENTENCE_FILES,
+        recognises="maxserve.plugins.embeddings.sentence:task_of_folder",
+        summary="Vectors of texts, and scores of pairs of texts.",
+    )
+
+
+@hookimpl
+def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
+    def encode() -> click.Command:
+        from maxserve.plugins.embeddings.command import encode_command
+
+        return encode_command(invocation)
+
+    summary = "Encode one text with an embedding model, without a server."
+    cli.add_command(LazyCommand("encode", encode, summary=summary, strict=True))

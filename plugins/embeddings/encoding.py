@@ -1,0 +1,82 @@
+"""Texts encoded in the caller's own process: what `LLM.encode` and `LLM.score` do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from maxserve.core.errors import RequestError
+from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
+from maxserve.plugins.embeddings.vectors import Collected, settle_size
+
+if TYPE_CHECKING:
+    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.core.text.truncation import Truncation
+    from maxserve.plugins.embeddings.engine import EncoderEngine
+    from maxserve.plugins.embeddings.vectors import Vector
+
+
+class Encoding:
+    """An encoder and its tokenizer."""
+
+    def __init__(self, engine: EncoderEngine, tokenizer: Tokenizer) -> None:
+        assert engine.info.vectors is not None, "every encoder says what its vectors are"
+        self._engine = engine
+        self._vectors = engine.info.vectors
+        self._inputs = EncoderInputs(tokenizer, engine.info)
+        self._ids = map(str, itertools.count())
+
+    def encode(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        cut: int | None = None,
+    ) -> list[Vector]:
+        """The vectors of texts, or of token ids, which get no prompt."""
+        self._insist_on(EMBEDDINGS, "gives scores of pairs and no embeddings; use score")
+        size, prompt, most = (
+            settle_size(dimensions, self._vectors),
+            self._inputs.prompt(prompt_name),
+            self._inputs.truncation(cut),
+        )
+        found: dict[int, Vector] = {}
+        spelled = [place for place, text in enumerate(texts) if isinstance(text, str)]
+        coded = [place for place, text in enumerate(texts) if not isinstance(text, str)]
+        for places, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
+            inputs = [self._input(texts[place], f"texts[{place}]", prompt, most) for place in places]
+            found.update(zip(places, self._run(inputs, size=size, skip=skip), strict=True))
+        return [found[place] for place in range(len(texts))]
+
+    def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
+        """How well each of `seconds` goes with `first`."""
+        self._insist_on(SCORING, "gives embeddings and no scores; use encode")
+        most = self._inputs.truncation(cut)
+        inputs = [self._inputs.pair(first, each, f"seconds[{i}]", truncation=most) for i, each in enumerate(seconds)]
+        return [float(score[0]) for score in self._run(inputs)]
+
+    def _insist_on(self, task: str, otherwise: str) -> None:
+        if self._engine.info.task != task:
+            raise RequestError(f"{self._engine.info.name!r} {otherwise}")
+
+    def _input(self, text: str | Sequence[int], place: str, prompt: str, truncation: Truncation | None) -> Input:
+        if isinstance(text, str):
+            return self._inputs.text(text, place, prompt=prompt, truncation=truncation)
+        return self._inputs.ids(text, place, truncation=truncation)
+
+    def _run(self, inputs: Sequence[Input], *, size: int | None = None, skip: int = 0) -> list[Vector]:
+        if not inputs:
+            return []
+        request = encode_request(next(self._ids), inputs, skip)
+        collected = Collected(len(inputs), self._vectors)
+        self._engine.add(request)
+        try:
+            while self._engine.busy:
+                for encoded in self._engine.step():
+                    collected.add(encoded)
+        finally:
+            self._engine.abort([request.id])
+        return collected.vectors(size)

@@ -1,0 +1,246 @@
+"""The engine of models that encode texts: no cache and no next token, a step is a batch of whole texts."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maxserve.core.encoders import TextBatch
+from maxserve.core.engine.parts import Counters
+from maxserve.core.errors import RequestError
+from maxserve.core.interfaces import StepStats
+from maxserve.core.nouns import CacheSizes, Encoded, EncodeRequest, Request
+from maxserve.plugins.embeddings.pooling import Spans
+from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from maxserve.core.encoders import Encoder, TextAttention
+    from maxserve.core.interfaces import ModelInfo
+
+log = logging.getLogger("maxserve.engine")
+
+
+class Finish(Protocol):
+    """Makes of the vectors of tokens those of texts, or scores, in two parts: a request may leave the second out."""
+
+    def pool(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """[T, dim] to [B, size], in float32."""
+        ...
+
+    def activate(self, pooled: Tensor) -> Tensor:
+        """The last function of the model, [B, size] to [B, size]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderParts:
+    """What the engine is put together from; see assemble_encoder.py.
+
+    `finish` makes of the vectors of tokens those of texts, or scores; None leaves them as they are. A step has up to
+    `max_tokens` tokens and `max_texts` texts.
+    """
+
+    info: ModelInfo
+    model: Encoder
+    attention: TextAttention
+    finish: Finish | None
+    device: torch.device
+    max_tokens: int
+    max_texts: int
+    failure_percent: float = 0.0
+    random: random.Random
+
+
+class EncoderEngine:
+    """Encodes the texts of requests, a step at a time. One thread owns it."""
+
+    empty_steps = False
+
+    def __init__(self, parts: EncoderParts) -> None:
+        self.info = parts.info
+        self._parts = parts
+        self._queue = EncodeQueue()
+        self._counters = Counters()
+        self.simulates_failures = True
+
+    # --- requests come and go -----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        return len(self._queue) > 0
+
+    @property
+    def pause(self) -> float | None:
+        """A step is of use whenever there is a request."""
+        return 0.0 if self.busy else None
+
+    def add(self, request: Request | EncodeRequest) -> None:
+        """Queues a request; RequestError when it can never be served."""
+        if isinstance(request, Request):
+            raise RequestError(f"{self.info.name!r} encodes texts and generates none", code="unsupported_model")
+        if request.id in self._queue:
+            raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
+        for place, text in enumerate(request.texts):
+            self._check(text, f"input[{place}]")
+        if not request.texts:
+            raise RequestError("there is no text to encode", param="input")
+        self._queue.add(request)
+
+    def _check(self, text: Sequence[int], where: str) -> None:
+        if not text:
+            raise RequestError(f"{where}: the text has no tokens", param=where)
+        if len(text) > self.info.max_length:
+            raise RequestError(
+                f"{where}: the text has {len(text)} tokens, and the model takes {self.info.max_length}",
+                param=where,
+                code="context_length_exceeded",
+            )
+        if min(text) < 0 or max(text) >= self.info.vocab_size:
+            bad = next(id for id in text if not 0 <= id < self.info.vocab_size)
+            raise RequestError(
+                f"{where}: token id {bad} is outside the vocabulary of {self.info.vocab_size} tokens", param=where
+            )
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """Forgets requests; unknown ids are those that ended meanwhile."""
+        for id in ids:
+            self._queue.drop(id)
+
+    def reset_prefix_cache(self) -> int:
+        """There is none."""
+        return 0
+
+    def serve_grammars(self, wake: Callable[[], None]) -> None:
+        """Nothing is generated here, so nothing is held to a grammar."""
+
+    def reset_counters(self) -> None:
+        """Starts counting anew, after a warm-up that no client asked for."""
+        self._counters = Counters()
+
+    def close(self) -> None:
+        """Nothing runs beside the caller's thread."""
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Encoded]:
+        """Encodes the next batch. A failure in it ends the requests that have texts in it, and no others."""
+        taken = self._queue.take(self._parts.max_tokens, self._parts.max_texts)
+        if not taken:
+            return []
+        self._counters.steps += 1
+        tokens = sum(len(each.tokens) for each in taken)
+        self._counters.prompt_tokens += tokens
+        self._counters.iteration_tokens.count(tokens)
+        self._counters.batch_sizes.count(len(taken))
+        try:
+            self._maybe_fail()
+            rows = self._encode(taken)
+        except Exception as error:
+            log.error("a batch of %d texts failed", len(taken), exc_info=error)
+            return [self._end(id, f"{type(error).__name__}: {error}") for id in _by_request(taken)]
+        return [self._given(id, places, taken, rows) for id, places in _by_request(taken).items()]
+
+    def next_outputs(self) -> list[Encoded]:
+        return self.step()
+
+    @torch.inference_mode()
+    def _encode(self, taken: Sequence[Taken]) -> list[NDArray[np.float32]]:
+        """The vector, or the vectors [tokens, size], of each text."""
+        parts = self._parts
+        batch = text_batch(taken, parts.attention, parts.device)
+        parts.attention.begin(batch)
+        hidden = parts.model.forward(batch)
+        if parts.finish is None:
+            return np.split(_numbers(hidden), batch.query_start[1:-1])
+        skip = np.array([each.work.request.skip for each in taken], dtype=np.int64)
+        pooled = parts.finish.pool(hidden, Spans(batch.query_start, skip))
+        activated = np.array([each.work.request.activation for each in taken])
+        if activated.all():
+            return list(_numbers(parts.finish.activate(pooled)))
+        wanted = torch.from_numpy(activated).to(pooled.device)[:, None]
+        return list(_numbers(torch.where(wanted, parts.finish.activate(pooled), pooled)))
+
+    def _given(
+        self, id: str, numbers: Sequence[int], taken: Sequence[Taken], rows: Sequence[NDArray[np.float32]]
+    ) -> Encoded:
+        """What the step gave a request, whose texts have these numbers in it."""
+        own = [rows[number] for number in numbers]
+        over = not taken[numbers[0]].work.left
+        if over:
+            self._queue.drop(id)
+        return Encoded(
+            id=id,
+            places=tuple(taken[number].place for number in numbers),
+            rows=() if self._parts.finish is not None else tuple(map(len, own)),
+            data=b"".join(each.tobytes() for each in own),
+            finish="stop" if over else None,
+        )
+
+    def _end(self, id: str, error: str) -> Encoded:
+        self._queue.drop(id)
+        return Encoded(id=id, finish="error", error=error)
+
+    def _maybe_fail(self) -> None:
+        """`--sim-failure`: lets a share of the batches fail, so that clients can be tried against it."""
+        if self.simulates_failures and self._parts.random.random() * 100 < self._parts.failure_percent:
+            raise RuntimeError("simulated failure (--sim-failure)")
+
+    # --- what others may know -----------------------------------------------------------------------------------
+
+    def stats(self) -> StepStats:
+        begun = sum(work.begun for work in self._queue)
+        return StepStats(
+            time=time.time(),
+            running=begun,
+            waiting=len(self._queue) - begun,
+            cache=CacheSizes(total=0, free=0, cached=0, owned=0),
+            prompt_tokens=self._counters.prompt_tokens,
+            steps=self._counters.steps,
+            iteration_tokens=self._counters.iteration_tokens.distribution(),
+            batch_sizes=self._counters.batch_sizes.distribution(),
+        )
+
+
+def text_batch(taken: Sequence[Taken], attention: TextAttention, device: torch.device) -> TextBatch:
+    """The step of these texts."""
+    lengths = np.array([len(each.tokens) for each in taken], dtype=np.int64)
+    starts = np.zeros(len(taken) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    ids = np.fromiter((token for each in taken for token in each.tokens), dtype=np.int64, count=int(starts[-1]))
+    seconds = np.repeat([each.second or len(each.tokens) for each in taken], lengths)
+    return TextBatch(
+        input_ids=torch.from_numpy(ids).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        slots=torch.empty(0, dtype=torch.int64, device=device),
+        query_start=starts,
+        seq_lens=lengths,
+        prompt_lens=lengths,
+        tables=np.empty((len(taken), 0), dtype=np.int32),
+        logit_rows=torch.empty(0, dtype=torch.int64, device=device),
+        attention=attention,
+        token_types=torch.from_numpy((positions >= seconds).astype(np.int64)).to(device),
+    )
+
+
+def _by_request(taken: Sequence[Taken]) -> dict[str, list[int]]:
+    """Which numbers of the step belong to each request."""
+    numbers: dict[str, list[int]] = {}
+    for number, each in enumerate(taken):
+        numbers.setdefault(each.work.request.id, []).append(number)
+    return numbers
+
+
+def _numbers(vectors: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = vectors.float().cpu().numpy()
+    return found

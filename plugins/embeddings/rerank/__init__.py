@@ -1,0 +1,18 @@
+"""Routes that rank documents and score pairs of texts, in the words of Jina, Cohere, Voyage, TEI and vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maxserve.core.components import Routes
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="rerank",
+        build="maxserve.plugins.embeddings.rerank.router:router",
+        prefix="/",
+        summary="/rerank, /v1/rerank, /v2/rerank, /reranking, /v1/reranking, /score, /v1/score",
+    )

@@ -1,0 +1,21 @@
+"""Models of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maxserve.core.components import ModelQuery, ModelSource
+from maxserve.core.hookspecs import hookimpl
+
+
+@hookimpl
+def maxserve_model_source(ref: str, query: ModelQuery) -> ModelSource | None:
+    """The repository of that name, where there is no folder or file of it."""
+    from maxserve.core.loading.places import is_repository
+
+    if not is_repository(ref) or Path(ref).expanduser().exists():
+        return None
+    from maxserve.plugins.huggingface.hub import HuggingFaceHub
+    from maxserve.plugins.huggingface.repository import Repository
+
+    return ModelSource(location=Repository(ref, HuggingFaceHub(), query))

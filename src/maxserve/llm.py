@@ -1,0 +1,322 @@
+"""The engine in the caller's own process: `maxserve.LLM(model).generate(...)`, without HTTP."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from maxserve.core.config import Settings, resolve, resolve_plugins
+from maxserve.core.config.options import engine_options, serve_options
+from maxserve.core.config.policy_options import refuse_unused
+from maxserve.core.config.required import with_required
+from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.engine.assemble import build_engine
+from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.params import SamplerFields
+from maxserve.core.errors import EngineError, RequestError, SettingsError
+from maxserve.core.loading.images import image_reader
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.loading.tasks import TEXT
+from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.client_text import ClientText
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.answer import AnswerText, Piece
+from maxserve.plugins.api.common.rendering import Message, Rendered, render
+from maxserve.plugins.embeddings.assemble import build_encoder
+from maxserve.plugins.embeddings.encoding import Encoding
+from maxserve.plugins.embeddings.engine import EncoderEngine
+from maxserve.plugins.vision.limits import ImageLimits
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces import ModelInfo, ReadsImages
+    from maxserve.core.loading.progress import Progress
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.plugins.embeddings.vectors import Vector
+
+Text = str | Sequence[int]
+Prompt = Text | Rendered
+P = TypeVar("P", Text, Prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One finished text.
+
+    `logprobs` are those of `tokens`, but of no end token; `prompt_logprobs` begin with the second token.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: FinishReason
+    prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class LLM:
+    """A model in this process. Options are those of `max serve`, by their Python names.
+
+    `environ` holds variables that may set options as well, such as os.environ, those about plugins and of plugins'
+    own settings included; by default there are none. Errors:
+    UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        settings: Settings | None = None,
+        host: Host | None = None,
+        progress: Progress | None = None,
+        environ: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        if model is not None:
+            options["model_path"] = model
+        _refuse_server_options(options)
+        variables = environ or {}
+        chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
+        plugins = PluginOptions.from_choice(chosen).with_environment(variables)
+        self.host = host or Host.discover(plugins, strict=True)
+        self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
+        refuse_unsupported(self.settings)
+        refuse_unused(self.settings, self.host.schedulers)
+        self._progress = progress or NullProgress()
+        self._ids = map(str, itertools.count())
+        if not self.settings.model.defer_resolve:
+            self.build()
+
+    def build(self) -> None:
+        """Finds and loads the model, if that is not done yet: with `defer_resolve` the first use does it otherwise."""
+        _ = self.tokenizer, self.template, self._built
+
+    @cached_property
+    def _files(self) -> ModelFiles:
+        model = self.settings.model
+        files = resolve_model(
+            model,
+            self.host,
+            progress=self._progress,
+            prefer_legacy=model.use_legacy_module,
+            task=asked_task(self.settings),
+        )
+        check_for_task(self.settings, files.task)
+        self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
+        return files
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self._files.path, trust_remote_code=self.settings.model.trust_remote_code)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate.load(self._files.path, self.settings.model.chat_template)
+
+    @cached_property
+    def _built(self) -> Engine | EncoderEngine:
+        files = self._files  # first: it settles the settings
+        if files.task == TEXT:
+            return build_engine(self.settings, self.host, files, progress=self._progress)
+        return build_encoder(self.settings, self.host, files, progress=self._progress)
+
+    @property
+    def _engine(self) -> Engine:
+        built = self._built
+        if not isinstance(built, Engine):
+            raise RequestError(f"{built.info.name!r} encodes texts and generates none; use encode or score")
+        return built
+
+    @cached_property
+    def _encoder(self) -> Encoding:
+        built = self._built
+        if not isinstance(built, EncoderEngine):
+            raise RequestError(f"{built.info.name!r} generates text and encodes none; use generate or chat")
+        return Encoding(built, self.tokenizer)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._built.info
+
+    @cached_property
+    def _fields(self) -> SamplerFields:
+        size = self.info.vocab_size
+        return SamplerFields(self.host, settings=self.settings, vocab_size=size, tokenizer=self.tokenizer)
+
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        return self._fields.usable(self.info.defaults)
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
+    ) -> list[Completion]:
+        """Continues every prompt, all in one batch. `fields`: max_tokens, temperature, seed …
+
+        A prompt is text, token ids or what `render` gave.
+        """
+        _ = self._engine  # what it cannot do is refused before a prompt is looked at
+        return self._run([self._rendered(p) for p in _as_list(prompts)], self.params(**fields), stop)
+
+    def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
+        """The assistant's answer to a conversation, in which image_url parts may show pictures."""
+        _ = self._engine
+        return self._run([self.render(messages)], self.params(**fields), stop)[0]
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """The prompt that a conversation becomes."""
+        limits = ImageLimits.of(self.settings)
+        return render(messages, self.template, self.tokenizer, self._pictures, limits, client=self._client_text)
+
+    @cached_property
+    def _client_text(self) -> ClientText | None:
+        return None if self.settings.model.special_tokens_in_content else ClientText(self.tokenizer)
+
+    def stream(
+        self,
+        *,
+        prompt: Prompt | None = None,
+        messages: Sequence[Message] | None = None,
+        params: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Piece]:
+        """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
+        if (prompt is None) == (messages is None):
+            raise RequestError("give either a prompt or messages")
+        engine = self._engine
+        given = self.render(messages) if messages is not None else self._rendered("" if prompt is None else prompt)
+        request = self._request(given, params or self.params())
+        engine.add(request)
+        text = self._growing(request, stop)
+        try:
+            while text.finish is None:
+                for output in engine.next_outputs():
+                    yield text.add(output)
+        finally:
+            engine.abort([request.id])
+
+    def encode(
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[Vector]:
+        """The vector of each text (or list of token ids), float32; with --no-pool-embeddings a row for each token.
+
+        The options are the fields of /v1/embeddings.
+        """
+        return self._encoder.encode(
+            _as_list(texts), prompt_name=prompt_name, dimensions=dimensions, cut=truncate_prompt_tokens
+        )
+
+    def score(self, first: str, seconds: Sequence[str], *, truncate_prompt_tokens: int | None = None) -> list[float]:
+        """How well each of `seconds` goes with `first`, as a model of pairs says."""
+        return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
+
+    def params(
+        self,
+        *,
+        max_tokens: int | None = None,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        seed: int | None = None,
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        **fields: Any,
+    ) -> SamplingParams:
+        """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            stop_token_ids=tuple(stop_token_ids),
+            ignore_eos=ignore_eos,
+            seed=seed,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            fields=self._fields.wishes(fields, self._defaults),
+            constraint=constraint,
+        )
+
+    def _run(self, prompts: list[Rendered], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
+        requests = [self._request(prompt, params) for prompt in prompts]
+        texts = {r.id: self._growing(r, stop) for r in requests}
+        try:
+            for request in requests:
+                self._engine.add(request)
+            while self._engine.busy:
+                for output in self._engine.next_outputs():
+                    texts[output.id].add(output)
+                    if texts[output.id].finish is not None:
+                        self._engine.abort([output.id])
+        finally:
+            self._engine.abort(texts)
+        return [text.completion() for text in texts.values()]
+
+    def _growing(self, request: Request, stop: Sequence[str]) -> _Growing:
+        return _Growing(request, AnswerText(self.tokenizer, request, self.info.eos_token_ids, stop))
+
+    def _request(self, prompt: Rendered, params: SamplingParams) -> Request:
+        return Request(id=next(self._ids), prompt=prompt.tokens, images=prompt.images, params=params)
+
+    def _rendered(self, prompt: Prompt) -> Rendered:
+        if isinstance(prompt, Rendered):
+            return prompt
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt, add_special_tokens=True)
+        return Rendered(tokens=tuple(prompt))
+
+    @cached_property
+    def _pictures(self) -> ReadsImages | None:
+        files = self._files
+        return image_reader(self.settings, self.host, files.path, files.architecture, self.tokenizer)
+
+
+class _Growing:
+    """A completion while it grows."""
+
+    def __init__(self, request: Request, text: AnswerText) -> None:
+        self.finish: FinishReason | None = None
+        self._request = request
+        self._text = text
+        self._pieces: list[Piece] = []
+
+    def add(self, output: Output) -> Piece:
+        piece = self._text.add(output)
+        self._pieces.append(piece)
+        self.finish = piece.finish
+        return piece
+
+    def completion(self) -> Completion:
+        if self.finish is None:
+            raise EngineError("the engine stopped before the text was finished")
+        return Completion(
+            text="".join(piece.text for piece in self._pieces),
+            tokens=tuple(token for piece in self._pieces for token in piece.tokens),
+            finish=self.finish,
+            prompt_tokens=len(self._request.prompt),
+            logprobs=tuple(entry for piece in self._pieces for entry in piece.logprobs),
+            prompt_logprobs=tuple(entry for piece in self._pieces for entry in piece.prompt_logprobs),
+        )
+
+
+def _refuse_server_options(options: Mapping[str, Any]) -> None:
+    """Nothing listens here, so an option about listening would mean nothing."""
+    known = {option.name for option in engine_options()}
+    meaningless = sorted({option.name for option in serve_options()} & options.keys() - known)
+    if meaningless:
+        raise SettingsError(
+            f"{', '.join(map(str, meaningless))}: for `max serve` only; a model in a program has no server"
+        )
+
+
+def _as_list(prompts: P | Sequence[P]) -> list[P]:
+    if isinstance(prompts, str | Rendered) or (prompts and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""What plugin authors test with: fixtures, and classes of checks to inherit from. Needs the extra `testing`.
+
+A conftest has the fixtures by `pytest_plugins = ["maxserve.testing"]`. Check classes are imported when they are asked
+for: most tests never need torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
+
+if TYPE_CHECKING:
+    from maxserve.core.registry.options import PluginOptions
+    from maxserve.testing.architecture import ArchitectureChecks
+    from maxserve.testing.attention import AttentionChecks
+    from maxserve.testing.cache import CacheStrategyChecks
+    from maxserve.testing.encoder import EncoderChecks
+    from maxserve.testing.generic import generic_checks
+    from maxserve.testing.grammar import GrammarBackendChecks
+    from maxserve.testing.layers import LayerCompilerChecks
+    from maxserve.testing.linear import LinearMethodChecks
+    from maxserve.testing.parsers import ReasoningParserChecks, ToolParserChecks
+    from maxserve.testing.sampler import SamplerChecks
+    from maxserve.testing.scheduler import SchedulerChecks
+    from maxserve.testing.tiny_configs import tiny_config
+    from maxserve.testing.vision import VisionChecks
+
+__all__ = [
+    "ArchitectureChecks",
+    "AttentionChecks",
+    "CacheStrategyChecks",
+    "EncoderChecks",
+    "GrammarBackendChecks",
+    "LayerCompilerChecks",
+    "LinearMethodChecks",
+    "PluginOptions",
+    "ReasoningParserChecks",
+    "SamplerChecks",
+    "SchedulerChecks",
+    "ToolParserChecks",
+    "VisionChecks",
+    "generic_checks",
+    "light_import",
+    "max_cli",
+    "plugin_folder",
+    "plugin_host",
+    "spawned",
+    "tiny_config",
+]
+
+LAZY = {
+    "ArchitectureChecks": "maxserve.testing.architecture",
+    "AttentionChecks": "maxserve.testing.attention",
+    "CacheStrategyChecks": "maxserve.testing.cache",
+    "EncoderChecks": "maxserve.testing.encoder",
+    "GrammarBackendChecks": "maxserve.testing.grammar",
+    "LayerCompilerChecks": "maxserve.testing.layers",
+    "LinearMethodChecks": "maxserve.testing.linear",
+    "PluginOptions": "maxserve.core.registry.options",
+    "ReasoningParserChecks": "maxserve.testing.parsers",
+    "SamplerChecks": "maxserve.testing.sampler",
+    "SchedulerChecks": "maxserve.testing.scheduler",
+    "ToolParserChecks": "maxserve.testing.parsers",
+    "VisionChecks": "maxserve.testing.vision",
+    "generic_checks": "maxserve.testing.generic",
+    "tiny_config": "maxserve.testing.tiny_configs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

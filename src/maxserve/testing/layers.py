@@ -1,0 +1,184 @@
+"""Is a compiled layer still the layer?
+
+class TestAcme(LayerCompilerChecks):
+    compiler, attention, method = "acme", "acme", "acme"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maxserve.architectures.layers import Linear
+from maxserve.architectures.layers.config import ModelConfig, from_transformers
+from maxserve.core.computing import LayerContext, LinearContext
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.testing.architecture import randomised
+from maxserve.testing.tiny_cache import TinyCache, run_step
+
+__all__ = ["LayerCompilerChecks"]
+
+SIZES: Mapping[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 48,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "whole lines": {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 8},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
+    "relu": {"hidden_act": "relu"},
+    "odd heads": {"head_dim": 10, "num_attention_heads": 5, "num_key_value_heads": 1},
+    "half turned": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+}
+OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # families that are no Llama
+    "qwen3": ("Qwen3ForCausalLM", {}),
+    "mistral": ("MistralForCausalLM", {"sliding_window": 9}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "phi3": ("Phi3ForCausalLM", {"partial_rotary_factor": 0.75, "sliding_window": 9}),
+    "gemma2": ("Gemma2ForCausalLM", {"attn_logit_softcapping": 2.0, "sliding_window": 9}),
+    "gemma3": ("Gemma3ForCausalLM", {"sliding_window_pattern": 2, "sliding_window": 9}),
+    "granite": ("GraniteForCausalLM", {"residual_multiplier": 0.22, "attention_multiplier": 0.0625}),
+    "olmo": ("OlmoForCausalLM", {"clip_qkv": 1.0}),
+    "olmo2": ("Olmo2ForCausalLM", {}),
+    "olmo3": ("Olmo3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 9}),
+    "exaone4": ("Exaone4ForCausalLM", {"sliding_window_pattern": 2, "sliding_window": 9}),
+}
+STEPS = [[(0, 40), (2, 8)], [(1, 33), (2, 1), (0, 1)], [(3, 1)], [(0, 39), (3, 50), (1, 1)], [(0, 1), (1, 1), (3, 1)]]
+
+
+class LayerCompilerChecks:
+    """What every compiler must pass on a CPU, beside the attention and the linear method that it needs.
+
+    `must_compile` are the names of `CONFIGS` and `OTHERS` whose layers, all of them, it is expected to compile; any
+    other may run as it was written.
+    """
+
+    compiler: ClassVar[str]
+    attention: ClassVar[str] = "torch"
+    method: ClassVar[str | None] = None
+    must_compile: ClassVar[frozenset[str]] = frozenset()
+    plugins: ClassVar[PluginOptions] = PluginOptions()
+    tolerance: ClassVar[float] = 2e-5
+    row_independent: ClassVar[bool] = True  # to the bit
+
+    @pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
+    def test_computes_what_the_layer_computes(self, name: str) -> None:
+        host = Host.discover(self.plugins, strict=True)
+        kind, own = OTHERS.get(name, ("LlamaForCausalLM", {}))
+        if name in OTHERS:
+            config = host.load(entry := host.architectures.get(kind), entry.component.config)({**SIZES, **own})
+        else:
+            config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
+        written, compiled = (self._model(host, kind, config) for _ in range(2))
+        caches = [TinyCache(config.cache_layers, max_length=100, scatter=1, attention=a) for a in (None, self._build)]
+        count = self._compile(host, compiled, caches[1].attention)
+        if name in self.must_compile:
+            assert count == config.layers, (
+                f"{self.compiler} compiles {count} layers of {name}, which has {config.layers}"
+            )
+        tokens = np.random.default_rng(1).integers(50, size=100)
+        for step in STEPS:
+            parts = [(row, tokens[:n].tolist()) for row, n in step]
+            expected, result = (run_step(m, c, parts) for m, c in zip((written, compiled), caches, strict=True))
+            self.check(result, expected)
+
+    @pytest.mark.parametrize("name", ["plain", "whole lines"])
+    def test_a_sequence_does_not_depend_on_the_others(self, name: str) -> None:
+        """Neither its prompt nor what it decodes, whoever is before it in the batch or after it."""
+        if not self.row_independent:
+            pytest.skip(f"{self.compiler} says that it does not promise this")
+        host = Host.discover(self.plugins, strict=True)
+        config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
+        tokens = np.random.default_rng(1).integers(50, size=100).tolist()
+        seen: list[list[Tensor]] = []
+        for steps in ([[(0, 40)], [(0, 1)]], [[(2, 1), (0, 40), (1, 33)], [(1, 1), (0, 1), (3, 50), (2, 1)]]):
+            model = self._model(host, "LlamaForCausalLM", config)
+            cache = TinyCache(config.cache_layers, max_length=100, scatter=1, attention=self._build)
+            self._compile(host, model, cache.attention)
+            seen.append([_of_first(run_step(model, cache, [(row, tokens[:n]) for row, n in s]), s) for s in steps])
+        for one, other in zip(*seen, strict=True):
+            assert torch.equal(one, other)
+
+    def test_leaves_alone_what_it_does_not_understand(self) -> None:
+        """A layer that does something odd must run as it was written, not nearly so."""
+        host = Host.discover(self.plugins, strict=True)
+        cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
+        for odd in (_Doubling(), _Sorting(), _Nothing()):
+            call = self._call(host)(odd, cache.attention)
+            if call is not None:
+                x = torch.randn(3, 8)
+                torch.testing.assert_close(call(x, None), odd(x, None))
+
+    def check(self, result: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(result, expected, atol=self.tolerance * float(expected.abs().max()), rtol=0)
+
+    def _model(self, host: Host, kind: str, config: ModelConfig) -> Any:
+        model = randomised(host.build(host.architectures.get(kind), config))
+        model.prepare()  # type: ignore[operator]
+        return model
+
+    def _build(self, context: Any) -> Any:
+        host = Host.discover(self.plugins, strict=True)
+        return host.build(host.attention_backends.get(self.attention), context)
+
+    def _call(self, host: Host) -> Callable[..., Any]:
+        context = LayerContext(compute=torch.float32, device=torch.device("cpu"))
+        compile: Callable[..., Any] = host.build(host.layer_compilers.get(self.compiler), context).compile
+        return compile
+
+    def _compile(self, host: Host, model: Any, attention: Any) -> int:
+        """Gives the projections to the method, then replaces the layers that compile; returns how many did."""
+        if self.method is not None:
+            context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+            keeper = host.build(host.linear_methods.get(self.method), context)
+            for module in [m for m in model.modules() if isinstance(m, Linear)]:
+                assert module.weight is not None
+                kept = keeper.keep(module.outputs, module.inputs, torch.float32)
+                kept.put(module.weight.data, 0)
+                module.give_to(kept)
+        compile, layers, count = self._call(host), model.model.layers, 0
+        for index, layer in enumerate(layers):
+            call = compile(layer, attention)
+            if call is not None:
+                layers[index], count = _Called(call), count + 1
+        return count
+
+
+def _of_first(logits: Tensor, step: Sequence[tuple[int, int]]) -> Tensor:
+    """Those of row 0, of the logits of a step's (row, tokens)."""
+    before = [row for row, _ in step].index(0)
+    start = sum(count for _, count in step[:before])
+    return logits[start : start + step[before][1]]
+
+
+class _Called(nn.Module):
+    def __init__(self, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.forward = call
+
+
+class _Doubling(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x * 2
+
+
+class _Sorting(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x.sort(dim=0).values
+
+
+class _Nothing(nn.Module):
+    def forward(self, x: Tensor, batch: Any) -> Tensor:
+        return x

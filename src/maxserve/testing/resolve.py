@@ -1,0 +1,45 @@
+"""Which component does a check class test? The one given to it, or the registered one of that name."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from maxserve.core.components import (
+    CacheStrategy,
+    Component,
+    GrammarBackend,
+    ReasoningParser,
+    Ref,
+    Sampler,
+    Scheduler,
+    ToolParser,
+)
+from maxserve.core.registry.entries import load_ref
+
+T = TypeVar("T", bound=Component)
+
+REGISTRIES: dict[type[Component], str] = {
+    CacheStrategy: "cache_strategies",
+    GrammarBackend: "grammar_backends",
+    Scheduler: "schedulers",
+    Sampler: "samplers",
+    ToolParser: "tool_parsers",
+    ReasoningParser: "reasoning_parsers",
+}
+
+
+def resolve(kind: type[T], name: str, given: T | None) -> T:
+    """`given`, or what an installed plugin declares under `name`."""
+    if given is not None:
+        return given
+    assert name, f"the check class names no {kind.kind}: set its class attribute, or `component`"
+    from maxserve.core.registry.host import Host, PluginOptions
+
+    registry = getattr(Host.discover(PluginOptions(), strict=True), REGISTRIES[kind])
+    component: T = registry.get(name).component
+    return component
+
+
+def load(ref: Ref) -> Any:
+    """The thing itself."""
+    return load_ref(ref)

@@ -1,0 +1,237 @@
+"""Fixtures for tests of routes: a served model without a model. A conftest imports them and adds its own `app`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tokenizers
+import uvicorn
+from tokenizers import decoders, models, pre_tokenizers
+
+from maxserve.core.config import Settings
+from maxserve.core.http.gate import Gate
+from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
+from maxserve.core.nouns import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
+from maxserve.core.registry.host import Host
+from maxserve.core.registry.options import PluginOptions
+from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.tokenizer import Tokenizer
+
+SPECIAL = ("<s>", "</s>", "<|turn|>")
+MAX_LENGTH = 256
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One token per byte, and three special ones."""
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(SPECIAL))
+    made.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.load(str(folder))
+
+
+TEMPLATE = """\
+{%- if refuse %}{{ raise_exception(refuse) }}{% endif %}{{ preface }}
+{%- for m in messages %}{{ m.role }}: {{ m.content }}{% if not loop.last %}{{ "\\n" }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ "\\nassistant:" }}{% endif %}"""
+
+
+def scored(tokens: Sequence[int], count: int | None) -> tuple[TokenLogprob, ...]:
+    """Made-up logprobs: every token is the second likeliest, after token 0."""
+    if count is None:
+        return ()
+    best: dict[str, Any] = {"ids": (0, 1, 2)[:count], "logprobs": (-0.5, -1.5, -2.5)[:count]}
+    return tuple(TokenLogprob(token=token, logprob=-1.5, rank=2, **best) for token in tokens)
+
+
+@dataclass
+class ScriptedEngine:
+    """Says `reply` to everybody, a token every `delay` seconds, as an EngineClient."""
+
+    tokenizer: Tokenizer
+    reply: Callable[[Request], Sequence[int]]
+    delay: float = 0.0
+    step: int = 1
+    cached: int = 0
+    refusal: Exception | None = None
+    failure: Exception | None = None
+    fail_after: int = 3
+    ready: bool = True
+    capacity: int | None = None
+    size: int = 4
+    max_length: int = MAX_LENGTH
+    requests: list[Request] = field(default_factory=list)
+    encoded: list[EncodeRequest] = field(default_factory=list)
+    active: set[str] = field(default_factory=set)
+
+    @property
+    def open(self) -> int:
+        return len(self.active)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        self.active.add(request.id)
+        try:
+            async for output in self._outputs(request):
+                yield output
+        finally:
+            self.active.remove(request.id)
+
+    async def _outputs(self, request: Request) -> AsyncIterator[Output]:
+        limit = request.params.max_tokens or self.max_length - len(request.prompt)
+        tokens = list(self.reply(request))[:limit]
+        ends = {*request.params.stop_token_ids, *(() if request.params.ignore_eos else (self.eos,))}
+        sent = 0
+        while True:
+            await asyncio.sleep(self.delay)
+            if self.failure is not None and sent >= self.fail_after:
+                raise self.failure
+            new = tokens[sent : sent + self.step]
+            wanted = request.params.prompt_logprobs is not None and not sent
+            scores: dict[str, Any] = {
+                "logprobs": scored(new, request.params.logprobs),
+                "prompt_logprobs": scored(request.prompt[1:], request.params.prompt_logprobs) if wanted else (),
+            }
+            stopped = next((i for i, token in enumerate(new) if token in ends), None)
+            if stopped is not None:
+                ended, scores["logprobs"] = tuple(new[: stopped + 1]), scores["logprobs"][: stopped + 1]
+                yield Output(id=request.id, tokens=ended, finish="stop", cached=self.cached, **scores)
+                return
+            sent += len(new)
+            finish: FinishReason | None = "length" if sent >= len(tokens) else None
+            yield Output(id=request.id, tokens=tuple(new), finish=finish, cached=self.cached, **scores)
+            if finish:
+                return
+
+    async def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
+        """The vector of a text is `size` numbers: how many tokens it has, then its first ones, as far as they go."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.encoded.append(request)
+        self.active.add(request.id)
+        try:
+            await asyncio.sleep(self.delay)
+            for place in reversed(range(len(request.texts))):
+                if self.failure is not None:
+                    raise self.failure
+                yield self._encoded(request, place)
+        finally:
+            self.active.remove(request.id)
+
+    def _encoded(self, request: EncodeRequest, place: int) -> Encoded:
+        text = request.texts[place]
+        vector = np.array([len(text), *text, *[0] * self.size][: self.size], dtype=np.float32)
+        return Encoded(id=request.id, places=(place,), data=vector.tobytes(), finish=None if place else "stop")
+
+    async def reset_prefix_cache(self) -> None: ...
+
+    @property
+    def eos(self) -> int:
+        eos = self.tokenizer.eos_token_id
+        assert eos is not None
+        return eos
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it hears."""
+
+    stats: list[RequestStats] = field(default_factory=list)
+
+    def on_step(self, stats: Any) -> None: ...
+
+    def on_request(self, stats: RequestStats) -> None:
+        self.stats.append(stats)
+
+
+@pytest.fixture
+def engine(tokenizer: Tokenizer) -> ScriptedEngine:
+    text = tokenizer.encode("Hello there, friend.", add_special_tokens=False)
+    return ScriptedEngine(tokenizer, reply=lambda request: [*text, tokenizer.eos_token_id or 0])
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The plugins that come with maxserve, whatever is installed beside it."""
+    return Host.discover(PluginOptions(autoload=False), strict=True)
+
+
+@pytest.fixture
+def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: Recorder) -> ServerContext:
+    info = ModelInfo(
+        name="acme/tiny",
+        path="/nowhere",
+        architecture="TinyForCausalLM",
+        max_length=MAX_LENGTH,
+        vocab_size=tokenizer.vocab_size,
+        eos_token_ids=(engine.eos,),
+        dtype="float32",
+        device="cpu",
+        parameters=1,
+        max_batch_size=8,
+        created=1_700_000_000,
+        defaults={"temperature": 0.7, "top_k": 40},
+    )
+    return ServerContext(
+        settings=Settings(),
+        host=host,
+        model=info,
+        engine=engine,
+        tokenizer=tokenizer,
+        template=ChatTemplate({"default": TEMPLATE}),
+        observers=(recorder,),
+    )
+
+
+@pytest.fixture
+async def client(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def server(app: Any) -> Iterator[str]:
+    """The address of a real server with the application behind an open gate."""
+    gate = Gate()
+    gate.open(app)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(gate, log_level="warning", ws="none", timeout_graceful_shutdown=2)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join(timeout=10)
+    listener.close()
+    assert not thread.is_alive()

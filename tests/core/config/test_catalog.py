@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.config import PluginSection
+from maxserve.core.config.catalog import catalog
+from maxserve.core.config.sections import SECTIONS
+from maxserve.core.errors import PluginError
+
+
+def test_every_field_is_an_option_once() -> None:
+    paths = [option.path for option in catalog()]
+    fields = {f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields}
+    assert len(set(paths)) == len(paths)
+    assert set(paths) == fields - {"plugins.sections"}
+
+
+def test_every_option_has_its_variable_and_some_have_more() -> None:
+    env = {option.name: option.env for option in catalog()}
+    assert all(variables[0] == f"MAX_SERVE_{name.upper()}" for name, variables in env.items())
+    assert {name: variables[1:] for name, variables in env.items() if variables[1:]} == {
+        "model_path": ("MAX_SERVE_MODEL",),
+        "use_experimental_kernels": ("USE_EXPERIMENTAL_KERNELS",),
+        "max_image_bytes": ("MAX_SERVE_MAX_LOCAL_IMAGE_BYTES",),
+        "defer_resolve": ("MODULAR_PIPELINE_DEFER_RESOLVE",),
+        "gpu_profiling": ("MODULAR_ENABLE_PROFILING",),
+    }
+
+
+def test_a_plugin_option_in_its_spellings(section: PluginSection) -> None:
+    options = {option.name: option for option in catalog([section]) if option.plugin}
+    aging = options["shortest_first__aging"]
+    assert (aging.flag, aging.env, aging.path) == (
+        "--shortest-first.aging",
+        ("MAX_SERVE_SHORTEST_FIRST_AGING",),
+        "shortest-first.aging",
+    )
+    assert options["shortest_first__strict"].off_flag == "--no-shortest-first.strict"
+    assert all(name.isidentifier() for name in options)
+
+
+@dataclass(frozen=True)
+class Length:
+    length: int = 1
+
+
+@dataclass(frozen=True)
+class Where:
+    where: Path = Path()
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            [
+                PluginSection(name="own", schema=Length, plugin="a"),
+                PluginSection(name="own", schema=Length, plugin="b"),
+            ],
+            "'b'",
+        ),
+        ([PluginSection(name="kv-cache", schema=Length, plugin="a")], "name of its own"),
+        ([PluginSection(name="Bad Name", schema=Length, plugin="a")], "name of its own"),
+        ([PluginSection(name="draft-max", schema=Length, plugin="a")], None),
+        ([PluginSection(name="acme", schema=int, plugin="a")], "dataclass"),
+        ([PluginSection(name="acme", schema=Where, plugin="a")], "acme.where"),
+    ],
+)
+def test_sections_that_clash_or_cannot_be_spelled(sections: list[PluginSection], words: str | None) -> None:
+    if words is None:
+        assert catalog(sections)
+        return
+    with pytest.raises(PluginError, match=words) as caught:
+        catalog(sections)
+    assert "'a'" in str(caught.value)
+
+
+def test_a_variable_that_would_mean_two_things_names_both_owners() -> None:
+    section: Any = PluginSection(name="max", schema=Length, plugin="acme")
+    with pytest.raises(PluginError, match=r"MAX_SERVE_MAX_LENGTH.*model.max_length.*acme"):
+        catalog([section])

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.config import resolve
+from maxserve.core.config.checks import check_endpoint
+from maxserve.core.errors import SettingsError
+
+CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
+
+
+def test_a_batch_larger_than_its_tokens_is_lowered_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        settings = resolve({"max_batch_size": 100, "max_batch_input_tokens": 64}, environ={})
+    assert settings.scheduling.max_batch_size == 64
+    assert "--max-batch-size 100 is more than --max-batch-input-tokens and is lowered to 64" in caplog.text
+    assert settings.scheduling.max_batch_input_tokens == 64
+
+
+def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert resolve({"sim_failure": 250}, environ={}).server.sim_failure == 100
+    assert "lowered to 100" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (
+            {"max_batch_total_tokens": 100, "max_length": 200},
+            "--max-batch-total-tokens 100 is less than --max-length 200",
+        ),
+        ({CAST: True}, "--allow-safetensors-.*-cast: cast to what.* --quantization-encoding"),
+        ({f"draft_{CAST}": True, "draft_model_path": "d"}, "Give --draft-quantization-encoding"),
+        ({"max_num_steps": 0}, "--max-num-steps: expected at least 1"),
+        (
+            {"max_num_steps": 2, "enable_overlap_scheduler": True},
+            "--enable-overlap-scheduler .*--max-num-steps 2 .*drop one of them",
+        ),
+        ({"chat_template": "nowhere.jinja"}, "--chat-template nowhere.jinja: there is no such file"),
+        ({"weight_path": ("w.safetensors",)}, "--weight-path w.safetensors: .*--model-path"),
+        ({"data_parallel_degree": 2}, "--data-parallel-degree 2: expected 1 or the number of devices, which is 1"),
+        ({"data_parallel_degree": 2, "devices": "gpu:0,1,2"}, "which is 3"),
+        (
+            {"enable_kvcache_swapping_to_host": True, "enable_prefix_caching": False},
+            "--enable-kvcache-swapping-to-host .*--no-enable-prefix-caching",
+        ),
+        ({"zmq_endpoint_base": "http://x"}, "--zmq-endpoint-base http://x: expected ipc://"),
+    ],
+)
+def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        resolve(typed, environ={})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        {"max_batch_total_tokens": 200, "max_length": 200},
+        {CAST: True, "quantization_encoding": "float32"},
+        {"draft_devices": "cpu", "draft_model_path": "d"},
+        {"data_parallel_degree": 2, "devices": "gpu:0,1"},
+        {"max_num_steps": -1},
+        {"max_num_steps": -1, "enable_overlap_scheduler": True},
+        {"max_num_steps": 1, "enable_overlap_scheduler": True},
+        {"max_num_steps": 10},
+        {"enable_kvcache_swapping_to_host": True},
+    ],
+)
+def test_what_goes_together_is_taken(typed: dict[str, Any]) -> None:
+    assert len(resolve(typed, environ={}).chosen) == len(typed)
+
+
+def test_draft_options_need_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = {"draft_devices": "cpu", "draft_rope_type": "yarn"}
+    assert len(resolve(typed, environ={}).chosen) == 2  # left to refuse_unsupported as long as they are in its table
+    monkeypatch.setattr("maxserve.core.config.checks.UNSUPPORTED_PATHS", frozenset())
+    with pytest.raises(SettingsError, match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path too$"):
+        resolve(typed, environ={})
+
+
+def test_a_chat_template_that_is_there(here: Path) -> None:
+    (here / "t.jinja").write_text("{{ messages }}")
+    assert resolve({"chat_template": "t.jinja"}, environ={}).model.chat_template == "t.jinja"
+
+
+def test_weights_of_a_repository_name_the_model(here: Path) -> None:
+    assert resolve({"weight_path": ["org/repo/a/w.safetensors"]}, environ={}).model.model_path == "org/repo"
+    given = resolve({"weight_path": ["org/repo/w.safetensors"], "model": "other/one"}, environ={})
+    assert given.model.model_path == "other/one"
+    (here / "org/repo").mkdir(parents=True)
+    (here / "org/repo/w.safetensors").touch()
+    with pytest.raises(SettingsError, match="give --model-path"):
+        resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={})
+
+
+@pytest.mark.parametrize("base", ["tcp://127.0.0.1:5555", "tcp://[::1]:1", "ipc:///tmp/x", "ipc://x"])
+def test_endpoints_that_zmq_knows(base: str) -> None:
+    check_endpoint(base)
+    assert resolve({"zmq_endpoint_base": base}, environ={}).server.zmq_endpoint_base == base
+
+
+NAMELESS = ["", "ipc", "ipc:/x", "ipc://", "tcp://", "tcp://:5", "udp://host:1"]
+BAD_PORTS = ["tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://host:x"]
+
+
+@pytest.mark.parametrize("base", [*NAMELESS, *BAD_PORTS, "ipc:///" + "x" * 107])
+def test_endpoints_that_it_does_not(base: str) -> None:
+    with pytest.raises(SettingsError, match="--zmq-endpoint-base"):
+        check_endpoint(base)
+
+
+def test_an_endpoint_that_joins_no_processes() -> None:
+    with pytest.raises(SettingsError, match="cannot join two processes; use ipc://PATH or tcp://HOST:PORT"):
+        check_endpoint("inproc://name")
+
+
+def test_the_size_of_a_host_tier_that_is_not_there_is_said_to_mean_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    resolve({"host_kvcache_swap_space_gb": 2.0, "enable_kvcache_swapping_to_host": True}, environ={})
+    assert not caplog.records
+    resolve({"host_kvcache_swap_space_gb": 2.0}, environ={})
+    assert "--host-kvcache-swap-space-gb 2 means nothing without --enable-kvcache-swapping-to-host" in caplog.text

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from maxserve.core.components import Scheduler
+from maxserve.core.config import resolve
+from maxserve.core.config.catalog import catalog
+from maxserve.core.config.policy_options import refuse_unused, unused_chunking
+from maxserve.core.errors import PluginError, SettingsError
+from maxserve.core.registry.entries import Entry, Registry
+from maxserve.plugins.schedulers import maxserve_schedulers
+
+VALUES: dict[str, Any] = {
+    "max_batch_total_tokens": 9000,
+    "enable_chunked_prefill": True,
+    "enable_in_flight_batching": True,
+    "kvcache_ce_watermark": 0.95,
+    "max_queue_size_tg": 4,
+    "min_batch_size_tg": 2,
+    "ce_delay_ms": 0.0,
+    "enable_prioritize_first_decode": True,
+}
+STRANGER = Scheduler(name="stranger", build="acme:Policy", honours=("ce_delay_ms",))
+PLAIN = Scheduler(name="plain", build="acme:Plain")
+
+
+def registry(strangers: Iterable[Scheduler] = (STRANGER, PLAIN)) -> Registry[Scheduler]:
+    every = [*maxserve_schedulers(), *strangers]
+    return Registry("scheduler", [Entry(kind="scheduler", component=s, plugin="p", origin="o") for s in every])
+
+
+def refusal(scheduler: str, **options: Any) -> str:
+    """What is said against these options; empty when nothing is."""
+    try:
+        refuse_unused(resolve({"scheduler": scheduler, **options}, environ={}), registry())
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def test_every_option_up_to_schedulers_has_a_value_here() -> None:
+    assert {option.key for option in catalog() if option.policy} == set(VALUES)
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("scheduler", ["continuous", "fair", "tts", "stranger", "plain"])
+def test_an_option_is_taken_by_those_who_honour_it_and_refused_by_name_by_others(scheduler: str, name: str) -> None:
+    declared = registry().get(scheduler).component
+    said = refusal(scheduler, **{name: VALUES[name]})
+    if name in declared.honours or (name == "enable_chunked_prefill" and not declared.chunks_prompts):
+        assert said == ""
+    else:
+        flag = "--" + name.replace("_", "-")
+        others = [entry.name for entry in registry() if name in entry.component.honours]
+        assert flag in said
+        assert f"--scheduler {scheduler}" in said
+        assert others
+        assert all(other in said for other in others)
+
+
+def test_in_flight_batching_names_both_options_and_who_can() -> None:
+    said = refusal("tts", enable_in_flight_batching=True)
+    assert said.startswith("--enable-in-flight-batching means nothing with --scheduler tts")
+    assert "choose continuous or fair" in said
+
+
+def test_switching_off_what_is_off_asks_for_nothing() -> None:
+    assert refusal("tts", enable_in_flight_batching=False) == ""
+    assert refusal("continuous", enable_prioritize_first_decode=False) == ""
+    assert "--enable-chunked-prefill" in refusal("plain", enable_chunked_prefill=False), "off is not its default"
+
+
+def test_all_are_named_at_once() -> None:
+    said = refusal("continuous", max_queue_size_tg=4, ce_delay_ms=5)
+    assert "--max-queue-size-tg" in said
+    assert "--ce-delay-ms" in said
+
+
+def test_chosen_by_file_or_environment_counts_as_well() -> None:
+    settings = resolve({}, environ={"MAX_SERVE_CE_DELAY_MS": "5"})
+    with pytest.raises(SettingsError, match="--ce-delay-ms"):
+        refuse_unused(settings, registry())
+
+
+def test_an_option_that_nobody_honours_can_only_be_left_out() -> None:
+    settings = resolve({"scheduler": "plain", "ce_delay_ms": 1}, environ={})
+    only = Registry("scheduler", [Entry(kind="scheduler", component=PLAIN, plugin="p", origin="o")])
+    with pytest.raises(SettingsError, match="does not use it; leave the option out"):
+        refuse_unused(settings, only)
+
+
+def test_a_scheduler_that_honours_no_option_is_a_plugin_error() -> None:
+    wrong = Scheduler(name="wrong", build="acme:Policy", honours=("ce_dely_ms",))
+    settings = resolve({"scheduler": "wrong"}, environ={})
+    with pytest.raises(PluginError, match=r"honours 'ce_dely_ms'.*did you mean ce_delay_ms"):
+        refuse_unused(settings, registry([wrong]))
+
+
+def test_chunks_are_warned_about_where_there_are_none() -> None:
+    schedulers = {scheduler.name: scheduler for scheduler in maxserve_schedulers()}
+    asked = resolve({"enable_chunked_prefill": True}, environ={})
+    assert "--enable-chunked-prefill has no effect" in str(unused_chunking(asked, schedulers["tts"]))
+    assert unused_chunking(asked, schedulers["continuous"]) is None
+    assert unused_chunking(resolve({"enable_chunked_prefill": False}, environ={}), schedulers["tts"]) is None
+    assert unused_chunking(resolve({}, environ={}), schedulers["tts"]) is None

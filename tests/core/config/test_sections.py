@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from maxserve.core.config import PluginSection, Settings, resolve
+from maxserve.core.config.sections import SECTIONS, ModelSettings
+from maxserve.core.errors import SettingsError
+
+
+def test_defaults_survive_the_way_to_a_worker() -> None:
+    assert Settings.model_validate_json(Settings().model_dump_json()) == Settings()
+
+
+def test_choices_survive_the_way_to_a_worker(section: PluginSection) -> None:
+    typed = {"weight_path": ("org/repo/a.safetensors",), "devices": "gpu:1", "shortest_first__names": ("x", "y")}
+    settings = resolve(typed, environ={"MAX_SERVE_PORT": "9"}, sections=[section])
+    copy = Settings.model_validate_json(settings.model_dump_json())
+    assert copy == settings
+    assert copy.chosen == {"model.weight_path", "model.devices", "shortest-first.names", "server.port"}
+
+
+def test_settings_and_sections_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.model = ModelSettings()  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.model.max_length = 5  # type: ignore[misc]
+
+
+def test_sections_know_no_other_names() -> None:
+    with pytest.raises(ValidationError):
+        ModelSettings.model_validate({"max_lenght": 5})
+
+
+def test_every_section_is_part_of_the_settings_and_has_help() -> None:
+    assert {name: field.annotation for name, field in Settings.model_fields.items() if name != "origins"} == SECTIONS
+    for section in SECTIONS.values():
+        assert section.title
+        for name, field in section.model_fields.items():
+            assert field.description, name
+            assert field.description.endswith("."), name
+
+
+def test_the_defaults_that_are_ours() -> None:
+    settings = Settings()
+    assert settings.model.model_path == "maxserve/demo"
+    assert settings.server.host == "127.0.0.1"
+    assert settings.kv_cache.kv_cache_page_size is None
+    assert settings.scheduling.max_batch_size is None
+    assert all(settings.sampling.model_dump().values())
+
+
+def test_a_plugin_section_makes_its_schema(section: PluginSection, schema: Any) -> None:
+    assert section.load({}) == schema()
+    assert section.load({"names": ["a"], "aging": 2}) == schema(names=("a",), aging=2.0)
+
+
+@pytest.mark.parametrize("values", [{"rounds": 13}, {"rounds": "many"}, {"no_such": 1}])
+def test_a_plugin_section_refuses_what_its_schema_refuses(section: PluginSection, values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"shortest-first.*acme") as caught:
+        section.load(values)
+    assert "\n" not in str(caught.value)

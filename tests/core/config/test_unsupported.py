@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.config import Settings, resolve
+from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, refuse_unsupported
+from maxserve.core.errors import UnsupportedError
+
+SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
+SUPPORTED = {option.path for option in catalog()} - UNSUPPORTED_PATHS
+SAMPLES: dict[type, Any] = {bool: False, int: 3, float: 1.0, str: "x", dict: {"a": 1}}
+
+
+def sample(option: Choosable) -> Any:
+    """A value, where possible the default, which is refused like any other."""
+    if option.default not in (None, "", (), {}):  # neither are 0 and False
+        return option.default
+    if option.shape.reader is not None:
+        return option.shape.reader.metavar.strip("[]").split("|")[0]
+    value = SAMPLES[option.shape.scalar]
+    return (value,) if option.shape.many else value
+
+
+def test_the_tuple_is_printed_and_has_no_strangers() -> None:
+    """With `pytest -s`, what is not supported yet can be read here."""
+    options = catalog().by_path()
+    lines = [f"{options[each.path].flag}: {each.reason}" for each in UNSUPPORTED]
+    print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
+    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED)
+    assert set(options) >= UNSUPPORTED_PATHS
+    assert {each.path for each in UNSUPPORTED_VALUES} <= SUPPORTED
+
+
+@pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
+def test_each_is_refused_with_every_value_that_asks_for_something(path: str, here: Path) -> None:
+    option = catalog().by_path()[path]
+    (here / "x").write_text("x: {model_path: d}\n" if option.name == "draft_section_name" else "model_path: d\n")
+    typed: dict[str, Any] = {option.name: asking(option)}
+    if option.section == "draft_model":
+        typed.setdefault("draft_model_path", "d")
+        typed.setdefault("draft_quantization_encoding", "float32")
+    if option.name == "draft_data_parallel_degree":
+        typed["draft_devices"] = "gpu:0,1"
+    if option.name == "draft_section_name":
+        typed["draft_config_file"] = "x"
+    settings = resolve(typed, environ={})
+    assert path in settings.chosen
+    with pytest.raises(UnsupportedError) as caught:
+        refuse_unsupported(settings)
+    assert f"{option.flag} is not supported yet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def asking(option: Any) -> Any:
+    """A value other than the default."""
+    if isinstance(option.default, bool):
+        return not option.default
+    if isinstance(option.default, int):
+        return option.default + 1
+    others = {
+        "devices": "gpu:0",
+        "gpu_profiling": "on",
+        "huggingface_model_revision": "v2",
+        "huggingface_weight_revision": "v2",
+    }
+    return others.get(option.key) or sample(option)
+
+
+@pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
+def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
+    """--no-enable-lora, and other spellings of what is there anyway."""
+    option = catalog().by_path()[path]
+    if option.default is None or option.default == ():
+        return  # such an option has no value that asks for nothing
+    settings = resolve({option.name: option.default}, environ={})
+    refuse_unsupported(settings)
+
+
+def test_a_switch_is_typed_off() -> None:
+    from click.testing import CliRunner
+
+    from maxserve.core.config.options import GroupedCommand, serve_options
+
+    taken: dict[str, Any] = {}
+    command = GroupedCommand("serve", params=list(serve_options()), callback=lambda **typed: taken.update(typed))
+    for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
+        assert CliRunner().invoke(command, [flag]).exit_code == 0
+        refuse_unsupported(resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}))
+
+
+def test_what_is_supported_is_not_refused(here: Path) -> None:
+    (here / "t.jinja").touch()
+    special: dict[str, Any] = {"chat_template": "t.jinja", "zmq_endpoint_base": "ipc://x", "kv_cache_page_size": 32}
+    special |= {"max_batch_size": 4, "max_length": 3, "config_file": "c.yaml", "section_name": "a"}
+    (here / "c.yaml").write_text("a: {}\n")
+    options = catalog().by_path()
+    typed = {options[path].name: special.get(options[path].name, sample(options[path])) for path in SUPPORTED}
+    settings = resolve(typed, environ={})
+    assert settings.chosen == SUPPORTED
+    refuse_unsupported(settings)
+
+
+def test_defaults_are_not_refused() -> None:
+    refuse_unsupported(Settings())
+
+
+def test_every_option_of_the_list_is_supported_or_refused() -> None:
+    flags = {option.flag: option.path for option in catalog()}
+    for name in SPEC:
+        assert flags[f"--{name}"] in SUPPORTED | UNSUPPORTED_PATHS
+
+
+def test_all_are_named_at_once() -> None:
+    with pytest.raises(UnsupportedError, match="not supported yet") as caught:
+        refuse_unsupported(resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}))
+    assert all(
+        flag in str(caught.value) for flag in ("--enable-lora is", "--device-graph-capture is", "--ep-size with")
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "fine"),
+    [
+        ({"quantization_encoding": "q4_k"}, {"quantization_encoding": "bfloat16"}),
+        ({"task": "speech_token_generation"}, {"task": "embeddings_generation"}),
+        ({"devices": "gpu:0,1"}, {"devices": "gpu:1"}),
+        ({"data_parallel_degree": 2, "devices": "gpu:0,1"}, {"data_parallel_degree": 1}),
+        ({"pipeline_role": "PrefillOnly"}, {"pipeline_role": "PrefillAndDecode"}),
+        ({"ep_size": 2}, {"ep_size": 1}),
+    ],
+)
+def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) -> None:
+    flag = "--" + next(iter(typed)).replace("_", "-")
+    with pytest.raises(UnsupportedError, match=f"{flag} with .* is not supported yet"):
+        refuse_unsupported(resolve(typed, environ={}))
+    refuse_unsupported(resolve(fine, environ={}))
+
+
+def test_the_table_of_values_is_tested_whole() -> None:
+    assert len(UNSUPPORTED_VALUES) == 6
+
+
+def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:
+    with pytest.raises(UnsupportedError, match="--draft-section-name is not supported yet"):
+        refuse_unsupported(resolve({"draft_section_name": "x"}, environ={}))

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.staticfiles import StaticFiles
+
+from maxserve.core.config import Settings
+from maxserve.core.config.sections import ServerSettings
+from maxserve.core.errors import EngineError, PluginError, RequestError
+from maxserve.core.http.app import create_app
+
+pytestmark = pytest.mark.anyio
+
+
+def context(**server: Any) -> Any:
+    settings = Settings(server=ServerSettings(**server))
+    return SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+
+
+CONTEXT = context()
+
+
+class Question(BaseModel):
+    words: list[int]
+
+
+def routes_of(*paths: str, method: str = "GET") -> APIRouter:
+    async def answer() -> str:
+        return "here"
+
+    router = APIRouter()
+    for path in paths:
+        router.add_api_route(path, answer, methods=[method])
+    return router
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    router = routes_of("/mine")
+
+    async def fail(kind: str) -> None:
+        raise {
+            "bug": KeyError("inside"),
+            "engine": EngineError("out of pages"),
+            "teapot": RequestError("no", status=418),
+        }[kind]
+
+    async def ask(question: Question) -> int:
+        return sum(question.words)
+
+    async def read(request: Request) -> int:
+        return len(await request.body())
+
+    router.add_api_route("/fail/{kind}", fail)
+    router.add_api_route("/ask", ask, methods=["POST"])
+    router.add_api_route("/read", read, methods=["POST"])
+    app = create_app(context(max_request_bytes=1024), [("", router, "acme")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/plugins/acme") as http:
+        yield http
+
+
+async def test_plugins_have_a_corner_of_their_own(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/mine")).json() == "here"
+
+
+async def test_unknown_path(client: httpx.AsyncClient) -> None:
+    response = await client.get("http://test/v1/nowhere")
+    assert response.status_code == 404
+    assert response.json()["error"] == {
+        "message": "there is no GET /v1/nowhere on this server",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "unknown_url",
+    }
+
+
+async def test_wrong_method(client: httpx.AsyncClient) -> None:
+    response = await client.post("/mine")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET")
+    assert response.json()["error"]["code"] == "method_not_supported"
+
+
+async def test_head_is_answered_as_get(client: httpx.AsyncClient) -> None:
+    assert (await client.head("/mine")).status_code == 200
+    assert (await client.head("/ask")).status_code == 405
+    assert (await client.head("/nothing")).status_code == 404
+
+
+async def test_no_pages_that_load_scripts_from_elsewhere(client: httpx.AsyncClient) -> None:
+    assert (await client.get("http://test/docs")).status_code == 404
+    assert (await client.get("http://test/openapi.json")).status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"words": "x"}', b'{"words": [1, "x"]}', b"\xff"])
+async def test_plugins_own_models_are_refused_with_400(client: httpx.AsyncClient, content: bytes) -> None:
+    response = await client.post("/ask", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_failures(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    for kind, inside in (("bug", "inside"), ("engine", "out of pages")):
+        response = await client.get(f"/fail/{kind}")
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "server_error"
+        assert inside not in response.text
+        assert inside in caplog.text
+        assert response.headers["x-request-id"]
+    teapot = await client.get("/fail/teapot")
+    assert (teapot.status_code, teapot.json()["error"]["message"]) == (418, "no")
+
+
+async def test_large_bodies(client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b"x" * 100
+
+    assert (await client.post("/read", content=b"x" * 1024)).json() == 1024
+    for content in (b"x" * 1025, chunks()):
+        response = await client.post("/read", content=content)
+        assert response.status_code == 413
+        assert "1024 bytes" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("given", ["abc-1.2:3_4", "x" * 128])
+async def test_request_id_is_kept(client: httpx.AsyncClient, given: str) -> None:
+    assert (await client.get("/mine", headers={"X-Request-ID": given})).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a\tb", "<script>"])
+async def test_strange_request_id_is_replaced(client: httpx.AsyncClient, given: str) -> None:
+    answered = (await client.get("/mine", headers={"X-Request-ID": given})).headers["x-request-id"]
+    assert len(answered) == 32
+    assert answered.isalnum()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("/v1/rerank", "/v1/rerank"),
+        ("/v1/models/{id:path}", "/v1/models/mine"),
+        ("/v1/models/mine", "/v1/models/{id:path}"),
+        ("/v1/models/{id:path}", "/v1/models/{org}/{name}"),
+        ("/a/{x}/c", "/a/b/{y}"),
+        ("/files/{path:path}/info", "/files/a/b/info"),
+    ],
+)
+def test_overlaps_name_both_plugins(first: str, second: str) -> None:
+    mounts = [("/", routes_of(first), "builtin.openai"), ("/", routes_of(second), "acme")]
+    with pytest.raises(PluginError) as error:
+        create_app(CONTEXT, mounts)
+    assert "'acme'" in str(error.value)
+    assert "'builtin.openai'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("/v1/models/{id:path}", "/v1/models"),
+        ("/v1/models/{id}", "/v1/models/a/b"),
+        ("/a/{x}/c", "/a/{x}/d"),
+        ("/files/{path:path}/info", "/files/a/b/size"),
+    ],
+)
+def test_neighbours_do_not_overlap(first: str, second: str) -> None:
+    create_app(CONTEXT, [("/", routes_of(first), "one"), ("/", routes_of(second), "two")])
+
+
+def test_another_method_or_prefix_does_not_overlap() -> None:
+    mounts = [
+        ("/", routes_of("/x"), "one"),
+        ("/", routes_of("/x", method="POST"), "two"),
+        ("/extra", routes_of("/x"), "three"),
+        ("", routes_of("/x"), "four"),
+    ]
+    create_app(CONTEXT, mounts)
+
+
+def test_what_the_server_answers_itself_is_taken() -> None:
+    with pytest.raises(PluginError, match="the server itself"):
+        create_app(CONTEXT, [("/", routes_of("/health"), "acme")])
+
+
+def test_mounted_applications_take_all_below(tmp_path: Any) -> None:
+    router = APIRouter()
+    router.mount("/v1", StaticFiles(directory=tmp_path))
+    with pytest.raises(PluginError, match="overlaps"):
+        create_app(CONTEXT, [("/", routes_of("/v1/models"), "one"), ("/", router, "two")])
+
+
+def test_routers_in_routers() -> None:
+    outer = APIRouter()
+    outer.include_router(routes_of("/x"))
+    mounts = [("/", routes_of("/x"), "one"), ("/", outer, "two")]
+    with pytest.raises(PluginError, match="'two'"):
+        create_app(CONTEXT, mounts)
+
+
+def test_routes_whose_schema_cannot_be_built_are_refused() -> None:
+    """Otherwise /openapi.json would answer 500 for the routes of everybody."""
+
+    class Odd:
+        """Nothing that pydantic can describe."""
+
+    class Body(BaseModel, arbitrary_types_allowed=True):
+        odd: Odd
+
+    async def answer(body: Body) -> str:
+        return "here"
+
+    router = APIRouter()
+    router.add_api_route("/odd", answer, methods=["POST"])
+    with pytest.raises(PluginError, match="plugin 'acme': the schema of its routes cannot be built"):
+        create_app(CONTEXT, [("", router, "acme")])

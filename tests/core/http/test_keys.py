@@ -1,0 +1,99 @@
+"""Keys, and who gets in without one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from maxserve.core.config import Settings
+from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.show import describe
+from maxserve.core.http.app import create_app
+from maxserve.core.http.gate import PROBES, Gate
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def client(**server: Any) -> httpx.AsyncClient:
+    settings = Settings(server=ServerSettings(**server))
+    context: Any = SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+    router = APIRouter()
+
+    @router.get("/mine")
+    async def mine() -> str:
+        return "here"
+
+    gate = Gate()
+    gate.open(create_app(context, [("/", router, "acme")]))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer two"},
+        {"authorization": "bearer one"},
+        {"x-api-key": "two"},
+        {"Authorization": "Basic abc", "x-api-key": "one"},
+    ],
+)
+async def test_a_key_opens(headers: dict[str, str]) -> None:
+    async with client(api_key=("one", "two")) as http:
+        assert (await http.get("/mine", headers=headers)).json() == "here"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "sesame"},
+        {"Authorization": "Bearer sesam"},
+        {"Authorization": "Bearer sesame2"},
+        {"x-api-key": ""},
+    ],
+)
+@pytest.mark.parametrize("path", ["/mine", "/openapi.json", "/nowhere"])
+async def test_nobody_else_gets_in(headers: dict[str, str], path: str) -> None:
+    async with client(api_key=("sesame",)) as http:
+        response = await http.get(path, headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.json()["error"]["type"] == "authentication_error"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-request-id"]
+    assert "sesame" not in response.text
+
+
+async def test_a_key_that_is_not_ascii_is_compared_too() -> None:
+    async with client(api_key=("schlüssel",)) as http:
+        good = await http.get("/mine", headers=[(b"x-api-key", "schlüssel".encode("latin-1"))])
+        assert good.status_code == 200
+        bad = await http.get("/mine", headers=[(b"x-api-key", b"\xff\xfe")])
+        assert bad.status_code == 401
+
+
+async def test_probes_need_no_key() -> None:
+    async with client(api_key=("one",)) as http:
+        for path in PROBES:
+            assert (await http.get(path)).status_code == 200
+
+
+async def test_no_key_no_question() -> None:
+    async with client() as http:
+        assert (await http.get("/mine")).status_code == 200
+
+
+def test_keys_are_never_shown() -> None:
+    settings = Settings(server=ServerSettings(api_key=("sesame",)), origins={"server.api_key": "environment"})
+    text = "\n".join(describe(settings))
+    assert "sesame" not in text
+    assert "(not shown)" in text

@@ -1,0 +1,133 @@
+"""Failures that no route hears of, in the words of the API they are below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from maxserve.core.config import Settings
+from maxserve.core.config.sections import ServerSettings
+from maxserve.core.errors import PluginError
+from maxserve.core.http.app import create_app
+from maxserve.core.http.errors import Failure
+from maxserve.core.http.gate import Gate
+from maxserve.core.http.wordings import Tells, Wordings
+from maxserve.core.registry.host import Host, PluginOptions
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def acme(name: str) -> Tells:
+    def tell(failure: Failure, request_id: str) -> Response:
+        return JSONResponse({name: failure.message, "id": request_id}, failure.status, dict(failure.headers))
+
+    return tell
+
+
+def gate_of(wordings: Wordings, **server: Any) -> Gate:
+    context: Any = SimpleNamespace(
+        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=Settings(server=ServerSettings(**server))
+    )
+    router = APIRouter()
+
+    @router.post("/acme/ask")
+    async def ask(request: Request) -> int:
+        return len(await request.body())
+
+    @router.post("/acme/bug")
+    async def bug() -> None:
+        raise KeyError("inside")
+
+    gate = Gate()
+    gate.open(create_app(context, [("/", router, "acme")], wordings), wordings)
+    return gate
+
+
+def client(gate: Gate) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
+
+
+WORDINGS = Wordings([("acme", {"/acme": acme("acme"), "/acme/deep/": acme("deep")})])
+
+Ask = Callable[[httpx.AsyncClient], Any]
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "said"),
+    [
+        (lambda http: http.post("/acme/ask", headers={"x-api-key": "no"}), 401, "the API key is not one"),
+        (lambda http: http.post("/acme/ask", content=b"x" * 2000), 413, "the body is larger than the 1024 bytes"),
+        (lambda http: http.post("/acme/nothing"), 404, "there is no POST /acme/nothing"),
+        (lambda http: http.get("/acme/ask"), 405, "does not take that method"),
+        (lambda http: http.post("/acme/bug"), 500, "the server failed at this request"),
+    ],
+    ids=["key", "size", "path", "method", "bug"],
+)
+async def test_each_failure_is_told_in_the_apis_words(ask: Ask, status: int, said: str) -> None:
+    async with client(gate_of(WORDINGS, api_key=("yes",), max_request_bytes=1024)) as http:
+        http.headers["authorization"] = "" if status == 401 else "Bearer yes"
+        http.headers["x-request-id"] = "mine"
+        answer = await ask(http)
+    assert answer.status_code == status
+    assert said in answer.json()["acme"]
+    assert answer.json()["id"] == answer.headers["x-request-id"] == "mine"
+    if status in (401, 405):
+        assert {"www-authenticate", "allow"} & set(answer.headers), "headers of the failure are kept"
+
+
+@pytest.mark.parametrize(
+    ("path", "wording"),
+    [("/acme", "acme"), ("/acme/deep", "deep"), ("/acme/deep/er", "deep"), ("/acmeish", "error"), ("/", "error")],
+)
+async def test_the_longest_path_decides_and_all_others_are_openais(path: str, wording: str) -> None:
+    async with client(gate_of(WORDINGS)) as http:
+        answer = await http.get(path)
+    assert answer.status_code == 404
+    assert wording in answer.json()
+
+
+async def test_a_closed_gate_speaks_like_the_application_it_had() -> None:
+    gate = gate_of(WORDINGS)
+    gate.close("the worker is away")
+    async with client(gate) as http:
+        answer = await http.post("/acme/ask")
+    assert (answer.status_code, answer.json()["acme"]) == (503, "the worker is away")
+    assert answer.headers["retry-after"]
+    async with client(Gate()) as http:
+        assert "error" in (await http.post("/acme/ask")).json()
+
+
+def test_two_plugins_cannot_word_the_same() -> None:
+    with pytest.raises(PluginError, match="'one' and 'two' both word failures below /x; leave one of them out"):
+        Wordings([("one", {"/x/": acme("a")}), ("two", {"/x": acme("b")})])
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/v1/messages", dict), ("/v1/messages/count_tokens", dict), ("/v2/models/x/infer", str)],
+)
+async def test_the_built_in_apis_say_how(path: str, kind: type) -> None:
+    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    given = [
+        (entry.plugin, {at: host.load(entry, ref) for at, ref in entry.component.failures.items()})
+        for entry in host.routes
+    ]
+    async with client(gate_of(Wordings(given), api_key=("yes",))) as http:
+        answer = await http.post(path)
+    assert answer.status_code == 401
+    assert isinstance(answer.json()["error"], kind)
+    if kind is dict:
+        assert answer.json()["type"] == "error"
+        assert answer.json()["error"]["type"] == "authentication_error"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]

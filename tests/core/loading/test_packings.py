@@ -1,0 +1,198 @@
+"""Packed weights come out as transformers unpacks them; what does not fit together is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from maxserve.core.errors import ModelError
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.plugins.quantization.fp8 import BlockFp8
+from maxserve.plugins.quantization.mxfp4 import Mxfp4
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.served import Served, continuation
+
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
+
+
+def test_mxfp4_is_what_transformers_makes_of_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(256, (3, 8, 2, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(100, 150, (3, 8, 2), dtype=torch.uint8, generator=generator)
+    packing = Mxfp4({})
+    expected = convert_moe_packed_tensors(blocks, scales).transpose(1, 2)
+    assert packing.shape(tuple(blocks.shape)) == tuple(expected.shape)
+    result = packing.unpack(blocks, scales)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, expected)
+    assert torch.equal(packing.unpack(blocks[1], scales[1]), expected[1])
+    with pytest.raises(ModelError, match="do not fit"):
+        packing.unpack(blocks, scales[:, :4])
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (20, 33), (16, 16), (5, 70)])
+def test_fp8_in_blocks(shape: tuple[int, int]) -> None:
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    scales = torch.rand(-(-shape[0] // 16), -(-shape[1] // 16), generator=torch.Generator().manual_seed(1))
+    result = BlockFp8(FP8).unpack(weight, scales)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            expected = (weight[row, column].float() * scales[row // 16, column // 16]).bfloat16()
+            assert result[row, column] == expected
+    with pytest.raises(ModelError, match="do not fit a weight"):
+        BlockFp8(FP8).unpack(weight, scales.repeat(2, 2))
+
+
+def test_fp8_without_blocks_is_refused() -> None:
+    with pytest.raises(ModelError, match="'weight_block_size' is None"):
+        BlockFp8({"quant_method": "fp8"})
+
+
+def packed_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Random blocks and scales for a weight [experts, inputs, outputs], and the weight they stand for."""
+    experts, inputs, outputs = weight.shape
+    generator = torch.Generator().manual_seed(inputs)
+    blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(122, 125, (experts, outputs, inputs // 32), dtype=torch.uint8, generator=generator)
+    return blocks, scales, convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+
+
+def packed_fp8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a weight [outputs, inputs] in blocks of 16."""
+    rows, columns = weight.shape
+    generator = torch.Generator().manual_seed(rows + columns)
+    scales = torch.rand(-(-rows // 16), -(-columns // 16), generator=generator) / 2 + 0.5
+    values = weight.to(torch.float8_e4m3fn)
+    return values, scales, BlockFp8(FP8).unpack(values, scales).float()
+
+
+def write(folder: Path, changed: dict[str, Tensor], left_out: set[str], **config: Any) -> None:
+    file = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if name not in left_out}
+    bulk = {name: tensor.bfloat16() if tensor.dim() > 1 else tensor for name, tensor in kept.items()}
+    save_file(bulk | {name: tensor.contiguous() for name, tensor in changed.items()}, file)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | config))
+
+
+def gpt_oss(folder: Path) -> Any:
+    """A packed checkpoint of a tiny GPT-OSS; returns the model that it stands for."""
+    config = GptOssConfig(
+        vocab_size=71,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        sliding_window=7,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        architectures=["GptOssForCausalLM"],
+    )
+    reference: Any = randomised(ArchitectureChecks.reference(config))
+    reference.save_pretrained(folder)
+    changed = {}
+    for i, layer in enumerate(reference.model.layers):
+        for name in ("gate_up_proj", "down_proj"):
+            key, parameter = f"model.layers.{i}.mlp.experts.{name}", getattr(layer.mlp.experts, name)
+            changed[key + "_blocks"], changed[key + "_scales"], parameter.data = packed_mxfp4(parameter.data)
+    left_out = {name.removesuffix("_blocks") for name in changed}
+    write(folder, changed, left_out, quantization_config={"quant_method": "mxfp4"})
+    return rounded(reference, left_out)
+
+
+DEEPSEEK: dict[str, Any] = {
+    "vocab_size": 73,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+}
+PACKED = ("_proj.weight", "_mqa.weight", ".wq_b.weight", ".wk.weight")
+
+
+def deepseek(folder: Path) -> Any:
+    return in_blocks(folder, DeepseekV3Config(**DEEPSEEK, architectures=["DeepseekV3ForCausalLM"]))
+
+
+def deepseek_v32(folder: Path) -> Any:
+    sizes = {**DEEPSEEK, "index_topk": 6, "index_head_dim": 12, "index_n_heads": 16}
+    return in_blocks(folder, DeepseekV32Config(**sizes, architectures=["DeepseekV32ForCausalLM"]))
+
+
+def in_blocks(folder: Path, config: Any) -> Any:
+    reference: Any = randomised(ArchitectureChecks.reference(config))
+    reference.save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    packed = [name for name in stored if name.endswith(PACKED) and not name.endswith("weights_proj.weight")]
+    changed, unpacked = {}, {}
+    for name in packed:
+        changed[name], changed[name + "_scale_inv"], unpacked[name] = packed_fp8(stored[name])
+    write(folder, changed, set(packed), quantization_config=FP8)
+    parameters = dict(reference.named_parameters())
+    for name, tensor in unpacked.items():
+        if ".experts." not in name:
+            parameters[name].data = tensor
+    for i, layer in enumerate(reference.model.layers[1:], start=1):
+        for e in range(8):
+            gate, up, down = (
+                unpacked[f"model.layers.{i}.mlp.experts.{e}.{part}_proj.weight"] for part in ("gate", "up", "down")
+            )
+            layer.mlp.experts.gate_up_proj.data[e] = torch.cat((gate, up))
+            layer.mlp.experts.down_proj.data[e] = down
+    experts = {name for name in parameters if ".experts." in name}
+    return rounded(reference, set(packed) | experts)
+
+
+def rounded(reference: Any, packed: set[str]) -> Any:
+    """The model with what is not packed rounded as its checkpoint is."""
+    for name, parameter in reference.named_parameters():
+        if name not in packed and parameter.dim() > 1:
+            parameter.data = parameter.data.bfloat16().float()
+    return reference
+
+
+@pytest.mark.parametrize("make", [gpt_oss, deepseek, deepseek_v32])
+@pytest.mark.parametrize("use_subgraphs", [True, False], ids=["compiled", "torch"])
+def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path: Path) -> None:
+    reference = make(tmp_path)
+    served = Served(tmp_path, Host.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=use_subgraphs)
+    prompt = torch.randint(70, (20,), generator=torch.Generator().manual_seed(1)).tolist()
+    expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
+    assert answer.error is None
+    assert answer.tokens == expected.tokens
+    assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
+
+
+def test_scales_and_values_must_belong_together(tmp_path: Path) -> None:
+    gpt_oss(tmp_path)
+    host, file = Host.discover(PluginOptions(autoload=False), strict=True), tmp_path / "model.safetensors"
+    whole = load_file(file)
+    name = "model.layers.1.mlp.experts.down_proj"
+    for ending, said in (("_scales", "is packed, but there is no"), ("_blocks", "belongs to no weight")):
+        save_file({key: tensor for key, tensor in whole.items() if key != name + ending}, file)
+        with pytest.raises(ModelError, match=said):
+            Served(tmp_path, host)

@@ -1,0 +1,84 @@
+"""Several parameters that lie one after another in one tensor of the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from maxserve.core.components import WeightMap
+from maxserve.core.errors import ModelError
+from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.weights import load_weights
+
+SPLIT = WeightMap(split={"qkv": ("q_proj", "k_proj", "v_proj")})
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(4, 6)
+        self.k_proj = nn.Linear(4, 2)
+        self.v_proj = nn.Linear(4, 3)
+        self.out = nn.Linear(4, 4, bias=False)
+
+
+def loaded(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.device("meta"):
+        model = nn.ModuleDict({"attn": Attention()})
+    save_file(tensors, folder / "model.safetensors")
+    files = [str(folder / "model.safetensors")]
+    load_weights(model, files, SPLIT, dtype=dtype, device="cpu", progress=NullProgress())
+    return model
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        "attn.qkv.weight": torch.randn(11, 4),
+        "attn.qkv.bias": torch.randn(11),
+        "attn.out.weight": torch.randn(4, 4),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_gets_its_rows(tmp_path: Path, dtype: torch.dtype) -> None:
+    given = tensors()
+    model = loaded(tmp_path, given, dtype)
+    for kind in ("weight", "bias"):
+        parts = [getattr(getattr(model["attn"], f"{part}_proj"), kind) for part in "qkv"]
+        assert torch.equal(torch.cat(parts), given[f"attn.qkv.{kind}"].to(dtype))
+    parameters = list(model.parameters())
+    assert all(p.dtype == dtype and not p.requires_grad and p.is_contiguous() for p in parameters)
+    assert len({p.untyped_storage().data_ptr() for p in parameters}) == len(parameters), "each owns its memory"
+
+
+def test_they_may_come_apart_too(tmp_path: Path) -> None:
+    given = tensors()
+    q, k, v = given.pop("attn.qkv.weight").split([6, 2, 3])
+    given |= {"attn.q_proj.weight": q.clone(), "attn.k_proj.weight": k.clone(), "attn.v_proj.weight": v.clone()}
+    assert torch.equal(loaded(tmp_path, given)["attn"].v_proj.weight, v)
+
+
+def test_a_tensor_of_another_size_is_named_with_what_it_should_hold(tmp_path: Path) -> None:
+    given = tensors() | {"attn.qkv.weight": torch.randn(12, 4)}
+    with pytest.raises(
+        ModelError,
+        match=r"attn.qkv.weight \[12, 4\] in .*model.safetensors is not made up of attn.q_proj.weight \[6, 4\]",
+    ):
+        loaded(tmp_path, given)
+
+
+def test_a_tensor_that_is_missing_is_missed_under_our_names(tmp_path: Path) -> None:
+    given = tensors()
+    del given["attn.qkv.bias"]
+    with pytest.raises(ModelError, match=r"attn.q_proj.bias"):
+        loaded(tmp_path, given)
+
+
+def test_a_part_that_comes_twice_is_an_error(tmp_path: Path) -> None:
+    given = tensors() | {"attn.k_proj.weight": torch.randn(2, 4)}
+    with pytest.raises(ModelError, match=r"attn.k_proj.weight"):
+        loaded(tmp_path, given)

@@ -1,0 +1,27 @@
+"""`python stub_serve.py FOLDER ENGINE SETTINGS GRACE`: serves an engine of stub_engine.py as `max serve` would."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from maxserve.core.config import Settings
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.runtime import supervisor
+from maxserve.core.runtime.launch import serve
+
+
+def main(folder: str, engine: str, changes: str, grace: str) -> int:
+    supervisor.FIRST_DELAY = 0.05
+    if grace:
+        from maxserve.core.http import listener
+
+        listener.GRACE = float(grace)
+    server = {"port": 0, "enable_routes": ["stub_routes"], **json.loads(changes)}
+    settings = Settings.model_validate({"model": {"model_path": folder}, "server": server})
+    host = Host.discover(PluginOptions(plugin=("stub_routes",)), strict=True)
+    return serve(settings, host, engine=f"stub_engine:{engine}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

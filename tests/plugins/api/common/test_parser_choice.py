@@ -1,0 +1,75 @@
+"""Which parsers serve a model, and what they make of an answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxserve.core.config import resolve
+from maxserve.core.errors import PluginError
+from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.text.detokenizer import Detokenizer
+from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.parsers import choose_parsers
+from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.parsers.hermes import Hermes
+from maxserve.plugins.parsers.think import Think
+
+QWEN = "{% if tools %}<tool_call>{% endif %}{{ m.content.split('</think>') }}"
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host.discover(PluginOptions(), strict=True)
+
+
+def chosen(host: Host, template: str = QWEN, **options: Any) -> Any:
+    return choose_parsers(resolve(options, environ={}), host, template)
+
+
+def test_the_template_chooses(host: Host, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    parsers = chosen(host)
+    assert (parsers.tools, parsers.reasoning) == (Hermes, Think)
+    assert parsers.tool_markers == ("<tool_call>", "</tool_call>")
+    assert "tool calls: hermes (told by the chat template); reasoning: think" in caplog.text
+    assert chosen(host, "").reasoning is None
+
+
+def test_the_operator_chooses(host: Host) -> None:
+    parsers = chosen(host, tool_parser="mistral", reasoning_parser="none")
+    assert parsers.tools.__name__ == "Mistral"
+    assert parsers.reasoning is None
+    with pytest.raises(
+        PluginError, match=r"--tool-parser hermez: no tool parser is called 'hermez' \(did you mean 'her"
+    ):
+        chosen(host, tool_parser="hermez")
+
+
+def test_reasoning_comes_off_before_calls_are_looked_for() -> None:
+    text = '<think>maybe <tool_call>{"name": "f"}</tool_call></think>Yes.<tool_call>{"name": "g"}</tool_call>'
+    reader = AnswerReader(Think(ReasoningContext()), Hermes(ToolContext()))
+    delta = reader.read(text, last=True)
+    assert (delta.content, delta.reasoning) == ("Yes.", 'maybe <tool_call>{"name": "f"}</tool_call>')
+    (call,) = delta.calls
+    assert (call.name, call.arguments, len(call.id)) == ("g", "{}", 29)
+    assert reader.finish_reason("stop") == "tool_calls"
+    assert reader.finish_reason("length") == "length"
+
+
+def test_an_answer_without_calls_stops() -> None:
+    reader = AnswerReader(None, Hermes(ToolContext()))
+    assert reader.read("a <tool_", last=False).content == "a"
+    assert reader.read("", last=True).content == " <tool_"
+    assert reader.finish_reason("stop") == "stop"
+
+
+def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:
+    tokenizer = Tokenizer.load(str(model_folder()))
+    ids = tokenizer.encode("<|im_start|>a<|im_end|>", add_special_tokens=False)
+    assert Detokenizer(tokenizer).add(ids) == "a"
+    assert Detokenizer(tokenizer, kept=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"
