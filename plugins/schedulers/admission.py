@@ -5,6 +5,26 @@ from __future__ import annotations
 from maxserve.core.nouns import Limits
 from maxserve.core.scheduling import Plan, SequenceView, View
 
+IN_A_ROW = 4  # batches of prompts while somebody decodes; more cost answers their pace, fewer cost bursts theirs
+
+
+class PromptTurns:
+    """Whether prompts may go before those who decode: without an end to it, a flood of them would be served alone.
+
+    Batches are counted and not their time, so that the same requests are always planned in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    @property
+    def over(self) -> bool:
+        return self._in_a_row >= IN_A_ROW
+
+    def took(self, *, prompts: int, decoding: int) -> None:
+        """So many prompts are in the batch that was planned, and so many sequences decode."""
+        self._in_a_row = self._in_a_row + 1 if prompts and decoding else 0
+
 
 class Admission:
     """Takes the prompts that one plan is offered, until rows, tokens or pages block. Only the last may be cut short.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from maxserve.core.scheduling import Plan, SchedulerContext, View
-from maxserve.plugins.schedulers.admission import Admission
+from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 
 class Continuous:
     """Prompts first, until rows, tokens or pages block; else one token for everyone who runs.
 
-    With in-flight batching, everyone who runs gets a token and prompts fill the rest of the same batch. Prompts come in
-    order of arrival; a subclass may have another order.
+    Where prompts never end, those who run get their token after every few batches of them. With in-flight batching,
+    everyone who runs gets a token and prompts fill the rest of the same batch. Prompts come in order of arrival; a
+    subclass may have another order.
     """
 
     def __init__(self, context: SchedulerContext) -> None:
         self._limits = context.limits
+        self._turns = PromptTurns()
 
     def plan(self, view: View, plan: Plan) -> None:
         running = view.running
@@ -24,7 +26,9 @@ class Continuous:
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
                 self._prefill(view, plan, plan.size, context)
             return
-        self._prefill(view, plan, len(running), 0)
+        if not self._turns.over:
+            self._prefill(view, plan, len(running), 0)
+        self._turns.took(prompts=plan.size, decoding=len(running))
         if not plan.size:
             plan.add_each(running, 1)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
-from maxserve.plugins.schedulers.admission import Admission
+from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 
 class TakingTurns:
     """Prompts first until `batch_size` sequences decode, then one token for everyone until fewer do.
 
+    Where so many never decode, as prompts that ask for one token come and go, there is an end to a turn all the same.
     A cycle is a turn of prompts and the turn of answers after it. At its start prompts wait for `delay` seconds, so
     that more of them are computed together; those who decode go on meanwhile. Prompts are never cut, and no page is
     kept back from them.
@@ -24,6 +25,7 @@ class TakingTurns:
         self._enough = turns.batch_size or self._queue_size
         self._delay = turns.delay
         self._first_decode = turns.first_decode
+        self._turns = PromptTurns()
         self._fresh: frozenset[str] = frozenset()  # the prompts of the last batch, who decode next and alone
         self._taking = False  # prompts have been taken in this cycle already
         self._gathering: float | None = None  # since when prompts wait for more of them
@@ -35,8 +37,10 @@ class TakingTurns:
         fresh, self._fresh = self._fresh, frozenset[str]()
         if fresh:
             self._decode((s for s in running if s.id in fresh), plan)
-        if not plan.size and len(running) < self._enough and self._may_take(view):
-            self._prefill(view, plan, len(running))
+        if not plan.size:
+            if len(running) < self._enough and not self._turns.over and self._may_take(view):
+                self._prefill(view, plan, len(running))
+            self._turns.took(prompts=plan.size, decoding=len(running))
         if not plan.size:
             self._decode(running[: self._limits.max_batch_size], plan)
             self._taking = False

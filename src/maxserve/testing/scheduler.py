@@ -17,6 +17,9 @@ from maxserve.core.scheduling import SchedulerContext, StepPolicy
 from maxserve.testing.resolve import load, resolve
 from maxserve.testing.simulation import Arrival, SimulatedEngine
 
+FLOOD = 96  # steps in which prompts never end
+MOST_HELD = 12  # of them for each token of who decodes meanwhile
+
 
 class SchedulerChecks:
     """Subclass it and name a registered `scheduler`, or give the `component` itself.
@@ -84,6 +87,21 @@ class SchedulerChecks:
         engine = SimulatedEngine(limits)
         engine.run_step(self.policy(limits))
         assert engine.log == [[]]
+
+    def test_a_flood_of_prompts_holds_nobody_back(self) -> None:
+        """Prompts of one token each, and more of them in every step than it has places for, beside one who decodes."""
+        for name, changes in self.limits.items():
+            limits = self._limits(**changes | {"max_batch_size": 8, "pages": 200})
+            policy, engine = self.policy(limits), SimulatedEngine(limits)
+            engine.place(Arrival(id="answer", prompt_length=10, end=limits.max_length), length=10)
+            answer = engine.running["answer"]
+            for step in range(FLOOD):
+                for number in range(8):
+                    engine.arrive(Arrival(id=f"{step}.{number}", prompt_length=8, end=9, user="flood"))
+                engine.run_step(policy)
+            assert answer.generated >= FLOOD // MOST_HELD, (
+                f"{name}: who decodes got {answer.generated} tokens in {FLOOD} steps with prompts"
+            )
 
     def test_many_waiting(self, record_property: Callable[[str, object], None]) -> None:
         """Reports µs per plan and how much of a queue of 10,000 a plan looked at, beside 256 who run.

@@ -75,6 +75,15 @@ class ThrowsDice(Continuous):
             plan.add(sequence, sequence.todo)
 
 
+class AnswersLast(Continuous):
+    """Those who decode wait for as long as prompts come."""
+
+    def plan(self, view: View, plan: Plan) -> None:
+        self._prefill(view, plan, len(view.running), 0)
+        if not plan.size:
+            plan.add_each(view.running, 1)
+
+
 class PreemptsAlways(Continuous):
     """Nobody gets anywhere."""
 
@@ -90,6 +99,7 @@ def failing(checks: SchedulerChecks) -> list[str]:
         "finishes": checks.test_everyone_finishes,
         "repeats": checks.test_same_input_gives_same_plans,
         "empty": checks.test_an_empty_house_is_fine,
+        "flood": checks.test_a_flood_of_prompts_holds_nobody_back,
     }
     names: list[str] = []
     for name, test in tests.items():
@@ -100,7 +110,10 @@ def failing(checks: SchedulerChecks) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("broken", [Starves, Sleeps, Remembers, RepeatsItself, Meddles, ThrowsDice, PreemptsAlways])
+BROKEN = [Starves, Sleeps, Remembers, RepeatsItself, Meddles, ThrowsDice, PreemptsAlways, AnswersLast]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_broken_policies_are_caught(broken: type[Continuous]) -> None:
     class Checks(SchedulerChecks):
         component = Scheduler(name="broken", build=broken)

@@ -31,6 +31,15 @@ def test_prompts_go_before_those_who_decode(house: House) -> None:
     assert plan(house([10, 10], [20, 30])) == {"p0": 20, "p1": 30}
 
 
+def test_after_a_few_batches_of_prompts_those_who_decode_have_a_turn(house: House) -> None:
+    engine = house([10], [64] * 6)
+    policy = Continuous(SchedulerContext(limits=engine.limits))
+    for _ in range(6):
+        engine.run_step(policy)
+    ran = [[id for id, _ in planned] for planned in engine.log]
+    assert ran == [["p0"], ["p1"], ["p2"], ["p3"], ["d0", "p0", "p1", "p2", "p3"], ["p4"]]
+
+
 def test_everyone_decodes_when_no_prompt_waits(house: House) -> None:
     assert plan(house([10, 11, 12], [])) == {"d0": 1, "d1": 1, "d2": 1}
 

@@ -77,6 +77,11 @@ def test_the_queue_may_be_longer_than_a_batch_whose_places_the_oldest_have(house
     assert steps(engine, policy, 2) == ["p4", "p1 p2"]
 
 
+def test_a_turn_of_prompts_ends_though_too_few_decode(house: House) -> None:
+    engine = house([10], [64] * 6)
+    assert steps(engine, taking(engine), 6) == ["p0", "p1", "p2", "p3", "d0 p0 p1 p2 p3", "p4"]
+
+
 def test_prompts_are_preferred_until_enough_decode(house: House) -> None:
     engine = house([], [10, 10], max_batch_size=4)
     policy = taking(engine, batch_size=2)
