@@ -19,6 +19,7 @@ from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.lowering import lowered
 from maxserve.plugins.grammar.rules import check_rules
 from maxserve.plugins.grammar.schema import read_schema
+from maxserve.plugins.grammar.wide_integers import wide_grammar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +122,7 @@ def _prepared(kind: str, text: str) -> Prepared:
     if kind == OWN:
         return Prepared(kind=OWN, text=text)
     found = read_schema(text) if kind == "json_schema" else None
-    grammar = _grammar(kind, text) if found is None else _schema_grammar(lowered(found.schema))
+    grammar = _grammar(kind, text) if found is None else _schema_grammar(found.schema)
     if len(grammar) > LARGEST:
         raise GrammarUnsupported(f"as a grammar it has {len(grammar)} characters; at most {LARGEST} are taken")
     return Prepared(kind=OWN, text=grammar, warnings=() if found is None else found.warnings)
@@ -142,6 +143,10 @@ def _grammar(kind: str, text: str) -> str:
 
 
 def _schema_grammar(schema: dict[str, Any]) -> str:
+    wide = wide_grammar(schema, WORDING)
+    if wide is not None:
+        return LLMatcher.grammar_from_lark(wide)
+    schema = lowered(schema)
     return LLMatcher.grammar_from_json_schema(schema, overrides=WORDING)  # type: ignore[arg-type]
 
 

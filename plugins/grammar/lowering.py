@@ -41,15 +41,16 @@ def lowered(schema: Any, path: str = "$") -> Any:
 def _check_constants(made: Schema, path: str) -> None:
     """Whole numbers that no float holds are taken out of an enum; GrammarUnsupported where nothing is left then."""
     if "enum" in made:
-        made["enum"] = [value for value in made["enum"] if _held(value)]
+        made["enum"] = [value for value in made["enum"] if held(value)]
     for keyword, values in (("enum", made.get("enum", [None])), ("const", [made.get("const")])):
-        if not any(map(_held, values)):
+        if not any(map(held, values)):
             raise GrammarUnsupported(f"keyword {keyword!r} at {path} is not supported with so many digits", path=path)
 
 
-def _held(value: Any) -> bool:
+def held(value: Any) -> bool:
+    """Whether llguidance writes a constant as it is."""
     if isinstance(value, list | dict):
-        return all(map(_held, value.values() if isinstance(value, dict) else value))
+        return all(map(held, value.values() if isinstance(value, dict) else value))
     return (
         not isinstance(value, int) or abs(value) <= EXACT or (LOWEST <= value <= LARGEST and int(float(value)) == value)
     )

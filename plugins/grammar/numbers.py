@@ -97,8 +97,11 @@ def _integers(low: int, high: int | None) -> str:
     last = 10 ** max(len(str(low)), WHOLE) - 1 if high is None else high
     ranges = []
     while low <= last:
-        top = min(last, 10 ** len(str(low)) - 1)  # as many digits
-        ranges.append(_same_length(str(low), str(top)))
+        whole = low == 10 ** (len(str(low)) - 1)  # the first of as many digits
+        size = max(len(str(low)), len(str(last + 1)) - 1 if whole else 0)  # digits up to which all numbers are within
+        top = min(last, 10**size - 1)
+        more = f"[0-9]{{{len(str(low)) - 1},{size - 1}}}"
+        ranges.append(f"[1-9]{more}" if whole and top == 10**size - 1 else _same_length(str(low), str(top)))
         low = top + 1
     return f"(?:{'|'.join(ranges)})" if len(ranges) > 1 else ranges[0]
 

@@ -174,13 +174,14 @@ def _members(members: list[tuple[str, bool]]) -> str:
 
 def _values(values: list[Any], types: Any, path: str) -> str:
     wanted = None if types is None else {types} if isinstance(types, str) else set(types)
-    fitting = [value for value in values if wanted is None or _types(value) & wanted]
+    fitting = [value for value in values if wanted is None or types_of(value) & wanted]
     if not fitting:
         raise GrammarUnsupported(f"nothing is valid: no value is of the type at {path}", path=path, invalid=True)
     return _either(regex.literal(json.dumps(v, ensure_ascii=False, separators=(",", ":"))) for v in fitting)
 
 
-def _types(value: Any) -> set[str]:
+def types_of(value: Any) -> set[str]:
+    """The words of JSON Schema for the type of a value."""
     if isinstance(value, bool):
         return {"boolean"}
     if isinstance(value, int | float):
