@@ -211,13 +211,15 @@ class ToolParser(Component):
 class ReasoningParser(Component):
     """A way in which models set apart what they think. `build(ReasoningContext)` gives a ReadsAnswer for one answer.
 
-    `recognises` and `markers` as for tool parsers.
+    `recognises` and `markers` as for tool parsers. `thoughts(ReasoningContext)` gives the Thoughts that an answer has
+    before a text that is held to a grammar, None where it has none; without it no such answer has any.
     """
 
     kind: ClassVar[str] = "reasoning_parser"
 
     recognises: Ref | None = None
     markers: tuple[str, ...] = ()
+    thoughts: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

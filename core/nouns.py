@@ -26,6 +26,22 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtTokens:
+    """What an answer may write before its constraint holds.
+
+    Thoughts begin with `opening`; where it is empty, the prompt has begun them. With `needed` they must begin, else the
+    text of the constraint may come at once. They go on until `closing`, and never to one of `barred`, nor to an end of
+    the answer. Behind them `lead` is written; what follows is the text of the constraint.
+    """
+
+    closing: int
+    opening: tuple[int, ...] = ()
+    lead: tuple[int, ...] = ()
+    barred: tuple[int, ...] = ()
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
     """What the text of an answer must be, checked already.
 
@@ -33,12 +49,14 @@ class Constraint:
     the kind's canonical form: the JSON of a schema, "{}" for any object, an expression that the whole text matches,
     the JSON of a list of strings, a grammar in Lark's notation. It may also be a kind of the back end's own, with what
     its `check` made of one of those. `backend` is the registered name that was chosen; `slow`: compiling takes long.
+    `thoughts`, where there are some, are not held to it.
     """
 
     kind: str
     text: str
     backend: str
     slow: bool = False
+    thoughts: ThoughtTokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,20 @@ class ReasoningContext(Context):
     tools: tuple[Tool, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thoughts:
+    """How an answer thinks before the text that it is held to: as ThoughtTokens, in text.
+
+    `closing` must be a single token of the model; so must those of `barred`, or they are not barred.
+    """
+
+    closing: str
+    opening: str = ""
+    lead: str = ""
+    barred: tuple[str, ...] = ()
+    needed: bool = False
+
+
 class ReadsAnswer(Protocol):
     """Reads one answer while it is written. How the text is cut into pieces makes no difference.
 

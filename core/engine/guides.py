@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.grammars import GrammarCompiler, Matcher
-    from maxserve.core.nouns import Constraint
+    from maxserve.core.nouns import Constraint, ThoughtTokens
 
 log = logging.getLogger("maxserve.engine")
 
@@ -30,12 +30,58 @@ THREADS = 2  # for quick constraints, and as many for those that take longer, wh
 STACK = 16 * 1024**2  # bytes of each: several times as much as the process had that tried the constraint before
 
 
+class _Thinking:
+    """Follows the thoughts before a constrained text."""
+
+    __slots__ = ("_barred", "_closed", "_forced", "_thoughts", "may_skip", "over")
+
+    def __init__(self, thoughts: ThoughtTokens, ends: tuple[int, ...]) -> None:
+        self._thoughts = thoughts
+        self._barred = (*ends, *thoughts.barred)
+        self._forced = list(thoughts.opening)  # what must come next
+        self._closed = False
+        self.may_skip = bool(thoughts.opening) and not thoughts.needed
+        self.over = False
+
+    def fill(self, row: NDArray[np.int32]) -> None:
+        """Adds what may come next to a row of bits."""
+        bits = row.view(np.uint32)
+        if self._forced:
+            bits[self._forced[0] // WORD] |= np.uint32(1 << (self._forced[0] % WORD))
+            return
+        bits[:] = 0xFFFFFFFF
+        for token in self._barred:
+            bits[token // WORD] &= np.uint32(~(1 << (token % WORD)) & 0xFFFFFFFF)
+
+    def take(self, token: int) -> bool:
+        """Whether a token belongs to the thoughts, or to what leads from them to the text."""
+        if self.may_skip and token != self._forced[0]:
+            self.over = True
+            return False
+        self.may_skip = False
+        if self._forced:
+            self._forced.pop(0)
+        elif token == self._thoughts.closing:
+            self._forced, self._closed = list(self._thoughts.lead), True
+        self.over = self._closed and not self._forced
+        return True
+
+
 class Guide:
     """Follows the text of one request. `fault` says why it cannot any more; the request ends then."""
 
-    __slots__ = ("_ends", "_keeps_on", "_matcher", "fault", "words")
+    __slots__ = ("_ends", "_keeps_on", "_matcher", "_thinking", "fault", "words")
 
-    def __init__(self, matcher: Matcher, ends: tuple[int, ...], words: int, *, keeps_on: bool) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        ends: tuple[int, ...],
+        words: int,
+        *,
+        keeps_on: bool,
+        thoughts: ThoughtTokens | None = None,
+    ) -> None:
+        self._thinking = None if thoughts is None else _Thinking(thoughts, ends)
         self._matcher = matcher
         self.words = words  # of 32 bits, in a row of its mask
         self._ends = ends  # eos ids
@@ -44,6 +90,15 @@ class Guide:
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Writes the bits of what may come next; none at all when the matcher fails."""
+        thinking = self._thinking
+        if thinking is None or thinking.may_skip:
+            self._fill(row)
+        else:
+            row[:] = 0
+        if thinking is not None:
+            thinking.fill(row)
+
+    def _fill(self, row: NDArray[np.int32]) -> None:
         try:
             self._matcher.fill(row)
         except Exception as error:
@@ -64,6 +119,12 @@ class Guide:
 
     def take(self, token: int) -> bool:
         """The text goes on with `token`, which is no eos; whether it is whole now. A failure is kept in `fault`."""
+        if self._thinking is not None:
+            thought = self._thinking.take(token)
+            if self._thinking.over:
+                self._thinking = None
+            if thought:
+                return False
         try:
             self._matcher.accept(token)
             return self._matcher.finished()
@@ -148,8 +209,11 @@ class Guides:
             if not isinstance(error, MaxserveError):
                 log.error("a grammar could not be compiled", exc_info=error)
             return f"the grammar could not be compiled: {error}"
-        keeps_on = sequence.request.params.ignore_eos
-        sequence.guide = Guide(waiting.matcher.result(), self._ends, self._words, keeps_on=keeps_on)
+        params = sequence.request.params
+        thoughts = None if params.constraint is None else params.constraint.thoughts
+        sequence.guide = Guide(
+            waiting.matcher.result(), self._ends, self._words, keeps_on=params.ignore_eos, thoughts=thoughts
+        )
         return None
 
     def wait(self, seconds: float) -> None:

@@ -164,6 +164,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="gpt_oss",
         build=f"{_HERE}.harmony:HarmonyReasoning",
+        thoughts=f"{_HERE}.harmony:thoughts",
         recognises=f"{_HERE}.harmony:recognises",
         markers=_HARMONY,
         summary="the analysis channel of harmony; final and commentary are content: GPT-OSS",
@@ -171,6 +172,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="think",
         build=f"{_HERE}.think:Think",
+        thoughts=f"{_HERE}.think:Think.thoughts",
         recognises=f"{_HERE}.templates:think",
         markers=("<think>", "</think>"),
         summary="<think>…</think>, also where the template writes the first tag",
@@ -178,6 +180,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="mistral",
         build=f"{_HERE}.think_tags:MistralThink",
+        thoughts=f"{_HERE}.think_tags:MistralThink.thoughts",
         recognises=f"{_HERE}.think_tags:mistral",
         markers=("[THINK]", "[/THINK]"),
         summary="[THINK]…[/THINK]: Magistral, Ministral",
@@ -185,6 +188,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="seed_oss",
         build=f"{_HERE}.think_tags:SeedOssThink",
+        thoughts=f"{_HERE}.think_tags:SeedOssThink.thoughts",
         recognises=f"{_HERE}.think_tags:seed_oss",
         markers=("<seed:think>", "</seed:think>"),
         summary="<seed:think>…</seed:think>: Seed-OSS",
@@ -192,6 +196,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="deepseek",
         build=f"{_HERE}.think_tags:DeepSeekThink",
+        thoughts=f"{_HERE}.think_tags:DeepSeekThink.thoughts",
         recognises=f"{_HERE}.think_tags:deepseek",
         markers=("<think>", "</think>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "｜DSML｜"),
         summary="<think>…</think>, also ended by tool calls: DeepSeek R1, V3.1 to V4",
@@ -199,6 +204,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="kimi_k2",
         build=f"{_HERE}.think_tags:KimiK2Think",
+        thoughts=f"{_HERE}.think_tags:KimiK2Think.thoughts",
         recognises=f"{_HERE}.think_tags:kimi_k2",
         markers=("<think>", "</think>", "<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
         summary="<think>…</think>, also ended by tool calls: Kimi K2 Thinking",
@@ -206,6 +212,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="gemma4",
         build=f"{_HERE}.think_tags:Gemma4Think",
+        thoughts=f"{_HERE}.think_tags:Gemma4Think.thoughts",
         recognises=f"{_HERE}.think_tags:gemma4",
         markers=("<|channel>", "<channel|>"),
         summary="<|channel>thought…<channel|>: Gemma 4",
@@ -213,6 +220,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="granite",
         build=f"{_HERE}.granite_reasoning:GraniteReasoning",
+        thoughts=f"{_HERE}.granite_reasoning:GraniteReasoning.thoughts",
         recognises=f"{_HERE}.granite_reasoning:recognises",
         markers=("<think>", "</think>", "<response>", "</response>"),
         summary="<think>…</think><response>…</response>, or sentences before each: Granite 3.2 and 3.3",
@@ -220,6 +228,7 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
     yield ReasoningParser(
         name="think_from_start",
         build=f"{_HERE}.think:from_start",
+        thoughts=f"{_HERE}.think:thoughts_from_start",
         markers=("<think>", "</think>"),
         summary="…</think>: models that leave out the first tag, so that every answer begins as reasoning",
     )

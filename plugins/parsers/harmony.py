@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator
 
 from maxserve.core.nouns import Delta
-from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.core.reading import ReasoningContext, Thoughts, ToolContext
 from maxserve.plugins.api.common.script import Reading, Script
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -179,6 +179,21 @@ class HarmonyCalls(_Messages):
         if recipient.startswith(_FUNCTIONS):
             return recipient.removeprefix(_FUNCTIONS)
         return recipient if recipient in self._declared else ""
+
+
+def thoughts(context: ReasoningContext) -> Thoughts | None:
+    """The analysis, which an answer begins with, and the header of the final message behind it."""
+    opened = _opened(context.prompt)
+    analysis = f"{_CHANNEL}analysis{_MESSAGE}"
+    if opened and not (_is_analysis(opened) and opened.endswith(_MESSAGE)):
+        return None
+    return Thoughts(
+        opening="" if opened else analysis,
+        needed=True,
+        closing="<|end|>",
+        lead=f"{_START}assistant{_CHANNEL}final{_MESSAGE}",
+        barred=tuple(marker for marker in _MARKERS if marker != "<|end|>"),
+    )
 
 
 def _may_open(held: str) -> bool:

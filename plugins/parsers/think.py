@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from maxserve.core.nouns import Delta
-from maxserve.core.reading import ReasoningContext
+from maxserve.core.reading import ReasoningContext, Thoughts
 
 # What ends a message, and begins the next, in chat templates.
 _MESSAGE_MARK = re.compile(
@@ -55,6 +55,14 @@ class Think:
         """Whether the prompt ends behind reasoning, in the message that the answer goes on with."""
         after = max((prompt.rfind(tag) + len(tag) for tag in cls.closings if tag in prompt), default=-1)
         return after >= 0 and cls._begun(prompt) is None and _MESSAGE_MARK.search(prompt[after:]) is None
+
+    @classmethod
+    def thoughts(cls, context: ReasoningContext) -> Thoughts | None:
+        """Those that the prompt has begun; where it has neither begun nor ended any, the model may begin some."""
+        if cls.closed(context.prompt):
+            return None
+        opening = cls.openings[0] if cls._begun(context.prompt) is None else ""
+        return Thoughts(opening=opening, closing=cls.closings[0], barred=cls.ends)
 
     def feed(self, text: str) -> Delta:
         self._held += text
@@ -132,6 +140,11 @@ def from_start(context: ReasoningContext) -> Think:
     """
     begun = Think.closed(context.prompt) or Think._begun(context.prompt) is not None
     return Think(context) if begun else Think(replace(context, prompt=Think.openings[0]))
+
+
+def thoughts_from_start(context: ReasoningContext) -> Thoughts | None:
+    """As `from_start` reads them."""
+    return None if Think.closed(context.prompt) else Thoughts(closing=Think.closings[0])
 
 
 def _first(tags: Iterable[str], text: str) -> str | None:

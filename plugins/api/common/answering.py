@@ -98,9 +98,11 @@ class Answering:
         constraint = await self._constraint(body, warnings, choice)
         pictures = await self._pictures.read(body.images)
         text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, pictures))
+        if constraint is not None:
+            constraint = replace(constraint, thoughts=self._readers.thoughts(body, choice, text))
         limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
         job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
-        readers = [self._readers.of(body, choice, text, constrained=constraint is not None) for _ in job.requests]
+        readers = [self._readers.of(body, choice, text, constraint) for _ in job.requests]
         return self._begin(job, warnings, readers)
 
     async def complete(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from maxserve.core.components import ReasoningParser, ToolParser
 from maxserve.core.config import Settings
 from maxserve.core.errors import PluginError
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, ToolContext
+from maxserve.core.reading import ReadsAnswer, ReasoningContext, Thoughts, ToolContext
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.core.registry.host import Host
 
@@ -26,6 +26,7 @@ class Parsers:
 
     tools: Callable[[ToolContext], ReadsAnswer] | None = None
     reasoning: Callable[[ReasoningContext], ReadsAnswer] | None = None
+    thoughts: Callable[[ReasoningContext], Thoughts | None] | None = None
     tool_markers: tuple[str, ...] = ()
     reasoning_markers: tuple[str, ...] = ()
     tool_parser: str | None = None
@@ -45,6 +46,9 @@ def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
     return Parsers(
         tools=host.load(tools, tools.component.build) if tools else None,
         reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
+        thoughts=host.load(reasoning, reasoning.component.thoughts)
+        if reasoning and reasoning.component.thoughts
+        else None,
         tool_markers=tools.component.markers if tools else (),
         reasoning_markers=reasoning.component.markers if reasoning else (),
         tool_parser=tools.name if tools else None,

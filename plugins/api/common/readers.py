@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from maxserve.core.interfaces import ServerContext
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, ToolContext
+from maxserve.core.nouns import Constraint, ThoughtTokens
+from maxserve.core.reading import ReadsAnswer, ReasoningContext, Thoughts, ToolContext
 from maxserve.plugins.api.common.bodies import ChatBody, Message
 from maxserve.plugins.api.common.conversation import goes_on
 from maxserve.plugins.api.common.parsers import choose_parsers
@@ -19,6 +20,8 @@ class Readers:
 
     def __init__(self, context: ServerContext) -> None:
         self._sections = context.sections
+        self._tokenizer = context.tokenizer
+        self._ends = frozenset(context.model.eos_token_ids)
         template = context.template.source(tools=True) or "" if context.template.present else ""
         self._parsers = choose_parsers(context.settings, context.host, template)
 
@@ -27,13 +30,11 @@ class Readers:
         """The parsers by name, None where there is none."""
         return {"tool_parser": self._parsers.tool_parser, "reasoning_parser": self._parsers.reasoning_parser}
 
-    def of(self, body: ChatBody, choice: ToolChoice, prompt: str, *, constrained: bool) -> AnswerReader | None:
-        """The reader of one answer to `prompt`; None when its text is what it is.
-
-        An answer that is held to a grammar has no room for thoughts.
-        """
-        reasoning = None if constrained or body.separate_reasoning is False else self._reasoning(body, choice, prompt)
-        tools = self._tools(choice, constrained=constrained)
+    def of(self, body: ChatBody, choice: ToolChoice, prompt: str, constraint: Constraint | None) -> AnswerReader | None:
+        """The reader of one answer to `prompt`; None when its text is what it is."""
+        thinks = body.separate_reasoning is not False and (constraint is None or constraint.thoughts is not None)
+        reasoning = self._reasoning(body, choice, prompt) if thinks else None
+        tools = self._tools(choice, constrained=constraint is not None)
         if reasoning is None and tools is None:
             return None
         markers = (self._parsers.reasoning_markers if reasoning else ()) + (self._parsers.tool_markers if tools else ())
@@ -46,11 +47,36 @@ class Readers:
             tells_reasoning=body.tells_reasoning,
         )
 
+    def thoughts(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ThoughtTokens | None:
+        """What the model may think before it writes what a constraint holds it to.
+
+        None where it does not think, and where nobody would tell its thoughts from its answer.
+        """
+        if self._parsers.thoughts is None or body.separate_reasoning is False:
+            return None
+        found = self._parsers.thoughts(self._context(body, choice, prompt))
+        return None if found is None else self._tokens(found)
+
+    def _tokens(self, thoughts: Thoughts) -> ThoughtTokens | None:
+        closing = self._tokenizer.token_id(thoughts.closing)
+        if closing is None or closing in self._ends:
+            return None
+        barred = (self._tokenizer.token_id(text) for text in thoughts.barred)
+        return ThoughtTokens(
+            closing=closing,
+            opening=tuple(self._tokenizer.encode(thoughts.opening, add_special_tokens=False)),
+            lead=tuple(self._tokenizer.encode(thoughts.lead, add_special_tokens=False)),
+            barred=tuple(token for token in barred if token is not None),
+            needed=thoughts.needed,
+        )
+
+    def _context(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ReasoningContext:
+        tools = choice.tools if choice.mode == "auto" and self._parsers.tools is not None else ()
+        return ReasoningContext(sections=self._sections, prompt=self._end(body, prompt), tools=tools)
+
     def _reasoning(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ReadsAnswer | None:
         build = self._parsers.reasoning
-        tools = choice.tools if choice.mode == "auto" and self._parsers.tools is not None else ()
-        context = ReasoningContext(sections=self._sections, prompt=self._end(body, prompt), tools=tools)
-        return build and build(context)
+        return build and build(self._context(body, choice, prompt))
 
     def _end(self, body: ChatBody, prompt: str) -> str:
         """The end of a prompt, with all that the client began of the answer, and no tags that others speak of."""

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import maxserve
 from maxserve.core.errors import EngineError
-from maxserve.core.nouns import Constraint, Request, SamplingParams
+from maxserve.core.nouns import Constraint, Request, SamplingParams, ThoughtTokens
 from maxserve.plugins.api.constraints import process as constraint_process
 
 SCHEMA = json.dumps(
@@ -104,6 +105,31 @@ def test_other_fields_leave_the_grammar_in_force(llms: Callable[[str], Any], fie
         assert re.fullmatch("[0-9]{2,4}", done.text)
         assert done.finish == "stop"
         assert len(done.text) == 4 or not fields.get("ignore_eos")
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("needed", [False, True])
+def test_thoughts_before_it_are_free_until_they_close(llms: Callable[[str], Any], options: str, needed: bool) -> None:
+    """The text of a constraint begins behind the tokens that lead to it; no end comes before that."""
+    llm = llms(options)
+    opening, closing, *lead = llm.tokenizer.encode("abcd", add_special_tokens=False)
+    lead, barred = tuple(lead), tuple(llm.tokenizer.encode("z", add_special_tokens=False))
+    begun = ThoughtTokens(closing=closing, lead=lead, barred=barred)
+    for thoughts in (begun, replace(begun, opening=(opening, opening), needed=needed)):
+        wanted = replace(constraint("regex", "[0-9]{2}"), thoughts=thoughts)
+        bias = {str(closing): 6.0, str(opening): 4.0}
+        for seed in range(4):
+            (done,) = llm.generate("x", max_tokens=200, temperature=1, seed=seed, logit_bias=bias, constraint=wanted)
+            tokens = list(done.tokens)
+            if not needed and thoughts.opening and tokens[0] != opening:
+                assert re.fullmatch("[0-9]{2}", done.text)
+                continue
+            assert tuple(tokens[: len(thoughts.opening)]) == thoughts.opening
+            assert not set(tokens) & set(barred)
+            end = tokens.index(closing, len(thoughts.opening)) + 1
+            assert tuple(tokens[end : end + len(lead)]) == lead
+            assert re.fullmatch("[0-9]{2}", llm.tokenizer.decode(tokens[end + len(lead) :]))
+            assert done.finish == "stop"
 
 
 def test_max_tokens_cuts_it(llms: Callable[[str], Any]) -> None:

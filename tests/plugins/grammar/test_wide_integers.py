@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from maxserve.core.grammars import GrammarCompiler
-from maxserve.testing.grammar import written
 from maxserve.plugins.grammar.llguidance import WORDING
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.wide_integers import wide_grammar
+from maxserve.testing.grammar import written
 
 LAST, FIRST = 2**63 - 1, -(2**63)
 UINT64 = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}

@@ -15,8 +15,10 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces import ServerContext
+from maxserve.core.nouns import Request
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.anthropic.router import router as anthropic_router
 from maxserve.plugins.api.openai.router import router
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
@@ -65,7 +67,8 @@ def served(context: ServerContext, engine: ScriptedEngine) -> Served:  # noqa: F
         engine.reply = lambda request: [*said, engine.eos]
         model = replace(context.model, max_length=1 << 16)
         made = replace(context, model=model, template=ChatTemplate({"default": source(name)}))
-        app = create_app(made, [("/", router(made), "builtin.openai")])
+        routes = [("/", router(made), "builtin.openai"), ("/", anthropic_router(made), "builtin.anthropic")]
+        app = create_app(made, routes)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
     return make
@@ -130,13 +133,168 @@ async def test_calls_go_back_as_they_were_written(name: str, served: Served, eng
         assert list(history[len(engine.requests[0].prompt) :][: len(said)]) == list(said)
 
 
+# How answers that are held to a grammar think, by template: tokens before the thoughts and behind them, and whether the
+# thoughts must come. Templates that are not here have none.
+THOUGHTS = {
+    "deepseek_v32": ("", "</think>", True),
+    "gemma4": ("<|channel>thought", "<channel|>", False),
+    "glm45": ("<think>", "</think>", False),
+    "glm47": ("", "</think>", True),
+    "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", True),
+    "granite32": ("<think>", "</think>", False),
+    "kimi_k2_thinking": ("<think>", "</think>", False),
+    "magistral": ("[THINK]", "[/THINK]", False),
+    "minimax_m2": ("", "</think>", True),
+    "nemotron_nano": ("", "</think>", True),
+    "qwen3": ("<think>", "</think>", False),
+    "seed_oss": ("<seed:think>", "</seed:think>", False),
+}
+REQUIRED = f'[{{"name": "weather", "arguments": {OSLO}}}]'
+NAMED = {"type": "function", "function": {"name": "weather"}}
+CHAT, RESPONSES, ANTHROPIC = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOLD = '{"city": "Oslo"}'
+
+
+def bodies(path: str, *, form: bool) -> dict[str, Any]:
+    """What asks for a forced call, or for a form, on a route."""
+    if path == CHAT:
+        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+        return {
+            "messages": [USER],
+            "max_tokens": 2000,
+            **({"response_format": wanted} if form else {"tools": SHOWN, "tool_choice": NAMED}),
+        }
+    function = SHOWN[0]["function"]
+    if path == RESPONSES:
+        wanted = {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}}
+        asked = {"tools": [{"type": "function", **function}], "tool_choice": {"type": "function", "name": "weather"}}
+        return {"input": "?", "store": False, "max_output_tokens": 2000, **({"text": wanted} if form else asked)}
+    tool = {"name": "weather", "input_schema": function["parameters"]}
+    wanted = {"output_format": {"type": "json_schema", "schema": SCHEMA}}
+    asked = {"tools": [tool], "tool_choice": {"type": "tool", "name": "weather"}}
+    return {"messages": [USER], "max_tokens": 2000, **(wanted if form else asked)}
+
+
+def thoughts_of(request: Request) -> tuple[list[int], list[int]]:
+    """The tokens that begin an answer's thoughts, and those that end them."""
+    constraint = request.params.constraint
+    assert constraint is not None
+    found = constraint.thoughts
+    return ([], []) if found is None else ([*found.opening], [found.closing, *found.lead])
+
+
+def thinks_first(engine: ScriptedEngine, text: str) -> None:  # noqa: F811
+    """Has an engine think before it writes what it is held to, wherever it may."""
+
+    def reply(request: Request) -> list[int]:
+        before, behind = thoughts_of(request)
+        thought = engine.tokenizer.encode("Hm." if behind else "", add_special_tokens=False)
+        said = engine.tokenizer.encode(text, add_special_tokens=False)
+        return [*before, *thought, *behind, *said, engine.eos]
+
+    engine.reply = reply
+
+
 @pytest.mark.parametrize("name", WROTE)
 async def test_calls_can_be_forced(name: str, served: Served, engine: ScriptedEngine) -> None:  # noqa: F811
-    async with served(name, f'[{{"name": "weather", "arguments": {OSLO}}}]') as client:
-        answer = await ask(client, tool_choice="required")
-        assert without_ids(answer["message"])["tool_calls"] == [{"name": "weather", "arguments": OSLO}]
-        assert (answer["finish_reason"], answer["message"]["content"] or "") == ("tool_calls", "")
-    async with served(name, OSLO) as client:
-        answer = await ask(client, tool_choice={"type": "function", "function": {"name": "weather"}})
-        assert without_ids(answer["message"])["tool_calls"] == [{"name": "weather", "arguments": OSLO}]
-    assert all(request.params.constraint is not None for request in engine.requests)
+    wanted = [{"name": "weather", "arguments": OSLO}]
+    for text, choice in ((REQUIRED, "required"), (OSLO, NAMED)):
+        async with served(name, "") as client:
+            thinks_first(engine, text)
+            answer = await ask(client, tool_choice=choice)
+            told = {"content": "", "reasoning_content": "Hm." if name in THOUGHTS else "", "tool_calls": wanted}
+            assert without_ids(answer["message"]) == told
+            assert answer["finish_reason"] == "tool_calls"
+            assert without_ids(await streamed(client, tool_choice=choice)) == told
+
+
+@pytest.mark.parametrize("name", WROTE)
+async def test_what_may_come_before_a_form(name: str, served: Served, engine: ScriptedEngine) -> None:  # noqa: F811
+    """Where thoughts need not come, the text may begin at once."""
+    opening, ending, needed = THOUGHTS.get(name, ("", "", False))
+    async with served(name, TOLD) as client:
+        if not needed:
+            body = bodies(CHAT, form=True)
+            message = (await client.post(CHAT, json=body)).json()["choices"][0]["message"]
+            assert (message["content"], message.get("reasoning_content") or "") == (TOLD, "")
+        thinks_first(engine, TOLD)
+        body = bodies(CHAT, form=True)
+        message = (await client.post(CHAT, json=body)).json()["choices"][0]["message"]
+        assert (message["content"], message.get("reasoning_content") or "") == (TOLD, "Hm." if ending else "")
+    before, behind = thoughts_of(engine.requests[-1])
+    assert engine.tokenizer.decode(before, skip_special_tokens=False) == opening
+    assert engine.tokenizer.decode(behind, skip_special_tokens=False) == ending
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", [False, True])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, ANTHROPIC])
+@pytest.mark.parametrize("name", ["minimax_m2", "qwen3", "gpt_oss"])
+async def test_thoughts_come_before_what_is_forced_on_every_route(
+    name: str,
+    path: str,
+    form: bool,
+    stream: bool,
+    served: Served,
+    engine: ScriptedEngine,  # noqa: F811
+) -> None:
+    async with served(name, "") as client:
+        thinks_first(engine, TOLD)
+        response = await client.post(path, json={**bodies(path, form=form), "stream": stream})
+        assert response.status_code == 200, response.text
+        reasoning, content, arguments = told_of(path, response.text, stream=stream)
+        assert reasoning.strip() == "Hm."
+        assert (content.strip(), arguments) == ((TOLD, "") if form else ("", TOLD))
+
+
+def told_of(path: str, text: str, *, stream: bool) -> tuple[str, str, str]:
+    """Reasoning, content and arguments in an answer, or in the events of a stream."""
+    if not stream:
+        return whole(path, json.loads(text))
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    if path == RESPONSES:
+        return whole(path, next(event["response"] for event in events if event["type"] == "response.completed"))
+    deltas = [event["choices"][0]["delta"] for event in events] if path == CHAT else []
+    deltas += [event["delta"] for event in events if event.get("type") == "content_block_delta"]
+    calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
+    return (
+        "".join(delta.get("reasoning_content") or delta.get("thinking") or "" for delta in deltas),
+        "".join(delta.get("content") or delta.get("text") or "" for delta in deltas),
+        "".join([call.get("arguments") or "" for call in calls] + [delta.get("partial_json", "") for delta in deltas]),
+    )
+
+
+def whole(path: str, answer: dict[str, Any]) -> tuple[str, str, str]:
+    if path == CHAT:
+        message = answer["choices"][0]["message"]
+        calls = [call["function"]["arguments"] for call in message.get("tool_calls") or ()]
+        return message.get("reasoning_content") or "", message["content"] or "", "".join(calls)
+    if path == ANTHROPIC:
+        blocks = answer["content"]
+        told = ["".join(block.get(kind, "") for block in blocks) for kind in ("thinking", "text")]
+        return told[0], told[1], "".join(json.dumps(block["input"]) for block in blocks if "input" in block)
+    items = answer["output"]
+    parts = [part for item in items for part in (item.get("content") or [])]
+    return (
+        "".join(part["text"] for part in parts if part["type"] == "reasoning_text"),
+        "".join(part["text"] for part in parts if part["type"] == "output_text"),
+        "".join(item.get("arguments", "") for item in items),
+    )
+
+
+async def test_thoughts_that_nobody_tells_apart_are_not_had(served: Served, engine: ScriptedEngine) -> None:  # noqa: F811
+    async with served("minimax_m2", TOLD) as client:
+        body = {**bodies(CHAT, form=True), "separate_reasoning": False}
+        message = (await client.post(CHAT, json=body)).json()["choices"][0]["message"]
+    assert message["content"] == TOLD
+    assert thoughts_of(engine.requests[-1]) == ([], [])
+
+
+async def test_thoughts_that_are_cut_off_leak_no_call(served: Served, engine: ScriptedEngine) -> None:  # noqa: F811
+    async with served("minimax_m2", "") as client:
+        thinks_first(engine, OSLO)
+        answer = await ask(client, tool_choice=NAMED, max_tokens=2)
+    assert (answer["finish_reason"], answer["message"]["content"] or "") == ("length", "")
+    assert answer["message"]["reasoning_content"] == "Hm"
+    assert not answer["message"].get("tool_calls")
