@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from maxserve import hookimpl
 from maxserve.architectures.encoders import encoders
 from maxserve.architectures.seeing import seeing
 from maxserve.architectures.weight_maps import EXAONE, EXPERTS, FUSED, LATENT, OTHER_WAY_ROUND
-from maxserve.core.components import Architecture
-from maxserve.core.hookspecs import hookimpl
+from maxserve.interfaces.architecture import Architecture
 
 
 @hookimpl

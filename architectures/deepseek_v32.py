@@ -10,8 +10,8 @@ from maxserve.architectures import deepseek_v3
 from maxserve.architectures.deepseek_v2 import DeepseekConfig
 from maxserve.architectures.deepseek_v3 import Model
 from maxserve.architectures.layers.config_keys import size
-from maxserve.core.components import WeightMap
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.architecture import WeightMap
+from maxserve.interfaces.errors import ModelError
 
 __all__ = ["Model", "config", "weights"]
 

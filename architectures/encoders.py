@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from maxserve.core.components import Architecture, WeightMap
+from maxserve.interfaces.architecture import Architecture, WeightMap
 
 ENCODER = WeightMap(
     fused={"qkv": ("query", "key", "value")},

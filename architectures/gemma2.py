@@ -12,8 +12,8 @@ from torch import Tensor
 from maxserve.architectures.layers import Attention, DecoderModel, OffsetRMSNorm, SandwichBlock
 from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
 from maxserve.architectures.layers.config_keys import number, optional_number, size
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.errors import ModelError
 
 # What transformers' Gemma2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -15,7 +15,7 @@ from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.routing import top_k_softmax
 from maxserve.core.loading.linear import weight
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from maxserve.architectures.layers import DecoderModel, PreNormBlock, RotaryBatch
 from maxserve.architectures.layers.config import ModelConfig, read_fields
 from maxserve.architectures.layers.config_keys import number
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
 
 # What transformers' GraniteConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

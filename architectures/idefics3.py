@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maxserve.architectures import llama
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
-from maxserve.core.interfaces import ImagesContext, ReadImage
+from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 if TYPE_CHECKING:

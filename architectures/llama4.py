@@ -19,8 +19,8 @@ from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.architectures.layers.moe import gated
 from maxserve.architectures.layers.rope_config import read_rope
 from maxserve.architectures.layers.routing import top_k_sigmoid
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 # What transformers' Llama4TextConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ from maxserve.architectures import llama, mistral
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.pixtral import RowsOfTokens
-from maxserve.core.interfaces import ImagesContext, ReadImage
+from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maxserve.architectures.layers import EncoderModel
 from maxserve.architectures.layers.encoder_config import EncoderConfig, encoder_config
-from maxserve.core.encoders import TextBatch
+from maxserve.interfaces.encoder import TextBatch
 
 PAD = 1  # whatever config.json says, as in transformers
 BUCKETS, FARTHEST = 32, 128  # likewise

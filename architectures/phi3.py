@@ -9,7 +9,7 @@ from maxserve.architectures.layers import DecoderModel, PreNormBlock
 from maxserve.architectures.layers.config import ModelConfig, read_fields
 from maxserve.architectures.layers.config_keys import size
 from maxserve.architectures.layers.rope_config import RopeConfig, kind_of, read_rope, table_of
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 # What transformers' Phi3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxserve.core.interfaces import ImagesContext, ReadImage
+from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 

@@ -11,7 +11,7 @@ from maxserve.architectures import qwen2
 from maxserve.architectures.layers.axes import AxisTurns, in_sections
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
-from maxserve.core.interfaces import ImagesContext, ReadImage
+from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 

@@ -16,7 +16,7 @@ from maxserve.architectures.layers.axes import AxisTurns, interleaved
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
 
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
 

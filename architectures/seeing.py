@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from maxserve.architectures.weight_maps import EXPERTS, INTERNVL_CHAT, OTHER_WAY_ROUND, SEEING
-from maxserve.core.components import Architecture
+from maxserve.interfaces.architecture import Architecture
 
 
 def seeing() -> Iterable[Architecture]:

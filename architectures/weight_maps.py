@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from maxserve.core.components import WeightMap
+from maxserve.interfaces.architecture import WeightMap
 
 FUSED = WeightMap(
     fused={

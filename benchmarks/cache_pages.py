@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces import CacheContext
+from maxserve.core.interfaces.cache import CacheContext
 from maxserve.plugins.cache.paged import PagedCache
 
 PAGE = 64

@@ -24,7 +24,7 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_messages import as_messages, join_text_parts, split_text
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.past_calls import CallForm, arguments_object, arguments_text, with_form

@@ -23,8 +23,8 @@ import torch
 
 import maxserve
 from maxserve.core.engine.masks import Mask, bars_of_bytes
-from maxserve.core.grammars import GrammarContext
-from maxserve.core.nouns import Constraint
+from maxserve.core.interfaces.grammar import GrammarContext
+from maxserve.core.interfaces.request import Constraint
 from maxserve.core.registry.host import Host, PluginOptions
 
 SCHEMA = json.dumps(

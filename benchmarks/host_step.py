@@ -25,10 +25,13 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext
-from maxserve.core.nouns import Batch, CacheLayer, Limits, Request, SamplingParams
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.cache import CacheContext, CacheLayer
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.sampler import SamplerContext
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.host import Host, PluginOptions
-from maxserve.core.scheduling import SchedulerContext
 
 VOCAB = 32
 PAGE = 64

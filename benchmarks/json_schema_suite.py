@@ -23,8 +23,8 @@ from typing import Any
 import jsonschema
 
 import maxserve
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.nouns import Constraint, Output, Request
+from maxserve.core.interfaces.errors import GrammarUnsupported
+from maxserve.core.interfaces.request import Constraint, Output, Request
 
 COLUMNS = ("validated", "length", "refused", "FAILED")
 SEEDS = 4

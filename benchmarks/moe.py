@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from maxserve.architectures.layers.moe import Experts, gated
 from maxserve.architectures.layers.routing import Choice, softmax_top_k
-from maxserve.core.computing import KeepsExperts, LinearContext
+from maxserve.core.interfaces.linear import KeepsExperts, LinearContext
 from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.registry.host import Host, PluginOptions
 

@@ -1,7 +1,7 @@
 """Every hook there is. A plugin implements the ones it needs with `@hookimpl`.
 
 Each hook is called once per process, at start, and answers "what do you offer?" with declarations from
-`maxserve.core.components`. None is called while requests are served.
+`maxserve.interfaces`. None is called while requests are served.
 """
 
 from __future__ import annotations
@@ -11,29 +11,25 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from maxserve.core.components import (
-    Architecture,
-    AttentionBackend,
-    CacheStrategy,
-    ConfigSection,
-    Engine,
-    GrammarBackend,
-    LayerCompiler,
-    LinearMethod,
-    ModelQuery,
-    ModelSource,
-    Observer,
-    ReasoningParser,
-    Routes,
-    Sampler,
-    Scheduler,
-    ToolParser,
-)
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.attention import AttentionBackend
+from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.layer_compiler import LayerCompiler
+from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+from maxserve.core.interfaces.observer import Observer
+from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 
 if TYPE_CHECKING:
     import click
 
-    from maxserve.core.cli.group import Invocation
+    from maxserve.core.interfaces.commands import Invocation
     from maxserve.core.registry.host import ProcessInfo
 
 PROJECT = "maxserve"

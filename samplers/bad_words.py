@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.rows import Rows
     from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.interfaces.sampler import Rows, SamplerContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from maxserve.samplers.history import Entries, entries
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.rows import Rows
+    from maxserve.interfaces.sampler import Rows, SamplerContext
 
 
 @dataclass(frozen=True, slots=True)

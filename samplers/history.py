@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.rows import Rows
+    from maxserve.interfaces.sampler import Rows
 
 # (row, token, strength) of every token of the histories, three tensors of one length; a token may come repeatedly.
 Entries = tuple["Tensor", "Tensor", "Tensor"]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.interfaces import SamplerContext
-    from maxserve.core.rows import Rows
+    from maxserve.interfaces.sampler import Rows, SamplerContext
 
 
 @dataclass(frozen=True, slots=True)

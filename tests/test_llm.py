@@ -13,7 +13,7 @@ import torch
 
 import maxserve
 from maxserve.core.config import resolve
-from maxserve.core.errors import EngineError, RequestError, SettingsError, UnsupportedError
+from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError, UnsupportedError
 
 PROMPTS = ["the quick brown fox", "a page", "日本語のテキスト 🚀", "x"]
 

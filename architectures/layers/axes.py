@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.rotary import Rotary, RotaryBatch
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.errors import ModelError
 
 _OF_A_BATCH = tuple(field.name for field in fields(Batch))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.rope_config import RopeConfig, read_rope
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 __all__ = ["ACTIVATIONS", "ModelConfig", "RopeConfig", "from_transformers", "read_fields", "windows_of"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 
 def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -11,7 +11,7 @@ from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import GivesTurns, LayerTurns
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
 
 
 class Decoder(nn.Module):

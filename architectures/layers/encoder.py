@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.encoder_config import EncoderConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
-from maxserve.core.encoders import TextBatch
 from maxserve.core.loading.linear import Embedding, Linear
+from maxserve.interfaces.encoder import TextBatch
 
 
 class Residual(nn.Module):

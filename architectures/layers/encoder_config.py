@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxserve.architectures.layers.config import ACTIVATIONS
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

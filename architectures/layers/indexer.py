@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.rotary import RotaryBatch
-from maxserve.core.computing import Index
 from maxserve.core.loading.linear import ExactLinear, Linear
+from maxserve.interfaces.attention import Index
 
 EPS = 1e-6
 PRODUCTS = 1 << 24  # made at once, for all index heads: bounds the memory that long sequences take

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.rope_config import RopeConfig
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

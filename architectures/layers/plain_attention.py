@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import Index
-from maxserve.core.nouns import CacheLayer, Span
+from maxserve.interfaces.attention import Index
+from maxserve.interfaces.batch import Span
+from maxserve.interfaces.cache import CacheLayer
 
 
 def plain_attention(

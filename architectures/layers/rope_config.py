@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxserve.architectures.layers.config_keys import as_number, size
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 ROPE_KINDS = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"})
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.architectures.layers.rope import frequencies
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
 
 
 @dataclass(slots=True, kw_only=True)

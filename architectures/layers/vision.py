@@ -13,7 +13,8 @@ from torch import Tensor
 
 from maxserve.architectures.layers.decoder import DecoderModel
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT, VisionConfig
-from maxserve.core.nouns import Batch, Image
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.request import Image
 
 
 class FeatureCache:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.core.errors import ModelError
 from maxserve.core.loading.memory import NeedsRoom
-from maxserve.core.nouns import CacheLayer
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 FEATURES_KEPT = 256 << 20  # bytes of features that stay for images seen lately
 _PIXELS = 1 << 21  # of a large picture, whole or in tiles

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import click
 
 from maxserve.core.cli.early import plugin_options
-from maxserve.core.errors import UsageError
+from maxserve.core.interfaces.commands import Invocation, LazyCommand
+from maxserve.core.interfaces.errors import UsageError
 from maxserve.core.registry.entries import nearest
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import Host
 
 LEVELS = ("debug", "info", "warning", "error")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
-    """What commands work with: the plugins that were found, and the environment."""
-
-    host: Host
-    options: PluginOptions
-    environ: Mapping[str, str]
-
-
-class LazyCommand(click.Command):
-    """Stands for a command in help; `make` gives the command itself. `strict`: it needs every plugin in order."""
-
-    def __init__(self, name: str, make: Callable[[], click.Command], *, summary: str, strict: bool = False) -> None:
-        super().__init__(name, help=summary)
-        self.make = make
-        self.strict = strict
 
 
 class MaxGroup(click.Group):

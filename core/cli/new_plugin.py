@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from maxserve.core.errors import UsageError
+from maxserve.core.interfaces.errors import UsageError
 
 TEMPLATES = Path(__file__).parent / "new"  # one folder per kind; files end in .txt, {{words}} are filled in
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")

@@ -13,7 +13,7 @@ from maxserve.core.cli.table import table
 from maxserve.core.registry.host import Host, Plugin
 
 if TYPE_CHECKING:
-    from maxserve.core.cli.group import Invocation
+    from maxserve.core.interfaces.commands import Invocation
 
 HEAD = ("name", "origin", "from", "import ms", "status", "hooks")
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import click
 
 from maxserve.core.cli.early import read_plugin_options, wants_debug
-from maxserve.core.cli.group import Invocation, build_cli
-from maxserve.core.errors import MaxserveError, RequestError, UsageError
+from maxserve.core.cli.group import build_cli
+from maxserve.core.interfaces.commands import Invocation
+from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.host import Host
 from maxserve.core.registry.options import PluginOptions

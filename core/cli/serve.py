@@ -11,12 +11,12 @@ from maxserve.core.config import Settings, resolve
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
 from maxserve.core.config.policy_options import refuse_unused
 from maxserve.core.config.unsupported import refuse_unsupported
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 MODEL = "positional_model"
 
 if TYPE_CHECKING:
-    from maxserve.core.cli.group import Invocation
+    from maxserve.core.interfaces.commands import Invocation
     from maxserve.core.registry.host import Host
 
 

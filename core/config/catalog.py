@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from maxserve.core.config.section import Option, Section
 from maxserve.core.config.sections import SECTIONS, PluginSection
 from maxserve.core.config.values import Reader, Shape, hints, shape_of
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 
 PREFIX = "MAX_SERVE_"
 REQUIRED: Any = PydanticUndefined

@@ -12,7 +12,7 @@ from maxserve.core.config.choices import gpu_numbers
 from maxserve.core.config.sections import CheckpointSettings, Settings
 from maxserve.core.config.task_args import read_audio_arguments
 from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 log = logging.getLogger("maxserve.settings")
 

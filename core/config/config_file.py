@@ -11,7 +11,7 @@ import yaml
 
 from maxserve.core.config.catalog import Catalog, Choosable, near
 from maxserve.core.config.given import Given, Layer
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 EVERYTHING = ""  # a scope in which every option may be named
 

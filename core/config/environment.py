@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maxserve.core.config.catalog import PREFIX, Catalog, near
 from maxserve.core.config.given import Given, Layer
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 log = logging.getLogger("maxserve.settings")
 

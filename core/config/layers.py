@@ -13,7 +13,7 @@ from maxserve.core.config.environment import environment_layer
 from maxserve.core.config.given import Given, Layer
 from maxserve.core.config.sections import Origin
 from maxserve.core.config.values import items
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 Layers: TypeAlias = list[tuple[Origin, Layer]]
 

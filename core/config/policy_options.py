@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maxserve.core.config.catalog import catalog, near
-from maxserve.core.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Scheduler
     from maxserve.core.config.catalog import Choosable
     from maxserve.core.config.sections import Settings
+    from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.registry.entries import Entry, Registry
 
 CHUNKS = "enable_chunked_prefill"

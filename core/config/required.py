@@ -14,10 +14,10 @@ from maxserve.core.config.limits import expectation
 from maxserve.core.config.options import value_text
 from maxserve.core.config.sections import SECTIONS, Settings
 from maxserve.core.config.unsupported import refuse_unsupported
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture
+    from maxserve.core.interfaces.architecture import Architecture
 
 log = logging.getLogger("maxserve.settings")
 

@@ -14,7 +14,7 @@ from maxserve.core.config.checks import check
 from maxserve.core.config.layers import Inputs, Layers, read_layers
 from maxserve.core.config.limits import expectation
 from maxserve.core.config.sections import Origin, PluginSection, PluginsSettings, Settings
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 DOTENV = Path(".env")
 

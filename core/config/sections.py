@@ -20,7 +20,7 @@ from maxserve.core.config.engine import (
 from maxserve.core.config.model import CheckpointSettings, DraftModelSettings, ModelSettings
 from maxserve.core.config.section import Option, Section
 from maxserve.core.config.serving import FilesSettings, PluginsSettings, ServerSettings
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 __all__ = [
     "SECTIONS",

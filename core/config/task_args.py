@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from maxserve.core.config.catalog import near
 from maxserve.core.config.values import read_bool, read_int, read_str
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import logging
 
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.sections import Settings
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.loading.tasks import EMBEDDINGS, SCORING, TEXT
 
 log = logging.getLogger("maxserve.settings")

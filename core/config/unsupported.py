@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.choices import gpu_numbers
 from maxserve.core.config.sections import Settings
-from maxserve.core.errors import UnsupportedError
+from maxserve.core.interfaces.errors import UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)

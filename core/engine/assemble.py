@@ -22,9 +22,13 @@ from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
-from maxserve.core.errors import PluginError, SettingsError
-from maxserve.core.grammars import GrammarContext
-from maxserve.core.interfaces import EngineContext, Model, ModelInfo, ModelSpec, SamplerContext
+from maxserve.core.interfaces.architecture import Model, ModelSpec
+from maxserve.core.interfaces.engine import EngineContext, ModelInfo
+from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.grammar import GrammarContext
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.sampler import SamplerContext
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext, Turns
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_cache_dtype, choose_device
 from maxserve.core.loading.fallback import read_spec, read_weight_map
@@ -33,23 +37,21 @@ from maxserve.core.loading.free_memory import free_memory
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.memory import MemoryPlan, plan_memory, weight_bytes
 from maxserve.core.loading.rotary_order import rotary_order
-from maxserve.core.nouns import Limits, Request, SamplingParams, Turns
 from maxserve.core.registry.sources import BUILT_IN
-from maxserve.core.scheduling import SchedulerContext
 from maxserve.core.text.end_tokens import end_tokens
 from maxserve.core.text.grammar_vocabulary import grammar_context
 from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from maxserve.core.cache_groups import CacheGroup
-    from maxserve.core.components import CacheStrategy, Scheduler
     from maxserve.core.config import Settings
     from maxserve.core.engine.overlap import Lane
-    from maxserve.core.loading.progress import Progress
+    from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.cache_groups import CacheGroup
+    from maxserve.core.interfaces.progress import Progress
+    from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host
-    from maxserve.core.scheduling import StepPolicy
 
 log = logging.getLogger("maxserve.engine")
 

@@ -10,14 +10,14 @@ import torch
 
 from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
-from maxserve.core.nouns import Batch
+from maxserve.core.interfaces.batch import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.computing import Attention
     from maxserve.core.engine.step import Step
-    from maxserve.core.interfaces import Cache
+    from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.cache import Cache
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 

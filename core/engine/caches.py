@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from maxserve.core.computing import AttentionContext
-from maxserve.core.errors import PluginError
-from maxserve.core.grouping import GroupedAttention, GroupedCache
-from maxserve.core.interfaces import CacheContext
+from maxserve.core.engine.grouped_attention import GroupedAttention
+from maxserve.core.interfaces.attention import AttentionContext
+from maxserve.core.interfaces.cache import CacheContext, GroupedCache
+from maxserve.core.interfaces.errors import PluginError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.computing import Attention
     from maxserve.core.engine.assemble import Loaded, Target
-    from maxserve.core.interfaces import Cache
+    from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.cache import Cache
 
 
 def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:

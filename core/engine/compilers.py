@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maxserve.core.config import Settings
-    from maxserve.core.grammars import GrammarCompiler, GrammarContext
+    from maxserve.core.interfaces.grammar import GrammarCompiler, GrammarContext
     from maxserve.core.registry.host import Host
 
 

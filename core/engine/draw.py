@@ -16,9 +16,9 @@ import torch
 
 from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.masks import Mask, Masks
-from maxserve.core.nouns import TokenLogprob
+from maxserve.core.interfaces.request import TokenLogprob
+from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause
-from maxserve.core.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces import LogitTransform
+    from maxserve.core.interfaces.sampler import LogitTransform
 
 log = logging.getLogger("maxserve.engine")
 

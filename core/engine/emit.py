@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from maxserve.core.engine.draw import BARRED, FAILED, INVALID
-from maxserve.core.nouns import FinishReason, Output
+from maxserve.core.interfaces.request import FinishReason, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
-    from maxserve.core.nouns import TokenLogprob
+    from maxserve.core.interfaces.request import TokenLogprob
 
 
 class Flight:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.core.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.errors import MaxserveError, PluginError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.grammars import GrammarCompiler, Matcher
-    from maxserve.core.nouns import Constraint, ThoughtTokens
+    from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
+    from maxserve.core.interfaces.request import Constraint, ThoughtTokens
 
 log = logging.getLogger("maxserve.engine")
 

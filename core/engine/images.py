@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.nouns import Batch, Seen, Span
+from maxserve.core.interfaces.batch import Batch, Seen, Span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
-    from maxserve.core.nouns import Image, Request
+    from maxserve.core.interfaces.request import Image, Request
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 

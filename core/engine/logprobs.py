@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.nouns import TokenLogprob
+from maxserve.core.interfaces.request import TokenLogprob
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,9 +18,9 @@ from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.refusals import refuse_unservable
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import EncodeRequest, Output, Request
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.observer import StepStats
+from maxserve.core.interfaces.request import EncodeRequest, Output, Request
 
 log = logging.getLogger("maxserve.engine")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.runner import Runner
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.nouns import Batch
+    from maxserve.core.interfaces.batch import Batch
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.config.catalog import catalog
-from maxserve.core.errors import PluginError, RequestError
+from maxserve.core.interfaces.errors import PluginError, RequestError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings

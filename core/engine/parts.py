@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.engine.guides import Guides
-from maxserve.core.interfaces import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
+from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
     from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.engine.runner import Runner
-    from maxserve.core.interfaces import Cache, ModelInfo
-    from maxserve.core.nouns import Limits
-    from maxserve.core.scheduling import StepPolicy
+    from maxserve.core.interfaces.cache import Cache
+    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.scheduler import Limits, StepPolicy
 
 
 class Buckets:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from maxserve.core.engine.pending_prefixes import MOST_HELD_BACK, PendingPrefixes
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
-from maxserve.core.nouns import CacheSizes, Limits
-from maxserve.core.scheduling import SequenceView
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.scheduler import Limits, SequenceView
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import Cache
+    from maxserve.core.interfaces.cache import Cache
 
 
 class StepView:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.scheduling import SequenceView
+    from maxserve.core.interfaces.scheduler import SequenceView
 
 K = TypeVar("K")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import MOST_LOGPROBS
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.request import MOST_LOGPROBS
 
 if TYPE_CHECKING:
     from maxserve.core.engine.parts import Parts
-    from maxserve.core.nouns import Request, SamplingParams
+    from maxserve.core.interfaces.request import Request, SamplingParams
 
 
 def refuse_unservable(request: Request, parts: Parts) -> None:

@@ -8,8 +8,8 @@ import torch
 
 if TYPE_CHECKING:
     from maxserve.core.engine.logprobs import PromptScores
-    from maxserve.core.interfaces import Model
-    from maxserve.core.nouns import Batch
+    from maxserve.core.interfaces.architecture import Model
+    from maxserve.core.interfaces.batch import Batch
 
 
 class Runner:

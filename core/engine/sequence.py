@@ -11,7 +11,7 @@ import numpy as np
 
 from maxserve.core.engine.images import PromptImages
 from maxserve.core.engine.ledger import NO_ROW, Ledger
-from maxserve.core.nouns import Request, TokenLogprob
+from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

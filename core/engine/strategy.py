@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from maxserve.core.cache_groups import CacheGroup, cache_groups
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.cache_groups import CacheGroup, cache_groups
+from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
-    from maxserve.core.components import CacheStrategy
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.interfaces.architecture import ModelSpec
+    from maxserve.core.interfaces.cache import CacheStrategy
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host
 

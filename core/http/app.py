@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from maxserve.core.errors import EngineError, RequestError
 from maxserve.core.http.body_memory import BodyMemory
 from maxserve.core.http.edge import Edge
 from maxserve.core.http.errors import failure_of, log_unforeseen, unrouted
@@ -20,7 +19,8 @@ from maxserve.core.http.mounting import RouteMount, mount_routes
 from maxserve.core.http.origins import OriginCheck
 from maxserve.core.http.threads import Threads
 from maxserve.core.http.wordings import Wordings
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.errors import EngineError, RequestError
+from maxserve.core.interfaces.routes import ServerContext
 
 READING = 1  # threads that read large bodies: what they hold up is held up by one at a time
 

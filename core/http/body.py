@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.disconnect import ClientGone
+from maxserve.core.interfaces.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
 

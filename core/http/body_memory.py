@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 
-from maxserve.core.errors import WorkerDied
 from maxserve.core.http.errors import RETRY_AFTER
 from maxserve.core.http.threads import Threads
+from maxserve.core.interfaces.errors import WorkerDied
 from maxserve.core.runtime.heap import give_back
 
 UNCOUNTED = 64 * 1024  # bytes of a body that is always taken

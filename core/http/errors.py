@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from maxserve.core.errors import QueueFullError, RequestError, WorkerDied
+from maxserve.core.interfaces.errors import QueueFullError, RequestError, WorkerDied
 
 log = logging.getLogger("maxserve.server")
 

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from maxserve.core.errors import PluginError
 from maxserve.core.http.gate import PROBES
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.selection import RESERVED as RESERVED_NAMES
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 from starlette.responses import Response
 from starlette.types import Scope
 
-from maxserve.core.errors import PluginError
 from maxserve.core.http.errors import Failure
+from maxserve.core.interfaces.errors import PluginError
 
 Tells: TypeAlias = Callable[[Failure, str], Response]  # of a failure and the request's id
 

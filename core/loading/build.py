@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from maxserve.core.errors import MaxserveError, ModelError, PluginError
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.packings import packing_of
 from maxserve.core.loading.weights import Keeping
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, WeightMap
+    from maxserve.core.interfaces.architecture import Architecture, WeightMap
+    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.kernels import Computation
-    from maxserve.core.loading.progress import Progress
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.loading.rotary_order import PairsApart
     from maxserve.core.registry.entries import Entry

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 _DEEPEST = 32
 _LARGEST = 1 << 62

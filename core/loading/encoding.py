@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.safetensors_header import TensorInfo, read_header
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

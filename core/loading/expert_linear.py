@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from maxserve.core.loading.linear import weight
 
 if TYPE_CHECKING:
-    from maxserve.core.computing import KeptExperts
+    from maxserve.core.interfaces.linear import KeptExperts
 
 _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
 

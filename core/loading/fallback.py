@@ -6,16 +6,15 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.components import WeightMap
-from maxserve.core.errors import MaxserveError, ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import MaxserveError, ModelError
 from maxserve.core.loading.next_tokens import next_token_layers
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from maxserve.core.components import Architecture
-    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
     from maxserve.core.loading.folder import ModelFolder
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.errors import PluginError, SettingsError
-from maxserve.core.interfaces import ImagesContext, ReadsImages
+from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.images import ImagesContext, ReadsImages
 from maxserve.core.loading.json_files import read_object
 from maxserve.core.registry.entries import cause
 

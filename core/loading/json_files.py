@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 _LARGEST = 256 << 20  # bytes; the largest index of shards in use has some ten megabytes
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.computing import LayerContext, LinearContext
-from maxserve.core.errors import PluginError, SettingsError, Unavailable
+from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavailable
+from maxserve.core.interfaces.layer_compiler import LayerContext
+from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
@@ -18,8 +19,10 @@ from maxserve.core.registry.entries import Declared, words
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from maxserve.core.computing import Attention, CompilesLayers, WeightKeeper
     from maxserve.core.config import Settings
+    from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.layer_compiler import CompilesLayers
+    from maxserve.core.interfaces.linear import WeightKeeper
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.host import Host
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from maxserve.core.computing import GivesRows, KeptWeight
+    from maxserve.core.interfaces.linear import GivesRows, KeptWeight
 
 
 def weight(*shape: int) -> nn.Parameter:

@@ -10,8 +10,8 @@ On a CPU the cache takes at most 4 GiB unless
 first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
 size of the weights (192 MiB at least).
 
-Where groups of layers have pages of their own (core/cache_groups.py), a page is one group's, and a request holds no
-more of them than the group's window needs, however long it is.
+Where groups of layers have pages of their own (core/interfaces/cache_groups.py), a page is one group's, and a request
+holds no more of them than the group's window needs, however long it is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.cache_groups import Bounds, CacheGroup, longest, pages_of
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.cache_groups import Bounds, CacheGroup, longest, pages_of
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.host_tier import host_pages
 from maxserve.core.loading.memory_table import aligned, size_text
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelSpec
-    from maxserve.core.nouns import CacheLayer
+    from maxserve.core.interfaces.architecture import ModelSpec
+    from maxserve.core.interfaces.cache import CacheLayer
 
 # CPUs gain nothing from long runs of one page, and small pages waste less and share more; a GPU wants fewer of them.
 PAGE_SIZE = {"cpu": 64}

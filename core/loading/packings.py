@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.safetensors_header import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.components import Architecture
+    from maxserve.core.interfaces.architecture import Architecture
 
 
 class Packing(Protocol):

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.json_files import read_object
 from maxserve.core.loading.weight_files import choose_weights
 

@@ -6,26 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from maxserve.core.interfaces.progress import Progress
 from maxserve.core.runtime.terminal import handlers
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 log = logging.getLogger("maxserve.model")
-
-
-class Progress(Protocol):
-    """Hears what is going on. May be called from any thread."""
-
-    def phase(self, text: str) -> None:
-        """A new piece of work begins and the one before is done: "Loading weights"."""
-        ...
-
-    def advance(self, fraction: float) -> None:
-        """This much of the phase is done, from 0 to 1."""
-        ...
 
 
 class NullProgress:

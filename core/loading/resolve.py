@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.components import ModelLocation, ModelQuery
-from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces.errors import ModelError, PluginError
+from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
+from maxserve.core.interfaces.progress import Progress
 from maxserve.core.loading.config_limits import check_limits
 from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.loading.fallback import find_fallback
@@ -20,14 +21,13 @@ from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import read_object, read_optional_object
 from maxserve.core.loading.packings import packing_of
 from maxserve.core.loading.places import Folder, is_repository
-from maxserve.core.loading.progress import Progress
 from maxserve.core.loading.tasks import TEXT, check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import refuse_unreadable
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture
     from maxserve.core.config.model import CheckpointSettings
+    from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.model")

@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.components import WeightMap
-    from maxserve.core.interfaces import ModelSpec
+    from maxserve.core.interfaces.architecture import ModelSpec, WeightMap
 
 _ROTATED = re.compile(r"(^|\.)(q_proj|k_proj|q_norm|k_norm)\.(weight|bias)$")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "BF16": 16, "F16": 16, "U8": 8, "I8": 8, "BOOL": 8}

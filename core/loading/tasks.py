@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxserve.core.components import Engine
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
-    from maxserve.core.components import ModelLocation
+    from maxserve.core.interfaces.model_source import ModelLocation
     from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.model")

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

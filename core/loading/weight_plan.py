@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from maxserve.core.components import WeightMap
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.packings import Packing, Scales, Stored, listed
 from maxserve.core.loading.safetensors_header import TensorInfo
 from maxserve.core.loading.weight_names import base_name, is_base, spellings, unwrapped

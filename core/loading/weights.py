@@ -18,18 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from maxserve.core.components import WeightMap
-from maxserve.core.computing import GivesRows, KeepsExperts
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import GivesRows, KeepsExperts
+from maxserve.core.interfaces.progress import Progress
 from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.packings import Packing
-from maxserve.core.loading.progress import Progress
 from maxserve.core.loading.safetensors_header import read_header
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
-    from maxserve.core.computing import KeptExperts, KeptWeight, WeightKeeper
+    from maxserve.core.interfaces.linear import KeptExperts, KeptWeight, WeightKeeper
     from maxserve.core.loading.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 
 
 class Complaints:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from maxserve.core.components import Architecture, ConfigSection
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.entries import Declared, Entry, plain, unknown, words
 from maxserve.core.registry.options import Preference

@@ -6,39 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from maxserve.core.components import (
-    AttentionBackend,
-    CacheStrategy,
-    Engine,
-    GrammarBackend,
-    LayerCompiler,
-    LinearMethod,
-    Observer,
-    ReasoningParser,
-    Routes,
-    Sampler,
-    Scheduler,
-    ToolParser,
-)
-from maxserve.core.computing import Attention, CompilesLayers, KeptWeight, WeightKeeper
-from maxserve.core.grammars import GrammarCompiler
-from maxserve.core.interfaces import Cache, LogitTransform, ModelSpec, ReadsImages, ServedEngine, StatsObserver
-from maxserve.core.reading import ReadsAnswer
-from maxserve.core.scheduling import StepPolicy
+from maxserve.core.interfaces.architecture import ModelSpec
+from maxserve.core.interfaces.images import ReadsImages
+from maxserve.core.interfaces.linear import KeptWeight
+from maxserve.core.interfaces.routes import Routes
+from maxserve.core.registry.kinds import KINDS
 
-PROTOCOLS: Mapping[str, type[Any]] = {
-    AttentionBackend.kind: Attention,
-    CacheStrategy.kind: Cache,
-    Engine.kind: ServedEngine,
-    GrammarBackend.kind: GrammarCompiler,
-    LayerCompiler.kind: CompilesLayers,
-    LinearMethod.kind: WeightKeeper,
-    Observer.kind: StatsObserver,
-    ReasoningParser.kind: ReadsAnswer,
-    Sampler.kind: LogitTransform,
-    Scheduler.kind: StepPolicy,
-    ToolParser.kind: ReadsAnswer,
-}
+PROTOCOLS: Mapping[str, type[Any]] = {kind.name: kind.builds for kind in KINDS if kind.builds is not None}
 """What the builds of each kind return. Architectures are checked with their spec, where the model is made."""
 
 PARTS: Mapping[str, type[Any]] = {"spec": ModelSpec, "images": ReadsImages, "weight": KeptWeight}

@@ -7,8 +7,8 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
-from maxserve.core.components import Architecture
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.options import PluginOptions, split_commas
 from maxserve.core.registry.sources import CUSTOM, Source

@@ -8,10 +8,11 @@ from importlib import import_module
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from maxserve.core.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.errors import MaxserveError, PluginError
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Architecture, Ref
+    from maxserve.core.interfaces.architecture import Architecture
+    from maxserve.core.interfaces.component import Ref
 
 NAMED = (type, FunctionType, MethodType, BuiltinFunctionType)
 SUFFIXES = ("_Legacy", "_ModuleV3")  # names that MAX's own architectures carry; the plain name means the same

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from maxserve.core.components import Sampler
-from maxserve.core.errors import PluginError
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.registry.entries import Entry, cause
 
 # What the core itself reads from a request, and what every route calls the rest of it.

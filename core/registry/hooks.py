@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from maxserve.core import hookspecs
-from maxserve.core.components import Architecture
-from maxserve.core.errors import PluginError, SettingsError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.registry.entries import nearest, words
 from maxserve.core.registry.selection import Plugin
 

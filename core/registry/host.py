@@ -13,26 +13,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from maxserve.core import hookspecs
-from maxserve.core.components import (
-    Architecture,
-    AttentionBackend,
-    CacheStrategy,
-    ConfigSection,
-    Engine,
-    GrammarBackend,
-    LayerCompiler,
-    LinearMethod,
-    ModelQuery,
-    ModelSource,
-    Observer,
-    ReasoningParser,
-    Ref,
-    Routes,
-    Sampler,
-    Scheduler,
-    ToolParser,
-)
-from maxserve.core.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.attention import AttentionBackend
+from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.component import Ref
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.layer_compiler import LayerCompiler
+from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+from maxserve.core.interfaces.observer import Observer
+from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.process import ProcessInfo
+from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
 from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
@@ -45,51 +42,47 @@ from maxserve.core.registry.hooks import (
     one_line,
     wrong_type,
 )
+from maxserve.core.registry.kinds import KINDS
 from maxserve.core.registry.loading import explain, import_plugin
 from maxserve.core.registry.manifest import Manifest, compare, declared, fingerprint
 from maxserve.core.registry.options import PluginOptions, Preference, parse_preferences
-from maxserve.core.registry.process import ProcessInfo
 from maxserve.core.registry.selection import Plugin, find_plugins
 from maxserve.core.registry.sources import Source
 
 if TYPE_CHECKING:
     import click
 
-    from maxserve.core.cli.group import Invocation
     from maxserve.core.config import Settings
     from maxserve.core.config.sections import PluginSection
+    from maxserve.core.interfaces.commands import Invocation
 
 __all__ = ["Host", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
 
 D = TypeVar("D", bound=Declared)
 Trace = Callable[[str], None]
-DECLARATIONS: Mapping[str, type[Declared]] = {
-    "maxserve_architectures": Architecture,
-    "maxserve_engines": Engine,
-    "maxserve_cache_strategies": CacheStrategy,
-    "maxserve_schedulers": Scheduler,
-    "maxserve_samplers": Sampler,
-    "maxserve_attention_backends": AttentionBackend,
-    "maxserve_linear_methods": LinearMethod,
-    "maxserve_layer_compilers": LayerCompiler,
-    "maxserve_grammar_backends": GrammarBackend,
-    "maxserve_config": ConfigSection,
-}
-SERVING: Mapping[str, type[Declared]] = {  # not in workers
-    "maxserve_routes": Routes,
-    "maxserve_tool_parsers": ToolParser,
-    "maxserve_reasoning_parsers": ReasoningParser,
-    "maxserve_observers": Observer,
-}
-KINDS = tuple(cls.kind for cls in (*DECLARATIONS.values(), *SERVING.values()) if cls is not ConfigSection)
+SECTIONS = "maxserve_config"
 
 
 class Host:
     """The plugins of one process and the registries of what they declare.
 
     Made by `discover` (strict: the first problem is raised; else problems are kept in `problems` and what is broken
-    is left out) or, in a worker, by `from_manifest`.
+    is left out) or, in a worker, by `from_manifest`. Each kind has its registry under the name of its hook.
     """
+
+    architectures: Registry[Architecture]
+    engines: Registry[Engine]
+    cache_strategies: Registry[CacheStrategy]
+    schedulers: Registry[Scheduler]
+    samplers: Registry[Sampler]
+    attention_backends: Registry[AttentionBackend]
+    linear_methods: Registry[LinearMethod]
+    layer_compilers: Registry[LayerCompiler]
+    grammar_backends: Registry[GrammarBackend]
+    routes: Registry[Routes]
+    tool_parsers: Registry[ToolParser]
+    reasoning_parsers: Registry[ReasoningParser]
+    observers: Registry[Observer]
 
     def __init__(
         self,
@@ -108,24 +101,14 @@ class Host:
         self._manager.add_hookspecs(hookspecs)
         self._plugins = list(plugins)
         self._register_all()
-        self._entries = self._gather({**DECLARATIONS, **SERVING} if serving else DECLARATIONS)
-        self.architectures = self._registry(Architecture)
-        self.engines = self._registry(Engine)
-        self.cache_strategies = self._registry(CacheStrategy)
-        self.schedulers = self._registry(Scheduler)
-        self.samplers = self._registry(Sampler)
-        self.attention_backends = self._registry(AttentionBackend)
-        self.linear_methods = self._registry(LinearMethod)
-        self.layer_compilers = self._registry(LayerCompiler)
-        self.grammar_backends = self._registry(GrammarBackend)
-        self.routes = self._registry(Routes)
-        self.tool_parsers = self._registry(ToolParser)
-        self.reasoning_parsers = self._registry(ReasoningParser)
-        self.observers = self._registry(Observer)
+        kinds = [kind for kind in KINDS if serving or kind.in_workers]
+        self._entries = self._gather({**{kind.hook: kind.component for kind in kinds}, SECTIONS: ConfigSection})
+        self.registries: tuple[Registry[Any], ...] = tuple(self._registry(kind.component) for kind in KINDS)
+        for kind, registry in zip(KINDS, self.registries, strict=True):
+            setattr(self, kind.registry, registry)
         self._sections = self._registry(ConfigSection)
-        in_workers = {cls.kind for cls in DECLARATIONS.values()}
-        shared = (*(each for each in self.registries if each.kind in in_workers), self._sections)
-        self._declared = declared(entry for registry in shared for entry in registry)
+        shared = [registry for kind, registry in zip(KINDS, self.registries, strict=True) if kind.in_workers]
+        self._declared = declared(entry for registry in (*shared, self._sections) for entry in registry)
 
     @classmethod
     def discover(cls, options: PluginOptions, *, strict: bool, trace: Trace | None = None) -> Host:
@@ -174,24 +157,9 @@ class Host:
         """What the operator should know although it stops nothing."""
         return tuple(self._complaints.warnings)
 
-    @property
-    def registries(self) -> tuple[Registry[Any], ...]:
-        """All registries of components, in the order they are listed."""
-        return (
-            self.architectures,
-            self.engines,
-            self.cache_strategies,
-            self.schedulers,
-            self.samplers,
-            self.attention_backends,
-            self.linear_methods,
-            self.layer_compilers,
-            self.grammar_backends,
-            self.routes,
-            self.tool_parsers,
-            self.reasoning_parsers,
-            self.observers,
-        )
+    def of(self, component: type[D]) -> Registry[D]:
+        """The registry of what plugins declare as `component`."""
+        return next(registry for registry in self.registries if registry.kind == component.kind)
 
     def insist(self) -> None:
         """Raises the first problem, as a strict discovery would have; nothing if the operator tolerates problems.
@@ -380,7 +348,7 @@ class Host:
 
     def _parse_preferences(self) -> list[Preference]:
         try:
-            return parse_preferences(self._prefer, KINDS)
+            return parse_preferences(self._prefer, tuple(kind.name for kind in KINDS))
         except PluginError as error:
             self._complaints.report(error)
             return []

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from maxserve.core import components
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.custom import check_place, listed_architectures
 from maxserve.core.registry.entries import cause
+from maxserve.core.registry.kinds import KINDS
 from maxserve.core.registry.selection import Plugin
 from maxserve.core.registry.sources import CUSTOM, DISTRIBUTION, PLUGIN, Source, own_version
 
@@ -100,5 +100,5 @@ def _too_new(lack: str) -> str:
     return f"{lack} in this {f'{DISTRIBUTION} {own_version()}'.strip()}: the plugin needs a newer maxserve"
 
 
-def _declarations() -> Iterable[str]:
-    return (name for name, value in vars(components).items() if isinstance(value, type))
+def _declarations() -> set[str]:
+    return {kind.component.__name__ for kind in KINDS} | {"ConfigSection", "ModelSource", "WeightMap"}

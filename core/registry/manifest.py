@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import Source
 

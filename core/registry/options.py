@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from maxserve.core.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.registry.entries import unknown
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from maxserve.core.components import Architecture
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.custom import custom_sources
 from maxserve.core.registry.entries import unknown

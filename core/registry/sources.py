@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.entries import provider
 from maxserve.core.registry.options import PluginOptions, split_commas

@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TextIO
 
 from maxserve.core.config.show import describe
-from maxserve.core.loading.progress import Progress, show_progress
+from maxserve.core.interfaces.progress import Progress
+from maxserve.core.loading.progress import show_progress
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime.ports import is_local, url
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.server")

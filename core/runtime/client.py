@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from maxserve.core.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
-from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.runtime.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.runtime.observing import Observers
 

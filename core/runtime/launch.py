@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
-from maxserve.core.errors import EngineError, PluginError
+from maxserve.core.interfaces.errors import EngineError, PluginError
 from maxserve.core.loading.progress import show_progress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import ProcessInfo
@@ -25,8 +25,8 @@ from maxserve.core.runtime.sockets import endpoints
 from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from maxserve.core.components import Routes
     from maxserve.core.config import Settings
+    from maxserve.core.interfaces.routes import Routes
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host

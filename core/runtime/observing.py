@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from maxserve.core.interfaces import RequestStats, StatsObserver, StepStats
+from maxserve.core.interfaces.observer import RequestStats, StatsObserver, StepStats
 
 log = logging.getLogger("maxserve.server")
 

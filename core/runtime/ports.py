@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from typing import Any
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 BACKLOG = 2048
 

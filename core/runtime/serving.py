@@ -20,7 +20,9 @@ from maxserve.core.http.connection import ConnectionLimits, allow_connections
 from maxserve.core.http.gate import Gate
 from maxserve.core.http.origins import allow_origins, headers_for
 from maxserve.core.http.wordings import Wordings
-from maxserve.core.interfaces import ObserverContext, ReadsImages, ServerContext
+from maxserve.core.interfaces.images import ReadsImages
+from maxserve.core.interfaces.observer import ObserverContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.loading.images import image_reader
 from maxserve.core.runtime.banner import StartDisplay, announce
 from maxserve.core.runtime.heap import settle_heap
@@ -31,9 +33,9 @@ from maxserve.core.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from maxserve.core.components import Routes
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.routes import Routes
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.runtime.messages import Endpoints, FromWorker, Message, ToWorker
 from maxserve.core.runtime.private_folder import private_folder
 

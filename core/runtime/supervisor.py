@@ -8,13 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from maxserve.core.errors import EngineError, MaxserveError, PluginError, UsageError, WorkerDied
+from maxserve.core.interfaces.errors import EngineError, MaxserveError, PluginError, UsageError, WorkerDied
 from maxserve.core.runtime.child import Child, describe_exit
 from maxserve.core.runtime.messages import Failed, FromWorker, Hello, Outputs, Phase, Ready, Shutdown, Start
 from maxserve.core.runtime.sockets import ApiChannel
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.runtime.client import WorkerClient
 
 log = logging.getLogger("maxserve.supervisor")

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from maxserve.core.config import Settings
 from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
-from maxserve.core.errors import RequestError, UsageError
-from maxserve.core.interfaces import EngineContext
+from maxserve.core.interfaces.engine import EngineContext
+from maxserve.core.interfaces.errors import RequestError, UsageError
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.loading.tasks import engine_for
-from maxserve.core.nouns import Encoded, EncodeRequest, Output, Request
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import Host, ProcessInfo
 from maxserve.core.runtime import logs
@@ -47,8 +47,8 @@ from maxserve.core.runtime.messages import (
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import ServedEngine
-    from maxserve.core.loading.progress import Progress
+    from maxserve.core.interfaces.engine import ServedEngine
+    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.resolve import ModelFiles
 
 log = logging.getLogger("maxserve.worker")

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text.chat_history import HistoryOptions, histories
 from maxserve.core.text.chat_messages import as_messages, plain
 from maxserve.core.text.template_budget import TemplateOverrun, budget

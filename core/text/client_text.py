@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.core.text.template_environment import stand_ins
 from maxserve.core.text.tokenizer import Tokenizer

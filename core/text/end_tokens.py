@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.declared_tokens import DeclaredTokens
 from maxserve.core.text.special_tokens import named_tokens, read_roles

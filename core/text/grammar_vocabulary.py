@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.errors import ModelError
-from maxserve.core.grammars import GrammarContext
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.grammar import GrammarContext
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.text.tokenizer import Tokenizer
 
 

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, Literal
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.past_calls import CallForm, Empty
 
 Message = dict[str, Any]

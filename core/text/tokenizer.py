@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.loading.json_files import read_optional_object
 from maxserve.core.registry.entries import cause
 from maxserve.core.text.literal_encoding import LiteralEncoder

@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 _MOST = 256  # times; vocabularies in use stay below 64
 _MOST_ADDED = 1 << 12  # tokens that a template puts around a text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 
 T = TypeVar("T")
 

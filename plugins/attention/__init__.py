@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import AttentionBackend
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.attention import AttentionBackend
 
 
 @hookimpl

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.core.computing import AttentionContext, Index
-from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.interfaces.attention import AttentionContext, Index
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.cache import CacheLayer, KVLayer
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask, with_spans
 from maxserve.plugins.attention.plan import Share, Sight, shares

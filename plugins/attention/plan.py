@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.nouns import Batch, CacheLayer, Span
+from maxserve.interfaces.batch import Batch, Span
+from maxserve.interfaces.cache import CacheLayer
 
 Ints = NDArray[np.int64]
 

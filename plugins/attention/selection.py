@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maxserve.architectures.layers.indexer import index_scores
-from maxserve.core.computing import Index
+from maxserve.interfaces.attention import Index
 
 
 def chosen(index: Index, keys: Tensor, top: int) -> Tensor:

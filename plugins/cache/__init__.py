@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import CacheStrategy, ConfigSection
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.cache import CacheStrategy
+from maxserve.interfaces.config import ConfigSection
 
 
 @hookimpl

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from maxserve.core.interfaces import EvictionPolicy
-from maxserve.core.nouns import Node
+from maxserve.interfaces.cache import EvictionPolicy, Node
 
 
 class LeastRecentlyUsed:

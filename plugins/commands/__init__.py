@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from maxserve.core.cli.group import LazyCommand
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.commands import LazyCommand
 
 if TYPE_CHECKING:
-    from maxserve.core.cli.group import Invocation
+    from maxserve.interfaces.commands import Invocation
 
 
 @hookimpl

@@ -11,18 +11,18 @@ import click
 
 from maxserve.core.cli.serve import settle, typed
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-from maxserve.core.errors import UnsupportedError, UsageError
 from maxserve.core.loading.tasks import TEXT
 from maxserve.core.registry.host import ProcessInfo
 from maxserve.core.runtime.openmp import wait_asleep
+from maxserve.interfaces.errors import UnsupportedError, UsageError
 from maxserve.plugins.commands.report import Measured, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from maxserve.core.cli.group import Invocation
     from maxserve.core.config import Settings
     from maxserve.core.registry.host import Host
+    from maxserve.interfaces.commands import Invocation
     from maxserve.llm import LLM
     from maxserve.plugins.api.common.rendering import Rendered
 

@@ -13,14 +13,14 @@ import click
 
 from maxserve.core.cli.early import plugin_options
 from maxserve.core.cli.table import table
-from maxserve.core.components import Architecture, WeightMap
-from maxserve.core.errors import UsageError
 from maxserve.core.registry.entries import Entry, Registry, nearest, where, words
+from maxserve.interfaces.architecture import Architecture, WeightMap
+from maxserve.interfaces.errors import UsageError
 from maxserve.plugins.commands.locate import declared, locate
 
 if TYPE_CHECKING:
-    from maxserve.core.cli.group import Invocation
     from maxserve.core.registry.host import Host
+    from maxserve.interfaces.commands import Invocation
 
 HEAD = ("kind", "name", "provider")
 INDENT = " " * 4

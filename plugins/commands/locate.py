@@ -7,8 +7,8 @@ import sys
 from importlib import util
 from pathlib import Path
 
-from maxserve.core.components import Ref
 from maxserve.core.registry.entries import where
+from maxserve.interfaces.component import Ref
 
 
 def locate(ref: Ref) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from maxserve.core.components import AttentionBackend, ConfigSection, LayerCompiler, LinearMethod
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.attention import AttentionBackend
+from maxserve.interfaces.config import ConfigSection
+from maxserve.interfaces.layer_compiler import LayerCompiler
+from maxserve.interfaces.linear import LinearMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maxserve.core.computing import AttentionContext, Index
-from maxserve.core.errors import Unavailable
-from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.interfaces.attention import AttentionContext, Index
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.cache import CacheLayer, KVLayer
+from maxserve.interfaces.errors import Unavailable
 from maxserve.plugins.cpu.library import library_for
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from maxserve.core.errors import Unavailable
+from maxserve.interfaces.errors import Unavailable
 
 log = logging.getLogger("maxserve.native")
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from maxserve.core.errors import Unavailable
-from maxserve.core.interfaces import Context
+from maxserve.interfaces.component import Context
+from maxserve.interfaces.errors import Unavailable
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.compiler import compiled_library
 

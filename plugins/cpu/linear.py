@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import LinearContext
+from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maxserve.core.components import ModelSource
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.model_source import ModelSource
 
 DEMO = "maxserve/demo"
 

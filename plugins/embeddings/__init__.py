@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from maxserve.core.cli.group import LazyCommand
-from maxserve.core.components import Engine
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
 from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.interfaces.commands import LazyCommand
+from maxserve.interfaces.engine import Engine
 
 if TYPE_CHECKING:
-    from maxserve.core.cli.group import Invocation
+    from maxserve.interfaces.commands import Invocation
 
 SENTENCE_FILES = (
     "modules.json",

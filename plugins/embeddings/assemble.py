@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.encoders import Encoder, Scorer
-from maxserve.core.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces import EngineContext, ModelInfo
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.fallback import read_spec, read_weight_map
@@ -24,7 +21,10 @@ from maxserve.core.loading.memory import activation_bytes, weight_bytes
 from maxserve.core.loading.memory_table import size_text
 from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.core.loading.tasks import SCORING
-from maxserve.core.nouns import EncodeRequest
+from maxserve.interfaces.encoder import Encoder, Scorer
+from maxserve.interfaces.engine import EngineContext, ModelInfo
+from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.interfaces.request import EncodeRequest
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
 from maxserve.plugins.embeddings.pooling import Pooling, Scoring
 from maxserve.plugins.embeddings.sentence import Recipe, read_recipe
@@ -34,13 +34,12 @@ from maxserve.plugins.embeddings.vector_info import vector_info
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.components import Architecture
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelSpec
-    from maxserve.core.loading.progress import Progress
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.host import Host
+    from maxserve.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.interfaces.progress import Progress
 
 log = logging.getLogger("maxserve.engine")
 

@@ -7,11 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
 from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
 from maxserve.core.text.truncation import Truncation
+from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answer import Piece
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.models import no_vectors

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ModelInfo
-from maxserve.core.nouns import EncodeRequest
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Side, Truncation, truncation_of
+from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import EncodeRequest
 
 TOO_LONG = "context_length_exceeded"
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from maxserve.core.errors import RequestError
 from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.plugins.embeddings.vectors import Collected, settle_size
 

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.encoders import TextBatch
 from maxserve.core.engine.parts import Counters
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import StepStats
-from maxserve.core.nouns import CacheSizes, Encoded, EncodeRequest, Request
+from maxserve.interfaces.cache import CacheSizes
+from maxserve.interfaces.encoder import TextBatch
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.observer import StepStats
+from maxserve.interfaces.request import Encoded, EncodeRequest, Request
 from maxserve.plugins.embeddings.pooling import Spans
 from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.encoders import Encoder, TextAttention
-    from maxserve.core.interfaces import ModelInfo
+    from maxserve.interfaces.encoder import Encoder, TextAttention
+    from maxserve.interfaces.engine import ModelInfo
 
 log = logging.getLogger("maxserve.engine")
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.embeddings.sentence import Dense, Recipe
 
 

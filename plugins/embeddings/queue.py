@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from maxserve.core.nouns import EncodeRequest
+from maxserve.interfaces.request import EncodeRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.core.computing import Index
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch, CacheLayer
+from maxserve.interfaces.attention import Index
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from maxserve.core.errors import RequestError
 from maxserve.core.text.truncation import Side, Truncation
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.unsupported import EMPTY, OFF, Neutral, one_of, warnings_of
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs

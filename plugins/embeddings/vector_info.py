@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import ModelError
 from maxserve.core.loading.tasks import SCORING
+from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.embeddings.sentence import Recipe
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import EngineError, RequestError
-from maxserve.core.nouns import Encoded
+from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.errors import EngineError, RequestError
+from maxserve.interfaces.request import Encoded
 
 Vector = NDArray[np.float32]  # [size], or [tokens, size] where nothing is pooled
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import GrammarBackend
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.grammar import GrammarBackend
 
 REGULAR = frozenset({"json_schema", "json_object", "regex", "choice"})
 

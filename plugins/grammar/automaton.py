@@ -10,7 +10,7 @@ import sys
 
 from outlines_core import Index, Vocabulary
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 
 MOST_STATES = 2_000
 SECONDS = 5  # of processor time

@@ -13,8 +13,8 @@ from cachetools import LRUCache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarContext, Prepared
+from maxserve.interfaces.errors import GrammarUnsupported
+from maxserve.interfaces.grammar import GrammarContext, Prepared
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.lowering import lowered
 from maxserve.plugins.grammar.rules import check_rules
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.grammars import Matcher
+    from maxserve.interfaces.grammar import Matcher
 
 OWN = "llguidance"  # kind of what `check` makes: a grammar as LLMatcher takes it
 KEPT = 128 * 1024**2  # bytes of grammars whose start is kept

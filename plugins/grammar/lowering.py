@@ -9,7 +9,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar.numbers import Bounds, decimal_of
 
 Schema = dict[str, Any]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 from outlines_core import Guide, Index, Vocabulary
 
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarContext, Prepared
+from maxserve.interfaces.errors import GrammarUnsupported
+from maxserve.interfaces.grammar import GrammarContext, Prepared
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.automaton import count_states, refuse_large
 from maxserve.plugins.grammar.schema import read_schema
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.grammars import Matcher
+    from maxserve.interfaces.grammar import Matcher
 
 OWN = "outlines"  # kind of what `check` makes: an expression with its end
 KEPT = 512 * 1024**2  # bytes of indexes

@@ -11,7 +11,7 @@ import re
 import warnings
 from dataclasses import dataclass
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 
 LONGEST = 20_000  # characters
 MOST_REPEATS = 10_000  # copies that all counts of an expression may ask for, nested ones multiplied

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 
 MOST_RULES = 5_000
 DEEPEST = 500  # rules that lead from one to the next

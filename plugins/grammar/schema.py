@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.exclusive import Exclusive
 from maxserve.plugins.grammar.finite import finite_schemas

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.numbers import Bounds
 

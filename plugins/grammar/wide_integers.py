@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar import regex
 from maxserve.plugins.grammar.lowering import BOUNDS, EXACT, held, lowered
 from maxserve.plugins.grammar.numbers import Bounds

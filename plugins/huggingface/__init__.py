@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maxserve.core.components import ModelQuery, ModelSource
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.model_source import ModelQuery, ModelSource
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 log = logging.getLogger("maxserve.model")
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from maxserve.core.components import ModelQuery
-from maxserve.core.errors import ModelError
 from maxserve.core.loading.json_files import read_object
 from maxserve.core.loading.places import Folder
 from maxserve.core.loading.weight_files import choose_weights
 from maxserve.core.registry.entries import cause
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.model_source import ModelQuery
 from maxserve.plugins.huggingface.hub import HubClient, is_network_failure, patiently
 
 log = logging.getLogger("maxserve.model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+from maxserve.interfaces.observer import ObserverContext, RequestStats, StepStats
 
 log = logging.getLogger("maxserve.stats")
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.observers.prometheus import Prometheus
 
 

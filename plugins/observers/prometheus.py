@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from maxserve.core.interfaces import ObserverContext, RequestStats, StepStats
+from maxserve.interfaces.observer import ObserverContext, RequestStats, StepStats
 from maxserve.plugins.observers.series import CacheInfo, Family, RequestSeries, StepCounters, StepGauges, StepTallies
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from maxserve.core.interfaces import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution, StepStats
+from maxserve.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution, StepStats
 from maxserve.plugins.observers.histogram import LABELS, Tally
 
 # seconds; the edges answer "is a person kept waiting", down to one fast decode step

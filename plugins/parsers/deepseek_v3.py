@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from maxserve.core.reading import ToolContext
+from maxserve.interfaces.parsers import ToolContext
 from maxserve.plugins.api.common.script import Reading, Script
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from maxserve.core.components import ReasoningParser, ToolParser
+from maxserve.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 
 _HEAD = """\

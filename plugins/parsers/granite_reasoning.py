@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.nouns import Delta
-from maxserve.core.reading import ReasoningContext
+from maxserve.interfaces.parsers import Delta, ReasoningContext
 from maxserve.plugins.parsers.think import Think
 
 _RESPONSE, _RESPONSE_END = "<response>", "</response>"

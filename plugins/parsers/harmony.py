@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 
-from maxserve.core.nouns import Delta
-from maxserve.core.reading import ReasoningContext, Thoughts, ToolContext
+from maxserve.interfaces.parsers import Delta, ReasoningContext, Thoughts, ToolContext
 from maxserve.plugins.api.common.script import Reading, Script
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"

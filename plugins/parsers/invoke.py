@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator
 from typing import ClassVar
 
-from maxserve.core.reading import ToolContext
+from maxserve.interfaces.parsers import ToolContext
 from maxserve.plugins.api.common.script import Reading
 from maxserve.plugins.parsers.typed_calls import TaggedCalls
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import ClassVar
 
-from maxserve.core.reading import ToolContext
+from maxserve.interfaces.parsers import ToolContext
 from maxserve.plugins.api.common.script import Script
 
 

@@ -6,7 +6,7 @@ import random
 import string
 from collections.abc import Generator
 
-from maxserve.core.reading import ToolContext
+from maxserve.interfaces.parsers import ToolContext
 from maxserve.plugins.api.common.script import Reading, Script
 
 _CALLS, _ARGS, _ID, _END = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]"

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 
-from maxserve.core.reading import ToolContext
+from maxserve.interfaces.parsers import ToolContext
 from maxserve.plugins.api.common.argument_types import literal
 from maxserve.plugins.api.common.script import Reading, Script
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
 
-from maxserve.core.nouns import Delta
-from maxserve.core.reading import ReasoningContext, Thoughts
+from maxserve.interfaces.parsers import Delta, ReasoningContext, Thoughts
 
 # What ends a message, and begins the next, in chat templates.
 _MESSAGE_MARK = re.compile(

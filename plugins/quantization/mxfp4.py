@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import ConfigSection, Scheduler
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.config import ConfigSection
+from maxserve.interfaces.scheduler import Scheduler
 
 BUDGETS = ("max_batch_total_tokens", "enable_chunked_prefill", "enable_in_flight_batching", "kvcache_ce_watermark")
 TURNS = ("max_queue_size_tg", "min_batch_size_tg", "ce_delay_ms", "enable_prioritize_first_decode")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.nouns import Limits
-from maxserve.core.scheduling import Plan, SequenceView, View
+from maxserve.interfaces.scheduler import Limits, Plan, SequenceView, View
 
 IN_A_ROW = 4  # batches of prompts while somebody decodes; more cost answers their pace, fewer cost bursts theirs
 

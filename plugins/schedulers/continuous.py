@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.scheduling import Plan, SchedulerContext, View
+from maxserve.interfaces.scheduler import Plan, SchedulerContext, View
 from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 

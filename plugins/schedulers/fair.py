@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
+from maxserve.interfaces.scheduler import Plan, SchedulerContext, SequenceView, View
 from maxserve.plugins.schedulers.admission import Admission
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.plugins.schedulers.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
+from maxserve.interfaces.scheduler import Plan, SchedulerContext, SequenceView, View
 from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 

@@ -16,14 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from maxserve.core.errors import ModelError
 from maxserve.core.loading.weight_names import unwrapped
 from maxserve.core.loading.weights import Keeping, place_weights
 from maxserve.core.registry.entries import cause
+from maxserve.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
-    from maxserve.core.components import WeightMap
-    from maxserve.core.loading.progress import Progress
+    from maxserve.interfaces.architecture import WeightMap
+    from maxserve.interfaces.progress import Progress
     from maxserve.plugins.transformers.model import Model
     from maxserve.plugins.transformers.spec import Source
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
 from maxserve.plugins.transformers.rehearsal import rehearse
 from maxserve.plugins.transformers.rope import Turns
 from maxserve.plugins.transformers.seam import NAME, Seam, attend_with

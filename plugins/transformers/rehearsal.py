@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from maxserve.architectures.layers.plain_attention import plain_attention
-from maxserve.core.computing import Index
-from maxserve.core.errors import MaxserveError, ModelError
-from maxserve.core.nouns import Batch, CacheLayer
 from maxserve.core.registry.entries import cause
+from maxserve.interfaces.attention import Index
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import MaxserveError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.errors import ModelError
 
 LONG = "longrope"
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch, CacheLayer
+from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import ModelError
 
 NAME = "maxserve"  # of our function among transformers'
 SEAM = "maxserve_seam"  # of the attribute by which modules find their way

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from maxserve.core.errors import MaxserveError, ModelError
 from maxserve.core.loading.folder import ModelFolder
-from maxserve.core.nouns import CacheLayer
 from maxserve.core.registry.entries import cause
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.errors import MaxserveError, ModelError
 from maxserve.plugins.transformers.choice import LANGUAGE_MODEL, foreign, known_class
 from maxserve.plugins.transformers.seam import NAME, Call, register
 from maxserve.plugins.transformers.tracing import Trace, trace

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.errors import MaxserveError, ModelError
 from maxserve.core.registry.entries import cause
+from maxserve.interfaces.errors import MaxserveError, ModelError
 from maxserve.plugins.transformers.rope import borders, turn_without_looking
 from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from maxserve.core.errors import ModelError, SettingsError
-from maxserve.core.interfaces import ImagesContext, ReadImage
 from maxserve.core.loading.json_files import read_optional_object
+from maxserve.interfaces.errors import ModelError, SettingsError
+from maxserve.interfaces.images import ImagesContext, ReadImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxserve.core.errors import SettingsError
+from maxserve.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.components import (
-    Architecture,
-    AttentionBackend,
-    CacheStrategy,
-    ConfigSection,
-    Engine,
-    GrammarBackend,
-    LayerCompiler,
-    LinearMethod,
-    ModelLocation,
-    ModelQuery,
-    ModelSource,
-    Observer,
-    ReasoningParser,
-    Routes,
-    Sampler,
-    Scheduler,
-    ToolParser,
-    WeightMap,
-)
 from maxserve.core.hookspecs import hookimpl
-from maxserve.core.nouns import SamplingParams
+from maxserve.core.interfaces.architecture import Architecture, WeightMap
+from maxserve.core.interfaces.attention import AttentionBackend
+from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.layer_compiler import LayerCompiler
+from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery, ModelSource
+from maxserve.core.interfaces.observer import Observer
+from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.request import SamplingParams
+from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from maxserve.llm import LLM

@@ -17,12 +17,12 @@ from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
-from maxserve.core.errors import EngineError, RequestError, SettingsError
+from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
+from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.loading.tasks import TEXT
-from maxserve.core.nouns import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.client_text import ClientText
@@ -35,8 +35,9 @@ from maxserve.plugins.embeddings.engine import EncoderEngine
 from maxserve.plugins.vision.limits import ImageLimits
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces import ModelInfo, ReadsImages
-    from maxserve.core.loading.progress import Progress
+    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.images import ReadsImages
+    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.resolve import ModelFiles
     from maxserve.plugins.embeddings.vectors import Vector
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
-from maxserve.core.errors import MaxserveError, ModelError
+from maxserve.core.interfaces.errors import MaxserveError, ModelError
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
 

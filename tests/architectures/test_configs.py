@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.rope_config import RopeConfig
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.host import Host, PluginOptions
 
 FAMILIES = {

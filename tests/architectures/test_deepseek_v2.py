@@ -8,7 +8,7 @@ import pytest
 from transformers import DeepseekV2Config
 
 from maxserve.architectures.deepseek_v2 import config
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.testing.architecture import ArchitectureChecks
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import DeepseekV3Config
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.fallback import read_spec
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.testing.architecture import ArchitectureChecks, Case, run_step

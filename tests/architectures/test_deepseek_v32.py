@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from maxserve.architectures import deepseek_v32
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.testing.architecture import ArchitectureChecks
 
 pytest.importorskip("transformers.models.deepseek_v32", reason="this transformers has no DeepSeek V3.2")

@@ -19,7 +19,7 @@ from transformers import (
 
 from maxserve.architectures.bert import config as bert_config
 from maxserve.architectures.bert import scoring_config
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.testing.encoder import EncoderChecks
 
 SIZES: dict[str, Any] = {

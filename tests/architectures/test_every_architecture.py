@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from maxserve.core.components import Architecture
+from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.generic import generic_checks
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as Pictures
 
 from maxserve.architectures import internvl_chat
-from maxserve.core.errors import ModelError
-from maxserve.core.interfaces import ImagesContext
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.images import ImagesContext
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.testing.vision import tiny_tokenizer
 

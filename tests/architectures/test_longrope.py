@@ -17,9 +17,10 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.plan import StepPlan
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.sequence import Sequence
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import ModelFiles
-from maxserve.core.nouns import Batch, Request, SamplingParams
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.architecture import randomised
 

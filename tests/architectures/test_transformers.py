@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.plugins.transformers.model import Model
 from maxserve.plugins.transformers.spec import Source, read, spec_of

@@ -14,7 +14,7 @@ import transformers.dynamic_module_utils
 
 import maxserve
 from maxserve.core.config import resolve
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import Host, PluginOptions

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import ModelQuery, ModelSource
 from maxserve.core.config import resolve
+from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.registry.process import ProcessInfo
 
 Load = Callable[[str], Any]
 
@@ -248,4 +248,4 @@ def maxserve_model_source(ref):
     return maxserve.ModelSource(path="/models/acme") if ref == "acme/demo" else None
 """)
     assert host.model_source("acme/demo", QUERY) == ModelSource(path="/models/acme")
-    assert host.model_source("acme/other", QUERY) is None
+    assert host.model_source("./acme/other", QUERY) is None

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.anthropic.router import router as anthropic_router
 from maxserve.plugins.api.openai.router import router as openai_router

@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from maxserve import LLM
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.testing.architecture import randomised
 from maxserve.testing.live import LiveServer
 from maxserve.testing.vision import tiny_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -184,7 +185,12 @@ def start() -> Iterator[Callable[..., LiveServer]]:
     started: list[LiveServer] = []
 
     def start(*options: str, path: Path) -> LiveServer:
-        started.append(LiveServer(*options, env={**ONE_THREAD, "PYTHONPATH": str(path)}))
+        started.append(
+            LiveServer(
+                *options,
+                env={**ONE_THREAD, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])},
+            )
+        )
         return started[-1]
 
     yield start

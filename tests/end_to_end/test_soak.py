@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +55,7 @@ def test_a_lost_page_is_found(
     soak: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "loses_a_page.py").write_text(LOSES_A_PAGE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     status = run(soak, monkeypatch, "--requests", "30", "--", "--plugin", "loses_a_page")
     printed = capsys.readouterr().out
     assert status == 1, printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any
 
@@ -254,7 +255,7 @@ def test_a_strangers_back_end_serves(
         """,
     )
     options = ("--plugin", "acme_grammar", "--structured-output-backend", "acme")
-    monkeypatch.setenv("PYTHONPATH", str(plugin_folder.path))
+    monkeypatch.setenv("PYTHONPATH", str(plugin_folder.path), prepend=os.pathsep)
     server = start("--model", str(model_folder()), *options).wait_ready()
     assert text_of(ask(server, guided_regex="just+this")) == "just+this"
     refused = ask(server, guided_choice=["a"])

@@ -23,14 +23,9 @@ def test_public_names_are_complete_and_there() -> None:
 
 
 def test_everything_that_can_be_declared_is_public() -> None:
-    from maxserve.core import components
+    from maxserve.core.registry.kinds import KINDS
 
-    declared = {
-        name
-        for name, value in vars(components).items()
-        if isinstance(value, type) and value.__module__ == components.__name__ and name != "Component"
-    }
-    assert declared <= set(maxserve.__all__)
+    assert {kind.component.__name__ for kind in KINDS} <= set(maxserve.__all__)
 
 
 def test_both_commands_lead_to_one_function(root: Path) -> None:

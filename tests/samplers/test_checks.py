@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from maxserve.core.components import Sampler
-from maxserve.core.rows import Rows
+from maxserve.core.interfaces.sampler import Rows, Sampler
 from maxserve.testing.sampler import SamplerChecks
 
 

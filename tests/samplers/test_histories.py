@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from maxserve.core.interfaces import SamplerContext
-from maxserve.core.rows import Rows
+from maxserve.core.interfaces.sampler import Rows, SamplerContext
 from maxserve.samplers import (
     allowed_token_ids,
     bad_words,

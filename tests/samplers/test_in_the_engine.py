@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import maxserve
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 
 PROMPTS = [[5 + (i * k) % 60 for i in range(20 + k)] for k in (1, 3, 7, 11)]
 WAYS: list[dict[str, Any]] = [

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.core.interfaces import SamplerContext
-from maxserve.core.rows import Rows
+from maxserve.core.interfaces.sampler import Rows, SamplerContext
 from maxserve.samplers import min_p, temperature, top_k, top_p
 from maxserve.samplers.allowed_token_ids import AllowedTokenIds
 from maxserve.samplers.bad_words import BadWords

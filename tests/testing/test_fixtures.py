@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from maxserve import testing
-from maxserve.core.components import Scheduler
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.scheduler import Scheduler
 
 
 def declare() -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import WeightKeeper
+from maxserve.core.interfaces.linear import WeightKeeper
 from maxserve.testing.linear import LinearMethodChecks, random
 
 

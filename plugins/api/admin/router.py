@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
 from maxserve.core.engine.strategy import choose_strategy
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
 
 
 class PrefixCache:

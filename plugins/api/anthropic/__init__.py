@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maxserve.core.components import Routes
-from maxserve.core.hookspecs import hookimpl
+from maxserve import hookimpl
+from maxserve.interfaces.routes import Routes
 
 
 @hookimpl

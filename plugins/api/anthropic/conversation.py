@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.anthropic.bodies import Block, CountBody, Text, Turn
 from maxserve.plugins.api.anthropic.texts import missing, text_of
 from maxserve.plugins.api.common.images import ImageURL

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from maxserve.core.http.threads import beside
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.api.anthropic.failures import failure_response
 from maxserve.plugins.api.anthropic.telling import MessageEvents, blocks, ending, message, usage

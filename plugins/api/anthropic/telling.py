@@ -11,7 +11,7 @@ import msgspec
 
 from maxserve.core.http.errors import Failure
 from maxserve.core.http.sse import event
-from maxserve.core.nouns import CallDelta
+from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.anthropic.failures import failure_body
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.parts import Answer, Part

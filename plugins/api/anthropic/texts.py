@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.anthropic.bodies import Source, Text
 
 

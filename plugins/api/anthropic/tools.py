@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.anthropic.bodies import CountBody, Tool, ToolChoice
 
 _VERSIONED = re.compile(r"(bash|text_editor|memory)_(\d{8})")

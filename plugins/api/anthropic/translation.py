@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody, OutputFormat
 from maxserve.plugins.api.anthropic.conversation import messages_of
 from maxserve.plugins.api.anthropic.failures import NO_THREADS

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from maxserve.core.errors import EngineError
-from maxserve.core.nouns import FinishReason, Output, Request, TokenLogprob
 from maxserve.core.text.detokenizer import Detokenizer, StopStrings
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.interfaces.errors import EngineError
+from maxserve.interfaces.request import FinishReason, Output, Request, TokenLogprob
 
 _LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.threads import beside
-from maxserve.core.interfaces import ReadImage, ServerContext
-from maxserve.core.nouns import Constraint, Image
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.images import ReadImage
+from maxserve.interfaces.request import Constraint, Image
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answer import Piece
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import Asked, ConstraintFields, constraint_asked

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import MOST_LOGPROBS
 from maxserve.core.text.truncation import Side, Truncation, truncation_of
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import MOST_LOGPROBS
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.images import Placed, placed_image

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.constraints.text import canonical
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ReadImage, ServerContext
-from maxserve.core.nouns import Image
 from maxserve.core.text.chat_messages import IMAGE_PART, check_role
 from maxserve.core.text.chat_template import RESERVED_VARIABLES
 from maxserve.core.text.client_text import ClientText, Conversation, client_texts
 from maxserve.core.text.prompt_text import PromptText
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.images import ReadImage
+from maxserve.interfaces.request import Image
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
 from maxserve.plugins.api.common.jobs import check_length
 from maxserve.plugins.api.common.thinking import Asked, ThinkingControls

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from maxserve.core.http.body import body_schema, read_body
 from maxserve.core.http.disconnect import ClientGone, unless_gone
 from maxserve.core.http.errors import Failure, failure_of, log_unforeseen
-from maxserve.core.interfaces import StatsObserver
+from maxserve.interfaces.observer import StatsObserver
 from maxserve.plugins.api.common.meter import Meter
 
 B = TypeVar("B", bound=BaseModel)

@@ -10,13 +10,13 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from maxserve.core.engine.params import SamplerFields
-from maxserve.core.errors import PluginError, RequestError
+from maxserve.interfaces.errors import PluginError, RequestError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces import ModelInfo
     from maxserve.core.registry.host import Host
     from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.interfaces.engine import ModelInfo
 
 B = TypeVar("B", bound="Body")
 

@@ -8,9 +8,9 @@ from contextlib import aclosing
 from itertools import islice
 from typing import TypeVar
 
-from maxserve.core.errors import EngineError
-from maxserve.core.interfaces import ServerContext
-from maxserve.core.nouns import Request
+from maxserve.interfaces.errors import EngineError
+from maxserve.interfaces.request import Request
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answer import AnswerText, Piece
 
 T = TypeVar("T")

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.threads import Threads
-from maxserve.core.interfaces import ReadImage, ReadsImages, ServerContext
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.images import ReadImage, ReadsImages
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits

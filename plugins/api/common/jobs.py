@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ModelInfo
-from maxserve.core.nouns import Constraint, Image, Request, SamplingParams
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Truncation
+from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import Constraint, Image, Request, SamplingParams
 from maxserve.plugins.api.common.bodies import TextBody
 
 MOST_REQUESTS = 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from maxserve.core.interfaces import RequestStats, StatsObserver
 from maxserve.core.runtime.observing import Observers
+from maxserve.interfaces.observer import RequestStats, StatsObserver
 from maxserve.plugins.api.common.answer import Piece
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ModelInfo
 from maxserve.core.loading.tasks import SCORING, TEXT
+from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.errors import RequestError
 
 
 def require_served(name: str | None, info: ModelInfo) -> None:

@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from maxserve.core.components import ReasoningParser, ToolParser
 from maxserve.core.config import Settings
-from maxserve.core.errors import PluginError
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, Thoughts, ToolContext
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.core.registry.host import Host
+from maxserve.interfaces.errors import PluginError
+from maxserve.interfaces.parsers import (
+    ReadsAnswer,
+    ReasoningContext,
+    ReasoningParser,
+    Thoughts,
+    ToolContext,
+    ToolParser,
+)
 
 log = logging.getLogger("maxserve.server")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from maxserve.core.nouns import CallDelta, TokenLogprob
+from maxserve.interfaces.parsers import CallDelta
+from maxserve.interfaces.request import TokenLogprob
 from maxserve.plugins.api.common.answer import Piece
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maxserve.core.http.threads import Threads
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 
 PROMPTS = 4  # at the same time; a tokenizer lets other threads run, a template does not
 

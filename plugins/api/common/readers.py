@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from maxserve.core.interfaces import ServerContext
-from maxserve.core.nouns import Constraint, ThoughtTokens
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, Thoughts, ToolContext
+from maxserve.interfaces.parsers import ReadsAnswer, ReasoningContext, Thoughts, ToolContext
+from maxserve.interfaces.request import Constraint, ThoughtTokens
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody, Message
 from maxserve.plugins.api.common.conversation import goes_on
 from maxserve.plugins.api.common.parsers import choose_parsers

@@ -6,8 +6,8 @@ import secrets
 import string
 from collections.abc import Sequence
 
-from maxserve.core.nouns import CallDelta, Delta, FinishReason, Tool
-from maxserve.core.reading import ReadsAnswer
+from maxserve.interfaces.parsers import CallDelta, Delta, ReadsAnswer, Tool
+from maxserve.interfaces.request import FinishReason
 from maxserve.plugins.api.common.argument_types import ArgumentType
 from maxserve.plugins.api.common.call_arguments import CallArguments
 from maxserve.plugins.api.common.json_text import encodable

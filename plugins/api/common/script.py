@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Container, Generator
 from typing import TypeAlias
 
-from maxserve.core.errors import PluginError
-from maxserve.core.nouns import CallDelta, Delta
+from maxserve.interfaces.errors import PluginError
+from maxserve.interfaces.parsers import CallDelta, Delta
 from maxserve.plugins.api.common.call_text import CallText
 
 _READS_PER_CHARACTER = 100  # that a reading may take again, having put text back

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 
 Message = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-from maxserve.core.nouns import Tool
+from maxserve.interfaces.parsers import Tool
 from maxserve.plugins.api.common.script import Script
 
 MOST_CALLS = 16  # in one answer that must call

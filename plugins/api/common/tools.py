@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Tool
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.parsers import Tool
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.tool_schema import arguments_schema, calls_schema
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.errors import Failure
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.fields import Body

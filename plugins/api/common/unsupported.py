@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 
 MOST_WARNINGS = 20
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 
 from maxserve.core.engine.compilers import preferred_backend
-from maxserve.core.errors import GrammarUnsupported, RequestError
-from maxserve.core.nouns import Constraint
 from maxserve.core.text.grammar_vocabulary import grammar_context
+from maxserve.interfaces.errors import GrammarUnsupported, RequestError
+from maxserve.interfaces.request import Constraint
 from maxserve.plugins.api.constraints.messages import Begin, Outcome
 from maxserve.plugins.api.constraints.sandbox import Sandbox
 from maxserve.plugins.api.constraints.text import canonical
@@ -21,8 +21,8 @@ from maxserve.plugins.api.constraints.text import canonical
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from maxserve.core.components import GrammarBackend
-    from maxserve.core.interfaces import ServerContext
+    from maxserve.interfaces.grammar import GrammarBackend
+    from maxserve.interfaces.routes import ServerContext
     from maxserve.plugins.api.constraints.sandbox import TriesConstraints
 
 LONGEST = 30.0  # seconds that a client waits for a compilation

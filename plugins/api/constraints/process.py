@@ -27,16 +27,16 @@ import msgspec
 import numpy as np
 
 from maxserve.core.engine.compilers import Compilers
-from maxserve.core.errors import GrammarUnsupported, MaxserveError
-from maxserve.core.grammars import GrammarContext
 from maxserve.core.registry.host import Host
 from maxserve.core.runtime.lifeline import PR_SET_PDEATHSIG
+from maxserve.interfaces.errors import GrammarUnsupported, MaxserveError
+from maxserve.interfaces.grammar import GrammarContext
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from maxserve.core.grammars import GrammarCompiler, Matcher
+    from maxserve.interfaces.grammar import GrammarCompiler, Matcher
 
 SECONDS = 30  # of processor time for one constraint
 MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process had when it was forked

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 import msgspec
 
-from maxserve.core.errors import MaxserveError, QueueFullError, RequestError
+from maxserve.interfaces.errors import MaxserveError, QueueFullError, RequestError
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Message, Outcome, Signal, Try, packed
 
 log = logging.getLogger("maxserve.server")

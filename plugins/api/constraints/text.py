@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 
 LARGEST = 256 * 1024  # bytes of a canonical form
 DEEPEST = 64  # levels of a schema

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import FAIL_FAST
 from maxserve.plugins.api.common.fields import Body
 

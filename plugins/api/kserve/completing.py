@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.interfaces import ModelInfo
+from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.identity import client_of

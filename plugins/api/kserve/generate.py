@@ -10,7 +10,7 @@ import msgspec
 
 from maxserve.core.http.errors import Failure
 from maxserve.core.http.sse import event
-from maxserve.core.interfaces import ModelInfo
+from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.parts import Answer, Part
 from maxserve.plugins.api.common.single import Telling

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from maxserve.core.interfaces import ModelInfo
+from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answering import Generation
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.parts import Answer, answers

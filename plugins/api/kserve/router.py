@@ -10,9 +10,10 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.errors import failure_of
-from maxserve.core.interfaces import ModelInfo, ServerContext
+from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.fields import Body

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import CallDelta
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.jobs import Job

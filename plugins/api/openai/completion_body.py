@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import MOST_LOGPROBS
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import MOST_LOGPROBS
 from maxserve.plugins.api.common.bodies import FAIL_FAST, Strings, TextBody, TokenIds
 
 MOST_PROMPTS = 2048

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import TokenLogprob
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Truncation
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import TokenLogprob
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.jobs import Job, encoded
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic.fields import FieldInfo
 
-from maxserve.core.components import Sampler
 from maxserve.core.config.catalog import catalog
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.registry.host import Host
 from maxserve.core.registry.options import PluginOptions
+from maxserve.interfaces.sampler import Sampler
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED

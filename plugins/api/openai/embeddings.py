@@ -11,10 +11,10 @@ import msgspec
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ServerContext
 from maxserve.core.loading.tasks import SCORING
 from maxserve.core.text.truncation import Truncation
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.endpoint import Call, Endpoint

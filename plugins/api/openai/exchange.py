@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from starlette.responses import Response
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.sse import EventStream
-from maxserve.core.interfaces import ModelInfo
+from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Generation, Parts, usage_of
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.endpoint import Call

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import FAIL_FAST, ChatBody, Strings
 from maxserve.plugins.api.common.fields import Body
 

@@ -8,7 +8,7 @@ import msgspec
 
 from maxserve.core.http.errors import Failure, capped
 from maxserve.core.http.sse import event
-from maxserve.core.nouns import CallDelta
+from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.parts import Part
 from maxserve.plugins.api.openai.responses_items import (

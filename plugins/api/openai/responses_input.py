@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.system_messages import SystemMessages
 from maxserve.plugins.api.common.thinking import ThinkingControls

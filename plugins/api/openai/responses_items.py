@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maxserve.core.interfaces import ModelInfo
+from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.parts import Answer
 from maxserve.plugins.api.openai.responses_body import ResponseBody

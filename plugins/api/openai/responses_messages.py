@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.images import ImageURL
 from maxserve.plugins.api.openai.responses_body import Item, Part, ResponseBody
 from maxserve.plugins.api.openai.responses_tools import CALLS, FUNCTION, KINDS, OUTPUTS, spoken_name

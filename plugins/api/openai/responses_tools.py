@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.openai.responses_body import AllowedTool, InnerTool, Item, NamedTool, Tool
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}

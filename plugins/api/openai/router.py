@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Endpoint
 from maxserve.plugins.api.openai.chat import Chat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from maxserve.core.nouns import Request
+from maxserve.interfaces.request import Request
 
 
 class StopReason(TypedDict):

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.body import body_schema, read_body
 from maxserve.core.http.threads import beside
 from maxserve.core.text.truncation import Side, truncation_of
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.embeddings.vectors import Vector
 

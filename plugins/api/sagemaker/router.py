@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.body import body_schema
 from maxserve.core.http.disconnect import ClientGone
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Endpoint
 from maxserve.plugins.api.openai.chat import Chat

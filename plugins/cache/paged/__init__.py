@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.interfaces import Cache, CacheContext, EvictionPolicy
+from maxserve.interfaces.cache import Cache, CacheContext, EvictionPolicy
 from maxserve.plugins.cache.paged.cache import PagedCache
 from maxserve.plugins.cache.paged.windowed import WindowedCache
 from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.errors import SettingsError
-from maxserve.core.interfaces import CacheContext, EvictionPolicy
-from maxserve.core.nouns import CacheSizes, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheSizes, EvictionPolicy, KVLayer
+from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces import CacheContext
-from maxserve.core.nouns import KVLayer
+from maxserve.interfaces.cache import CacheContext, KVLayer
 from maxserve.plugins.cache.paged.storage import untouched
 
 if TYPE_CHECKING:

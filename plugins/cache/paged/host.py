@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maxserve.core.interfaces import CacheContext, EvictionPolicy
-from maxserve.core.nouns import KVLayer
+from maxserve.interfaces.cache import CacheContext, EvictionPolicy, KVLayer
 from maxserve.plugins.cache.paged.copies import PageCopies
 from maxserve.plugins.cache.paged.tree import Entry, PrefixTree
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.core.interfaces import CacheContext
-from maxserve.core.nouns import CacheLayer, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheLayer, KVLayer
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
-from maxserve.core.interfaces import EvictionPolicy
-from maxserve.core.nouns import Node
+from maxserve.interfaces.cache import EvictionPolicy, Node
 
 
 class Evictable(Node):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces import CacheContext, EvictionPolicy
-from maxserve.core.nouns import CacheSizes, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheSizes, EvictionPolicy, KVLayer
 from maxserve.plugins.cache.paged.cache import LONG_RUN, TOKEN, chosen_policy
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from maxserve.core.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import FAIL_FAST
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.embeddings.vector_fields import VectorFields

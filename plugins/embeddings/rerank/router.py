@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from maxserve.core.interfaces import ServerContext
+from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.embeddings.embedder import Embedder, ScoreOptions, require_vectors

@@ -25,9 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maxserve.core.components import Architecture, WeightMap
-from maxserve.core.errors import ModelError
-from maxserve.core.interfaces import ModelSpec
+from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.fallback import read_spec, read_weight_map
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.loading.progress import NullProgress

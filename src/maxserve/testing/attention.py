@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.computing import Attention, AttentionContext, Index
-from maxserve.core.errors import Unavailable
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.errors import Unavailable
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_batch
 

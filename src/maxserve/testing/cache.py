@@ -13,11 +13,8 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.components import CacheStrategy
-from maxserve.core.grouping import GroupedCache
-from maxserve.core.interfaces import Cache, CacheContext
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer, CacheStrategy, GroupedCache
+from maxserve.core.interfaces.cache_groups import CacheGroup
 from maxserve.testing.cache_model import AMPLE, ONES, Model
 from maxserve.testing.resolve import resolve
 

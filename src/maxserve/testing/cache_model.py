@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.grouping import GroupedCache
-from maxserve.core.interfaces import Cache, CacheContext
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer, GroupedCache
+from maxserve.core.interfaces.cache_groups import CacheGroup
 
 if TYPE_CHECKING:
     Tokens = NDArray[np.int64]

@@ -21,13 +21,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.components import Architecture
-from maxserve.core.interfaces import ModelSpec
+from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.core.loading.fallback import read_weight_map
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.tasks import SCORING
 from maxserve.core.loading.weights import load_weights
-from maxserve.core.nouns import EncodeRequest
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.embeddings.engine import text_batch

@@ -142,7 +142,7 @@ def light_import() -> Callable[..., frozenset[str]]:
 
 REBUILD = """
 import sys, msgspec
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.host import Host, Manifest
 try:
     print(Host.from_manifest(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Manifest)).fingerprint)

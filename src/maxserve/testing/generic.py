@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from maxserve.core.components import Architecture
+from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.loading.tasks import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.registry.entries import load_ref, plain
 from maxserve.testing.architecture import ArchitectureChecks

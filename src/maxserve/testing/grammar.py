@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 
-from maxserve.core.components import GrammarBackend
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarContext
+from maxserve.core.interfaces.errors import GrammarUnsupported
+from maxserve.core.interfaces.grammar import GrammarBackend, GrammarContext
 from maxserve.testing.resolve import load, resolve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.grammars import GrammarCompiler, Matcher
+    from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
 
 EOS = (0, 1)
 HOLES = 40  # ids of the logits that no token has

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear
 from maxserve.architectures.layers.config import ModelConfig, from_transformers
-from maxserve.core.computing import LayerContext, LinearContext
+from maxserve.core.interfaces.layer_compiler import LayerContext
+from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.architecture import randomised
 from maxserve.testing.tiny_cache import TinyCache, run_step

@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.computing import GivesRows, KeepsExperts, KeptExperts, KeptWeight, LinearContext, WeightKeeper
+from maxserve.core.interfaces.linear import (
+    GivesRows,
+    KeepsExperts,
+    KeptExperts,
+    KeptWeight,
+    LinearContext,
+    WeightKeeper,
+)
 from maxserve.core.registry.host import Host, PluginOptions
 
 __all__ = ["LinearMethodChecks"]

@@ -13,9 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
-from maxserve.core.components import ReasoningParser, ToolParser
-from maxserve.core.nouns import Delta, Tool
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, ToolContext
+from maxserve.core.interfaces.parsers import (
+    Delta,
+    ReadsAnswer,
+    ReasoningContext,
+    ReasoningParser,
+    Tool,
+    ToolContext,
+    ToolParser,
+)
 from maxserve.testing.resolve import load, resolve
 
 Calls: TypeAlias = Sequence[tuple[str, str]]  # name and arguments of each

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from maxserve.core.components import (
-    CacheStrategy,
-    Component,
-    GrammarBackend,
-    ReasoningParser,
-    Ref,
-    Sampler,
-    Scheduler,
-    ToolParser,
-)
+from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.component import Component, Ref
+from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import load_ref
 
 T = TypeVar("T", bound=Component)

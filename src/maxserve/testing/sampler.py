@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from maxserve.core.components import Sampler
-from maxserve.core.interfaces import LogitTransform, SamplerContext
-from maxserve.core.rows import Rows
+from maxserve.core.interfaces.sampler import LogitTransform, Rows, Sampler, SamplerContext
 from maxserve.testing.resolve import load, resolve
 
 if TYPE_CHECKING:

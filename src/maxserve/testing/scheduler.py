@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from maxserve.core.components import Scheduler
-from maxserve.core.nouns import Limits, Turns
-from maxserve.core.scheduling import SchedulerContext, StepPolicy
+from maxserve.core.interfaces.scheduler import Limits, Scheduler, SchedulerContext, StepPolicy, Turns
 from maxserve.testing.resolve import load, resolve
 from maxserve.testing.simulation import Arrival, SimulatedEngine
 

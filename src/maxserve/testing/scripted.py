@@ -21,8 +21,10 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.config import Settings
 from maxserve.core.http.gate import Gate
-from maxserve.core.interfaces import ModelInfo, RequestStats, ServerContext
-from maxserve.core.nouns import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.observer import RequestStats
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.host import Host
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate

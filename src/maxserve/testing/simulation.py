@@ -16,14 +16,17 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.interfaces import ModelInfo
-from maxserve.core.nouns import CacheSizes, Limits, Request, SamplingParams
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.scheduler import Limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.nouns import KVLayer, Output
-    from maxserve.core.scheduling import SequenceView, StepPolicy
+    from maxserve.core.interfaces.cache import KVLayer
+    from maxserve.core.interfaces.request import Output
+    from maxserve.core.interfaces.scheduler import SequenceView, StepPolicy
 
 TICK = 0.01  # seconds that a step takes
 

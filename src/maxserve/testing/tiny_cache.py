@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maxserve.architectures.layers.plain_attention import plain_attention as plain_attention
-from maxserve.core.computing import Attention, AttentionContext, Index
-from maxserve.core.interfaces import Model
-from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.core.interfaces.architecture import Model
+from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.cache import CacheLayer, KVLayer
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens
 

@@ -24,8 +24,9 @@ from maxserve.architectures.layers import (
     WholeNormAttention,
 )
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import Batch, CacheLayer
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.testing.tiny_cache import TinyCache, make_batch
 
 FAST, SLOW = RopeConfig(theta=100.0), RopeConfig(theta=1e6)

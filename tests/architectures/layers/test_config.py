@@ -12,8 +12,8 @@ from transformers import LlamaConfig, Qwen3Config
 from maxserve.architectures import qwen3
 from maxserve.architectures.layers.config import ACTIVATIONS, ModelConfig, RopeConfig, from_transformers
 from maxserve.architectures.layers.mlp import ACTIVATIONS as LAYER_ACTIVATIONS
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.errors import ModelError
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100,

@@ -24,7 +24,7 @@ from maxserve.architectures.layers import (
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.architectures.layers.rope import frequencies
-from maxserve.core.nouns import Batch
+from maxserve.core.interfaces.batch import Batch
 from maxserve.testing.tiny_cache import TinyCache, make_batch
 
 

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from maxserve.core.cli.early import plugin_options, read_plugin_options, typed_options, wants_debug
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.registry.options import PluginOptions
 
 

@@ -21,7 +21,7 @@ WRITTEN = {
 
 
 def run(*command: str, cwd: Path, path: Path | None = None) -> str:
-    env = {**os.environ, "PYTHONPATH": str(path) if path is not None else ""}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path or ""), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env, timeout=280)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import EngineError, ModelError, RequestError
+from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError
 
 COMMAND = """
 import click
 from maxserve import hookimpl
-from maxserve.core import errors
+from maxserve.interfaces import errors
 
 @hookimpl
 def maxserve_commands(cli):

@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.config import PluginSection
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.sections import SECTIONS
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 
 
 def test_every_field_is_an_option_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.checks import check_endpoint
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
 

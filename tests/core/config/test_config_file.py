@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import PluginSection, Settings, resolve
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 Write = Callable[..., str]
 

@@ -8,7 +8,7 @@ import pytest
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.environment import BEFORE_SETTINGS, read_dotenv
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 SAMPLES = {bool: "true", int: "2048", float: "0.5", str: "text", dict: '{"a": 1}'}
 

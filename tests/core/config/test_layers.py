@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from maxserve.core.config import PluginSection, resolve
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 ORIGINS = ("command line", "file", "environment")
 CASES = {

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Scheduler
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.policy_options import refuse_unused, unused_chunking
-from maxserve.core.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.schedulers import maxserve_schedulers
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from maxserve import hookimpl
-from maxserve.core.components import Architecture
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.required import with_required
-from maxserve.core.errors import PluginError, SettingsError, UnsupportedError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
 from maxserve.core.registry.host import Host
 
 

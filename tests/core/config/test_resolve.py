@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from maxserve.core.config import PluginSection, Settings, resolve, resolve_plugins
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.sections import SECTIONS, ModelSettings
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 
 def test_defaults_survive_the_way_to_a_worker() -> None:

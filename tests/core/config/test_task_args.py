@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.config.task_args import read_audio_arguments
 from maxserve.core.config.unsupported import refuse_unsupported
-from maxserve.core.errors import SettingsError, UnsupportedError
+from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
 
 
 def test_arguments_are_read_by_their_types() -> None:

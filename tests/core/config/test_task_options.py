@@ -9,7 +9,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.task_options import asked_task, check_for_task
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 
 
 def test_a_task_counts_when_it_was_chosen() -> None:

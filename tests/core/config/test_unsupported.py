@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import Choosable, catalog
 from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, refuse_unsupported
-from maxserve.core.errors import UnsupportedError
+from maxserve.core.interfaces.errors import UnsupportedError
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
 SUPPORTED = {option.path for option in catalog()} - UNSUPPORTED_PATHS

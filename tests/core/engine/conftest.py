@@ -14,18 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from maxserve.core.cache_groups import CacheGroup
 from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.grouping import GroupedAttention
-from maxserve.core.interfaces import CacheContext, ModelInfo, SamplerContext
-from maxserve.core.nouns import CacheLayer, Limits, Output, Turns
+from maxserve.core.interfaces.cache import CacheContext, CacheLayer
+from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.request import Output
+from maxserve.core.interfaces.sampler import SamplerContext
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext, Turns
 from maxserve.core.registry.entries import load_ref
-from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.samplers.temperature import Temperature, TemperatureTransform

@@ -12,7 +12,8 @@ from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
-from maxserve.core.nouns import Batch, Request
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.request import Request
 
 Make = Callable[..., Sequence]
 PAGE = 4

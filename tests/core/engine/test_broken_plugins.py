@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.core.components import LinearMethod
 from maxserve.core.engine.draw import Stage
-from maxserve.core.errors import PluginError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.kernels import Chooser
-from maxserve.core.nouns import Request, SamplingParams
 from maxserve.samplers.temperature import Temperature
 
 FAULTS = ("greedy", "prepare", "apply", "observe", "shape", "type", "nan")

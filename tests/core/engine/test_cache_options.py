@@ -15,10 +15,10 @@ from maxserve.core.config import resolve
 from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.nouns import Request, SamplingParams
 from maxserve.core.registry.host import Host, PluginOptions
 
 Build = Callable[..., Engine]

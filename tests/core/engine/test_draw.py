@@ -7,7 +7,7 @@ import torch
 
 from maxserve.core.engine.draw import INVALID, Pipeline, Stage, inverse_cdf
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
 
 CPU = torch.device("cpu")

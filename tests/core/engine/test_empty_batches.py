@@ -14,15 +14,16 @@ import pytest
 
 from maxserve.architectures import FUSED
 from maxserve.architectures.llama import Model
-from maxserve.core.components import Architecture
 from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.errors import SettingsError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.nouns import Batch, Request, SamplingParams
 
 
 class Counting(Model):

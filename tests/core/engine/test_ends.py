@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import maxserve
-from maxserve.core.nouns import Constraint
+from maxserve.core.interfaces.request import Constraint
 
 QUESTION = [{"role": "user", "content": "What does --max-length do?"}]
 LENGTH = 200

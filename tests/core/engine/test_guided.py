@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import maxserve
-from maxserve.core.errors import EngineError
-from maxserve.core.nouns import Constraint, Request, SamplingParams, ThoughtTokens
+from maxserve.core.interfaces.errors import EngineError
+from maxserve.core.interfaces.request import Constraint, Request, SamplingParams, ThoughtTokens
 from maxserve.plugins.api.constraints import process as constraint_process
 
 SCHEMA = json.dumps(

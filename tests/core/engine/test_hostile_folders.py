@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import maxserve
-from maxserve.core.errors import RequestError, UsageError
+from maxserve.core.interfaces.errors import RequestError, UsageError
 from maxserve.core.text import end_tokens
 
 SOON = 60.0  # seconds, on a machine that others use too; each takes less than one of them

@@ -19,12 +19,12 @@ from transformers import (
 from maxserve import LLM
 from maxserve.core.config import Settings, resolve
 from maxserve.core.engine.images import PromptImages
-from maxserve.core.errors import ModelError, RequestError, SettingsError
-from maxserve.core.interfaces import ReadsImages
+from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
+from maxserve.core.interfaces.images import ReadsImages
+from maxserve.core.interfaces.request import Image, Numbers, Request, SamplingParams
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.nouns import Image, Numbers, Request, SamplingParams
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.core.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from maxserve import LLM
-from maxserve.core.errors import ModelError, RequestError, SettingsError
+from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.registry.host import Host, PluginOptions
 from tests.conftest import write_recipe
 

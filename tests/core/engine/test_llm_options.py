@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from maxserve import LLM
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import maxserve
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.request import Request, SamplingParams
 
 PROMPTS = ["the quick brown fox jumps over the lazy dog and on and on", "a page", "x y z"]
 

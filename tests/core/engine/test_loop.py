@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 
 VOCAB, EOS = 211, 7
 GREEDY = {"temperature": {"temperature": 0.0}}

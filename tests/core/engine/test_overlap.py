@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from maxserve.core.engine.draw import Stage
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.plugins.schedulers.continuous import Continuous
 
 VOCAB, EOS = 211, 7

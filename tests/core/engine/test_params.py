@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from maxserve.core.engine.params import SamplerFields
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.engine.pending_prefixes import MOST_HELD_BACK
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 
 Run = Callable[..., dict[str, list[Output]]]
 PROMPT = tuple((7 * i + 3) % 200 for i in range(100))  # six pages of 16 and a rest

@@ -10,8 +10,9 @@ from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.interfaces import Cache, CacheContext
-from maxserve.core.nouns import CacheLayer, Limits, Request
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer
+from maxserve.core.interfaces.request import Request
+from maxserve.core.interfaces.scheduler import Limits
 from maxserve.plugins.cache.paged import PagedCache
 
 PAGE = 16

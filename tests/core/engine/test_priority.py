@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.engine.loop import Engine
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.request import Request, SamplingParams
 
 
 def request(id: str, priority: int = 0, user: str = "") -> Request:

@@ -6,7 +6,7 @@ import pytest
 
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.nouns import Request
+from maxserve.core.interfaces.request import Request
 
 Make = Callable[..., Sequence]
 

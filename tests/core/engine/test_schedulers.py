@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Output, Request, SamplingParams, Turns
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
+from maxserve.core.interfaces.scheduler import Turns
 
 VOCAB = 211
 Run = Callable[..., dict[str, list[Output]]]

@@ -7,7 +7,7 @@ import pytest
 
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import AHEAD, Sequence
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.request import Request, SamplingParams
 
 Make = Callable[..., Sequence]
 

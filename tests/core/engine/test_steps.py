@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.plugins.schedulers.continuous import Continuous
 
 VOCAB, EOS = 211, 7

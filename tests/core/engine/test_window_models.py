@@ -26,11 +26,11 @@ from maxserve import CacheStrategy, hookimpl
 from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.kernels import CompiledLayer
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.nouns import Request, SamplingParams
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.cache.paged import PagedCache
 from tests.conftest import write_tokenizer

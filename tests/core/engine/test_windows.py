@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.cache_groups import CacheGroup
 from maxserve.core.engine.loop import Engine
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from tests.core.engine.conftest import VOCAB, next_token
 
 Make = Callable[..., Engine]

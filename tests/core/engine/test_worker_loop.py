@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.runtime import worker
 from maxserve.core.runtime.messages import Outputs, ResetPrefixCache, Shutdown, Submit
 from maxserve.core.runtime.worker import PAUSE, REST, Loop
@@ -46,8 +46,8 @@ class Engine:
         return []
 
     def stats(self) -> Any:
-        from maxserve.core.interfaces import StepStats
-        from maxserve.core.nouns import CacheSizes
+        from maxserve.core.interfaces.cache import CacheSizes
+        from maxserve.core.interfaces.observer import StepStats
 
         return StepStats(time=0.0, running=0, waiting=0, cache=CacheSizes(total=0, free=0, cached=0, owned=0))
 

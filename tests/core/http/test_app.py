@@ -12,8 +12,8 @@ from starlette.staticfiles import StaticFiles
 
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
-from maxserve.core.errors import EngineError, PluginError, RequestError
 from maxserve.core.http.app import create_app
+from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,6 @@ from pydantic import field_validator
 
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
-from maxserve.core.errors import RequestError
 from maxserve.core.http import body as bodies
 from maxserve.core.http import body_memory
 from maxserve.core.http.app import create_app
@@ -32,6 +31,7 @@ from maxserve.core.http.body import (
 )
 from maxserve.core.http.body_memory import UNCOUNTED, BodyMemory
 from maxserve.core.http.threads import Threads
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from maxserve.core.errors import EngineError, QueueFullError, RequestError, WorkerDied
 from maxserve.core.http.errors import LONGEST_MESSAGE, Failure, failure_of
+from maxserve.core.interfaces.errors import EngineError, QueueFullError, RequestError, WorkerDied
 
 
 class Inner(BaseModel):

@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
-from maxserve.core.errors import PluginError
 from maxserve.core.http.app import create_app
 from maxserve.core.http.errors import Failure
 from maxserve.core.http.gate import Gate
 from maxserve.core.http.wordings import Tells, Wordings
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.host import Host, PluginOptions
 
 pytestmark = pytest.mark.anyio

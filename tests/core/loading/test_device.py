@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.loading.device import choose_cache_dtype, choose_device
 
 CPU = torch.device("cpu")

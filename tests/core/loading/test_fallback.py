@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Architecture
-from maxserve.core.errors import ModelError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.fallback import find_fallback, read_spec
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.registry.host import Host

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.json_files import read_object, read_optional_object
 
 

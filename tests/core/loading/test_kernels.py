@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from maxserve.core.components import LayerCompiler, LinearMethod
-from maxserve.core.errors import SettingsError, Unavailable
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import SettingsError, Unavailable
+from maxserve.core.interfaces.layer_compiler import LayerCompiler
+from maxserve.core.interfaces.linear import LinearMethod
 from maxserve.core.loading.kernels import Chooser, CompiledLayer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -9,10 +9,11 @@ from torch import nn
 
 from maxserve.architectures import mixtral, qwen3_vl
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT
-from maxserve.core.cache_groups import CacheGroup, cache_groups
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.cache_groups import CacheGroup, cache_groups
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.memory import (
     CPU_CACHE_LIMIT,
     KEPT_LEAST,
@@ -25,7 +26,6 @@ from maxserve.core.loading.memory import (
     weight_bytes,
 )
 from maxserve.core.loading.memory_table import size_text
-from maxserve.core.nouns import CacheLayer
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4

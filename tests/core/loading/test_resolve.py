@@ -15,9 +15,10 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
-from maxserve.core.components import Architecture, ModelQuery, ModelSource
 from maxserve.core.config.model import ModelSettings
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.loading.places import is_repository
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import ModelFiles, resolve_model

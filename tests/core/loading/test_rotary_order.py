@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from maxserve.architectures import FUSED, llama4
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
-from maxserve.core.components import WeightMap
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.rotary_order import PairsApart, rotary_order
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.testing.architecture import randomised

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers import Experts
 from maxserve.architectures.layers.moe import gated
-from maxserve.core.components import WeightMap
-from maxserve.core.computing import LinearContext
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import Keeping, load_weights

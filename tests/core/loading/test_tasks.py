@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Architecture
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.tasks import settle_task
 from maxserve.core.registry.entries import Entry, Registry, find_architecture, load_ref, tasks_of
 from maxserve.core.registry.host import Host, PluginOptions

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.weight_files import choose_weights, refuse_unreadable
 
 

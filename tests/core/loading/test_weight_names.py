@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from maxserve.architectures.weight_maps import EXAONE, FUSED, SEEING
-from maxserve.core.components import WeightMap
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.next_tokens import next_token_layers
 from maxserve.core.loading.safetensors_header import TensorInfo
 from maxserve.core.loading.weight_names import unwrapped

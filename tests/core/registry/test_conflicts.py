@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Architecture, ConfigSection, Scheduler
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
 from maxserve.core.registry.entries import Entry

@@ -10,11 +10,11 @@ from unittest.mock import create_autospec
 import pytest
 from fastapi import APIRouter
 
-from maxserve.core.components import Scheduler
-from maxserve.core.errors import PluginError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.contracts import PARTS, PROTOCOLS, contract_fault
-from maxserve.core.registry.host import KINDS
+from maxserve.core.registry.kinds import KINDS
 
 
 class Policy:
@@ -30,7 +30,7 @@ class TakesMore:
 
 
 def test_every_kind_has_a_contract() -> None:
-    assert {*PROTOCOLS, "routes", "architecture"} == set(KINDS)
+    assert {*PROTOCOLS, "routes", "architecture"} == {kind.name for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", [*PROTOCOLS, *PARTS])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 
 ACME = """
 from maxserve import Architecture

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Architecture, Scheduler
-from maxserve.core.errors import PluginError, UsageError
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.errors import PluginError, UsageError
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry, cause, find_architecture, load_ref, nearest, where
 
 
@@ -126,7 +127,7 @@ class Callable:
 def test_where_names_module_and_attribute() -> None:
     assert where("a.b:c") == "a.b:c"
     assert where(schedulers) == f"{__name__}:schedulers"
-    assert where(Scheduler) == "maxserve.core.components:Scheduler"
+    assert where(Scheduler) == "maxserve.core.interfaces.scheduler:Scheduler"
     assert where(Callable()) == f"{__name__}:Callable"
 
 

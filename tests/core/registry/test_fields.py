@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Sampler
-from maxserve.core.errors import PluginError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.sampler import Sampler
 
 
 @pytest.mark.parametrize("field", ["model", "max_tokens", "seed", "stop", "stream"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +11,18 @@ import click
 import msgspec
 import pytest
 
-from maxserve.core.components import Architecture, ConfigSection, ModelQuery, ModelSource, Sampler, Scheduler
 from maxserve.core.config import resolve
-from maxserve.core.errors import ModelError, PluginError
 from maxserve.core.hookspecs import hookimpl
-from maxserve.core.interfaces import Context
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.component import Context
+from maxserve.core.interfaces.config import ConfigSection
+from maxserve.core.interfaces.errors import ModelError, PluginError
+from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+from maxserve.core.interfaces.process import ProcessInfo
+from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.host import Host, Manifest, PluginOptions
-from maxserve.core.registry.process import ProcessInfo
 
 SCHEDULER = """
 from maxserve import Scheduler, hookimpl
@@ -334,7 +339,7 @@ def test_manifest_travels_as_message_and_makes_an_equal_host(
     assert {source.name for source in manifest.sources} >= {"acme", "beta.plugin", "my_arch"}
     assert "builtin.demo" not in {source.name for source in manifest.sources}
     with pytest.MonkeyPatch.context() as patch:  # the worker's environment knows of no folder but through the manifest
-        patch.setenv("PYTHONPATH", str(plugin_folder.path))
+        patch.setenv("PYTHONPATH", str(plugin_folder.path), prepend=os.pathsep)
         assert spawned(host) == host.fingerprint
 
 

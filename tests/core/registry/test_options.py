@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.options import PluginOptions, Preference, parse_preferences, split_commas
 
 KINDS = ("architecture", "cache_strategy")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.registry.process import ProcessInfo
+from maxserve.core.interfaces.process import ProcessInfo
 
 
 def test_callbacks_run_once_the_last_first() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.selection import Plugin, find_plugins

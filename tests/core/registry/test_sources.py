@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.sources import builtin_sources, installed_sources, named_sources

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from maxserve.core.interfaces import ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.runtime import ports
 from maxserve.core.runtime.banner import StartDisplay, announce
 

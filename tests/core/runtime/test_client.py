@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import QueueFullError, RequestError, WorkerDied
-from maxserve.core.interfaces import RequestStats, StepStats
-from maxserve.core.nouns import CacheSizes, Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.errors import QueueFullError, RequestError, WorkerDied
+from maxserve.core.interfaces.observer import RequestStats, StepStats
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.runtime.observing import Observers

@@ -20,11 +20,11 @@ import psutil
 import pytest
 
 from maxserve.core.config import Settings
-from maxserve.core.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.runtime.launch import chosen_routes
 
-STUB = Path(__file__).parents[1] / "ipc" / "stub"
+STUB = Path(__file__).parent / "stub"
 SLOW, FATAL = 1, 2
 PATIENCE = 60.0
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.interfaces import ModelInfo, StepStats
-from maxserve.core.nouns import CacheSizes, Constraint, Encoded, EncodeRequest, Output, Request, SamplingParams
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.observer import StepStats
+from maxserve.core.interfaces.request import Constraint, Encoded, EncodeRequest, Output, Request, SamplingParams
 from maxserve.core.runtime.messages import (
     Abort,
     Encode,

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.runtime import ports
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.runtime.private_folder import private_folder, remove_abandoned
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.runtime.messages import Abort, Endpoints, FromWorker, Phase
 from maxserve.core.runtime.sockets import ApiChannel, WorkerChannel, endpoints
 

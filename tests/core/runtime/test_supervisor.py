@@ -12,16 +12,16 @@ from typing import Any
 import psutil
 import pytest
 
-from maxserve.core.errors import EngineError, PluginError, RequestError, UsageError, WorkerDied
-from maxserve.core.interfaces import ModelInfo
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError, UsageError, WorkerDied
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.runtime import supervisor as module
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.messages import Endpoints, Start
 from maxserve.core.runtime.sockets import endpoints
 from maxserve.core.runtime.supervisor import Supervisor
 
-STUB = Path(__file__).parents[1] / "ipc" / "stub"
+STUB = Path(__file__).parent / "stub"
 SLOW, FATAL, RAISING = 1, 2, 4
 
 

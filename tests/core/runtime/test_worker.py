@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.registry.host import Manifest
 from maxserve.core.registry.sources import Source
 from maxserve.core.runtime.child import Child
@@ -28,7 +28,7 @@ from maxserve.core.runtime.messages import (
 )
 from maxserve.core.runtime.sockets import ApiChannel, endpoints
 
-STUB = Path(__file__).parents[1] / "ipc" / "stub"
+STUB = Path(__file__).parent / "stub"
 SLOW, REFUSED, RAISING, RESTING = 1, 3, 4, 5
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_template import ChatTemplate
 
 LIKE_GEMMA = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text.chat_template import ChatTemplate
 
 CHATML = (

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text import client_text
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.client_text import ClientText, Conversation

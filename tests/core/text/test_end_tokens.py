@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.end_tokens import end_tokens, eos_token_ids, template_ends
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text import chat_template, template_budget
 from maxserve.core.text.chat_template import ChatTemplate
 

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
-from maxserve.core.errors import ModelError, RequestError
+from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text.tokenizer import Tokenizer
 
 

@@ -13,8 +13,9 @@ from transformers import LlamaConfig
 
 from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.llama import Model
-from maxserve.core.computing import AttentionContext
-from maxserve.core.nouns import Batch, CacheLayer
+from maxserve.core.interfaces.attention import AttentionContext
+from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.paged import BLOCK, PagedAttention

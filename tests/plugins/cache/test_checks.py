@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from maxserve.core.components import CacheStrategy
-from maxserve.core.interfaces import Cache, CacheContext
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheStrategy
 from maxserve.plugins.cache.paged import PagedCache, WindowedCache
 from maxserve.testing.cache import CacheStrategyChecks
 

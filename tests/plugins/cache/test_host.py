@@ -10,8 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces import CacheContext
-from maxserve.core.nouns import CacheLayer
+from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.plugins.cache.paged import PagedCache, copies
 
 Make = Callable[..., PagedCache]

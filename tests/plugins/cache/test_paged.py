@@ -11,10 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.components import CacheStrategy
-from maxserve.core.errors import SettingsError
-from maxserve.core.interfaces import CacheContext, EvictionPolicy
-from maxserve.core.nouns import Node
+from maxserve.core.interfaces.cache import CacheContext, CacheStrategy, EvictionPolicy, Node
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
 from maxserve.plugins.cache.policies import POLICIES, FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from maxserve.core.interfaces import EvictionPolicy
-from maxserve.core.nouns import Node
+from maxserve.core.interfaces.cache import EvictionPolicy, Node
 from maxserve.plugins.cache.paged.tree import Entry, EvictionOrder, PrefixTree
 from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 

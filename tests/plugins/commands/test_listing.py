@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import WeightMap
+from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.plugins.commands.listing import plural
 
 ACME = """

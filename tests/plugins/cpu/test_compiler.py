@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.core.errors import Unavailable
-from maxserve.core.interfaces import Context
+from maxserve.core.interfaces.component import Context
+from maxserve.core.interfaces.errors import Unavailable
 from maxserve.llm import LLM
 from maxserve.plugins.cpu import Config, library
 from maxserve.plugins.cpu.compiler import SOURCES, compiled_library

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from maxserve.core.config import resolve
-from maxserve.core.errors import ModelError, PluginError
+from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import Host, PluginOptions

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ModelInfo
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Side, Truncation
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request

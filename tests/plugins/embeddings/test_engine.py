@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import RequestError
-from maxserve.core.interfaces import ModelInfo
-from maxserve.core.nouns import Encoded, EncodeRequest, Request
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, Request
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts
 from maxserve.plugins.embeddings.pooling import Pooling
 from maxserve.plugins.embeddings.sentence import Normalize, Recipe

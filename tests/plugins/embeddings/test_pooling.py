@@ -12,7 +12,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.plugins.embeddings.pooling import Pooling as OurPooling
 from maxserve.plugins.embeddings.pooling import Spans
 from maxserve.plugins.embeddings.sentence import POOLINGS, Normalize, Recipe

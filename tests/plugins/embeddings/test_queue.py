@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.nouns import EncodeRequest
+from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.plugins.embeddings.queue import EncodeQueue
 
 

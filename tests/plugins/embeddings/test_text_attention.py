@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.errors import ModelError
-from maxserve.core.nouns import CacheLayer, EncodeRequest
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.plugins.embeddings.engine import text_batch
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import EngineError, ModelError, RequestError
-from maxserve.core.nouns import Encoded
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError
+from maxserve.core.interfaces.request import Encoded
 from maxserve.plugins.embeddings.sentence import Normalize, Recipe
 from maxserve.plugins.embeddings.vector_info import sizes, vector_info
 from maxserve.plugins.embeddings.vectors import Collected, cosines, settle_size, unit

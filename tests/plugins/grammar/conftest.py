@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.grammars import GrammarCompiler, GrammarContext, Matcher
+from maxserve.core.interfaces.grammar import GrammarCompiler, GrammarContext, Matcher
 from maxserve.plugins.grammar import llguidance, outlines
 from maxserve.testing.grammar import EOS, VOCABULARY, allowed
 

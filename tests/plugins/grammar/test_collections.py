@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, HttpUrl, Json, SecretStr
 
-from maxserve.core.grammars import GrammarCompiler, Matcher
+from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
 from maxserve.testing.grammar import written
 
 

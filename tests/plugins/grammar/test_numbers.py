@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarCompiler
+from maxserve.core.interfaces.errors import GrammarUnsupported
+from maxserve.core.interfaces.grammar import GrammarCompiler
 from maxserve.plugins.grammar.lowering import lowered
 from maxserve.plugins.grammar.numbers import Bounds, decimal_of
 from maxserve.plugins.grammar.schema import checked

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarCompiler, Matcher
+from maxserve.core.interfaces.errors import GrammarUnsupported
+from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
 from maxserve.plugins.grammar import regex
 from maxserve.testing.grammar import written
 

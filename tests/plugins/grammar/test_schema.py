@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.core.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar.schema import checked, read_schema
 
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from maxserve.core.errors import GrammarUnsupported
-from maxserve.core.grammars import GrammarCompiler, Matcher
+from maxserve.core.interfaces.errors import GrammarUnsupported
+from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.schema_regex import schema_regex
 from maxserve.testing.grammar import written

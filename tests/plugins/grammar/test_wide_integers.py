@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.grammars import GrammarCompiler
+from maxserve.core.interfaces.grammar import GrammarCompiler
 from maxserve.plugins.grammar.llguidance import WORDING
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.wide_integers import wide_grammar

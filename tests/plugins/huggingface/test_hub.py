@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import errors
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.plugins.huggingface.hub import WAITS, _reporting_bar, is_network_failure, patiently
 
 HTTP_ERROR = errors.HfHubHTTPError.__bases__[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.plugins.huggingface.hub import HuggingFaceHub, patiently
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

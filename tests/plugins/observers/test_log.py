@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.interfaces import ObserverContext, StepStats
-from maxserve.core.nouns import CacheSizes
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.observer import ObserverContext, StepStats
 from maxserve.plugins.observers.log import INTERVAL, LogLine
 
 

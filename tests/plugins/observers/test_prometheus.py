@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import maxserve.plugins.observers as declared
 from maxserve.core.config import Settings
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import (
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.observer import (
     BATCH_SIZE_EDGES,
     ITERATION_TOKENS_EDGES,
     Distribution,
@@ -20,7 +21,6 @@ from maxserve.core.interfaces import (
     RequestStats,
     StepStats,
 )
-from maxserve.core.nouns import CacheSizes
 from maxserve.plugins.observers.metrics import router
 from maxserve.plugins.observers.prometheus import Prometheus
 

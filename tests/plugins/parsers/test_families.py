@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-from maxserve.core.nouns import Tool
-from maxserve.core.reading import ToolContext
+from maxserve.core.interfaces.parsers import Tool, ToolContext
 from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers.kimi_k2 import KimiK2
 from maxserve.testing.parsers import ToolParserChecks

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.nouns import Tool
-from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate

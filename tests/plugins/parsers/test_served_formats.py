@@ -14,8 +14,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
-from maxserve.core.nouns import Request
+from maxserve.core.interfaces.request import Request
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.anthropic.router import router as anthropic_router

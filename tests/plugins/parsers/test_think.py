@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from maxserve.core.nouns import Tool
-from maxserve.core.reading import ReasoningContext
+from maxserve.core.interfaces.parsers import ReasoningContext, Tool
 from maxserve.plugins.parsers.think import Think
 from maxserve.testing.parsers import ReasoningParserChecks, gathered
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from maxserve.core.nouns import Tool
-from maxserve.core.reading import ToolContext
+from maxserve.core.interfaces.parsers import Tool, ToolContext
 from maxserve.plugins.api.common.call_arguments import CallArguments
 from maxserve.plugins.parsers import maxserve_tool_parsers
 from maxserve.plugins.parsers.mistral import Mistral

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Limits
+from maxserve.core.interfaces.scheduler import Limits
 from maxserve.testing.simulation import Arrival, SimulatedEngine
 
 

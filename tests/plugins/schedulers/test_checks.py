@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import Scheduler
-from maxserve.core.scheduling import Plan, SchedulerContext, SequenceView, View
+from maxserve.core.interfaces.scheduler import Plan, Scheduler, SchedulerContext, SequenceView, View
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.testing.scheduler import SchedulerChecks
 

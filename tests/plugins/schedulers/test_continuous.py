@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from maxserve.core.scheduling import SchedulerContext
+from maxserve.core.interfaces.scheduler import SchedulerContext
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.testing.scheduler import SchedulerChecks
 from maxserve.testing.simulation import SimulatedEngine

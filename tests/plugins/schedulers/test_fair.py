@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Limits
-from maxserve.core.scheduling import SchedulerContext
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.plugins.schedulers.continuous import Continuous
 from maxserve.plugins.schedulers.fair import Config, Fair
 from maxserve.testing.scheduler import SchedulerChecks

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.nouns import Turns
-from maxserve.core.scheduling import SchedulerContext
+from maxserve.core.interfaces.scheduler import SchedulerContext, Turns
 from maxserve.plugins.schedulers.tts import TakingTurns
 from maxserve.testing.scheduler import SchedulerChecks
 from maxserve.testing.simulation import Arrival, SimulatedEngine

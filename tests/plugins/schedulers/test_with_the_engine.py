@@ -17,11 +17,12 @@ import torch
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
-from maxserve.core.interfaces import CacheContext, ModelInfo
-from maxserve.core.nouns import Limits, Output, Request, SamplingParams, Turns
+from maxserve.core.interfaces.cache import CacheContext
+from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
+from maxserve.core.interfaces.sampler import Rows
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext, Turns
 from maxserve.core.registry.entries import load_ref
-from maxserve.core.rows import Rows
-from maxserve.core.scheduling import SchedulerContext
 from maxserve.plugins.cache.paged import PagedCache
 from maxserve.plugins.schedulers import maxserve_schedulers
 

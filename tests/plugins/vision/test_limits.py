@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maxserve.core.config import Settings, resolve
-from maxserve.core.errors import SettingsError
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.vision.limits import ImageLimits
 
 

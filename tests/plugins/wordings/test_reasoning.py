@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.text.chat_template import ChatTemplate
 from tests.plugins.wordings.conftest import ROUTERS
 

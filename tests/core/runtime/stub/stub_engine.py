@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from maxserve.core.errors import ModelError, RequestError
-from maxserve.core.interfaces import EngineContext, ModelInfo, StepStats
-from maxserve.core.nouns import CacheSizes, Output, Request
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.engine import EngineContext, ModelInfo
+from maxserve.core.interfaces.errors import ModelError, RequestError
+from maxserve.core.interfaces.observer import StepStats
+from maxserve.core.interfaces.request import Output, Request
 
 SLOW = 1  # first prompt tokens that make an engine behave in a certain way
 FATAL = 2

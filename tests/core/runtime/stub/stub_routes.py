@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from maxserve import Routes, hookimpl
-from maxserve.core.errors import RequestError, WorkerDied
-from maxserve.core.interfaces import ServerContext
-from maxserve.core.nouns import Request, SamplingParams
+from maxserve.core.interfaces.errors import RequestError, WorkerDied
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.routes import ServerContext
 
 
 @hookimpl

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 
 from maxserve import CacheStrategy, hookimpl
 from maxserve.core.config import resolve
-from maxserve.core.errors import WorkerDied
 from maxserve.core.http.app import create_app
+from maxserve.core.interfaces.errors import WorkerDied
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.plugins.api.admin.router import router
 

@@ -10,7 +10,7 @@ import anthropic
 import httpx
 import pytest
 
-from maxserve.core.nouns import CallDelta
+from maxserve.core.interfaces.parsers import CallDelta
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.anthropic.bodies import MessageBody
 from maxserve.plugins.api.anthropic.conversation import messages_of

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.anthropic.bodies import MessageBody
 from maxserve.plugins.api.anthropic.conversation import messages_of
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields, constraint_asked
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}

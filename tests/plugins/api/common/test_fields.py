@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from maxserve.core.components import Sampler
-from maxserve.core.errors import PluginError, RequestError
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import PluginError, RequestError
+from maxserve.core.interfaces.sampler import Sampler
 from maxserve.plugins.api.common.fields import Body, RequestFields
 
 

@@ -13,8 +13,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from maxserve.core.errors import EngineError, WorkerDied
-from maxserve.core.nouns import Output, Request, SamplingParams
+from maxserve.core.interfaces.errors import EngineError, WorkerDied
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import Piece
 from maxserve.plugins.api.common.generation import SLICE, begun, generate_text, merged

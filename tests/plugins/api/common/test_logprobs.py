@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from maxserve.core.nouns import Output, Request, SamplingParams, TokenLogprob
+from maxserve.core.interfaces.request import Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import AnswerText, Piece
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, chat_logprobs, prompt_logprobs

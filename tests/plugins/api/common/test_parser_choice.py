@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.errors import PluginError
-from maxserve.core.reading import ReasoningContext, ToolContext
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.openai.router import router

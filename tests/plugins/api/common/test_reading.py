@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxserve.core.errors import PluginError
-from maxserve.core.nouns import CallDelta, Delta, Tool
-from maxserve.core.reading import ReadsAnswer, ReasoningContext, ToolContext
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.parsers import CallDelta, Delta, ReadsAnswer, ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.api.common.script import Script

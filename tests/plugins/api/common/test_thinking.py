@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.thinking import ReasoningFields, ThinkingControls
 

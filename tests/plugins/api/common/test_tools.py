@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Tool
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.parsers import Tool
 from maxserve.plugins.api.common.tool_schema import NamedCall, RequiredCalls, calls_schema
 from maxserve.plugins.api.common.tools import ToolFields, read_tools
 from maxserve.plugins.grammar.schema import checked

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
 from maxserve.core.http.errors import Failure
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.translation import Translator, renamed, unknown_inside

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.components import GrammarBackend
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import Constraint
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.request import Constraint
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.api.constraints.constraints import Constraints
 from maxserve.plugins.api.constraints.messages import Outcome

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maxserve.core.errors import ModelError, QueueFullError, RequestError
+from maxserve.core.interfaces.errors import ModelError, QueueFullError, RequestError
 from maxserve.core.registry.host import Host
 from maxserve.core.registry.options import PluginOptions
 from maxserve.plugins.api.constraints import sandbox as constraint_sandbox
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 TRICKS = """
 import ctypes, os, time
 from maxserve import GrammarBackend, hookimpl
-from maxserve.core.errors import GrammarUnsupported
+from maxserve.core.interfaces.errors import GrammarUnsupported
 
 class Matcher:
     def __init__(self, text): self.text = text
@@ -152,7 +152,7 @@ async def test_what_is_printed_does_not_disturb(sandbox: Sandbox) -> None:
 
 async def test_processor_time_is_limited(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "impatient.py").write_text(
-        "from maxserve.core.http import constraint_process as process\nprocess.SECONDS = 1\nprocess.main()\n"
+        "from maxserve.plugins.api.constraints import process\nprocess.SECONDS = 1\nprocess.main()\n"
     )
     command = (sys.executable, "-P", str(tmp_path / "impatient.py"))
     monkeypatch.setattr(constraint_sandbox, "COMMAND", command)
@@ -165,7 +165,7 @@ async def test_a_fork_serves_many_and_is_replaced(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "short.py").write_text(
-        "from maxserve.core.http import constraint_process as process\nprocess.LIFE = 3\nprocess.main()\n"
+        "from maxserve.plugins.api.constraints import process\nprocess.LIFE = 3\nprocess.main()\n"
     )
     monkeypatch.setattr(constraint_sandbox, "COMMAND", (sys.executable, "-P", str(tmp_path / "short.py")))
     sandbox = Sandbox(lambda: begin)

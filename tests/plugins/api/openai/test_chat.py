@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.errors import QueueFullError, WorkerDied
+from maxserve.core.interfaces.errors import QueueFullError, WorkerDied
 
 pytestmark = pytest.mark.anyio
 

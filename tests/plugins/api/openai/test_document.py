@@ -11,14 +11,14 @@ import pytest
 
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import SamplingSettings
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED
 from maxserve.plugins.api.openai.completion_body import CompletionBody
 from maxserve.plugins.api.openai.document import built_in_host, document
 
-PAGE = Path(__file__).parents[3] / "docs" / "fields.md"
+PAGE = Path(__file__).parents[4] / "docs" / "fields.md"
 
 
 def test_the_page_is_made_from_the_code() -> None:

@@ -12,10 +12,10 @@ import httpx
 import pytest
 import torch
 
-from maxserve.core.encoders import VectorInfo
-from maxserve.core.errors import EngineError, QueueFullError
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.errors import EngineError, QueueFullError
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.openai.router import router
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,9 @@ import openai
 import pydantic
 import pytest
 
-from maxserve.core.errors import WorkerDied
 from maxserve.core.http.errors import Failure
-from maxserve.core.nouns import CallDelta
+from maxserve.core.interfaces.errors import WorkerDied
+from maxserve.core.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import Piece
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.meter import Meter

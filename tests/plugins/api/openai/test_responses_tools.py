@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.errors import RequestError
-from maxserve.core.nouns import CallDelta
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import Piece
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.parts import Answer, Part

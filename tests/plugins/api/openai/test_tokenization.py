@@ -11,7 +11,7 @@ import pytest
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.openai.router import router
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.sagemaker.router import router
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     anyio_backend,

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.encoders import VectorInfo
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces import ServerContext
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.sagemaker.router import router
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.encoders import VectorInfo
+from maxserve.core.interfaces.encoder import VectorInfo
 
 pytestmark = pytest.mark.anyio
 

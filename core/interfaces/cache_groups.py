@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from maxserve.core.nouns import CacheLayer
+    from maxserve.core.interfaces.cache import CacheLayer
+
+__all__ = ["Bounds", "CacheGroup", "MOST_GROUPS", "cache_groups", "longest", "pages_of"]
 
 MOST_GROUPS = 8  # each is a table per sequence, and a plan of the attention per step
 Bounds = tuple[int | None, ...]

@@ -1,7 +1,4 @@
-"""What is served that makes vectors of texts: its batches, what builds return, what the API process knows of it.
-
-A text is encoded in one step, by itself: there is no cache and no next token.
-"""
+"""Models that encode texts: their batches, and what is known of their vectors."""
 
 from __future__ import annotations
 
@@ -9,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
-from maxserve.core.nouns import Batch
+from maxserve.core.interfaces.attention import Index
+from maxserve.core.interfaces.batch import Batch
 
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.computing import Index
+
+__all__ = ["Encoder", "Scorer", "TextAttention", "TextBatch", "VectorInfo"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,70 +1,31 @@
-"""What computes a model's layers: attention over the cache, projections, layers compiled as a whole.
-
-Which component serves for each is decided when the engine is put together (core/loading/kernels.py).
-"""
+"""Linear methods: how the weights of projections are kept and multiplied."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from maxserve.core.interfaces import Context
-from maxserve.core.nouns import Batch, CacheLayer, KVLayer
+from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
-    """What the tokens of a step look for among those before, where a layer has an `index_top`.
-
-    `queries` [T, index_heads, index_dim], `weights` [T, index_heads]. A token is scored by the sum over heads of
-    weight * relu(query . its index key).
-    """
-
-    queries: torch.Tensor
-    weights: torch.Tensor
-
-    def of(self, rows: slice) -> Index:
-        """That of some rows of the step."""
-        return Index(self.queries[rows], self.weights[rows])
+__all__ = ["GivesRows", "KeepsExperts", "KeptExperts", "KeptWeight", "LinearContext", "LinearMethod", "WeightKeeper"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionContext(Context):
-    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
+class LinearMethod(Component):
+    """A way to keep the weights of projections and to multiply by them. `build(LinearContext)` gives a WeightKeeper.
 
-    layers: tuple[CacheLayer, ...]
-    storage: Sequence[KVLayer]
-    page_size: int
-    device: torch.device
+    Which method serves is decided as for attention back ends.
+    """
 
+    kind: ClassVar[str] = "linear_method"
 
-class Attention(Protocol):
-    """Attends over the pages of a batch."""
-
-    def begin(self, batch: Batch) -> None:
-        """Called once a step, before the model runs: plan here what all layers share."""
-        ...
-
-    def attend(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        batch: Batch,
-        sinks: torch.Tensor | None = None,
-        index: Index | None = None,
-    ) -> torch.Tensor:
-        """Writes k, v to `batch.slots`; returns causal attention as the CacheLayer says, [T, heads, value_size].
-
-        A build that cannot do what a layer of its context says raises Unavailable; `sinks` are always to be honoured.
-        `index` comes to layers with an `index_top`.
-        """
-        ...
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,21 +91,4 @@ class KeepsExperts(Protocol):
 
     def keep_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> KeptExperts | None:
         """Room for the weights of one projection; None leaves them to the layer itself."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerContext(Context):
-    compute: torch.dtype
-    device: torch.device
-
-
-class CompilesLayers(Protocol):
-    """Makes one call of the many operations of a layer."""
-
-    def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
-        """What takes the place of `layer(x, batch)`, where `attention` is that of every batch; None if nothing can.
-
-        The weights are in place. `layer` may be of a class nobody knows here: what it computes is found by tracing.
-        """
         ...

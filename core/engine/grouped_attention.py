@@ -1,30 +1,16 @@
-"""What keeps and what attends for groups of layers that have tables of their own (core/cache_groups.py)?"""
+"""Attention for groups of layers that have block tables of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from maxserve.core.cache_groups import CacheGroup
-from maxserve.core.computing import Attention, Index
-from maxserve.core.interfaces import Cache
-from maxserve.core.nouns import Batch
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-
-@runtime_checkable
-class GroupedCache(Cache, Protocol):
-    """A Cache for groups of layers. `tables` are those of the first group.
-
-    A commit that fills a page gives back, group by group, the pages that no later token sees; what a table has in their
-    place is undefined, but a page of the cache. A prefix is found when every group has what the token after it sees.
-    """
-
-    group_tables: NDArray[np.int32]  # [groups, rows, pages per row]
+    from maxserve.core.interfaces.attention import Attention, Index
+    from maxserve.core.interfaces.batch import Batch
+    from maxserve.core.interfaces.cache_groups import CacheGroup
 
 
 class GroupedAttention:

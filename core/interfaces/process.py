@@ -1,10 +1,12 @@
-"""What may a plugin know of the process it runs in?"""
+"""The process that plugins live in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+__all__ = ["ProcessInfo", "ProcessKind"]
 
 ProcessKind = Literal["server", "worker", "local"]
 

@@ -1,14 +1,70 @@
-"""Which rows of a step's logits are whose?"""
+"""Samplers: transforms of logits that requests can ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from maxserve.core.interfaces.component import Ref
+
+
+__all__ = ["LogitTransform", "Rows", "Sampler", "SamplerContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler(Component):
+    """A transform of logits that requests can ask for. `build(SamplerContext)` gives a LogitTransform.
+
+    `params` is a frozen dataclass whose fields become request fields and which validates itself by raising
+    ValueError; it may have `check_vocabulary(size)`, which raises ValueError too, and `tokenized(tokenizer)`, which
+    gives the same wish without text, before it travels to a worker. A smaller `stage` runs earlier, ties by name.
+    `keeps_argmax`: skipped when every row is greedy. `switch` is the "section.field" of a core option that lets
+    requests use it: when that is off, those that ask for more than the defaults are refused.
+    """
+
+    kind: ClassVar[str] = "sampler"
+
+    params: Ref | None = None
+    stage: int = 50
+    keeps_argmax: bool = False
+    with_speculation: bool = True
+    switch: str = ""
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerContext(Context):
+    vocab_size: int
+    device: torch.device
+
+
+class LogitTransform(Protocol[S]):
+    """Changes logits before the draw. Two optional methods and an attribute are found once, at build:
+
+    `greedy(rows) -> Sequence[bool]` says which rows want the likeliest token and no draw;
+    `observe(rows, tokens)` hears of the token each row got;
+    `steady = True` says that `prepare` and `greedy` look at nothing but the rows' params, so that what they gave is
+    kept while the same requests draw together.
+    """
+
+    def prepare(self, rows: Rows) -> S | None:
+        """What `apply` needs, or None when no row asked for this transform (it is then skipped)."""
+        ...
+
+    def apply(self, logits: torch.Tensor, state: S) -> torch.Tensor:
+        """New logits, same shape [rows, vocab], float32; may work in place."""
+        ...
+
 
 P = TypeVar("P")
 

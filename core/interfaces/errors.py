@@ -18,6 +18,21 @@ Messages name the thing, the cause and the fix, in one line.
 
 from __future__ import annotations
 
+__all__ = [
+    "EngineError",
+    "GrammarUnsupported",
+    "MaxserveError",
+    "ModelError",
+    "PluginError",
+    "QueueFullError",
+    "RequestError",
+    "SettingsError",
+    "Unavailable",
+    "UnsupportedError",
+    "UsageError",
+    "WorkerDied",
+]
+
 
 class MaxserveError(Exception):
     """Base of everything maxserve raises on purpose."""

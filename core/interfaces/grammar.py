@@ -1,16 +1,34 @@
-"""What grammar back ends build, and what they are given: who keeps a text within a schema, an expression, a grammar."""
+"""Grammar back ends: texts held to a schema, an expression, a grammar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from maxserve.core.interfaces import Context
+from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+__all__ = ["GrammarBackend", "GrammarCompiler", "GrammarContext", "Matcher", "Prepared"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarBackend(Component):
+    """A way to keep texts within a grammar. `build(GrammarContext)` gives a GrammarCompiler.
+
+    `accepts` are the kinds of constraint it takes; where a request names no back end, the one of highest priority that
+    can express the constraint serves. `rollback`: its matchers can take tokens back.
+    """
+
+    kind: ClassVar[str] = "grammar_backend"
+
+    accepts: frozenset[str] = frozenset()
+    rollback: bool = True
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,82 @@
-"""What a scheduler is given and fills: who runs in the next step?"""
+"""Schedulers: who runs in the next step."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from maxserve.core.interfaces import Context
-from maxserve.core.nouns import CacheSizes, Limits, Turns
+from maxserve.core.interfaces.cache_groups import pages_of
+from maxserve.core.interfaces.component import Component, Context
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.cache import CacheSizes
+
+
+__all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "StepPolicy", "Turns", "View"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler(Component):
+    """Who runs next. `build(SchedulerContext)` gives a StepPolicy.
+
+    `honours` names the options up to schedulers (`Option(policy=True)`) that this one acts on, by Python name: the
+    others are refused beside it. One that does not `chunks_prompts` runs every prompt whole, whatever is chosen.
+    `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are refused.
+    """
+
+    kind: ClassVar[str] = "scheduler"
+
+    honours: tuple[str, ...] = ()
+    chunks_prompts: bool = True
+    priorities: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a step may hold, decided at start from the settings, the model and the memory plan.
+
+    `max_started` sequences may hold pages at once when a scheduler wants more of them than fit into one batch.
+    `page_bounds`: the most pages that a sequence holds at once, by group of layers; None where it has no bound.
+    `shares_prefixes`: pages of equal prefixes are computed once.
+    """
+
+    max_batch_size: int
+    max_batch_input_tokens: int
+    max_batch_total_tokens: int | None
+    max_length: int
+    page_size: int
+    pages: int
+    chunked_prefill: bool = True
+    in_flight_batching: bool = False
+    watermark: float = 0.95
+    prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
+    max_started: int | None = None
+    page_bounds: tuple[int | None, ...] = (None,)
+    shares_prefixes: bool = True
+
+    def pages_of(self, tokens: int) -> int:
+        """Pages that a sequence of so many tokens holds at most."""
+        return pages_of(tokens, self.page_size, self.page_bounds)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache: one for each sequence that holds pages."""
+        return max(self.max_batch_size, self.max_started or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """How prompts and answers take turns, for schedulers that honour these options.
+
+    `queue_size` sequences decode or are about to (unset, as many as a batch holds); prompts go first until
+    `batch_size` decode (unset, until `queue_size` do); `delay` is in seconds.
+    """
+
+    queue_size: int | None = None
+    batch_size: int | None = None
+    delay: float = 0.0
+    first_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,130 @@
+"""Architectures: model families and the models they build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from maxserve.core.interfaces.component import Component
+
+if TYPE_CHECKING:
+    import torch
+
+    from maxserve.core.interfaces.batch import Batch
+    from maxserve.core.interfaces.cache import CacheLayer
+    from maxserve.core.interfaces.component import Ref
+
+
+__all__ = ["Architecture", "Model", "ModelSpec", "WeightMap"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightMap:
+    """How a checkpoint's names become the model's.
+
+    `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
+    before; `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the
+    model has no such parameter. Prefixes that checkpoints leave out or add are seen to for all families
+    (core/loading/weight_names.py). `fused` says which neighbouring parameters lie one after another, along the output
+    axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor
+    that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked` names lists whose members are entries
+    along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The
+    last three, expressions of our names: `transposed` parameters have their last two axes the other way round in
+    checkpoints, unless these are packed; `either_way` ones in some checkpoints, as their shapes tell (equal axes: as
+    ours); `exact` ones are float32, whatever the others are.
+    """
+
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stacked: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    either_way: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(Component):
+    """A model family. `name` is the entry of "architectures" in config.json.
+
+    `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
+    what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
+    of no sequences, which `--execute-empty-batches` needs. `packings` are the ways of quantizing that its checkpoints
+    may come in: by "quant_method", what makes a Packing of the "quantization_config" of config.json. Such weights are
+    unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
+    whatever was chosen: they are put in place with a warning each, unless `--force` is given.
+
+    `weights` is the WeightMap of its checkpoints or, where names depend on sizes, what makes it of the config.
+
+    `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
+    `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
+    the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
+    given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are
+    text.
+
+    `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
+    Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
+    tasks differ. `matryoshka`: the first numbers of a vector make a vector too, unless config.json denies it.
+    """
+
+    kind: ClassVar[str] = "architecture"
+
+    aliases: tuple[str, ...] = ()
+    config: Ref = "maxserve.layers:from_transformers"
+    weights: WeightMap | Ref = field(default_factory=WeightMap)
+    packings: Mapping[str, Ref] = field(default_factory=dict)
+    encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    cache_strategy: str = "paged"
+    tensor_parallel: bool = False
+    supports_empty_batches: bool = False
+    required_arguments: Mapping[str, Any] = field(default_factory=dict)
+    load: Ref = "maxserve.core.loading.weights:load_weights"
+    fallback: Ref | None = None
+    reads_folder: bool = False
+    task: str = "text_generation"
+    matryoshka: bool = False
+    images: Ref | None = None
+    example_repos: tuple[str, ...] = ()
+
+
+class ModelSpec(Protocol):
+    """What the engine must know of a model's config, whatever else its architecture keeps there."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
+        ...
+
+    @property
+    def cache_layers(self) -> tuple[CacheLayer, ...]: ...
+    @property
+    def prompt_regimes(self) -> tuple[int, ...]:
+        """Prompt lengths, rising, above which every token's keys change: prefixes are shared within a regime only.
+
+        Empty for models whose keys depend on nothing but the tokens up to theirs.
+        """
+        return ()
+
+
+@runtime_checkable
+class Model(Protocol):
+    """An nn.Module. Parameter names follow the checkpoint, but for what the WeightMap fuses and renames."""
+
+    def prepare(self) -> None:
+        """Computes what no checkpoint holds (rope tables); called once, when the weights are on their device."""
+        ...
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Hidden states after the last norm, [T, dim]."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, dim] to [rows, vocab_size]."""
+        ...

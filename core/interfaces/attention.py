@@ -1,0 +1,84 @@
+"""Attention back ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from maxserve.core.interfaces.component import Component, Context
+
+if TYPE_CHECKING:
+    import torch
+
+    from maxserve.core.interfaces.batch import Batch
+    from maxserve.core.interfaces.cache import CacheLayer, KVLayer
+
+
+__all__ = ["Attention", "AttentionBackend", "AttentionContext", "Index"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBackend(Component):
+    """A way to attend over the cache on some torch device types. `build(AttentionContext)` gives an Attention.
+
+    The one of highest priority that can be built serves: a build may raise Unavailable, and the next one is asked.
+    `compiled` ones are left out with `--no-use-subgraphs`.
+    """
+
+    kind: ClassVar[str] = "attention_backend"
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the tokens of a step look for among those before, where a layer has an `index_top`.
+
+    `queries` [T, index_heads, index_dim], `weights` [T, index_heads]. A token is scored by the sum over heads of
+    weight * relu(query . its index key).
+    """
+
+    queries: torch.Tensor
+    weights: torch.Tensor
+
+    def of(self, rows: slice) -> Index:
+        """That of some rows of the step."""
+        return Index(self.queries[rows], self.weights[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionContext(Context):
+    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
+
+    layers: tuple[CacheLayer, ...]
+    storage: Sequence[KVLayer]
+    page_size: int
+    device: torch.device
+
+
+class Attention(Protocol):
+    """Attends over the pages of a batch."""
+
+    def begin(self, batch: Batch) -> None:
+        """Called once a step, before the model runs: plan here what all layers share."""
+        ...
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        batch: Batch,
+        sinks: torch.Tensor | None = None,
+        index: Index | None = None,
+    ) -> torch.Tensor:
+        """Writes k, v to `batch.slots`; returns causal attention as the CacheLayer says, [T, heads, value_size].
+
+        A build that cannot do what a layer of its context says raises Unavailable; `sinks` are always to be honoured.
+        `index` comes to layers with an `index_top`.
+        """
+        ...

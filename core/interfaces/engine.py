@@ -1,0 +1,96 @@
+"""Engines: what serves the models of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from maxserve.core.interfaces.component import Component, Context, Ref
+from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.observer import StepStats
+from maxserve.core.interfaces.progress import Progress
+from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+
+if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.registry.host import Host
+
+
+__all__ = ["Engine", "EngineContext", "ModelInfo", "ServedEngine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine(Component):
+    """What serves models of some tasks. `build(EngineContext)` gives a ServedEngine; generation is core's own.
+
+    `tags` are tasks by what pages of the hub call them. `files` are patterns of names of files beside config.json that
+    it reads. `recognises(folder)`: the task that files in a model's folder speak for, of a model whose class is for
+    several; it is called without torch.
+    """
+
+    kind: ClassVar[str] = "engine"
+
+    tasks: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    recognises: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the API process knows of the served model once it is ready."""
+
+    name: str
+    path: str
+    architecture: str
+    max_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str  # in which the weights of projections are held
+    device: str
+    parameters: int
+    max_batch_size: int
+    created: int
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
+    task: str = "text_generation"
+    vectors: VectorInfo | None = None  # of models that encode texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext(Context):
+    """The model's files, the settings, the plugins, and where to report how far the start is."""
+
+    settings: Settings
+    host: Host
+    files: ModelFiles
+    progress: Progress
+
+
+class ServedEngine(Protocol):
+    """What a worker runs: takes requests, gives outputs step by step. One thread uses it."""
+
+    info: ModelInfo
+    empty_steps: bool  # whether steps are to be made while there is nothing to do
+
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def pause(self) -> float | None:
+        """Seconds to wait for messages before the next step; None: until one comes."""
+        ...
+
+    def add(self, request: Request | EncodeRequest) -> None:
+        """RequestError for what this engine does not do, and for what can never be served."""
+        ...
+
+    def abort(self, ids: Iterable[str]) -> None: ...
+    def serve_grammars(self, wake: Callable[[], None]) -> None:
+        """Gets ready for constrained requests, beside the loop. `wake` ends a pause; it is called from any thread."""
+        ...
+
+    def step(self) -> Sequence[Output | Encoded]: ...
+    def stats(self) -> StepStats: ...
+    def reset_prefix_cache(self) -> int: ...
+    def close(self) -> None: ...

@@ -1,0 +1,60 @@
+"""Images of prompts, as architectures read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from maxserve.core.interfaces.component import Context
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
+
+    from maxserve.core.text.tokenizer import Tokenizer
+
+
+__all__ = ["ImagesContext", "ReadImage", "ReadsImages"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext(Context):
+    """`path` is the model's folder, `model` the content of its config.json, with the overrides of its vision part.
+
+    `overrides` are those (`--vision-config-overrides`): SettingsError names the ones that mean nothing.
+    """
+
+    path: str
+    model: Mapping[str, Any]
+    tokenizer: Tokenizer
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadImage:
+    """A picture as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
+
+    `tensors` are numpy's arrays for the tower; the other fields are those of Image.
+    """
+
+    text: str
+    token: str
+    tensors: Mapping[str, NDArray[Any]]
+    places: NDArray[np.int64] | None = None
+    advance: int | None = None
+    together: bool = False
+
+
+class ReadsImages(Protocol):
+    """Makes of a picture what one model takes. Used from several threads at once, in the API process.
+
+    `placeholder` is what the chat template writes where an image stands.
+    """
+
+    placeholder: str
+
+    def read(self, picture: Picture) -> ReadImage:
+        """`picture` is decoded and in RGB; RequestError when this model cannot take it."""
+        ...

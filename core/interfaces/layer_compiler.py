@@ -1,0 +1,48 @@
+"""Layer compilers: one call for a whole layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from maxserve.core.interfaces.component import Component, Context
+
+if TYPE_CHECKING:
+    import torch
+
+    from maxserve.core.interfaces.attention import Attention
+
+
+__all__ = ["CompilesLayers", "LayerCompiler", "LayerContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCompiler(Component):
+    """A way to make one call of a whole layer. `build(LayerContext)` gives a CompilesLayers.
+
+    Which one serves is decided as for attention back ends; a layer that it cannot compile runs as it was written.
+    """
+
+    kind: ClassVar[str] = "layer_compiler"
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    priority: int = 0
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerContext(Context):
+    compute: torch.dtype
+    device: torch.device
+
+
+class CompilesLayers(Protocol):
+    """Makes one call of the many operations of a layer."""
+
+    def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
+        """What takes the place of `layer(x, batch)`, where `attention` is that of every batch; None if nothing can.
+
+        The weights are in place. `layer` may be of a class nobody knows here: what it computes is found by tracing.
+        """
+        ...

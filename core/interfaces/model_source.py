@@ -1,0 +1,63 @@
+"""Model sources: what a model reference leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.progress import Progress
+
+
+__all__ = ["ModelLocation", "ModelQuery", "ModelSource"]
+
+
+class ModelLocation(Protocol):
+    """Somewhere a model's files can be had from. ModelError in one line where they cannot."""
+
+    ref: str
+
+    def folder(self) -> Path:
+        """A local folder with config and tokenizer."""
+        ...
+
+    def weights(self) -> list[str]:
+        """Paths of the weight files."""
+        ...
+
+    def pipeline_tag(self) -> str | None:
+        """What the page of the model says that it is for, where there is one and it can be asked."""
+        ...
+
+    def file(self, name: str) -> str:
+        """The path of one weight file; ModelError if there is none of this name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelQuery:
+    """What the operator wants of a model, for sources that have several states of it.
+
+    `revision` is of config and tokenizer, `weight_revision` of the weights. `files` are patterns of names that engines
+    read beside the usual ones. `trust_remote_code`: Python files of the model are wanted, too.
+    """
+
+    progress: Progress
+    revision: str = "main"
+    weight_revision: str = "main"
+    force_download: bool = False
+    trust_remote_code: bool = False
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a model reference leads: `path`, a local folder with config.json, weights and tokenizer, or a `location`.
+
+    A location is asked for files when they are needed: config and tokenizer first, weights when these are sound.
+    """
+
+    path: str = ""
+    location: ModelLocation | None = None
+    note: str = ""

@@ -1,0 +1,106 @@
+"""Observers: sinks of statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.component import Component, Context
+
+__all__ = [
+    "BATCH_SIZE_EDGES",
+    "Distribution",
+    "ITERATION_TOKENS_EDGES",
+    "Observer",
+    "ObserverContext",
+    "RequestStats",
+    "StatsObserver",
+    "StepStats",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observer(Component):
+    """A sink of statistics in the API process. `build(ObserverContext)` gives a StatsObserver."""
+
+    kind: ClassVar[str] = "observer"
+
+
+# Upper edges of the buckets in which a worker counts its steps; a last bucket holds what is beyond them.
+ITERATION_TOKENS_EDGES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+BATCH_SIZE_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How many values were in each bucket, and their sum."""
+
+    counts: tuple[int, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What the worker says of its state, at most once per step; counters are totals since it started.
+
+    `waiting` wait for their first step, and `deferred` for their grammar before that. `iteration_tokens` are the tokens
+    of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them.
+    """
+
+    time: float
+    running: int
+    waiting: int
+    cache: CacheSizes
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    deferred: int = 0
+    page_size: int = 0
+    iteration_tokens: Distribution = Distribution()
+    batch_sizes: Distribution = Distribution()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """One finished request, as the API process measured it; times in seconds.
+
+    `queue` is how long it waited in the worker, `prefill` the time from there to its first token, `decode` from that to
+    the last one; None where nothing was generated. `preemptions` is how often it lost its pages.
+    """
+
+    route: str
+    status: int
+    prompt_tokens: int
+    generated_tokens: int
+    cached_tokens: int
+    finish: str
+    queue_to_first_token: float | None
+    total: float
+    inter_token: tuple[float, ...] = ()
+    n: int = 1
+    max_tokens: int | None = None
+    queue: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    preemptions: int = 0
+
+
+class StatsObserver(Protocol):
+    """Hears of steps and requests, in the API process. Must return at once."""
+
+    def on_step(self, stats: StepStats) -> None: ...
+    def on_request(self, stats: RequestStats) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserverContext(Context):
+    """`model` is its name, `max_length` the tokens of its longest sequence."""
+
+    model: str
+    max_length: int | None = None

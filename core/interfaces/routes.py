@@ -1,0 +1,103 @@
+"""HTTP routes and what they may use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from maxserve.core.interfaces.component import Component, Context
+
+if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.images import ReadsImages
+    from maxserve.core.interfaces.observer import StatsObserver
+    from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+    from maxserve.core.interfaces.sampler import S
+    from maxserve.core.registry.host import Host
+    from maxserve.core.text.chat_template import ChatTemplate
+    from maxserve.core.text.tokenizer import Tokenizer
+
+
+__all__ = ["Closeable", "EngineClient", "Routes", "ServerContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes(Component):
+    """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
+
+    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root. `failures`: what makes the answer of a Failure
+    and the request's id, by the path below which it words failures that no route hears of, such as a missing key.
+    """
+
+    kind: ClassVar[str] = "routes"
+
+    prefix: str = ""
+    failures: Mapping[str, Ref] = field(default_factory=dict)
+
+
+K = TypeVar("K", bound="Closeable")
+
+
+class EngineClient(Protocol):
+    """The way from the API process to the engine."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def capacity(self) -> int | None: ...  # requests that may be open at once; None: any number
+    @property
+    def open(self) -> int: ...  # requests that have not come to their end, every text to be encoded as one
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Outputs of a request as they come; closing the iterator early aborts it. WorkerDied when the worker goes."""
+        ...
+
+    def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]: ...  # likewise; each text counts as one
+    async def reset_prefix_cache(self) -> None: ...
+
+
+class Closeable(Protocol):
+    """What must be closed when nobody needs it any more."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext(Context):
+    """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
+
+    `images` reads the pictures of prompts, where the model sees.
+
+    `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes. What is
+    `owned`, such as threads, is closed with the application, which a new worker may need another one of.
+    """
+
+    settings: Settings
+    host: Host
+    model: ModelInfo
+    engine: EngineClient
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    images: ReadsImages | None = None
+    observers: Iterable[StatsObserver] = ()
+    made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _owned: list[Closeable] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def owned(self, resource: K) -> K:
+        """`resource`, which is closed with the application."""
+        self._owned.append(resource)
+        return resource
+
+    def close(self) -> None:
+        """Closes what is owned, the last one first; called by the server when the application was replaced."""
+        while self._owned:
+            self._owned.pop().close()
+
+    def once(self, make: Callable[[ServerContext], S]) -> S:
+        if make not in self.made:
+            self.made[make] = make(self)
+        found: S = self.made[make]
+        return found

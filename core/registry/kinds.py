@@ -1,0 +1,60 @@
+"""The table of kinds of plugin: a new kind is a line here, a hook, and a file in core/interfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.attention import Attention, AttentionBackend
+from maxserve.core.interfaces.cache import Cache, CacheStrategy
+from maxserve.core.interfaces.component import Component
+from maxserve.core.interfaces.engine import Engine, ServedEngine
+from maxserve.core.interfaces.grammar import GrammarBackend, GrammarCompiler
+from maxserve.core.interfaces.layer_compiler import CompilesLayers, LayerCompiler
+from maxserve.core.interfaces.linear import LinearMethod, WeightKeeper
+from maxserve.core.interfaces.observer import Observer, StatsObserver
+from maxserve.core.interfaces.parsers import ReadsAnswer, ReasoningParser, ToolParser
+from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.sampler import LogitTransform, Sampler
+from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of component: the hook that declares it, what its `build` gives, whether workers have it, too.
+
+    `builds` is the Protocol that is checked right after a build; None where it is checked elsewhere: a model with its
+    spec, a router with its routes.
+    """
+
+    component: type[Component]
+    hook: str
+    builds: type[Any] | None = None
+    in_workers: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.component.kind
+
+    @property
+    def registry(self) -> str:
+        """The attribute of a host that has the registry."""
+        return self.hook.removeprefix("maxserve_")
+
+
+KINDS = (
+    Kind(Architecture, "maxserve_architectures"),
+    Kind(Engine, "maxserve_engines", ServedEngine),
+    Kind(CacheStrategy, "maxserve_cache_strategies", Cache),
+    Kind(Scheduler, "maxserve_schedulers", StepPolicy),
+    Kind(Sampler, "maxserve_samplers", LogitTransform),
+    Kind(AttentionBackend, "maxserve_attention_backends", Attention),
+    Kind(LinearMethod, "maxserve_linear_methods", WeightKeeper),
+    Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
+    Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
+    Kind(Routes, "maxserve_routes", in_workers=False),
+    Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),
+    Kind(ReasoningParser, "maxserve_reasoning_parsers", ReadsAnswer, in_workers=False),
+    Kind(Observer, "maxserve_observers", StatsObserver, in_workers=False),
+)

@@ -1,0 +1,1 @@
+"""What a plugin sees, one module per kind: its declaration, what its build is given, and what it gives."""

@@ -1,0 +1,5 @@
+"""Commands of `max`."""
+
+from __future__ import annotations
+
+from maxserve.core.interfaces.commands import *  # noqa: F403

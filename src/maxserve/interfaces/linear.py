@@ -1,0 +1,5 @@
+"""Linear methods: how the weights of projections are kept and multiplied."""
+
+from __future__ import annotations
+
+from maxserve.core.interfaces.linear import *  # noqa: F403

@@ -1,0 +1,5 @@
+"""How far a start is."""
+
+from __future__ import annotations
+
+from maxserve.core.interfaces.progress import *  # noqa: F403
