@@ -111,8 +111,8 @@ def deepseek_fields(given: Mapping[str, Any], **own: Any) -> dict[str, Any]:
         "sparse": tuple(i >= first for i in range(layers)),
         "kv_rank": size(given, "kv_lora_rank"),
         "q_rank": None if given["q_lora_rank"] is None else size(given, "q_lora_rank"),
-        "still_dim": size(given, "qk_nope_head_dim"),
-        "turned_dim": size(given, "qk_rope_head_dim"),
+        "nope_dim": size(given, "qk_nope_head_dim"),
+        "rope_dim": size(given, "qk_rope_head_dim"),
         "value_dim": size(given, "v_head_dim"),
     }
 

@@ -31,10 +31,10 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
     if made.q_rank is None:
         raise ModelError("config.json: 'q_lora_rank' is null, but the indexer of DeepSeek V3.2 needs such queries")
     index_dim = size(given, "index_head_dim")
-    if index_dim < made.turned_dim:
+    if index_dim < made.rope_dim:
         raise ModelError(
-            f"config.json: 'index_head_dim' {index_dim} is less than 'qk_rope_head_dim' {made.turned_dim}, which "
-            "positions turn of it"
+            f"config.json: 'index_head_dim' {index_dim} is less than 'qk_rope_head_dim' {made.rope_dim}, which "
+            "rope rotates of it"
         )
     return replace(
         made,

@@ -1,4 +1,4 @@
-"""EXAONE 4: what comes out of each part is normed, queries and keys per head; hybrids turn only layers with windows."""
+"""EXAONE 4: the output of each part is normed, queries and keys per head; hybrids apply rope in window layers only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Model(DecoderModel):
 
 
 def config(raw: Mapping[str, Any]) -> ModelConfig:
-    """The config in `raw`, the content of config.json; with a `sliding_window`, layers that see all turn none."""
+    """The config in `raw`, the content of config.json; with a `sliding_window`, layers that see all rotate none."""
     given = {**DEFAULTS, **raw, **FIXED}
     layers, window = size(given, "num_hidden_layers"), given["sliding_window"]
     windows = windows_of(_layer_types(given, layers), window, layers)

@@ -67,7 +67,7 @@ class SinkAttention(Attention):
 
     def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
-        q, k = self._turned(rows[:, : -self.kv_heads], batch)
+        q, k = self._rotate(rows[:, : -self.kv_heads], batch)
         seen = batch.attend(self.layer, q, k, rows[:, -self.kv_heads :], self.sinks)
         out: Tensor = self.o_proj(seen.flatten(1))
         return out

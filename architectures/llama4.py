@@ -47,7 +47,7 @@ DEFAULTS: Mapping[str, Any] = {
 class Llama4Config(MixtureConfig):
     """`chunks` holds, per layer, the size of the pieces of text within which tokens see each other, None for all of it.
 
-    `normed`: queries and keys are normed after they were turned. In layers without a rope, queries grow by `growth`
+    `normed`: queries and keys are normed after rope is applied. In layers without a rope, queries grow by `growth`
     times the logarithm of how many `growth_step` tokens lie behind them, if there is a growth.
     """
 
@@ -58,7 +58,7 @@ class Llama4Config(MixtureConfig):
 
     @property
     def interleaved(self) -> bool:
-        """Pairs of what positions turn lie side by side."""
+        """Pairs of rotary entries lie side by side."""
         return True
 
     @property
@@ -73,13 +73,13 @@ class Llama4Attention(Attention):
 
     def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
-        turned, v = rows[:, : -self.kv_heads], rows[:, -self.kv_heads :]
-        if self.turns:
-            turned = batch.turn(halves(turned))
+        with_rope, v = rows[:, : -self.kv_heads], rows[:, -self.kv_heads :]
+        if self.uses_rope:
+            with_rope = batch.apply_rope(halves(with_rope))
             if self.config.normed:
-                turned = F.rms_norm(turned, (self.head_dim,), eps=self.config.eps)
-        q, k = turned[:, : self.heads], turned[:, self.heads :]
-        if not self.turns and self.config.growth is not None:
+                with_rope = F.rms_norm(with_rope, (self.head_dim,), eps=self.config.eps)
+        q, k = with_rope[:, : self.heads], with_rope[:, self.heads :]
+        if not self.uses_rope and self.config.growth is not None:
             q = (q * self._grown(batch.positions, self.config.growth)).to(x.dtype)
         out: Tensor = self.o_proj(batch.attend(self.layer, q, k, v).flatten(1))
         return out
@@ -124,18 +124,18 @@ def config(raw: Mapping[str, Any]) -> Llama4Config:
     layers = size(given, "num_hidden_layers")
     step, interval = size(given, "interleave_moe_layer_step"), size(given, "no_rope_layer_interval")
     sparse = given.get("moe_layers")
-    turned = list(given.get("no_rope_layers") or [(i + 1) % interval != 0 for i in range(layers)])  # 1: with a rope
-    if len(turned) < layers:
-        raise ModelError(f"config.json: 'no_rope_layers' has {len(turned)} entries for {layers} layers")
+    with_rope = list(given.get("no_rope_layers") or [(i + 1) % interval != 0 for i in range(layers)])  # 1: with a rope
+    if len(with_rope) < layers:
+        raise ModelError(f"config.json: 'no_rope_layers' has {len(with_rope)} entries for {layers} layers")
     rope = read_rope(given, size(given, "max_position_embeddings"), partial=False)
     return Llama4Config(
         **read_fields({**given, "intermediate_size": given["intermediate_size_mlp"]}, windows=(), rope=rope),
-        ropes=tuple(rope if turns else None for turns in turned[:layers]),
+        ropes=tuple(rope if each else None for each in with_rope[:layers]),
         experts=size(given, "num_local_experts"),
         top_k=size(given, "num_experts_per_tok"),
         expert_dim=size(given, "intermediate_size"),
         sparse=tuple(i in sparse if sparse is not None else (i + 1) % step == 0 for i in range(layers)),
-        chunks=_chunks(given, turned, layers),
+        chunks=_chunks(given, with_rope, layers),
         normed=bool(given.get("use_qk_norm", True)),
         growth=number(given, "attn_scale", 0.1) if given.get("attn_temperature_tuning", True) else None,
         growth_step=number(given, "floor_scale", 8192),
@@ -150,11 +150,11 @@ def conditional_config(raw: Mapping[str, Any]) -> Llama4Config:
     return config(text)
 
 
-def _chunks(given: Mapping[str, Any], turned: Sequence[Any], layers: int) -> tuple[int | None, ...]:
+def _chunks(given: Mapping[str, Any], with_rope: Sequence[Any], layers: int) -> tuple[int | None, ...]:
     """Per layer the chunk, by `layer_types` or else in the layers with a rope."""
     chunk, kinds = given["attention_chunk_size"], given.get("layer_types")
     if kinds is None:
-        kinds = ["chunked_attention" if turns and chunk is not None else "full_attention" for turns in turned]
+        kinds = ["chunked_attention" if each and chunk is not None else "full_attention" for each in with_rope]
     if len(kinds) < layers:
         raise ModelError(f"config.json: 'layer_types' names {len(kinds)} layers of {layers}")
     if unknown := set(kinds) - {"chunked_attention", "full_attention"}:

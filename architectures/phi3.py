@@ -1,4 +1,4 @@
-"""Phi 3, 3.5 and 4: a Llama with fused projections in its checkpoints, longrope, and heads turned in part."""
+"""Phi 3, 3.5 and 4: a Llama with fused projections in its checkpoints, longrope, and heads rotated in part."""
 
 from __future__ import annotations
 

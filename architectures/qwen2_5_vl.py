@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maxserve.architectures import qwen2
-from maxserve.architectures.layers.axes import AxisTurns, in_sections
+from maxserve.architectures.layers.mrope import MultimodalRotary, in_sections
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.interfaces.images import ImagesContext, ReadImage
@@ -20,7 +20,7 @@ class Model(Sees, qwen2.Model):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
-        self.rotary = AxisTurns(config.text, in_sections(sections(config)))
+        self.rotary = MultimodalRotary(config.text, in_sections(sections(config)))
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:

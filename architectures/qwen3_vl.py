@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maxserve.architectures import qwen3, qwen3_moe
-from maxserve.architectures.layers.axes import AxisTurns, interleaved
+from maxserve.architectures.layers.mrope import MultimodalRotary, interleaved
 from maxserve.architectures.layers.vision import Sees
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
@@ -26,7 +26,7 @@ class LooksDeeper(Sees):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
-        self.rotary = AxisTurns(config.text, interleaved(sections(config)))
+        self.rotary = MultimodalRotary(config.text, interleaved(sections(config)))
 
     def features(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """What goes into the first layer, and beside it what is added behind each of the first layers."""
@@ -38,8 +38,8 @@ class LooksDeeper(Sees):
         if not batch.images:
             return super().forward(batch)
         x, deeper = self.embed(batch), [self._deeper(seen) for seen in batch.images]
-        for index, (block, turning) in enumerate(zip(self.model.layers, self.rotary(batch, x.dtype), strict=True)):
-            x = block(x, turning)
+        for index, (block, rotary) in enumerate(zip(self.model.layers, self.rotary(batch, x.dtype), strict=True)):
+            x = block(x, rotary)
             for rows, levels in deeper:
                 if index < len(levels):
                     x = x.index_add(0, rows, levels[index])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.mlp import GatedMLP
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
-    from maxserve.architectures.layers.rotary import LayerTurns, Rotary, RotaryBatch
+    from maxserve.architectures.layers.rotary import LayerRotary, Rotary, RotaryBatch
     from maxserve.core.loading.linear import Embedding, Linear
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "GatedMLP",
     "LatentAttention",
     "LayerNorm",
-    "LayerTurns",
+    "LayerRotary",
     "Linear",
     "Mixture",
     "OffsetRMSNorm",
@@ -52,7 +52,7 @@ LAZY = {
     "GatedMLP": "maxserve.architectures.layers.mlp",
     "LatentAttention": "maxserve.architectures.layers.mla",
     "LayerNorm": "maxserve.architectures.layers.norm",
-    "LayerTurns": "maxserve.architectures.layers.rotary",
+    "LayerRotary": "maxserve.architectures.layers.rotary",
     "Linear": "maxserve.core.loading.linear",
     "Mixture": "maxserve.architectures.layers.moe",
     "OffsetRMSNorm": "maxserve.architectures.layers.norm",

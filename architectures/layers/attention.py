@@ -13,8 +13,8 @@ from maxserve.core.loading.linear import Linear
 class Attention(nn.Module):
     """Causal attention with rotary positions; query, key and value projections in one weight.
 
-    Windows, scale and soft cap are the config's; where it has no rope for the layer, no position turns anything.
-    `qk_norm`: queries and keys are normed per head before they are turned, by a norm of the kind `norm`. `clip`: no
+    Windows, scale and soft cap are the config's, and so is whether a layer has a rope.
+    `qk_norm`: queries and keys are normed per head before they are rotated, by a norm of the kind `norm`. `clip`: no
     entry of queries, keys and values is larger than that, nor smaller than its negative.
     """
 
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.turns = config.layer_ropes[layer] is not None
+        self.uses_rope = config.layer_ropes[layer] is not None
         self.clip = clip
         rows = config.heads + 2 * config.kv_heads
         self.qkv_proj = Linear(config.dim, rows * config.head_dim, bias=config.attention_bias)
@@ -43,30 +43,30 @@ class Attention(nn.Module):
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         if self.clip is not None:
             rows = rows.clamp(-self.clip, self.clip)
-        q, k = self._turned(rows[:, : -self.kv_heads], batch)
+        q, k = self._rotate(rows[:, : -self.kv_heads], batch)
         seen = batch.attend(self.layer, q, k, rows[:, -self.kv_heads :])
         out: Tensor = self.o_proj(seen.flatten(1))
         return out
 
-    def _turned(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
+    def _rotate(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
         if self.q_norm is None or self.k_norm is None:
-            rows = batch.turn(rows) if self.turns else rows  # queries and keys in one go
+            rows = batch.apply_rope(rows) if self.uses_rope else rows  # queries and keys in one go
             return rows[:, : self.heads], rows[:, self.heads :]
         q, k = self.q_norm(rows[:, : self.heads]), self.k_norm(rows[:, self.heads :])
-        return (batch.turn(q), batch.turn(k)) if self.turns else (q, k)
+        return (batch.apply_rope(q), batch.apply_rope(k)) if self.uses_rope else (q, k)
 
 
 class WholeNormAttention(Attention):
-    """Attention whose queries are normed over all heads together, before they are turned, and keys as well."""
+    """Attention whose queries are normed over all heads together, before they are rotated, and keys as well."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.q_norm = RMSNorm(config.heads * config.head_dim, config.eps)
         self.k_norm = RMSNorm(config.kv_heads * config.head_dim, config.eps)
 
-    def _turned(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
+    def _rotate(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
         assert self.q_norm is not None
         assert self.k_norm is not None
         q = self.q_norm(rows[:, : self.heads].flatten(1)).view(rows.shape[0], self.heads, self.head_dim)
         k = self.k_norm(rows[:, self.heads :].flatten(1)).view(rows.shape[0], self.kv_heads, self.head_dim)
-        return (batch.turn(q), batch.turn(k)) if self.turns else (q, k)
+        return (batch.apply_rope(q), batch.apply_rope(k)) if self.uses_rope else (q, k)

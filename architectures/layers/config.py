@@ -21,7 +21,7 @@ class ModelConfig:
     """Sizes and choices of a decoder. `dim` is the hidden size, `ffn_dim` that of the feed-forward part.
 
     `windows` holds, per layer, how many positions a token sees (its own included), None for all; empty: all layers
-    see everything. `ropes` holds, per layer, how positions turn its heads, None for not at all; empty: `rope` turns
+    see everything. `ropes` holds, per layer, how positions rotate its heads, None for not at all; empty: `rope` rotates
     those of all layers. `max_length` is how many positions the rotary tables are made for, whatever length is served.
     `scale` and `softcap` are those of attention scores, as CacheLayer has them. A family that needs more derives from
     this class.
@@ -62,17 +62,17 @@ class ModelConfig:
 
     @property
     def layer_ropes(self) -> tuple[RopeConfig | None, ...]:
-        """How positions turn the heads of each layer, None for not at all."""
+        """How positions rotate the heads of each layer, None for not at all."""
         return self.ropes or (self.rope,) * self.layers
 
     @property
-    def rope_dim(self) -> int:
-        """The size of what positions turn, which is a head, for those that turn no part of their own."""
+    def rotary_dim(self) -> int:
+        """The width that rope rotates: a whole head, except where heads have a part of their own for it."""
         return self.head_dim
 
     @property
     def prompt_regimes(self) -> tuple[int, ...]:
-        """The prompt lengths above which a `longrope` turns every token by its long factors, if prompts exceed them."""
+        """The prompt lengths above which a `longrope` rotates all tokens by its long factors."""
         found = {rope.original_length for rope in self.layer_ropes if rope is not None and rope.kind == "longrope"}
         return tuple(sorted(length for length in found if length < self.max_length))
 
@@ -89,7 +89,7 @@ def from_transformers(raw: Mapping[str, Any]) -> ModelConfig:
 def read_fields(raw: Mapping[str, Any], *, partial_rotary: bool = False, **own: Any) -> dict[str, Any]:
     """The fields of a ModelConfig or of a class that derives from it; `own` are those that the family reads by itself.
 
-    Without `partial_rotary` the family turns whole heads, whatever `partial_rotary_factor` says.
+    Without `partial_rotary` the family rotates whole heads, whatever `partial_rotary_factor` says.
     """
     dim, heads = size(raw, "hidden_size"), size(raw, "num_attention_heads")
     attention_bias = bool(raw.get("attention_bias", False))
@@ -173,4 +173,4 @@ def _check(config: ModelConfig) -> None:
         known = ", ".join(sorted(ACTIVATIONS))
         raise ModelError(f"config.json: activation {config.activation!r} is not supported; supported: {known}")
     for rope in filter(None, config.layer_ropes):
-        rope.check(config.rope_dim)
+        rope.check(config.rotary_dim)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.architectures.layers.rotary import GivesTurns, LayerTurns
+from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.interfaces.batch import Batch
 
@@ -28,7 +28,7 @@ class DecoderModel(nn.Module):
     """A decoder-only language model; a subclass says which `Block` it is made of, and which `Norm` is its last.
 
     A block is built with (config, layer number) and called with the hidden states [T, dim] and the batch, whose
-    `turn` gives queries and keys their positions and whose `attend` is the way to the cache. Build it on the meta
+    `apply_rope` gives queries and keys their positions and whose `attend` is the way to the cache. Build it on the meta
     device, load, then call `prepare`.
     """
 
@@ -42,7 +42,7 @@ class DecoderModel(nn.Module):
         self.lm_head = Linear(config.dim, config.vocab_size)
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.rotary: GivesTurns = LayerTurns(config)
+        self.rotary: RotaryEmbedding = LayerRotary(config)
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds; called once, when the weights are on their device."""
@@ -57,8 +57,8 @@ class DecoderModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
         x = self.embed(batch)
-        for block, turning in zip(self.model.layers, self.rotary(batch, x.dtype), strict=True):
-            x = block(x, turning)
+        for block, rotary in zip(self.model.layers, self.rotary(batch, x.dtype), strict=True):
+            x = block(x, rotary)
         out: Tensor = self.model.norm(x)
         return out
 

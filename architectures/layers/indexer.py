@@ -32,8 +32,8 @@ class Indexer(nn.Module):
 
     def forward(self, x: Tensor, low: Tensor, batch: RotaryBatch) -> tuple[Tensor, Index]:
         """The index keys [T, 1, index_dim] and the Index, of hidden states [T, dim] and what queries come from."""
-        key = batch.turn(self.k_norm(self.wk(x))[:, None])
-        queries = batch.turn(self.wq_b(low).view(-1, self.heads, self.dim))
+        key = batch.apply_rope(self.k_norm(self.wk(x))[:, None])
+        queries = batch.apply_rope(self.wq_b(low).view(-1, self.heads, self.dim))
         weights = self.weights_proj(x) * (self.heads * self.dim) ** -0.5
         return key, Index(queries.float(), weights)
 

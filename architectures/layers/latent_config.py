@@ -12,17 +12,17 @@ from maxserve.interfaces.cache import CacheLayer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentConfig(MixtureConfig):
-    """A decoder whose tokens keep one latent vector of `kv_rank` and one turned key of `turned_dim` for all heads.
+    """A decoder whose tokens keep one latent vector of `kv_rank` and one rotated key of `rope_dim` for all heads.
 
-    A head's queries are `still_dim` entries that no position turns and `turned_dim` that positions turn, the latter in
+    A head's queries are `nope_dim` entries without positions and `rope_dim` with rotary positions, the latter in
     neighbouring pairs if `interleaved`. `q_rank` None: queries come from the hidden state at once. With an `index_top`
     a token sees that many others, those that an indexer of `index_heads` heads of `index_dim` numbers scores highest.
     """
 
     kv_rank: int
     q_rank: int | None
-    still_dim: int
-    turned_dim: int
+    nope_dim: int
+    rope_dim: int
     value_dim: int
     interleaved: bool = True
     index_heads: int = 0
@@ -30,18 +30,18 @@ class LatentConfig(MixtureConfig):
     index_top: int = 0
 
     @property
-    def rope_dim(self) -> int:
-        return self.turned_dim
+    def rotary_dim(self) -> int:
+        return self.rope_dim
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
-        """Of a token its latent vector, which is key and value, behind it the turned key, and that of the indexer."""
+        """Of a token its latent vector, which is key and value, behind it the rotated key, and that of the indexer."""
         layer = CacheLayer(
             kv_heads=1,
-            head_dim=self.kv_rank + self.turned_dim + self.index_dim,
+            head_dim=self.kv_rank + self.rope_dim + self.index_dim,
             value_dim=self.kv_rank,
             values_in_keys=True,
-            scale=float((self.still_dim + self.turned_dim) ** -0.5 * _stretched(self.rope) ** 2),
+            scale=float((self.nope_dim + self.rope_dim) ** -0.5 * _stretched(self.rope) ** 2),
             index_dim=self.index_dim,
             index_top=self.index_top,
         )

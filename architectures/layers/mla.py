@@ -19,23 +19,23 @@ EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 
 
 class HeadsFromLatent(nn.Module):
-    """What makes keys and values of the latent vector: a weight [heads * (still_dim + value_dim), kv_rank]."""
+    """What makes keys and values of the latent vector: a weight [heads * (nope_dim + value_dim), kv_rank]."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
-        self.heads, self.still_dim = config.heads, config.still_dim
-        self.weight = weight(config.heads * (config.still_dim + config.value_dim), config.kv_rank)
+        self.heads, self.nope_dim = config.heads, config.nope_dim
+        self.weight = weight(config.heads * (config.nope_dim + config.value_dim), config.kv_rank)
 
     def _parts(self) -> Tensor:
         return self.weight.view(self.heads, -1, self.weight.shape[1])
 
     def to_latent(self, q: Tensor) -> Tensor:
-        """Queries [T, heads, still_dim] for keys as queries for latent vectors, [T, heads, kv_rank]."""
-        return torch.bmm(q.transpose(0, 1), self._parts()[:, : self.still_dim]).transpose(0, 1)
+        """Queries [T, heads, nope_dim] for keys as queries for latent vectors, [T, heads, kv_rank]."""
+        return torch.bmm(q.transpose(0, 1), self._parts()[:, : self.nope_dim]).transpose(0, 1)
 
     def to_values(self, seen: Tensor) -> Tensor:
         """Sums of latent vectors [T, heads, kv_rank] as sums of values, [T, heads, value_dim]."""
-        return torch.bmm(seen.transpose(0, 1), self._parts()[:, self.still_dim :].transpose(1, 2)).transpose(0, 1)
+        return torch.bmm(seen.transpose(0, 1), self._parts()[:, self.nope_dim :].transpose(1, 2)).transpose(0, 1)
 
 
 class LatentAttention(nn.Module):
@@ -44,14 +44,14 @@ class LatentAttention(nn.Module):
     def __init__(self, config: LatentConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
-        q_size = config.heads * (config.still_dim + config.turned_dim)
+        q_size = config.heads * (config.nope_dim + config.rope_dim)
         if config.q_rank is None:
             self.q_proj = Linear(config.dim, q_size)
         else:
             self.q_a_proj = Linear(config.dim, config.q_rank, bias=config.attention_bias)
             self.q_a_layernorm = RMSNorm(config.q_rank, EPS)
             self.q_b_proj = Linear(config.q_rank, q_size)
-        kept = config.kv_rank + config.turned_dim
+        kept = config.kv_rank + config.rope_dim
         self.kv_a_proj_with_mqa = Linear(config.dim, kept, bias=config.attention_bias)
         self.kv_a_layernorm = RMSNorm(config.kv_rank, EPS)
         self.kv_b_proj = HeadsFromLatent(config)
@@ -63,11 +63,11 @@ class LatentAttention(nn.Module):
         config = self.config
         low = x if config.q_rank is None else self.q_a_layernorm(self.q_a_proj(x))
         queries: Tensor = self._queries(low)
-        still, turned = queries[..., : config.still_dim], queries[..., config.still_dim :]
+        nope, rope = queries[..., : config.nope_dim], queries[..., config.nope_dim :]
         kept: Tensor = self.kv_a_proj_with_mqa(x)
         latent, key = kept[:, : config.kv_rank], kept[:, config.kv_rank :]
-        q = torch.cat((self.kv_b_proj.to_latent(still), self._turn(turned, batch)), dim=-1)
-        k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._turn(key[:, None], batch)), dim=-1)
+        q = torch.cat((self.kv_b_proj.to_latent(nope), self._apply_rope(rope, batch)), dim=-1)
+        k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._apply_rope(key[:, None], batch)), dim=-1)
         if self.indexer is None:
             seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
         else:
@@ -78,16 +78,16 @@ class LatentAttention(nn.Module):
         return out
 
     def _queries(self, low: Tensor) -> Tensor:
-        """[T, heads, still_dim + turned_dim] of what they are made of, the hidden state or something lower."""
+        """[T, heads, nope_dim + rope_dim] of what they are made of, the hidden state or something lower."""
         out: Tensor = self.q_proj(low) if self.config.q_rank is None else self.q_b_proj(low)
-        return out.view(low.shape[0], self.config.heads, self.config.still_dim + self.config.turned_dim)
+        return out.view(low.shape[0], self.config.heads, self.config.nope_dim + self.config.rope_dim)
 
-    def _turn(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        return batch.turn(halves(x) if self.config.interleaved else x)
+    def _apply_rope(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+        return batch.apply_rope(halves(x) if self.config.interleaved else x)
 
 
 def halves(x: Tensor) -> Tensor:
-    """Neighbouring pairs on the last axis as pairs of its halves, which is how `turn` has them.
+    """Neighbouring pairs on the last axis as pairs of its halves, which is how `apply_rope` takes them.
 
     Scores do not change where the entries of queries and of keys change places alike.
     """

@@ -1,8 +1,8 @@
-"""At which frequencies do positions turn queries and keys? One function per scaling, as transformers defines them.
+"""The frequencies of rotary positions: one function per scaling, as transformers defines them.
 
 Two scalings depend on a length, for which transformers takes that of the text up to the last token of each forward
 call. `longrope` has a set of frequencies for lengths up to the original one and a set for longer ones. Which of them
-turns a token is decided by the longer of its sequence's prompt and the text up to the token itself (rotary.py): what
+rotates a token is decided by the longer of its sequence's prompt and the text up to the token itself (rotary.py): what
 transformers gives for a prompt in one call and then a call for each generated token, but here in every chunking, batch
 and recomputation. Keys of a generated text that outgrew the original length are therefore of both sets, as there;
 those of a prompt that repeats it are not, which is why `ModelConfig.prompt_regimes` keeps their prefixes apart.
@@ -49,16 +49,16 @@ def _dynamic(rope: RopeConfig, width: int, length: int) -> Frequencies:
 
 
 def _proportional(rope: RopeConfig, width: int, length: int) -> Frequencies:
-    turned = int(rope.partial * width // 2)
-    still = torch.zeros(width // 2 - turned, dtype=torch.float32)
-    return torch.cat((1.0 / (rope.theta ** _exponents(width)[:turned]), still)) / rope.factor, 1.0
+    rotated = int(rope.partial * width // 2)
+    still = torch.zeros(width // 2 - rotated, dtype=torch.float32)
+    return torch.cat((1.0 / (rope.theta ** _exponents(width)[:rotated]), still)) / rope.factor, 1.0
 
 
 def _llama3(rope: RopeConfig, width: int, length: int) -> Frequencies:
     """Keeps short waves, stretches long ones, blends between."""
     plain = _default(rope, width, length)[0]
-    turns = rope.original_length * plain / (2 * math.pi)  # of each frequency within the original length
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    rotations = rope.original_length * plain / (2 * math.pi)  # of each frequency within the original length
+    blend = (rotations - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blend = blend.clamp(0.0, 1.0)
     return (1 - blend) * plain / rope.factor + blend * plain, 1.0
 
@@ -74,7 +74,7 @@ def _longrope(rope: RopeConfig, width: int, length: int) -> Frequencies:
 
 
 def _yarn(rope: RopeConfig, width: int, length: int) -> Frequencies:
-    """Keeps the frequencies that turn often within the original length, stretches the others, with a ramp between."""
+    """Keeps the frequencies that rotate often within the original length, stretches the others, with a ramp between."""
     plain = _default(rope, width, length)[0]
     low, high = _yarn_range(rope, width)
     ramp = ((torch.arange(width // 2).float() - low) / (high - low)).clamp(0.0, 1.0)
@@ -82,8 +82,8 @@ def _yarn(rope: RopeConfig, width: int, length: int) -> Frequencies:
 
 
 def _yarn_range(rope: RopeConfig, width: int) -> tuple[float, float]:
-    def index(turns: float) -> float:
-        return width * math.log(rope.original_length / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+    def index(rotations: float) -> float:
+        return width * math.log(rope.original_length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = index(rope.beta_fast), index(rope.beta_slow)
     if rope.truncate:

@@ -29,10 +29,10 @@ _POSITIVE = ("theta", "factor", "beta_fast", "beta_slow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """How positions turn queries and keys. Fields a kind does not use have their defaults.
+    """How positions rotate queries and keys. Fields a kind does not use have their defaults.
 
     `original_length` is the length in positions from which a scaling stretches; `attention_factor` None means:
-    derived from the other fields; `partial` is the share of each head that is turned.
+    derived from the other fields; `partial` is the share of each head that is rotated.
     """
 
     theta: float = 10000.0
@@ -56,12 +56,12 @@ class RopeConfig:
         return head_dim if self.kind == "proportional" else int(head_dim * self.partial)
 
     def width(self, head_dim: int) -> int:
-        """How many entries of a head are turned: always pairs, so one more than an odd share."""
+        """How many entries of a head are rotated: always pairs, so one more than an odd share."""
         share = self.share(head_dim)
         return share + share % 2
 
     def check(self, head_dim: int) -> None:
-        """ModelError if heads of that size cannot be turned so."""
+        """ModelError if heads of that size cannot be rotated so."""
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ModelError(f"config.json: rope's {name!r} is {getattr(self, name)}, but must be above 0")
@@ -81,7 +81,7 @@ class RopeConfig:
 def read_rope(raw: Mapping[str, Any], max_length: int, *, partial: bool) -> RopeConfig:
     """The one rope of all layers: `rope_theta` with `rope_scaling`, or `rope_parameters`.
 
-    Without `partial` whole heads are turned, whatever `partial_rotary_factor` says.
+    Without `partial` whole heads are rotated, whatever `partial_rotary_factor` says.
     """
     given = dict(table_of(raw))
     if any(isinstance(value, Mapping) for value in given.values()):

@@ -1,4 +1,4 @@
-"""How do queries and keys learn their positions?"""
+"""Rotary positions of queries and keys."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from maxserve.interfaces.batch import Batch
 
 @dataclass(slots=True, kw_only=True)
 class RotaryBatch(Batch):
-    """A batch with the turns of its positions, gathered once a step for all layers."""
+    """A batch with the rotations of its positions, gathered once a step for all layers."""
 
     cos: Tensor  # [T, 1, width]
     sin: Tensor  # [T, 1, width], negative in the first half
 
-    def turn(self, x: Tensor) -> Tensor:
-        """`x` [T, heads, head_dim] turned by the tokens' positions; a new tensor."""
+    def apply_rope(self, x: Tensor) -> Tensor:
+        """`x` [T, heads, head_dim] rotated by the tokens' positions; a new tensor."""
         width = self.cos.shape[-1]
         if width == x.shape[-1]:
             return torch.addcmul(x * self.cos, x.roll(width // 2, -1), self.sin)
-        turned, rest = x[..., :width], x[..., width:]
-        turned = torch.addcmul(turned * self.cos, turned.roll(width // 2, -1), self.sin)
-        return torch.cat((turned, rest), dim=-1)
+        rotated, rest = x[..., :width], x[..., width:]
+        rotated = torch.addcmul(rotated * self.cos, rotated.roll(width // 2, -1), self.sin)
+        return torch.cat((rotated, rest), dim=-1)
 
 
 _OF_A_BATCH = tuple(field.name for field in fields(Batch))
@@ -52,19 +52,19 @@ class Rotary(nn.Module):
     def prepare(self, device: torch.device) -> None:
         """Computes the table on `device`."""
         borders, length = self.config.prompt_regimes, self.config.max_length
-        tables = [self._turns(longest, device) for longest in (*borders, length)]
+        tables = [self._rotations(longest, device) for longest in (*borders, length)]
         for i in reversed(range(len(borders))):  # a text that grows beyond a border goes on as a longer one
             tables[i][borders[i] :] = tables[i + 1][borders[i] :]
         self.table = torch.cat(tables)
 
-    def _turns(self, longest: int, device: torch.device) -> Tensor:
+    def _rotations(self, longest: int, device: torch.device) -> Tensor:
         """Those of every position, by the frequencies of texts up to `longest`; [max_length, width]."""
-        radians, scale = frequencies(self.rope, self.config.rope_dim, longest)
+        radians, scale = frequencies(self.rope, self.config.rotary_dim, longest)
         angles = torch.arange(self.config.max_length, device=device).float()[:, None] * radians.to(device)
         return torch.cat((angles.cos(), angles.sin()), dim=-1).mul_(scale)
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> RotaryBatch:
-        """The same batch with the turns of its positions in `dtype`."""
+        """The same batch with the rotations of its positions in `dtype`."""
         rows = self._rows(batch)
         if self.table.device != rows.device:  # `prepare` was told of no device, for want of parameters
             self.table = self.table.to(rows.device)
@@ -76,7 +76,7 @@ class Rotary(nn.Module):
         )
 
     def _rows(self, batch: Batch) -> Tensor:
-        """Where in the table each token's turns are, [T]."""
+        """Where in the table each token's rotations are, [T]."""
         borders = self.config.prompt_regimes
         if not borders:
             return batch.positions
@@ -85,20 +85,20 @@ class Rotary(nn.Module):
         return batch.positions + torch.from_numpy(starts).to(batch.positions.device, non_blocking=True)
 
 
-class GivesTurns(Protocol):
-    """Gives each layer a batch with the turns of its positions; a module."""
+class RotaryEmbedding(Protocol):
+    """Gives each layer a batch with the rotations of its positions; a module."""
 
     def prepare(self, device: torch.device) -> None:
         """Computes what no checkpoint holds, on `device`."""
         ...
 
     def __call__(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
-        """The batch for each layer, with turns in `dtype`."""
+        """The batch for each layer, with rotations in `dtype`."""
         ...
 
 
-class LayerTurns(nn.Module):
-    """Gives each layer a batch with the turns of its own rope; layers of one rope get the same."""
+class LayerRotary(nn.Module):
+    """Gives each layer a batch with the rotations of its own rope; layers of one rope get the same."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -112,6 +112,6 @@ class LayerTurns(nn.Module):
             rope.prepare(device)  # type: ignore[operator]
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
-        """The batch for each layer. One whose heads nothing turns gets that of any other, or the batch as it is."""
-        turned = [rope(batch, dtype) for rope in self.ropes.values()] or [batch]
-        return [turned[index] for index in self.of_layer]
+        """The batch for each layer. One without a rope gets that of any other, or the batch as it is."""
+        rotated = [rope(batch, dtype) for rope in self.ropes.values()] or [batch]
+        return [rotated[index] for index in self.of_layer]

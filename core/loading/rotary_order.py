@@ -28,13 +28,13 @@ class Rope(Protocol):
     @property
     def kind(self) -> str: ...
     def width(self, head_dim: int) -> int:
-        """How many entries of a head are turned."""
+        """How many entries of a head are rotated."""
         ...
 
 
 @runtime_checkable
 class Rotates(Protocol):
-    """A config of a model that turns queries and keys by their positions, all heads alike."""
+    """A config of a model that rotates queries and keys by their positions, all heads alike."""
 
     @property
     def rope(self) -> Rope: ...
@@ -52,7 +52,7 @@ class TakesPairs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsApart:
-    """Puts the rows of heads of `head_dim`, whose first `width` entries are turned, from pairs side by side to apart.
+    """Puts the rows of heads of `head_dim`, whose first `width` entries are rotated, from pairs side by side to apart.
 
     `renames` are those of the architecture's weight map: names are looked at as the model has them.
     """

@@ -138,11 +138,11 @@ class _Placing:
             size=stored.size,
             target=self._parameters.aliases[home.place],
             entry=home.entry,
-            transposed=stored.scales is None and self._turned(stored, home.place),
+            transposed=stored.scales is None and self._is_transposed(stored, home.place),
             scales=stored.scales,
         )
 
-    def _turned(self, stored: Stored, place: str) -> bool:
+    def _is_transposed(self, stored: Stored, place: str) -> bool:
         """Whether the tensor has its last two axes the other way round."""
         if any(pattern.search(place) for pattern in self._either_way):
             shape = self._parameters.shapes[self._parameters.aliases[place]]

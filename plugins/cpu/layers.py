@@ -25,7 +25,7 @@ from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
 
 log = logging.getLogger("maxserve.native")
 
-KINDS = {"NORM": 0, "LINEAR": 1, "TURN": 2, "ATTEND": 3, "GATE": 4, "ADD": 5}
+KINDS = {"NORM": 0, "LINEAR": 1, "ROPE": 2, "ATTEND": 3, "GATE": 4, "ADD": 5}
 NOTHING = -1
 KEPT_ARENA = 4 << 20  # floats
 
@@ -46,7 +46,7 @@ class _Operation(ctypes.Structure):
 
 
 class NativeLayers:
-    """A CompilesLayers for layers of norms, projections, turns, attention, gates and sums."""
+    """A CompilesLayers for layers of norms, projections, rope, attention, gates and sums."""
 
     def __init__(self, context: LayerContext) -> None:
         only_float32(context)
@@ -114,11 +114,11 @@ class _Program:
         self._factors: list[Tensor] = []  # made here, whose addresses the operations have
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
-        self._turns = any(o.kind == "TURN" for o in operations)
+        self._rope = any(o.kind == "ROPE" for o in operations)
         self._number = arena.enrol()  # last: a layer that cannot be compiled does not count
 
     def run(self, x: Tensor, batch: Any) -> Tensor:
-        """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer turns anything."""
+        """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer applies rope."""
         if not x.shape[0]:  # a step of nobody, of which the attention was told nothing
             return x
         x = rows(x).contiguous()
@@ -133,7 +133,7 @@ class _Program:
             x.data_ptr(),
             out.data_ptr(),
             arena.data_ptr(),
-            *((batch.cos.data_ptr(), batch.sin.data_ptr(), batch.cos.shape[-1]) if self._turns else (None, None, 0)),
+            *((batch.cos.data_ptr(), batch.sin.data_ptr(), batch.cos.shape[-1]) if self._rope else (None, None, 0)),
             *step.addresses,
             step.table_step,
             tokens,

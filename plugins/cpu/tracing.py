@@ -176,11 +176,11 @@ class Reading:
         raise UnknownError(f"it calls {name}")
 
     def _of_batch(self, name: str, node: fx.Node) -> Place:
-        if name == "turn":
+        if name == "apply_rope":
             x = self._place(node.args[1])
             if len(x.shape) != 2 or x.steps[1] != 1:
-                raise UnknownError("what is turned has no heads")
-            return self._made("TURN", [x], x.shape, sizes=(*x.shape, x.steps[0]))
+                raise UnknownError("what is rotated has no heads")
+            return self._made("ROPE", [x], x.shape, sizes=(*x.shape, x.steps[0]))
         if name == "attend":
             operands = [self._place(argument) for argument in node.args[2:]]
             if len(operands) != 3 or len(node.kwargs):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from maxserve.interfaces.batch import Batch
 from maxserve.plugins.transformers.rehearsal import rehearse
-from maxserve.plugins.transformers.rope import Turns
+from maxserve.plugins.transformers.rope import LongRope
 from maxserve.plugins.transformers.seam import NAME, Seam, attend_with
 from maxserve.plugins.transformers.spec import Spec
 from maxserve.plugins.transformers.swapping import swap
@@ -33,7 +33,7 @@ class Model(nn.Module):
         lm.requires_grad_(False)
         self.lm = lm
         self.seam = Seam(lm, self.spec.calls)
-        self.turns = Turns(lm)
+        self.rope = LongRope(lm)
         self.trunk = Trunk(lm, self.spec.trunk)
 
     def prepare(self) -> None:
@@ -42,7 +42,7 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """What the class gives to its head, [T, dim]."""
-        self.turns.begin(batch)
+        self.rope.begin(batch)
         with self.seam.step(batch):
             return self.trunk.hidden(batch.input_ids, batch.positions)
 
@@ -52,7 +52,7 @@ class Model(nn.Module):
 
     def alone(self, tokens: Tensor) -> Tensor:
         """The logits [T, vocab_size] of one text by nothing but the class, attention as it is written there."""
-        self.turns.begin(None)
+        self.rope.begin(None)
         attend_with(self.lm, "eager")
         try:
             out: Tensor = self.lm(input_ids=tokens[None], use_cache=False).logits[0]

@@ -1,7 +1,7 @@
-"""How do positions turn by long factors where the texts of a step differ in length?
+"""The rotation by long factors where the texts of a step differ in length.
 
-transformers' `longrope` looks at the largest position of a call and turns all of it by long factors if that is beyond
-the length of the first training. Here a call holds many texts: each is turned as it would be alone, as the engine's
+transformers' `longrope` looks at the largest position of a call and rotates all of it by long factors if that is beyond
+the length of the first training. Here a call holds many texts: each is rotated as it would be alone, as the engine's
 regimes of prompts say (architectures/layers/rotary.py does the same). `dynamic` changes only beyond the longest text
 served.
 """
@@ -21,13 +21,13 @@ LONG = "longrope"
 
 
 def borders(model: nn.Module) -> tuple[int, ...]:
-    """The prompt lengths at which the model's turns change; ModelError if they do so in a way not known here."""
-    found = {_border(module) for module in _turning(model)}
+    """The prompt lengths at which the model's rotations change; ModelError if they do so in a way not known here."""
+    found = {_border(module) for module in _rotary_modules(model)}
     return tuple(sorted(found))
 
 
-def _turning(model: nn.Module) -> list[Any]:
-    """The modules whose turns depend on the length of the text."""
+def _rotary_modules(model: nn.Module) -> list[Any]:
+    """The modules whose rotations depend on the length of the text."""
     modules: list[Any] = [module for module in model.modules() if hasattr(module, "rope_type")]
     if any(isinstance(module.rope_type, dict) and LONG in module.rope_type.values() for module in modules):
         raise ModelError("its rope differs by layer and by length (longrope), which cannot be served")
@@ -40,14 +40,14 @@ def _border(module: Any) -> int:
 
 
 def turn_without_looking(model: nn.Module) -> None:
-    """Lets a model without memory turn, though some classes look at the numbers of positions: on the host instead."""
-    for module in _turning(model):
+    """Lets a model without memory rotate, though some classes look at the numbers of positions: on the host instead."""
+    for module in _rotary_modules(model):
         with torch.device("cpu"):
             module.forward = _OnHost(type(module)(module.config))
 
 
 class _OnHost:
-    """The forward of a module that turns, by one with memory of its own."""
+    """The forward of a module that rotates, by one with memory of its own."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -59,15 +59,15 @@ class _OnHost:
         return cos.to(x.device), sin.to(x.device)
 
 
-class Turns:
-    """Stands for the forward of every module of a model whose turns depend on the length of the text."""
+class LongRope:
+    """Stands for the forward of every module of a model whose rotations depend on the length of the text."""
 
     def __init__(self, model: nn.Module) -> None:
         self._long: Tensor | None = None
         self._border = 0
-        for module in _turning(model):
+        for module in _rotary_modules(model):
             self._border = _border(module)
-            module.forward = _Turn(self, module.forward)
+            module.forward = _Rotate(self, module.forward)
 
     def begin(self, batch: Batch | None) -> None:
         """The step's texts; None where the model is to do as its class does."""
@@ -78,7 +78,7 @@ class Turns:
         beyond = batch.positions >= self._border  # a text that grows beyond the border goes on as a longer one
         self._long = torch.from_numpy(prompts).to(beyond.device) | beyond
 
-    def turn(self, run: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate(self, run: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of each token, [1, T, width]."""
         if self._long is None:
             cos, sin = run(x, position_ids)
@@ -91,11 +91,11 @@ class Turns:
         return cos, sin
 
 
-class _Turn:
+class _Rotate:
     """The forward of one of them."""
 
-    def __init__(self, turns: Turns, run: Any) -> None:
-        self._turns, self._run = turns, run
+    def __init__(self, rope: LongRope, run: Any) -> None:
+        self._rope, self._run = rope, run
 
     def __call__(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        return self._turns.turn(self._run, x, position_ids)
+        return self._rope.rotate(self._run, x, position_ids)

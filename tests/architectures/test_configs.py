@@ -156,8 +156,8 @@ OWN: dict[str, dict[str, Raw]] = {
         "longrope, original length within": {
             "rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 512, **FACTORS},
         },
-        "turned in part": {"partial_rotary_factor": 0.75},
-        "turned in part, new": {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
+        "rotated in part": {"partial_rotary_factor": 0.75},
+        "rotated in part, new": {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}},
         "no key heads said": {"num_key_value_heads": None},
     },
     "granite": {
@@ -267,7 +267,7 @@ def windows(family: str, theirs: Any) -> list[int | None]:
 
 
 def tables(family: str, theirs: Any) -> list[dict[str, Any] | None]:
-    """The rope of each layer, None where nothing is turned."""
+    """The rope of each layer, None where nothing is rotated."""
     if family in ROPE_PER_KIND:
         return [theirs.rope_parameters[kind] for kind in theirs.layer_types]
     if family == "exaone4" and theirs.sliding_window is not None:

@@ -59,7 +59,7 @@ class TestDeepseekV32(ArchitectureChecks):
     architecture = "DeepseekV32ForCausalLM"
     hf_configs: ClassVar = {
         "five of all": lambda: tiny(),
-        "one of all, an index no larger than what is turned": lambda: tiny(index_topk=1, index_head_dim=8),
+        "one of all, an index no larger than what is rotated": lambda: tiny(index_topk=1, index_head_dim=8),
         "more than there are": lambda: tiny(index_topk=100),
         "yarn": lambda: tiny(rope_parameters=YARN),
         "biases, sparse layers by a list": lambda: tiny(
@@ -83,7 +83,7 @@ def test_what_cannot_be_is_named() -> None:
 
 
 def test_a_published_config_takes_little_room() -> None:
-    """Of a token 512 latent numbers, 64 that are turned and 128 of the index, for all heads."""
+    """Of a token 512 latent numbers, 64 that are rotated and 128 of the index, for all heads."""
     config = deepseek_v32.config({})
     assert {layer.token_size for layer in config.cache_layers} == {512 + 64 + 128}
     assert (config.index_heads, config.index_top, len(config.cache_layers)) == (64, 2048, 61)

@@ -1,4 +1,4 @@
-"""EXAONE 4 against transformers: hybrids, which turn nothing where everything is seen, and others."""
+"""EXAONE 4 against transformers: hybrids, which rotate nothing where everything is seen, and others."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TestExaone4(ArchitectureChecks):
         "hybrid": tiny(),
         "hybrid of four, tied": tiny(sliding_window_pattern=4, tie_word_embeddings=True),
         "no windows": tiny(sliding_window=None, layer_types=["full_attention"] * 4),
-        "nothing turned": tiny(layer_types=["full_attention"] * 4),
-        "everything turned": tiny(layer_types=["sliding_attention"] * 4),
+        "nothing rotated": tiny(layer_types=["full_attention"] * 4),
+        "everything rotated": tiny(layer_types=["sliding_attention"] * 4),
         "one key head, wide heads": tiny(num_key_value_heads=1, head_dim=20),
         "a key head each, llama3": tiny(
             num_key_value_heads=6,

@@ -1,4 +1,4 @@
-"""Phi 3 against transformers: fused projections, longrope about its border, heads turned in part, windows."""
+"""Phi 3 against transformers: fused projections, longrope about its border, heads rotated in part, windows."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TestPhi3(ArchitectureChecks):
         "plain": tiny(),
         "tied, one key head": tiny(tie_word_embeddings=True, num_key_value_heads=1),
         "a key head each, window": tiny(num_key_value_heads=4, sliding_window=7),
-        "half turned": tiny(partial_rotary_factor=0.5),
-        "an odd share turned": tiny(partial_rotary_factor=0.32, rope_parameters={"rope_theta": 1e5}),
+        "half rotated": tiny(partial_rotary_factor=0.5),
+        "an odd share rotated": tiny(partial_rotary_factor=0.32, rope_parameters={"rope_theta": 1e5}),
         "longrope": tiny(original_max_position_embeddings=24, rope_parameters=longrope(8)),
         "longrope, within": tiny(rope_parameters=longrope(8)),
-        "longrope, three quarters turned, tied": tiny(
+        "longrope, three quarters rotated, tied": tiny(
             original_max_position_embeddings=33,
             rope_parameters=longrope(6),
             partial_rotary_factor=0.75,

@@ -189,10 +189,10 @@ class Headless(transformers.LlamaForCausalLM):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **rest: Any) -> Any:
         hidden = self.model.embed_tokens(input_ids)
-        turns = self.model.rotary_emb(hidden, position_ids)
+        rotations = self.model.rotary_emb(hidden, position_ids)
         mask = transformers.masking_utils.create_causal_mask(self.config, hidden, rest["attention_mask"], None)
         for layer in self.model.layers:
-            hidden = layer(hidden, position_embeddings=turns, attention_mask=mask)
+            hidden = layer(hidden, position_embeddings=rotations, attention_mask=mask)
         return transformers.modeling_outputs.CausalLMOutputWithPast(logits=self.lm_head(hidden))
 
 

@@ -4,7 +4,7 @@
 
 namespace {
 
-enum Kind { NORM = 0, LINEAR = 1, TURN = 2, ATTEND = 3, GATE = 4, ADD = 5 };
+enum Kind { NORM = 0, LINEAR = 1, ROPE = 2, ATTEND = 3, GATE = 4, ADD = 5 };
 
 // Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
 struct Operation {
@@ -46,7 +46,7 @@ std::vector<Run> runs_of(const int64_t* query_start, long sequences) {
 // What differs from step to step.
 struct Step {
   const float *cosine, *sine;
-  long turned;
+  long rotated;
   Attention attention;  // the arrays of the batch
   std::vector<Run> runs;
 };
@@ -83,8 +83,8 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
                   r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
       return;
     }
-    case TURN:  // sizes: heads, dim, floats between heads
-      return turn(x, x_step, o.sizes[2], step.cosine, step.sine, out, b.tokens, o.sizes[0], o.sizes[1], step.turned);
+    case ROPE:  // sizes: heads, dim, floats between heads
+      return rotate(x, x_step, o.sizes[2], step.cosine, step.sine, out, b.tokens, o.sizes[0], o.sizes[1], step.rotated);
     case ATTEND:
       return attend(attention_of(o, b, step), tasks);
     case GATE:  // sizes: dim, activation
@@ -100,12 +100,12 @@ extern "C" {
 
 // `arrays` of the batch: slots, query starts, lengths, tables.
 void ms_layer(const void* operations, long count, const int64_t* widths, const int64_t* starts, const float* x,
-              float* out, float* arena, const float* cosine, const float* sine, long turned, const int64_t* slots,
+              float* out, float* arena, const float* cosine, const float* sine, long rotated, const int64_t* slots,
               const int64_t* query_start, const int64_t* seq_lens, const int32_t* tables, long table_step, long tokens,
               long sequences) {
   const Operation* list = (const Operation*)operations;
   Buffers buffers{widths, starts, x, out, arena, tokens};
-  Step step{cosine, sine, turned, {}, runs_of(query_start, sequences)};
+  Step step{cosine, sine, rotated, {}, runs_of(query_start, sequences)};
   step.attention.slots = slots, step.attention.query_start = query_start, step.attention.seq_lens = seq_lens;
   step.attention.tables = tables, step.attention.table_step = table_step;
   step.attention.tokens = tokens, step.attention.sequences = sequences;

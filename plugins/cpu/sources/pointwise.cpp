@@ -1,4 +1,4 @@
-// What a block does to each token by itself: norms, gates, turns. Rows may lie apart; results are contiguous.
+// What a block does to each token by itself: norms, gates, rope. Rows may lie apart; results are contiguous.
 #include <algorithm>
 #include <cmath>
 
@@ -33,8 +33,8 @@ void gate_row(const float* gate, const float* up, long kind, float* out, long di
   for (; d < dim; d++) out[d] = activated(spread(gate[d]), kind)[0] * up[d];
 }
 
-void turn_head(const float* x, const float* cosine, const float* sine, float* out, long dim, long turned) {
-  long half = turned / 2, d = 0;
+void rotate_head(const float* x, const float* cosine, const float* sine, float* out, long dim, long rotated) {
+  long half = rotated / 2, d = 0;
   for (; d + LANES <= half; d += LANES) {
     vec a = load(x + d), b = load(x + half + d);
     store(out + d, a * load(cosine + d) + b * load(sine + d));
@@ -45,7 +45,7 @@ void turn_head(const float* x, const float* cosine, const float* sine, float* ou
     out[d] = a * cosine[d] + b * sine[d];
     out[half + d] = b * cosine[half + d] + a * sine[half + d];
   }
-  for (d = turned; d < dim; d++) out[d] = x[d];
+  for (d = rotated; d < dim; d++) out[d] = x[d];
 }
 
 }  // namespace
@@ -73,13 +73,13 @@ void gated(const float* gate, long gate_step, const float* up, long up_step, lon
   for (long i = 0; i < rows; i++) gate_row(gate + i * gate_step, up + i * up_step, activation, out + i * dim, dim);
 }
 
-void turn(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
-          long tokens, long heads, long dim, long turned) {
+void rotate(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
+          long tokens, long heads, long dim, long rotated) {
 #pragma omp for
   for (long t = 0; t < tokens; t++)
     for (long h = 0; h < heads; h++)
-      turn_head(x + t * token_step + h * head_step, cosine + t * turned, sine + t * turned,
-                out + (t * heads + h) * dim, dim, turned);
+      rotate_head(x + t * token_step + h * head_step, cosine + t * rotated, sine + t * rotated,
+                out + (t * heads + h) * dim, dim, rotated);
 }
 
 void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim) {

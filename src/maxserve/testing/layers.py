@@ -41,7 +41,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "relu": {"hidden_act": "relu"},
     "odd heads": {"head_dim": 10, "num_attention_heads": 5, "num_key_value_heads": 1},
-    "half turned": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "half rotated": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
 }
 OTHERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # families that are no Llama
     "qwen3": ("Qwen3ForCausalLM", {}),

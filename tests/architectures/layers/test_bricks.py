@@ -14,7 +14,7 @@ from maxserve.architectures.layers import (
     Attention,
     DecoderModel,
     LayerNorm,
-    LayerTurns,
+    LayerRotary,
     OffsetRMSNorm,
     PostNormBlock,
     PreNormBlock,
@@ -113,34 +113,34 @@ def test_norm_over_all_heads_together() -> None:
 
 
 @pytest.mark.parametrize("kind", [Attention, WholeNormAttention])
-def test_layers_without_a_rope_turn_nothing(kind: Any) -> None:
+def test_layers_without_a_rope_rotate_nothing(kind: Any) -> None:
     x, spec = torch.randn(5, 32), config(rope=FAST, ropes=(FAST, None, FAST, None))
-    turned, still = (seen_by(filled(kind(spec, layer)), x) for layer in (0, 1))
-    assert torch.equal(turned[0][0], still[0][0])  # position 0 is where it is
-    assert not torch.allclose(turned[0][1:], still[0][1:])
-    assert not torch.allclose(turned[1][1:], still[1][1:])
-    assert torch.equal(turned[2], still[2])
+    rotated, still = (seen_by(filled(kind(spec, layer)), x) for layer in (0, 1))
+    assert torch.equal(rotated[0][0], still[0][0])  # position 0 is where it is
+    assert not torch.allclose(rotated[0][1:], still[0][1:])
+    assert not torch.allclose(rotated[1][1:], still[1][1:])
+    assert torch.equal(rotated[2], still[2])
 
 
-def test_each_layer_gets_the_turns_of_its_own_rope() -> None:
+def test_each_layer_gets_the_rotations_of_its_own_rope() -> None:
     spec = config(ropes=(FAST, SLOW, None, FAST))
-    turns = LayerTurns(spec)
-    turns.prepare(torch.device("cpu"))
-    given = turns(batch(), torch.float32)
+    rotary = LayerRotary(spec)
+    rotary.prepare(torch.device("cpu"))
+    given = rotary(batch(), torch.float32)
     assert given[0] is given[3]
     x = torch.randn(5, 4, 16)
     for ours, rope in ((given[0], FAST), (given[1], SLOW)):
         alone = Rotary(spec, rope)
         alone.prepare(torch.device("cpu"))
         assert isinstance(ours, RotaryBatch)
-        assert torch.equal(ours.turn(x), alone(batch(), torch.float32).turn(x))
-    assert not torch.allclose(given[0].turn(x)[1:], given[1].turn(x)[1:])
+        assert torch.equal(ours.apply_rope(x), alone(batch(), torch.float32).apply_rope(x))
+    assert not torch.allclose(given[0].apply_rope(x)[1:], given[1].apply_rope(x)[1:])
 
 
-def test_a_model_that_turns_nothing_gets_the_batch_as_it_is() -> None:
-    turns, plain = LayerTurns(config(ropes=(None,) * 4)), batch()
-    turns.prepare(torch.device("cpu"))
-    assert turns(plain, torch.float32) == [plain] * 4
+def test_a_model_that_rotates_nothing_gets_the_batch_as_it_is() -> None:
+    rotary, plain = LayerRotary(config(ropes=(None,) * 4)), batch()
+    rotary.prepare(torch.device("cpu"))
+    assert rotary(plain, torch.float32) == [plain] * 4
 
 
 def test_scale_and_soft_cap_reach_the_cache() -> None:

@@ -39,12 +39,12 @@ def batch_at(position: int, tokens: int = 3) -> Batch:
     return make_batch(cache, [(0, range(tokens))])
 
 
-def turned(rotary: ModelConfig, x: torch.Tensor, position: int) -> torch.Tensor:
+def rotated(rotary: ModelConfig, x: torch.Tensor, position: int) -> torch.Tensor:
     table = Rotary(rotary)
     table.prepare(torch.device("cpu"))
     batch = table(batch_at(position, len(x)), x.dtype)
     assert isinstance(batch, RotaryBatch)
-    return batch.turn(x)
+    return batch.apply_rope(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -89,20 +89,20 @@ def test_gated_mlp() -> None:
 
 
 @pytest.mark.parametrize("partial", [1.0, 0.5, 0.75])
-def test_rotary_turns_the_first_part_of_a_head(partial: float) -> None:
+def test_rotary_rotates_the_first_part_of_a_head(partial: float) -> None:
     spec = config(rope=RopeConfig(partial=partial))
     x = torch.randn(3, 6, 16)
     angles = torch.arange(40, 43).float()[:, None] * frequencies(spec.rope, spec.head_dim, 64)[0]
     cos, sin = (torch.cat((part, part), dim=-1)[None] for part in (angles.cos(), angles.sin()))
     expected, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos, sin)
-    torch.testing.assert_close(turned(spec, x, 40), expected[0].transpose(0, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rotated(spec, x, 40), expected[0].transpose(0, 1), rtol=0, atol=1e-6)
 
 
 def test_rotary_keeps_float32_angles_for_bfloat16() -> None:
     spec = config(max_length=4096)
     x = torch.randn(3, 6, 16)
-    exact = turned(spec, x, 4000)
-    rounded = turned(spec, x.bfloat16(), 4000)
+    exact = rotated(spec, x, 4000)
+    rounded = rotated(spec, x.bfloat16(), 4000)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.06)
 
@@ -110,8 +110,8 @@ def test_rotary_keeps_float32_angles_for_bfloat16() -> None:
 def test_scores_depend_on_the_distance_of_positions() -> None:
     spec = config(max_length=4096)
     q, k = torch.randn(1, 1, 16), torch.randn(1, 1, 16)
-    near = (turned(spec, q, 15) * turned(spec, k, 10)).sum()
-    far = (turned(spec, q, 3015) * turned(spec, k, 3010)).sum()
+    near = (rotated(spec, q, 15) * rotated(spec, k, 10)).sum()
+    far = (rotated(spec, q, 3015) * rotated(spec, k, 3010)).sum()
     torch.testing.assert_close(near, far, rtol=1e-3, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""How are heads turned where positions have several axes (time, height, width)? Multimodal rope, arXiv:2409.12191."""
+"""Multimodal rope: rotary positions of several axes (time, height, width), arXiv:2409.12191."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def interleaved(sections: Sequence[int]) -> list[int]:
     return axes
 
 
-class AxisTurns(nn.Module):
-    """Turns every layer's heads alike, each frequency by the place on its axis: LayerTurns for such models.
+class MultimodalRotary(nn.Module):
+    """Rotates every layer's heads alike, each frequency by the place on its axis: LayerRotary for such models.
 
     Tokens without places lie at their position on every axis.
     """
 
     def __init__(self, config: ModelConfig, axes: Sequence[int]) -> None:
         super().__init__()
-        if len(axes) != config.rope_dim // 2:
+        if len(axes) != config.rotary_dim // 2:
             raise ModelError(
-                f"config.json: 'mrope_section' divides {len(axes)} frequencies, but a head has {config.rope_dim // 2}"
+                f"config.json: 'mrope_section' divides {len(axes)} frequencies, but a head has {config.rotary_dim // 2}"
             )
         self.rotary, self.layers, self.axes = Rotary(config), config.layers, tuple(axes)
 
@@ -50,10 +50,10 @@ class AxisTurns(nn.Module):
 
     def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
         """The batch for each layer."""
-        turned = self.rotary(batch, dtype) if batch.places is None else self._turned(batch, batch.places, dtype)
-        return [turned] * self.layers
+        rotated = self.rotary(batch, dtype) if batch.places is None else self._with_axes(batch, batch.places, dtype)
+        return [rotated] * self.layers
 
-    def _turned(self, batch: Batch, places: Tensor, dtype: torch.dtype) -> RotaryBatch:
+    def _with_axes(self, batch: Batch, places: Tensor, dtype: torch.dtype) -> RotaryBatch:
         table = self.rotary.table
         found = table.index_select(0, places.flatten()).view(*places.shape, 2, -1)  # [axes, T, cos or sin, width / 2]
         frequencies = torch.arange(found.shape[-1], device=table.device)
