@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,14 @@ class BadWords:
             _is_list(w) and w and all(map(_is_id, w)) for w in self.bad_words_ids
         ):
             raise ValueError("bad_words_ids must be a list of lists of token ids, none of them empty")
+
+    @staticmethod
+    def defaults_from(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of these names; `suppress_tokens` are words of one token."""
+        given = {name: generation_config[name] for name in ("bad_words", "bad_words_ids") if name in generation_config}
+        if isinstance(single := generation_config.get("suppress_tokens"), list):
+            given["bad_words_ids"] = [*given.get("bad_words_ids", ()), *([token] for token in single)]
+        return given
 
     def check_vocabulary(self, size: int) -> None:
         for id in (id for word in self.bad_words_ids for id in word):

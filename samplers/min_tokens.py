@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,16 @@ class MinTokens:
     def __post_init__(self) -> None:
         if isinstance(self.min_tokens, bool) or not isinstance(self.min_tokens, int) or self.min_tokens < 0:
             raise ValueError(f"min_tokens must be a whole number from 0, got {self.min_tokens}")
+
+    @staticmethod
+    def defaults_from(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        """`min_tokens`, or what transformers calls it."""
+        found = [generation_config[name] for name in ("min_tokens", "min_new_tokens") if name in generation_config]
+        return {"min_tokens": found[0]} if found else {}
+
+    @property
+    def min_stop_tokens(self) -> int:
+        return self.min_tokens
 
 
 class MinTokensTransform:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,13 @@ class Temperature:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 2.0):
             raise ValueError(f"temperature must be between 0 and 2, got {self.temperature}")
+
+    @staticmethod
+    def defaults_from(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The field of this name; a model that does not sample is greedy."""
+        if generation_config.get("do_sample") is False:
+            return {"temperature": 0.0}
+        return {"temperature": generation_config["temperature"]} if "temperature" in generation_config else {}
 
 
 class TemperatureTransform:

@@ -1,10 +1,11 @@
-"""Which request field belongs to which sampler, and what the model's own generation_config says of it."""
+"""Request fields of samplers, and what the model's own generation_config says of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.config.catalog import catalog
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 Grouped = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedParams:
+    """What travels to a worker, by sampler, and the tokens before which no stop string ends the answer.
+
+    `min_stop_field` is the request field that says so, empty when none does.
+    """
+
+    fields: Grouped
+    min_stop_tokens: int = 0
+    min_stop_field: str = ""
 
 
 class SamplerFields:
@@ -54,36 +67,39 @@ class SamplerFields:
         return grouped
 
     def with_defaults(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Grouped:
-        """`values` over what generation_config.json gives; its `do_sample: false` means temperature 0."""
-        model = {k: v for k, v in defaults.items() if k in self.owners}
-        if defaults.get("do_sample") is False and "temperature" in self.owners:
-            model["temperature"] = 0.0
-        given = {k: v for k, v in values.items() if v is not None}
-        return self.group({**model, **given})
+        """`values` over `defaults`, both by field."""
+        return self.group({**defaults, **{k: v for k, v in values.items() if v is not None}})
 
-    def usable(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's defaults, without those its samplers refuse: a request that left them out must not fail."""
-        usable = _spelled({name: value for name, value in defaults.items() if value is not None}, self.owners)
-        for sampler, values in self.with_defaults({}, usable).items():
+    def usable(self, generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that generation_config.json gives, as each sampler reads it.
+
+        What a sampler refuses is left out, with a warning: a request that does not name it must not fail.
+        """
+        config = {name: value for name, value in generation_config.items() if value is not None}
+        usable: dict[str, Any] = {}
+        for sampler, cls in self.classes.items():
             try:
-                self._refuse_when_off(sampler, self._made(sampler, values), values)
-            except RequestError as error:
-                log.warning("generation_config.json: %s; sampler %s keeps its own default", error.message, sampler)
-                for name in values:
-                    usable.pop(name, None)
+                if values := _defaults_from(cls, config):
+                    self._refuse_when_off(sampler, self._made(sampler, values), values)
+                    usable |= values
+            except (RequestError, TypeError, ValueError) as error:
+                log.warning("generation_config.json: %s; sampler %s keeps its own default", error, sampler)
         return usable
 
-    def wishes(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Grouped:
-        """What of `given`, over usable `defaults`, travels to a worker: checked, allowed here, and free of text."""
-        wishes: Grouped = {}
+    def resolve(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ResolvedParams:
+        """`given` over usable `defaults`: checked, allowed here, and free of text."""
+        fields: Grouped = {}
+        least, named = 0, ""
         for sampler, values in self.with_defaults(given, defaults).items():
             made = self._made(sampler, values)
             self._refuse_when_off(sampler, made, values)
             if self._tokenizer is not None and hasattr(made, "tokenized"):
                 made = made.tokenized(self._tokenizer)
                 values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-            wishes[sampler] = dict(values)
-        return wishes
+            fields[sampler] = dict(values)
+            if (tokens := getattr(made, "min_stop_tokens", 0)) > least:
+                least, named = int(tokens), next(iter(values))
+        return ResolvedParams(fields=fields, min_stop_tokens=least, min_stop_field=named)
 
     def read(self, grouped: Mapping[str, Mapping[str, Any]]) -> dict[type[Any], Any]:
         """The samplers' params objects, without those that ask for nothing.
@@ -134,11 +150,8 @@ def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
     return off
 
 
-def _spelled(defaults: dict[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
-    """What generation_config.json calls otherwise than requests do, in their words."""
-    spelled = dict(defaults)
-    if "min_tokens" in known and "min_new_tokens" in spelled:
-        spelled.setdefault("min_tokens", spelled.pop("min_new_tokens"))
-    if "bad_words_ids" in known and isinstance(spelled.get("suppress_tokens"), list):
-        spelled["bad_words_ids"] = [*spelled.get("bad_words_ids", ()), *([t] for t in spelled.pop("suppress_tokens"))]
-    return spelled
+def _defaults_from(cls: type[Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a params class takes from generation_config.json: those of the same names unless it says so."""
+    if hasattr(cls, "defaults_from"):
+        return dict(cls.defaults_from(config))
+    return {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}

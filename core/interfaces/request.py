@@ -71,7 +71,8 @@ class SamplingParams:
 
     `fields` holds, by sampler name, the JSON fields the request gave that sampler; what is absent has the
     sampler's defaults. `max_tokens` None means: as many as the model's length allows. `logprobs` asks for those of the
-    generated tokens and of so many likeliest ones beside each, `prompt_logprobs` for those of the prompt.
+    generated tokens and of so many likeliest ones beside each, `prompt_logprobs` for those of the prompt. No text of
+    the first `min_stop_tokens` is taken for a stop string.
     """
 
     max_tokens: int | None = None
@@ -82,6 +83,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     constraint: Constraint | None = None
+    min_stop_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,11 @@ class Sampler(Component):
     """A transform of logits that requests can ask for. `build(SamplerContext)` gives a LogitTransform.
 
     `params` is a frozen dataclass whose fields become request fields and which validates itself by raising
-    ValueError; it may have `check_vocabulary(size)`, which raises ValueError too, and `tokenized(tokenizer)`, which
-    gives the same wish without text, before it travels to a worker. A smaller `stage` runs earlier, ties by name.
+    ValueError. It may have four more members: `check_vocabulary(size)`, which raises ValueError too;
+    `tokenized(tokenizer)`, which gives the same without text, before it travels to a worker; the static method
+    `defaults_from(generation_config)`, the field values that the model's file gives (without it, those of the same
+    names); and `min_stop_tokens`, the number of tokens before which no stop string ends the answer.
+    A smaller `stage` runs earlier, ties by name.
     `keeps_argmax`: skipped when every row is greedy. `switch` is the "section.field" of a core option that lets
     requests use it: when that is off, those that ask for more than the defaults are refused.
     """

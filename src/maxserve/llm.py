@@ -234,6 +234,7 @@ class LLM:
         **fields: Any,
     ) -> SamplingParams:
         """Sampling parameters; `fields` are those of the samplers, over the model's own generation_config."""
+        resolved = self._fields.resolve(fields, self._defaults)
         return SamplingParams(
             max_tokens=max_tokens,
             stop_token_ids=tuple(stop_token_ids),
@@ -241,8 +242,9 @@ class LLM:
             seed=seed,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            fields=self._fields.wishes(fields, self._defaults),
+            fields=resolved.fields,
             constraint=constraint,
+            min_stop_tokens=resolved.min_stop_tokens,
         )
 
     def _run(self, prompts: list[Rendered], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:

@@ -43,7 +43,7 @@ class AnswerText:
 
     `eos` are the tokens that end a text unless the request ignores them, `kept` special tokens that are shown in it.
     With `include_stop` the stop string, or the stop token of the request, is part of the text. Of the tokens that a
-    request has at least (`min_tokens`), no text is taken for a stop string.
+    request has at least (`min_stop_tokens`), no text is taken for a stop string.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AnswerText:
             tokenizer, skip_special_tokens=skip_special_tokens, prompt=request.prompt[-_LOOK_BACK:], kept=kept
         )
         self._stop = StopStrings(stop, include=include_stop)
-        self._unstoppable = _minimum(request)
+        self._unstoppable = request.params.min_stop_tokens
         self._watched = bool(stop)
         self._generated = 0
         self._cached = 0
@@ -126,8 +126,3 @@ class AnswerText:
     def _rest(self) -> str:
         text = self._stop.feed(self._detokenizer.finish())
         return text if self._stop.matched is not None else text + self._stop.flush()
-
-
-def _minimum(request: Request) -> int:
-    """Tokens before which no stop string counts; the field is that of the sampler which holds back end tokens."""
-    return int(request.params.fields.get("min_tokens", {}).get("min_tokens", 0))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.params import ResolvedParams, SamplerFields
 from maxserve.interfaces.errors import PluginError, RequestError
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from maxserve.interfaces.engine import ModelInfo
 
 B = TypeVar("B", bound="Body")
-
-Grouped = Mapping[str, Mapping[str, Any]]
 
 
 class Body(BaseModel):
@@ -70,7 +67,7 @@ class RequestFields:
         """The fields of samplers that no setting switches off."""
         return frozenset(field for field, sampler in self._samplers.owners.items() if sampler not in self._samplers.off)
 
-    def sampling(self, body: Body) -> Grouped:
+    def sampling(self, body: Body) -> ResolvedParams:
         """What `body` says to each sampler, over what the model's generation_config says; checked by the samplers.
 
         RequestError with the field a sampler refuses.
@@ -79,7 +76,7 @@ class RequestFields:
         for name, value in given.items():
             _check_size(name, value)
         try:
-            return self._samplers.wishes(given, self._defaults)
+            return self._samplers.resolve(given, self._defaults)
         except RequestError as error:
             named = [field for field in given if field in error.message]
             param = next(iter(named), error.param)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
+from maxserve.core.engine.params import ResolvedParams
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.engine import ModelInfo
@@ -51,7 +51,7 @@ class JobLimits:
 def plan_job(
     body: TextBody,
     prompts: Sequence[Sequence[int]],
-    sampling: Mapping[str, Mapping[str, Any]],
+    sampling: ResolvedParams,
     limits: JobLimits,
     *,
     user: str,
@@ -83,10 +83,10 @@ def plan_job(
     )
 
 
-def _check_minimum(sampling: Mapping[str, Mapping[str, Any]], field: str, limit: int | None) -> None:
-    least = sampling.get("min_tokens", {}).get("min_tokens", 0)
+def _check_minimum(sampling: ResolvedParams, field: str, limit: int | None) -> None:
+    least, least_field = sampling.min_stop_tokens, sampling.min_stop_field
     if limit is not None and least > limit:
-        raise RequestError(f"min_tokens is {least}, which is more than the {limit} of {field}", param="min_tokens")
+        raise RequestError(f"{least_field} is {least}, which is more than the {limit} of {field}", param=least_field)
 
 
 def _check_count(count: int, capacity: int | None, param: str) -> None:
@@ -132,7 +132,7 @@ def check_length(text: str, tokenizer: Tokenizer, info: ModelInfo, *, prompt_fie
 def _request(
     body: TextBody,
     prompt: tuple[int, ...],
-    sampling: Mapping[str, Mapping[str, Any]],
+    sampling: ResolvedParams,
     limit: int | None,
     sample: int,
     user: str,
@@ -145,8 +145,9 @@ def _request(
         seed=_seed(body.seed, sample),
         logprobs=body.alternatives,
         prompt_logprobs=body.prompt_alternatives,
-        fields=sampling,
+        fields=sampling.fields,
         constraint=constraint,
+        min_stop_tokens=sampling.min_stop_tokens,
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
     return Request(

@@ -178,6 +178,17 @@ class SamplerChecks:
         assert fields(cls), f"{cls.__name__} has no fields"
         assert cls() == cls(), f"two {cls.__name__} of defaults differ"
 
+    def test_defaults_of_a_model_are_fields(self) -> None:
+        cls = self.params()
+        if cls is not None and hasattr(cls, "defaults_from"):
+            assert not dict(cls.defaults_from({})), "defaults_from an empty generation_config must give nothing"
+
+    def test_minimum_length_is_a_number(self) -> None:
+        for case in self.cases:
+            least = getattr(case, "min_stop_tokens", 0)
+            assert isinstance(least, int), f"case {case!r}: min_stop_tokens is {least!r}"
+            assert least >= 0, f"case {case!r}: min_stop_tokens is {least}"
+
     def test_apply_reads_nothing_back_from_the_device(self) -> None:
         for wanted in ([case] * 3 for case in self.cases):
             transform, rows = self.transform(), self.rows(wanted)

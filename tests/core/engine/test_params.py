@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
 from maxserve.core.engine.params import SamplerFields
+from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.registry.host import Host, PluginOptions
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
@@ -27,7 +33,7 @@ def test_an_unknown_field_is_named(fields: SamplerFields) -> None:
 
 
 def test_what_the_request_says_beats_the_models_defaults(fields: SamplerFields) -> None:
-    defaults = {"temperature": 0.7, "top_k": 20, "transformers_version": "5", "eos_token_id": 1}
+    defaults = fields.usable({"temperature": 0.7, "top_k": 20, "transformers_version": "5", "eos_token_id": 1})
     assert fields.with_defaults({"temperature": 0.1, "top_k": None}, defaults) == {
         "temperature": {"temperature": 0.1},
         "top_k": {"top_k": 20},
@@ -38,7 +44,7 @@ def test_what_the_request_says_beats_the_models_defaults(fields: SamplerFields) 
 def test_a_model_that_does_not_sample_is_greedy(
     fields: SamplerFields, do_sample: bool | None, temperature: float
 ) -> None:
-    defaults = {"do_sample": do_sample, "temperature": 0.7}
+    defaults = fields.usable({"do_sample": do_sample, "temperature": 0.7})
     assert fields.with_defaults({}, defaults)["temperature"] == {"temperature": temperature}
     assert fields.with_defaults({"temperature": 1.0}, defaults)["temperature"] == {"temperature": 1.0}
 
@@ -57,7 +63,7 @@ def test_defaults_a_sampler_refuses_are_left_out_with_a_warning(
     fields: SamplerFields, caplog: pytest.LogCaptureFixture
 ) -> None:
     defaults = {"temperature": 5.0, "top_k": 20, "top_p": None, "eos_token_id": 1}
-    assert fields.usable(defaults) == {"top_k": 20, "eos_token_id": 1}
+    assert fields.usable(defaults) == {"top_k": 20}
     assert "sampler temperature keeps its own default" in caplog.text
 
 
@@ -68,7 +74,7 @@ def test_fields_of_an_unknown_sampler_are_refused(fields: SamplerFields) -> None
 
 def test_what_the_models_config_calls_otherwise(fields: SamplerFields) -> None:
     defaults = {"min_new_tokens": 3, "suppress_tokens": [4, 5], "bad_words_ids": [[1, 2]], "repetition_penalty": 1.2}
-    assert fields.wishes({}, fields.usable(defaults)) == {
+    assert fields.resolve({}, fields.usable(defaults)).fields == {
         "min_tokens": {"min_tokens": 3},
         "bad_words": {"bad_words_ids": [[1, 2], [4], [5]]},
         "repetition_penalty": {"repetition_penalty": 1.2},
@@ -77,3 +83,40 @@ def test_what_the_models_config_calls_otherwise(fields: SamplerFields) -> None:
 
 def test_what_asks_for_nothing_does_not_burden_a_step(fields: SamplerFields) -> None:
     assert fields.read({"frequency_penalty": {"frequency_penalty": 0}, "logit_bias": {"logit_bias": {}}}) == {}
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """What a stranger's package may offer in place of the built-in sampler."""
+
+    at_least: int = 0
+
+    @staticmethod
+    def defaults_from(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"at_least": generation_config["min_length"]} if "min_length" in generation_config else {}
+
+    @property
+    def min_stop_tokens(self) -> int:
+        return self.at_least
+
+
+def test_whoever_holds_back_the_end_says_from_when_stop_strings_count(fields: SamplerFields) -> None:
+    resolved = fields.resolve({"min_tokens": 3, "top_k": 2}, {})
+    assert (resolved.min_stop_tokens, resolved.min_stop_field) == (3, "min_tokens")
+    assert fields.resolve({"top_k": 2}, {}).min_stop_tokens == 0
+
+
+@pytest.mark.parametrize("without", [(), ("builtin.samplers",)])
+def test_a_strangers_minimum_means_what_the_built_in_one_does(
+    without: tuple[str, ...], plugin_host: Callable[..., Host]
+) -> None:
+    host = plugin_host(Stranger(), no_plugin=without)
+    resolved = SamplerFields(host).resolve({"at_least": 4}, {})
+    assert (resolved.min_stop_tokens, resolved.min_stop_field) == (4, "at_least")
+    assert SamplerFields(host).usable({"min_length": 2, "at_least": 7}) == {"at_least": 2}
+
+
+class Stranger:
+    @hookimpl
+    def maxserve_samplers(self) -> list[Sampler]:
+        return [Sampler(name="at_least", build="acme:build", params=AtLeast)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,12 @@ class Heat:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 2:
             raise ValueError("temperature must be between 0 and 2")
+
+    @staticmethod
+    def defaults_from(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+        if generation_config.get("do_sample") is False:
+            return {"temperature": 0.0}
+        return {"temperature": generation_config["temperature"]} if "temperature" in generation_config else {}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def fields(*params: type[Any], **defaults: Any) -> RequestFields:
 
 
 def sampling(made: RequestFields, body: str) -> Any:
-    return made.sampling(made.model("Ask", Ask).model_validate_json(body))
+    return made.sampling(made.model("Ask", Ask).model_validate_json(body)).fields
 
 
 def test_samplers_fields_are_optional_fields_of_the_body() -> None:
@@ -89,7 +96,7 @@ def test_defaults_of_the_model_fill_what_was_left_out() -> None:
     assert sampling(made, '{"prompt": "x", "temperature": 0}') == {"heat": {"temperature": 0.0}}
 
 
-def test_do_sample_false_is_greedy() -> None:
+def test_a_sampler_reads_the_models_defaults_itself() -> None:
     made = fields(Heat, temperature=0.6, do_sample=False)
     assert sampling(made, '{"prompt": "x"}') == {"heat": {"temperature": 0.0}}
     assert sampling(made, '{"prompt": "x", "temperature": 0.5}') == {"heat": {"temperature": 0.5}}

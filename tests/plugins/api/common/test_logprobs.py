@@ -44,9 +44,9 @@ def entry(token: int, logprob: float = -1.0, rank: int = 3, best: tuple[int, ...
 def answer(
     tokenizer: Tokenizer, text: str, *, stop: tuple[str, ...] = (), least: int = 0, **options: Any
 ) -> list[Piece]:
-    fields = {"min_tokens": {"min_tokens": least}}
     stop_ids = tuple(options.pop("stop_token_ids", ()))
-    request = Request(id="r", prompt=(1,), params=SamplingParams(logprobs=0, fields=fields, stop_token_ids=stop_ids))
+    params = SamplingParams(logprobs=0, stop_token_ids=stop_ids, min_stop_tokens=least)
+    request = Request(id="r", prompt=(1,), params=params)
     grown, tokens = AnswerText(tokenizer, request, (EOS,), stop, **options), ids(tokenizer, text)
     pieces = []
     for token in tokens:
