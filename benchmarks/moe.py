@@ -6,7 +6,7 @@ one process, each the best of some rounds:
 - "every expert": a loop over all experts, each of which computes all tokens, weighed with 0 where not chosen
 - "chosen tokens": a loop over the experts that were chosen, each of which gathers its tokens (as transformers does it)
 - "brick": architectures/layers/moe.py as it is on any device
-- "native": the same with weights kept by plugins/native, in float32 and in bfloat16
+- "native": the same with weights stored by plugins/cpu, in float32 and in bfloat16
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from maxserve.architectures.layers.moe import Experts, gated
 from maxserve.architectures.layers.routing import Choice, softmax_top_k
-from maxserve.core.interfaces.linear import KeepsExperts, LinearContext
+from maxserve.core.interfaces.linear import LinearContext, SupportsExperts
 from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.registry.host import Host, PluginOptions
 
@@ -53,21 +53,21 @@ def _expert(experts: Experts, x: Tensor, expert: int) -> Tensor:
     return F.linear(experts.activation(F.linear(x, up[expert])), down[expert])
 
 
-def kept(experts: Experts, keeper: KeepsExperts, dtype: torch.dtype) -> Experts:
-    """The same experts with their weights in the keeping of a linear method."""
+def packed(experts: Experts, method: SupportsExperts, dtype: torch.dtype) -> Experts:
+    """The same experts with their weights in the storage of a linear method."""
     made = Experts(experts.experts, experts.gate_up_proj.inputs, experts.down_proj.inputs, experts.activation)
     for module, source in ((made.gate_up_proj, experts.gate_up_proj), (made.down_proj, experts.down_proj)):
-        _give(module, source, keeper, dtype)
+        _give(module, source, method, dtype)
     return made
 
 
-def _give(module: ExpertLinear, source: ExpertLinear, keeper: KeepsExperts, dtype: torch.dtype) -> None:
-    kept = keeper.keep_experts(module.experts, module.outputs, module.inputs, dtype)
-    assert kept is not None
+def _give(module: ExpertLinear, source: ExpertLinear, method: SupportsExperts, dtype: torch.dtype) -> None:
+    made = method.create_experts(module.experts, module.outputs, module.inputs, dtype)
+    assert made is not None
     assert source.weight is not None
     for expert, weight in enumerate(source.weight):
-        kept.put(expert, weight.to(dtype), 0)
-    module.give_to(kept)
+        made.load_rows(expert, weight.to(dtype), 0)
+    module.set_packed(made)
 
 
 def best(call: Callable[[], Tensor], rounds: int) -> float:
@@ -110,13 +110,13 @@ def main() -> None:
         torch.nn.init.normal_(module.weight, std=0.03)
     host = Host.discover(PluginOptions(), strict=True)
     context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
-    keeper = host.build(host.linear_methods.get("native"), context)
+    method = host.build(host.linear_methods.get("native"), context)
     ways = {
         "every expert": lambda x, choice: every_expert(experts, x, choice),
         "chosen tokens": lambda x, choice: chosen_tokens(experts, x, choice),
         "brick": experts,
-        "native, float32": kept(experts, keeper, torch.float32),
-        "native, bfloat16": kept(experts, keeper, torch.bfloat16),
+        "native, float32": packed(experts, method, torch.float32),
+        "native, bfloat16": packed(experts, method, torch.bfloat16),
     }
     print(
         f"{given.experts} experts, top {given.top_k}, {given.dim} x {given.ffn}, {torch.get_num_threads()} threads, ms"

@@ -115,9 +115,9 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
 
 @hookspec
 def maxserve_linear_methods() -> Iterable[LinearMethod]:
-    """Ways to keep weights and to multiply by them.
+    """Ways to store weights and to multiply by them.
 
-    Example: ``yield LinearMethod(name="packed", build="acme.linear:Keeper", devices=("cpu",))``
+    Example: ``yield LinearMethod(name="packed", build="acme.linear:Packed", devices=("cpu",))``
     """
     return ()
 

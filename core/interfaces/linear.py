@@ -1,4 +1,4 @@
-"""Linear methods: how the weights of projections are kept and multiplied."""
+"""Linear methods: how the weights of projections are stored and multiplied."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["GivesRows", "KeepsExperts", "KeptExperts", "KeptWeight", "LinearContext", "LinearMethod", "WeightKeeper"]
+__all__ = [
+    "BuiltLinearMethod",
+    "LinearContext",
+    "LinearMethod",
+    "PackedExperts",
+    "PackedLinear",
+    "SupportsEmbedding",
+    "SupportsExperts",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearMethod(Component):
-    """A way to keep the weights of projections and to multiply by them. `build(LinearContext)` gives a WeightKeeper.
+    """A way to store the weights of projections and to multiply by them. `build(LinearContext)` gives a
+    BuiltLinearMethod.
 
     Which method serves is decided as for attention back ends.
     """
@@ -36,11 +45,11 @@ class LinearContext(Context):
     device: torch.device
 
 
-class KeptWeight(Protocol):
-    """The weight [outputs, inputs] of one projection, as its method keeps it."""
+class PackedLinear(Protocol):
+    """The weight [outputs, inputs] of one projection, as its method stores it."""
 
-    def put(self, rows: torch.Tensor, first: int) -> None:
-        """Takes rows `first` … of the weight, in the type the keeper said; they may be gone after the call."""
+    def load_rows(self, rows: torch.Tensor, first: int) -> None:
+        """Takes rows `first` … of the weight, in the method's `storage_dtype`; they may be gone after the call."""
         ...
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -49,31 +58,31 @@ class KeptWeight(Protocol):
 
 
 @runtime_checkable
-class GivesRows(Protocol):
-    """A KeptWeight that can also be read, so that a table which shares the weight is not kept a second time."""
+class SupportsEmbedding(Protocol):
+    """A PackedLinear that can also be read, so that a table which shares the weight is not stored a second time."""
 
-    def rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows [N, inputs] of the weight by their numbers [N] int64, as they were put."""
+    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows [N, inputs] of the weight by their numbers [N] int64, as they were loaded."""
         ...
 
 
-class WeightKeeper(Protocol):
-    """Keeps the weights of a model's projections."""
+class BuiltLinearMethod(Protocol):
+    """What a LinearMethod builds: makes room for the weights of a model's projections."""
 
-    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
-        """The type in which weights of a checkpoint in that type are kept, and so given to `KeptWeight.put`."""
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        """The type in which weights of a checkpoint in that type are given to `load_rows`."""
         ...
 
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> KeptWeight | None:
-        """Room for one weight; None leaves it to the layer itself, which keeps it as the checkpoint has it."""
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> PackedLinear | None:
+        """Room for one weight; None leaves it to the layer itself, which stores it as the checkpoint has it."""
         ...
 
 
-class KeptExperts(Protocol):
-    """The weights [experts, outputs, inputs] of one projection of a mixture of experts, as their method keeps them."""
+class PackedExperts(Protocol):
+    """The weights [experts, outputs, inputs] of one projection of a mixture of experts, as their method stores them."""
 
-    def put(self, expert: int, rows: torch.Tensor, first: int) -> None:
-        """Takes rows `first` … of one expert's weight, in the type the keeper said; they may be gone after the call."""
+    def load_rows(self, expert: int, rows: torch.Tensor, first: int) -> None:
+        """Takes rows `first` … of one expert's weight, in the method's `storage_dtype`; they may be gone afterwards."""
         ...
 
     def multiply(self, x: torch.Tensor, ends: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -86,9 +95,9 @@ class KeptExperts(Protocol):
 
 
 @runtime_checkable
-class KeepsExperts(Protocol):
-    """A WeightKeeper that also keeps the weights of mixtures of experts."""
+class SupportsExperts(Protocol):
+    """A BuiltLinearMethod that also stores the weights of mixtures of experts."""
 
-    def keep_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> KeptExperts | None:
+    def create_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> PackedExperts | None:
         """Room for the weights of one projection; None leaves them to the layer itself."""
         ...

@@ -9,7 +9,7 @@ import torch
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.packings import packing_of
-from maxserve.core.loading.weights import Keeping
+from maxserve.core.loading.weights import LinearStorage
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def fill(
 ) -> None:
     """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
+    method = computation.linear_method
+    storage = None if method is None else LinearStorage(method=method, encoding=encoding)
     load = host.load(architecture, architecture.component.load)
     load(
         module,
@@ -70,7 +72,7 @@ def fill(
         device=device,
         progress=progress,
         order=order,
-        keeping=Keeping(keeper=computation.keeper, encoding=encoding) if computation.keeper is not None else None,
+        storage=storage,
         packing=packing_of(files.config, architecture.component, files.ref),
     )
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from maxserve.core.loading.linear import weight
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import KeptExperts
+    from maxserve.core.interfaces.linear import PackedExperts
 
 _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
 
@@ -19,7 +19,7 @@ _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels w
 class ExpertLinear(nn.Module):
     """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
 
-    As for Linear, once a linear method keeps the weights, `kept` has them and `weight` is gone.
+    As for Linear, once a linear method stores the weights, `packed` has them and `weight` is gone.
     """
 
     weight: nn.Parameter | None
@@ -30,19 +30,19 @@ class ExpertLinear(nn.Module):
         self.experts, self.inputs, self.outputs = experts, inputs, outputs
         self.weight = weight(experts, outputs, inputs)
         self.bias = weight(experts, outputs) if bias else None
-        self.kept: KeptExperts | None = None
+        self.packed: PackedExperts | None = None
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[rows, inputs], those of expert e up to `ends[e]`, to [rows, outputs]."""
-        if self.kept is not None:
-            return self.kept.multiply(x, ends, self.bias)
-        assert self.weight is not None, "neither the layer nor a method keeps the weights"
+        if self.packed is not None:
+            return self.packed.multiply(x, ends, self.bias)
+        assert self.weight is not None, "neither the layer nor a method has the weights"
         product = grouped if _has_kernel(x, self.weight) else one_by_one
         return product(x, self.weight, ends, self.bias)
 
-    def give_to(self, kept: KeptExperts) -> None:
-        """From now on `kept` has the weights."""
-        self.kept = kept
+    def set_packed(self, packed: PackedExperts) -> None:
+        """From now on `packed` has the weights."""
+        self.packed = packed
         self.weight = None
 
     def extra_repr(self) -> str:

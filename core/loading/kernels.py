@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.layer_compiler import CompilesLayers
-    from maxserve.core.interfaces.linear import WeightKeeper
+    from maxserve.core.interfaces.linear import BuiltLinearMethod
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.host import Host
 
@@ -49,14 +49,14 @@ R = TypeVar("R", bound=Ranked)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
-    """How a model computes. Without a `keeper` its projections keep their weights themselves."""
+    """How a model computes. Without a `linear_method` its projections store their weights themselves."""
 
     compute: torch.dtype
-    keeper: WeightKeeper | None
+    linear_method: BuiltLinearMethod | None
 
-    def stored(self, encoding: str) -> torch.dtype:
+    def storage_dtype(self, encoding: str) -> torch.dtype:
         """The type in which projections and tables of a checkpoint of that encoding are held."""
-        return self.compute if self.keeper is None else self.keeper.stored(DTYPES[encoding])
+        return self.compute if self.linear_method is None else self.linear_method.storage_dtype(DTYPES[encoding])
 
 
 class CompiledLayer(nn.Module):
@@ -106,18 +106,18 @@ class Chooser:
         """How to compute a checkpoint whose weights are in `encoding`, which the operator may have asked for.
 
         On a CPU the arithmetic is float32: exact, and on the many CPUs without matrix units for 16-bit types faster.
-        Where the weights can be kept in 16 bits all the same, they are. Where they cannot, a type that was asked for
+        Where the weights can be stored in 16 bits all the same, they are. Where they cannot, a type that was asked for
         is taken at its word, and others become float32 in twice the memory.
         """
         stored = DTYPES[encoding]
         compute = torch.float32 if self._device.type == "cpu" else stored
-        keeper = self._keeper(compute)
-        held = compute if keeper is None else keeper.stored(stored)
+        method = self._linear_method(compute)
+        held = compute if method is None else method.storage_dtype(stored)
         if explicit and held.itemsize > stored.itemsize:
-            compute, keeper = stored, self._keeper(stored)
+            compute, method = stored, self._linear_method(stored)
             held = stored
         log.info("weights are held in %s and computed in %s", _name(held), _name(compute))
-        return Computation(compute=compute, keeper=keeper)
+        return Computation(compute=compute, linear_method=method)
 
     def compile_layers(self, model: nn.Module, attention: Attention, compute: torch.dtype) -> None:
         """Puts a compiled call in the place of every layer, an entry of a ModuleList, that can be compiled."""
@@ -182,12 +182,12 @@ class Chooser:
             return f"{entry} compiles, which --no-use-subgraphs forbids"
         return None
 
-    def _keeper(self, compute: torch.dtype) -> WeightKeeper | None:
+    def _linear_method(self, compute: torch.dtype) -> BuiltLinearMethod | None:
         context = LinearContext(sections=self._sections, compute=compute, device=self._device)
-        keeper: WeightKeeper | None = self.best(self._host.linear_methods, context)
-        if keeper is not None:
-            _try_keeping(keeper, context, self.serving[-1].title)
-        return keeper
+        method: BuiltLinearMethod | None = self.best(self._host.linear_methods, context)
+        if method is not None:
+            _check_linear_method(method, context, self.serving[-1].title)
+        return method
 
     def _say(self, reason: str) -> None:
         """Several components may be missing for one reason."""
@@ -196,23 +196,23 @@ class Chooser:
         self._reasons.add(reason)
 
 
-def _try_keeping(keeper: WeightKeeper, context: LinearContext, title: str) -> None:
-    """Raises PluginError unless a small weight is kept and multiplied by as the method promises.
+def _check_linear_method(method: BuiltLinearMethod, context: LinearContext, title: str) -> None:
+    """Raises PluginError unless a small weight is stored and multiplied by as the method promises.
 
     A product of the wrong width or type would otherwise show in the middle of a model, without a name.
     """
     for checkpoint in sorted({*DTYPES.values()}, key=str):
-        stored = keeper.stored(checkpoint)
+        stored = method.storage_dtype(checkpoint)
         if not isinstance(stored, torch.dtype):
-            raise PluginError(f"{title}: stored({checkpoint}) returned {stored!r}, which is no torch.dtype")
-        kept = keeper.keep(TRIED, TRIED, stored)
-        if kept is None:
+            raise PluginError(f"{title}: storage_dtype({checkpoint}) returned {stored!r}, which is no torch.dtype")
+        packed = method.create(TRIED, TRIED, stored)
+        if packed is None:
             continue
-        fault = contract_fault("weight", kept)
+        fault = contract_fault("weight", packed)
         if fault is not None:
-            raise PluginError(f"{title}: keep {fault}")
-        kept.put(torch.ones(TRIED, TRIED, dtype=stored, device=context.device), 0)
-        product = kept.multiply(torch.ones(1, TRIED, dtype=context.compute, device=context.device), None)
+            raise PluginError(f"{title}: create {fault}")
+        packed.load_rows(torch.ones(TRIED, TRIED, dtype=stored, device=context.device), 0)
+        product = packed.multiply(torch.ones(1, TRIED, dtype=context.compute, device=context.device), None)
         if product.shape != (1, TRIED) or product.dtype != context.compute or not product.isfinite().all():
             raise PluginError(
                 f"{title}: multiply returned {list(product.shape)} {product.dtype} for a row of ones and a weight of "

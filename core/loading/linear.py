@@ -1,4 +1,4 @@
-"""How does a model multiply by a weight, and look one up?"""
+"""Projections and tables of all models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import GivesRows, KeptWeight
+    from maxserve.core.interfaces.linear import PackedLinear, SupportsEmbedding
 
 
 def weight(*shape: int) -> nn.Parameter:
@@ -20,8 +20,8 @@ def weight(*shape: int) -> nn.Parameter:
 class Linear(nn.Module):
     """Multiplies by a weight [outputs, inputs], as checkpoints store it.
 
-    Every projection of every model is one of these, so that how a weight is kept and multiplied is decided in one
-    place: once a linear method keeps it, `kept` has the weight and `weight` is gone.
+    Every projection of every model is one of these, so that how a weight is stored and multiplied is decided in one
+    place: once a linear method stores it, `packed` has the weight and `weight` is gone.
     """
 
     weight: nn.Parameter | None
@@ -32,18 +32,18 @@ class Linear(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         self.weight = weight(outputs, inputs)
         self.bias = weight(outputs) if bias else None
-        self.kept: KeptWeight | None = None
+        self.packed: PackedLinear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        if self.kept is not None:
-            return self.kept.multiply(x, self.bias)
-        assert self.weight is not None, "neither the layer nor a method keeps the weight"
+        if self.packed is not None:
+            return self.packed.multiply(x, self.bias)
+        assert self.weight is not None, "neither the layer nor a method has the weight"
         return F.linear(x, self.weight, self.bias)
 
-    def give_to(self, kept: KeptWeight) -> None:
-        """From now on `kept` has the weight."""
-        self.kept = kept
+    def set_packed(self, packed: PackedLinear) -> None:
+        """From now on `packed` has the weight."""
+        self.packed = packed
         self.weight = None
 
     def extra_repr(self) -> str:
@@ -62,8 +62,8 @@ class ExactLinear(Linear):
 class Embedding(nn.Module):
     """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
 
-    Where a projection has the same weight and its linear method can give rows of it, `kept` has the table and `weight`
-    is gone.
+    Where a projection has the same weight and its linear method can give rows of it, `packed` has the table and
+    `weight` is gone.
     """
 
     weight: nn.Parameter | None
@@ -72,17 +72,17 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = table = weight(entries, dim)
         self.compute = table.dtype
-        self.kept: GivesRows | None = None
+        self.packed: SupportsEmbedding | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., dim]."""
-        if self.kept is not None:
-            rows = self.kept.rows(ids.flatten())
+        if self.packed is not None:
+            rows = self.packed.embedding(ids.flatten())
             return rows.view(*ids.shape, rows.shape[-1]).to(self.compute)
-        assert self.weight is not None, "neither the layer nor a method keeps the table"
+        assert self.weight is not None, "neither the layer nor a method has the table"
         return F.embedding(ids, self.weight).to(self.compute)
 
-    def give_to(self, kept: GivesRows) -> None:
-        """From now on `kept` has the table."""
-        self.kept = kept
+    def set_packed(self, packed: SupportsEmbedding) -> None:
+        """From now on `packed` has the table."""
+        self.packed = packed
         self.weight = None

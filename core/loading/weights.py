@@ -1,9 +1,9 @@
-"""How do the tensors of a checkpoint get into a model?
+"""Loading of the tensors of a checkpoint into a model.
 
 Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
 tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
-not overwrite the files meanwhile. Where a linear method keeps the weights of projections, each goes to it as it is read
-and is not kept here. Packed weights are unpacked as they are read, stacked ones entry by entry.
+not overwrite the files meanwhile. Where a linear method stores the weights of projections, each goes to it as it is
+read and is not stored here. Packed weights are unpacked as they are read, stacked ones entry by entry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.linear import GivesRows, KeepsExperts
+from maxserve.core.interfaces.linear import SupportsEmbedding, SupportsExperts
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.loading.linear import Embedding, Linear
@@ -29,7 +29,7 @@ from maxserve.core.loading.safetensors_header import read_header
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import KeptExperts, KeptWeight, WeightKeeper
+    from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear
     from maxserve.core.loading.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
@@ -39,16 +39,16 @@ _MAPPED_AT_ONCE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
-    """Who keeps the weights of projections, and from which type; None: from that of each weight in the checkpoint."""
+class LinearStorage:
+    """What stores the weights of projections, and from which type; None: from that of each weight in the checkpoint."""
 
-    keeper: WeightKeeper
+    method: BuiltLinearMethod
     encoding: torch.dtype | None = None
 
     def dtype(self, reads: Sequence[Read]) -> torch.dtype:
         """The type to give weights in that are read so; that of the widest part where parts differ."""
         widest = max((_TORCH[read.dtype] for read in reads), key=lambda dtype: dtype.itemsize)
-        return self.keeper.stored(self.encoding or widest)
+        return self.method.storage_dtype(self.encoding or widest)
 
 
 def load_weights(
@@ -59,13 +59,13 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device | str,
     progress: Progress,
-    keeping: Keeping | None = None,
+    storage: LinearStorage | None = None,
     order: PairsApart | None = None,
     packing: Packing | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
-    Without `keeping` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
+    Without `storage` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
     differ. `order` changes the rows of rotated queries and keys, `packing` says how the checkpoint packs weights, if it
     does. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
@@ -75,15 +75,15 @@ def load_weights(
     reads = plan_reads(parameters.shapes, headers, weight_map, packing)
     if order is not None:
         order.check(read.name for read in reads)
-    if keeping is not None:
-        parameters.keep_weights(keeping, reads)
+    if storage is not None:
+        parameters.create_packed(storage, reads)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
     done = 0
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
             for piece, numbers in _ready(read, tensor, packing):
-                parameters.put(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
+                parameters.load(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -95,7 +95,7 @@ def place_weights(
     dtype: torch.dtype,
     device: torch.device | str,
     progress: Progress,
-    keeping: Keeping | None = None,
+    storage: LinearStorage | None = None,
 ) -> None:
     """Does with the weights that `model` has, in host memory, what `load_weights` does with those it reads.
 
@@ -104,12 +104,12 @@ def place_weights(
     parameters = _Loaded(model, dtype, torch.device(device), (), None)
     tensors = parameters.tensors()
     reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
-    if keeping is not None:
-        parameters.keep_weights(keeping, reads)
+    if storage is not None:
+        parameters.create_packed(storage, reads)
     total = sum(read.size for read in reads) or 1
     done = 0
     for read in reads:
-        parameters.put(read, tensors.pop(read.name))
+        parameters.load(read, tensors.pop(read.name))
         done += read.size
         progress.advance(done / total)
     parameters.finish()
@@ -121,14 +121,14 @@ def _in_memory(name: str, tensor: torch.Tensor) -> Read:
 
 
 def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
-    """Each read and its tensor; those that will be kept mapped last, through a mapping of their own.
+    """Each read and its tensor; those that stay mapped last, through a mapping of their own.
 
     A mapping and the pages read through it stay as long as one of its tensors does. Tensors that are copied are
     therefore read through mappings that end after a few of them.
     """
-    copied = [read for read in reads if not parameters.keeps(read)]
-    kept = [read for read in reads if parameters.keeps(read)]
-    for group in filter(None, [*_groups(copied), kept]):
+    copied = [read for read in reads if not parameters.maps(read)]
+    mapped = [read for read in reads if parameters.maps(read)]
+    for group in filter(None, [*_groups(copied), mapped]):
         try:
             opened = safe_open(file, framework="pt")
         except SafetensorError as error:
@@ -198,8 +198,8 @@ class _Loaded:
         self._dtypes = {  # by parameter, where it is not `dtype`
             names[0]: torch.float32 for names, _ in self._places if any(re.search(each, names[0]) for each in exact)
         }
-        self._kept: dict[str, KeptWeight] = {}  # by parameter
-        self._experts: dict[str, KeptExperts] = {}  # by parameter
+        self._packed: dict[str, PackedLinear] = {}  # by parameter
+        self._experts: dict[str, PackedExperts] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._second: dict[str, torch.Tensor] = {}  # by place
         self.shapes = Parameters(
@@ -213,8 +213,8 @@ class _Loaded:
         """What the model's parameters hold now, by their first names."""
         return {names[0]: parameter.detach() for names, parameter in self._places}
 
-    def keep_weights(self, keeping: Keeping, reads: Sequence[Read]) -> None:
-        """Makes room with `keeping` for every weight of a projection that is no one else's too.
+    def create_packed(self, storage: LinearStorage, reads: Sequence[Read]) -> None:
+        """Makes room with `storage` for every weight of a projection that is no one else's too.
 
         A table that a projection shares stays a table, and the projection has its own copy of it.
         """
@@ -222,60 +222,60 @@ class _Loaded:
             own = [read for read in reads if read.target == names[0] and read.dtype in _TORCH]
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
             if own and modules and isinstance(modules[0][1], ExpertLinear):
-                self._keep_experts(names[0], modules[0][1], keeping, own)
+                self._create_experts(names[0], modules[0][1], storage, own)
                 continue
             if not own or not modules or not all(isinstance(module, Linear | Embedding) for _, module in modules):
                 continue
-            dtype = self._dtypes[names[0]] = keeping.dtype(own)
+            dtype = self._dtypes[names[0]] = storage.dtype(own)
             for name, module in modules:
                 if isinstance(module, Linear):
-                    kept = keeping.keeper.keep(module.outputs, module.inputs, dtype)
-                    if kept is not None:
-                        self._kept[name] = kept
-                        module.give_to(kept)
-            if any(isinstance(module, Linear) and module.kept is None for _, module in modules):
-                del self._dtypes[names[0]]  # the layer keeps it, and multiplies by it as it is
+                    packed = storage.method.create(module.outputs, module.inputs, dtype)
+                    if packed is not None:
+                        self._packed[name] = packed
+                        module.set_packed(packed)
+            if any(isinstance(module, Linear) and module.packed is None for _, module in modules):
+                del self._dtypes[names[0]]  # the layer stores it, and multiplies by it as it is
 
-    def _keep_experts(self, name: str, module: ExpertLinear, keeping: Keeping, reads: Sequence[Read]) -> None:
-        """Makes room for the weights of one projection of all experts, if the keeper keeps such."""
-        if not isinstance(keeping.keeper, KeepsExperts):
+    def _create_experts(self, name: str, module: ExpertLinear, storage: LinearStorage, reads: Sequence[Read]) -> None:
+        """Makes room for the weights of one projection of all experts, if the method stores such."""
+        if not isinstance(storage.method, SupportsExperts):
             return
-        dtype = keeping.dtype(reads)
-        kept = keeping.keeper.keep_experts(module.experts, module.outputs, module.inputs, dtype)
-        if kept is not None:
+        dtype = storage.dtype(reads)
+        packed = storage.method.create_experts(module.experts, module.outputs, module.inputs, dtype)
+        if packed is not None:
             self._dtypes[name] = dtype
-            self._experts[name] = kept
-            module.give_to(kept)
+            self._experts[name] = packed
+            module.set_packed(packed)
 
-    def keeps(self, read: Read) -> bool:
+    def maps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
         if self._order is not None and self._order.changes(read.name):
             return False
         if not read.file or not read.whole or self._device.type != "cpu":
             return False
-        if read.target in self._kept or read.target in self._experts:
+        if read.target in self._packed or read.target in self._experts:
             return False
         return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
 
-    def put(self, read: Read, tensor: torch.Tensor) -> None:
+    def load(self, read: Read, tensor: torch.Tensor) -> None:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
         if read.place is not None:
             self._second[read.place] = tensor.to(device=self._device, dtype=dtype)
-        elif read.target in self._kept:
-            self._kept[read.target].put(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
+        elif read.target in self._packed:
+            self._packed[read.target].load_rows(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.target in self._experts:
             entries = enumerate(tensor) if read.entry is None else iter(((read.entry, tensor),))
             for entry, rows in entries:
-                self._experts[read.target].put(entry, rows.to(device=self._device, dtype=dtype), read.offset or 0)
+                self._experts[read.target].load_rows(entry, rows.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.whole:
-            if self.keeps(read):
+            if self.maps(read):
                 self._mapped[read.target] = read
             self._ready[read.target] = tensor.to(device=self._device, dtype=dtype)
         else:
-            self._put_piece(read, tensor, dtype)
+            self._load_piece(read, tensor, dtype)
 
-    def _put_piece(self, read: Read, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    def _load_piece(self, read: Read, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         whole = self._ready.get(read.target)
         if whole is None:
             shape = self.shapes.shapes[read.target]
@@ -288,37 +288,37 @@ class _Loaded:
     def finish(self) -> None:
         """Puts every tensor where the model has its parameter, at each of the places that share it.
 
-        Tables whose weight a projection keeps too are read from there, where its method can: once is enough.
+        Tables whose weight a projection stores too are read from there, where its method can: once is enough.
         """
-        readers: list[tuple[Embedding, GivesRows]] = []
+        tables: list[tuple[Embedding, SupportsEmbedding]] = []
         for names, _ in self._places:
-            if names[0] in self._kept or names[0] in self._experts:
+            if names[0] in self._packed or names[0] in self._experts:
                 continue
             shared = self._ready.pop(names[0])
             parameter = nn.Parameter(shared, requires_grad=False)
             for name in names:
                 own = self._own(name, shared)
-                if name in self._kept:
-                    self._kept[name].put(self._read_again(names[0], shared) if own is None else own, 0)
+                if name in self._packed:
+                    self._packed[name].load_rows(self._read_again(names[0], shared) if own is None else own, 0)
                     continue
-                reader = self._reader(names) if own is None else None
-                if reader is not None and isinstance(module := self._module(name), Embedding):
-                    readers.append((module, reader))
+                packed = self._table(names) if own is None else None
+                if packed is not None and isinstance(module := self._module(name), Embedding):
+                    tables.append((module, packed))
                     continue
                 value = parameter if own is None else nn.Parameter(own, requires_grad=False)
                 setattr(self._module(name), name.rpartition(".")[2], value)
-        for table, reader in readers:
-            table.give_to(reader)
+        for table, packed in tables:
+            table.set_packed(packed)
         for module in self._model.modules():
             if isinstance(module, Embedding):
                 module.compute = self._dtype
 
-    def _reader(self, names: Sequence[str]) -> GivesRows | None:
-        """Who keeps the weight that these places share, and can give rows of it."""
+    def _table(self, names: Sequence[str]) -> SupportsEmbedding | None:
+        """The packed weight that these places share, if rows of it can be had."""
         for name in names:
-            kept = self._kept.get(name)
-            if isinstance(kept, GivesRows) and name not in self._second:
-                return kept
+            packed = self._packed.get(name)
+            if isinstance(packed, SupportsEmbedding) and name not in self._second:
+                return packed
         return None
 
     def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from maxserve.core.interfaces.component import Component
 from maxserve.core.interfaces.engine import Engine, ServedEngine
 from maxserve.core.interfaces.grammar import GrammarBackend, GrammarCompiler
 from maxserve.core.interfaces.layer_compiler import CompilesLayers, LayerCompiler
-from maxserve.core.interfaces.linear import LinearMethod, WeightKeeper
+from maxserve.core.interfaces.linear import BuiltLinearMethod, LinearMethod
 from maxserve.core.interfaces.observer import Observer, StatsObserver
 from maxserve.core.interfaces.parsers import ReadsAnswer, ReasoningParser, ToolParser
 from maxserve.core.interfaces.routes import Routes
@@ -50,7 +50,7 @@ KINDS = (
     Kind(Scheduler, "maxserve_schedulers", StepPolicy),
     Kind(Sampler, "maxserve_samplers", LogitTransform),
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),
-    Kind(LinearMethod, "maxserve_linear_methods", WeightKeeper),
+    Kind(LinearMethod, "maxserve_linear_methods", BuiltLinearMethod),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Routes, "maxserve_routes", in_workers=False),

@@ -54,7 +54,7 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
 def maxserve_linear_methods() -> Iterable[LinearMethod]:
     yield LinearMethod(
         name="native",
-        build="maxserve.plugins.cpu.linear:PanelKeeper",
+        build="maxserve.plugins.cpu.linear:PanelMethod",
         devices=("cpu",),
         priority=10,
         compiled=True,

@@ -156,10 +156,10 @@ class _Program:
         """Sizes, addresses and a number as layers.cpp reads them for that kind."""
         module = operation.module
         if isinstance(module, Linear):
-            if not isinstance(module.kept, Panels):
-                raise UnknownError("its weights are kept in another way")
+            if not isinstance(module.packed, Panels):
+                raise UnknownError("its weights are stored in another way")
             bias = 0 if module.bias is None else module.bias.data_ptr()
-            return (module.inputs, module.outputs, module.kept.itemsize), (module.kept.address, bias), 0.0
+            return (module.inputs, module.outputs, module.packed.itemsize), (module.packed.address, bias), 0.0
         if isinstance(module, RMSNorm):
             return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":

@@ -1,4 +1,4 @@
-"""How does a CPU multiply by a weight? From panels: WIDTH outputs side by side, input by input.
+"""Products with weights in panels: WIDTH outputs side by side, input by input.
 
 A panel is read once, in order, whatever the number of rows, which is as fast as memory gives it when rows are few. Each
 sum runs over the inputs in order, so a row's numbers do not depend, to the bit, on the rows beside it. bfloat16 weights
@@ -18,26 +18,26 @@ from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 
 
-class PanelKeeper:
-    """A WeightKeeper."""
+class PanelMethod:
+    """A BuiltLinearMethod."""
 
     def __init__(self, context: LinearContext) -> None:
         only_float32(context)
         self._library = library_for(context)
 
-    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """bfloat16 stays, all else becomes float32: float16 has bits that bfloat16 would lose."""
         return torch.bfloat16 if checkpoint == torch.bfloat16 else torch.float32
 
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Panels | None:
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> Panels | None:
         return Panels(self._library, outputs, inputs, dtype)
 
-    def keep_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> ExpertPanels | None:
+    def create_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> ExpertPanels | None:
         return ExpertPanels(self._library, experts, outputs, inputs, dtype)
 
 
 class Panels:
-    """A KeptWeight [outputs, inputs] of float32 or bfloat16."""
+    """A PackedLinear [outputs, inputs] of float32 or bfloat16."""
 
     __slots__ = ("_inputs", "_library", "_outputs", "_packed", "address", "itemsize")
 
@@ -48,13 +48,13 @@ class Panels:
         self.itemsize = dtype.itemsize
         self.address = self._packed.data_ptr()
 
-    def put(self, rows: Tensor, first: int) -> None:
+    def load_rows(self, rows: Tensor, first: int) -> None:
         rows = rows.contiguous()
         self._library.ms_pack(
             rows.data_ptr(), rows.stride(0), self.itemsize, self.address, first, len(rows), self._inputs
         )
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def embedding(self, ids: Tensor) -> Tensor:
         """Read across the panels: slower than from a table, and nothing beside what is computed with a row."""
         out = torch.empty(len(ids), self._inputs, dtype=self._packed.dtype)
         self._library.ms_rows(
@@ -81,7 +81,7 @@ class Panels:
 
 
 class ExpertPanels:
-    """A KeptExperts [experts, outputs, inputs] of float32 or bfloat16: the panels of each expert in a row of their own.
+    """PackedExperts [experts, outputs, inputs] of float32 or bfloat16: the panels of each expert in a row of their own.
 
     All products of a mixture are one call, whose work is shared out in pieces of every expert's: few experts with many
     rows keep no thread waiting.
@@ -94,7 +94,7 @@ class ExpertPanels:
         self._library, self._outputs, self._inputs = library, outputs, inputs
         self._packed = torch.zeros(experts, -(-outputs // width) * width * inputs, dtype=dtype)
 
-    def put(self, expert: int, rows: Tensor, first: int) -> None:
+    def load_rows(self, expert: int, rows: Tensor, first: int) -> None:
         rows = rows.contiguous()
         packed = self._packed[expert]
         self._library.ms_pack(

@@ -121,7 +121,7 @@ def _check_memory(
     """ModelError when weights and a step do not fit into the share of memory that may be used."""
     free = free_memory(device.type, device.index or 0)
     usable = int(free * settings.kv_cache.device_memory_utilization)
-    weights = weight_bytes(module, computation.stored(files.encoding).itemsize)
+    weights = weight_bytes(module, computation.storage_dtype(files.encoding).itemsize)
     longest = max(tokens, spec.max_length)
     activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=computation.compute.itemsize)
     log.info(
@@ -176,7 +176,7 @@ def _info(
         max_length=_max_length(settings, recipe, spec),
         vocab_size=spec.vocab_size,
         eos_token_ids=(),
-        dtype=str(computation.stored(files.encoding)).removeprefix("torch."),
+        dtype=str(computation.storage_dtype(files.encoding)).removeprefix("torch."),
         device=str(device),
         parameters=parameters,
         max_batch_size=settings.scheduling.max_batch_size or STEP_TEXTS,

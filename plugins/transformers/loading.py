@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from maxserve.core.loading.weight_names import unwrapped
-from maxserve.core.loading.weights import Keeping, place_weights
+from maxserve.core.loading.weights import LinearStorage, place_weights
 from maxserve.core.registry.entries import cause
 from maxserve.interfaces.errors import ModelError
 
@@ -38,7 +38,7 @@ def load(
     dtype: torch.dtype,
     device: torch.device | str,
     progress: Progress,
-    keeping: Keeping | None = None,
+    storage: LinearStorage | None = None,
     order: object | None = None,
     packing: object | None = None,
 ) -> None:
@@ -51,7 +51,7 @@ def load(
     wide = {
         name: weight for name, weight in lm.named_parameters() if weight.dtype != lm.dtype and dtype != torch.float32
     }
-    place_weights(model, dtype=dtype, device=device, progress=progress, keeping=keeping)
+    place_weights(model, dtype=dtype, device=device, progress=progress, storage=storage)
     for name, weight in wide.items():
         module, _, own = name.rpartition(".")
         setattr(lm.get_submodule(module), own, nn.Parameter(weight.detach().to(device), requires_grad=False))

@@ -49,22 +49,22 @@ def pretend_kept(model: nn.Module) -> None:
     """Takes the weights out of the core's projections and tables, as a linear method would."""
     for module in model.modules():
         if isinstance(module, Linear):
-            module.give_to(_Nothing(module.outputs))
+            module.set_packed(_Nothing(module.outputs))
         elif isinstance(module, Embedding) and module.weight is not None:
-            module.give_to(_Nothing(module.weight.shape[1]))
+            module.set_packed(_Nothing(module.weight.shape[1]))
 
 
 class _Nothing:
-    """A KeptWeight that can be read, of no memory."""
+    """A PackedLinear that can be read, of no memory."""
 
     def __init__(self, outputs: int) -> None:
         self._outputs = outputs
 
-    def put(self, rows: Tensor, first: int) -> None:
+    def load_rows(self, rows: Tensor, first: int) -> None:
         """Nothing is kept."""
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return x.new_empty(*x.shape[:-1], self._outputs)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def embedding(self, ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, self._outputs, device=ids.device)

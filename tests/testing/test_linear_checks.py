@@ -1,4 +1,4 @@
-"""Methods that keep weights in few bits pass the checks of linear methods, and wrong ones do not."""
+"""Methods that store weights in few bits pass the checks of linear methods, and wrong ones do not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.interfaces.linear import WeightKeeper
+from maxserve.core.interfaces.linear import BuiltLinearMethod
 from maxserve.testing.linear import LinearMethodChecks, random
 
 
@@ -17,12 +17,12 @@ class Rounded:
         self.codes = torch.zeros(outputs, inputs, dtype=torch.int8)
         self.scales = torch.zeros(outputs, 1)
 
-    def put(self, rows: Tensor, first: int) -> None:
+    def load_rows(self, rows: Tensor, first: int) -> None:
         scales = rows.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-9) / 127
         self.scales[first : first + len(rows)] = scales
         self.codes[first : first + len(rows)] = (rows.float() / scales).round().to(torch.int8)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def embedding(self, ids: Tensor) -> Tensor:
         return self.codes[ids].float() * self.scales[ids]
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,12 +32,12 @@ class Rounded:
 
 
 class EightBits:
-    """Keeps what comes in whole blocks of eight, as methods in blocks do; the rest stays with the layer."""
+    """Stores what comes in whole blocks of eight, as methods in blocks do; the rest stays with the layer."""
 
-    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         return torch.float32
 
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Rounded | None:
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> Rounded | None:
         return Rounded(outputs, inputs) if inputs % 8 == 0 else None
 
 
@@ -47,16 +47,16 @@ class TestEightBits(LinearMethodChecks):
     rows_tolerance = 0.02
 
     @pytest.fixture
-    def keeper(self) -> WeightKeeper:
+    def built(self) -> BuiltLinearMethod:
         return EightBits()
 
 
 class TooFewBits(EightBits):
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Rounded | None:
-        kept = super().keep(outputs, inputs, dtype)
-        if kept is not None:
-            kept.scales = _Doubled()  # type: ignore[assignment]
-        return kept
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> Rounded | None:
+        packed = super().create(outputs, inputs, dtype)
+        if packed is not None:
+            packed.scales = _Doubled()  # type: ignore[assignment]
+        return packed
 
 
 class _Doubled:
@@ -77,14 +77,14 @@ def test_what_is_off_by_more_is_found() -> None:
     with pytest.raises(AssertionError):
         checks.test_any_number_of_axes(TooFewBits())
     with pytest.raises(AssertionError):
-        checks.test_rows_come_out_as_they_were_put(TooFewBits(), (64, 48), torch.float32)
+        checks.test_rows_come_out_as_they_were_loaded(TooFewBits(), (64, 48), torch.float32)
 
 
-def test_a_method_that_keeps_nothing_is_found() -> None:
+def test_a_method_that_stores_nothing_is_found() -> None:
     class Idle(EightBits):
-        def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
             return None
 
     with pytest.raises(AssertionError):
-        TestEightBits().test_keeps_some_weight(Idle())
+        TestEightBits().test_stores_some_weight(Idle())
     assert random(2, 3).shape == (2, 3)

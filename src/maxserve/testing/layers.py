@@ -143,12 +143,12 @@ class LayerCompilerChecks:
         """Gives the projections to the method, then replaces the layers that compile; returns how many did."""
         if self.method is not None:
             context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
-            keeper = host.build(host.linear_methods.get(self.method), context)
+            method = host.build(host.linear_methods.get(self.method), context)
             for module in [m for m in model.modules() if isinstance(m, Linear)]:
                 assert module.weight is not None
-                kept = keeper.keep(module.outputs, module.inputs, torch.float32)
-                kept.put(module.weight.data, 0)
-                module.give_to(kept)
+                packed = method.create(module.outputs, module.inputs, torch.float32)
+                packed.load_rows(module.weight.data, 0)
+                module.set_packed(packed)
         compile, layers, count = self._call(host), model.model.layers, 0
         for index, layer in enumerate(layers):
             call = compile(layer, attention)

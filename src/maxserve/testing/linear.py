@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.linear import (
-    GivesRows,
-    KeepsExperts,
-    KeptExperts,
-    KeptWeight,
+    BuiltLinearMethod,
     LinearContext,
-    WeightKeeper,
+    PackedExperts,
+    PackedLinear,
+    SupportsEmbedding,
+    SupportsExperts,
 )
 from maxserve.core.registry.host import Host, PluginOptions
 
@@ -32,8 +32,8 @@ class LinearMethodChecks:
     """What every linear method must pass on a CPU.
 
     `tolerance`: a sum of n products, each about 1, may be off by so much times the root of n. `rows_tolerance`: so much
-    may an entry of a row be off that a method gives back. Methods that keep weights in few bits raise both. What a
-    method leaves to the layer (`keep` gives None), it need not do.
+    may an entry of a row be off that a method gives back. Methods that store weights in few bits raise both. What a
+    method leaves to the layer (`create` gives None), it need not do.
     """
 
     method: ClassVar[str]
@@ -43,102 +43,102 @@ class LinearMethodChecks:
     row_independent: ClassVar[bool] = True  # to the bit
 
     @pytest.fixture
-    def keeper(self) -> WeightKeeper:
+    def built(self) -> BuiltLinearMethod:
         host = Host.discover(self.plugins, strict=True)
         context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
-        keeper: WeightKeeper = host.build(host.linear_methods.get(self.method), context)
-        return keeper
+        built: BuiltLinearMethod = host.build(host.linear_methods.get(self.method), context)
+        return built
 
-    def kept(self, keeper: WeightKeeper, weight: Tensor) -> KeptWeight:
-        """The weight in the type the keeper wants of its checkpoint's, given in two parts."""
-        dtype = keeper.stored(weight.dtype)
-        kept = keeper.keep(weight.shape[0], weight.shape[1], dtype)
-        if kept is None:
+    def packed(self, built: BuiltLinearMethod, weight: Tensor) -> PackedLinear:
+        """The weight in the type the method wants of its checkpoint's, given in two parts."""
+        dtype = built.storage_dtype(weight.dtype)
+        packed = built.create(weight.shape[0], weight.shape[1], dtype)
+        if packed is None:
             pytest.skip(f"{self.method} leaves a weight of {list(weight.shape)} to the layer")
         cut = len(weight) // 3
         for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
             if len(rows):
-                kept.put(rows.to(dtype).clone(), first)
-        return kept
+                packed.load_rows(rows.to(dtype).clone(), first)
+        return packed
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
     def test_equals_the_product_in_float64(
-        self, keeper: WeightKeeper, size: tuple[int, int], dtype: torch.dtype
+        self, built: BuiltLinearMethod, size: tuple[int, int], dtype: torch.dtype
     ) -> None:
         weight, bias = random(*size).to(dtype), random(size[0])
-        kept = self.kept(keeper, weight)
+        packed = self.packed(built, weight)
         for rows in ROWS:
             x = random(rows, size[1] + 3)[:, 2:-1]  # rows apart from each other
             for given in (None, bias):
                 expected = x.double() @ weight.double().T + (0 if given is None else given.double())
-                result = kept.multiply(x, given)
+                result = packed.multiply(x, given)
                 assert result.dtype == torch.float32
                 torch.testing.assert_close(
                     result.double(), expected, atol=self.tolerance * max(1, size[1] ** 0.5), rtol=0
                 )
 
-    def test_keeps_some_weight(self, keeper: WeightKeeper) -> None:
+    def test_stores_some_weight(self, built: BuiltLinearMethod) -> None:
         """Otherwise it would be of no use, and nothing below would be tried."""
-        stored = keeper.stored(torch.float32)
-        assert any(keeper.keep(outputs, inputs, stored) is not None for outputs, inputs in SIZES)
+        stored = built.storage_dtype(torch.float32)
+        assert any(built.create(outputs, inputs, stored) is not None for outputs, inputs in SIZES)
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-    def test_rows_come_out_as_they_were_put(
-        self, keeper: WeightKeeper, size: tuple[int, int], dtype: torch.dtype
+    def test_rows_come_out_as_they_were_loaded(
+        self, built: BuiltLinearMethod, size: tuple[int, int], dtype: torch.dtype
     ) -> None:
         """Of methods that can give rows at all."""
         weight = random(*size).to(dtype)
-        kept = self.kept(keeper, weight)
-        if isinstance(kept, GivesRows):
+        packed = self.packed(built, weight)
+        if isinstance(packed, SupportsEmbedding):
             ids = torch.tensor([0, size[0] - 1, size[0] // 2, 0])
-            rows, expected = kept.rows(ids), weight[ids].to(keeper.stored(dtype))
+            rows, expected = packed.embedding(ids), weight[ids].to(built.storage_dtype(dtype))
             assert rows.dtype == expected.dtype
             torch.testing.assert_close(rows.float(), expected.float(), atol=self.rows_tolerance, rtol=0)
-            assert kept.rows(ids[:0]).shape == (0, size[1])
+            assert packed.embedding(ids[:0]).shape == (0, size[1])
 
-    def test_any_number_of_axes(self, keeper: WeightKeeper) -> None:
+    def test_any_number_of_axes(self, built: BuiltLinearMethod) -> None:
         weight = random(64, 96)
-        kept, x = self.kept(keeper, weight), random(2, 5, 96)
+        packed, x = self.packed(built, weight), random(2, 5, 96)
         for each in (x, x[0, 0], x[:, :0]):
             atol = self.tolerance * 96**0.5
-            torch.testing.assert_close(kept.multiply(each, None), each @ weight.T, atol=atol, rtol=0)
+            torch.testing.assert_close(packed.multiply(each, None), each @ weight.T, atol=atol, rtol=0)
 
     @pytest.mark.parametrize("inputs", [600, 640])
-    def test_a_row_does_not_depend_on_the_others(self, keeper: WeightKeeper, inputs: int) -> None:
+    def test_a_row_does_not_depend_on_the_others(self, built: BuiltLinearMethod, inputs: int) -> None:
         if not self.row_independent:
             pytest.skip(f"{self.method} says that it does not promise this")
         for dtype in (torch.float32, torch.bfloat16):
-            kept = self.kept(keeper, random(100, inputs).to(dtype))
+            packed = self.packed(built, random(100, inputs).to(dtype))
             x = random(max(ROWS), inputs)
-            alone = kept.multiply(x[:1], None)
+            alone = packed.multiply(x[:1], None)
             for rows in ROWS:
-                assert torch.equal(kept.multiply(x[:rows], None)[:1], alone)
-                assert torch.equal(kept.multiply(x[:rows].flip(0), None)[-1:], alone)
+                assert torch.equal(packed.multiply(x[:rows], None)[:1], alone)
+                assert torch.equal(packed.multiply(x[:rows].flip(0), None)[-1:], alone)
 
-    def experts(self, keeper: WeightKeeper, weights: Tensor) -> KeptExperts:
-        """The weights [experts, outputs, inputs], each given in two parts. Only of methods that keep such."""
-        if not isinstance(keeper, KeepsExperts):
-            pytest.skip(f"{self.method} keeps no experts")
+    def experts(self, built: BuiltLinearMethod, weights: Tensor) -> PackedExperts:
+        """The weights [experts, outputs, inputs], each given in two parts. Only of methods that store such."""
+        if not isinstance(built, SupportsExperts):
+            pytest.skip(f"{self.method} stores no experts")
         experts, outputs, inputs = weights.shape
-        kept = keeper.keep_experts(experts, outputs, inputs, keeper.stored(weights.dtype))
-        if kept is None:
+        packed = built.create_experts(experts, outputs, inputs, built.storage_dtype(weights.dtype))
+        if packed is None:
             pytest.skip(f"{self.method} leaves experts of [{outputs}, {inputs}] to the layer")
-        for expert, weight in enumerate(weights.to(keeper.stored(weights.dtype))):
+        for expert, weight in enumerate(weights.to(built.storage_dtype(weights.dtype))):
             cut = len(weight) // 3
             for first, rows in ((cut, weight[cut:]), (0, weight[:cut])):
                 if len(rows):
-                    kept.put(expert, rows.clone(), first)
-        return kept
+                    packed.load_rows(expert, rows.clone(), first)
+        return packed
 
     @pytest.mark.parametrize("size", [(1, 3, 5), (5, 64, 48), (8, 37, 130), (3, 515, 40), (8, 70, 96)], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_each_expert_multiplies_its_rows(
-        self, keeper: WeightKeeper, size: tuple[int, int, int], dtype: torch.dtype
+        self, built: BuiltLinearMethod, size: tuple[int, int, int], dtype: torch.dtype
     ) -> None:
         weights, biases = random(*size).to(dtype), random(*size[:2])
-        kept = self.experts(keeper, weights)
+        packed = self.experts(built, weights)
         for counts in ([0, 1, 2, 13, 4, 0, 0, 40], [0, 0, 3, 0, 0, 1, 1, 0], [150, 0, 1, 7, 8, 9, 1, 1]):
             given = counts[: size[0]]
             ends = torch.tensor(given).cumsum(0)
@@ -147,30 +147,30 @@ class LinearMethodChecks:
             expected = torch.einsum("ni,noi->no", x.double(), weights.double()[owners])
             for bias in (None, biases):
                 wanted = expected if bias is None else expected + bias.double()[owners]
-                result = kept.multiply(x, ends, bias)
+                result = packed.multiply(x, ends, bias)
                 assert result.dtype == torch.float32
                 tolerance = self.tolerance * max(1, size[2] ** 0.5)
                 torch.testing.assert_close(result.double(), wanted, atol=tolerance, rtol=0)
 
-    def test_a_row_of_an_expert_does_not_depend_on_the_others(self, keeper: WeightKeeper) -> None:
+    def test_a_row_of_an_expert_does_not_depend_on_the_others(self, built: BuiltLinearMethod) -> None:
         if not self.row_independent:
             pytest.skip(f"{self.method} says that it does not promise this")
         for dtype in (torch.float32, torch.bfloat16):
-            kept, x = self.experts(keeper, random(4, 100, 640).to(dtype)), random(90, 640)
-            alone = kept.multiply(x[:1], torch.tensor([0, 0, 1, 1]), None)
+            packed, x = self.experts(built, random(4, 100, 640).to(dtype)), random(90, 640)
+            alone = packed.multiply(x[:1], torch.tensor([0, 0, 1, 1]), None)
             for rows in (rows for rows in ROWS if rows < 80):
                 x[rows + 2] = x[0]
                 ends = torch.tensor([1, 3, rows + 3, 90])
-                assert torch.equal(kept.multiply(x, ends, None)[rows + 2 : rows + 3], alone)
+                assert torch.equal(packed.multiply(x, ends, None)[rows + 2 : rows + 3], alone)
 
     @pytest.mark.parametrize("inputs", [30, 64])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-    def test_not_finite_stays_not_finite(self, keeper: WeightKeeper, inputs: int, dtype: torch.dtype) -> None:
-        kept = self.kept(keeper, (random(20, inputs).abs() + 1).to(dtype))
+    def test_not_finite_stays_not_finite(self, built: BuiltLinearMethod, inputs: int, dtype: torch.dtype) -> None:
+        packed = self.packed(built, (random(20, inputs).abs() + 1).to(dtype))
         x = random(3, inputs).abs()
         x[1, 7] = float("inf")
         x[2, 7] = float("nan")
-        out = kept.multiply(x, None)
+        out = packed.multiply(x, None)
         assert out[0].isfinite().all()
         assert (out[1] == float("inf")).all()
         assert out[2].isnan().all()

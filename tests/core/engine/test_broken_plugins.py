@@ -132,24 +132,26 @@ class Kept:
     def __init__(self, product: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.product = product
 
-    def put(self, rows: torch.Tensor, first: int) -> None: ...
+    def load_rows(self, rows: torch.Tensor, first: int) -> None: ...
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self.product(x)
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"),
+    ("packed", "message"),
     [
         (Kept(lambda x: x[:, :1]), r"multiply returned \[1, 1\] torch.float32 for a row of ones"),
         (Kept(lambda x: x.double()), r"multiply returned \[1, 64\] torch.float64"),
         (Kept(lambda x: x * torch.nan), r"finite values of torch.float32 are due"),
-        ("weight", r"keep returned a str without the method put\(rows, first\) of KeptWeight"),
+        ("weight", r"create returned a str without the method load_rows\(rows, first\) of PackedLinear"),
     ],
 )
-def test_a_linear_method_is_tried_before_it_gets_a_model(plugin_host: Any, kept: Any, message: str) -> None:
-    keeper = SimpleNamespace(stored=lambda checkpoint: torch.float32, keep=lambda outputs, inputs, dtype: kept)
-    method = LinearMethod(name="own", build=lambda context: keeper, priority=99)
+def test_a_linear_method_is_tried_before_it_gets_a_model(plugin_host: Any, packed: Any, message: str) -> None:
+    built = SimpleNamespace(
+        storage_dtype=lambda checkpoint: torch.float32, create=lambda outputs, inputs, dtype: packed
+    )
+    method = LinearMethod(name="own", build=lambda context: built, priority=99)
     host = plugin_host(SimpleNamespace(maxserve_linear_methods=hookimpl(lambda: [method])))
     with pytest.raises(PluginError, match=rf"linear method 'own': {message}|{message}"):
         Chooser(host, torch.device("cpu"), {}).computation("float32", explicit=False)

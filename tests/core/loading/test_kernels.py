@@ -20,23 +20,25 @@ from maxserve.core.loading.kernels import Chooser, CompiledLayer
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-class Keeper:
-    """Keeps bfloat16 as it is."""
+class Bfloat16:
+    """Stores bfloat16 as it is."""
 
     def __init__(self, context: Any) -> None:
         if context.compute != torch.float32:
             raise Unavailable("float32 only")
 
-    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         return torch.bfloat16 if checkpoint == torch.bfloat16 else torch.float32
 
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
         return None
 
 
 def named(name: str) -> Any:
     """A method that is known again."""
-    return SimpleNamespace(name=name, stored=lambda checkpoint: torch.float32, keep=lambda outputs, inputs, dtype: None)
+    return SimpleNamespace(
+        name=name, storage_dtype=lambda checkpoint: torch.float32, create=lambda outputs, inputs, dtype: None
+    )
 
 
 def refuse(context: Any) -> Any:
@@ -66,29 +68,29 @@ def test_a_cpu_computes_in_float32(chooser: Callable[..., Chooser]) -> None:
     for encoding in ("float32", "bfloat16", "float16"):
         found = chooser().computation(encoding, explicit=False)
         assert found.compute is torch.float32
-        assert found.keeper is None
-        assert found.stored(encoding) is torch.float32
+        assert found.linear_method is None
+        assert found.storage_dtype(encoding) is torch.float32
 
 
-def test_16_bits_are_kept_where_a_method_keeps_them(
+def test_16_bits_are_stored_where_a_method_stores_them(
     chooser: Callable[..., Chooser], caplog: pytest.LogCaptureFixture
 ) -> None:
     for explicit in (False, True):
         with caplog.at_level(logging.INFO, logger="maxserve.engine"):
-            found = chooser(method("keeper", Keeper)).computation("bfloat16", explicit=explicit)
-        assert (found.compute, found.stored("bfloat16")) == (torch.float32, torch.bfloat16)
+            found = chooser(method("sixteen", Bfloat16)).computation("bfloat16", explicit=explicit)
+        assert (found.compute, found.storage_dtype("bfloat16")) == (torch.float32, torch.bfloat16)
         assert "weights are held in bfloat16 and computed in float32" in caplog.text
 
 
-def test_what_was_asked_for_and_cannot_be_kept_is_computed_so(chooser: Callable[..., Chooser]) -> None:
+def test_what_was_asked_for_and_cannot_be_stored_is_computed_so(chooser: Callable[..., Chooser]) -> None:
     """It was asked for to save memory."""
     found = chooser().computation("bfloat16", explicit=True)
-    assert (found.compute, found.stored("bfloat16")) == (torch.bfloat16, torch.bfloat16)
+    assert (found.compute, found.storage_dtype("bfloat16")) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_a_gpu_computes_in_the_type_of_the_checkpoint(chooser: Callable[..., Chooser]) -> None:
     found = chooser(device=GPU).computation("bfloat16", explicit=False)
-    assert (found.compute, found.stored("bfloat16")) == (torch.bfloat16, torch.bfloat16)
+    assert (found.compute, found.storage_dtype("bfloat16")) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_the_best_that_works_serves_and_the_others_say_why_once(

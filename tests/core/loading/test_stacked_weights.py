@@ -18,7 +18,7 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.weights import Keeping, load_weights
+from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.host import Host, PluginOptions
 
 EXPERTS, DIM, INNER = 3, 4, 6
@@ -65,14 +65,14 @@ def load(tmp_path: Path) -> Load:
         *files: dict[str, Tensor],
         weight_map: WeightMap = MAP,
         dtype: torch.dtype = torch.float32,
-        keeping: Keeping | None = None,
+        storage: LinearStorage | None = None,
     ) -> Model:
         with torch.device("meta"):
             model = Model()
         paths = [str(tmp_path / f"{i}.safetensors") for i in range(len(files))]
         for path, content in zip(paths, files, strict=True):
             save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
-        load_weights(model, paths, weight_map, dtype=dtype, device="cpu", progress=NullProgress(), keeping=keeping)
+        load_weights(model, paths, weight_map, dtype=dtype, device="cpu", progress=NullProgress(), storage=storage)
         return model
 
     return loaded
@@ -123,17 +123,17 @@ def test_exact_parameters_keep_their_digits(load: Load) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["one by one", "in one tensor", "the other way round"])
-def test_a_linear_method_may_keep_them(load: Load, dtype: torch.dtype, form: str) -> None:
+def test_a_linear_method_may_store_them(load: Load, dtype: torch.dtype, form: str) -> None:
     host = Host.discover(PluginOptions(autoload=False), strict=True)
     context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
-    keeper = host.build(host.linear_methods.get("native"), context)
+    method = host.build(host.linear_methods.get("native"), context)
     made = {name: tensor.to(dtype) for name, tensor in tensors().items()}
     gate_up, down = stacked(made)
     whole = {"correction": made["correction"], "experts.gate_up_proj": gate_up, "experts.down_proj": down}
     turned = {name: tensor.mT if tensor.dim() == 3 else tensor for name, tensor in whole.items()}
     given = {"one by one": made, "in one tensor": whole, "the other way round": turned}[form]
     weight_map = replace(MAP, transposed=(r"_proj\.weight$",)) if form == "the other way round" else MAP
-    model = load(given, weight_map=weight_map, keeping=Keeping(keeper=keeper))
+    model = load(given, weight_map=weight_map, storage=LinearStorage(method=method))
     assert model.experts.gate_up_proj.weight is None
     x, ends = torch.randn(5, DIM), torch.tensor([2, 2, 5])
     owners = torch.tensor([0, 0, 2, 2, 2])

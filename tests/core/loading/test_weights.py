@@ -11,7 +11,7 @@ from torch import nn
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.weights import Keeping, load_weights, place_weights
+from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 FUSED = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj")})
 
@@ -260,13 +260,13 @@ def test_loads_onto_a_gpu(save: Callable[..., list[str]]) -> None:
     assert torch.equal(model.get_parameter("layers.0.qkv_proj.weight").cpu(), fused(tensors, 0, "weight").bfloat16())
 
 
-class Kept:
-    """A KeptWeight that is a plain tensor."""
+class Plain:
+    """A PackedLinear that is a plain tensor."""
 
     def __init__(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
         self.weight = torch.full((outputs, inputs), torch.nan, dtype=dtype)
 
-    def put(self, rows: torch.Tensor, first: int) -> None:
+    def load_rows(self, rows: torch.Tensor, first: int) -> None:
         assert rows.dtype == self.weight.dtype
         self.weight[first : first + len(rows)] = rows
 
@@ -274,25 +274,25 @@ class Kept:
         return torch.nn.functional.linear(x, self.weight.float(), bias)
 
 
-class Readable(Kept):
+class Readable(Plain):
     """Can also be read."""
 
-    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
         return self.weight[ids]
 
 
-class Keeper:
-    def __init__(self, kind: type[Kept] = Kept) -> None:
+class Method:
+    def __init__(self, kind: type[Plain] = Plain) -> None:
         self._kind = kind
 
-    def stored(self, checkpoint: torch.dtype) -> torch.dtype:
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         return checkpoint if checkpoint == torch.bfloat16 else torch.float32
 
-    def keep(self, outputs: int, inputs: int, dtype: torch.dtype) -> Kept:
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> Plain:
         return self._kind(outputs, inputs, dtype)
 
 
-@pytest.mark.parametrize("kind", [Kept, Readable])
+@pytest.mark.parametrize("kind", [Plain, Readable])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     ("stored", "encoding", "held"),
@@ -304,15 +304,15 @@ class Keeper:
         (torch.float32, torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_projections_go_to_who_keeps_them(
+def test_projections_go_to_the_linear_method(
     save: Callable[..., list[str]],
     tied: bool,
     stored: torch.dtype,
     encoding: torch.dtype | None,
     held: torch.dtype,
-    kind: type[Kept],
+    kind: type[Plain],
 ) -> None:
-    """The model computes in float32 whatever they are kept in.
+    """The model computes in float32 whatever they are stored in.
 
     A table that is shared stays beside the copy of it, unless that can be read.
     """
@@ -339,7 +339,7 @@ def test_projections_go_to_who_keeps_them(
     wanted = {n: torch.randn(p.shape, generator=generator).to(stored) for n, p in plain.named_parameters()}
     files = save(wanted)
     models = []
-    for keeping in (None, Keeping(keeper=Keeper(kind), encoding=encoding)):
+    for storage in (None, LinearStorage(method=Method(kind), encoding=encoding)):
         with torch.device("meta"):
             model = Llama(config)
         load_weights(
@@ -349,16 +349,16 @@ def test_projections_go_to_who_keeps_them(
             dtype=torch.float32,
             device="cpu",
             progress=NullProgress(),
-            keeping=keeping,
+            storage=storage,
         )
         model.prepare()
         models.append(model)
     linears = [module for module in models[1].modules() if isinstance(module, Linear)]
-    assert {module.kept.weight.dtype for module in linears} == {held}  # type: ignore[union-attr]
+    assert {module.packed.weight.dtype for module in linears} == {held}  # type: ignore[union-attr]
     assert all(module.weight is None for module in linears)
     table = models[1].model.embed_tokens
     if tied and kind is Readable:
-        assert (table.weight, table.kept) == (None, models[1].lm_head.kept)
+        assert (table.weight, table.packed) == (None, models[1].lm_head.packed)
     else:
         assert table.weight is not None
         assert table.weight.dtype == held
@@ -368,11 +368,11 @@ def test_projections_go_to_who_keeps_them(
     torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize("kind", [Kept, Readable])
+@pytest.mark.parametrize("kind", [Plain, Readable])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_weights_that_a_model_has_are_placed_as_if_they_were_read(
-    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, kind: type[Kept]
+    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, kind: type[Plain]
 ) -> None:
     from maxserve.architectures.layers import Embedding, Linear
 
@@ -390,12 +390,12 @@ def test_weights_that_a_model_has_are_placed_as_if_they_were_read(
         for parameter in has.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     files = save({name: parameter.detach().clone() for name, parameter in has.named_parameters()})
-    recorder, keeping = Recorder(), Keeping(keeper=Keeper(kind))
-    load_weights(reads, files, WeightMap(), dtype=torch.float32, device="cpu", progress=NullProgress(), keeping=keeping)
-    place_weights(has, dtype=torch.float32, device="cpu", progress=recorder, keeping=keeping)
+    recorder, storage = Recorder(), LinearStorage(method=Method(kind))
+    load_weights(reads, files, WeightMap(), dtype=torch.float32, device="cpu", progress=NullProgress(), storage=storage)
+    place_weights(has, dtype=torch.float32, device="cpu", progress=recorder, storage=storage)
     for module, wanted in ((has.up, reads.up), (has.lm_head, reads.lm_head)):
-        assert isinstance(module.kept, kind)
-        assert torch.equal(module.kept.weight, wanted.kept.weight)
+        assert isinstance(module.packed, kind)
+        assert torch.equal(module.packed.weight, wanted.packed.weight)
         assert module.weight is None
     assert (has.embed.weight is None) == (reads.embed.weight is None) == (tied and kind is Readable)
     ids = torch.tensor([[5, 0], [2, 2]])
