@@ -25,7 +25,7 @@ import maxserve
 from maxserve.core.engine.masks import Mask, bars_of_bytes
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.request import Constraint
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 SCHEMA = json.dumps(
     {
@@ -54,7 +54,7 @@ def main() -> None:
     if given.model is not None:
         whole_steps(given.model, given.rows)
     context = vocabulary(given.vocab)
-    host = Host.discover(PluginOptions(), strict=True)
+    host = PluginHost.discover(PluginOptions(), strict=True)
     for entry in host.grammar_backends:
         compiler, built = timed(lambda entry=entry: host.build(entry, context))  # type: ignore[misc]
         make, cold = timed(lambda compiler=compiler: compiler.compile("json_schema", SCHEMA))  # type: ignore[misc]

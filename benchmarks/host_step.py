@@ -28,10 +28,11 @@ from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 VOCAB = 32
 PAGE = 64
@@ -176,7 +177,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
     torch.set_num_threads(1)
-    host = Host.discover(PluginOptions(), strict=True)
+    host = PluginHost.discover(PluginOptions(), strict=True)
     print(f"{'running':>8} {'waiting':>8} {'temperature':>12} {'median ms':>10} {'p90 ms':>8} {'us/sequence':>12}")
     cases: list[tuple[Any, ...]] = [(r, w, t) for r in args.running for w in args.waiting for t in args.temperature]
     for running, waiting, temperature in cases:

@@ -24,7 +24,7 @@ from maxserve.architectures.layers.moe import Experts, gated
 from maxserve.architectures.layers.routing import Choice, softmax_top_k
 from maxserve.core.interfaces.linear import LinearContext, SupportsExperts
 from maxserve.core.loading.expert_linear import ExpertLinear
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 TOKENS = (1, 8, 32, 128, 512)  # decode batches, then prompts
 
@@ -108,7 +108,7 @@ def main() -> None:
     for module in (experts.gate_up_proj, experts.down_proj):
         assert module.weight is not None
         torch.nn.init.normal_(module.weight, std=0.03)
-    host = Host.discover(PluginOptions(), strict=True)
+    host = PluginHost.discover(PluginOptions(), strict=True)
     context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
     method = host.build(host.linear_methods.get("native"), context)
     ways = {

@@ -14,8 +14,7 @@ import argparse
 import numpy as np
 import torch
 
-from maxserve.core.interfaces.cache import CacheContext, CacheLayer
-from maxserve.core.interfaces.cache_groups import CacheGroup, cache_groups
+from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer, cache_groups
 from maxserve.plugins.cache.paged import paged_cache
 
 WINDOW, LAYERS, EVERY, HEAD = 512, 26, 6, 256

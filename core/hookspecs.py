@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import click
 
     from maxserve.core.interfaces.commands import Invocation
-    from maxserve.core.registry.host import ProcessInfo
+    from maxserve.core.interfaces.process import ProcessInfo
 
 PROJECT = "maxserve"
 hookspec = pluggy.HookspecMarker(PROJECT)

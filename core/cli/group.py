@@ -10,8 +10,9 @@ import click
 from maxserve.core.cli.early import plugin_options
 from maxserve.core.interfaces.commands import Invocation, LazyCommand
 from maxserve.core.interfaces.errors import UsageError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.registry.entries import nearest
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -43,12 +44,12 @@ class MaxGroup(click.Group):
         return args[0], command, args[1:]
 
 
-def build_cli(invocation: Invocation) -> click.Group:
+def build_cli(host: PluginHost, invocation: Invocation) -> click.Group:
     """The group with all commands; nothing is imported for those that will not run."""
     group = MaxGroup(invocation)
     for command in _own_commands(invocation):
         group.add_command(command)
-    invocation.host.add_commands(group, invocation)
+    host.add_commands(group, invocation)
     return group
 
 

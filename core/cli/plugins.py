@@ -10,7 +10,8 @@ import click
 from maxserve.core.cli.early import plugin_options
 from maxserve.core.cli.new_plugin import new_command
 from maxserve.core.cli.table import table
-from maxserve.core.registry.host import Host, Plugin
+from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.host import Plugin, PluginHost
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.commands import Invocation
@@ -23,7 +24,7 @@ def plugins_command(invocation: Invocation) -> click.Group:
 
     def plugins(as_json: bool, trace: bool) -> None:
         if trace:
-            _show_notes(Host.discover(invocation.options, strict=False, trace=click.echo))
+            _show_notes(PluginHost.discover(invocation.options, strict=False, trace=click.echo))
         elif as_json:
             click.echo(json.dumps(report(invocation.host), indent=2))
         else:

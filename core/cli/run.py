@@ -12,7 +12,7 @@ from maxserve.core.cli.group import build_cli
 from maxserve.core.interfaces.commands import Invocation
 from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError
 from maxserve.core.registry.entries import cause
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 
 INTERRUPTED = 130
@@ -38,8 +38,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _run(argv: list[str], environ: Mapping[str, str]) -> int:
     options = _plugin_options(argv, environ)
-    host = Host.discover(options, strict=False)
-    cli = build_cli(Invocation(host=host, options=options, environ=environ))
+    host = PluginHost.discover(options, strict=False)
+    cli = build_cli(host, Invocation(host=host, options=options, environ=environ))
     result = cli.main(args=argv, prog_name="max", standalone_mode=False)
     return result if type(result) is int else 0
 

@@ -17,7 +17,7 @@ MODEL = "positional_model"
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.commands import Invocation
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
 
 
 def serve_command(invocation: Invocation) -> click.Command:

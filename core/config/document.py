@@ -172,9 +172,9 @@ def document() -> str:
 
 def _built_in_sections() -> list[PluginSection]:
     """The settings of plugins that come with maxserve."""
-    from maxserve.core.registry.host import Host, PluginOptions
+    from maxserve.core.registry.host import PluginHost, PluginOptions
 
-    return Host.discover(PluginOptions(autoload=False), strict=True).plugin_sections()
+    return PluginHost.discover(PluginOptions(autoload=False), strict=True).plugin_sections()
 
 
 def _table(title: str, options: list[Choosable]) -> str:

@@ -6,8 +6,8 @@ import logging
 
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.sections import Settings
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.loading.tasks import EMBEDDINGS, SCORING, TEXT
 
 log = logging.getLogger("maxserve.settings")
 

@@ -45,13 +45,12 @@ from maxserve.core.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.engine.overlap import Lane
-    from maxserve.core.interfaces.cache import CacheStrategy
-    from maxserve.core.interfaces.cache_groups import CacheGroup
+    from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
+    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
-    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.engine")
 

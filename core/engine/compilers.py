@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.grammar import GrammarCompiler, GrammarContext
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
 
 
 class Compilers:

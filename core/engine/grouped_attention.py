@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.interfaces.attention import Attention, Index
     from maxserve.core.interfaces.batch import Batch
-    from maxserve.core.interfaces.cache_groups import CacheGroup
+    from maxserve.core.interfaces.cache import CacheGroup
 
 
 class GroupedAttention:

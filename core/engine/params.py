@@ -13,7 +13,7 @@ from maxserve.core.interfaces.errors import PluginError, RequestError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.text.tokenizer import Tokenizer
 
 log = logging.getLogger("maxserve.engine")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.cache_groups import CacheGroup, cache_groups
+from maxserve.core.interfaces.cache import CacheGroup, cache_groups
 from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.architecture import ModelSpec
     from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.engine")
 

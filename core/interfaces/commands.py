@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from maxserve.core.registry.host import Host, PluginOptions
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.options import PluginOptions
 
 
 __all__ = ["Invocation", "LazyCommand"]

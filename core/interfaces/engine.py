@@ -14,11 +14,15 @@ from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Req
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.loading.resolve import ModelFiles
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
 
 
-__all__ = ["Engine", "EngineContext", "ModelInfo", "ServedEngine"]
+__all__ = ["Engine", "EngineContext", "ModelInfo", "ServedEngine", "EMBEDDINGS", "SCORING", "TEXT", "ModelFiles"]
+
+
+TEXT = "text_generation"
+SCORING = "scoring"
+EMBEDDINGS = "embeddings_generation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +98,23 @@ class ServedEngine(Protocol):
     def stats(self) -> StepStats: ...
     def reset_prefix_cache(self) -> int: ...
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model found: everything that is needed to build it, as plain values.
+
+    `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
+    served (see encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in the
+    registry, `task` what that is for.
+    """
+
+    ref: str
+    path: str
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    weights: tuple[str, ...]
+    encoding: str
+    explicit_encoding: bool
+    architecture: str
+    task: str = TEXT

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.images import ReadsImages
     from maxserve.core.interfaces.observer import StatsObserver
     from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
     from maxserve.core.interfaces.sampler import S
-    from maxserve.core.registry.host import Host
     from maxserve.core.text.chat_template import ChatTemplate
     from maxserve.core.text.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from maxserve.core.interfaces.cache_groups import pages_of
+from maxserve.core.interfaces.cache import pages_of
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:

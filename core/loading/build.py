@@ -14,12 +14,12 @@ from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture, WeightMap
+    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.kernels import Computation
-    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.loading.rotary_order import PairsApart
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
 
 
 class SupportsPrepare(Protocol):

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.loading.folder import ModelFolder
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.model")
 

@@ -10,7 +10,7 @@ On a CPU the cache takes at most 4 GiB unless
 first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
 size of the weights (192 MiB at least).
 
-Where groups of layers have pages of their own (core/interfaces/cache_groups.py), a page is one group's, and a request
+Where groups of layers have pages of their own (core/interfaces/cache.py), a page is one group's, and a request
 holds no more of them than the group's window needs, however long it is.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.cache_groups import Bounds, CacheGroup, longest, pages_of
+from maxserve.core.interfaces.cache import Bounds, CacheGroup, longest, pages_of
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.host_tier import host_pages
 from maxserve.core.loading.memory_table import aligned, size_text

@@ -6,10 +6,10 @@ A plugin may know the reference, or it is a folder.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
 from maxserve.core.interfaces.progress import Progress
@@ -21,36 +21,16 @@ from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import read_object, read_optional_object
 from maxserve.core.loading.packings import packing_of
 from maxserve.core.loading.places import Folder, is_repository
-from maxserve.core.loading.tasks import TEXT, check_task, engine_files, settle_task
+from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import refuse_unreadable
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
     from maxserve.core.config.model import CheckpointSettings
     from maxserve.core.interfaces.architecture import Architecture
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
 
 log = logging.getLogger("maxserve.model")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFiles:
-    """A model found: everything that is needed to build it, as plain values.
-
-    `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
-    served (see encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in the
-    registry, `task` what that is for.
-    """
-
-    ref: str
-    path: str
-    config: dict[str, Any]
-    generation_config: dict[str, Any]
-    weights: tuple[str, ...]
-    encoding: str
-    explicit_encoding: bool
-    architecture: str
-    task: str = TEXT
 
 
 def resolve_model(

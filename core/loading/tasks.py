@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.engine import TEXT, Engine
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.model_source import ModelLocation
-    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.model")
 
-TEXT = "text_generation"
-EMBEDDINGS = "embeddings_generation"
-SCORING = "scoring"
 
 GENERATION = Engine(
     name="generation",
@@ -47,7 +44,7 @@ def engine_files(host: Host) -> tuple[str, ...]:
 
 def _engines(host: Host) -> list[Entry[Engine]]:
     own = Entry(kind=Engine.kind, component=GENERATION, plugin="maxserve", origin=BUILT_IN, where=str(GENERATION.build))
-    return [own, *host.engines]
+    return [own, *host.of(Engine)]
 
 
 def settle_task(

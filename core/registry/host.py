@@ -56,14 +56,14 @@ if TYPE_CHECKING:
     from maxserve.core.config.sections import PluginSection
     from maxserve.core.interfaces.commands import Invocation
 
-__all__ = ["Host", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
+__all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
 
 D = TypeVar("D", bound=Declared)
 Trace = Callable[[str], None]
 SECTIONS = "maxserve_config"
 
 
-class Host:
+class PluginHost:
     """The plugins of one process and the registries of what they declare.
 
     Made by `discover` (strict: the first problem is raised; else problems are kept in `problems` and what is broken
@@ -111,7 +111,7 @@ class Host:
         self._declared = declared(entry for registry in (*shared, self._sections) for entry in registry)
 
     @classmethod
-    def discover(cls, options: PluginOptions, *, strict: bool, trace: Trace | None = None) -> Host:
+    def discover(cls, options: PluginOptions, *, strict: bool, trace: Trace | None = None) -> PluginHost:
         """The host of a process that finds its plugins itself."""
         complaints = Complaints(strict=strict, tolerant=options.tolerant)
         host = cls(find_plugins(options, complaints), options.prefer, complaints, serving=True, trace=trace)
@@ -120,7 +120,7 @@ class Host:
         return host
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest) -> Host:
+    def from_manifest(cls, manifest: Manifest) -> PluginHost:
         """The host of a worker; PluginError when it does not come out equal to the sender's."""
         complaints = Complaints(strict=True, tolerant=manifest.tolerant)
         plugins = [Plugin(source=source) for source in manifest.sources]

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
 from maxserve.core.interfaces.errors import EngineError, PluginError
+from maxserve.core.interfaces.host import Host
+from maxserve.core.interfaces.process import ProcessInfo
+from maxserve.core.interfaces.routes import Routes
 from maxserve.core.loading.progress import show_progress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import ProcessInfo
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.banner import introduce
@@ -26,10 +28,8 @@ from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.routes import Routes
-    from maxserve.core.loading.resolve import ModelFiles
+    from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
 
 log = logging.getLogger("maxserve.server")
 
@@ -107,14 +107,14 @@ def _resolve(settings: Settings, host: Host) -> ModelFiles:
 def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:
     """The routes that ship with maxserve, then those of plugins that the operator named in `--enable-routes`."""
     named = set(settings.server.enable_routes)
-    offering = {entry.plugin for entry in host.routes}
+    offering = {entry.plugin for entry in host.of(Routes)}
     if unknown := sorted(named - offering):
         raise PluginError(
             f"--enable-routes {unknown[0]}: no plugin of that name has routes; those that do: "
             f"{', '.join(sorted(offering)) or 'none'}"
         )
-    own = [entry for entry in host.routes if entry.origin == BUILT_IN]
-    return own + [entry for entry in host.routes if entry.origin != BUILT_IN and entry.plugin in named]
+    own = [entry for entry in host.of(Routes) if entry.origin == BUILT_IN]
+    return own + [entry for entry in host.of(Routes) if entry.origin != BUILT_IN and entry.plugin in named]
 
 
 @contextmanager

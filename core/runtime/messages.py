@@ -10,10 +10,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
-from maxserve.core.loading.resolve import ModelFiles
 from maxserve.core.registry.host import Manifest
 
 

@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
+    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.routes import Routes
-    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
     from maxserve.core.runtime.client import WorkerClient
     from maxserve.core.runtime.supervisor import Supervisor
 

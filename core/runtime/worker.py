@@ -21,11 +21,12 @@ from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
 from maxserve.core.interfaces.engine import EngineContext
 from maxserve.core.interfaces.errors import RequestError, UsageError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.loading.tasks import engine_for
 from maxserve.core.registry.entries import cause, load_ref
-from maxserve.core.registry.host import Host, ProcessInfo
+from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.runtime import logs
 from maxserve.core.runtime.heap import give_back, settle_heap
 from maxserve.core.runtime.lifeline import hold, read_start
@@ -47,9 +48,8 @@ from maxserve.core.runtime.messages import (
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.engine import ServedEngine
+    from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
     from maxserve.core.interfaces.progress import Progress
-    from maxserve.core.loading.resolve import ModelFiles
 
 log = logging.getLogger("maxserve.worker")
 
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo) -> None:
-    host = Host.from_manifest(start.manifest)
+    host = PluginHost.from_manifest(start.manifest)
     channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
     host.process_start(process)
     gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start

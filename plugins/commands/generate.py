@@ -11,9 +11,9 @@ import click
 
 from maxserve.core.cli.serve import settle, typed
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-from maxserve.core.loading.tasks import TEXT
 from maxserve.core.registry.host import ProcessInfo
 from maxserve.core.runtime.openmp import wait_asleep
+from maxserve.interfaces.engine import TEXT
 from maxserve.interfaces.errors import UnsupportedError, UsageError
 from maxserve.plugins.commands.report import Measured, report
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from maxserve.core.config import Settings
-    from maxserve.core.registry.host import Host
     from maxserve.interfaces.commands import Invocation
+    from maxserve.interfaces.host import Host
     from maxserve.llm import LLM
     from maxserve.plugins.api.common.rendering import Rendered
 

@@ -19,8 +19,8 @@ from maxserve.interfaces.errors import UsageError
 from maxserve.plugins.commands.locate import declared, locate
 
 if TYPE_CHECKING:
-    from maxserve.core.registry.host import Host
     from maxserve.interfaces.commands import Invocation
+    from maxserve.interfaces.host import Host
 
 HEAD = ("kind", "name", "provider")
 INDENT = " " * 4

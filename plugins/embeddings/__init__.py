@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from maxserve import hookimpl
-from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.interfaces.commands import LazyCommand
 from maxserve.interfaces.engine import Engine
 

@@ -20,9 +20,8 @@ from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.memory import activation_bytes, weight_bytes
 from maxserve.core.loading.memory_table import size_text
 from maxserve.core.loading.rotary_order import rotary_order
-from maxserve.core.loading.tasks import SCORING
 from maxserve.interfaces.encoder import Encoder, Scorer
-from maxserve.interfaces.engine import EngineContext, ModelInfo
+from maxserve.interfaces.engine import SCORING, EngineContext, ModelInfo
 from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.interfaces.request import EncodeRequest
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maxserve.core.config import Settings
-    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.registry.host import Host
     from maxserve.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.interfaces.engine import ModelFiles
+    from maxserve.interfaces.host import Host
     from maxserve.interfaces.progress import Progress
 
 log = logging.getLogger("maxserve.engine")

@@ -9,16 +9,16 @@ import click
 
 from maxserve.core.cli.serve import settle, typed
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-from maxserve.core.loading.tasks import EMBEDDINGS, TEXT
 from maxserve.core.runtime.openmp import wait_asleep
+from maxserve.interfaces.engine import EMBEDDINGS, TEXT
 from maxserve.interfaces.errors import UsageError
 from maxserve.plugins.commands.generate import PROMPT, local_process, prompt_argument, with_prompt
 from maxserve.plugins.commands.report import Measured, encode_report
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.registry.host import Host
     from maxserve.interfaces.commands import Invocation
+    from maxserve.interfaces.host import Host
 
 
 def encode_command(invocation: Invocation) -> click.Command:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
-from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.errors import RequestError

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from maxserve.core.loading.tasks import EMBEDDINGS, SCORING
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.plugins.embeddings.vectors import Collected, settle_size

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from maxserve.core.interfaces.engine import EMBEDDINGS
 from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
-from maxserve.core.loading.tasks import EMBEDDINGS
 from maxserve.interfaces.errors import ModelError
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

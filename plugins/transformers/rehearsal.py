@@ -7,7 +7,7 @@ of attention) changes the numbers of this, and is refused.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from maxserve.interfaces.errors import MaxserveError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from maxserve.plugins.transformers.model import Model
+    from maxserve.plugins.transformers.spec import Spec
+
 
 LENGTHS = (9, 5)  # tokens of the two texts
 CUT = 4  # where the first is cut in two
@@ -32,7 +33,18 @@ TOLERANCE = {torch.float32: 1e-3}  # of the norm of a token's logits
 ROUGH = 0.1  # in 16 bits
 
 
-def rehearse(model: Model) -> None:
+class Rehearsed(Protocol):
+    """A model that can also be run alone, by nothing but its class."""
+
+    spec: Spec
+    lm: Any
+
+    def alone(self, tokens: Tensor) -> Tensor: ...
+    def forward(self, batch: Batch) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+def rehearse(model: Rehearsed) -> None:
     """Two texts, the first cut in two pieces, against the same texts one by one."""
     name = model.spec.source.cls.__name__
     device = next(model.lm.parameters()).device
@@ -69,7 +81,7 @@ def _tokens(seed: int, length: int, vocab_size: int, device: torch.device) -> Te
     return chosen.to(device)
 
 
-def _together(model: Model, texts: Sequence[Tensor]) -> Tensor:
+def _together(model: Rehearsed, texts: Sequence[Tensor]) -> Tensor:
     """Logits of all tokens: of the first text's beginning, and of its rest beside the second text."""
     attention = PlainCache(model.spec.cache_layers)
     first, second = texts

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from maxserve.plugins.transformers.swapping import pretend_kept, swap
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from maxserve.plugins.transformers.spec import Source
 
 NAME = "maxserve_trace"  # of the functions that listen, among transformers'
 TOKENS = 7
@@ -44,7 +43,17 @@ class Trace:
     borders: tuple[int, ...]
 
 
-def trace(source: Source, length: int) -> Trace:
+class MakesModel(Protocol):
+    """Makes the model that is traced; ModelError if it cannot be made."""
+
+    @property
+    def cls(self) -> type[nn.Module]: ...
+    @property
+    def config(self) -> Any: ...
+    def make(self) -> Any: ...
+
+
+def trace(source: MakesModel, length: int) -> Trace:
     """Runs a model of `source` without memory, for texts up to `length`; ModelError if it cannot be served."""
     try:
         return _trace(source, length, swaps=True)
@@ -63,7 +72,7 @@ class _BrokenError(Exception):
     """The model's own code failed."""
 
 
-def _trace(source: Source, length: int, *, swaps: bool) -> Trace:
+def _trace(source: MakesModel, length: int, *, swaps: bool) -> Trace:
     with torch.device("meta"), torch.inference_mode():
         model = source.make()
         _check_positions(type(model))

@@ -17,13 +17,14 @@ from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
+from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.loading.tasks import TEXT
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.client_text import ClientText
 from maxserve.core.text.tokenizer import Tokenizer
@@ -35,10 +36,9 @@ from maxserve.plugins.embeddings.engine import EncoderEngine
 from maxserve.plugins.vision.limits import ImageLimits
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
     from maxserve.core.interfaces.images import ReadsImages
     from maxserve.core.interfaces.progress import Progress
-    from maxserve.core.loading.resolve import ModelFiles
     from maxserve.plugins.embeddings.vectors import Vector
 
 Text = str | Sequence[int]
@@ -85,7 +85,7 @@ class LLM:
         variables = environ or {}
         chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
         plugins = PluginOptions.from_choice(chosen).with_environment(variables)
-        self.host = host or Host.discover(plugins, strict=True)
+        self.host = host or PluginHost.discover(plugins, strict=True)
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
         refuse_unsupported(self.settings)
         refuse_unused(self.settings, self.host.schedulers)

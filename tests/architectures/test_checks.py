@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from maxserve.core.interfaces.errors import MaxserveError, ModelError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
 
 MODELS = Path(__file__).parent / "models"
@@ -126,4 +126,4 @@ def test_a_declaration_that_imports_torch_fails(monkeypatch: pytest.MonkeyPatch,
 
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(MaxserveError, match="LlamaForCausaLM"):
-        Host.discover(PluginOptions(), strict=False).architectures.get("LlamaForCausaLM")
+        PluginHost.discover(PluginOptions(), strict=False).architectures.get("LlamaForCausaLM")

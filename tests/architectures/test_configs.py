@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.rope_config import RopeConfig
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -197,7 +197,7 @@ def variations(family: str) -> dict[str, Raw]:
 
 
 def read(architecture: str, raw: Mapping[str, Any]) -> Any:
-    host = Host.discover(PluginOptions(), strict=True)
+    host = PluginHost.discover(PluginOptions(), strict=True)
     entry = host.architectures.get(architecture)
     return host.load(entry, entry.component.config)(raw)
 

@@ -11,10 +11,10 @@ import pytest
 import transformers
 
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.generic import generic_checks
 
-HOST = Host.discover(PluginOptions(autoload=False), strict=True)
+HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 # Of the one that runs whatever no other is written for: families that were not thought of when it was written.
 FALLBACK = (

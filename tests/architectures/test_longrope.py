@@ -18,10 +18,10 @@ from maxserve.core.engine.plan import StepPlan
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.resolve import ModelFiles
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.architecture import randomised
 
 ORIGINAL, LENGTH, VOCAB, PAGE = 48, 128, 101, 16
@@ -70,7 +70,7 @@ class Served:
         monkeypatch.setattr(Runner, "run", recording)
 
     def engine(self, **options: Any) -> Engine:
-        host = Host.discover(PluginOptions(), strict=True)
+        host = PluginHost.discover(PluginOptions(), strict=True)
         files = ModelFiles(
             ref="tiny",
             path=str(self.folder),

@@ -17,7 +17,7 @@ from maxserve.core.config import resolve
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.tokenizer import Tokenizer
 
 RAN = "import pathlib\npathlib.Path({marker!r}).touch()\n"
@@ -135,7 +135,7 @@ def test_code_is_not_needed_where_transformers_has_the_class(repository: Reposit
     repository.change("config.json", architectures=["ArceeForCausalLM"], model_type="arcee")
     files = resolve_model(
         resolve({"model_path": str(repository.folder)}, environ={}).model,
-        Host.discover(PluginOptions(), strict=True),
+        PluginHost.discover(PluginOptions(), strict=True),
         progress=NullProgress(),
     )
     assert files.architecture == "transformers"

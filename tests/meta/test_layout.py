@@ -13,7 +13,7 @@ import pytest
 
 AUTHORS_FILE = """
 from maxserve import Sampler, hookimpl
-from maxserve.core.registry.host import Host
+from maxserve.core.interfaces.host import Host
 
 wrong: int = Sampler(name="a", build="b:c").name
 host: Host = Host.nothing_of_this_name

@@ -13,9 +13,9 @@ from maxserve.interfaces.errors import PluginError, RequestError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.registry.host import Host
     from maxserve.core.text.tokenizer import Tokenizer
     from maxserve.interfaces.engine import ModelInfo
+    from maxserve.interfaces.host import Host
 
 B = TypeVar("B", bound="Body")
 

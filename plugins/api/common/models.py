@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.loading.tasks import SCORING, TEXT
+from maxserve.core.interfaces.engine import SCORING, TEXT
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from maxserve.core.config import Settings
 from maxserve.core.registry.entries import Entry, Registry
-from maxserve.core.registry.host import Host
 from maxserve.interfaces.errors import PluginError
+from maxserve.interfaces.host import Host
 from maxserve.interfaces.parsers import (
     ReadsAnswer,
     ReasoningContext,

@@ -27,10 +27,11 @@ import msgspec
 import numpy as np
 
 from maxserve.core.engine.compilers import Compilers
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.runtime.lifeline import PR_SET_PDEATHSIG
 from maxserve.interfaces.errors import GrammarUnsupported, MaxserveError
 from maxserve.interfaces.grammar import GrammarContext
+from maxserve.interfaces.host import Host
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Trials:
 
     def __init__(self, begin: Begin, output: int) -> None:
         self._output = output
-        host = Host.from_manifest(begin.manifest)
+        host = PluginHost.from_manifest(begin.manifest)
         self._words, self._ends = -(-begin.vocab_size // 32), begin.eos_token_ids
         context = GrammarContext(
             sections=_Sections(host, begin.sections),

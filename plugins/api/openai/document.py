@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 
 from maxserve.core.config.catalog import catalog
 from maxserve.core.engine.params import SamplerFields
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
+from maxserve.interfaces.host import Host
 from maxserve.interfaces.sampler import Sampler
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
@@ -51,7 +52,7 @@ _OPTIONS = {"echo": "--no-enable-echo", "prompt_logprobs": "--no-enable-variable
 
 def built_in_host() -> Host:
     """The plugins that come with maxserve, whatever is installed beside it."""
-    return Host.discover(PluginOptions(autoload=False), strict=True)
+    return PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
 def document(host: Host) -> str:

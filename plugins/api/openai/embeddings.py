@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from maxserve.core.loading.tasks import SCORING
+from maxserve.core.interfaces.engine import SCORING
 from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext

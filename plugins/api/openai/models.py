@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header
 
-from maxserve.core.loading.tasks import SCORING
+from maxserve.core.interfaces.engine import SCORING
 from maxserve.interfaces.encoder import VectorInfo
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from maxserve.interfaces.cache import EvictionPolicy
-from maxserve.interfaces.cache_groups import CacheGroup
+from maxserve.interfaces.cache import CacheGroup, EvictionPolicy
 from maxserve.plugins.cache.paged.tree import Evictable, EvictionOrder
 
 

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.fallback import read_spec, read_weight_map
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.entries import Entry
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.sources import CUSTOM
 from maxserve.testing.served import CLOSE, Answer, Expected, Served, continuation
 from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step
@@ -198,7 +199,7 @@ class ArchitectureChecks:
     @classmethod
     def case_of(cls, folder: Path, reference: nn.Module) -> Case:
         """The case of a checkpoint's folder, which becomes one of the architecture's."""
-        host = Host.discover(cls.plugins, strict=True)
+        host = PluginHost.discover(cls.plugins, strict=True)
         entry = host.architectures.get(cls.architecture)
         raw = json.loads((folder / "config.json").read_text())
         if entry.component.fallback is None:  # else the class's own name is what it goes by
@@ -312,7 +313,7 @@ class ArchitectureChecks:
         assert error < 0.1, f"bfloat16 logits are {error:.0%} away from the reference"
 
     def test_declaration_imports_no_torch(self) -> None:
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         entry = host.architectures.get(self.architecture)
         source = next(plugin.source for plugin in host.plugins if plugin.name == entry.plugin)
         if source.origin == CUSTOM:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
-from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.cache import CacheGroup, CacheLayer
 from maxserve.core.interfaces.errors import Unavailable
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_batch
 
 __all__ = ["AttentionChecks"]
@@ -67,7 +66,7 @@ class _Stage:
         self.heads, self.kv_heads, self.dim = shape
         layer = CacheLayer(kv_heads=self.kv_heads, head_dim=self.dim, **rules)
         self.layer = layer
-        host = Host.discover(checks.plugins, strict=True)
+        host = PluginHost.discover(checks.plugins, strict=True)
         entry = host.attention_backends.get(checks.attention)
 
         def build(context: AttentionContext) -> Attention:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer, CacheStrategy, GroupedCache
-from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheGroup, CacheLayer, CacheStrategy, GroupedCache
 from maxserve.testing.cache_model import AMPLE, ONES, Model
 from maxserve.testing.resolve import resolve
 

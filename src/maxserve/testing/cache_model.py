@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer, GroupedCache
-from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.cache import Cache, CacheContext, CacheGroup, CacheLayer, GroupedCache
 
 if TYPE_CHECKING:
     Tokens = NDArray[np.int64]

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+from maxserve.core.interfaces.engine import SCORING
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.core.loading.fallback import read_weight_map
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.tasks import SCORING
 from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.embeddings.engine import text_batch
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts
@@ -127,7 +128,7 @@ class EncoderChecks:
         reference = randomised(cls.reference(request.param))
         folder: Path = tmp_path_factory.mktemp("checkpoint")
         reference.save_pretrained(folder)  # type: ignore[operator]
-        host = Host.discover(cls.plugins, strict=True)
+        host = PluginHost.discover(cls.plugins, strict=True)
         entry = host.architectures.get(cls.architecture)
         config = host.load(entry, entry.component.config)(json.loads((folder / "config.json").read_text()))
         files = tuple(str(path) for path in sorted(folder.glob("*.safetensors")))
@@ -170,7 +171,7 @@ class EncoderChecks:
         assert error < 0.15, f"vectors in bfloat16 are {error:.0%} away from the reference"
 
     def test_declaration_imports_no_torch(self) -> None:
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         entry = host.architectures.get(self.architecture)
         source = next(plugin.source for plugin in host.plugins if plugin.name == entry.plugin)
         code = (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from maxserve.core.registry.host import Host
+    from maxserve.core.interfaces.host import Host
 
 PARKED = "maxserve_plugins_under_test"
 
@@ -52,10 +52,10 @@ def plugin_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Host]:
         return f"{PARKED}:{attribute}"
 
     def make(*plugins: object, strict: bool = True, **options: Any) -> Host:
-        from maxserve.core.registry.host import Host, PluginOptions
+        from maxserve.core.registry.host import PluginHost, PluginOptions
 
         given = {"autoload": False, **options, "plugin": tuple(map(name, plugins))}
-        return Host.discover(PluginOptions(**given), strict=strict)
+        return PluginHost.discover(PluginOptions(**given), strict=strict)
 
     return make
 
@@ -143,9 +143,10 @@ def light_import() -> Callable[..., frozenset[str]]:
 REBUILD = """
 import sys, msgspec
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.host import Host, Manifest
+from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.host import Manifest, PluginHost
 try:
-    print(Host.from_manifest(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Manifest)).fingerprint)
+    print(PluginHost.from_manifest(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Manifest)).fingerprint)
 except PluginError as error:
     print("PluginError:", error)
 """

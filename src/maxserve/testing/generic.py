@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.loading.tasks import EMBEDDINGS, SCORING, TEXT
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.registry.entries import load_ref, plain
 from maxserve.testing.architecture import ArchitectureChecks
 from maxserve.testing.encoder import EncoderChecks

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear
 from maxserve.architectures.layers.config import ModelConfig, from_transformers
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.layer_compiler import LayerContext
 from maxserve.core.interfaces.linear import LinearContext
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.architecture import randomised
 from maxserve.testing.tiny_cache import TinyCache, run_step
 
@@ -76,7 +77,7 @@ class LayerCompilerChecks:
 
     @pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
     def test_computes_what_the_layer_computes(self, name: str) -> None:
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         kind, own = OTHERS.get(name, ("LlamaForCausalLM", {}))
         if name in OTHERS:
             config = host.load(entry := host.architectures.get(kind), entry.component.config)({**SIZES, **own})
@@ -100,7 +101,7 @@ class LayerCompilerChecks:
         """Neither its prompt nor what it decodes, whoever is before it in the batch or after it."""
         if not self.row_independent:
             pytest.skip(f"{self.compiler} says that it does not promise this")
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
         tokens = np.random.default_rng(1).integers(50, size=100).tolist()
         seen: list[list[Tensor]] = []
@@ -114,7 +115,7 @@ class LayerCompilerChecks:
 
     def test_leaves_alone_what_it_does_not_understand(self) -> None:
         """A layer that does something odd must run as it was written, not nearly so."""
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
         for odd in (_Doubling(), _Sorting(), _Nothing()):
             call = self._call(host)(odd, cache.attention)
@@ -131,7 +132,7 @@ class LayerCompilerChecks:
         return model
 
     def _build(self, context: Any) -> Any:
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         return host.build(host.attention_backends.get(self.attention), context)
 
     def _call(self, host: Host) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from maxserve.core.interfaces.linear import (
     SupportsEmbedding,
     SupportsExperts,
 )
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 __all__ = ["LinearMethodChecks"]
 
@@ -44,7 +44,7 @@ class LinearMethodChecks:
 
     @pytest.fixture
     def built(self) -> BuiltLinearMethod:
-        host = Host.discover(self.plugins, strict=True)
+        host = PluginHost.discover(self.plugins, strict=True)
         context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
         built: BuiltLinearMethod = host.build(host.linear_methods.get(self.method), context)
         return built

@@ -29,9 +29,9 @@ def resolve(kind: type[T], name: str, given: T | None) -> T:
     if given is not None:
         return given
     assert name, f"the check class names no {kind.kind}: set its class attribute, or `component`"
-    from maxserve.core.registry.host import Host, PluginOptions
+    from maxserve.core.registry.host import PluginHost, PluginOptions
 
-    registry = getattr(Host.discover(PluginOptions(), strict=True), REGISTRIES[kind])
+    registry = getattr(PluginHost.discover(PluginOptions(), strict=True), REGISTRIES[kind])
     component: T = registry.get(name).component
     return component
 

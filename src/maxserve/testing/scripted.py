@@ -22,10 +22,11 @@ from tokenizers import decoders, models, pre_tokenizers
 from maxserve.core.config import Settings
 from maxserve.core.http.gate import Gate
 from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.observer import RequestStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
@@ -184,7 +185,7 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="session")
 def host() -> Host:
     """The plugins that come with maxserve, whatever is installed beside it."""
-    return Host.discover(PluginOptions(autoload=False), strict=True)
+    return PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from maxserve.core.config.options import (
     engine_options,
     serve_options,
 )
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 SPEC: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "options.json").read_text())
 
@@ -155,14 +155,14 @@ def test_values_are_completed() -> None:
     assert completed("", "--kv-cache-format") == ["bfloat16", "float32", "float8_e4m3fn"]
     assert completed("b", "--kv-cache-format") == ["bfloat16"]
     assert "--max-length" in completed("--max-l")
-    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
     assert completed("", "--scheduler", obj=host) == ["continuous", "fair", "tts"]
     assert completed("pa", "--cache-strategy", obj=host) == ["paged"]
     assert completed("her", "--tool-parser", obj=host) == ["hermes"]
 
 
 def test_registries_of_completion_are_there() -> None:
-    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
     assert {option.path for option in catalog()} >= REGISTRIES.keys()
     assert all(getattr(host, name).names() for name in REGISTRIES.values())
 

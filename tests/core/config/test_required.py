@@ -11,7 +11,7 @@ from maxserve.core.config import Settings, resolve
 from maxserve.core.config.required import with_required
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
-from maxserve.core.registry.host import Host
+from maxserve.core.interfaces.host import Host
 
 
 def insisting(**values: Any) -> Architecture:

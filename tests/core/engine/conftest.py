@@ -21,8 +21,7 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.interfaces.cache import CacheContext, CacheLayer
-from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output
 from maxserve.core.interfaces.sampler import SamplerContext

@@ -16,7 +16,7 @@ from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 Build = Callable[..., Engine]
 
@@ -26,7 +26,7 @@ def build(model_folder: Callable[..., Path]) -> Build:
     def build(*, model: dict[str, Any] | None = None, **options: Any) -> Engine:
         options.setdefault("model_path", str(model_folder(**(model or {}))))
         settings = resolve(options, environ={})
-        host = Host.discover(PluginOptions(), strict=True)
+        host = PluginHost.discover(PluginOptions(), strict=True)
         files = resolve_model(settings.model, host, progress=NullProgress())
         return build_engine(settings, host, files, progress=NullProgress())
 

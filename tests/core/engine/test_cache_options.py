@@ -16,10 +16,11 @@ from maxserve.core.config.unsupported import refuse_unsupported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 Build = Callable[..., Engine]
 SMALL: dict[str, Any] = {"max_length": 128, "max_batch_size": 2, "kv_cache_page_size": 16}  # 16 pages in all
@@ -29,7 +30,7 @@ HOST: dict[str, Any] = {"enable_kvcache_swapping_to_host": True, "host_kvcache_s
 @pytest.fixture
 def build(model_folder: Callable[..., Path]) -> Build:
     def build(*, host: Host | None = None, **options: Any) -> Engine:
-        host = host or Host.discover(PluginOptions(), strict=True)
+        host = host or PluginHost.discover(PluginOptions(), strict=True)
         typed = {"model_path": str(model_folder()), **options}
         settings = resolve(typed, environ={}, sections=host.plugin_sections())
         refuse_unsupported(settings)

@@ -25,7 +25,7 @@ from maxserve.core.interfaces.request import Image, Numbers, Request, SamplingPa
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
@@ -46,7 +46,7 @@ TEXT: dict[str, Any] = {
     "pad_token_id": None,
 }
 IMAGE_TOKEN = 7
-HOST = Host.discover(PluginOptions(autoload=False), strict=True)
+HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
 def image(start: int, length: int, *, digest: bytes = b"a", **fields: Any) -> Image:

@@ -14,7 +14,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from maxserve import LLM
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from tests.conftest import write_recipe
 
 TEXTS = [
@@ -37,7 +38,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return Host.discover(PluginOptions(autoload=False), strict=True)
+    return PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
 @pytest.fixture

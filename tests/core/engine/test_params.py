@@ -10,14 +10,14 @@ from maxserve.core.engine.params import SamplerFields
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.sampler import Sampler
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
 
 
 @pytest.fixture(scope="module")
 def fields() -> SamplerFields:
-    return SamplerFields(Host.discover(PluginOptions(), strict=True))
+    return SamplerFields(PluginHost.discover(PluginOptions(), strict=True))
 
 
 def test_fields_go_to_the_samplers_that_declare_them(fields: SamplerFields) -> None:

@@ -27,11 +27,12 @@ from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.kernels import CompiledLayer
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.cache.paged import PagedCache
 from tests.conftest import write_tokenizer
 
@@ -65,7 +66,7 @@ def folder(model_folder: Callable[..., Path], kinds: list[str]) -> Path:
 
 
 def build(folder: Path, host: Host | None = None, **options: Any) -> Engine:
-    host = host or Host.discover(PluginOptions(), strict=True)
+    host = host or PluginHost.discover(PluginOptions(), strict=True)
     settings = resolve({"model_path": str(folder), **options}, environ={}, sections=host.plugin_sections())
     files = resolve_model(settings.model, host, progress=NullProgress())
     return build_engine(settings, host, files, progress=NullProgress())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.engine.loop import Engine
-from maxserve.core.interfaces.cache_groups import CacheGroup
+from maxserve.core.interfaces.cache import CacheGroup
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from tests.core.engine.conftest import VOCAB, next_token
 

@@ -18,7 +18,7 @@ from maxserve.core.http.errors import Failure
 from maxserve.core.http.gate import Gate
 from maxserve.core.http.wordings import Tells, Wordings
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +118,7 @@ def test_two_plugins_cannot_word_the_same() -> None:
     [("/v1/messages", dict), ("/v1/messages/count_tokens", dict), ("/v2/models/x/infer", str)],
 )
 async def test_the_built_in_apis_say_how(path: str, kind: type) -> None:
-    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
     given = [
         (entry.plugin, {at: host.load(entry, ref) for at, ref in entry.component.failures.items()})
         for entry in host.routes

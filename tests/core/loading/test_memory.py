@@ -11,8 +11,7 @@ from maxserve.architectures import mixtral, qwen3_vl
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.interfaces.cache_groups import CacheGroup, cache_groups
+from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, cache_groups
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.memory import (
     CPU_CACHE_LIMIT,

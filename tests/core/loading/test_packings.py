@@ -14,7 +14,7 @@ from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
 from maxserve.testing.architecture import ArchitectureChecks, randomised
@@ -179,7 +179,9 @@ def rounded(reference: Any, packed: set[str]) -> Any:
 @pytest.mark.parametrize("use_subgraphs", [True, False], ids=["compiled", "torch"])
 def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path: Path) -> None:
     reference = make(tmp_path)
-    served = Served(tmp_path, Host.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=use_subgraphs)
+    served = Served(
+        tmp_path, PluginHost.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=use_subgraphs
+    )
     prompt = torch.randint(70, (20,), generator=torch.Generator().manual_seed(1)).tolist()
     expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.error is None
@@ -189,7 +191,7 @@ def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path:
 
 def test_scales_and_values_must_belong_together(tmp_path: Path) -> None:
     gpt_oss(tmp_path)
-    host, file = Host.discover(PluginOptions(autoload=False), strict=True), tmp_path / "model.safetensors"
+    host, file = PluginHost.discover(PluginOptions(autoload=False), strict=True), tmp_path / "model.safetensors"
     whole = load_file(file)
     name = "model.layers.1.mlp.experts.down_proj"
     for ending, said in (("_scales", "is packed, but there is no"), ("_blocks", "belongs to no weight")):

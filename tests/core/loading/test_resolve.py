@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 
 from maxserve.core.config.model import ModelSettings
 from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.loading.places import is_repository
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.resolve import ModelFiles, resolve_model
+from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.huggingface.repository import Repository
 
@@ -40,9 +41,11 @@ class FakeHost:
             for name in names
         ]
         self.architectures = Registry("architecture", entries)
-        self.engines: list[Any] = []
         self.sources = sources or {}
         self.hub = hub
+
+    def of(self, component: type[Any]) -> list[Any]:
+        return []  # engines
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         if ref in self.sources:

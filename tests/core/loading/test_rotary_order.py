@@ -16,7 +16,7 @@ from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.rotary_order import PairsApart, rotary_order
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.architecture import randomised
 from maxserve.testing.served import Expected, Served, continuation
 from maxserve.testing.tiny_configs import model_class, tiny_config
@@ -80,7 +80,7 @@ def test_normal_is_transformers_model(checkpoint: tuple[Path, Path, Expected], s
 
 def error(folder: Path, expected: Expected, **options: Any) -> float:
     """How far the log-probabilities of the first token are from the expected one's."""
-    served = Served(folder, Host.discover(PluginOptions(autoload=False), strict=True), **options)
+    served = Served(folder, PluginHost.discover(PluginOptions(autoload=False), strict=True), **options)
     answer = served.answers([PROMPT], 16)[0]
     if answer.tokens != expected.tokens:
         return float("inf")
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_such_rows_is_refused(tmp_path: Path) -> None:
     """Phi's checkpoints have queries, keys and values in one tensor: nothing would be put in order."""
     reference: Any = randomised(model_class("Phi3ForCausalLM")._from_config(tiny_config("Phi3ForCausalLM")))
     reference.save_pretrained(tmp_path)
-    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
     with pytest.raises(ModelError, match="--rope-type normal: the checkpoint has no tensors q_proj and k_proj"):
         Served(tmp_path, host, rope_type="normal")
     assert Served(tmp_path, host, rope_type="neox").answers([PROMPT], 1)

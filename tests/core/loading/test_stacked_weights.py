@@ -19,7 +19,7 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import LinearStorage, load_weights
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 EXPERTS, DIM, INNER = 3, 4, 6
 MAP = WeightMap(
@@ -124,7 +124,7 @@ def test_exact_parameters_keep_their_digits(load: Load) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["one by one", "in one tensor", "the other way round"])
 def test_a_linear_method_may_store_them(load: Load, dtype: torch.dtype, form: str) -> None:
-    host = Host.discover(PluginOptions(autoload=False), strict=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
     context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
     method = host.build(host.linear_methods.get("native"), context)
     made = {name: tensor.to(dtype) for name, tensor in tensors().items()}

@@ -13,13 +13,13 @@ from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.tasks import settle_task
 from maxserve.core.registry.entries import Entry, Registry, find_architecture, load_ref, tasks_of
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.embeddings import maxserve_engines
 
 BOTH = ("text_generation", "embeddings_generation")
 
 ENGINES = [Entry(kind="engine", component=each, plugin="p", origin="o") for each in maxserve_engines()]
-HOST: Any = SimpleNamespace(engines=ENGINES, load=lambda entry, ref: load_ref(ref))
+HOST: Any = SimpleNamespace(of=lambda component: ENGINES, load=lambda entry, ref: load_ref(ref))
 
 
 class Place:
@@ -117,7 +117,7 @@ def test_plugins_may_share_a_class_for_different_tasks_only(plugin_folder: Any, 
 
 
 def test_what_is_built_in() -> None:
-    known = Host.discover(PluginOptions(autoload=False), strict=True).architectures
+    known = PluginHost.discover(PluginOptions(autoload=False), strict=True).architectures
     for name in ("BertModel", "MPNetForMaskedLM", "XLMRobertaModel", "RobertaModel", "Qwen3Model"):
         assert tasks_of(known, [name]) == ("embeddings_generation",)
     for name in ("BertForSequenceClassification", "XLMRobertaForSequenceClassification"):

@@ -22,7 +22,7 @@ from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.registry.host import Host, Manifest, PluginOptions
+from maxserve.core.registry.host import Manifest, PluginHost, PluginOptions
 
 SCHEDULER = """
 from maxserve import Scheduler, hookimpl
@@ -95,7 +95,7 @@ def test_a_strangers_plugin_stands_beside_the_built_ins_with_its_provenance(
 ) -> None:
     scheduler_plugin(plugin_folder, "acme_llm", "acme")
     plugin_folder.distribution("acme-llm", "1.2", {"acme": "acme_llm"})
-    host = Host.discover(PluginOptions(allow=("acme",)), strict=True)
+    host = PluginHost.discover(PluginOptions(allow=("acme",)), strict=True)
     entry = host.schedulers.get("acme")
     assert (entry.plugin, entry.distribution, entry.version, entry.where) == (
         "acme",
@@ -114,12 +114,12 @@ def test_import_error_names_plugin_distribution_cause_and_way_out(plugin_folder:
     plugin_folder.module("acme_llm", "import does_not_exist_anywhere")
     plugin_folder.distribution("acme-llm", "1.2", {"acme": "acme_llm"})
     with pytest.raises(PluginError) as error:
-        Host.discover(PluginOptions(), strict=True)
+        PluginHost.discover(PluginOptions(), strict=True)
     assert str(error.value) == (
         "plugin 'acme' (acme-llm 1.2): cannot import 'acme_llm': ModuleNotFoundError: "
         "No module named 'does_not_exist_anywhere'; leave it out with --no-plugin acme"
     )
-    assert Host.discover(PluginOptions(no_plugin=("acme",)), strict=True).problems == ()
+    assert PluginHost.discover(PluginOptions(no_plugin=("acme",)), strict=True).problems == ()
 
 
 def test_lenient_host_goes_on_without_the_broken_plugin(plugin_folder: Any, plugin_host: Any) -> None:
@@ -347,13 +347,13 @@ def test_worker_does_not_discover_again(plugin_folder: Any, plugin_host: Any) ->
     host = plugin_host()
     scheduler_plugin(plugin_folder, "acme_late", "late")
     plugin_folder.distribution("acme-late", "1.0", {"late": "acme_late"})
-    worker = Host.from_manifest(host.manifest())
+    worker = PluginHost.from_manifest(host.manifest())
     assert "late" not in worker.schedulers
     assert worker.fingerprint == host.fingerprint
 
 
 def test_worker_has_neither_routes_nor_observers(plugin_host: Any) -> None:
-    worker = Host.from_manifest(plugin_host().manifest())
+    worker = PluginHost.from_manifest(plugin_host().manifest())
     assert len(worker.routes) == 0
     assert len(worker.observers) == 0
 
@@ -365,7 +365,7 @@ def test_difference_between_server_and_worker_is_named(plugin_host: Any) -> None
     with pytest.raises(
         PluginError, match="server and worker see different plugins: the worker lacks 'scheduler acme-0"
     ):
-        Host.from_manifest(host.manifest())
+        PluginHost.from_manifest(host.manifest())
 
 
 def test_fingerprint_changes_with_what_is_declared(plugin_folder: Any, plugin_host: Any) -> None:
@@ -496,7 +496,7 @@ def test_command_that_replaces_one_of_another_plugin(plugin_host: Any) -> None:
 def test_trace_tells_every_call_with_its_answer(plugin_folder: Any) -> None:
     scheduler_plugin(plugin_folder, "acme_llm", "acme")
     lines: list[str] = []
-    Host.discover(PluginOptions(plugin=("acme_llm",), autoload=False), strict=True, trace=lines.append)
+    PluginHost.discover(PluginOptions(plugin=("acme_llm",), autoload=False), strict=True, trace=lines.append)
     (line,) = [line for line in lines if "[acme_llm]" in line]
     assert line.startswith("maxserve_schedulers [acme_llm] -> [Scheduler(name='acme'")
 
@@ -504,7 +504,7 @@ def test_trace_tells_every_call_with_its_answer(plugin_folder: Any) -> None:
 def test_plugins_for_other_versions_are_listed_and_not_imported(plugin_folder: Any) -> None:
     plugin_folder.module("older_llm", "1 / 0")
     plugin_folder.distribution("older", "0.3", {"older": "older_llm"}, group="maxserve.v0")
-    host = Host.discover(PluginOptions(), strict=True)
+    host = PluginHost.discover(PluginOptions(), strict=True)
     (older,) = [plugin for plugin in host.plugins if plugin.name == "older"]
     assert older.status == "off: is for maxserve.v0; this is v1"
 

@@ -21,7 +21,7 @@ import pytest
 
 from maxserve.core.config import Settings
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.runtime.launch import chosen_routes
 
 STUB = Path(__file__).parent / "stub"
@@ -268,7 +268,7 @@ def test_failed_start_ends_the_server(launch: Callable[..., Server], engine: str
 
 def test_routes_of_plugins_are_served_only_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(STUB))
-    host = Host.discover(PluginOptions(plugin=("stub_routes",)), strict=True)
+    host = PluginHost.discover(PluginOptions(plugin=("stub_routes",)), strict=True)
 
     def chosen(*named: str) -> set[str]:
         settings = Settings.model_validate({"server": {"enable_routes": named}})

@@ -16,7 +16,7 @@ from maxserve.architectures.llama import Model
 from maxserve.core.interfaces.attention import AttentionContext
 from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.paged import BLOCK, PagedAttention
 from maxserve.plugins.attention.plan import Sight, shares
@@ -209,7 +209,7 @@ def test_a_model_over_pages(scatter: int | None) -> None:
     config = from_transformers(raw)
     model = randomised(Model(config))
     model.prepare()
-    host = Host.discover(PluginOptions(), strict=False)
+    host = PluginHost.discover(PluginOptions(), strict=False)
     entry = host.attention_backends.get("torch")
     caches = [
         TinyCache(config.cache_layers, max_length=100, scatter=scatter),

@@ -13,9 +13,10 @@ import torch
 
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.errors import ModelError, PluginError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.embeddings import assemble as assemble_encoder
 from maxserve.plugins.embeddings.assemble import build_encoder, step_tokens
 
@@ -23,7 +24,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def build(folder: Path, host: Host | None = None, **options: Any) -> Any:
-    host = host or Host.discover(PluginOptions(autoload=False), strict=True)
+    host = host or PluginHost.discover(PluginOptions(autoload=False), strict=True)
     settings = resolve({"model_path": str(folder), **options}, environ={})
     files = resolve_model(settings.model, host, progress=NullProgress())
     return build_encoder(settings, host, files, progress=NullProgress())

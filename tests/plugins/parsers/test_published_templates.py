@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
 from maxserve.plugins.api.common.reading import AnswerReader
@@ -107,7 +108,7 @@ WROTE = {  # by template: what the model writes behind the prompt
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return Host.discover(PluginOptions(), strict=True)
+    return PluginHost.discover(PluginOptions(), strict=True)
 
 
 def template(name: str) -> ChatTemplate:

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from maxserve.core.config import Settings
-from maxserve.core.loading.resolve import ModelFiles
-from maxserve.core.registry.host import Host, Manifest
+from maxserve.core.interfaces.engine import ModelFiles
+from maxserve.core.registry.host import Manifest, PluginHost
 from maxserve.core.runtime.messages import Endpoints, Start
 
 MANIFEST = Manifest(sources=())
@@ -43,4 +43,4 @@ def start_of(endpoints: Endpoints, engine: str = "build", **changes: Any) -> Sta
 
 
 def fingerprint() -> str:
-    return Host.from_manifest(MANIFEST).fingerprint
+    return PluginHost.from_manifest(MANIFEST).fingerprint

@@ -6,7 +6,7 @@ import json
 import sys
 
 from maxserve.core.config import Settings
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.runtime import supervisor
 from maxserve.core.runtime.launch import serve
 
@@ -19,7 +19,7 @@ def main(folder: str, engine: str, changes: str, grace: str) -> int:
         listener.GRACE = float(grace)
     server = {"port": 0, "enable_routes": ["stub_routes"], **json.loads(changes)}
     settings = Settings.model_validate({"model": {"model_path": folder}, "server": server})
-    host = Host.discover(PluginOptions(plugin=("stub_routes",)), strict=True)
+    host = PluginHost.discover(PluginOptions(plugin=("stub_routes",)), strict=True)
     return serve(settings, host, engine=f"stub_engine:{engine}")
 
 

@@ -15,7 +15,8 @@ from maxserve import CacheStrategy, hookimpl
 from maxserve.core.config import resolve
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.errors import WorkerDied
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.api.admin.router import router
 
 
@@ -37,7 +38,7 @@ class Engine:
 def client(engine: Engine, host: Host | None = None, **typed: Any) -> TestClient:
     context: Any = SimpleNamespace(
         settings=resolve(typed, environ={}),
-        host=host or Host.discover(PluginOptions(), strict=True),
+        host=host or PluginHost.discover(PluginOptions(), strict=True),
         model=SimpleNamespace(name="tiny", architecture="LlamaForCausalLM"),
         engine=engine,
         owned=lambda made: made,

@@ -10,8 +10,9 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.parsers import choose_parsers
@@ -24,7 +25,7 @@ QWEN = "{% if tools %}<tool_call>{% endif %}{{ m.content.split('</think>') }}"
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    return Host.discover(PluginOptions(), strict=True)
+    return PluginHost.discover(PluginOptions(), strict=True)
 
 
 def chosen(host: Host, template: str = QWEN, **options: Any) -> Any:

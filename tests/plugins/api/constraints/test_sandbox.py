@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError, QueueFullError, RequestError
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.plugins.api.constraints import sandbox as constraint_sandbox
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, packed
@@ -79,7 +79,7 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Begin:
     (folder / "tricky_grammar.py").write_text(TRICKS)
     sys.path.insert(0, str(folder))
     try:
-        host = Host.discover(PluginOptions(plugin=("tricky_grammar",), autoload=False), strict=True)
+        host = PluginHost.discover(PluginOptions(plugin=("tricky_grammar",), autoload=False), strict=True)
     finally:
         sys.path.remove(str(folder))
     return Begin(

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.interfaces.cache_groups import MOST_GROUPS, CacheGroup, cache_groups, longest, pages_of
+from maxserve.core.interfaces.cache import MOST_GROUPS, CacheGroup, CacheLayer, cache_groups, longest, pages_of
 
 
 def layers(kinds: str, **more: int) -> list[CacheLayer]:

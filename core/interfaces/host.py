@@ -1,0 +1,105 @@
+"""The plugins of a process, as builds and commands see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from maxserve.core.interfaces.component import Component
+
+if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.config.sections import PluginSection
+    from maxserve.core.interfaces.architecture import Architecture
+    from maxserve.core.interfaces.attention import AttentionBackend
+    from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.errors import PluginError
+    from maxserve.core.interfaces.grammar import GrammarBackend
+    from maxserve.core.interfaces.layer_compiler import LayerCompiler
+    from maxserve.core.interfaces.linear import LinearMethod
+    from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+    from maxserve.core.interfaces.observer import Observer
+    from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+    from maxserve.core.interfaces.process import ProcessInfo
+    from maxserve.core.interfaces.sampler import Sampler
+    from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.registry.entries import Entry, Registry
+    from maxserve.core.registry.manifest import Manifest
+    from maxserve.core.registry.selection import Plugin
+
+__all__ = ["Host"]
+
+D = TypeVar("D", bound=Component)
+
+
+class Host(Protocol):
+    """What is known of the plugins of this process. The registry of a kind is `of(it)`; those that
+    most builds look into have names of their own."""
+
+    architectures: Registry[Architecture]
+    cache_strategies: Registry[CacheStrategy]
+    schedulers: Registry[Scheduler]
+    samplers: Registry[Sampler]
+    attention_backends: Registry[AttentionBackend]
+    linear_methods: Registry[LinearMethod]
+    layer_compilers: Registry[LayerCompiler]
+    grammar_backends: Registry[GrammarBackend]
+    tool_parsers: Registry[ToolParser]
+    reasoning_parsers: Registry[ReasoningParser]
+    observers: Registry[Observer]
+    registries: tuple[Registry[Any], ...]
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Every plugin there is, those left out included, in the order of discovery."""
+        ...
+
+    @property
+    def problems(self) -> tuple[PluginError, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def fingerprint(self) -> str:
+        """Equal in all processes whose registries are equal."""
+        ...
+
+    def of(self, component: type[D]) -> Registry[D]:
+        """The registry of what plugins declare as `component`."""
+        ...
+
+    def build(self, entry: Entry[Any], context: Any) -> Any:
+        """What the component's `build` makes of `context`, checked; PluginError names plugin, component and cause."""
+        ...
+
+    def load(self, entry: Entry[Any], ref: Ref) -> Any:
+        """The thing behind one of the component's references."""
+        ...
+
+    def request_fields(self) -> Mapping[str, Entry[Sampler]]:
+        """Samplers by the request fields they declare."""
+        ...
+
+    def plugin_sections(self) -> Sequence[PluginSection]:
+        """The settings sections of plugins, with their schemas."""
+        ...
+
+    def section_values(self, settings: Settings) -> Mapping[type[Any], Any]:
+        """One object per section, by its schema: what `Context.config` gives to builds."""
+        ...
+
+    def insist(self) -> None:
+        """Raises the first problem; nothing if the operator tolerates problems."""
+        ...
+
+    def manifest(self) -> Manifest:
+        """What makes an equal host in another process."""
+        ...
+
+    def process_start(self, process: ProcessInfo) -> None:
+        """Tells every plugin that this process starts; what one raises stops the start."""
+        ...
+
+    def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
+        """Where plugins say that a model lies."""
+        ...
