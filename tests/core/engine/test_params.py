@@ -108,7 +108,7 @@ def test_whoever_holds_back_the_end_says_from_when_stop_strings_count(fields: Sa
 
 @pytest.mark.parametrize("without", [(), ("builtin.samplers",)])
 def test_a_strangers_minimum_means_what_the_built_in_one_does(
-    without: tuple[str, ...], plugin_host: Callable[..., Host]
+    without: tuple[str, ...], plugin_host: Callable[..., PluginHost]
 ) -> None:
     host = plugin_host(Stranger(), no_plugin=without)
     resolved = SamplerFields(host).resolve({"at_least": 4}, {})
