@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -100,6 +99,7 @@ class Numbers:
 
     def array(self) -> NDArray[Any]:
         """The array, as a read-only view of the bytes."""
+        import numpy as np
 
         return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
 
