@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,15 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ("architecture", "scheduler", "sampler")
-
-pytestmark = pytest.mark.install
+EXAMPLES = ("architecture", "scheduler", "sampler", "routes", "grammar_backend")
+PUBLIC = ("maxserve", "maxserve.interfaces", "maxserve.layers", "maxserve.testing")
 
 
 @pytest.fixture(scope="module")
 def fresh(
     fresh_environment: Callable[[], Any], build_wheel: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """A new environment with maxserve's wheel and the three examples."""
+    """A new environment with maxserve's wheel and all examples."""
     environment = fresh_environment()
     environment.install(*(str(build_wheel(name)) for name in (".", *(f"examples/{each}" for each in EXAMPLES))))
     where = environment.run("-c", "import maxserve; print(maxserve.__file__)", cwd=tmp_path_factory.mktemp("cwd"))
@@ -28,16 +28,20 @@ def fresh(
     return environment
 
 
-def test_all_three_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> None:
+@pytest.mark.install
+def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> None:
     listed = json.loads(fresh.run("-m", "maxserve", "list", "--json", cwd=tmp_path))
     text = json.dumps(listed)
-    for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "acme-llm", "sigma-sampler"):
+    for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "next-token", "choice-tree"):
+        assert name in text
+    for name in ("acme-llm", "sigma-sampler"):
         assert name in text
     plugins = fresh.run("-m", "maxserve", "plugins", cwd=tmp_path)
-    for name in ("acme", "shortest", "sigma"):
+    for name in ("acme", "shortest", "sigma", "next_token", "choice_tree"):
         assert name in plugins
 
 
+@pytest.mark.install
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_their_own_tests_pass(fresh: Any, name: str, tmp_path: Path) -> None:
     tests = ROOT / "examples" / name / "tests"
@@ -45,7 +49,8 @@ def test_their_own_tests_pass(fresh: Any, name: str, tmp_path: Path) -> None:
     assert "passed" in fresh.run("-m", "pytest", *options, str(tests), cwd=tmp_path)
 
 
-def test_a_server_serves_with_all_three(
+@pytest.mark.install
+def test_a_server_serves_with_all_of_them(
     fresh: Any, start: Any, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "acme"
@@ -57,6 +62,7 @@ def test_a_server_serves_with_all_three(
     config["architectures"] = ["AcmeForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
     options = ["--model", str(folder), "--served-model-name", "acme", "--scheduler", "shortest-first"]
+    options += ["--enable-routes", "next_token", "--structured-output-backend", "choice-tree"]
     server = start(*options, "--shortest-first.aging", "80", python=fresh.python).wait_ready()
     plain = start("--model", str(source), "--served-model-name", "acme", python=fresh.python).wait_ready()
     body = {"model": "acme", "prompt": "the quick brown", "max_tokens": 16, "temperature": 0}
@@ -70,3 +76,29 @@ def test_a_server_serves_with_all_three(
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "top_n_sigma"
     assert "top_n_sigma" in httpx.get(server.url + "/openapi.json").text
+
+    following = httpx.get(server.url + "/plugins/next_token/next", params={"text": "the quick brown"}, timeout=60)
+    assert following.json()["next"]
+    assert answers[0]["choices"][0]["text"].startswith(following.json()["next"])
+    held = {**body, "max_tokens": 32, "structured_outputs": {"choice": ["a dog", "a fox"]}}
+    chosen = httpx.post(server.url + "/v1/completions", json=held, timeout=60)
+    assert chosen.json()["choices"][0]["text"] in ("a dog", "a fox"), chosen.text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_they_import_public_names_only(name: str) -> None:
+    modules = [
+        module
+        for file in (ROOT / "examples" / name).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for module in ([node.module or ""] if isinstance(node, ast.ImportFrom) else _plain_imports(node))
+        if module.partition(".")[0] == "maxserve"
+    ]
+    assert modules
+    assert [
+        module for module in modules if module not in PUBLIC and not module.startswith("maxserve.interfaces.")
+    ] == []
+
+
+def _plain_imports(node: ast.AST) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -14,7 +14,18 @@ import pytest
 from maxserve import interfaces
 from maxserve.plugins import BUILTINS
 
-HEAVY = {"torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "safetensors", "fastapi", "uvicorn", "zmq"}
+HEAVY = {
+    "pytest",
+    "torch",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "safetensors",
+    "fastapi",
+    "uvicorn",
+    "zmq",
+}
 BARE = ("core", "plugins", "architectures", "samplers")
 PLUGINS = ("maxserve.plugins", "maxserve.architectures", "maxserve.samplers")
 LIGHT = [
@@ -30,6 +41,7 @@ LIGHT = [
     "maxserve.plugins.embeddings.command",
     "maxserve.plugins.commands.generate",
     "maxserve.testing",
+    "maxserve.testing.live",
     *(f"maxserve.interfaces.{module.name}" for module in iter_modules(interfaces.__path__)),
     *(module for _, module in BUILTINS),
 ]
@@ -64,6 +76,20 @@ def test_nothing_is_imported_by_a_bare_name(root: Path, sources: list[Path]) -> 
     """`import core.x` would make a second copy of a module, with classes that differ from the first's."""
     tests = sorted((root / "tests").rglob("*.py"))
     guilty = [f"{file}: {module}" for file in [*sources, *tests] for module in imported(file) if within(module, BARE)]
+    assert guilty == []
+
+
+def test_only_the_kit_knows_pytest(root: Path, sources: list[Path]) -> None:
+    """No server and no benchmark needs it; `maxserve.testing.live` does without, too."""
+    kit = root / "src" / "maxserve" / "testing"
+    allowed = ("maxserve.testing.live", "maxserve.testing.live.LiveServer")
+    guilty = [
+        f"{file}: {module}"
+        for file in [*sources, *sorted((root / "benchmarks").rglob("*.py"))]
+        if not file.is_relative_to(kit)
+        for module in imported(file)
+        if within(module, ("pytest", "_pytest", "maxserve.testing")) and module not in allowed
+    ]
     assert guilty == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from maxserve.architectures.layers import Attention, DecoderModel, GatedMLP, RMSNorm
+from maxserve.layers import Attention, DecoderModel, GatedMLP, RMSNorm
 
 
 class Block(nn.Module):

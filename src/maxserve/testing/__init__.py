@@ -1,7 +1,7 @@
 """What plugin authors test with: fixtures, and classes of checks to inherit from. Needs the extra `testing`.
 
-A conftest has the fixtures by `pytest_plugins = ["maxserve.testing"]`. Check classes are imported when they are asked
-for: most tests never need torch.
+A conftest has the fixtures by `pytest_plugins = ["maxserve.testing"]`. Everything is imported when it is asked for:
+most tests never need torch, and `maxserve.testing.live` needs no pytest.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
-
 if TYPE_CHECKING:
     from maxserve.core.registry.options import PluginOptions
     from maxserve.testing.architecture import ArchitectureChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
+    from maxserve.testing.commands import CommandChecks
     from maxserve.testing.encoder import EncoderChecks
+    from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
     from maxserve.testing.generic import generic_checks
     from maxserve.testing.grammar import GrammarBackendChecks
     from maxserve.testing.layers import LayerCompilerChecks
     from maxserve.testing.linear import LinearMethodChecks
+    from maxserve.testing.model_source import ModelSourceChecks
+    from maxserve.testing.observer import ObserverChecks
     from maxserve.testing.parsers import ReasoningParserChecks, ToolParserChecks
+    from maxserve.testing.routes import RoutesChecks
     from maxserve.testing.sampler import SamplerChecks
     from maxserve.testing.scheduler import SchedulerChecks
+    from maxserve.testing.scripted import ScriptedEngine
     from maxserve.testing.tiny_configs import tiny_config
     from maxserve.testing.vision import VisionChecks
 
@@ -31,14 +35,19 @@ __all__ = [
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
+    "CommandChecks",
     "EncoderChecks",
     "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
+    "ModelSourceChecks",
+    "ObserverChecks",
     "PluginOptions",
     "ReasoningParserChecks",
+    "RoutesChecks",
     "SamplerChecks",
     "SchedulerChecks",
+    "ScriptedEngine",
     "ToolParserChecks",
     "VisionChecks",
     "generic_checks",
@@ -50,22 +59,29 @@ __all__ = [
     "tiny_config",
 ]
 
+FIXTURES = ("light_import", "max_cli", "plugin_folder", "plugin_host", "spawned")
 LAZY = {
     "ArchitectureChecks": "maxserve.testing.architecture",
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",
+    "CommandChecks": "maxserve.testing.commands",
     "EncoderChecks": "maxserve.testing.encoder",
     "GrammarBackendChecks": "maxserve.testing.grammar",
     "LayerCompilerChecks": "maxserve.testing.layers",
     "LinearMethodChecks": "maxserve.testing.linear",
+    "ModelSourceChecks": "maxserve.testing.model_source",
+    "ObserverChecks": "maxserve.testing.observer",
     "PluginOptions": "maxserve.core.registry.options",
     "ReasoningParserChecks": "maxserve.testing.parsers",
+    "RoutesChecks": "maxserve.testing.routes",
     "SamplerChecks": "maxserve.testing.sampler",
     "SchedulerChecks": "maxserve.testing.scheduler",
+    "ScriptedEngine": "maxserve.testing.scripted",
     "ToolParserChecks": "maxserve.testing.parsers",
     "VisionChecks": "maxserve.testing.vision",
     "generic_checks": "maxserve.testing.generic",
     "tiny_config": "maxserve.testing.tiny_configs",
+    **dict.fromkeys(FIXTURES, "maxserve.testing.fixtures"),
 }
 
 
@@ -73,3 +89,8 @@ def __getattr__(name: str) -> Any:
     if name in LAZY:
         return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names that are there, and the fixtures: pytest looks for fixtures of a plugin among them."""
+    return [*globals(), *FIXTURES]

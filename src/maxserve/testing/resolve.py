@@ -1,4 +1,4 @@
-"""Which component does a check class test? The one given to it, or the registered one of that name."""
+"""The component that a check class tests: the one given to it, or the registered one of that name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 from maxserve.core.interfaces.cache import CacheStrategy
 from maxserve.core.interfaces.component import Component, Ref
 from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import load_ref
@@ -21,6 +23,8 @@ REGISTRIES: dict[type[Component], str] = {
     Sampler: "samplers",
     ToolParser: "tool_parsers",
     ReasoningParser: "reasoning_parsers",
+    Routes: "routes",
+    Observer: "observers",
 }
 
 

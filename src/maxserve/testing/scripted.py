@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """One token per byte, and three special ones."""
-    folder: Path = tmp_path_factory.mktemp("tokenizer")
+def byte_tokenizer(folder: Path) -> Tokenizer:
+    """One token per byte, and three special ones; its files are written into `folder`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -53,6 +51,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     config = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return Tokenizer.load(str(folder))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 TEMPLATE = """\
@@ -171,10 +174,15 @@ class Recorder:
         self.stats.append(stats)
 
 
+def speaking(tokenizer: Tokenizer, text: str = "Hello there, friend.") -> ScriptedEngine:
+    """An engine that answers everything with `text`."""
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    return ScriptedEngine(tokenizer, reply=lambda request: [*tokens, tokenizer.eos_token_id or 0])
+
+
 @pytest.fixture
 def engine(tokenizer: Tokenizer) -> ScriptedEngine:
-    text = tokenizer.encode("Hello there, friend.", add_special_tokens=False)
-    return ScriptedEngine(tokenizer, reply=lambda request: [*text, tokenizer.eos_token_id or 0])
+    return speaking(tokenizer)
 
 
 @pytest.fixture
@@ -188,8 +196,11 @@ def host() -> Host:
     return PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
-@pytest.fixture
-def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: Recorder) -> ServerContext:
+def server_context(
+    host: Host, engine: ScriptedEngine, recorder: Recorder, sections: Mapping[type[Any], Any] | None = None
+) -> ServerContext:
+    """What routes are built with, over a scripted engine."""
+    tokenizer = engine.tokenizer
     info = ModelInfo(
         name="acme/tiny",
         path="/nowhere",
@@ -205,6 +216,7 @@ def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: 
         defaults={"temperature": 0.7, "top_k": 40},
     )
     return ServerContext(
+        sections=sections or {},
         settings=Settings(),
         host=host,
         model=info,
@@ -213,6 +225,11 @@ def context(host: Host, engine: ScriptedEngine, tokenizer: Tokenizer, recorder: 
         template=ChatTemplate({"default": TEMPLATE}),
         observers=(recorder,),
     )
+
+
+@pytest.fixture
+def context(host: Host, engine: ScriptedEngine, recorder: Recorder) -> ServerContext:
+    return server_context(host, engine, recorder)
 
 
 @pytest.fixture
