@@ -9,6 +9,7 @@ import click
 
 from maxserve.core.cli.early import read_plugin_options, wants_debug
 from maxserve.core.cli.group import build_cli
+from maxserve.core.cli.unknown_option import hint
 from maxserve.core.interfaces.commands import Invocation
 from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError
 from maxserve.core.registry.entries import cause
@@ -24,7 +25,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         return _run(list(argv), environ)
     except click.ClickException as error:
-        _show_usage(error)
+        _show_usage(error, argv)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -54,8 +55,10 @@ def _plugin_options(argv: list[str], environ: Mapping[str, str]) -> PluginOption
         return PluginOptions()
 
 
-def _show_usage(error: click.ClickException) -> None:
+def _show_usage(error: click.ClickException, argv: Sequence[str]) -> None:
     text = error.format_message()
+    if isinstance(error, click.NoSuchOption) and (known := hint(error.option_name, argv)):
+        text = f"No such option '{error.option_name}'{known}"
     if not isinstance(error, click.UsageError) or error.ctx is None or "\n" in text:
         error.show()  # no command at all: the text is the whole help
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +29,7 @@ def serve_command(invocation: Invocation) -> click.Command:
 
     @click.pass_context
     def serve(ctx: click.Context, /, **_: Any) -> int:
-        settings = settle(invocation, with_model(typed(ctx)))
+        settings = settle(invocation, with_model(typed(ctx), _commands(ctx)))
 
         from maxserve.core.runtime import launch
 
@@ -43,17 +45,24 @@ def serve_command(invocation: Invocation) -> click.Command:
     )
 
 
-def with_model(given: dict[str, Any]) -> dict[str, Any]:
+def with_model(given: dict[str, Any], commands: Collection[str] = ()) -> dict[str, Any]:
     """What was typed, with the model that may stand without an option before it; UsageError for two models."""
     named = given.pop(MODEL, None)
     if named is None:
         return given
+    if named in commands and not Path(named).exists():
+        raise SettingsError(f"{named} is a command of max, not a model: type it once, and then the model's name")
     for flag in ("model_path", "model"):
         if flag in given:
             raise SettingsError(
                 f"{named} and --{flag.replace('_', '-')} {given[flag]} both name a model; give one of them"
             )
     return {**given, "model_path": named}
+
+
+def _commands(ctx: click.Context) -> Collection[str]:
+    group = ctx.parent.command if ctx.parent is not None else None
+    return group.commands if isinstance(group, click.Group) else ()
 
 
 def typed(ctx: click.Context) -> dict[str, Any]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.model")
 
+FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")  # no repository ends like this
+
 
 def resolve_model(
     model: CheckpointSettings,
@@ -110,6 +112,8 @@ class _Finder:
 
     def _location(self, ref: str) -> ModelLocation | None:
         """Where a plugin says that it is."""
+        if ref.endswith(FILES) and not Path(ref).expanduser().exists():
+            raise ModelError(f"there is no file {ref}; a model is a folder or a repository on the hub (org/name)")
         source = self._host.model_source(ref, self._query)
         if source is None:
             return None

@@ -156,3 +156,8 @@ def test_two_models_are_one_too_many(max_cli: Any, launched: list[Any], flag: st
     ran = max_cli("serve", "acme/tiny", flag, "acme/other")
     assert ran.status == 2
     assert f"acme/tiny and {flag} acme/other both name a model; give one of them" in ran.err
+
+
+def test_a_command_is_no_model(max_cli: Any, launched: list[Any]) -> None:
+    assert "serve is a command of max, not a model: type it once" in max_cli("serve", "serve").err
+    assert launched == []

@@ -1,0 +1,33 @@
+"""Options that do not exist are answered with what was meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from maxserve.core.cli.unknown_option import ELSEWHERE
+from maxserve.core.config.catalog import catalog
+
+
+def test_every_name_of_another_server_leads_to_an_option() -> None:
+    flags = {option.flag for option in catalog()} | {"--config-file"}
+    assert set(ELSEWHERE.values()) <= flags
+    assert not set(ELSEWHERE) & flags
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--port 9201", "option and value came as one argument; write --port 9201 as two"),
+        ("--dtype auto", "option and value came as one argument; write --quantization-encoding auto as two"),
+        ("--max-model-len", "--max-model-len of other servers is --max-length here"),
+        ("-port", "write --port with two dashes"),
+        ("--prot", "Did you mean"),
+    ],
+)
+def test_hints(typed: str, told: str, max_cli: Any) -> None:
+    ran = max_cli("serve", typed, "1")
+    assert ran.status == 2
+    assert told in ran.err
+    assert ran.err.count("\n") == 1
