@@ -15,7 +15,7 @@ import click
 from click.testing import CliRunner
 
 from maxserve.core.interfaces.commands import Invocation
-from maxserve.core.registry.host import Host, PluginOptions
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 
 class CommandChecks:
@@ -33,7 +33,7 @@ class CommandChecks:
     def group(self, *, plugin: bool = True) -> click.Group:
         """`max` with the plugin's commands, or as it is without them."""
         options = PluginOptions(autoload=False, plugin=(self.plugin.__name__,) if plugin else ())
-        host = Host.discover(options, strict=True)
+        host = PluginHost.discover(options, strict=True)
         cli = click.Group("max")
         host.add_commands(cli, Invocation(host=host, options=options, environ=self.environ))
         return cli

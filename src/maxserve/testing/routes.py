@@ -19,8 +19,9 @@ from fastapi import APIRouter, FastAPI
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.errors import QueueFullError, WorkerDied
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.routes import Routes, ServerContext
-from maxserve.core.registry.host import Host
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.testing.resolve import load, resolve
@@ -39,7 +40,7 @@ def _tokenizer() -> Tokenizer:
 
 @cache
 def _host() -> Host:
-    return Host.discover(PluginOptions(autoload=False), strict=True)
+    return PluginHost.discover(PluginOptions(autoload=False), strict=True)
 
 
 class RoutesChecks:
