@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from maxserve import hookimpl
 from maxserve.architectures.encoders import encoders
-from maxserve.architectures.seeing import seeing
+from maxserve.architectures.vision_language import vision_language_models
 from maxserve.architectures.weight_maps import EXAONE, EXPERTS, FUSED, LATENT, OTHER_WAY_ROUND
 from maxserve.interfaces.architecture import Architecture
 
@@ -194,5 +194,5 @@ def maxserve_architectures() -> Iterable[Architecture]:
         summary="Llama 4, the text part of models that take images",
         example_repos=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
     )
-    yield from seeing()
+    yield from vision_language_models()
     yield from encoders()

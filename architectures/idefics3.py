@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from maxserve.architectures import llama
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 
-class Model(Sees, llama.Model):
+class Model(VisionLanguageModel, llama.Model):
     Whole = "Idefics3Model"
     Language = "text_model"
 

@@ -9,22 +9,22 @@ from typing import Any, ClassVar
 from torch import nn
 
 from maxserve.architectures import llama, qwen2, qwen3
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.core.loading.json_files import read_optional_object
 from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 
-class _Qwen2(Sees, qwen2.Model):
+class _Qwen2(VisionLanguageModel, qwen2.Model):
     Whole = "InternVLModel"
 
 
-class _Qwen3(Sees, qwen3.Model):
+class _Qwen3(VisionLanguageModel, qwen3.Model):
     Whole = "InternVLModel"
 
 
-class _Llama(Sees, llama.Model):
+class _Llama(VisionLanguageModel, llama.Model):
     Whole = "InternVLModel"
 
 

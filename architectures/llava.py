@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.architectures import llama, mistral
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.pixtral import RowsOfTokens
 from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 
-class Model(Sees, llama.Model):
+class Model(VisionLanguageModel, llama.Model):
     Whole = "LlavaModel"
 
 

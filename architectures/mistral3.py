@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from maxserve.architectures import llama, mistral
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 
 
-class Model(Sees, mistral.Model):
+class Model(VisionLanguageModel, mistral.Model):
     Whole = "Mistral3Model"
 
 

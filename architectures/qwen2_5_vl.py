@@ -9,13 +9,13 @@ import numpy as np
 
 from maxserve.architectures import qwen2
 from maxserve.architectures.layers.mrope import MultimodalRotary, in_sections
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 
-class Model(Sees, qwen2.Model):
+class Model(VisionLanguageModel, qwen2.Model):
     Whole = "Qwen2_5_VLModel"
 
     def __init__(self, config: VisionConfig) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maxserve.architectures import qwen3, qwen3_moe
 from maxserve.architectures.layers.mrope import MultimodalRotary, interleaved
-from maxserve.architectures.layers.vision import Sees
+from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
 from maxserve.interfaces.batch import Batch
@@ -21,8 +21,8 @@ from maxserve.interfaces.batch import Batch
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
 
 
-class LooksDeeper(Sees):
-    """Sees with several levels of features: those of the first layer, and what is added behind some layers."""
+class DeepStack(VisionLanguageModel):
+    """Several levels of features: those of the first layer, and what is added behind some layers."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
@@ -52,11 +52,11 @@ class LooksDeeper(Sees):
         return seen.rows, levels
 
 
-class Model(LooksDeeper, qwen3.Model):
+class Model(DeepStack, qwen3.Model):
     Whole = "Qwen3VLModel"
 
 
-class MixtureModel(LooksDeeper, qwen3_moe.Model):
+class MixtureModel(DeepStack, qwen3_moe.Model):
     Whole = "Qwen3VLMoeModel"
 
 

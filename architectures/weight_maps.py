@@ -40,7 +40,7 @@ EXAONE = replace(
 )
 
 # The text part goes by several names, and so do the modules beside it: those of transformers today come last.
-SEEING = WeightMap(
+VISION_LANGUAGE = WeightMap(
     fused=FUSED.fused,
     renames=(
         (r"^language_model\.lm_head\.", "lm_head."),

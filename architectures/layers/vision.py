@@ -39,7 +39,7 @@ class FeatureCache:
             self.size -= self._kept.popitem(last=False)[1].nbytes
 
 
-class Sees(DecoderModel):
+class VisionLanguageModel(DecoderModel):
     """A decoder beside a tower: to be mixed into a language model, ahead of it.
 
     A subclass names the class of transformers that holds both (`Whole`).

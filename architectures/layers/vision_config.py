@@ -1,4 +1,4 @@
-"""What does config.json say of a model that sees? Read with transformers, whose classes know what it leaves out."""
+"""The config of vision-language models, read with transformers, whose classes know what config.json leaves out."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def vision_config(
         raise ModelError(f"config.json: transformers does not read it as {model_type!r}: {reason}") from error
     if not isinstance(getattr(whole, "vision_config", None), PreTrainedConfig):
         raise ModelError(
-            f"config.json: model type {model_type!r} is one of text only, and the architecture is one that sees; is it "
-            "the type of the text part?"
+            f"config.json: model type {model_type!r} is of text only, and the architecture is a vision-language one; "
+            "is it the type of the text part?"
         )
     kind = str(text.get("model_type"))
     if kind not in readers:

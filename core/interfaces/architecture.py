@@ -62,8 +62,8 @@ class Architecture(Component):
     `load` fills the model, built without memory, with the weights of a checkpoint: it is called as `load_weights` is.
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
-    given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for models that see; without it, prompts are
-    text.
+    given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for vision-language models; without it, prompts
+    are text.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their

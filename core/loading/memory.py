@@ -211,7 +211,7 @@ class NeedsRoom(Protocol):
 
 @runtime_checkable
 class NeedsRoomForImages(Protocol):
-    """A config of a model that sees: values in the compute type for a picture, and bytes for the features it keeps."""
+    """A config of a vision-language model: values in the compute type for an image, bytes for the features it keeps."""
 
     @property
     def image_values(self) -> int: ...

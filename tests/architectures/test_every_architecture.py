@@ -33,15 +33,15 @@ FALLBACK = (
     "Starcoder2ForCausalLM",
 )
 
-# A model that sees is compared together with its processor, which only its family knows.
-SEEING = {entry.name for entry in HOST.architectures if entry.component.images is not None}
+# A vision-language model is compared together with its processor, which only its family knows.
+VISION_LANGUAGE = {entry.name for entry in HOST.architectures if entry.component.images is not None}
 # These transformers has by other names, and their tests write checkpoints under those of their authors.
 RENAMED = {"ExaoneForCausalLM"}
 # What the oldest transformers that is supported does not have yet.
 LATER = {name for name in ("DeepseekV32ForCausalLM",) if not hasattr(transformers, name)}
 
 for architecture in HOST.architectures:
-    if architecture.name in SEEING | RENAMED | LATER:
+    if architecture.name in VISION_LANGUAGE | RENAMED | LATER:
         continue
     others = () if architecture.component.fallback is None else FALLBACK
     globals().update(generic_checks(architecture.component, others))
@@ -50,14 +50,14 @@ for architecture in HOST.architectures:
 def test_no_architecture_is_left_out() -> None:
     checked = {checks.architecture for name, checks in globals().items() if name.startswith("Test")}
     pages = "".join(page.read_text() for page in Path(__file__).parent.glob("test_*.py"))
-    elsewhere = {name for name in SEEING | RENAMED | LATER if f'    architecture = "{name}"\n' in pages}
+    elsewhere = {name for name in VISION_LANGUAGE | RENAMED | LATER if f'    architecture = "{name}"\n' in pages}
     assert checked | elsewhere == set(HOST.architectures.names())
 
 
 def test_what_cannot_be_checked_by_its_name_is_named() -> None:
-    seeing = Architecture(name="Acme", build="x:y", images="x:z")
+    vision = Architecture(name="Acme", build="x:y", images="x:z")
     with pytest.raises(LookupError, match="Acme takes images: subclass VisionChecks"):
-        generic_checks(seeing)
+        generic_checks(vision)
     with pytest.raises(LookupError, match="no checks are known for the task 'song' of Acme"):
         generic_checks(Architecture(name="Acme", build="x:y", task="song"))
     with pytest.raises(LookupError, match="has no model class 'AcmeForCausalLM'"):

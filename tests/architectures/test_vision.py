@@ -1,4 +1,4 @@
-"""Models that see, each against transformers'."""
+"""Vision-language models, each against transformers'."""
 
 from __future__ import annotations
 

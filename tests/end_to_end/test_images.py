@@ -1,4 +1,4 @@
-"""Images from the body of a request to the answer of a tiny model that sees, over HTTP."""
+"""Images from the body of a request to the answer of a tiny vision-language model, over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a model that sees compute what transformers computes, images and all, however its tokens are cut into steps?
+"""Checks that a vision-language model computes what transformers computes, however its tokens are cut into steps.
 
 A plugin author subclasses `VisionChecks`, names the architecture and gives tiny configs, an image processor for them,
 and the tokens that stand for images, whose ids are their numbers in the list:

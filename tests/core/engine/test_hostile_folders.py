@@ -113,7 +113,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "a template that loops once the model has answered": (looping_later, "chat template comes to no end"),
     "links to themselves": (links, None),
     "a config that is a link to itself": (linked_config, r"has no config\.json"),
-    "a text model's type for one that sees": (config(**SEES), "config.json: "),
+    "a text model's type for a vision-language model": (config(**SEES), "config.json: "),
     "a vision config of numbers": (config(**SEES | {"model_type": "mistral3", "vision_config": 7}), "config.json: "),
     "no vision config": (config(**SEES | {"model_type": "mistral3", "vision_config": None}), ""),
 }

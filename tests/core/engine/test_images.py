@@ -104,7 +104,7 @@ class TestPromptImages:
 
 
 class Seeing:
-    """An engine with a tiny model that sees, and transformers' model beside it."""
+    """An engine with a tiny vision-language model, and transformers' model beside it."""
 
     def __init__(self, folder: Path, checks: type[VisionChecks], config: Any, **options: Any) -> None:
         self.folder, self.checks = folder, checks

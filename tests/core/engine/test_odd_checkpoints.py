@@ -97,7 +97,7 @@ NOT_TRANSFORMERS: dict[str, Callable[[Path], None]] = {  # which leaves these na
     "compiled": renamed("", "_orig_mod."),
     "trained in parallel": renamed("", "module."),
     "a merged adapter": renamed("", "base_model.model."),
-    "a model that sees": renamed("model.", "language_model.model."),
+    "a vision-language model": renamed("model.", "language_model.model."),
     "the text part of one": renamed("model.", "model.language_model."),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from maxserve.architectures.weight_maps import EXAONE, FUSED, SEEING
+from maxserve.architectures.weight_maps import EXAONE, FUSED, VISION_LANGUAGE
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.next_tokens import next_token_layers
@@ -56,7 +56,7 @@ WANTED = placed(CHECKPOINT)
             "mlp.", "mlp._checkpoint_wrapped_module."
         ),
         lambda name: "base_model.model." + name,  # a merged adapter that was never unloaded
-        lambda name: "language_model." + name,  # the text part of a model that sees
+        lambda name: "language_model." + name,  # the text part of a vision-language model
         lambda name: name.replace("model.", "model.language_model."),
         lambda name: name.replace("model.", "model.text_model."),
         lambda name: "transformer." + name.removeprefix("model."),
@@ -77,7 +77,7 @@ def test_prefixes_of_families_with_names_of_their_own() -> None:
         assert [found[prefix + name] for name in old] == [OURS[0], OURS[1], OURS[4]]
     tower = "tower.vision_tower.embeddings.weight"
     for name in ("vision_tower.vision_model.embeddings.weight", "model.vision_tower.embeddings.weight"):
-        assert placed([*CHECKPOINT, name], SEEING, tower)[name] == tower
+        assert placed([*CHECKPOINT, name], VISION_LANGUAGE, tower)[name] == tower
 
 
 @pytest.mark.parametrize(
