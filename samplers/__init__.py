@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
+from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.sampler import Sampler
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    """Switches of what requests may ask."""
+    yield ConfigSection(name="samplers", schema="maxserve.samplers.switches:Switches", within="sampling")
 
 
 @hookimpl
@@ -16,7 +23,7 @@ def maxserve_samplers() -> Iterable[Sampler]:
         build="maxserve.samplers.repetition_penalty:build",
         summary="makes tokens of prompt and answer less likely",
         stage=10,
-        switch="sampling.enable_penalties",
+        switch="samplers.enable_penalties",
     )
     yield Sampler(
         name="frequency_penalty",
@@ -24,7 +31,7 @@ def maxserve_samplers() -> Iterable[Sampler]:
         build="maxserve.samplers.frequency_penalty:build",
         summary="takes from a token's logit each time it was generated",
         stage=12,
-        switch="sampling.enable_penalties",
+        switch="samplers.enable_penalties",
     )
     yield Sampler(
         name="presence_penalty",
@@ -32,7 +39,7 @@ def maxserve_samplers() -> Iterable[Sampler]:
         build="maxserve.samplers.presence_penalty:build",
         summary="takes from the logit of a token that was generated",
         stage=14,
-        switch="sampling.enable_penalties",
+        switch="samplers.enable_penalties",
     )
     yield Sampler(
         name="logit_bias",
@@ -47,7 +54,7 @@ def maxserve_samplers() -> Iterable[Sampler]:
         build="maxserve.samplers.min_tokens:build",
         summary="lets no end token come before so many tokens",
         stage=30,
-        switch="sampling.enable_min_tokens",
+        switch="samplers.enable_min_tokens",
     )
     yield Sampler(
         name="bad_words",

@@ -76,9 +76,10 @@ def typed(ctx: click.Context) -> dict[str, Any]:
 
 def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     """The settings of a command; raises when they ask for something that is not there, before a model is read."""
-    settings = resolve(given, environ=invocation.environ, sections=invocation.host.plugin_sections())
+    sections = invocation.host.plugin_sections()
+    settings = resolve(given, environ=invocation.environ, sections=sections)
     refuse_unsupported(settings)
-    refuse_unused(settings, invocation.host.schedulers)
+    refuse_unused(settings, invocation.host.schedulers, sections)
     _look_up(settings, invocation.host)
     return settings
 

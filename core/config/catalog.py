@@ -11,9 +11,10 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from maxserve.core.config.section import Option, Section
-from maxserve.core.config.sections import SECTIONS, PluginSection
+from maxserve.core.config.section import Section
+from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
 from maxserve.core.config.values import Reader, Shape, hints, shape_of
+from maxserve.core.interfaces.config import Option
 from maxserve.core.interfaces.errors import PluginError
 
 PREFIX = "MAX_SERVE_"
@@ -25,10 +26,13 @@ class Choosable:
     """One option, in all its spellings.
 
     `name` is the Python name, `flag` what is typed, `env` its variables with the most specific first, `key` what a
-    file says below the section. `plugin` is empty for the core's own.
+    file says below the `page`: the section that the option is shown with, which is another than the `section` that
+    holds its value for flat options of plugins. `limits` are the marks of its range. `plugin` is empty for the core's
+    own.
     """
 
     section: str
+    page: str
     key: str
     name: str
     flag: str
@@ -43,6 +47,7 @@ class Choosable:
     policy: bool = False
     negatable: bool = True
     secret: bool = False
+    limits: tuple[Any, ...] = ()
     plugin: str = ""
 
     @property
@@ -68,6 +73,12 @@ class Choosable:
     def off_flag(self) -> str:
         """--no-x of a switch that has it, else empty."""
         return f"--no-{self.flag[2:]}" if self.shape.switch and self.negatable else ""
+
+    def value(self, settings: Settings) -> Any:
+        """What was chosen for it, else its default."""
+        if self.plugin:
+            return settings.plugins.sections.get(self.section, {}).get(self.key, self.default)
+        return getattr(getattr(settings, self.section), self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,7 @@ def _core_option(section: str, model: type[Section], key: str, field: FieldInfo,
     reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
     return Choosable(
         section=section,
+        page=section,
         key=key,
         name=name,
         flag="--" + name.replace("_", "-"),
@@ -123,6 +135,7 @@ def _core_option(section: str, model: type[Section], key: str, field: FieldInfo,
         policy=marker.policy,
         negatable=marker.negatable,
         secret=marker.secret,
+        limits=tuple(field.metadata),
     )
 
 
@@ -138,29 +151,52 @@ def _plugin_options(section: PluginSection) -> Iterator[Choosable]:
         )
     if not dataclasses.is_dataclass(section.schema):
         raise PluginError(f"plugin {section.plugin!r}: the schema of section {section.name!r} must be a dataclass")
+    if section.within and section.within not in SHARED:
+        raise PluginError(
+            f"plugin {section.plugin!r}: its settings {section.name!r} cannot be within {section.within!r}"
+            f"{near(section.within, SHARED)}; sections that take a plugin's options are {', '.join(SHARED)}"
+        )
     for field in dataclasses.fields(section.schema):
         if field.init:
             yield _plugin_option(section, field)
 
 
 def _plugin_option(section: PluginSection, field: dataclasses.Field[Any]) -> Choosable:
-    under = section.name.replace("-", "_")
     try:
-        shape = shape_of(hints(section.schema)[field.name])
+        hint = hints(section.schema)[field.name]
+        shape, info = shape_of(hint), FieldInfo.from_annotation(hint)
     except (TypeError, NameError) as error:
         raise PluginError(f"plugin {section.plugin!r}, setting {section.name}.{field.name}: {error}") from None
+    marker = next((item for item in info.metadata if isinstance(item, Option)), Option())
     return Choosable(
         section=section.name,
         key=field.name,
-        name=f"{under}__{field.name}",
-        flag=f"--{section.name}.{field.name.replace('_', '-')}",
         shape=shape,
         default=_default(field),
-        help=str(field.metadata.get("help", f"A setting of plugin {section.plugin}.")),
-        title=f"Plugin {section.plugin}",
-        env=(f"{PREFIX}{under}_{field.name}".upper(),),
+        help=info.description or str(field.metadata.get("help", f"A setting of plugin {section.plugin}.")),
+        metavar=marker.metavar,
+        server=marker.server,
+        policy=marker.policy,
+        negatable=marker.negatable,
+        secret=marker.secret,
+        limits=tuple(info.metadata),
         plugin=section.plugin or section.name,
+        **_spelled(section, field.name, marker.env),
     )
+
+
+def _spelled(section: PluginSection, key: str, env: tuple[str, ...]) -> dict[str, Any]:
+    """The names of a plugin's option and where it is shown: with its plugin, or flat in a section of the core."""
+    prefix, under, page, title = f"{section.name}.", section.name.replace("-", "_"), section.name, ""
+    if section.within:
+        prefix, page, title = "", section.within, SECTIONS[section.within].title
+    return {
+        "page": page,
+        "name": f"{under}__{key}" if prefix else key,
+        "flag": f"--{prefix}{key.replace('_', '-')}",
+        "title": title or f"Plugin {section.plugin}",
+        "env": (PREFIX + (f"{under}_{key}" if prefix else key).upper(), *env),
+    }
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -168,6 +204,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
         return field.default_factory()
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
+
+SHARED = ("model", "kv_cache", "scheduling", "sampling", "server")
+"""The sections of the core in which plugins may have flat options."""
 
 RESERVED = frozenset(SECTIONS) | {name.replace("_", "-") for name in SECTIONS}
 

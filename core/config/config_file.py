@@ -81,7 +81,7 @@ def file_layer(
 
 def _scopes(options: Catalog) -> dict[str, str]:
     """Which keys open a section, and which."""
-    names = {option.section for option in options} - {"files"}
+    names = {option.page for option in options} - {"files"}
     scopes = {_snake(name): name for name in names}
     return {"pipeline_config": EVERYTHING} | {f"{key}_config": name for key, name in scopes.items()} | scopes
 
@@ -118,7 +118,7 @@ class _Walk:
         named = {name: each for name, each in self.options.by_name().items() if each.section != "files"}
         if scope == EVERYTHING:
             return named
-        inside = {name: each for name, each in named.items() if each.section == scope}
+        inside = {name: each for name, each in named.items() if each.page == scope}
         return inside | {each.key: each for each in inside.values()}
 
     def _set(self, option: Choosable, value: Any, spot: str) -> None:

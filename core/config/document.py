@@ -145,9 +145,10 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 - `--cache-strategy`, `--scheduler` and `--speculative-method` take any name that a plugin registers.
 - `--config-file` works from the command line, in each of the layouts above.
 - `--device-memory-utilization` must lie between 0 and 1, and other values that could never work stop the start.
-- `--max-queue-size-tg`, `--min-batch-size-tg`, `--ce-delay-ms` and `--enable-prioritize-first-decode` belong to
-  `--scheduler tts`, which serves text as well. An option that is up to the scheduler is refused beside one that does
-  not use it, and the refusal says which do. `--ce-delay-ms` holds only prompts back: those who generate go on.
+- `--max-queue-size-tg`, `--min-batch-size-tg`, `--ce-delay-ms` and `--enable-prioritize-first-decode` belong to the
+  scheduler that their meaning names, which serves text as well. An option that is up to the scheduler is refused
+  beside one that does not use it, and the refusal says which do. `--ce-delay-ms` holds only prompts back: those who
+  generate go on.
 - `--scheduler fair` shares the server by client: the `user` of a request, else its API key (`key-` and the first 16
   hexadecimal digits of the key's SHA-256), each by its weight in `--fair.weights`.
 - A full queue (`--max-queue-size`) is answered 429 with Retry-After; a request that asks for more answers at once than
@@ -160,17 +161,17 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 def document() -> str:
     """The whole page, as Markdown; options of the plugins that ship are on it too."""
     titles: dict[str, list[Choosable]] = {}
-    options = catalog(_built_in_sections())
+    options = catalog(built_in_sections())
     for option in options:
         titles.setdefault(option.title, []).append(option)
-    sections = ", ".join(dict.fromkeys(f"`{option.section}`" for option in options if option.section != "files"))
+    sections = ", ".join(dict.fromkeys(f"`{option.page}`" for option in options if option.page != "files"))
     early = "\n".join(f"- `{name}`: {meaning}" for name, meaning in BEFORE_SETTINGS.items())
     parts = [INTRODUCTION.format(sections=sections, early=early)]
     parts += [_table(title, options) for title, options in titles.items()]
     return "\n".join([*parts, _values_table()])
 
 
-def _built_in_sections() -> list[PluginSection]:
+def built_in_sections() -> list[PluginSection]:
     """The settings of plugins that come with maxserve."""
     from maxserve.core.registry.host import PluginHost, PluginOptions
 

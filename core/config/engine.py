@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from maxserve.core.config.choices import CacheFormat, CacheStrategyName, Method, ProfilingMode, Role
-from maxserve.core.config.section import Option, Section
+from maxserve.core.config.section import Section
+from maxserve.core.interfaces.config import Option
 
 
 class KVCacheSettings(Section):
@@ -111,37 +112,6 @@ class SchedulingSettings(Section):
         Option(server=True),
         Field(description="Most requests that may wait; one more is answered 429. Unset, no limit.", ge=1),
     ] = None
-    max_queue_size_tg: Annotated[
-        int | None,
-        Option(policy=True),
-        Field(
-            description="Scheduler tts: most requests that generate or are about to; unset, the batch size.",
-            ge=1,
-        ),
-    ] = None
-    min_batch_size_tg: Annotated[
-        int | None,
-        Option(policy=True),
-        Field(
-            description="Scheduler tts: run prompts first until this many requests generate; unset, "
-            "--max-queue-size-tg.",
-            ge=1,
-        ),
-    ] = None
-    ce_delay_ms: Annotated[
-        float,
-        Option(policy=True),
-        Field(
-            description="Scheduler tts: milliseconds for which prompts wait for others to be run with; those who "
-            "generate go on meanwhile.",
-            ge=0,
-        ),
-    ] = 0.0
-    enable_prioritize_first_decode: Annotated[
-        bool,
-        Option(policy=True),
-        Field(description="Scheduler tts: run the requests of each batch of prompts alone once more right after it."),
-    ] = False
     enable_overlap_scheduler: Annotated[
         bool,
         Field(
@@ -186,12 +156,6 @@ class SamplingSettings(Section):
         bool,
         Field(description="Let requests have the logprobs of their prompt, which takes logits of all its positions."),
     ] = True
-    enable_penalties: Annotated[
-        bool, Field(description="Let requests use frequency, presence and repetition penalties.")
-    ] = True
-    enable_min_tokens: Annotated[bool, Field(description="Let requests ask for a minimum length with min_tokens.")] = (
-        True
-    )
     enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import annotated_types as at
 
 from maxserve.core.config.catalog import Choosable
-from maxserve.core.config.sections import SECTIONS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -22,15 +21,11 @@ def expectation(option: Choosable, error: ErrorDetails) -> str:
 
 def limits(option: Choosable) -> str:
     """The range of the option's values, such as `from 0 to 65535`; empty when every value of its type will do."""
-    section = SECTIONS.get(option.section)
-    if section is None:
-        return ""
-    marks = section.model_fields[option.key].metadata
-    multiples = [f"a multiple of {mark.multiple_of}" for mark in marks if isinstance(mark, at.MultipleOf)]
-    return " and ".join([*_range(marks), *multiples])
+    multiples = [f"a multiple of {mark.multiple_of}" for mark in option.limits if isinstance(mark, at.MultipleOf)]
+    return " and ".join([*_range(option.limits), *multiples])
 
 
-def _range(marks: list[Any]) -> list[str]:
+def _range(marks: tuple[Any, ...]) -> list[str]:
     low: Any = next((mark.ge for mark in marks if isinstance(mark, at.Ge)), None)
     above: Any = next((mark.gt for mark in marks if isinstance(mark, at.Gt)), None)
     high: Any = next((mark.le for mark in marks if isinstance(mark, at.Le)), None)

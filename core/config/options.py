@@ -170,7 +170,7 @@ PAGE = "maxserve.help_page"  # key of a context's meta for the page that was ask
 
 def page_of(option: Choosable) -> str:
     """The word that stands for the section of an option in `--help SECTION`."""
-    return option.section.replace("_", "-")
+    return option.page.replace("_", "-")
 
 
 def _on_page(settings: Sequence[SettingOption], page: str) -> list[SettingOption]:

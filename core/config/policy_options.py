@@ -1,4 +1,4 @@
-"""Does the scheduler act on what was chosen for it? Which options are up to schedulers their fields say."""
+"""Options up to the scheduler that the chosen one does not act on; their fields say which these are."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from maxserve.core.config.catalog import catalog, near
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maxserve.core.config.catalog import Choosable
-    from maxserve.core.config.sections import Settings
+    from maxserve.core.config.sections import PluginSection, Settings
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.registry.entries import Entry, Registry
 
 CHUNKS = "enable_chunked_prefill"
 
 
-def refuse_unused(settings: Settings, schedulers: Registry[Scheduler]) -> None:
+def refuse_unused(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
     """SettingsError naming each chosen option that the chosen scheduler does not act on, and who would.
 
-    A switch that is turned off where off is the default asks for nothing and is no reason to refuse.
+    A switch that is turned off where off is the default asks for nothing and is no reason to refuse. `sections` are
+    the settings of plugins, which have such options too.
     """
-    options = {option.key: option for option in catalog() if option.policy}
+    options = {option.name: option for option in catalog(sections) if option.policy}
     entry = schedulers.get(settings.scheduling.scheduler)
     _check_names(entry, options)
     refused = [
         _refusal(option, entry, schedulers)
         for option in options.values()
-        if option.path in settings.chosen and _asks(option, settings) and not _knows(entry, option.key)
+        if option.path in settings.chosen and _asks(option, settings) and not _knows(entry, option.name)
     ]
     if refused:
         raise SettingsError("; ".join(refused))
@@ -42,16 +45,16 @@ def _check_names(entry: Entry[Scheduler], options: dict[str, Choosable]) -> None
 
 
 def _asks(option: Choosable, settings: Settings) -> bool:
-    return option.default is not False or getattr(settings.scheduling, option.key) is not False
+    return option.default is not False or option.value(settings) is not False
 
 
-def _knows(entry: Entry[Scheduler], key: str) -> bool:
+def _knows(entry: Entry[Scheduler], name: str) -> bool:
     """One that never cuts prompts says so at start instead; see `unused_chunking`."""
-    return key in entry.component.honours or (key == CHUNKS and not entry.component.chunks_prompts)
+    return name in entry.component.honours or (name == CHUNKS and not entry.component.chunks_prompts)
 
 
 def _refusal(option: Choosable, entry: Entry[Scheduler], schedulers: Registry[Scheduler]) -> str:
-    others = [other.name for other in schedulers if option.key in other.component.honours]
+    others = [other.name for other in schedulers if option.name in other.component.honours]
     fix = f"choose {' or '.join(others)} instead, or leave the option out" if others else "leave the option out"
     return f"{option.flag} means nothing with --scheduler {entry.name}, which does not use it; {fix}"
 

@@ -60,13 +60,15 @@ class _Choices:
         values = self._values()
         plugins = {each.name: self._plugin_values(each, values.pop(each.name, {})) for each in sections}
         self._raise_errors()
+        for each in sections:
+            self._check(each, plugins[each.name])
         values.setdefault("plugins", {})["sections"] = plugins
         try:
-            return Settings.model_validate({**values, "origins": self.origins})
+            settings = Settings.model_validate({**values, "origins": self.origins})
         except ValidationError as error:
             self.errors.extend(self._explain(error))
-            self._raise_errors()
-            raise AssertionError("a validation error had nothing to say") from error
+        self._raise_errors()
+        return settings
 
     def _values(self) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {}
@@ -93,15 +95,22 @@ class _Choices:
                 if option.required and option.path not in self.where:
                     self.errors.append(f"plugin {option.plugin!r} needs {option.flag}; give it, or {option.env[0]}")
                 values[option.key] = given.get(option.key, option.default)
-        if not self.errors:
-            section.load(values)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
-    def _explain(self, error: ValidationError) -> list[str]:
+    def _check(self, section: PluginSection, values: Mapping[str, Any]) -> None:
+        """Flat options read as the core's own do where they are wrong."""
+        try:
+            section.validate(values)
+        except ValidationError as error:
+            if not section.within or not all(each["loc"] for each in error.errors()):
+                section.load(values)
+            self.errors.extend(self._explain(error, section.name))
+
+    def _explain(self, error: ValidationError, *above: str) -> list[str]:
         by_path = self.options.by_path()
         lines = []
         for each in error.errors():
-            path = ".".join(map(str, each["loc"][:2]))
+            path = ".".join(map(str, (*above, *each["loc"])[:2]))
             expected = expectation(by_path[path], each)
             lines.append(f"{self.where.get(path, path)}: expected {expected}, not {each['input']!r}")
         return lines

@@ -18,7 +18,7 @@ from maxserve.core.config.engine import (
     SpeculativeSettings,
 )
 from maxserve.core.config.model import CheckpointSettings, DraftModelSettings, ModelSettings
-from maxserve.core.config.section import Option, Section
+from maxserve.core.config.section import Section
 from maxserve.core.config.serving import FilesSettings, PluginsSettings, ServerSettings
 from maxserve.core.interfaces.errors import SettingsError
 
@@ -30,7 +30,6 @@ __all__ = [
     "KVCacheSettings",
     "LoRASettings",
     "ModelSettings",
-    "Option",
     "Origin",
     "PluginSection",
     "PluginsSettings",
@@ -91,11 +90,15 @@ SECTIONS: Mapping[str, type[Section]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSection:
-    """A plugin's own settings: `schema` is a frozen dataclass, `plugin` who declared it."""
+    """A plugin's own settings: `schema` is a frozen dataclass, `plugin` who declared it.
+
+    Those `within` a section of the core are flat options that are shown with its own.
+    """
 
     name: str
     schema: type[Any]
     plugin: str = ""
+    within: str = ""
 
     def load(self, values: Mapping[str, Any]) -> Any:
         """An instance of the schema; fields that `values` lacks have their defaults."""
@@ -103,9 +106,13 @@ class PluginSection:
         if unknown:
             raise SettingsError(f"--{self.name} (plugin {self.plugin!r}): there is no setting {', '.join(unknown)}")
         try:
-            return TypeAdapter(self.schema).validate_python(dict(values))
+            return self.validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (self.name, *first["loc"][:1])))
             cause = first["msg"].removeprefix("Value error, ")
             raise SettingsError(f"--{where} (plugin {self.plugin!r}): {cause}") from None
+
+    def validate(self, values: Mapping[str, Any]) -> Any:
+        """An instance of the schema; pydantic's ValidationError for values that it refuses."""
+        return TypeAdapter(self.schema).validate_python(dict(values))

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from maxserve.core.config.section import Option, Section
+from maxserve.core.config.section import Section
+from maxserve.core.interfaces.config import Option
 
 
 class ServerSettings(Section):

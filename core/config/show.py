@@ -8,7 +8,7 @@ from typing import Any
 
 from maxserve.core.config.catalog import Choosable, catalog
 from maxserve.core.config.options import value_text
-from maxserve.core.config.sections import PluginSection, Settings
+from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
 
 MOST_PATHS = 5
 
@@ -27,7 +27,7 @@ def describe(
     groups: dict[str, dict[str, str]] = {}
     for option in catalog(sections):
         rows = groups.setdefault(option.title, {})
-        rows[option.name if not option.plugin else f"{option.section}.{option.key}"] = _row(option, settings)
+        rows[option.name if option.page in SECTIONS else option.path] = _row(option, settings)
     return blocks + [_block(title, rows) for title, rows in groups.items()]
 
 
@@ -37,18 +37,12 @@ def _block(title: str, rows: Mapping[str, str]) -> str:
 
 
 def _row(option: Choosable, settings: Settings) -> str:
-    value = _value(option, settings)
+    value = option.value(settings)
     if option.secret and value:
         value = "(not shown)"
     text = "-" if value is None or value in ("", (), [], {}) else value_text(abbreviated(value))
     origin = settings.origins.get(option.path)
     return f"{text}  ({origin})" if origin else text
-
-
-def _value(option: Choosable, settings: Settings) -> Any:
-    if option.plugin:
-        return settings.plugins.sections.get(option.section, {}).get(option.key, option.default)
-    return getattr(getattr(settings, option.section), option.key)
 
 
 def abbreviated(value: Any) -> Any:

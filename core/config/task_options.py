@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
-from maxserve.core.config.catalog import catalog
-from maxserve.core.config.sections import Settings
+from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.sections import PluginSection, Settings
 from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.interfaces.errors import SettingsError
 
@@ -24,23 +25,9 @@ _OF_TEXT = frozenset(
         "kv_cache.host_kvcache_swap_space_gb",
         "kv_cache.kv_cache_format",
         "scheduling.scheduler",
-        "scheduling.max_batch_total_tokens",
-        "scheduling.enable_chunked_prefill",
-        "scheduling.enable_in_flight_batching",
-        "scheduling.kvcache_ce_watermark",
         "scheduling.max_num_steps",
-        "scheduling.max_queue_size_tg",
-        "scheduling.min_batch_size_tg",
-        "scheduling.ce_delay_ms",
-        "scheduling.enable_prioritize_first_decode",
         "scheduling.enable_overlap_scheduler",
         "scheduling.execute_empty_batches",
-        "sampling.enable_structured_output",
-        "sampling.structured_output_backend",
-        "sampling.enable_variable_logits",
-        "sampling.enable_penalties",
-        "sampling.enable_min_tokens",
-        "sampling.enable_echo",
         "server.tool_parser",
         "server.reasoning_parser",
     }
@@ -52,13 +39,21 @@ def asked_task(settings: Settings) -> str | None:
     return settings.model.task if "model.task" in settings.chosen else None
 
 
-def check_for_task(settings: Settings, task: str) -> None:
-    """Says which chosen options mean nothing for `task`; SettingsError for one that would change what is answered."""
+def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSection] = ()) -> None:
+    """Says which chosen options mean nothing for `task`; SettingsError for one that would change what is answered.
+
+    `sections` are the settings of plugins.
+    """
     if task != EMBEDDINGS and "model.pool_embeddings" in settings.chosen:
         what = "gives scores" if task == SCORING else "generates text"
         raise SettingsError(f"--pool-embeddings is for embedding models, and this one {what}; leave it out")
     if task == TEXT:
         return
-    idle = [option.flag for option in catalog() if option.path in _OF_TEXT & settings.chosen]
+    idle = [option.flag for option in catalog(sections) if option.path in settings.chosen and _of_text(option)]
     if idle:
         log.warning("the model encodes texts and generates none, so these options have no effect: %s", ", ".join(idle))
+
+
+def _of_text(option: Choosable) -> bool:
+    """Whether only generation acts on it, as on all that schedulers and samplers are told, whoever declares it."""
+    return option.path in _OF_TEXT or option.policy or option.page == "sampling"

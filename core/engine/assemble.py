@@ -23,12 +23,13 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.interfaces.architecture import Model, ModelSpec
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import EngineContext, ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.sampler import SamplerContext
-from maxserve.core.interfaces.scheduler import Limits, SchedulerContext, Turns
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_cache_dtype, choose_device
 from maxserve.core.loading.fallback import read_spec, read_weight_map
@@ -203,7 +204,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     spec, plan = loaded.spec, loaded.plan
     scheduler = target.scheduler
     shares = target.strategy.component.shares_prefixes
-    limits = _limits(target.settings, scheduler.component, spec, plan, shares_prefixes=shares)
+    limits = _limits(target, scheduler, spec, plan, shares_prefixes=shares)
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
@@ -237,22 +238,15 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
 def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -> StepPolicy:
     if warning := unused_chunking(target.settings, scheduler.component):
         log.warning("%s", warning)
-    scheduling = target.settings.scheduling
-    turns = Turns(
-        queue_size=scheduling.max_queue_size_tg,
-        batch_size=scheduling.min_batch_size_tg,
-        delay=scheduling.ce_delay_ms / 1000,
-        first_decode=scheduling.enable_prioritize_first_decode,
-    )
-    context = SchedulerContext(sections=target.sections, limits=limits, turns=turns)
-    policy: StepPolicy = target.host.build(scheduler, context)
+    policy: StepPolicy = target.host.build(scheduler, SchedulerContext(sections=target.sections, limits=limits))
     return policy
 
 
 def _limits(
-    settings: Settings, scheduler: Scheduler, spec: ModelSpec, plan: MemoryPlan, *, shares_prefixes: bool
+    target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: MemoryPlan, *, shares_prefixes: bool
 ) -> Limits:
-    scheduling = settings.scheduling
+    settings, scheduling, declared = target.settings, target.settings.scheduling, scheduler.component
+    started = None if declared.max_started is None else target.host.load(scheduler, declared.max_started)
     return Limits(
         max_batch_size=plan.max_batch_size,
         max_batch_input_tokens=scheduling.max_batch_input_tokens,
@@ -260,11 +254,11 @@ def _limits(
         max_length=plan.max_length,
         page_size=plan.page_size,
         pages=plan.pages,
-        chunked_prefill=scheduling.enable_chunked_prefill and scheduler.chunks_prompts,
+        chunked_prefill=scheduling.enable_chunked_prefill and declared.chunks_prompts,
         in_flight_batching=scheduling.enable_in_flight_batching,
         watermark=scheduling.kvcache_ce_watermark,
         prompt_regimes=spec.prompt_regimes,
-        max_started=scheduling.max_queue_size_tg,
+        max_started=None if started is None else started(Context(sections=target.sections)),
         page_bounds=plan.page_bounds,
         shares_prefixes=settings.kv_cache.enable_prefix_caching and shares_prefixes,
     )

@@ -1,6 +1,6 @@
 """How likely did the model find the tokens? Log-softmax of its raw logits, in float32, a few rows at a time.
 
-Raw: before penalties, masks and temperature, so that the numbers are the model's and not the request's.
+Raw: before any sampler and mask, so that the numbers are the model's and not the request's.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class SamplerFields:
 
 def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
     """The samplers whose switch is off, each with the flag that would let requests use it."""
-    options = catalog().by_path()
+    options = catalog(host.plugin_sections()).by_path()
     off = {}
     for entry in host.samplers:
         path = entry.component.switch
@@ -144,8 +144,7 @@ def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
             continue
         if path not in options or not options[path].shape.switch:
             raise PluginError(f"{entry}: its switch {path!r} is no option that can be on or off, as section.field")
-        section, _, key = path.partition(".")
-        if not getattr(getattr(settings, section), key):
+        if not options[path].value(settings):
             off[entry.component.name] = options[path].flag
     return off
 

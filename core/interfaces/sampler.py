@@ -28,9 +28,9 @@ class Sampler(Component):
     `tokenized(tokenizer)`, which gives the same without text, before it travels to a worker; the static method
     `defaults_from(generation_config)`, the field values that the model's file gives (without it, those of the same
     names); and `min_stop_tokens`, the number of tokens before which no stop string ends the answer.
-    A smaller `stage` runs earlier, ties by name.
-    `keeps_argmax`: skipped when every row is greedy. `switch` is the "section.field" of a core option that lets
-    requests use it: when that is off, those that ask for more than the defaults are refused.
+    A smaller `stage` runs earlier, ties by name. `keeps_argmax`: skipped when every row is greedy. `switch` is the
+    "section.field" of an option, of the core or of the plugin, that lets requests use it: when that is off, those that
+    ask for more than the defaults are refused.
     """
 
     kind: ClassVar[str] = "sampler"

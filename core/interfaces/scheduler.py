@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from maxserve.core.interfaces.cache import pages_of
@@ -11,23 +11,27 @@ from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.cache import CacheSizes
+    from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "StepPolicy", "Turns", "View"]
+__all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "StepPolicy", "View"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler(Component):
     """Who runs next. `build(SchedulerContext)` gives a StepPolicy.
 
-    `honours` names the options up to schedulers (`Option(policy=True)`) that this one acts on, by Python name: the
-    others are refused beside it. One that does not `chunks_prompts` runs every prompt whole, whatever is chosen.
-    `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are refused.
+    `honours` names the options up to schedulers (`Option(policy=True)`), of the core or of plugins, that this one acts
+    on, by Python name: the others are refused beside it. `max_started` takes a Context with the plugin's settings and
+    gives how many sequences may hold pages at once, where those are more than a batch holds; else None. One that does
+    not `chunks_prompts` runs every prompt whole, whatever is chosen. `priorities`: it keeps to the order of
+    `View.waiting`, by priority; else requests that have one are refused.
     """
 
     kind: ClassVar[str] = "scheduler"
 
     honours: tuple[str, ...] = ()
+    max_started: Ref | None = None
     chunks_prompts: bool = True
     priorities: bool = False
 
@@ -66,23 +70,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """How prompts and answers take turns, for schedulers that honour these options.
-
-    `queue_size` sequences decode or are about to (unset, as many as a batch holds); prompts go first until
-    `batch_size` decode (unset, until `queue_size` do); `delay` is in seconds.
-    """
-
-    queue_size: int | None = None
-    batch_size: int | None = None
-    delay: float = 0.0
-    first_decode: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerContext(Context):
     limits: Limits
-    turns: Turns = field(default_factory=Turns)
 
 
 class SequenceView(Protocol):

@@ -18,7 +18,8 @@ from maxserve.core.registry.selection import Plugin
 if TYPE_CHECKING:
     import click
 
-REFERENCES = ("build", "config", "params", "recognises", "schema")  # fields of declarations that hold a Ref
+# Fields of declarations that hold a Ref.
+REFERENCES = ("build", "config", "max_started", "params", "recognises", "schema")
 REFERENCE = re.compile(r"[\w.]+:[\w.]+")
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_"))
 

@@ -221,7 +221,9 @@ class PluginHost:
             except PluginError as error:
                 self._complaints.report(error)
                 continue
-            sections.append(PluginSection(name=entry.name, schema=schema, plugin=entry.plugin))
+            sections.append(
+                PluginSection(name=entry.name, schema=schema, plugin=entry.plugin, within=entry.component.within)
+            )
         return sections
 
     def section_values(self, settings: Settings) -> Mapping[type[Any], Any]:

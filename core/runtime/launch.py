@@ -63,7 +63,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     files = None if settings.model.defer_resolve else _resolve(settings, host)
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component)
-        check_for_task(settings, files.task)
+        check_for_task(settings, files.task, host.plugin_sections())
     addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(

@@ -196,7 +196,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
             prefer_legacy=settings.model.use_legacy_module,
             task=asked_task(settings),
         )
-        check_for_task(settings, files.task)
+        check_for_task(settings, files.task, host.plugin_sections())
         settings = with_required(settings, host.architectures.get(files.architecture).component)
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it

@@ -1,7 +1,7 @@
 """The tokens that end an answer, from every place where a checkpoint says so.
 
 These are the eos tokens of config.json, of its text part, of generation_config.json and of the tokenizer, and the token
-by which the chat template itself ends an assistant's message. Whether an end is hidden, held back (`min_tokens`),
+by which the chat template itself ends an assistant's message. Whether an end is hidden, held back (by a sampler),
 ignored (`ignore_eos`) or known to a grammar is decided with this one set.
 """
 

@@ -34,6 +34,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
         build="maxserve.plugins.schedulers.tts:TakingTurns",
         summary="whole prompts until enough requests decode, then one token for everyone until fewer do",
         honours=("max_batch_total_tokens", *TURNS),
+        max_started="maxserve.plugins.schedulers.tts:max_started",
         chunks_prompts=False,
         priorities=True,
     )
@@ -41,5 +42,6 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """Weights of clients."""
+    """Weights of clients, and how long a turn is."""
     yield ConfigSection(name="fair", schema="maxserve.plugins.schedulers.fair:Config")
+    yield ConfigSection(name="tts", schema="maxserve.plugins.schedulers.tts:Config", within="scheduling")

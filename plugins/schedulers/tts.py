@@ -1,30 +1,78 @@
-"""Who runs next, when prompts and answers take turns by the number of those who decode?"""
+"""Scheduler that gives prompts and answers turns by the number of those who decode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
+from pydantic import Field
+
+from maxserve.interfaces.component import Context
+from maxserve.interfaces.config import Option
 from maxserve.interfaces.scheduler import Plan, SchedulerContext, SequenceView, View
 from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 
+@dataclass(frozen=True, slots=True)
+class Config:
+    """When prompts are run, and when those who generate are."""
+
+    max_queue_size_tg: Annotated[
+        int | None,
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: most requests that generate or are about to; unset, the batch size.",
+            ge=1,
+        ),
+    ] = None
+    min_batch_size_tg: Annotated[
+        int | None,
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: run prompts first until this many requests generate; unset, "
+            "--max-queue-size-tg.",
+            ge=1,
+        ),
+    ] = None
+    ce_delay_ms: Annotated[
+        float,
+        Option(policy=True),
+        Field(
+            description="Scheduler tts: milliseconds for which prompts wait for others to be run with; those who "
+            "generate go on meanwhile.",
+            ge=0,
+            allow_inf_nan=False,
+        ),
+    ] = 0.0
+    enable_prioritize_first_decode: Annotated[
+        bool,
+        Option(policy=True),
+        Field(description="Scheduler tts: run the requests of each batch of prompts alone once more right after it."),
+    ] = False
+
+
+def max_started(context: Context) -> int | None:
+    """How many requests hold pages at once."""
+    return context.config(Config).max_queue_size_tg
+
+
 class TakingTurns:
-    """Prompts first until `batch_size` sequences decode, then one token for everyone until fewer do.
+    """Prompts first until `min_batch_size_tg` sequences decode, then one token for everyone until fewer do.
 
     Where so many never decode, as prompts that ask for one token come and go, there is an end to a turn all the same.
-    A cycle is a turn of prompts and the turn of answers after it. At its start prompts wait for `delay` seconds, so
-    that more of them are computed together; those who decode go on meanwhile. Prompts are never cut, and no page is
+    A cycle is a turn of prompts and the turn of answers after it. At its start prompts wait for `ce_delay_ms`,
+    so that more of them are computed together; those who decode go on meanwhile. Prompts are never cut, and no page is
     kept back from them.
     """
 
     def __init__(self, context: SchedulerContext) -> None:
-        turns = context.turns
+        config = context.config(Config)
         self._limits = replace(context.limits, watermark=1.0)
-        self._queue_size = turns.queue_size or self._limits.max_batch_size
-        self._enough = turns.batch_size or self._queue_size
-        self._delay = turns.delay
-        self._first_decode = turns.first_decode
+        self._queue_size = config.max_queue_size_tg or self._limits.max_batch_size
+        self._enough = config.min_batch_size_tg or self._queue_size
+        self._delay = config.ce_delay_ms / 1000
+        self._first_decode = config.enable_prioritize_first_decode
         self._turns = PromptTurns()
         self._fresh: frozenset[str] = frozenset()  # the prompts of the last batch, who decode next and alone
         self._taking = False  # prompts have been taken in this cycle already

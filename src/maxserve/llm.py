@@ -88,7 +88,7 @@ class LLM:
         self.host = host or PluginHost.discover(plugins, strict=True)
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
         refuse_unsupported(self.settings)
-        refuse_unused(self.settings, self.host.schedulers)
+        refuse_unused(self.settings, self.host.schedulers, self.host.plugin_sections())
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
         if not self.settings.model.defer_resolve:
@@ -108,7 +108,7 @@ class LLM:
             prefer_legacy=model.use_legacy_module,
             task=asked_task(self.settings),
         )
-        check_for_task(self.settings, files.task)
+        check_for_task(self.settings, files.task, self.host.plugin_sections())
         self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
         return files
 

@@ -13,8 +13,10 @@ import jinja2
 import pytest
 
 from maxserve.core.config.catalog import catalog
+from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.unsupported import UNSUPPORTED
 
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 Tools = dict[str, ModuleType]
 
 
@@ -24,12 +26,12 @@ def _texts(tools: Tools, corpus: Any, seed: int, count: int = 300) -> list[Any]:
 
 def test_every_option_of_max_serve_has_a_fact(corpus: Any) -> None:
     told = {fact.name for fact in corpus.training if fact.topic == "option"}
-    assert {option.flag for option in catalog()} == told
+    assert {option.flag for option in catalog(SHARED)} == told
 
 
 def test_plain_defaults_are_those_of_the_settings(corpus: Any) -> None:
     told = {fact.name: fact.answers[0] for fact in corpus.training if fact.topic == "default"}
-    for option in catalog():
+    for option in catalog(SHARED):
         if isinstance(option.default, bool):
             words = ("on", "true") if option.default else ("off", "false")
         elif isinstance(option.default, int | float):
@@ -41,7 +43,7 @@ def test_plain_defaults_are_those_of_the_settings(corpus: Any) -> None:
 
 
 def test_answers_name_only_options_that_exist(corpus: Any) -> None:
-    known = {name for option in catalog() for name in option.spellings}
+    known = {name for option in catalog(SHARED) for name in option.spellings}
     known |= {"--help", "--json", "--version", "--log-level", "--no-", "--draft-", "--acme.field"}  # of `max`, or forms
     known |= {"--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop"}  # of generate
     for fact in corpus.training:
@@ -50,9 +52,9 @@ def test_answers_name_only_options_that_exist(corpus: Any) -> None:
 
 
 def test_an_option_that_is_refused_today_is_told_so(tools: Tools, corpus: Any) -> None:
-    refused = {option.flag for option in catalog() if option.path in {each.path for each in UNSUPPORTED}}
+    refused = {option.flag for option in catalog(SHARED) if option.path in {each.path for each in UNSUPPORTED}}
     told = {fact.name: fact.answers[0].endswith(tools["corpus"].LATER) for fact in corpus.training}
-    for option in catalog():
+    for option in catalog(SHARED):
         assert told[option.flag] is told[f"{option.flag} example"] is (option.flag in refused), option.flag
 
 

@@ -83,13 +83,11 @@ def _switch(name: str) -> str:
 
 
 def _sampler_rows(host: Host, samplers: SamplerFields) -> Iterator[str]:
+    options = catalog(host.plugin_sections()).by_path()
     for name, owner in samplers.owners.items():
         sampler: Sampler = host.samplers.get(owner).component
-        yield _row(name, YES, YES, sampler.summary, _off_flag(sampler.switch))
-
-
-def _off_flag(path: str) -> str:
-    return catalog().by_path()[path].off_flag if path else ""
+        off = options[sampler.switch].off_flag if sampler.switch else ""
+        yield _row(name, YES, YES, sampler.summary, off)
 
 
 def _row(name: str, chat: str, completions: str, text: str, switch: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from maxserve.core.interfaces.scheduler import Limits, Scheduler, SchedulerContext, StepPolicy, Turns
+from maxserve.core.interfaces.component import Context
+from maxserve.core.interfaces.scheduler import Limits, Scheduler, SchedulerContext, StepPolicy
 from maxserve.testing.resolve import load, resolve
 from maxserve.testing.simulation import Arrival, SimulatedEngine
 
@@ -22,14 +23,12 @@ MOST_HELD = 12  # of them for each token of who decodes meanwhile
 class SchedulerChecks:
     """Subclass it and name a registered `scheduler`, or give the `component` itself.
 
-    `sections` are the plugin's settings, by schema, as its `context.config` will see them; `turns` are the options of
-    schedulers that take turns.
+    `sections` are the plugin's settings, by schema, as its `context.config` will see them.
     """
 
     scheduler: ClassVar[str] = ""
     component: ClassVar[Scheduler | None] = None
     sections: ClassVar[dict[type[Any], Any]] = {}
-    turns: ClassVar[Turns] = Turns()
     seeds: ClassVar[range] = range(6)
     requests: ClassVar[int] = 60
 
@@ -48,7 +47,7 @@ class SchedulerChecks:
     def policy(self, limits: Limits) -> StepPolicy:
         """A fresh policy."""
         build: Callable[[SchedulerContext], StepPolicy] = load(self._declared().build)
-        return build(SchedulerContext(limits=limits, sections=self.sections, turns=self.turns))
+        return build(SchedulerContext(limits=limits, sections=self.sections))
 
     def _declared(self) -> Scheduler:
         return resolve(Scheduler, self.scheduler, self.component)
@@ -56,13 +55,19 @@ class SchedulerChecks:
     def _limits(self, **changes: Any) -> Limits:
         """The limits as the engine would make them for this scheduler."""
         limits = _limits(**changes)
-        chunked = limits.chunked_prefill and self._declared().chunks_prompts
-        return replace(limits, chunked_prefill=chunked, max_started=self.turns.queue_size)
+        declared = self._declared()
+        chunked = limits.chunked_prefill and declared.chunks_prompts
+        started = None if declared.max_started is None else load(declared.max_started)(Context(sections=self.sections))
+        return replace(limits, chunked_prefill=chunked, max_started=started)
 
     def test_declares_options_that_are_up_to_schedulers(self) -> None:
         from maxserve.core.config.catalog import catalog
+        from maxserve.core.config.document import built_in_sections
+        from maxserve.core.config.sections import PluginSection
 
-        known = {option.key for option in catalog() if option.policy}
+        own = [PluginSection(name=f"own-{i}", schema=each, plugin="own") for i, each in enumerate(self.sections)]
+        options = [*catalog(built_in_sections()), *catalog(own)]
+        known = {option.key for option in options if option.policy}
         unknown = set(self._declared().honours) - known
         assert not unknown, f"honours {sorted(unknown)}; options that are up to schedulers are {sorted(known)}"
 

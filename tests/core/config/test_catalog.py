@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
-from maxserve.core.config import PluginSection
+from maxserve.core.config import PluginSection, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.sections import SECTIONS
-from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.config import Option
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 
 
 def test_every_field_is_an_option_once() -> None:
@@ -49,6 +52,49 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Options that a scheduler of a stranger shows with the core's own."""
+
+    pace: Annotated[float, Option(policy=True, env=("ACME_PACE",)), Field(description="Steps a second.", ge=0)] = 1.0
+    rush: bool = False
+
+
+PACE = PluginSection(name="acme", schema=Pace, plugin="acme", within="scheduling")
+
+
+def test_flat_options_of_a_plugin_are_spelled_and_shown_as_the_cores_own() -> None:
+    options = {option.name: option for option in catalog([PACE]) if option.plugin}
+    pace = options["pace"]
+    assert (pace.flag, pace.env, pace.path) == ("--pace", ("MAX_SERVE_PACE", "ACME_PACE"), "acme.pace")
+    assert (pace.title, pace.page, pace.help) == ("Scheduling", "scheduling", "Steps a second.")
+    assert (pace.policy, options["rush"].policy, options["rush"].off_flag) == (True, False, "--no-rush")
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "content"),
+    [
+        ({"pace": 2.0}, {}, None),
+        ({}, {"MAX_SERVE_PACE": "2"}, None),
+        ({}, {}, "pace: 2\n"),
+        ({}, {}, "scheduling:\n  pace: 2\n"),
+    ],
+)
+def test_flat_options_are_read_from_every_source(
+    given: dict[str, Any], environ: dict[str, str], content: str | None, yaml_file: Callable[..., str]
+) -> None:
+    typed = given if content is None else {"config_file": yaml_file(content)}
+    settings = resolve(typed, environ=environ, sections=[PACE])
+    assert "acme.pace" in settings.chosen
+    assert PACE.load(settings.plugins.sections["acme"]) == Pace(pace=2.0)
+
+
+def test_what_is_wrong_with_a_flat_option_reads_as_for_the_cores_own() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve({"pace": -1.0, "max_batch_size": 0}, environ={}, sections=[PACE])
+    assert str(caught.value) == "--pace: expected at least 0, not -1.0; --max-batch-size: expected at least 1, not 0"
+
+
+@dataclass(frozen=True)
 class Where:
     where: Path = Path()
 
@@ -67,6 +113,7 @@ class Where:
         ([PluginSection(name="Bad Name", schema=Length, plugin="a")], "name of its own"),
         ([PluginSection(name="draft-max", schema=Length, plugin="a")], None),
         ([PluginSection(name="acme", schema=int, plugin="a")], "dataclass"),
+        ([PluginSection(name="acme", schema=Length, plugin="a", within="scheduler")], "did you mean scheduling"),
         ([PluginSection(name="acme", schema=Where, plugin="a")], "acme.where"),
     ],
 )
@@ -80,6 +127,6 @@ def test_sections_that_clash_or_cannot_be_spelled(sections: list[PluginSection],
 
 
 def test_a_variable_that_would_mean_two_things_names_both_owners() -> None:
-    section: Any = PluginSection(name="max", schema=Length, plugin="acme")
+    section = PluginSection(name="max", schema=Length, plugin="acme")
     with pytest.raises(PluginError, match=r"MAX_SERVE_MAX_LENGTH.*model.max_length.*acme"):
         catalog([section])

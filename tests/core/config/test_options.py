@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
+from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.options import (
     REGISTRIES,
     GroupedCommand,
@@ -22,9 +23,13 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 
 SPEC: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "options.json").read_text())
 
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
+
 
 def command(taken: dict[str, Any], sections: tuple[PluginSection, ...] = ()) -> click.Command:
-    return GroupedCommand("serve", params=list(serve_options(sections)), callback=lambda **typed: taken.update(typed))
+    return GroupedCommand(
+        "serve", params=list(serve_options((*SHARED, *sections))), callback=lambda **typed: taken.update(typed)
+    )
 
 
 def typed(*arguments: str, sections: tuple[PluginSection, ...] = ()) -> dict[str, Any]:
@@ -35,7 +40,7 @@ def typed(*arguments: str, sections: tuple[PluginSection, ...] = ()) -> dict[str
 
 
 def by_flag() -> dict[str, click.Option]:
-    return {flag: option for option in serve_options() for flag in option.opts}
+    return {flag: option for option in serve_options(SHARED) for flag in option.opts}
 
 
 def test_the_list_has_all_85_options() -> None:
@@ -65,10 +70,10 @@ def test_nothing_typed_is_nothing_chosen() -> None:
 
 
 def test_every_option_is_a_setting_and_reaches_it() -> None:
-    names = {option.name for option in serve_options()}
-    assert names == set(catalog().by_name())
+    names = {option.name for option in serve_options(SHARED)}
+    assert names == set(catalog(SHARED).by_name())
     given = typed("--model", "m", "--weight-path", "a", "--weight-path", "b", "--no-enable-echo", "--headless")
-    settings = resolve(given, environ={})
+    settings = resolve(given, environ={}, sections=SHARED)
     assert settings.model.model_path == "m"
     assert settings.model.weight_path == ("a", "b")
     assert (settings.sampling.enable_echo, settings.server.headless) == (False, True)
@@ -105,7 +110,7 @@ def test_a_wrong_type_is_a_usage_error(arguments: list[str]) -> None:
 
 def test_help_names_every_option_with_its_true_default() -> None:
     text = CliRunner().invoke(command({}), ["--help", "all"], terminal_width=200).output
-    for option in serve_options():
+    for option in serve_options(SHARED):
         assert all(flag in text for flag in (*option.opts, *option.secondary_opts))
     words = " ".join(text.split())
     assert "[default: 8192]" in words
@@ -123,13 +128,13 @@ def test_the_first_page_of_help_is_short() -> None:
     for flag in ("--model-path", "--host", "--port", "--api-key", "--max-length", "--config-file"):
         assert flag in text
     assert "--enable-lora" not in text
-    pages = {option.page for option in serve_options() if isinstance(option, SettingOption)}
+    pages = {option.page for option in serve_options(SHARED) if isinstance(option, SettingOption)}
     for page in pages:
         assert f"\n  {page} " in text
 
 
 def test_every_option_is_on_the_page_of_its_section() -> None:
-    for option in serve_options():
+    for option in serve_options(SHARED):
         assert isinstance(option, SettingOption)
         result = CliRunner().invoke(command({}), ["--help", option.page], terminal_width=200)
         assert result.exit_code == 0
@@ -171,7 +176,7 @@ def test_engine_options_are_those_without_the_server() -> None:
     names = {option.name for option in engine_options()}
     assert {"model_path", "model", "max_length", "plugin", "config_file", "debug"} <= names
     assert names.isdisjoint({"host", "port", "headless", "served_model_name", "max_queue_size", "enable_routes"})
-    assert names < {option.name for option in serve_options()}
+    assert names < {option.name for option in serve_options(SHARED)}
 
 
 def test_plugin_options_are_typed_and_grouped(section: PluginSection) -> None:

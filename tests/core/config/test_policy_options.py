@@ -7,12 +7,14 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import catalog
+from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.policy_options import refuse_unused, unused_chunking
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.schedulers import maxserve_schedulers
 
+SECTIONS = built_in_sections()
 VALUES: dict[str, Any] = {
     "max_batch_total_tokens": 9000,
     "enable_chunked_prefill": True,
@@ -35,14 +37,14 @@ def registry(strangers: Iterable[Scheduler] = (STRANGER, PLAIN)) -> Registry[Sch
 def refusal(scheduler: str, **options: Any) -> str:
     """What is said against these options; empty when nothing is."""
     try:
-        refuse_unused(resolve({"scheduler": scheduler, **options}, environ={}), registry())
+        refuse_unused(resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS), registry(), SECTIONS)
     except SettingsError as error:
         return str(error)
     return ""
 
 
 def test_every_option_up_to_schedulers_has_a_value_here() -> None:
-    assert {option.key for option in catalog() if option.policy} == set(VALUES)
+    assert {option.name for option in catalog(SECTIONS) if option.policy} == set(VALUES)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -80,29 +82,32 @@ def test_all_are_named_at_once() -> None:
 
 
 def test_chosen_by_file_or_environment_counts_as_well() -> None:
-    settings = resolve({}, environ={"MAX_SERVE_CE_DELAY_MS": "5"})
+    settings = resolve({}, environ={"MAX_SERVE_CE_DELAY_MS": "5"}, sections=SECTIONS)
     with pytest.raises(SettingsError, match="--ce-delay-ms"):
-        refuse_unused(settings, registry())
+        refuse_unused(settings, registry(), SECTIONS)
 
 
 def test_an_option_that_nobody_honours_can_only_be_left_out() -> None:
-    settings = resolve({"scheduler": "plain", "ce_delay_ms": 1}, environ={})
+    settings = resolve({"scheduler": "plain", "ce_delay_ms": 1}, environ={}, sections=SECTIONS)
     only = Registry("scheduler", [Entry(kind="scheduler", component=PLAIN, plugin="p", origin="o")])
     with pytest.raises(SettingsError, match="does not use it; leave the option out"):
-        refuse_unused(settings, only)
+        refuse_unused(settings, only, SECTIONS)
 
 
 def test_a_scheduler_that_honours_no_option_is_a_plugin_error() -> None:
     wrong = Scheduler(name="wrong", build="acme:Policy", honours=("ce_dely_ms",))
-    settings = resolve({"scheduler": "wrong"}, environ={})
+    settings = resolve({"scheduler": "wrong"}, environ={}, sections=SECTIONS)
     with pytest.raises(PluginError, match=r"honours 'ce_dely_ms'.*did you mean ce_delay_ms"):
-        refuse_unused(settings, registry([wrong]))
+        refuse_unused(settings, registry([wrong]), SECTIONS)
 
 
 def test_chunks_are_warned_about_where_there_are_none() -> None:
     schedulers = {scheduler.name: scheduler for scheduler in maxserve_schedulers()}
-    asked = resolve({"enable_chunked_prefill": True}, environ={})
+    asked = resolve({"enable_chunked_prefill": True}, environ={}, sections=SECTIONS)
     assert "--enable-chunked-prefill has no effect" in str(unused_chunking(asked, schedulers["tts"]))
     assert unused_chunking(asked, schedulers["continuous"]) is None
-    assert unused_chunking(resolve({"enable_chunked_prefill": False}, environ={}), schedulers["tts"]) is None
-    assert unused_chunking(resolve({}, environ={}), schedulers["tts"]) is None
+    assert (
+        unused_chunking(resolve({"enable_chunked_prefill": False}, environ={}, sections=SECTIONS), schedulers["tts"])
+        is None
+    )
+    assert unused_chunking(resolve({}, environ={}, sections=SECTIONS), schedulers["tts"]) is None

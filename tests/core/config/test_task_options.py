@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.task_options import asked_task, check_for_task
 from maxserve.core.interfaces.errors import SettingsError
 
@@ -29,12 +30,14 @@ def test_pooling_is_for_embeddings(task: str, what: str, value: bool) -> None:
 
 def test_options_about_text_are_told_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
     typed: dict[str, Any] = {"kv_cache_page_size": 32, "max_num_steps": 4, "max_batch_size": 8, "tool_parser": "json"}
-    settings = resolve(typed, environ={})
+    typed |= {"ce_delay_ms": 1, "enable_penalties": False, "fair__default_weight": 2}
+    sections = built_in_sections()
+    settings = resolve(typed, environ={}, sections=sections)
     with caplog.at_level(logging.WARNING):
-        check_for_task(settings, "text_generation")
+        check_for_task(settings, "text_generation", sections)
         assert caplog.text == ""
-        check_for_task(settings, "embeddings_generation")
+        check_for_task(settings, "embeddings_generation", sections)
     assert "these options have no effect" in caplog.text
-    for flag in ("--kv-cache-page-size", "--max-num-steps", "--tool-parser"):
+    for flag in ("--kv-cache-page-size", "--max-num-steps", "--tool-parser", "--ce-delay-ms", "--enable-penalties"):
         assert flag in caplog.text
     assert "--max-batch-size" not in caplog.text

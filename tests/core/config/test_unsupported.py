@@ -8,11 +8,13 @@ import pytest
 
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, refuse_unsupported
 from maxserve.core.interfaces.errors import UnsupportedError
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
-SUPPORTED = {option.path for option in catalog()} - UNSUPPORTED_PATHS
+SHARED = [each for each in built_in_sections() if each.within]
+SUPPORTED = {option.path for option in catalog(SHARED)} - UNSUPPORTED_PATHS
 SAMPLES: dict[type, Any] = {bool: False, int: 3, float: 1.0, str: "x", dict: {"a": 1}}
 
 
@@ -28,7 +30,7 @@ def sample(option: Choosable) -> Any:
 
 def test_the_tuple_is_printed_and_has_no_strangers() -> None:
     """With `pytest -s`, what is not supported yet can be read here."""
-    options = catalog().by_path()
+    options = catalog(SHARED).by_path()
     lines = [f"{options[each.path].flag}: {each.reason}" for each in UNSUPPORTED]
     print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
     assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED)
@@ -38,7 +40,7 @@ def test_the_tuple_is_printed_and_has_no_strangers() -> None:
 
 @pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
 def test_each_is_refused_with_every_value_that_asks_for_something(path: str, here: Path) -> None:
-    option = catalog().by_path()[path]
+    option = catalog(SHARED).by_path()[path]
     (here / "x").write_text("x: {model_path: d}\n" if option.name == "draft_section_name" else "model_path: d\n")
     typed: dict[str, Any] = {option.name: asking(option)}
     if option.section == "draft_model":
@@ -48,7 +50,7 @@ def test_each_is_refused_with_every_value_that_asks_for_something(path: str, her
         typed["draft_devices"] = "gpu:0,1"
     if option.name == "draft_section_name":
         typed["draft_config_file"] = "x"
-    settings = resolve(typed, environ={})
+    settings = resolve(typed, environ={}, sections=SHARED)
     assert path in settings.chosen
     with pytest.raises(UnsupportedError) as caught:
         refuse_unsupported(settings)
@@ -74,10 +76,10 @@ def asking(option: Any) -> Any:
 @pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
 def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
     """--no-enable-lora, and other spellings of what is there anyway."""
-    option = catalog().by_path()[path]
+    option = catalog(SHARED).by_path()[path]
     if option.default is None or option.default == ():
         return  # such an option has no value that asks for nothing
-    settings = resolve({option.name: option.default}, environ={})
+    settings = resolve({option.name: option.default}, environ={}, sections=SHARED)
     refuse_unsupported(settings)
 
 
@@ -90,7 +92,9 @@ def test_a_switch_is_typed_off() -> None:
     command = GroupedCommand("serve", params=list(serve_options()), callback=lambda **typed: taken.update(typed))
     for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
         assert CliRunner().invoke(command, [flag]).exit_code == 0
-        refuse_unsupported(resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}))
+        refuse_unsupported(
+            resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}, sections=SHARED)
+        )
 
 
 def test_what_is_supported_is_not_refused(here: Path) -> None:
@@ -98,9 +102,9 @@ def test_what_is_supported_is_not_refused(here: Path) -> None:
     special: dict[str, Any] = {"chat_template": "t.jinja", "zmq_endpoint_base": "ipc://x", "kv_cache_page_size": 32}
     special |= {"max_batch_size": 4, "max_length": 3, "config_file": "c.yaml", "section_name": "a"}
     (here / "c.yaml").write_text("a: {}\n")
-    options = catalog().by_path()
+    options = catalog(SHARED).by_path()
     typed = {options[path].name: special.get(options[path].name, sample(options[path])) for path in SUPPORTED}
-    settings = resolve(typed, environ={})
+    settings = resolve(typed, environ={}, sections=SHARED)
     assert settings.chosen == SUPPORTED
     refuse_unsupported(settings)
 
@@ -110,14 +114,16 @@ def test_defaults_are_not_refused() -> None:
 
 
 def test_every_option_of_the_list_is_supported_or_refused() -> None:
-    flags = {option.flag: option.path for option in catalog()}
+    flags = {option.flag: option.path for option in catalog(SHARED)}
     for name in SPEC:
         assert flags[f"--{name}"] in SUPPORTED | UNSUPPORTED_PATHS
 
 
 def test_all_are_named_at_once() -> None:
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
-        refuse_unsupported(resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}))
+        refuse_unsupported(
+            resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}, sections=SHARED)
+        )
     assert all(
         flag in str(caught.value) for flag in ("--enable-lora is", "--device-graph-capture is", "--ep-size with")
     )
@@ -137,8 +143,8 @@ def test_all_are_named_at_once() -> None:
 def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) -> None:
     flag = "--" + next(iter(typed)).replace("_", "-")
     with pytest.raises(UnsupportedError, match=f"{flag} with .* is not supported yet"):
-        refuse_unsupported(resolve(typed, environ={}))
-    refuse_unsupported(resolve(fine, environ={}))
+        refuse_unsupported(resolve(typed, environ={}, sections=SHARED))
+    refuse_unsupported(resolve(fine, environ={}, sections=SHARED))
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
@@ -147,4 +153,4 @@ def test_the_table_of_values_is_tested_whole() -> None:
 
 def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:
     with pytest.raises(UnsupportedError, match="--draft-section-name is not supported yet"):
-        refuse_unsupported(resolve({"draft_section_name": "x"}, environ={}))
+        refuse_unsupported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED))

@@ -25,10 +25,11 @@ from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output
 from maxserve.core.interfaces.sampler import SamplerContext
-from maxserve.core.interfaces.scheduler import Limits, SchedulerContext, Turns
+from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.schedulers import maxserve_schedulers
+from maxserve.plugins.schedulers.tts import Config
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
 
 VOCAB = 211
@@ -102,7 +103,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         in_flight: bool = False,
         total: int | None = None,
         scheduler: str = "continuous",
-        turns: Turns | None = None,
+        turns: Config | None = None,
         policy: Any = None,
         model: Any = None,
         failure_percent: float = 0.0,
@@ -113,7 +114,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         groups: tuple[CacheGroup, ...] = (),
     ) -> Engine:
         device = torch.device("cpu")
-        declared, turns = component(maxserve_schedulers(), scheduler), turns or Turns()
+        declared, turns = component(maxserve_schedulers(), scheduler), turns or Config()
         limits = Limits(
             max_batch_size=rows,
             max_batch_input_tokens=tokens,
@@ -123,7 +124,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             pages=pages,
             chunked_prefill=chunked and declared.chunks_prompts,
             in_flight_batching=in_flight,
-            max_started=turns.queue_size,
+            max_started=turns.max_queue_size_tg,
             page_bounds=tuple(group.most_pages(page_size, 2 * tokens) for group in groups) or (None,),
         )
         strategy = component(maxserve_cache_strategies(), "paged")
@@ -161,7 +162,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 ),
                 limits=limits,
                 cache=cache,
-                policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, turns=turns)),
+                policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, sections={Config: turns})),
                 policy_name="test" if policy else scheduler,
                 builder=BatchBuilder(
                     cache,

@@ -25,8 +25,8 @@ Build = Callable[..., Engine]
 def build(model_folder: Callable[..., Path]) -> Build:
     def build(*, model: dict[str, Any] | None = None, **options: Any) -> Engine:
         options.setdefault("model_path", str(model_folder(**(model or {}))))
-        settings = resolve(options, environ={})
         host = PluginHost.discover(PluginOptions(), strict=True)
+        settings = resolve(options, environ={}, sections=host.plugin_sections())
         files = resolve_model(settings.model, host, progress=NullProgress())
         return build_engine(settings, host, files, progress=NullProgress())
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
-from maxserve.core.interfaces.scheduler import Turns
+from maxserve.plugins.schedulers.tts import Config
 
 VOCAB = 211
 Run = Callable[..., dict[str, list[Output]]]
@@ -19,9 +19,12 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "fair": {"scheduler": "fair"},
     "fair, in flight": {"scheduler": "fair", "in_flight": True, "tokens": 24},
     "tts": {"scheduler": "tts"},
-    "tts, first decode": {"scheduler": "tts", "turns": Turns(first_decode=True, batch_size=3)},
-    "tts, more than a batch": {"scheduler": "tts", "rows": 3, "turns": Turns(queue_size=7)},
-    "tts, delay": {"scheduler": "tts", "turns": Turns(delay=0.002)},
+    "tts, first decode": {
+        "scheduler": "tts",
+        "turns": Config(enable_prioritize_first_decode=True, min_batch_size_tg=3),
+    },
+    "tts, more than a batch": {"scheduler": "tts", "rows": 3, "turns": Config(max_queue_size_tg=7)},
+    "tts, delay": {"scheduler": "tts", "turns": Config(ce_delay_ms=2.0)},
 }
 MODES: dict[str, dict[str, Any]] = {
     "a step at a time": {},

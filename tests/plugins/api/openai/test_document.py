@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.config import Settings
-from maxserve.core.config.sections import SamplingSettings
+from maxserve.core.config import resolve
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
@@ -58,10 +57,11 @@ async def test_a_model_says_what_it_can(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.anyio
 async def test_what_is_switched_off_is_no_capability(context: ServerContext) -> None:
-    off = SamplingSettings(
-        enable_echo=False, enable_structured_output=False, enable_variable_logits=False, enable_penalties=False
+    off = dict.fromkeys(
+        ("enable_echo", "enable_structured_output", "enable_variable_logits", "enable_penalties"), False
     )
-    less = dataclasses.replace(context, settings=Settings(sampling=off))
+    settings = resolve(off, environ={}, sections=context.host.plugin_sections())
+    less = dataclasses.replace(context, settings=settings)
     answering = Answering(less)
     can = answering.capabilities(answering.body(CompletionBody))
     assert can["constraints"] == []

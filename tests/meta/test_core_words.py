@@ -1,0 +1,23 @@
+"""Words that the core must not know: names of what plugins bring."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CORE = Path(__file__).parents[2] / "core"
+SAMPLERS = ("temperature", "min_tokens", "bad_words")
+SCHEDULERS = ("tts",)
+
+
+@pytest.mark.parametrize("word", [*SAMPLERS, *SCHEDULERS])
+def test_the_core_has_no_word_of_it(word: str) -> None:
+    found = [
+        f"{path.relative_to(CORE)}:{number}: {line.strip()}"
+        for path in sorted(CORE.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(rf"(?<![a-z]){word}(?![a-z])", line, re.IGNORECASE)
+    ]
+    assert not found, "\n".join(found)
