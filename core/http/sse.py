@@ -1,10 +1,9 @@
-"""How does a stream of events reach the client, and how does it end when something fails on the way?"""
+"""Server-sent events: a stream of them, which also ends well when something fails on the way."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -12,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 from maxserve.core.http.disconnect import ClientGone, unless_gone
 from maxserve.core.http.errors import Failure, failure_of, log_unforeseen
 
-DONE = b"data: [DONE]\n\n"
 # Ends of lines to many clients, but not to server-sent events nor to JSON: U+0085, U+2028, U+2029.
 _LINE_ENDS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 
@@ -25,38 +23,39 @@ def event(data: bytes, name: bytes = b"") -> bytes:
     return (b"event: " + name + b"\ndata: " if name else b"data: ") + data + b"\n\n"
 
 
-def told(failure: Failure) -> bytes:
-    """A failure as an event in OpenAI's words."""
-    return event(failure.body())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """The last words of a stream: what tells a failure, and what comes after everything, failures included."""
-
-    failed: Callable[[Failure], bytes] = told
-    last: bytes = DONE
-
-
-OPENAI = Ending()
-
-
 class EventStream(Response):
-    """Sends `events`, then their `ending`. A client that hangs up closes `events`.
+    """Sends `events`; after a failure what `failed` makes of it; and `last` at the end of both.
 
-    `finished(status)` is called at the end: 200, the status the failure would have had, or 499.
+    A client that hangs up closes `events`. `finished(status)` is called at the end: 200, the status the failure would
+    have had, or 499.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], *, finished: Callable[[int], None], ending: Ending = OPENAI
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        finished: Callable[[int], None],
+        failed: Callable[[Failure], bytes],
+        last: bytes = b"",
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._finished = finished
-        self._ending = ending
+        self._failed = failed
+        self._last = last
+        self._first = b""
+
+    async def begun(self) -> EventStream:
+        """This stream once its first item is there: what is refused is raised here, before anything was answered."""
+        try:
+            self._first = await anext(self._events, b"")
+        except BaseException:
+            await self._events.aclose()
+            raise
+        return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499
@@ -73,12 +72,15 @@ class EventStream(Response):
         status = 200
         try:
             async with aclosing(self._events) as events:
+                if self._first:
+                    await send({"type": "http.response.body", "body": self._first, "more_body": True})
                 async for data in events:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    if data:
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
             failure = failure_of(error)
             status = failure.status
             log_unforeseen(error, f"the stream of {scope['path']}")
-            await send({"type": "http.response.body", "body": self._ending.failed(failure), "more_body": True})
-        await send({"type": "http.response.body", "body": self._ending.last, "more_body": False})
+            await send({"type": "http.response.body", "body": self._failed(failure), "more_body": True})
+        await send({"type": "http.response.body", "body": self._last, "more_body": False})
         return status

@@ -176,7 +176,7 @@ def warm_up(llm: LLM, prompt: Rendered, tokens: int) -> None:
 
 
 def answer(llm: LLM, prompt: Rendered, asked: Mapping[str, Any]) -> Measured:
-    """Prints the answer piece by piece and says what was measured."""
+    """Prints the answer delta by delta and says what was measured."""
     params = llm.params(
         max_tokens=asked["max_new_tokens"] or MAX_NEW_TOKENS,
         stop_token_ids=asked["stop_token_ids"],
@@ -186,9 +186,9 @@ def answer(llm: LLM, prompt: Rendered, asked: Mapping[str, Any]) -> Measured:
     )
     measured = Measured(prompt=len(prompt.tokens))
     start = time.perf_counter()
-    for piece in llm.stream(prompt=prompt, params=params, stop=asked["stop"]):
-        measured.step(len(piece.tokens), time.perf_counter() - start)
-        shown = piece.text if asked["detokenize"] else "".join(f"{token} " for token in piece.tokens)
+    for delta in llm.stream(prompt=prompt, params=params, stop=asked["stop"]):
+        measured.step(len(delta.tokens), time.perf_counter() - start)
+        shown = delta.text if asked["detokenize"] else "".join(f"{token} " for token in delta.tokens)
         click.echo(shown, nl=False)
     measured.total = time.perf_counter() - start
     return measured

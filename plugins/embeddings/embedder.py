@@ -12,7 +12,7 @@ from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.models import no_vectors
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
@@ -78,7 +78,7 @@ class Embedder:
         async with aclosing(self._context.engine.encode(request)) as answers:
             async for encoded in answers:
                 collected.add(encoded)
-        meter.piece(0, Piece(text="", finish="stop"))
+        meter.add(0, TextDelta(finish="stop"))
         return collected.vectors(size, normalized=self._normalized(activation))
 
     def _normalized(self, activation: bool | None) -> bool:

@@ -28,7 +28,8 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.client_text import ClientText
 from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.plugins.api.common.answer import AnswerText, Piece
+from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.embeddings.assemble import build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
@@ -185,8 +186,8 @@ class LLM:
         messages: Sequence[Message] | None = None,
         params: SamplingParams | None = None,
         stop: Sequence[str] = (),
-    ) -> Iterator[Piece]:
-        """The text of one prompt or conversation, piece by piece; leaving the loop early aborts it."""
+    ) -> Iterator[TextDelta]:
+        """The text of one prompt or conversation, delta by delta; leaving the loop early aborts it."""
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
         engine = self._engine
@@ -288,24 +289,24 @@ class _Growing:
         self.finish: FinishReason | None = None
         self._request = request
         self._text = text
-        self._pieces: list[Piece] = []
+        self._deltas: list[TextDelta] = []
 
-    def add(self, output: Output) -> Piece:
-        piece = self._text.add(output)
-        self._pieces.append(piece)
-        self.finish = piece.finish
-        return piece
+    def add(self, output: Output) -> TextDelta:
+        delta = self._text.add(output)
+        self._deltas.append(delta)
+        self.finish = delta.finish
+        return delta
 
     def completion(self) -> Completion:
         if self.finish is None:
             raise EngineError("the engine stopped before the text was finished")
         return Completion(
-            text="".join(piece.text for piece in self._pieces),
-            tokens=tuple(token for piece in self._pieces for token in piece.tokens),
+            text="".join(delta.text for delta in self._deltas),
+            tokens=tuple(token for delta in self._deltas for token in delta.tokens),
             finish=self.finish,
             prompt_tokens=len(self._request.prompt),
-            logprobs=tuple(entry for piece in self._pieces for entry in piece.logprobs),
-            prompt_logprobs=tuple(entry for piece in self._pieces for entry in piece.prompt_logprobs),
+            logprobs=tuple(entry for delta in self._deltas for entry in delta.logprobs),
+            prompt_logprobs=tuple(entry for delta in self._deltas for entry in delta.prompt_logprobs),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,32 +16,28 @@ from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.api.anthropic.failures import failure_response
 from maxserve.plugins.api.anthropic.telling import MessageEvents, blocks, ending, message, usage
 from maxserve.plugins.api.anthropic.translation import MessageTranslation
+from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.identity import client_of
-from maxserve.plugins.api.common.parts import Answer
-from maxserve.plugins.api.common.single import SingleAnswer, Telling
+from maxserve.plugins.api.common.text_route import ResponsePlan, TextRoute
 
 
 class Messages:
-    """The `SingleWording` of messages, and the counting of their tokens."""
+    """The `Dialect` of messages, and the counting of their tokens."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._translation = MessageTranslation(answering)
 
-    def streams(self, body: MessageBody) -> bool:
-        return bool(body.stream)
-
-    async def begin(self, body: MessageBody, call: Call) -> Telling:
+    async def plan(self, body: MessageBody, call: Call) -> ResponsePlan:
         chat, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         head = message(call.id, self._answering.context.model.name, call.meter, [*generation.warnings, *warnings])
-        return Telling(
+        return ResponsePlan(
             generation=generation,
             whole=partial(_whole, head, call),
-            teller=partial(MessageEvents, head, call.id, call.meter),
-            last=b"",
+            stream=partial(MessageEvents, head, call.id, call.meter) if body.stream else None,
             headers={"request-id": call.id},
         )
 
@@ -57,7 +54,7 @@ def router(context: ServerContext) -> APIRouter:
     Endpoint(
         path="/v1/messages",
         body=answering.body(MessageBody),
-        run=SingleAnswer(messages).answer,
+        run=TextRoute(messages).answer,
         observers=context.observers,
         failed=failure_response,
     ).add_to(routes)
@@ -67,6 +64,7 @@ def router(context: ServerContext) -> APIRouter:
     return routes
 
 
-def _whole(head: dict[str, Any], call: Call, answer: Answer) -> dict[str, Any]:
+def _whole(head: dict[str, Any], call: Call, answers: Sequence[Answer]) -> dict[str, Any]:
+    (answer,) = answers
     end = ending(answer.finish, answer.stop, call.meter)
     return {**head, "content": blocks(answer), **end, "usage": usage(call.meter)}

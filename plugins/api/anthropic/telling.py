@@ -1,4 +1,4 @@
-"""What does an answer look like as a message of content blocks, whole and as events?"""
+"""Answers as messages of content blocks, whole and as events."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from maxserve.core.http.errors import Failure
 from maxserve.core.http.sse import event
 from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.anthropic.failures import failure_body
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Answer, Part
+from maxserve.plugins.api.common.text_route import StreamEncoder
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -68,8 +69,8 @@ def ending(finish: str | None, stop: str | None, meter: Meter | None = None) -> 
     return {"stop_reason": reason, "stop_sequence": stop}
 
 
-class MessageEvents:
-    """The `Teller` of messages: one content block is open at a time."""
+class MessageEvents(StreamEncoder):
+    """One content block is open at a time."""
 
     def __init__(self, head: Mapping[str, Any], request_id: str, meter: Meter) -> None:
         self._head = head
@@ -83,19 +84,21 @@ class MessageEvents:
         start = _event("message_start", message=dict(self._head) | {"usage": usage(self._meter)})
         return start + _event("ping")
 
-    def part(self, part: Part) -> bytes:
+    def delta(self, index: int, delta: TextDelta) -> bytes:
         said = b""
-        if part.reasoning:
+        if delta.reasoning:
             said += self._in("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            said += self._delta({"type": "thinking_delta", "thinking": part.reasoning})
-            self._thoughts.append(part.reasoning)
-        if part.content:
+            said += self._delta({"type": "thinking_delta", "thinking": delta.reasoning})
+            self._thoughts.append(delta.reasoning)
+        if delta.text:
             said += self._in("text", {"type": "text", "text": ""})
-            said += self._delta({"type": "text_delta", "text": part.content})
-        return said + b"".join(map(self._call, part.calls))
+            said += self._delta({"type": "text_delta", "text": delta.text})
+        return said + b"".join(map(self._call, delta.calls))
 
-    def closing(self, part: Part) -> bytes:
-        end = _event("message_delta", delta=ending(part.finish, part.piece.stop, self._meter), usage=usage(self._meter))
+    def closing(self, index: int, delta: TextDelta) -> bytes:
+        end = _event(
+            "message_delta", delta=ending(delta.finish_reason, delta.stop, self._meter), usage=usage(self._meter)
+        )
         return self._closed() + end + _event("message_stop")
 
     def failed(self, failure: Failure) -> bytes:

@@ -1,30 +1,31 @@
-"""How do the outputs of one request become the text of its answer?"""
+"""An answer: its deltas while it comes, and all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
-from maxserve.core.text.detokenizer import Detokenizer, StopStrings
-from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.interfaces.errors import EngineError
-from maxserve.interfaces.request import FinishReason, Output, Request, TokenLogprob
-
-_LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
+from maxserve.interfaces.parsers import CallDelta
+from maxserve.interfaces.request import FinishReason, TokenLogprob
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step added to an answer.
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one step adds to an answer: `text`, `reasoning` and `calls` for its reader, and the engine's account of it.
 
     `tokens` are the new ones, a final stop or eos token included, which `text` never shows. `generated` counts all
     tokens of the answer so far, `cached` the prompt tokens that were found in the prefix cache. `logprobs`, where they
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
-    its second token on, come with the first piece that has tokens. `stop` is the stop string that ended the text,
-    `stop_token` the stop or eos token that did. `queued`, `scheduled` and `preemptions` are those of Output.
+    its second token on, come with the first delta that has tokens. `finish` is there once, at the end; `stop` is the
+    stop string that ended the text, `stop_token` the stop or eos token that did. `called` tells whether the answer has
+    had calls so far. `queued`, `scheduled` and `preemptions` are those of Output.
     """
 
-    text: str
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    called: bool = False
     tokens: tuple[int, ...] = ()
     finish: FinishReason | None = None
     generated: int = 0
@@ -37,92 +38,71 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: float = 0.0
     preemptions: int = 0
 
+    @property
+    def finish_reason(self) -> str | None:
+        """ "tool_calls" where the model stopped after calls; an answer that was cut off stays "length"."""
+        return "tool_calls" if self.called and self.finish == "stop" else self.finish
 
-class AnswerText:
-    """Makes text of the outputs of one request; holds half characters, and what may be the start of a stop string.
 
-    `eos` are the tokens that end a text unless the request ignores them, `kept` special tokens that are shown in it.
-    With `include_stop` the stop string, or the stop token of the request, is part of the text. Of the tokens that a
-    request has at least (`min_stop_tokens`), no text is taken for a stop string.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A whole call: `arguments` is the JSON text of an object."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        request: Request,
-        eos: Iterable[int],
-        stop: Sequence[str],
-        *,
-        kept: Iterable[str] = (),
-        include_stop: bool = False,
-        skip_special_tokens: bool = True,
-    ) -> None:
-        ends = () if request.params.ignore_eos and request.params.constraint is None else eos
-        self._ends = frozenset((*ends, *request.params.stop_token_ids))
-        self._shown_ends = frozenset(request.params.stop_token_ids) if include_stop else frozenset[int]()
-        self._detokenizer = Detokenizer(
-            tokenizer, skip_special_tokens=skip_special_tokens, prompt=request.prompt[-_LOOK_BACK:], kept=kept
-        )
-        self._stop = StopStrings(stop, include=include_stop)
-        self._unstoppable = request.params.min_stop_tokens
-        self._watched = bool(stop)
-        self._generated = 0
-        self._cached = 0
+    id: str
+    name: str
+    arguments: str
 
-    def add(self, output: Output) -> Piece:
-        """What an output adds; EngineError when the engine gave the request up."""
-        if output.finish in ("error", "abort"):
-            raise EngineError(output.error or "the engine aborted the request")
-        self._cached = max(self._cached, output.cached)
-        text, tokens = self._shown(output)
-        finish = output.finish
-        if finish is not None and self._stop.matched is None:
-            text += self._rest()
-        if self._stop.matched is not None:
-            finish = "stop"
-        return Piece(
-            text=text,
-            tokens=tokens,
-            finish=finish,
-            generated=self._generated,
-            cached=self._cached,
-            logprobs=output.logprobs and output.logprobs[: self._visible(output, len(tokens))],
-            prompt_logprobs=output.prompt_logprobs,
-            stop=self._stop.matched,
-            stop_token=self._stop_token(output) if finish == "stop" else None,
-            queued=output.queued,
-            scheduled=output.scheduled,
-            preemptions=output.preemptions,
-        )
 
-    def _stop_token(self, output: Output) -> int | None:
-        """The token that ended the text: none where a stop string or a grammar did."""
-        last = output.tokens[-1] if output.tokens and self._stop.matched is None else None
-        return last if last in self._ends else None
+class Answer:
+    """One answer, gathered from its deltas."""
 
-    def _visible(self, output: Output, count: int) -> int:
-        """How many of the output's first `count` tokens are shown: an end token is not."""
-        tokens = output.tokens
-        ended = output.finish == "stop" and count == len(tokens) and bool(tokens) and tokens[-1] in self._ends
-        return count - 1 if ended and tokens[-1] not in self._shown_ends else count
+    def __init__(self) -> None:
+        self.finish: str | None = None
+        self.stop: str | None = None  # the stop string that ended it
+        self.stop_token: int | None = None  # the stop or eos token that did
+        self.reasoning_tokens = 0
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, list[CallDelta]] = {}
+        self._tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: Sequence[TokenLogprob] = ()
 
-    def _shown(self, output: Output) -> tuple[str, tuple[int, ...]]:
-        """The text of the output's tokens and those of them that count: none after a stop string."""
-        tokens = output.tokens
-        visible = tokens[: self._visible(output, len(tokens))]
-        if not self._watched:
-            self._generated += len(tokens)
-            return self._detokenizer.add(visible), tokens
-        text = ""
-        for used, token in enumerate(visible, 1):
-            added = self._detokenizer.add((token,))
-            text += added if self._generated + used <= self._unstoppable else self._stop.feed(added)
-            if self._stop.matched is not None:
-                self._generated += used
-                return text, tokens[:used]
-        self._generated += len(tokens)
-        return text, tokens
+    def add(self, delta: TextDelta) -> None:
+        self._content.append(delta.text)
+        self._reasoning.append(delta.reasoning)
+        if delta.reasoning and not delta.text:
+            self.reasoning_tokens += len(delta.tokens)
+        for call in delta.calls:
+            self._calls.setdefault(call.index, []).append(call)
+        self._tokens.extend(delta.tokens)
+        self.logprobs.extend(delta.logprobs)
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
+        self.finish, self.stop, self.stop_token = delta.finish_reason, delta.stop, delta.stop_token
 
-    def _rest(self) -> str:
-        text = self._stop.feed(self._detokenizer.finish())
-        return text if self._stop.matched is not None else text + self._stop.flush()
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """In the order in which they began."""
+        return [_joined(deltas) for deltas in self._calls.values()]
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Its tokens, the one that ended it included."""
+        return self._tokens
+
+
+def answers(count: int) -> list[Answer]:
+    return [Answer() for _ in range(count)]
+
+
+def _joined(deltas: Iterable[CallDelta]) -> ToolCall:
+    first, *_ = deltas = list(deltas)
+    return ToolCall(id=first.id, name=first.name, arguments="".join(delta.arguments for delta in deltas))

@@ -1,9 +1,8 @@
-"""What happens between a request for text and the parts of its answers, whatever the wording of the route?"""
+"""The way from a request for text to the deltas of its answers, whatever the dialect of the route."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,16 +12,15 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Constraint, Image
 from maxserve.interfaces.routes import ServerContext
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import Asked, ConstraintFields, constraint_asked
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.fields import Body, RequestFields
-from maxserve.plugins.api.common.generation import generate_text, merged
+from maxserve.plugins.api.common.generation import Deltas, generate_text
 from maxserve.plugins.api.common.images import Pictures, details
 from maxserve.plugins.api.common.jobs import Job, JobLimits, plan_job
 from maxserve.plugins.api.common.models import require_served, require_text
-from maxserve.plugins.api.common.parts import Part
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.readers import Readers
 from maxserve.plugins.api.common.reading import AnswerReader
@@ -33,15 +31,14 @@ from maxserve.plugins.api.constraints.constraints import Constraints
 B = TypeVar("B", bound=Body)
 
 MANY = 64  # requests of one post that are made in the event loop
-Parts = AsyncGenerator[tuple[int, Part], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """Answers on their way: `parts` gives (index of the answer, part) as they come; closing it aborts them all."""
+    """Answers on their way: `deltas` gives (index of the answer, delta) as they come; closing it aborts them all."""
 
     job: Job
-    parts: Parts
+    deltas: Deltas
     warnings: Sequence[str] = ()
 
 
@@ -172,43 +169,22 @@ class Answering:
         # all of them stand in it, because a place may be gone later.
         info, unlimited = self.context.model, self.context.engine.capacity is None
         at_once = info.max_batch_size + max(1, info.max_batch_size // 4) if unlimited else None
-        parts = merged([self._parts(job, index, reader) for index, reader in enumerate(readers)], at_once)
-        return Generation(job=job, parts=parts, warnings=warnings)
+        deltas = generate_text(
+            self.context.engine, job.requests, lambda index: self._text(job, index, readers[index]), at_once
+        )
+        return Generation(job=job, deltas=deltas, warnings=warnings)
 
-    async def _parts(self, job: Job, index: int, reader: AnswerReader | None) -> AsyncGenerator[Part, None]:
-        pieces = generate_text(
-            self.context,
+    def _text(self, job: Job, index: int, reader: AnswerReader | None) -> AnswerText:
+        return AnswerText(
+            self.context.tokenizer,
             job.requests[index],
-            stop=job.stops,
-            kept=() if reader is None else reader.markers,
+            self.context.model.eos_token_ids,
+            job.stops,
+            reader=reader,
             include_stop=job.include_stop,
             skip_special_tokens=job.skip_special_tokens,
+            prompt_only=job.prompt_only,
         )
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if job.prompt_only:
-                    yield _nothing_of(piece)
-                elif reader is None:
-                    yield Part(piece=piece, content=piece.text, finish=piece.finish)
-                else:
-                    yield _read(piece, reader)
-
-
-def _read(piece: Piece, reader: AnswerReader) -> Part:
-    delta = reader.read(piece.text, last=piece.finish is not None, cut=piece.finish != "stop")
-    return Part(
-        piece=piece,
-        content=delta.content,
-        reasoning=delta.reasoning,
-        calls=delta.calls,
-        finish=reader.finish_reason(piece.finish),
-    )
-
-
-def _nothing_of(piece: Piece) -> Part:
-    """What is left of a piece when only the prompt was asked about."""
-    bare = Piece(text="", finish="length", cached=piece.cached, prompt_logprobs=piece.prompt_logprobs)
-    return Part(piece=bare, finish="length")
 
 
 def usage_of(prompt_tokens: int, generated: int, cached: int) -> dict[str, Any]:

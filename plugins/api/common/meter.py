@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from maxserve.core.runtime.observing import Observers
 from maxserve.interfaces.observer import RequestStats, StatsObserver
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.answer import TextDelta
 
 
 class Meter:
@@ -18,7 +18,7 @@ class Meter:
         self._route = route
         self._start = time.monotonic()
         self._first: float | None = None
-        self._latest: dict[int, tuple[float, Piece]] = {}
+        self._latest: dict[int, tuple[float, TextDelta]] = {}
         self._gaps: list[float] = []
         self._finished = False
         self._queue: float | None = None
@@ -27,26 +27,26 @@ class Meter:
         self.n = 1
         self.max_tokens: int | None = None
 
-    def piece(self, index: int, piece: Piece) -> None:
-        """Notes a piece of choice `index`."""
+    def add(self, index: int, delta: TextDelta) -> None:
+        """Notes a delta of choice `index`."""
         now = time.monotonic()
         if self._first is None:
             self._first = now - self._start
-        if piece.scheduled:
-            self._queue = max(self._queue or 0.0, piece.queued)
-            self._prefill = max(self._prefill or 0.0, now - piece.scheduled)
+        if delta.scheduled:
+            self._queue = max(self._queue or 0.0, delta.queued)
+            self._prefill = max(self._prefill or 0.0, now - delta.scheduled)
         if index in self._latest:
             self._gaps.append(now - self._latest[index][0])
-        self._latest[index] = (now, piece)
+        self._latest[index] = (now, delta)
 
     @property
     def generated_tokens(self) -> int:
-        return sum(piece.generated for _, piece in self._latest.values())
+        return sum(delta.generated for _, delta in self._latest.values())
 
     @property
     def cached_tokens(self) -> int:
         """Of every prompt once: the first of its `n` choices tells what was cached before this request came."""
-        return sum(piece.cached for index, (_, piece) in self._latest.items() if index % self.n == 0)
+        return sum(delta.cached for index, (_, delta) in self._latest.items() if index % self.n == 0)
 
     def finish(self, status: int) -> None:
         """Tells the observers, once."""
@@ -56,7 +56,7 @@ class Meter:
         self._observers.on_request(self._stats(status))
 
     def _stats(self, status: int) -> RequestStats:
-        reasons = [piece.finish for _, piece in self._latest.values() if piece.finish is not None]
+        reasons = [delta.finish for _, delta in self._latest.values() if delta.finish is not None]
         failed = "abort" if status == 499 else "error"
         return RequestStats(
             route=self._route,
@@ -73,7 +73,7 @@ class Meter:
             queue=self._queue,
             prefill=self._prefill,
             decode=self._decode,
-            preemptions=sum(piece.preemptions for _, piece in self._latest.values()),
+            preemptions=sum(delta.preemptions for _, delta in self._latest.values()),
         )
 
     @property

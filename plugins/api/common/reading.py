@@ -7,7 +7,6 @@ import string
 from collections.abc import Sequence
 
 from maxserve.interfaces.parsers import CallDelta, Delta, ReadsAnswer, Tool
-from maxserve.interfaces.request import FinishReason
 from maxserve.plugins.api.common.argument_types import ArgumentType
 from maxserve.plugins.api.common.call_arguments import CallArguments
 from maxserve.plugins.api.common.json_text import encodable
@@ -93,10 +92,6 @@ class AnswerReader:
 
     def _kind(self, name: str) -> ArgumentType | None:
         return ArgumentType(self._declared[name]) if name in self._declared else None
-
-    def finish_reason(self, finish: FinishReason | None) -> str | None:
-        """ "tool_calls" where the model stopped after calls; an answer that was cut off stays "length"."""
-        return "tool_calls" if finish == "stop" and self.called else finish
 
 
 def _joined(one: Delta, other: Delta) -> Delta:

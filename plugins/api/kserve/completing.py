@@ -35,10 +35,7 @@ class Completing:
         body = self._translator.body({"prompt": list(texts)}, Fields.model_validate(dict(fields)))
         prompts = await self._answering.threads.run(lambda: [self._tokens(text) for text in texts])
         user = client_of(body.user, call.headers)
-        generation = await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
-        job, meter = generation.job, call.meter
-        meter.prompt_tokens, meter.n, meter.max_tokens = job.prompt_tokens, job.n, job.max_tokens
-        return generation
+        return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
     def _tokens(self, text: str) -> list[int]:
         return encoded(text, self._tokenizer, self._info, add_special_tokens=True, prompt_field="prompt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,9 @@ import msgspec
 from maxserve.core.http.errors import Failure
 from maxserve.core.http.sse import event
 from maxserve.interfaces.engine import ModelInfo
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.endpoint import Call
-from maxserve.plugins.api.common.parts import Answer, Part
-from maxserve.plugins.api.common.single import Telling
+from maxserve.plugins.api.common.text_route import ResponsePlan, StreamEncoder
 from maxserve.plugins.api.kserve.bodies import GenerateBody
 from maxserve.plugins.api.kserve.completing import VERSION, Completing
 from maxserve.plugins.api.kserve.failures import failure_body
@@ -27,49 +27,46 @@ def head_of(request_id: str | None, info: ModelInfo, warnings: Any) -> dict[str,
 
 
 class Generate:
-    """The `SingleWording` of both paths; one of them streams."""
+    """The `Dialect` of both paths; one of them streams."""
 
     def __init__(self, completing: Completing, info: ModelInfo, *, stream: bool) -> None:
         self._completing = completing
         self._info = info
         self._stream = stream
 
-    def streams(self, body: GenerateBody) -> bool:
-        return self._stream
-
-    async def begin(self, body: GenerateBody, call: Call) -> Telling:
+    async def plan(self, body: GenerateBody, call: Call) -> ResponsePlan:
         generation = await self._completing.begin(
             [body.text_input], {**body.unknown(), **(body.parameters or {})}, call
         )
         head = head_of(body.id, self._info, generation.warnings)
-        return Telling(
-            generation=generation, whole=partial(_whole, head), teller=partial(GenerateEvents, head), last=b""
+        return ResponsePlan(
+            generation=generation,
+            whole=partial(_whole, head),
+            stream=partial(GenerateEvents, head) if self._stream else None,
         )
 
 
-class GenerateEvents:
-    """The `Teller` of streams: an event for each piece of text, the last with the reason why it ends."""
+class GenerateEvents(StreamEncoder):
+    """An event for each piece of text, the last with the reason why it ends."""
 
     def __init__(self, head: Mapping[str, Any]) -> None:
         self._head = dict(head)
 
-    def opening(self) -> bytes:
-        return b""
+    def delta(self, index: int, delta: TextDelta) -> bytes:
+        return self._event({"text_output": delta.text}) if delta.text and delta.finish is None else b""
 
-    def part(self, part: Part) -> bytes:
-        return self._event({"text_output": part.content}) if part.content and part.finish is None else b""
-
-    def closing(self, part: Part) -> bytes:
-        return self._event({"text_output": part.content, "finish_reason": part.finish})
+    def closing(self, index: int, delta: TextDelta) -> bytes:
+        return self._event({"text_output": delta.text, "finish_reason": delta.finish_reason})
 
     def failed(self, failure: Failure) -> bytes:
         return event(failure_body(failure))
 
-    def _event(self, said: Mapping[str, Any]) -> bytes:
-        told = event(msgspec.json.encode({**self._head, **said}))
+    def _event(self, fields: Mapping[str, Any]) -> bytes:
+        data = event(msgspec.json.encode({**self._head, **fields}))
         self._head.pop("warnings", None)  # once is enough
-        return told
+        return data
 
 
-def _whole(head: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+def _whole(head: Mapping[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
+    (answer,) = answers
     return {**head, "text_output": answer.content, "finish_reason": answer.finish}

@@ -17,7 +17,7 @@ from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.fields import Body
-from maxserve.plugins.api.common.single import SingleAnswer
+from maxserve.plugins.api.common.text_route import TextRoute
 from maxserve.plugins.api.kserve.bodies import INPUTS, OUTPUTS, GenerateBody, InferBody
 from maxserve.plugins.api.kserve.completing import VERSION, Completing, check_model
 from maxserve.plugins.api.kserve.failures import failure_response
@@ -57,9 +57,9 @@ def router(context: ServerContext) -> APIRouter:
     facts, completing = Facts(context.model), Completing(context.once(Answering))
     routes.add_api_route("/v2", facts.server, methods=["GET"], response_model=None)
     runs: tuple[tuple[str, type[Body], Callable[[Any, Call], Awaitable[Response]]], ...] = (
-        ("infer", InferBody, Infer(completing, context.model).answer),
-        ("generate", GenerateBody, SingleAnswer(Generate(completing, context.model, stream=False)).answer),
-        ("generate_stream", GenerateBody, SingleAnswer(Generate(completing, context.model, stream=True)).answer),
+        ("infer", InferBody, TextRoute(Infer(completing, context.model)).answer),
+        ("generate", GenerateBody, TextRoute(Generate(completing, context.model, stream=False)).answer),
+        ("generate_stream", GenerateBody, TextRoute(Generate(completing, context.model, stream=True)).answer),
     )
     for model in MODELS:
         for name, body, run in runs:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: what do the parts of an answer look like as a message?"""
+"""POST /v1/chat/completions: answers as messages."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.parsers import CallDelta
+from maxserve.plugins.api.common.answer import Answer, TextDelta, ToolCall
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.jobs import Job
 from maxserve.plugins.api.common.logprobs import TokenTexts, chat_logprobs, prompt_logprobs
-from maxserve.plugins.api.common.parts import Answer, Part, ToolCall
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.stop_reason import stop_reason
 
 
 class Chat:
-    """The `Wording` of chat completions."""
+    """The `ChoiceRoute` of chat completions."""
 
     path = "/v1/chat/completions"
     body = ChatBody
@@ -36,12 +36,12 @@ class Chat:
             )
         return await self._answering.chat(body, user=user)
 
-    def scribe(self, body: ChatBody, job: Job) -> ChatScribe:
-        return ChatScribe(body, job, self._texts.wanted(body.return_tokens_as_token_ids))
+    def encoder(self, body: ChatBody, job: Job) -> ChatEncoder:
+        return ChatEncoder(body, job, self._texts.wanted(body.return_tokens_as_token_ids))
 
 
-class ChatScribe:
-    """The `Scribe` of chat completions."""
+class ChatEncoder:
+    """The `ChoiceEncoder` of chat completions."""
 
     def __init__(self, body: ChatBody, job: Job, texts: TokenTexts) -> None:
         self._texts = texts
@@ -52,13 +52,13 @@ class ChatScribe:
         self._requests = job.requests
         self._prompt = job.requests[0].prompt
 
-    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         # Whole answers have these fields in any case, for clients that read them as attributes.
-        extras: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None} if gathered else {}
+        extras: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None} if answers else {}
         if self._token_ids:
             extras["prompt_token_ids"] = self._prompt
         if self._prompt_logprobs:
-            extras["prompt_logprobs"] = prompt_logprobs(self._texts, gathered[0].prompt_logprobs)
+            extras["prompt_logprobs"] = prompt_logprobs(self._texts, answers[0].prompt_logprobs)
         return extras
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -81,38 +81,38 @@ class ChatScribe:
     def opening(self, index: int) -> bytes:
         return _delta(index, b'{"role":"assistant","content":""}')
 
-    def part(self, index: int, part: Part) -> bytes | None:
+    def delta(self, index: int, delta: TextDelta) -> bytes | None:
         if not self._plain:
-            return self._detailed(index, part)
-        if part.calls or part.reasoning:
-            return _delta(index, json_of(_rare_delta(part)))
-        return _delta(index, b'{"content":' + json_of(part.content) + b"}") if part.content else None
+            return self._detailed(index, delta)
+        if delta.calls or delta.reasoning:
+            return _delta(index, json_of(_rare_delta(delta)))
+        return _delta(index, b'{"content":' + json_of(delta.text) + b"}") if delta.text else None
 
-    def closing(self, index: int, part: Part) -> bytes:
-        ended = stop_reason(self._requests[index], part.piece.stop, part.piece.stop_token)
-        return _delta(index, b"{}", json_of(part.finish), json_of(ended))
+    def closing(self, index: int, delta: TextDelta) -> bytes:
+        ended = stop_reason(self._requests[index], delta.stop, delta.stop_token)
+        return _delta(index, b"{}", json_of(delta.finish_reason), json_of(ended))
 
-    def _detailed(self, index: int, part: Part) -> bytes | None:
+    def _detailed(self, index: int, delta: TextDelta) -> bytes | None:
         """A chunk that tells of tokens, also of those whose text is still held back."""
-        if not part.piece.tokens and not (part.content or part.calls or part.reasoning):
+        if not delta.tokens and not (delta.text or delta.calls or delta.reasoning):
             return None
-        logprobs = chat_logprobs(self._texts, part.piece.logprobs) if self._logprobs else None
-        choice: dict[str, Any] = {"index": index, "delta": _rare_delta(part), "logprobs": logprobs}
+        logprobs = chat_logprobs(self._texts, delta.logprobs) if self._logprobs else None
+        choice: dict[str, Any] = {"index": index, "delta": _rare_delta(delta), "logprobs": logprobs}
         if self._token_ids:
-            choice["token_ids"] = part.piece.tokens
+            choice["token_ids"] = delta.tokens
         return json_of({**choice, "finish_reason": None})
 
 
-def _rare_delta(part: Part) -> dict[str, Any]:
-    """The delta of a part that is more than text. Reasoning goes by both names that clients know it by."""
-    delta: dict[str, Any] = {}
-    if part.reasoning:
-        delta["reasoning_content"] = delta["reasoning"] = part.reasoning
-    if part.content:
-        delta["content"] = part.content
-    if part.calls:
-        delta["tool_calls"] = [_call_delta(call) for call in part.calls]
-    return delta
+def _rare_delta(delta: TextDelta) -> dict[str, Any]:
+    """A delta that is more than text. Reasoning goes by both names that clients know it by."""
+    fields: dict[str, Any] = {}
+    if delta.reasoning:
+        fields["reasoning_content"] = fields["reasoning"] = delta.reasoning
+    if delta.text:
+        fields["content"] = delta.text
+    if delta.calls:
+        fields["tool_calls"] = [_call_delta(call) for call in delta.calls]
+    return fields
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.jobs import Job, encoded
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
-from maxserve.plugins.api.common.parts import Answer, Part
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
 from maxserve.plugins.api.openai.stop_reason import stop_reason
@@ -23,7 +23,7 @@ DEFAULT_LIMIT = 16  # tokens; what this route has always had
 
 
 class Completions:
-    """The `Wording` of plain completions."""
+    """The `ChoiceRoute` of plain completions."""
 
     path = "/v1/completions"
     body = CompletionBody
@@ -49,9 +49,9 @@ class Completions:
         prompts = await self._answering.threads.run(partial(self._prompts, body))
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
-    def scribe(self, body: CompletionBody, job: Job) -> CompletionScribe:
+    def encoder(self, body: CompletionBody, job: Job) -> CompletionEncoder:
         texts = self._texts.wanted(body.return_tokens_as_token_ids)
-        return CompletionScribe(body, job, self._tokenizer, texts)
+        return CompletionEncoder(body, job, self._tokenizer, texts)
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompts = _several(body.prompt)
@@ -86,8 +86,8 @@ def _several(prompt: Any) -> Sequence[str | list[int]]:
     return prompts
 
 
-class CompletionScribe:
-    """The `Scribe` of plain completions. With `echo` the text of an answer begins with its prompt's."""
+class CompletionEncoder:
+    """The `ChoiceEncoder` of plain completions. With `echo` the text of an answer begins with its prompt's."""
 
     def __init__(self, body: CompletionBody, job: Job, tokenizer: Tokenizer, texts: TokenTexts) -> None:
         self._texts = texts
@@ -101,7 +101,7 @@ class CompletionScribe:
         self._told = [CompletionLogprobs(texts) for _ in job.requests]
         self._begun = [False] * len(job.requests)
 
-    def extras(self, gathered: Sequence[Answer]) -> dict[str, Any]:
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return {}
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -117,22 +117,22 @@ class CompletionScribe:
     def opening(self, index: int) -> None:
         return None
 
-    def part(self, index: int, part: Part) -> bytes | None:
+    def delta(self, index: int, delta: TextDelta) -> bytes | None:
         if self._plain:
-            return _choice(index, json_of(part.content)) if part.content else None
-        piece, first = part.piece, not self._begun[index]
-        if not (piece.tokens or part.content or first):
+            return _choice(index, json_of(delta.text)) if delta.text else None
+        first = not self._begun[index]
+        if not (delta.tokens or delta.text or first):
             return None
-        text, details = self._details(index, part.content, piece.logprobs, piece.prompt_logprobs)
+        text, details = self._details(index, delta.text, delta.logprobs, delta.prompt_logprobs)
         if self._token_ids:
-            details["token_ids"] = piece.tokens
+            details["token_ids"] = delta.tokens
             if first:
                 details["prompt_token_ids"] = self._job.requests[index].prompt
         return json_of({"index": index, "text": text, "logprobs": None, **details, "finish_reason": None})
 
-    def closing(self, index: int, part: Part) -> bytes:
-        ended = stop_reason(self._job.requests[index], part.piece.stop, part.piece.stop_token)
-        return joined(_choice(index, b'""', json_of(part.finish)), json_of(ended))
+    def closing(self, index: int, delta: TextDelta) -> bytes:
+        ended = stop_reason(self._job.requests[index], delta.stop, delta.stop_token)
+        return joined(_choice(index, b'""', json_of(delta.finish_reason)), json_of(ended))
 
     def _details(
         self, index: int, text: str, scores: Sequence[TokenLogprob], of_prompt: Sequence[TokenLogprob]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,11 @@ from starlette.responses import Response
 
 from maxserve.core.http.errors import Failure
 from maxserve.core.http.threads import beside
+from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.identity import client_of
-from maxserve.plugins.api.common.parts import Answer
-from maxserve.plugins.api.common.single import SingleAnswer, Telling
+from maxserve.plugins.api.common.text_route import ResponsePlan, TextRoute
 from maxserve.plugins.api.common.translation import renamed
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_events import ResponseEvents
@@ -31,26 +32,22 @@ _NAMES = {  # what fields of chats are called here
 
 
 class Responses:
-    """The `SingleWording` of responses."""
+    """The `Dialect` of responses."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._translation = ResponseTranslation(answering)
 
-    def streams(self, body: ResponseBody) -> bool:
-        return bool(body.stream)
-
-    async def begin(self, body: ResponseBody, call: Call) -> Telling:
+    async def plan(self, body: ResponseBody, call: Call) -> ResponsePlan:
         chat, tools, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         warnings = [*generation.warnings, *warnings]
         response = ResponseObject(body, self._answering.context.model, call.id, warnings)
         new = NewItems(call.id, tools, seals=SEALED in (body.include or ()))
-        return Telling(
+        return ResponsePlan(
             generation=generation,
             whole=partial(_whole, response, new, call),
-            teller=partial(ResponseEvents, response, new, call.meter),
-            last=b"",
+            stream=partial(ResponseEvents, response, new, call.meter) if body.stream else None,
         )
 
     async def count(self, body: ResponseBody, call: Call) -> Response:
@@ -66,7 +63,7 @@ def responses_endpoints(answering: Answering) -> tuple[Endpoint[Any], ...]:
     whole = Endpoint(
         path="/v1/responses",
         body=body,
-        run=SingleAnswer(responses).answer,
+        run=TextRoute(responses).answer,
         observers=answering.context.observers,
         failed=_failed,
     )
@@ -74,7 +71,8 @@ def responses_endpoints(answering: Answering) -> tuple[Endpoint[Any], ...]:
     return whole, Endpoint(path="/v1/responses/input_tokens", body=body, run=responses.count, failed=_failed)
 
 
-def _whole(response: ResponseObject, new: NewItems, call: Call, answer: Answer) -> dict[str, Any]:
+def _whole(response: ResponseObject, new: NewItems, call: Call, answers: Sequence[Answer]) -> dict[str, Any]:
+    (answer,) = answers
     items = items_of(answer, new)
     status, each = statuses(len(items), answer.finish)
     output = [item.shown(state) for item, state in zip(items, each, strict=True)]

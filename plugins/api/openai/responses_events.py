@@ -1,4 +1,4 @@
-"""What events does a streamed response consist of?"""
+"""The events of a streamed response."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import msgspec
 from maxserve.core.http.errors import Failure, capped
 from maxserve.core.http.sse import event
 from maxserve.interfaces.parsers import CallDelta
+from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Part
+from maxserve.plugins.api.common.text_route import StreamEncoder
 from maxserve.plugins.api.openai.responses_items import (
     NewItems,
     OutputItem,
@@ -27,8 +28,8 @@ _TEXT_EVENTS = {
 _FREEFORM = "response.custom_tool_call_input"
 
 
-class ResponseEvents:
-    """The `Teller` of responses: one item is open at a time, and each event has the next number."""
+class ResponseEvents(StreamEncoder):
+    """One item is open at a time, and each event has the next number."""
 
     def __init__(self, response: ResponseObject, new: NewItems, meter: Meter) -> None:
         self._response = response
@@ -45,19 +46,19 @@ class ResponseEvents:
             "response.in_progress", response=response
         )
 
-    def part(self, part: Part) -> bytes:
+    def delta(self, index: int, delta: TextDelta) -> bytes:
         said = b""
-        if part.reasoning:
-            self._reasoning += 0 if part.content else len(part.piece.tokens)
-            said += self._in("reasoning") + self._delta(part.reasoning)
-        if part.content:
-            said += self._in("message") + self._delta(part.content)
-        return said + b"".join(map(self._call, part.calls))
+        if delta.reasoning:
+            self._reasoning += 0 if delta.text else len(delta.tokens)
+            said += self._in("reasoning") + self._delta(delta.reasoning)
+        if delta.text:
+            said += self._in("message") + self._delta(delta.text)
+        return said + b"".join(map(self._call, delta.calls))
 
-    def closing(self, part: Part) -> bytes:
+    def closing(self, index: int, delta: TextDelta) -> bytes:
         told = any(item.kind != "reasoning" for item in self._items)
         said = b"" if told else self._in("message")  # an answer of nothing is an empty message
-        status, each = statuses(len(self._items), part.finish)
+        status, each = statuses(len(self._items), delta.finish_reason)
         said += self._closed(each[-1])
         output = [item.shown(state) for item, state in zip(self._items, each, strict=True)]
         usage = usage_of_response(self._meter, self._reasoning)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxserve.interfaces.engine import ModelInfo
+from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Answer
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_messages import sealed
 from maxserve.plugins.api.openai.responses_tools import Offered, ResponseTools

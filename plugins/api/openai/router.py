@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Endpoint
+from maxserve.plugins.api.common.text_route import TextRoute
 from maxserve.plugins.api.openai.chat import Chat
+from maxserve.plugins.api.openai.choices import Choices
 from maxserve.plugins.api.openai.completions import Completions
 from maxserve.plugins.api.openai.embeddings import embeddings_endpoints
-from maxserve.plugins.api.openai.exchange import Exchange
 from maxserve.plugins.api.openai.models import Models
 from maxserve.plugins.api.openai.responses import responses_endpoints
 from maxserve.plugins.api.openai.tokenization import Tokenization
@@ -30,11 +31,11 @@ def router(context: ServerContext) -> APIRouter:
     routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
     Tokenization(answering).add_to(routes)
     chat, completions = Chat(answering), Completions(answering)
-    for path, wording in ((chat.path, chat), ("/chat/completions", chat), (completions.path, completions)):
+    for path, route in ((chat.path, chat), ("/chat/completions", chat), (completions.path, completions)):
         Endpoint(
             path=path,
-            body=answering.body(wording.body),
-            run=Exchange(wording, context.model).answer,
+            body=answering.body(route.body),
+            run=TextRoute(Choices(route, context.model)).answer,
             observers=context.observers,
         ).add_to(routes)
     for endpoint in (*responses_endpoints(answering), *embeddings_endpoints(context)):

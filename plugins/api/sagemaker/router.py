@@ -15,10 +15,11 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Endpoint
+from maxserve.plugins.api.common.text_route import TextRoute
 from maxserve.plugins.api.openai.chat import Chat
+from maxserve.plugins.api.openai.choices import ChoiceRoute, Choices
 from maxserve.plugins.api.openai.completions import Completions
 from maxserve.plugins.api.openai.embeddings import Embeddings, EmbeddingsBody
-from maxserve.plugins.api.openai.exchange import Exchange, Wording
 from maxserve.plugins.embeddings.rerank.bodies import RerankBody, ScoreBody
 from maxserve.plugins.embeddings.rerank.router import Ranking
 
@@ -75,16 +76,16 @@ class Invocations:
 
 def _text_endpoints(context: ServerContext) -> dict[str, Endpoint[Any]]:
     answering = context.once(Answering)
-    chat, completions = (_text_endpoint(wording, answering) for wording in (Chat(answering), Completions(answering)))
+    chat, completions = (_text_endpoint(route, answering) for route in (Chat(answering), Completions(answering)))
     return {"messages": chat, "prompt": completions}
 
 
-def _text_endpoint(wording: Wording, answering: Answering) -> Endpoint[Any]:
+def _text_endpoint(route: ChoiceRoute, answering: Answering) -> Endpoint[Any]:
     context = answering.context
     return Endpoint(
         path=PATH,
-        body=answering.body(wording.body),
-        run=Exchange(wording, context.model).answer,
+        body=answering.body(route.body),
+        run=TextRoute(Choices(route, context.model)).answer,
         observers=context.observers,
     )
 

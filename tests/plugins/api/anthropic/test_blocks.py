@@ -16,10 +16,10 @@ from maxserve.plugins.api.anthropic.bodies import MessageBody
 from maxserve.plugins.api.anthropic.conversation import messages_of
 from maxserve.plugins.api.anthropic.telling import MessageEvents, blocks, ending, message
 from maxserve.plugins.api.anthropic.translation import MessageTranslation
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common import answering
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Answer, Part
 
 pytestmark = pytest.mark.anyio
 
@@ -76,15 +76,15 @@ def test_a_round_trip_of_tools_becomes_messages() -> None:
     ]
 
 
-def parts() -> list[Part]:
+def deltas() -> list[TextDelta]:
     return [
-        Part(piece=Piece(text="", tokens=(1,)), reasoning="Let me "),
-        Part(piece=Piece(text="", tokens=(2,)), reasoning="see."),
-        Part(piece=Piece(text="", tokens=(3,)), content="I look."),
-        Part(piece=Piece(text="", tokens=(4,)), calls=(CallDelta(index=0, id="c1", name="add", arguments='{"a"'),)),
-        Part(piece=Piece(text="", tokens=(5,)), calls=(CallDelta(index=0, arguments=":1}"),)),
-        Part(piece=Piece(text="", tokens=(6,)), calls=(CallDelta(index=1, id="c2", name="sub", arguments="{}"),)),
-        Part(piece=Piece(text="", tokens=(7,), finish="stop"), finish="tool_calls"),
+        TextDelta(tokens=(1,), reasoning="Let me "),
+        TextDelta(tokens=(2,), reasoning="see."),
+        TextDelta(tokens=(3,), text="I look."),
+        TextDelta(tokens=(4,), calls=(CallDelta(index=0, id="c1", name="add", arguments='{"a"'),)),
+        TextDelta(tokens=(5,), calls=(CallDelta(index=0, arguments=":1}"),)),
+        TextDelta(tokens=(6,), calls=(CallDelta(index=1, id="c2", name="sub", arguments="{}"),)),
+        TextDelta(tokens=(7,), finish="stop", called=True),
     ]
 
 
@@ -98,16 +98,18 @@ CONTENT = [
 
 def test_reasoning_and_calls_are_blocks() -> None:
     answer = Answer()
-    for part in parts():
-        answer.add(part)
+    for delta in deltas():
+        answer.add(delta)
     assert blocks(answer) == CONTENT
     assert ending(answer.finish, answer.stop) == {"stop_reason": "tool_use", "stop_sequence": None}
 
 
 def streamed() -> bytes:
     meter = Meter((), "/v1/messages")
-    teller = MessageEvents(message("r", "tiny", meter, ()), "r", meter)
-    return teller.opening() + b"".join(map(teller.part, parts())) + teller.closing(parts()[-1])
+    encoder = MessageEvents(message("r", "tiny", meter, ()), "r", meter)
+    return (
+        encoder.opening() + b"".join(encoder.delta(0, delta) for delta in deltas()) + encoder.closing(0, deltas()[-1])
+    )
 
 
 def test_reasoning_and_calls_are_streamed_as_blocks(events: Any) -> None:
@@ -128,7 +130,7 @@ def test_reasoning_and_calls_are_streamed_as_blocks(events: Any) -> None:
 
 def test_a_call_that_was_cut_off_has_no_input() -> None:
     answer = Answer()
-    answer.add(Part(piece=Piece(text=""), calls=(CallDelta(index=0, id="c", name="f", arguments='{"a": '),)))
+    answer.add(TextDelta(calls=(CallDelta(index=0, id="c", name="f", arguments='{"a": '),)))
     assert blocks(answer)[0]["input"] == {}
 
 
@@ -308,11 +310,11 @@ def test_official_client_round_trip_of_tools(official: anthropic.Anthropic, engi
 def test_official_client_gets_reasoning_and_calls(
     official: anthropic.Anthropic, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    async def said(*_: Any) -> AsyncIterator[Part]:
-        for part in parts():
-            yield part
+    async def said(*_: Any) -> AsyncIterator[tuple[int, TextDelta]]:
+        for delta in deltas():
+            yield 0, delta
 
-    monkeypatch.setattr(Answering, "_parts", said)
+    monkeypatch.setattr(answering, "generate_text", said)
     asked: Any = {"model": "acme/tiny", "max_tokens": 9, "messages": MESSAGES}
     if stream:
         with official.messages.stream(**asked) as told:

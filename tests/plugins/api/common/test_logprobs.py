@@ -12,7 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.interfaces.request import Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.plugins.api.common.answer import AnswerText, Piece
+from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, chat_logprobs, prompt_logprobs
 from maxserve.samplers.bad_words import BadWords
 
@@ -43,26 +44,26 @@ def entry(token: int, logprob: float = -1.0, rank: int = 3, best: tuple[int, ...
 
 def answer(
     tokenizer: Tokenizer, text: str, *, stop: tuple[str, ...] = (), least: int = 0, **options: Any
-) -> list[Piece]:
+) -> list[TextDelta]:
     stop_ids = tuple(options.pop("stop_token_ids", ()))
     params = SamplingParams(logprobs=0, stop_token_ids=stop_ids, min_stop_tokens=least)
     request = Request(id="r", prompt=(1,), params=params)
     grown, tokens = AnswerText(tokenizer, request, (EOS,), stop, **options), ids(tokenizer, text)
-    pieces = []
+    deltas = []
     for token in tokens:
         finish = "stop" if token == EOS or token in stop_ids else None
-        pieces.append(grown.add(Output(id="r", tokens=(token,), finish=finish, logprobs=(entry(token),))))
-        if pieces[-1].finish:
+        deltas.append(grown.add(Output(id="r", tokens=(token,), finish=finish, logprobs=(entry(token),))))
+        if deltas[-1].finish:
             break
-    return pieces
+    return deltas
 
 
-def text(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
+def text(deltas: list[TextDelta]) -> str:
+    return "".join(delta.text for delta in deltas)
 
 
-def shown(pieces: list[Piece]) -> list[int]:
-    return [entry.token for piece in pieces for entry in piece.logprobs]
+def shown(deltas: list[TextDelta]) -> list[int]:
+    return [entry.token for delta in deltas for entry in delta.logprobs]
 
 
 def test_half_characters_in_chats_have_their_bytes(tokenizer: Tokenizer) -> None:
@@ -93,18 +94,18 @@ def test_prompt_logprobs_are_those_of_vllm(tokenizer: Tokenizer) -> None:
 
 
 def test_an_end_token_has_no_entry(tokenizer: Tokenizer) -> None:
-    pieces = answer(tokenizer, "ab</s>")
-    assert (text(pieces), shown(pieces)) == ("ab", list(ids(tokenizer, "ab")))
-    assert pieces[-1].tokens == (EOS,)
+    deltas = answer(tokenizer, "ab</s>")
+    assert (text(deltas), shown(deltas)) == ("ab", list(ids(tokenizer, "ab")))
+    assert deltas[-1].tokens == (EOS,)
 
 
 def test_tokens_after_a_stop_string_have_none(tokenizer: Tokenizer) -> None:
     request = Request(id="r", prompt=(1,), params=SamplingParams(logprobs=0))
     tokens = ids(tokenizer, "abcd")
     output = Output(id="r", tokens=tokens, logprobs=tuple(map(entry, tokens)))
-    piece = AnswerText(tokenizer, request, (EOS,), ("bc",)).add(output)
-    assert (piece.text, piece.tokens, piece.finish) == ("a", tokens[:3], "stop")
-    assert [entry.token for entry in piece.logprobs] == list(tokens[:3])
+    delta = AnswerText(tokenizer, request, (EOS,), ("bc",)).add(output)
+    assert (delta.text, delta.tokens, delta.finish) == ("a", tokens[:3], "stop")
+    assert [entry.token for entry in delta.logprobs] == list(tokens[:3])
 
 
 def test_the_stop_can_be_part_of_the_text(tokenizer: Tokenizer) -> None:

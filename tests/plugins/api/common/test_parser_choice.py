@@ -15,6 +15,7 @@ from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.parsers import choose_parsers
 from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers.hermes import Hermes
@@ -58,15 +59,15 @@ def test_reasoning_comes_off_before_calls_are_looked_for() -> None:
     assert (delta.content, delta.reasoning) == ("Yes.", 'maybe <tool_call>{"name": "f"}</tool_call>')
     (call,) = delta.calls
     assert (call.name, call.arguments, len(call.id)) == ("g", "{}", 29)
-    assert reader.finish_reason("stop") == "tool_calls"
-    assert reader.finish_reason("length") == "length"
+    assert TextDelta(called=reader.called, finish="stop").finish_reason == "tool_calls"
+    assert TextDelta(called=reader.called, finish="length").finish_reason == "length"
 
 
 def test_an_answer_without_calls_stops() -> None:
     reader = AnswerReader(None, Hermes(ToolContext()))
     assert reader.read("a <tool_", last=False).content == "a"
     assert reader.read("", last=True).content == " <tool_"
-    assert reader.finish_reason("stop") == "stop"
+    assert TextDelta(called=reader.called, finish="stop").finish_reason == "stop"
 
 
 def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:

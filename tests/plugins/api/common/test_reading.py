@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.parsers import CallDelta, Delta, ReadsAnswer, ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
+from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.api.common.script import Script
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
@@ -117,7 +118,7 @@ def test_a_call_in_reasoning_that_does_not_end_is_one() -> None:
     for pieces in ([text], list(text)):
         thinking = reader("hermes", reasoning="think", prompt="<think>\n")
         assert read(thinking, pieces) == ("", "Hm.", [("count", '{"to": 5}')])
-        assert thinking.finish_reason("stop") == "tool_calls"
+        assert TextDelta(called=thinking.called, finish="stop").finish_reason == "tool_calls"
 
 
 def test_calls_beyond_the_first_are_left_out() -> None:

@@ -11,10 +11,9 @@ import pytest
 from maxserve.core.http.errors import Failure
 from maxserve.core.interfaces.errors import WorkerDied
 from maxserve.core.interfaces.parsers import CallDelta
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Answer, Part
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_events import ResponseEvents
 from maxserve.plugins.api.openai.responses_input import ResponseTranslation
@@ -128,15 +127,15 @@ def test_a_conversation_becomes_messages() -> None:
     ]
 
 
-def parts() -> list[Part]:
+def deltas() -> list[TextDelta]:
     return [
-        Part(piece=Piece(text="", tokens=(1, 2)), reasoning="Let me "),
-        Part(piece=Piece(text="", tokens=(3,)), reasoning="see."),
-        Part(piece=Piece(text="", tokens=(4,)), content="I will add."),
-        Part(piece=Piece(text="", tokens=(5,)), calls=(CallDelta(index=0, id="c1", name="add", arguments='{"a"'),)),
-        Part(piece=Piece(text="", tokens=(6,)), calls=(CallDelta(index=0, arguments=":1}"),)),
-        Part(piece=Piece(text="", tokens=(7,)), calls=(CallDelta(index=1, id="c2", name="sub", arguments="{}"),)),
-        Part(piece=Piece(text="", tokens=(8,), finish="stop"), finish="tool_calls"),
+        TextDelta(tokens=(1, 2), reasoning="Let me "),
+        TextDelta(tokens=(3,), reasoning="see."),
+        TextDelta(tokens=(4,), text="I will add."),
+        TextDelta(tokens=(5,), calls=(CallDelta(index=0, id="c1", name="add", arguments='{"a"'),)),
+        TextDelta(tokens=(6,), calls=(CallDelta(index=0, arguments=":1}"),)),
+        TextDelta(tokens=(7,), calls=(CallDelta(index=1, id="c2", name="sub", arguments="{}"),)),
+        TextDelta(tokens=(8,), finish="stop", called=True),
     ]
 
 
@@ -145,12 +144,12 @@ NEW = NewItems("r", ResponseTools((), None))
 
 def test_reasoning_and_calls_whole_and_streamed(context: Any) -> None:
     response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
-    teller, answer = ResponseEvents(response, NEW, Meter((), PATH)), Answer()
-    text = teller.opening()
-    for part in parts():
-        answer.add(part)
-        text += teller.part(part)
-    told = named_events((text + teller.closing(parts()[-1])).decode())
+    encoder, answer = ResponseEvents(response, NEW, Meter((), PATH)), Answer()
+    text = encoder.opening()
+    for delta in deltas():
+        answer.add(delta)
+        text += encoder.delta(0, delta)
+    told = named_events((text + encoder.closing(0, deltas()[-1])).decode())
     output = told[-1]["response"]["output"]
     items = items_of(answer, NEW)
     assert output == [item.shown(state) for item, state in zip(items, statuses(4, answer.finish)[1], strict=True)]
@@ -165,7 +164,7 @@ def test_reasoning_and_calls_whole_and_streamed(context: Any) -> None:
     assert by_type.count("response.reasoning_text.delta") == 2
     assert by_type.count("response.function_call_arguments.delta") == 3
     assert by_type.count("response.output_item.added") == by_type.count("response.output_item.done") == 4
-    failed = teller.failed(Failure(status=500, message="bad"))
+    failed = encoder.failed(Failure(status=500, message="bad"))
     assert b"response.failed" in failed
 
 
@@ -312,8 +311,10 @@ def test_official_client_reassembles_calls(context: Any) -> None:
     from openai.types.responses import ResponseStreamEvent
 
     response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
-    teller = ResponseEvents(response, NEW, Meter((), PATH))
-    text = teller.opening() + b"".join(map(teller.part, parts())) + teller.closing(parts()[-1])
+    encoder = ResponseEvents(response, NEW, Meter((), PATH))
+    text = (
+        encoder.opening() + b"".join(encoder.delta(0, delta) for delta in deltas()) + encoder.closing(0, deltas()[-1])
+    )
     state: Any = ResponseStreamState(input_tools=openai.omit, text_format=openai.omit)
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
     events = [

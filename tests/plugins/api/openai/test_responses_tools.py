@@ -9,9 +9,8 @@ import pytest
 
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.parsers import CallDelta
-from maxserve.plugins.api.common.answer import Piece
+from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.meter import Meter
-from maxserve.plugins.api.common.parts import Answer, Part
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_events import ResponseEvents
 from maxserve.plugins.api.openai.responses_items import NewItems, ResponseObject, items_of
@@ -87,10 +86,10 @@ CALLED: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [  # tool, name 
 ]
 
 
-def events_of(tools: ResponseTools, context: Any, *parts: Part) -> list[Any]:
+def events_of(tools: ResponseTools, context: Any, *deltas: TextDelta) -> list[Any]:
     response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
-    teller = ResponseEvents(response, NewItems("r", tools), Meter((), "/v1/responses"))
-    text = teller.opening() + b"".join(map(teller.part, parts)) + teller.closing(parts[-1])
+    encoder = ResponseEvents(response, NewItems("r", tools), Meter((), "/v1/responses"))
+    text = encoder.opening() + b"".join(encoder.delta(0, delta) for delta in deltas) + encoder.closing(0, deltas[-1])
     return [json.loads(lines.split("data: ")[1]) for lines in text.decode().split("\n\n")[:-1]]
 
 
@@ -105,10 +104,10 @@ def test_a_call_is_the_item_that_its_tool_wants(
         CallDelta(index=0, arguments=arguments[3:]),
     ]
     answer = Answer()
-    parts = [Part(piece=Piece(text=""), calls=(delta,)) for delta in deltas]
-    parts.append(Part(piece=Piece(text="", finish="stop"), finish="tool_calls"))
-    for part in parts:
-        answer.add(part)
+    parts = [TextDelta(calls=(delta,)) for delta in deltas]
+    parts.append(TextDelta(finish="stop", called=True))
+    for delta in parts:
+        answer.add(delta)
     [whole] = [each.shown("completed") for each in items_of(answer, NewItems("r", tools))]
     assert item.items() <= whole.items()
     assert whole["call_id"] == "c1"
@@ -119,7 +118,7 @@ def test_a_call_is_the_item_that_its_tool_wants(
 
 def test_a_freeform_call_is_streamed_as_its_input(context: Any) -> None:
     call = CallDelta(index=0, id="c1", name="apply_patch", arguments='{"input": "*** a"}')
-    part = Part(piece=Piece(text="", finish="stop"), calls=(call,), finish="tool_calls")
+    part = TextDelta(finish="stop", calls=(call,), called=True)
     events = events_of(tools_of(PATCH), context, part)
     told = [(event["type"], event.get("delta", event.get("input"))) for event in events if "custom" in event["type"]]
     assert told == [
