@@ -1,4 +1,4 @@
-"""Which model families come with maxserve? Declared here, one file each."""
+"""The model families that come with maxserve. Declared here, one file each."""
 
 from __future__ import annotations
 

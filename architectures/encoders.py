@@ -1,4 +1,4 @@
-"""Which model families for embeddings and scores come with maxserve? Declared here, one file each."""
+"""The model families for embeddings and scores that come with maxserve. Declared here, one file each."""
 
 from __future__ import annotations
 

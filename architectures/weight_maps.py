@@ -1,4 +1,4 @@
-"""Where do the checkpoints of the families have the parameters of ours?"""
+"""Names of the families' parameters in checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where do the tokens of a row's history lie in the logits? What the penalties share."""
+"""The history of a row, which the penalties share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a block let tokens look at each other?"""
+"""Attention of a decoder block."""
 
 from __future__ import annotations
 

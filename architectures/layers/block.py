@@ -1,4 +1,4 @@
-"""What is a layer of a decoder? Attention and a feed-forward part beside one stream, with norms as families have them.
+"""A layer of a decoder. Attention and a feed-forward part beside one stream, with norms as families have them.
 
 A family overrides `attention` or `feed_forward`, or writes a block of its own.
 """

@@ -1,4 +1,4 @@
-"""What does config.json say about the model? Read without torch and without transformers."""
+"""What config.json says about a decoder. Read without torch and without transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does config.json have under a key? A value of the right kind, or a ModelError that names the key."""
+"""Typed reads of the keys of config.json. A value of the right kind, or a ModelError that names the key."""
 
 from __future__ import annotations
 

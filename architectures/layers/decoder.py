@@ -1,4 +1,4 @@
-"""How do blocks make a language model?"""
+"""A language model made of blocks."""
 
 from __future__ import annotations
 

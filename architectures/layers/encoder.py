@@ -1,4 +1,4 @@
-"""How do blocks make an encoder? BERT's, whose names its relatives' checkpoints get too."""
+"""An encoder made of blocks. BERT's, whose names its relatives' checkpoints get too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does config.json say about an encoder: a BERT and its relatives? Read without torch and transformers."""
+"""What config.json says about an encoder: a BERT and its relatives. Read without torch and transformers."""
 
 from __future__ import annotations
 

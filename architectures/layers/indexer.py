@@ -1,4 +1,4 @@
-"""Which of the tokens before are worth a look? DeepSeek's sparse attention, arXiv 2512.02556, 2.1.
+"""The index that chooses the tokens worth attending to. DeepSeek's sparse attention, arXiv 2512.02556, 2.1.
 
 The published models rotate queries and keys by one orthogonal matrix and round them to 8 bits, to be fast; products do
 not change by the former, so neither is done here.

@@ -1,4 +1,4 @@
-"""What does config.json say about multi-head latent attention?"""
+"""What config.json says about multi-head latent attention."""
 
 from __future__ import annotations
 

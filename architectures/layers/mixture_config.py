@@ -1,4 +1,4 @@
-"""What does config.json say about mixtures of experts?"""
+"""What config.json says about mixtures of experts."""
 
 from __future__ import annotations
 

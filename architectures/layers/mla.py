@@ -1,4 +1,4 @@
-"""How does attention work over one latent vector a token? Multi-head latent attention, arXiv 2405.04434, 2.1.
+"""Attention over one latent vector per token. Multi-head latent attention, arXiv 2405.04434, 2.1.
 
 Keys and values of all heads are products of the latent vector. They are never made: what would multiply the latent
 vector multiplies queries before, and outcomes after, so a token keeps and shows the others its latent vector alone.

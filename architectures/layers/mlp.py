@@ -1,4 +1,4 @@
-"""What does a block do to each token by itself?"""
+"""The feed-forward part of a block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do a few of many feed-forward parts work on each token? Rows are sorted by expert, and each has one product.
+"""Mixtures of experts. Rows are sorted by expert, and each has one product.
 
 Only experts that some token chose are computed, each once for all its tokens. The numbers of a token are summed in the
 order of its own choices, so they do not depend on what others chose.

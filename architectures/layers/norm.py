@@ -1,4 +1,4 @@
-"""How are activations brought to one scale?"""
+"""Norms of activations."""
 
 from __future__ import annotations
 

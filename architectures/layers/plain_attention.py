@@ -1,4 +1,4 @@
-"""What is attention? As the textbook has it, with everything a CacheLayer can say: the measure for faster ones."""
+"""Attention in its plain form, with everything a CacheLayer can say: the reference for faster ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does config.json say about rotary positions? Old and new spellings, one rope for all layers or one per kind.
+"""What config.json says about rotary positions. Old and new spellings, one rope for all layers or one per kind.
 
 Read as transformers' RotaryEmbeddingConfigMixin and the config classes that differ from it read it.
 """

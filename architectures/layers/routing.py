@@ -1,4 +1,4 @@
-"""Which experts does each token use, and how much does each count? One function per way that families have.
+"""Choice and weights of the experts of each token. One function per way that families have.
 
 All take the router's logits [T, experts] and compute in float32.
 """

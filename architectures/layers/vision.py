@@ -1,5 +1,8 @@
-"""How does a language model see? The tower and the projector are transformers' own modules; their features take the
-places of an image's tokens among the embeddings."""
+"""The vision part of a vision-language model.
+
+The tower and the projector are transformers' own modules; their features take the places of an image's tokens among
+the embeddings.
+"""
 
 from __future__ import annotations
 

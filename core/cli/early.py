@@ -1,4 +1,4 @@
-"""Which plugins does the command line want? Read before there are any options, because plugins add some."""
+"""The plugin options of the command line, read before the others, because plugins add some."""
 
 from __future__ import annotations
 

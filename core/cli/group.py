@@ -1,4 +1,4 @@
-"""Which commands does `max` have? Its own, made when they are needed, and those of plugins."""
+"""The commands of `max`: its own, made when they are needed, and those of plugins."""
 
 from __future__ import annotations
 

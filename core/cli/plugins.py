@@ -1,4 +1,4 @@
-"""`max plugins`: which plugins are there, where are they from, what is wrong with them, and how does one begin?"""
+"""`max plugins`: the plugins, where they are from, what is wrong with them, and how to begin one."""
 
 from __future__ import annotations
 

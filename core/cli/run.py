@@ -1,4 +1,4 @@
-"""How does a run of `max` begin and end? Plugins first, then the command, and every error on one line."""
+"""A run of `max`: plugins first, then the command, and every error on one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _plugin_options(argv: list[str], environ: Mapping[str, str]) -> PluginOption
     except UsageError as error:
         if not {"-h", "--help", "--version"} & set(argv):
             raise
-        click.echo(f"Warning: {error}", err=True)  # whoever asks for help, gets help
+        click.echo(f"Warning: {error}", err=True)  # help is shown all the same
         return PluginOptions()
 
 

@@ -1,4 +1,4 @@
-"""How do rows look on a terminal?"""
+"""Tables on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did the user choose? Typed settings, and how command line, file and environment become them. No torch."""
+"""Typed settings, and how command line, file and environment become them. No torch."""
 
 from __future__ import annotations
 

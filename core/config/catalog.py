@@ -1,4 +1,4 @@
-"""Which options are there? One list, read off the fields of the sections, that everything else is made from."""
+"""The list of all options, read off the fields of the sections; everything else is made from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the settings go together? What one field alone cannot tell."""
+"""Checks over several settings, which no field alone can make."""
 
 from __future__ import annotations
 

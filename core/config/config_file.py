@@ -1,4 +1,4 @@
-"""Which options does a settings file set? YAML: flat, one section of it, or nested by section."""
+"""The settings file. YAML: flat, one section of it, or nested by section."""
 
 from __future__ import annotations
 

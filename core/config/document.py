@@ -1,4 +1,4 @@
-"""What does docs/options.md say? The page is made from the options themselves.
+"""The page docs/options.md, made from the options themselves.
 
 `python -m maxserve.core.config.document > docs/options.md` renews it.
 """

@@ -1,4 +1,4 @@
-"""Which options do environment variables, and the file .env, set?"""
+"""Options in environment variables and in the file .env."""
 
 from __future__ import annotations
 

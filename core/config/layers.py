@@ -1,4 +1,4 @@
-"""Which values were given, and where? Command line, file and environment, each as one layer."""
+"""Sources of option values: command line, file and environment, one layer each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What range does a field allow, in words?"""
+"""Ranges of fields, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model, in which form, on which device?"""
+"""Settings of the model, its form and its device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does an architecture insist on, whatever was chosen? Values of options, declared beside it."""
+"""Option values that an architecture insists on, declared beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do command line, file, environment and defaults become one `Settings`?"""
+"""One `Settings` from command line, file, environment and defaults."""
 
 from __future__ import annotations
 

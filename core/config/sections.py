@@ -1,4 +1,4 @@
-"""What did the user choose? All settings as one frozen value, section by section."""
+"""All settings as one frozen value, section by section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do the settings look like to a person? Readable blocks for --pretty-print-config."""
+"""Settings as readable blocks, for --pretty-print-config."""
 
 from __future__ import annotations
 

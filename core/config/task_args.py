@@ -1,4 +1,4 @@
-"""What does `--task-arg` say? Arguments of tasks, which only audio generation has."""
+"""The values of `--task-arg`. Arguments of tasks, which only audio generation has."""
 
 from __future__ import annotations
 

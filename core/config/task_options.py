@@ -1,4 +1,4 @@
-"""Do the options go with what the model is for?"""
+"""Options against the task of the model."""
 
 from __future__ import annotations
 

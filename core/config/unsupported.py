@@ -1,4 +1,4 @@
-"""Which options have no feature behind them yet? Later work empties these two tables."""
+"""Options without a feature behind them yet; later work empties these two tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which FastAPI application serves a model? The plugins' routers, behind one way of reading and answering."""
+"""The FastAPI application that serves a model. The plugins' routers, behind one way of reading and answering."""
 
 from __future__ import annotations
 

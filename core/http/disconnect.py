@@ -1,4 +1,4 @@
-"""How is work stopped when the client it is for has gone?"""
+"""Work that stops when its client has gone."""
 
 from __future__ import annotations
 

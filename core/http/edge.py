@@ -43,7 +43,7 @@ class Edge:
             receive.check_declared()
             await self._app(scope, receive, send)
         except ClientGone:
-            if not send.started:  # nobody reads it; access logs and HTTP servers want an end all the same
+            if not send.started:  # unread, but access logs and HTTP servers want an end
                 await self._tell(Failure(status=499, message="the client has gone"), scope, receive, send)
         except Exception as error:
             failure = failure_of(error)

@@ -1,4 +1,4 @@
-"""Who may ask at all? (`--api-key`)"""
+"""API keys (`--api-key`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def key_in(headers: Headers) -> str:
 
 
 class KeyCheck:
-    """ASGI middleware that lets nobody pass without one of `keys`.
+    """ASGI middleware that refuses requests without one of `keys`.
 
     All keys are compared, each in constant time, so that an answer's delay tells nothing of them. Probes of health
     never come here: the gate answers them.

@@ -52,7 +52,7 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to whoever runs the event loop."""
+        """Leaves signals to the owner of the event loop."""
         yield
 
 

@@ -1,4 +1,4 @@
-"""Where does each plugin's router go, and does it stand in another one's way?"""
+"""The mounting of plugins' routers."""
 
 from __future__ import annotations
 

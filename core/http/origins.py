@@ -1,10 +1,10 @@
 """Pages in browsers: those of listed sites may use the server (CORS), those of others may not make it work.
 
-Without an API key, whatever reaches the port is answered, and a page of any site that somebody on this machine looks at
+Without an API key, whatever reaches the port is answered, and a page of any site that a user of this machine looks at
 can reach it. Two fields of a request tell such pages from other clients, because a page cannot choose them: `Origin`,
 the site that the page is of, and `Host`, the name by which the server was asked for. A page of evil.example whose name
 was made to mean 127.0.0.1 after it was loaded (DNS rebinding) is of the same site as the server, for the browser, and
-may read what it answers: only the `Host` gives it away. So names are taken that nobody can register.
+may read what it answers: only the `Host` gives it away. So only names that cannot be registered are taken.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OriginCheck:
 
     A page is foreign unless its site is in `--allowed-origins`, is what the server was asked for as, is this machine
     or one of `--allowed-hosts`; sites are of http or https: extensions and applications have other schemes, and pass.
-    Of a server that only this machine reaches, every Host must be a name that nobody can register; of others, that of
+    Of a server that only this machine reaches, every Host must be a name that cannot be registered; of others, that of
     requests that may come from a browser.
     """
 
@@ -99,7 +99,7 @@ class OriginCheck:
         return None
 
     def _is_own(self, name: str) -> bool:
-        """Whether nobody could make the name mean this machine who should not."""
+        """Whether no stranger could make the name mean this machine."""
         private = "." not in name or name.rpartition(".")[2] in PRIVATE_NAMES or name.endswith(".home.arpa")
         return private or _is_literal(name) or self._is_listed(name)
 

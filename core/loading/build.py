@@ -1,4 +1,4 @@
-"""How does a declared architecture become a module with its weights in place?"""
+"""A declared architecture as a module with its weights in place."""
 
 from __future__ import annotations
 

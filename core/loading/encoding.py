@@ -1,4 +1,4 @@
-"""In which type are weights stored, and may they be served so?
+"""The type in which weights are stored and served.
 
 Three encodings are known: float32, bfloat16 and float16. Checkpoints in float16 are served too, although it cannot be
 asked for; any architecture that takes bfloat16 takes them. In which type an encoding is computed is decided where the

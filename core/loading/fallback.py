@@ -1,4 +1,4 @@
-"""Which architecture serves a model whose class none is named after?"""
+"""Architectures for models whose class none is named after."""
 
 from __future__ import annotations
 

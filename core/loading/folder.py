@@ -1,4 +1,4 @@
-"""What may an architecture know of a model before it is built?"""
+"""A model's folder as architectures see it before they are built."""
 
 from __future__ import annotations
 

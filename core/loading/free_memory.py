@@ -1,4 +1,4 @@
-"""How much memory is free on a device, for this process?"""
+"""Free memory of a device, for this process."""
 
 from __future__ import annotations
 

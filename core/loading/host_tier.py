@@ -1,4 +1,4 @@
-"""How many pages does the KV cache's second tier get, in the host's memory?"""
+"""Pages of the KV cache's second tier, in host memory."""
 
 from __future__ import annotations
 

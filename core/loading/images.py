@@ -1,4 +1,4 @@
-"""Who reads the pictures for a model?"""
+"""The image reader of a model."""
 
 from __future__ import annotations
 

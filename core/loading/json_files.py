@@ -1,4 +1,4 @@
-"""How is a model folder's JSON read, so that a bad file is one clear line?"""
+"""JSON files of a model folder, with errors of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With which plugins' kernels does the model compute, and in which types? The best that this machine can have."""
+"""The choice of kernels and of the types they compute in: the best that this machine can have."""
 
 from __future__ import annotations
 

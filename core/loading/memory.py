@@ -1,4 +1,4 @@
-"""Where does the memory go? Decided with numbers alone, before anything is allocated.
+"""The memory plan of a model and its cache, decided with numbers alone, before anything is allocated.
 
     KV cache = free memory x utilization - weights - activations
 

@@ -1,4 +1,4 @@
-"""How are sizes written for people?"""
+"""Sizes of memory, written for people."""
 
 from __future__ import annotations
 

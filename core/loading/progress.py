@@ -1,4 +1,4 @@
-"""How does the person who waits for a model see that it comes?"""
+"""Progress of a start, shown or logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are meant by a model reference?
+"""The files of a model reference.
 
 A plugin may know the reference, or it is a folder.
 """

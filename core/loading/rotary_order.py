@@ -1,4 +1,4 @@
-"""In which order does a checkpoint keep the rotary pairs of its queries and keys? What `--rope-type` says.
+"""The order of rotary pairs in a checkpoint. What `--rope-type` says.
 
 Hugging Face's files keep the two entries of a pair half a head apart ("neox"), which is how our rotation takes them.
 Meta's original files, and GGUF files of the Llama family, keep them side by side ("normal"): their rows are put in

@@ -1,4 +1,4 @@
-"""What is in a safetensors file? Its header alone is read: no weights, no torch."""
+"""Headers of safetensors files: no weights are read, and no torch is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a model for, when its class can be used for several things?"""
+"""The task of a model whose class can be used for several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint goes where in a model? Decided from names and shapes alone, before anything is read.
+"""The plan of which tensor of a checkpoint goes where in a model, made from names and shapes alone.
 
 Every parameter must be there. Tensors that are too many are left out, and named in a warning, where they belong to
 modules that the model does not have at all (a second head, a tower); within the model's own modules they are an error,

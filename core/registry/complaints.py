@@ -1,4 +1,4 @@
-"""Does a broken plugin stop us, or is it noted and left out?"""
+"""Problems of plugins: raised at once, or noted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from maxserve.core.interfaces.errors import PluginError
 
 
 class Complaints:
-    """Takes plugin errors: raises them at once when strict, else keeps them for whoever asks.
+    """Takes plugin errors: raises them at once when strict, else keeps them to be asked for.
 
     `tolerant` is the operator's word that a broken plugin never stops anything.
     """

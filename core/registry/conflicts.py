@@ -1,4 +1,4 @@
-"""Who gives way when two plugins declare one name?
+"""Conflicts between plugins that declare one name.
 
 Nobody, silently: it is an error that names both, unless --prefer decides, or an architecture of the operator's own
 --custom-architectures replaces a built-in one. What else such a module declares is treated as any plugin's.

@@ -1,4 +1,4 @@
-"""Which module does a value of --custom-architectures mean, and which architectures does it list?"""
+"""Modules of --custom-architectures and the architectures they list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is there of one kind, and who gave it?"""
+"""Registries: what there is of one kind, and who gave it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def find_architecture(
 
 
 def tasks_of(registry: Registry[Architecture], classes: Sequence[str]) -> tuple[str, ...]:
-    """What a model of `classes` can be used for, generation of text first; empty when nobody knows the classes."""
+    """What a model of `classes` can be used for, generation of text first; empty when the classes are unknown."""
     wanted = {plain(name) for name in classes}
     found = {
         entry.component.task

@@ -1,4 +1,4 @@
-"""Which request field belongs to which sampler?"""
+"""Request fields and the samplers they belong to."""
 
 from __future__ import annotations
 

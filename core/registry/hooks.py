@@ -1,4 +1,4 @@
-"""Does a plugin use the hooks as it should? The checks, and how their failures read."""
+"""Checks of a plugin's hooks, and how their failures read."""
 
 from __future__ import annotations
 

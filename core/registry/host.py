@@ -1,4 +1,4 @@
-"""Which plugins are there in this process, and what do they offer?
+"""The plugins of one process and what they offer.
 
 The one file that asks pluggy for implementations: everything else sees typed registries. A host is an object, not a
 global; a process makes one at its start, and no hook is called once requests are served.

@@ -1,4 +1,4 @@
-"""How is a plugin imported, and what of it is not a plugin of this version?"""
+"""The import of a plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a worker need to have the same plugins as the server, and how do both know that they have?"""
+"""The plugins of a server, as its workers rebuild them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did the operator say about plugins, before anything is imported?"""
+"""The operator's options about plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the plugins there are take part, and why not the others?"""
+"""The plugins that take part, and why others do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where may plugins come from, and in which order?
+"""The sources of plugins, in their order.
 
 Built-ins, installed entry points, --plugin, --custom-architectures. The order is shown and decides nothing else.
 """

@@ -1,4 +1,4 @@
-"""What does the operator see while the server starts, and when it is ready?"""
+"""What the operator sees while the server starts, and when it is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a worker process started, watched and ended, from its parent's side?"""
+"""A worker process, from its parent's side."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Child:
         self.pid = self._process.pid
         assert self._process.stdin is not None
         self._lifeline = self._process.stdin
-        with suppress(BrokenPipeError):  # it ended at once; whoever watches it hears of that
+        with suppress(BrokenPipeError):  # it ended at once; its watcher hears of that
             write_start(self._lifeline, start)
 
     async def exited(self) -> int:
@@ -46,7 +46,7 @@ class Child:
 
         def wait() -> None:
             code = self._process.wait()
-            with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            with suppress(RuntimeError):  # the loop is closed: the answer is no longer wanted
                 loop.call_soon_threadsafe(tell, code)
 
         threading.Thread(target=wait, name=f"await-worker-{self.pid}", daemon=True).start()
@@ -75,7 +75,7 @@ def describe_exit(pid: int, status: int) -> str:
     text = f"the worker (pid {pid}) was ended by {name}"
     if -status == signal.SIGKILL:
         text += (
-            "; if nobody sent it, the system ran out of memory: "
+            "; if no user sent it, the system ran out of memory: "
             "lower --device-memory-utilization, --max-batch-size or --max-length"
         )
     return text

@@ -93,7 +93,7 @@ class WorkerClient:
         return self._channel
 
     async def reset_prefix_cache(self) -> None:
-        """Tells the worker to forget the prefixes nobody uses."""
+        """Tells the worker to forget unused prefixes."""
         if self._channel is None:
             raise WorkerDied(NO_WORKER)
         self._channel.send(ResetPrefixCache())
@@ -117,7 +117,7 @@ class WorkerClient:
             stream.put_nowait(error)
 
     def deliver(self, message: Outputs) -> None:
-        """Gives each request its output; what nobody waits for was aborted meanwhile."""
+        """Gives each request its output; requests that are no longer waited for were aborted meanwhile."""
         for refusal in message.refusals:
             self._end(refusal.id, _error(refusal))
         given: tuple[Output | Encoded, ...] = message.outputs or message.encoded  # an engine gives one or the other

@@ -1,4 +1,4 @@
-"""What happens to a process's memory once it has built what it keeps for good?"""
+"""The memory of a process that has built what it keeps for good."""
 
 from __future__ import annotations
 

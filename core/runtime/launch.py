@@ -1,4 +1,4 @@
-"""How does `max serve` come up? The port first, then the worker, and the rest while the worker loads the model."""
+"""The start of `max serve`. The port first, then the worker, and the rest while the worker loads the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a worker learn that its parent is gone?
+"""The end of a worker whose parent is gone.
 
 Its standard input carries the Start message and then stays open: when it ends, the parent has ended, however that came
 about. On Linux the kernel is asked to say so too, in case another process holds a copy of the pipe.

@@ -1,4 +1,4 @@
-"""How do log lines look? One handler on standard error, the same in the API process and in the workers.
+"""The format of log lines. One handler on standard error, the same in the API process and in the workers.
 
 Prompts and texts are never logged.
 """

@@ -1,4 +1,4 @@
-"""What do the API process and a worker say to each other?
+"""Messages between the API process and a worker.
 
 Everything travels as msgpack; nothing is ever pickled. The worker is told how to start over its standard input, which
 stays open as its lifeline; all else goes over the sockets of sockets.py.
@@ -61,13 +61,13 @@ class Encode(Message, frozen=True, kw_only=True):
 
 
 class Abort(Message, frozen=True, kw_only=True):
-    """Requests nobody waits for any more."""
+    """Requests that are no longer wanted."""
 
     ids: tuple[str, ...]
 
 
 class ResetPrefixCache(Message, frozen=True, kw_only=True):
-    """Forget the prefixes nobody uses."""
+    """Forget unused prefixes."""
 
 
 class Shutdown(Message, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """How the threads of a compute library wait for each other: by sleeping, so that neighbours have the cores.
 
-OpenMP threads that wait by spinning starve whoever shares their cores: with one busy neighbour on two cores a step
+OpenMP threads that wait by spinning starve other processes on their cores: with one busy neighbour on two cores a step
 takes seconds. A very short spin (some microseconds) is worth it all the same: the threads of a compiled layer meet a
 dozen times, and being woken takes longer than most of what lies between.
 """

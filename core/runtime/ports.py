@@ -1,4 +1,4 @@
-"""Is the port free? Asked, and the port taken, before any model is loaded."""
+"""The port of the server. Asked, and the port taken, before any model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where do socket files lie, and who removes those of a server that was killed?
+"""The folder of socket files.
 
 Each server has a folder of its own, and holds a lock on a file in it for as long as it lives, however it ends. The next
 server that starts removes the folders whose locks are free.
@@ -54,7 +54,7 @@ def remove_abandoned() -> None:
     """Removes the folders of servers that ended without removing them."""
     places = dict.fromkeys((tempfile.gettempdir(), SHORT))
     for lock in (lock for place in places for lock in Path(place).glob(f"{PREFIX}*/{LOCK}")):
-        with suppress(OSError):  # another user's, in use, or removed by somebody else just now
+        with suppress(OSError):  # another user's, in use, or removed by another process just now
             held = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What runs in the API process once a worker is on its way? The HTTP server, the supervisor, and what joins them."""
+"""What runs in the API process once a worker is on its way. The HTTP server, the supervisor, and what joins them."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class Serving:
             before.close()
 
     def _settings(self, info: ModelInfo) -> Settings:
-        """The settings the worker has: what an architecture insists on is known only now if nobody looked before."""
+        """The settings the worker has: an architecture's own values may be known only now."""
         plan = self._plan
         if plan.files is not None:
             return plan.settings

@@ -1,4 +1,4 @@
-"""How do messages travel between the API process and one worker?
+"""Sockets between the API process and one worker.
 
 Two ZMQ PUSH/PULL pairs without high-water marks. Who receives binds and who sends connects, so that a send never has to
 wait for the other side. Each worker has channels of its own: nothing of a dead one reaches its successor.
@@ -62,7 +62,7 @@ def _alone(base: str) -> Iterator[None]:
     ZMQ would bind a second socket at an ipc:// path without a word, and the first server would hear nothing more. At
     tcp:// addresses binding fails, but in the worker, after the model was loaded.
     """
-    if base.startswith("ipc://@"):  # a name of Linux that is no file, which nobody can bind twice
+    if base.startswith("ipc://@"):  # a name of Linux that is no file, which cannot be bound twice
         yield
     elif base.startswith("ipc://"):
         with _locked(base):
@@ -140,12 +140,12 @@ def _tcp_pair(base: str, rest: str) -> Endpoints:
 
 
 def _warn_if_open(base: str) -> None:
-    """Says so when others than this machine can reach the sockets, which ask nobody who they are."""
+    """Says so when others than this machine can reach the sockets, which have no authentication."""
     scheme, _, rest = base.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
     if scheme == "tcp" and not _is_loopback(host):
         log.warning(
-            "--zmq-endpoint-base %s: whoever reaches %s can read prompts and give orders to the worker; "
+            "--zmq-endpoint-base %s: who reaches %s can read prompts and give orders to the worker; "
             "nothing there is encrypted or asks for a key",
             base,
             host,

@@ -1,4 +1,4 @@
-"""Who keeps a worker alive? Starts it, tells what becomes of it, starts it anew when it dies, and ends it."""
+"""The supervisor of a worker. Starts it, tells what becomes of it, starts it anew when it dies, and ends it."""
 
 from __future__ import annotations
 

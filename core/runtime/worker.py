@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.worker")
 
-PAUSE = 0.01  # seconds between two steps of nobody
+PAUSE = 0.01  # seconds between two empty steps
 REST = 2.0  # seconds without work until memory that is free goes back to the system
 
 
@@ -80,7 +80,7 @@ class Loop:
     """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet.
 
     An engine with empty steps (`--execute-empty-batches`) runs one of them after every sleep, which then ends after
-    PAUSE at the latest: other devices may be waiting for this one, and a step that nobody waits for costs 1 % or so.
+    PAUSE at the latest: other devices may be waiting for this one, and a step without requests costs 1 % or so.
     """
 
     def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
@@ -111,7 +111,7 @@ class Loop:
 
     @property
     def _resting(self) -> bool:
-        """Whether there was work, of which memory may be left that nobody needs, and now there is none."""
+        """Whether there was work, of which unused memory may be left, and now there is none."""
         return self._worked and self._pause is None and self._engine.pause is None
 
     def _sleep(self) -> float | None:
@@ -188,7 +188,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
     reporter = Reporter(channel)
     files = start.files
-    if files is None:  # --defer-resolve: nobody has looked for the model yet
+    if files is None:  # --defer-resolve: the model is not resolved yet
         files = resolve_model(
             settings.model,
             host,
@@ -221,5 +221,5 @@ def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, pro
 if __name__ == "__main__":
     main()
     logging.shutdown()
-    # Python would spend seconds on taking torch apart, while whoever stops the server waits; the kernel is quicker.
+    # Python would spend seconds on taking torch apart, while the operator waits; the kernel is quicker.
     os._exit(0)

@@ -49,7 +49,7 @@ class DeclaredTokens:
         try:
             vocab = msgspec.json.decode(self._file.model, type=_Model).vocab
         except (msgspec.DecodeError, RecursionError):
-            return {}  # whoever builds the tokenizer says what is wrong with it
+            return {}  # the build of the tokenizer says what is wrong with it
         return vocab if isinstance(vocab, dict) else {str(entry[0]): i for i, entry in enumerate(vocab) if entry}
 
 

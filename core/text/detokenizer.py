@@ -1,4 +1,4 @@
-"""How does a stream of tokens become a stream of text, and where does a stop string end it?"""
+"""A stream of tokens as a stream of text, with its stop strings."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, models
 
 Span = tuple[int, int]
 
-# Linear B: letters that no normalizer changes and nobody types.
+# Linear B: letters that no normalizer changes and that are never typed.
 _LETTERS = [chr(code) for code in range(0x10080, 0x100FB)]
 _NAME_LENGTH = 12
 _UNKNOWN = "".join(_LETTERS[:3])
@@ -175,7 +175,7 @@ def _finder(tokens: Sequence[AddedToken], normalizer: Any) -> tokenizers.Tokeniz
 
 
 def _fill(tokenizer: tokenizers.Tokenizer) -> None:
-    """Adds tokens that nobody writes until new ids lie behind all those of a vocabulary with gaps."""
+    """Adds tokens that are never written until new ids lie behind all those of a vocabulary with gaps."""
     missing = max(tokenizer.get_vocab().values(), default=-1) + 1 - tokenizer.get_vocab_size()
     if missing > 0:
         tokenizer.add_tokens([_token(_secret()) for _ in range(missing)])

@@ -1,4 +1,4 @@
-"""Which tokens of a tokenizer are special, and what are they called?
+"""The special tokens of a tokenizer.
 
 tokenizer.json knows the tokens; the files beside it name their roles (eos_token, …), declare tokens that it lacks, and
 say otherwise of others. Who says what last is decided as transformers decides it.

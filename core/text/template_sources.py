@@ -1,4 +1,4 @@
-"""Where is a model's chat template written down?"""
+"""The files of a model's chat template."""
 
 from __future__ import annotations
 

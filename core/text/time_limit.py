@@ -35,7 +35,7 @@ class _Running(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self._found.append(self._call())
-        except BaseException as error:  # it is raised again by whoever waits for the result
+        except BaseException as error:  # it is raised again where the result is waited for
             self._error = error
 
     def end(self) -> None:

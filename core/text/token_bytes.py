@@ -1,4 +1,4 @@
-"""What bytes does a token stand for, as its decoder writes them?"""
+"""The bytes of each token, as its decoder writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does text become token ids and back?
+"""The tokenizer of a model.
 
 Folders with a tokenizer.json are read with the `tokenizers` library alone: importing transformers costs seconds and
 hundreds of megabytes. Other folders are left to transformers.

@@ -1,4 +1,4 @@
-"""How much longer than what it is given can the steps of a tokenizer make a text?
+"""Bounds on how much the steps of a tokenizer lengthen a text.
 
 Each step multiplies. A file of a few kilobytes can so ask for more memory than there is, and the library that runs the
 steps ends the process when it gets none.

@@ -1,4 +1,4 @@
-"""Which ways to attend over the cache come with maxserve? Declared here."""
+"""The attention back ends that come with maxserve. Declared here."""
 
 from __future__ import annotations
 

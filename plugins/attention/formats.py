@@ -1,4 +1,4 @@
-"""How do keys and values get into storage of another type, and out of it?"""
+"""Keys and values in storage of another type."""
 
 from __future__ import annotations
 

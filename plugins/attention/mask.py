@@ -1,4 +1,4 @@
-"""Which positions may a row look at? One mask for all rows of all sequences, of which every call is a slice."""
+"""The mask of all rows of a step. One mask for all rows of all sequences, of which every call is a slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is attention computed over pages with torch alone?
+"""Attention over pages with torch alone.
 
 The keys of a sequence are never copied while they lie in a few runs of neighbouring pages: a run is a view of the
 storage. One new token (decoding) is two small matrix products per run, with the query heads of a group as rows and one

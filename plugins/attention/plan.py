@@ -1,4 +1,4 @@
-"""Where in the cache does each sequence of a step lie, and which rows of the step are its own? Planned on the host."""
+"""The plan of a step: pages and rows of each sequence. Planned on the host."""
 
 from __future__ import annotations
 

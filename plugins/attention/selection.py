@@ -1,4 +1,4 @@
-"""Which tokens does a layer with an `index_top` look at? Of what it may see, those that its Index scores highest."""
+"""The choice of tokens by an index: of what a token may see, those that score highest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cached prefixes go first when memory runs out?
+"""Eviction policies.
 
 Only the ends of prefixes are asked for: a page goes before the one it continues.
 """

@@ -1,4 +1,4 @@
-"""What can be chosen about the paged cache beyond the core's own options?"""
+"""Settings of the paged cache."""
 
 from __future__ import annotations
 

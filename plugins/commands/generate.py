@@ -122,7 +122,7 @@ def _token_ids(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 
 
 def refuse_unknown_fields(host: Host, asked: Mapping[str, Any]) -> None:
-    """Raises UnsupportedError for what was asked and nobody can do."""
+    """Raises UnsupportedError for what was asked and is not supported."""
     fields = host.request_fields()
     for flag, field, _ in SAMPLER_OPTIONS:
         if asked[field] is not None and field not in fields:

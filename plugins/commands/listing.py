@@ -1,4 +1,4 @@
-"""`max list`: what do the plugins offer, and where does it come from?"""
+"""`max list`: what the plugins offer, and where it is from."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def list_command(invocation: Invocation) -> click.Command:
 
 
 def choose(host: Host, kind: str | None) -> Sequence[Registry[Any]]:
-    """The registries of a kind named in singular or plural, all without a name; UsageError for a kind nobody knows."""
+    """The registries of a kind named in singular or plural, all without a name; UsageError for an unknown kind."""
     if kind is None:
         return host.registries
     wanted = kind.lower().replace("-", "_").replace(" ", "_")

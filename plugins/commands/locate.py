@@ -1,4 +1,4 @@
-"""In which file, on which line, is a component declared, and the thing it refers to? Found without importing it."""
+"""File and line of a declaration, found without importing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did one generation, or one text that was encoded, cost?"""
+"""The report of a generation or of a text that was encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a CPU attend over pages? In place: no key or value is copied but where the cache has a narrower type.
+"""Attention over pages on a CPU. In place: no key or value is copied but where the cache has a narrower type.
 
 A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
 blocks with a running softmax. A sequence's numbers depend on nothing but the sequence.

@@ -1,4 +1,4 @@
-"""How do the sources become a library for this processor, and where is it kept?
+"""The compilation of the sources for this processor.
 
 The name of the library is a digest of everything that decides its content: sources, flags, compiler and processor. So
 whatever changes gets a new file, and what is there is right. Several processes may compile at once; the last one to
@@ -50,7 +50,7 @@ def default_folder() -> Path:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(kept, os.W_OK):
             return kept
-    except (OSError, RuntimeError):  # the latter where nobody has that user id
+    except (OSError, RuntimeError):  # the latter where no user has that id
         pass
     return Path(tempfile.gettempdir()) / f"maxserve-native-{os.getuid()}"
 

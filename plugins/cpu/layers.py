@@ -1,4 +1,4 @@
-"""How does a whole layer become one call? Its operations go to the compiled code as a list, its weights by address.
+"""A whole layer as one call. Its operations go to the compiled code as a list, its weights by address.
 
 Python costs as much as a third of a decoding step when it calls each small operation by itself.
 """
@@ -119,7 +119,7 @@ class _Program:
 
     def run(self, x: Tensor, batch: Any) -> Tensor:
         """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer applies rope."""
-        if not x.shape[0]:  # a step of nobody, of which the attention was told nothing
+        if not x.shape[0]:  # an empty step, of which the attention was told nothing
             return x
         x = rows(x).contiguous()
         tokens, step = x.shape[0], self._attention.step

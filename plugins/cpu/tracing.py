@@ -1,4 +1,4 @@
-"""What does a layer compute? Its code is traced by torch.fx and read as operations that the sources know.
+"""The operations of a layer, traced. Its code is traced by torch.fx and read as operations that the sources know.
 
 Values of a trace are places in buffers: so many floats per token, an offset, a shape and steps. Slicing and viewing
 move places around and cost nothing when the layer runs.

@@ -1,4 +1,4 @@
-"""Where does the model come from that is served when nobody names one?
+"""The model that is served when none is named.
 
 `maxserve/demo` is the folder `model` beside this file: a small Llama trained by `tools/demo_model/train.py`.
 """

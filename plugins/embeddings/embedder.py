@@ -1,4 +1,4 @@
-"""What happens between a request for vectors or scores and these, whatever the wording of the route?"""
+"""From a request for vectors or scores to these."""
 
 from __future__ import annotations
 

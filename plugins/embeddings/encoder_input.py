@@ -1,4 +1,4 @@
-"""How do the texts of a request become what an encoder takes?"""
+"""The texts of a request as an encoder takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do the vectors of tokens become those of texts?"""
+"""Vectors of texts, pooled from those of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose texts are encoded next? Everybody's in turn, so that a request of thousands does not hold up one of a few."""
+"""The queue of texts. Requests take turns, so that one of thousands does not hold up one of a few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does the vector of a text come from those of its tokens? As sentence-transformers writes it beside a model.
+"""The files that sentence-transformers writes beside a model.
 
 `modules.json` lists what the tokens' vectors pass through: Transformer, Pooling, and then Dense and Normalize in any
 number. `sentence_bert_config.json` (or another's name in it) bounds the length, `config_sentence_transformers.json` has

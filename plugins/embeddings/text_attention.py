@@ -1,4 +1,4 @@
-"""How do the tokens of a text attend over each other, where nothing is kept? With torch, on any device.
+"""Attention within texts, without a cache. With torch, on any device.
 
 Neighbouring texts of equal length are one call of torch's fused kernel, so a batch whose texts are sorted by length
 takes few calls and no padding.

@@ -1,4 +1,4 @@
-"""What does the API process have to know of an encoder's vectors?"""
+"""What is known of an encoder's vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do the answers of an encoder become vectors again, of the size that was asked for?"""
+"""Vectors from the outputs of an encoder, cut to size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do files come from the Hugging Face hub, and what is said when they do not?"""
+"""The client of the Hugging Face hub."""
 
 from __future__ import annotations
 

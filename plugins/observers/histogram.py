@@ -1,4 +1,4 @@
-"""How are thousands of values a second counted by size? A Prometheus histogram that takes many values at once."""
+"""A Prometheus histogram that takes many values at once."""
 
 from __future__ import annotations
 

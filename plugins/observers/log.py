@@ -1,4 +1,4 @@
-"""What does somebody who watches the log see of the work?"""
+"""Statistics in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /metrics: what does Prometheus scrape?"""
+"""GET /metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do statistics become Prometheus series?"""
+"""Statistics as Prometheus series."""
 
 from __future__ import annotations
 

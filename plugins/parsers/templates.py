@@ -1,4 +1,4 @@
-"""How does a model write tool calls and reasoning, as far as its chat template tells?
+"""Signs in chat templates of how a model writes calls and reasoning.
 
 A template shows past calls in the form in which the model was trained to write them.
 """
@@ -46,7 +46,7 @@ def pythonic(template: str) -> int:
 
 
 def any_tools(template: str) -> int:
-    """For a form that nobody else knows: every template may be of a model that writes JSON."""
+    """For a form that no other parser knows: every template may be of a model that writes JSON."""
     return _FALLBACK
 
 

@@ -1,4 +1,4 @@
-"""Which prompts still join a batch? The rules that the built-in policies share; the order is each policy's own."""
+"""The admission of prompts to a batch. The rules that the built-in policies share; the order is each policy's own."""
 
 from __future__ import annotations
 

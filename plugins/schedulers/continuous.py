@@ -1,4 +1,4 @@
-"""Who runs next: prompts, or those who decode?"""
+"""The scheduler `continuous`: continuous batching."""
 
 from __future__ import annotations
 

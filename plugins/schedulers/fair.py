@@ -1,4 +1,4 @@
-"""Whose prompt is next, so that no client has to wait for another who asks for much more?"""
+"""The scheduler `fair`: an equal share for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was each client served, and who is next?"""
+"""The accounts of clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class runs a model, and may its code run? Told from names alone: nothing is imported before it is known."""
+"""The choice of a transformers class, from names alone: nothing is imported before it is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a checkpoint come into a class of transformers? By transformers' own reading of it.
+"""A checkpoint in a transformers class, by transformers' own reading of it.
 
 It knows what every family has renamed, fused and stacked since its checkpoints were written. Tensors come mapped from
 the files, so what needs no change takes no memory before it is put where it stays.

@@ -1,4 +1,4 @@
-"""Does a model compute side by side and in pieces what it computes alone? Tried with its weights before it serves.
+"""The rehearsal of a model, with its weights, before it serves.
 
 Whatever a class does that was not thought of here (positions it counts itself, states it keeps, tokens it mixes outside
 of attention) changes the numbers of this, and is refused.

@@ -1,4 +1,4 @@
-"""How do the attention modules of transformers' classes come to the cache?
+"""The seam between attention modules of transformers and the cache.
 
 They call a function that is registered by name. Ours is told by the module itself which model and so which batch it
 works for. The calls of one step come in the same order every time: the n-th is that of layer n.

@@ -1,4 +1,4 @@
-"""What does the engine have to know of a model whose class was written by others?"""
+"""What the engine must know of a transformers model."""
 
 from __future__ import annotations
 

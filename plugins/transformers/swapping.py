@@ -1,4 +1,4 @@
-"""How do the projections of transformers' classes come to be multiplied by the kernels that serve here?"""
+"""Projections of transformers classes on the kernels that serve here."""
 
 from __future__ import annotations
 

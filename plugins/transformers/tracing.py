@@ -1,4 +1,4 @@
-"""What does a model give its attention, layer by layer? It runs once without memory behind it, and tells.
+"""The trace of a model's attention calls: it runs once, without memory behind it.
 
 What a config means for windows, scales and caps is known to the class alone, so nothing is read from there. A class
 says which tokens see which by a rule from which masks are made; the rule is asked, and is to be causal.

@@ -1,4 +1,4 @@
-"""How is the head of a model run apart from the rest of it?
+"""A model without its head.
 
 Classes differ in what they do after the last layer (scales, caps), and have no method for it alone. So the class's own
 forward runs twice: once for all tokens, with nothing for its head to do, and once for the rows whose logits are

@@ -1,1 +1,1 @@
-"""Where do the pictures of requests come from, and are they fit to be looked at?"""
+"""Images of requests: fetching, decoding, processors."""

@@ -1,4 +1,4 @@
-"""How do the image processors of transformers make of a picture what a model takes?
+"""Image processors of transformers.
 
 They are the ones that need Pillow and nothing else: with torchvision the numbers would depend on what is installed.
 """

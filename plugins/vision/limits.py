@@ -1,4 +1,4 @@
-"""What may the pictures of a request be, and where may they come from? Decided by the operator."""
+"""The operator's limits for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pages does each sequence hold?"""
+"""The paged cache: pages of each sequence."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class PagedCache:
         )
 
     def reset(self) -> int:
-        """Forgets every prefix nobody uses, and all copies on the host; returns the pages of the device freed."""
+        """Forgets every unused prefix, and all copies on the host; returns the pages of the device freed."""
         if self._host is not None:
             self._host.reset()
         return self._evict(self._tree.unused)
@@ -242,7 +242,7 @@ class PagedCache:
         """Puts the row's new full pages into the tree, or swaps them for equal ones that are there already.
 
         The swap is safe for a step that was submitted with the old page: the row never writes to a full page again,
-        both pages hold the same keys and values, and whoever gets the old page writes to it in a later step, which
+        both pages hold the same keys and values, and the next owner of the old page writes to it in a later step, which
         runs after those submitted before it.
         """
         tree, table = self._tree, self.tables[row]

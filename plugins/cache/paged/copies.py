@@ -1,4 +1,4 @@
-"""How do whole pages travel between the device and host memory?
+"""Copies of pages between the device and host memory.
 
 A page is one row of bytes on the host, whatever its layers look like. On a GPU the host's memory is pinned; copies to
 it run on a stream of their own beside the model, and copies from it run on the model's stream, so that a step that is
@@ -35,7 +35,7 @@ class PageCopies:
         self._device = context.device
         cuda = context.device.type == "cuda"
         self._stream = torch.cuda.Stream(context.device) if cuda else None  # type: ignore[no-untyped-call]
-        self._copied: torch.Event | None = None  # the last copies to the host; None when nobody needs to wait
+        self._copied: torch.Event | None = None  # the last copies to the host; None when there is nothing to wait for
         self._blocks, self._per_block = _blocks(context, sum(self._widths))
 
     def save(self, pairs: Pairs) -> None:

@@ -1,4 +1,4 @@
-"""Which prefixes have a copy in host memory?"""
+"""Prefixes with a copy in host memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class HostTier:
     """Copies of full pages, found by what they hold, like the pages of the device.
 
     Written through: a page is copied when a row commits it, so that the device may forget it at any time. A copy is
-    never waited for: nobody uses it but while it is made or read. Tokens come as bytes, pages of `width` each.
+    never waited for: it is used only while it is made or read. Tokens come as bytes, pages of `width` each.
     """
 
     def __init__(self, context: CacheContext, layers: Sequence[KVLayer], policy: EvictionPolicy, width: int) -> None:
@@ -75,7 +75,7 @@ class HostTier:
         self._free += self._tree.evict(self._tree.unused)
 
     def check(self) -> None:
-        """Recounts; between two calls nobody uses a copy."""
+        """Recounts; between two calls no copy is in use."""
         self._tree.check(self._page_size, {}, [])
         places = sorted([*self._free, *(entry.page for entry in self._tree.entries())])
         assert places == list(range(self.total)), f"host pages are lost or in two places: {places}"

@@ -1,4 +1,4 @@
-"""Which pages are free, and which of them keep a sequence's pages side by side?"""
+"""The pool of pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where do the keys and values of each layer lie?"""
+"""The storage of keys and values, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prefixes are cached, who uses them, and which page goes when room is needed?"""
+"""The tree of cached prefixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prefixes are cached where some layers keep less of them than others, and what goes when room is needed?"""
+"""The tree of cached prefixes where some layers have windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pages does each sequence hold where some layers look back less far than others?"""
+"""The paged cache where some layers have windows."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class WindowedCache:
         return CacheSizes(total=self._pool.total, free=free, cached=cached, owned=self._pool.total - free - cached)
 
     def reset(self) -> int:
-        """Forgets every prefix nobody uses; returns the pages freed."""
+        """Forgets every unused prefix; returns the pages freed."""
         unused = self._tree.unused
         self._pool.give(self._tree.evict(unused))
         return unused

@@ -1,4 +1,4 @@
-"""Does an architecture compute what transformers computes, however its tokens are cut into steps?
+"""Checks of architectures: as transformers computes, however tokens are cut into steps.
 
 A plugin author subclasses `ArchitectureChecks` in a test file, names the architecture and gives tiny configs:
 

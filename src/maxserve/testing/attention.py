@@ -1,4 +1,4 @@
-"""Does an attention back end see what the textbook sees, whatever the pages' order and the step's shape?
+"""Checks of attention back ends.
 
 class TestAcme(AttentionChecks):
     attention = "acme"

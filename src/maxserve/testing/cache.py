@@ -1,4 +1,4 @@
-"""Does a cache strategy keep its promises? Random use is compared with a dictionary of prefixes.
+"""Checks of cache strategies. Random use is compared with a dictionary of prefixes.
 
 class TestMine(CacheStrategyChecks):
     strategy = "mine"

@@ -1,4 +1,4 @@
-"""What should a cache say? It is compared, call by call, with a dictionary of prefixes."""
+"""A model of a cache: a dictionary of prefixes, compared call by call."""
 
 from __future__ import annotations
 

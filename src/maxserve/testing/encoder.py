@@ -1,4 +1,4 @@
-"""Does an architecture for embeddings or scores compute what transformers computes, whatever is in a step with it?
+"""Checks of architectures for embeddings and scores.
 
 A plugin author subclasses `EncoderChecks` in a test file, names the architecture and gives tiny configs:
 

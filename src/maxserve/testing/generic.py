@@ -1,4 +1,4 @@
-"""How is an architecture checked that nobody wrote a test for? By what it is for, on a tiny model of its family.
+"""Checks of an architecture by what it is for, on a tiny model of its family.
 
 In a file of tests, `globals().update(generic_checks(architecture))` makes a class of every model class of transformers
 that the architecture serves.

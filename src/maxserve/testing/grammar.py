@@ -1,4 +1,4 @@
-"""Does a grammar back end keep texts within what it was given?
+"""Checks of grammar back ends.
 
 class TestAcme(GrammarBackendChecks):
     backend = "acme"

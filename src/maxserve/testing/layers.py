@@ -1,4 +1,4 @@
-"""Is a compiled layer still the layer?
+"""Checks of layer compilers.
 
 class TestAcme(LayerCompilerChecks):
     compiler, attention, method = "acme", "acme", "acme"

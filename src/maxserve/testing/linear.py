@@ -1,4 +1,4 @@
-"""Does a linear method multiply as it should, whatever it does to the weights?
+"""Checks of linear methods.
 
 class TestAcme(LinearMethodChecks):
     method = "acme"

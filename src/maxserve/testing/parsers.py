@@ -1,4 +1,4 @@
-"""Does a parser of answers tell the same however the text comes, and lose nothing?
+"""Checks of parsers of answers.
 
 class TestHermes(ToolParserChecks):
     parser = "hermes"

@@ -1,4 +1,4 @@
-"""Does a sampler change logits as it should, and nothing else?
+"""Checks of samplers.
 
 class TestMinP(SamplerChecks):
     sampler = "min_p"

@@ -1,4 +1,4 @@
-"""Does a scheduler serve everyone, within its limits? It plans for the engine's own loop, without a model.
+"""Checks of schedulers. It plans for the engine's own loop, without a model.
 
 class TestMine(SchedulerChecks):
     scheduler = "mine"

@@ -1,4 +1,4 @@
-"""What does a whole engine answer from a checkpoint, without HTTP and without a tokenizer?"""
+"""A whole engine without HTTP and without a tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a model need around it to run one step in a test? Pages, an attention that is plainly right, a batch."""
+"""What one step of a model needs around it in a test. Pages, an attention that is plainly right, a batch."""
 
 from __future__ import annotations
 

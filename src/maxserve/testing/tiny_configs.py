@@ -1,4 +1,4 @@
-"""How small can a model of a family be made and still be of its kind? Configs of transformers, shrunk key by key.
+"""Tiny configs of families. Configs of transformers, shrunk key by key.
 
 A config class starts with the sizes of a published model. Every size that is known here becomes tiny, layers are left
 out as long as one of each sort stays, and whatever else a family has (soft caps, windows, sorts of layers, experts)

@@ -224,7 +224,7 @@ def test_addresses_that_others_can_reach_are_warned_of(
     with endpoints(f"tcp://{host}:5000"):
         pass
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
-    assert (f"whoever reaches {host.strip('[]')}" in caplog.text) is warned
+    assert (f"who reaches {host.strip('[]')}" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
