@@ -12,8 +12,8 @@ from torch import Tensor
 from maxserve.architectures.layers import Attention, DecoderModel, OffsetRMSNorm, SandwichBlock
 from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
 from maxserve.architectures.layers.config_keys import number, optional_number, size
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.inputs import StepContext
 
 # What transformers' Gemma2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -52,8 +52,8 @@ class Model(DecoderModel):
     Norm = OffsetRMSNorm
     config: GemmaConfig
 
-    def embed(self, batch: Batch) -> Tensor:
-        x = super().embed(batch)
+    def embed(self, step: StepContext) -> Tensor:
+        x = super().embed(step)
         return x * torch.tensor(self.config.dim**0.5, dtype=x.dtype)  # rounded to that type, as in training
 
     def logits(self, hidden: Tensor) -> Tensor:

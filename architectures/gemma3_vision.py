@@ -22,7 +22,7 @@ class Model(VisionLanguageModel, gemma3.Model):
 
 
 def config(raw: Mapping[str, Any]) -> VisionConfig:
-    return replace(vision_config(raw, {"gemma3_text": gemma3.config}), together=True)
+    return replace(vision_config(raw, {"gemma3_text": gemma3.config}), bidirectional=True)
 
 
 class Images(TransformersImages):
@@ -40,4 +40,6 @@ class Images(TransformersImages):
     def told(self, made: dict[str, Any]) -> ReadImage:
         crops = len(made["pixel_values"]) - 1
         text = self._shown if not crops else _WHOLE.format(self._shown) + " ".join([self._shown] * crops)
-        return ReadImage(text=text, token=self._token, tensors={"pixel_values": made["pixel_values"]}, together=True)
+        return ReadImage(
+            text=text, token=self._token, tensors={"pixel_values": made["pixel_values"]}, bidirectional=True
+        )

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.architectures.layers import Attention, DecoderModel, Experts, Linear, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers import Attention, DecoderModel, Experts, Linear, PreNormBlock
 from maxserve.architectures.layers.config import read_fields, windows_of
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.routing import top_k_softmax
 from maxserve.core.loading.linear import weight
 from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.inputs import StepContext
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -65,10 +66,10 @@ class SinkAttention(Attention):
         super().__init__(config, layer)
         self.sinks = weight(config.heads)
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
-        q, k = self._rotate(rows[:, : -self.kv_heads], batch)
-        seen = batch.attend(self.layer, q, k, rows[:, -self.kv_heads :], self.sinks)
+        q, k = self._rotate(rows[:, : -self.kv_heads], step)
+        seen = step.attend(self.layer, q, k, rows[:, -self.kv_heads :], self.sinks)
         out: Tensor = self.o_proj(seen.flatten(1))
         return out
 

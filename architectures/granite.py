@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from maxserve.architectures.layers import DecoderModel, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers import DecoderModel, PreNormBlock
 from maxserve.architectures.layers.config import ModelConfig, read_fields
 from maxserve.architectures.layers.config_keys import number
-from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.inputs import StepContext
 
 # What transformers' GraniteConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -37,8 +37,8 @@ class Block(PreNormBlock):
         super().__init__(config, layer)
         self.multiplier = config.residual_multiplier
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), batch) * self.multiplier
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), step) * self.multiplier
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x)) * self.multiplier
         return out
 
@@ -47,8 +47,8 @@ class Model(DecoderModel):
     Block = Block
     config: GraniteConfig
 
-    def embed(self, batch: Batch) -> Tensor:
-        return super().embed(batch) * self.config.embedding_multiplier
+    def embed(self, step: StepContext) -> Tensor:
+        return super().embed(step) * self.config.embedding_multiplier
 
     def logits(self, hidden: Tensor) -> Tensor:
         return super().logits(hidden) / self.config.logits_scaling

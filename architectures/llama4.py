@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.architectures.layers import Attention, DecoderModel, Experts, GatedMLP, Linear, PreNormBlock, RotaryBatch
+from maxserve.architectures.layers import Attention, DecoderModel, Experts, GatedMLP, Linear, PreNormBlock
 from maxserve.architectures.layers.config import read_fields
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.mixture_config import MixtureConfig
@@ -21,6 +21,7 @@ from maxserve.architectures.layers.rope_config import read_rope
 from maxserve.architectures.layers.routing import top_k_sigmoid
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.inputs import StepContext
 
 # What transformers' Llama4TextConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -71,17 +72,17 @@ class Llama4Attention(Attention):
         super().__init__(config, layer)
         self.config = config
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         with_rope, v = rows[:, : -self.kv_heads], rows[:, -self.kv_heads :]
         if self.uses_rope:
-            with_rope = batch.apply_rope(halves(with_rope))
+            with_rope = step.apply_rope(halves(with_rope))
             if self.config.normed:
                 with_rope = F.rms_norm(with_rope, (self.head_dim,), eps=self.config.eps)
         q, k = with_rope[:, : self.heads], with_rope[:, self.heads :]
         if not self.uses_rope and self.config.growth is not None:
-            q = (q * self._grown(batch.positions, self.config.growth)).to(x.dtype)
-        out: Tensor = self.o_proj(batch.attend(self.layer, q, k, v).flatten(1))
+            q = (q * self._grown(step.inputs.positions, self.config.growth)).to(x.dtype)
+        out: Tensor = self.o_proj(step.attend(self.layer, q, k, v).flatten(1))
         return out
 
     def _grown(self, positions: Tensor, growth: float) -> Tensor:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from maxserve.architectures.layers import EncoderModel
 from maxserve.architectures.layers.encoder_config import EncoderConfig, encoder_config
-from maxserve.interfaces.encoder import TextBatch
+from maxserve.interfaces.encoder import TextContext
 
 PAD = 1  # whatever config.json says, as in transformers
 BUCKETS, FARTHEST = 32, 128  # likewise
 
 
 class Model(EncoderModel):
-    def bias(self, batch: TextBatch) -> Tensor:
+    def bias(self, step: TextContext) -> Tensor:
         """[heads, longest, longest]: one number per head for each distance, from a bucket of distances."""
-        length, device = batch.longest, batch.input_ids.device
+        length, device = step.longest, step.inputs.input_ids.device
         distances = torch.arange(1 - length, length, device=device)  # of the one that is seen from the one that sees
         table = self.encoder.relative_attention_bias
         assert table is not None, "the config of this family always has buckets"

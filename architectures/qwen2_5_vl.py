@@ -33,7 +33,7 @@ def sections(config: VisionConfig) -> list[int]:
 
 
 class Images(TransformersImages):
-    """A token for each square of patches; rows and columns are places on axes of their own."""
+    """A token for each square of patches; rows and columns are positions on axes of their own."""
 
     def __init__(self, context: ImagesContext) -> None:
         super().__init__(context)
@@ -51,11 +51,11 @@ class Images(TransformersImages):
         grid = made["image_grid_thw"]
         times, rows, columns = (int(size) for size in grid[0])
         rows, columns = rows // self._merge, columns // self._merge
-        places = np.indices((times, rows, columns)).reshape(3, -1)
+        positions = np.indices((times, rows, columns)).reshape(3, -1)
         return ReadImage(
-            text=self.placeholder * places.shape[1],
+            text=self.placeholder * positions.shape[1],
             token=self.placeholder,
             tensors={"pixel_values": made["pixel_values"], "image_grid_thw": grid},
-            places=places,
+            mrope_positions=positions,
             advance=max(rows, columns),
         )

@@ -16,7 +16,7 @@ from maxserve.architectures.layers.mrope import MultimodalRotary, interleaved
 from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
-from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.inputs import StepContext
 
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
 
@@ -34,11 +34,11 @@ class DeepStack(VisionLanguageModel):
         levels = (found.pooler_output, *found.deepstack_features)  # by image, or in older releases all together
         return torch.cat([x if isinstance(x, Tensor) else torch.cat(tuple(x)) for x in levels], dim=-1)
 
-    def forward(self, batch: Batch) -> Tensor:
-        if not batch.images:
-            return super().forward(batch)
-        x, deeper = self.embed(batch), [self._deeper(seen) for seen in batch.images]
-        for index, (block, rotary) in enumerate(zip(self.model.layers, self.rotary(batch, x.dtype), strict=True)):
+    def forward(self, step: StepContext) -> Tensor:
+        if not step.inputs.images:
+            return super().forward(step)
+        x, deeper = self.embed(step), [self._deeper(seen) for seen in step.inputs.images]
+        for index, (block, rotary) in enumerate(zip(self.model.layers, self.rotary(step, x.dtype), strict=True)):
             x = block(x, rotary)
             for rows, levels in deeper:
                 if index < len(levels):

@@ -2,7 +2,7 @@
 
     python benchmarks/host_step.py
 
-Plan, batch, cache and draw are the real ones; model and attention do nothing. Every sequence decodes one token a step,
+Plan, inputs, cache and draw are the real ones; model and attention do nothing. Every sequence decodes one token a step,
 once with nobody waiting and once with a long queue behind. Times are milliseconds
 of processor time per step, which other work on the machine changes less than the clock.
 """
@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.runner import Runner
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
+from maxserve.core.interfaces.inputs import StepContext, StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
@@ -42,11 +42,11 @@ CPU = torch.device("cpu")
 class NoAttention:
     """Keeps nothing and looks at nothing."""
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         pass
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inputs: StepInputs, *others: Any
     ) -> torch.Tensor:
         return q
 
@@ -57,8 +57,8 @@ class NoModel:
     def prepare(self) -> None:
         pass
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return torch.zeros(len(batch.input_ids), 1)
+    def forward(self, step: StepContext) -> torch.Tensor:
+        return torch.zeros(len(step.inputs.input_ids), 1)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.linspace(0, 1, VOCAB).expand(len(hidden), VOCAB)
@@ -97,8 +97,8 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             cache=cache,
             policy=host.build(host.schedulers.get(scheduler), SchedulerContext(limits=limits)),
             policy_name=scheduler,
-            builder=BatchBuilder(cache, NoAttention(), PAGE, CPU),
-            runner=Runner(NoModel(), VOCAB),
+            builder=InputsBuilder(cache, PAGE, CPU),
+            runner=Runner(NoModel(), NoAttention(), VOCAB),
             pipeline=Pipeline(stages, CPU),
             read_params=SamplerFields(host).read,
         )

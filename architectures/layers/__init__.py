@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.mlp import GatedMLP
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
-    from maxserve.architectures.layers.rotary import LayerRotary, Rotary, RotaryBatch
+    from maxserve.architectures.layers.rotary import LayerRotary, Rotary
     from maxserve.core.loading.linear import Embedding, Linear
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "PreNormBlock",
     "RMSNorm",
     "Rotary",
-    "RotaryBatch",
     "SandwichBlock",
     "WholeNormAttention",
     "from_transformers",
@@ -60,7 +59,6 @@ LAZY = {
     "PreNormBlock": "maxserve.architectures.layers.block",
     "RMSNorm": "maxserve.architectures.layers.norm",
     "Rotary": "maxserve.architectures.layers.rotary",
-    "RotaryBatch": "maxserve.architectures.layers.rotary",
     "SandwichBlock": "maxserve.architectures.layers.block",
     "WholeNormAttention": "maxserve.architectures.layers.attention",
     "from_transformers": "maxserve.architectures.layers.config",

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.architectures.layers.rotary import RotaryBatch
 from maxserve.core.loading.linear import Linear
+from maxserve.interfaces.inputs import StepContext
 
 
 class Attention(nn.Module):
@@ -38,22 +38,22 @@ class Attention(nn.Module):
         self.q_norm = norm(config.head_dim, config.eps) if qk_norm else None
         self.k_norm = norm(config.head_dim, config.eps) if qk_norm else None
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
         """[T, dim] to [T, dim]."""
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         if self.clip is not None:
             rows = rows.clamp(-self.clip, self.clip)
-        q, k = self._rotate(rows[:, : -self.kv_heads], batch)
-        seen = batch.attend(self.layer, q, k, rows[:, -self.kv_heads :])
+        q, k = self._rotate(rows[:, : -self.kv_heads], step)
+        seen = step.attend(self.layer, q, k, rows[:, -self.kv_heads :])
         out: Tensor = self.o_proj(seen.flatten(1))
         return out
 
-    def _rotate(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
+    def _rotate(self, rows: Tensor, step: StepContext) -> tuple[Tensor, Tensor]:
         if self.q_norm is None or self.k_norm is None:
-            rows = batch.apply_rope(rows) if self.uses_rope else rows  # queries and keys in one go
+            rows = step.apply_rope(rows) if self.uses_rope else rows  # queries and keys in one go
             return rows[:, : self.heads], rows[:, self.heads :]
         q, k = self.q_norm(rows[:, : self.heads]), self.k_norm(rows[:, self.heads :])
-        return (batch.apply_rope(q), batch.apply_rope(k)) if self.uses_rope else (q, k)
+        return (step.apply_rope(q), step.apply_rope(k)) if self.uses_rope else (q, k)
 
 
 class WholeNormAttention(Attention):
@@ -64,9 +64,9 @@ class WholeNormAttention(Attention):
         self.q_norm = RMSNorm(config.heads * config.head_dim, config.eps)
         self.k_norm = RMSNorm(config.kv_heads * config.head_dim, config.eps)
 
-    def _rotate(self, rows: Tensor, batch: RotaryBatch) -> tuple[Tensor, Tensor]:
+    def _rotate(self, rows: Tensor, step: StepContext) -> tuple[Tensor, Tensor]:
         assert self.q_norm is not None
         assert self.k_norm is not None
         q = self.q_norm(rows[:, : self.heads].flatten(1)).view(rows.shape[0], self.heads, self.head_dim)
         k = self.k_norm(rows[:, self.heads :].flatten(1)).view(rows.shape[0], self.kv_heads, self.head_dim)
-        return (batch.apply_rope(q), batch.apply_rope(k)) if self.uses_rope else (q, k)
+        return (step.apply_rope(q), step.apply_rope(k)) if self.uses_rope else (q, k)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.attention import Attention
 from maxserve.architectures.layers.mlp import GatedMLP
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.architectures.layers.rotary import RotaryBatch
+from maxserve.interfaces.inputs import StepContext
 
 
 class _Block(nn.Module):
@@ -42,8 +42,8 @@ class PreNormBlock(_Block):
         self.input_layernorm = self.Norm(config.dim, config.eps)
         self.post_attention_layernorm = self.Norm(config.dim, config.eps)
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), batch)
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), step)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -56,8 +56,8 @@ class PostNormBlock(_Block):
         self.post_attention_layernorm = self.Norm(config.dim, config.eps)
         self.post_feedforward_layernorm = self.Norm(config.dim, config.eps)
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(x, batch))
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(x, step))
         out: Tensor = x + self.post_feedforward_layernorm(self.mlp(x))
         return out
 
@@ -72,7 +72,7 @@ class SandwichBlock(_Block):
         self.pre_feedforward_layernorm = self.Norm(config.dim, config.eps)
         self.post_feedforward_layernorm = self.Norm(config.dim, config.eps)
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), batch))
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), step))
         out: Tensor = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return out

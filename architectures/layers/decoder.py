@@ -11,7 +11,7 @@ from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.inputs import StepContext
 
 
 class Decoder(nn.Module):
@@ -27,7 +27,7 @@ class Decoder(nn.Module):
 class DecoderModel(nn.Module):
     """A decoder-only language model; a subclass says which `Block` it is made of, and which `Norm` is its last.
 
-    A block is built with (config, layer number) and called with the hidden states [T, dim] and the batch, whose
+    A block is built with (config, layer number) and called with the hidden states [T, dim] and the step, whose
     `apply_rope` gives queries and keys their positions and whose `attend` is the way to the cache. Build it on the meta
     device, load, then call `prepare`.
     """
@@ -49,15 +49,15 @@ class DecoderModel(nn.Module):
         devices = (parameter.device for parameter in self.parameters())  # none, if a method keeps all the weights
         self.rotary.prepare(next(devices, torch.device("cpu")))
 
-    def embed(self, batch: Batch) -> Tensor:
+    def embed(self, step: StepContext) -> Tensor:
         """What goes into the first block, [T, dim]."""
-        out: Tensor = self.model.embed_tokens(batch.input_ids)
+        out: Tensor = self.model.embed_tokens(step.inputs.input_ids)
         return out
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, step: StepContext) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
-        x = self.embed(batch)
-        for block, rotary in zip(self.model.layers, self.rotary(batch, x.dtype), strict=True):
+        x = self.embed(step)
+        for block, rotary in zip(self.model.layers, self.rotary(step, x.dtype), strict=True):
             x = block(x, rotary)
         out: Tensor = self.model.norm(x)
         return out

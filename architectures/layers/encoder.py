@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.encoder_config import EncoderConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.interfaces.encoder import TextBatch
+from maxserve.interfaces.encoder import TextContext
 
 
 class Residual(nn.Module):
@@ -41,10 +41,10 @@ class SelfAttention(nn.Module):
         self.self = Projections(config)
         self.output = Residual(config.dim, config)
 
-    def forward(self, x: Tensor, batch: TextBatch, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, step: TextContext, bias: Tensor | None) -> Tensor:
         """[T, dim] to [T, dim]."""
         q, k, v = self.self.qkv(x).view(x.shape[0], 3, self.heads, -1).unbind(1)
-        out: Tensor = self.output(batch.attend(self.layer, q, k, v, bias=bias).flatten(1), x)
+        out: Tensor = self.output(step.attend(self.layer, q, k, v, bias=bias).flatten(1), x)
         return out
 
 
@@ -58,9 +58,9 @@ class EncoderLayer(nn.Module):
         self.output = Residual(config.ffn_dim, config)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Tensor, batch: TextBatch, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, step: TextContext, bias: Tensor | None) -> Tensor:
         """[T, dim] to [T, dim]."""
-        x = self.attention(x, batch, bias)
+        x = self.attention(x, step, bias)
         out: Tensor = self.output(self.activation(self.intermediate["dense"](x)), x)
         return out
 
@@ -76,22 +76,22 @@ class TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.dim, eps=config.eps)
         self.pad = config.pad
 
-    def forward(self, batch: TextBatch) -> Tensor:
+    def forward(self, step: TextContext) -> Tensor:
         """[T, dim]."""
-        x = self.word_embeddings(batch.input_ids)
+        x = self.word_embeddings(step.inputs.input_ids)
         if self.token_type_embeddings is not None:
-            x = x + self.token_type_embeddings(batch.token_types)
-        out: Tensor = self.LayerNorm(x + self.position_embeddings(self._positions(batch)))
+            x = x + self.token_type_embeddings(step.inputs.token_types)
+        out: Tensor = self.LayerNorm(x + self.position_embeddings(self._positions(step)))
         return out
 
-    def _positions(self, batch: TextBatch) -> Tensor:
+    def _positions(self, step: TextContext) -> Tensor:
         """Counted from 0, or as fairseq does: from after the number of the pad token, which is not counted itself."""
         if self.pad is None:
-            return batch.positions
-        real = batch.input_ids.ne(self.pad).long()
+            return step.inputs.positions
+        real = step.inputs.input_ids.ne(self.pad).long()
         total = real.cumsum(0)
-        starts = torch.from_numpy(batch.query_start[:-1]).to(total.device)
-        before = (total - real)[starts].repeat_interleave(torch.from_numpy(batch.seq_lens).to(total.device))
+        starts = torch.from_numpy(step.inputs.query_start[:-1]).to(total.device)
+        before = (total - real)[starts].repeat_interleave(torch.from_numpy(step.inputs.seq_lens).to(total.device))
         return (total - before) * real + self.pad
 
 
@@ -116,14 +116,14 @@ class EncoderModel(nn.Module):
     def prepare(self) -> None:
         """Everything is in the checkpoint."""
 
-    def bias(self, batch: TextBatch) -> Tensor | None:
+    def bias(self, step: TextContext) -> Tensor | None:
         """What is added to the scores of attention in every layer, [heads, longest, longest]."""
         return None
 
-    def forward(self, batch: TextBatch) -> Tensor:
+    def forward(self, step: TextContext) -> Tensor:
         """The vector of every token, [T, dim]."""
-        x: Tensor = self.embeddings(batch)
-        bias = self.bias(batch)
+        x: Tensor = self.embeddings(step)
+        bias = self.bias(step)
         for layer in self.encoder.layer:
-            x = layer(x, batch, bias)
+            x = layer(x, step, bias)
         return x

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers.latent_config import LatentConfig
-from maxserve.architectures.layers.rotary import RotaryBatch
 from maxserve.core.loading.linear import ExactLinear, Linear
 from maxserve.interfaces.attention import Index
+from maxserve.interfaces.inputs import StepContext
 
 EPS = 1e-6
 PRODUCTS = 1 << 24  # made at once, for all index heads: bounds the memory that long sequences take
@@ -30,10 +30,10 @@ class Indexer(nn.Module):
         self.k_norm = nn.LayerNorm(self.dim, eps=EPS)
         self.weights_proj = ExactLinear(config.dim, self.heads)
 
-    def forward(self, x: Tensor, low: Tensor, batch: RotaryBatch) -> tuple[Tensor, Index]:
+    def forward(self, x: Tensor, low: Tensor, step: StepContext) -> tuple[Tensor, Index]:
         """The index keys [T, 1, index_dim] and the Index, of hidden states [T, dim] and what queries come from."""
-        key = batch.apply_rope(self.k_norm(self.wk(x))[:, None])
-        queries = batch.apply_rope(self.wq_b(low).view(-1, self.heads, self.dim))
+        key = step.apply_rope(self.k_norm(self.wk(x))[:, None])
+        queries = step.apply_rope(self.wq_b(low).view(-1, self.heads, self.dim))
         weights = self.weights_proj(x) * (self.heads * self.dim) ** -0.5
         return key, Index(queries.float(), weights)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.architectures.layers.rotary import RotaryBatch
 from maxserve.core.loading.linear import Linear, weight
+from maxserve.interfaces.inputs import StepContext
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 
@@ -58,7 +58,7 @@ class LatentAttention(nn.Module):
         self.indexer = Indexer(config) if config.index_top else None
         self.o_proj = Linear(config.heads * config.value_dim, config.dim, bias=config.o_bias)
 
-    def forward(self, x: Tensor, batch: RotaryBatch) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
         """[T, dim] to [T, dim]."""
         config = self.config
         low = x if config.q_rank is None else self.q_a_layernorm(self.q_a_proj(x))
@@ -66,14 +66,14 @@ class LatentAttention(nn.Module):
         nope, rope = queries[..., : config.nope_dim], queries[..., config.nope_dim :]
         kept: Tensor = self.kv_a_proj_with_mqa(x)
         latent, key = kept[:, : config.kv_rank], kept[:, config.kv_rank :]
-        q = torch.cat((self.kv_b_proj.to_latent(nope), self._apply_rope(rope, batch)), dim=-1)
-        k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._apply_rope(key[:, None], batch)), dim=-1)
+        q = torch.cat((self.kv_b_proj.to_latent(nope), self._apply_rope(rope, step)), dim=-1)
+        k = torch.cat((self.kv_a_layernorm(latent)[:, None], self._apply_rope(key[:, None], step)), dim=-1)
         if self.indexer is None:
-            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank])
+            seen = step.attend(self.layer, q, k, k[..., : config.kv_rank])
         else:
-            found, index = self.indexer(x, low, batch)
+            found, index = self.indexer(x, low, step)
             q, k = nn.functional.pad(q, (0, config.index_dim)), torch.cat((k, found), dim=-1)
-            seen = batch.attend(self.layer, q, k, k[..., : config.kv_rank], index=index)
+            seen = step.attend(self.layer, q, k, k[..., : config.kv_rank], index=index)
         out: Tensor = self.o_proj(self.kv_b_proj.to_values(seen).flatten(1))
         return out
 
@@ -82,8 +82,8 @@ class LatentAttention(nn.Module):
         out: Tensor = self.q_proj(low) if self.config.q_rank is None else self.q_b_proj(low)
         return out.view(low.shape[0], self.config.heads, self.config.nope_dim + self.config.rope_dim)
 
-    def _apply_rope(self, x: Tensor, batch: RotaryBatch) -> Tensor:
-        return batch.apply_rope(halves(x) if self.config.interleaved else x)
+    def _apply_rope(self, x: Tensor, step: StepContext) -> Tensor:
+        return step.apply_rope(halves(x) if self.config.interleaved else x)
 
 
 def halves(x: Tensor) -> Tensor:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.architectures.layers.rotary import Rotary, RotaryBatch
-from maxserve.interfaces.batch import Batch
+from maxserve.architectures.layers.rotary import Rotary
 from maxserve.interfaces.errors import ModelError
-
-_OF_A_BATCH = tuple(field.name for field in fields(Batch))
+from maxserve.interfaces.inputs import StepContext
 
 
 def in_sections(sections: Sequence[int]) -> list[int]:
@@ -31,9 +28,9 @@ def interleaved(sections: Sequence[int]) -> list[int]:
 
 
 class MultimodalRotary(nn.Module):
-    """Rotates every layer's heads alike, each frequency by the place on its axis: LayerRotary for such models.
+    """Rotates every layer's heads alike, each frequency by the position on its axis: LayerRotary for such models.
 
-    Tokens without places lie at their position on every axis.
+    Tokens without `mrope_positions` have their position in the sequence on every axis.
     """
 
     def __init__(self, config: ModelConfig, axes: Sequence[int]) -> None:
@@ -48,18 +45,16 @@ class MultimodalRotary(nn.Module):
         """Computes the table on `device`."""
         self.rotary.prepare(device)
 
-    def forward(self, batch: Batch, dtype: torch.dtype) -> Sequence[Batch]:
-        """The batch for each layer."""
-        rotated = self.rotary(batch, dtype) if batch.places is None else self._with_axes(batch, batch.places, dtype)
+    def forward(self, step: StepContext, dtype: torch.dtype) -> Sequence[StepContext]:
+        """The step for each layer."""
+        positions = step.inputs.mrope_positions
+        rotated = self.rotary(step, dtype) if positions is None else self._with_axes(step, positions, dtype)
         return [rotated] * self.layers
 
-    def _with_axes(self, batch: Batch, places: Tensor, dtype: torch.dtype) -> RotaryBatch:
+    def _with_axes(self, step: StepContext, positions: Tensor, dtype: torch.dtype) -> StepContext:
         table = self.rotary.table
-        found = table.index_select(0, places.flatten()).view(*places.shape, 2, -1)  # [axes, T, cos or sin, width / 2]
+        found = table.index_select(0, positions.flatten())
+        found = found.view(*positions.shape, 2, -1)  # [axes, T, cos or sin, width / 2]
         frequencies = torch.arange(found.shape[-1], device=table.device)
         cos, sin = found[list(self.axes), :, :, frequencies].permute(2, 1, 0).to(dtype)[:, :, None]
-        return RotaryBatch(
-            **{name: getattr(batch, name) for name in _OF_A_BATCH},
-            cos=torch.cat((cos, cos), dim=-1),
-            sin=torch.cat((-sin, sin), dim=-1),
-        )
+        return step.with_rope(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))

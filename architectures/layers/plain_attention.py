@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from maxserve.interfaces.attention import Index
-from maxserve.interfaces.batch import Span
 from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.inputs import Span
 
 
 def plain_attention(
@@ -18,12 +18,12 @@ def plain_attention(
     values: Tensor,
     layer: CacheLayer,
     sinks: Tensor | None = None,
-    together: Sequence[Span] = (),
+    bidirectional: Sequence[Span] = (),
     index: Index | None = None,
 ) -> Tensor:
     """What the last tokens' queries [t, heads, d] see of a sequence's keys [S, kv_heads, d] and values; float64.
 
-    `together` are spans of positions whose tokens see all of it; `index` is that of the last tokens.
+    `bidirectional` are spans of positions whose tokens see all of it; `index` is that of the last tokens.
     """
     index_keys = keys[:, 0, keys.shape[-1] - layer.index_dim :].double()
     group = q.shape[1] // keys.shape[1]
@@ -32,7 +32,7 @@ def plain_attention(
     scores = torch.einsum("thd,shd->hts", q, keys) * layer.score_scale
     if layer.softcap is not None:
         scores = layer.softcap * torch.tanh(scores / layer.softcap)
-    hidden = _hidden(len(q), len(keys), layer, together)
+    hidden = _hidden(len(q), len(keys), layer, bidirectional)
     if index is not None:
         hidden |= _passed_over(Index(index.queries.double(), index.weights.double()), index_keys, hidden, layer)
     scores = scores.masked_fill(hidden, float("-inf"))
@@ -49,11 +49,11 @@ def _passed_over(index: Index, keys: Tensor, hidden: Tensor, layer: CacheLayer) 
     return torch.ones_like(hidden).scatter(-1, chosen, False)
 
 
-def _hidden(rows: int, length: int, layer: CacheLayer, together: Sequence[Span]) -> Tensor:
+def _hidden(rows: int, length: int, layer: CacheLayer, bidirectional: Sequence[Span]) -> Tensor:
     """Which positions the last `rows` tokens of a sequence do not see, [rows, length]."""
     own, seen = torch.arange(length - rows, length)[:, None], torch.arange(length)
     hidden = seen > own
-    for first, last in together:
+    for first, last in bidirectional:
         hidden &= ~((own >= first) & (own < last) & (seen >= first) & (seen < last))
     if layer.window is not None:
         hidden |= seen <= own - layer.window

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maxserve.architectures.layers.decoder import DecoderModel
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT, VisionConfig
-from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.inputs import StepContext
 from maxserve.interfaces.request import Image
 
 
@@ -74,9 +74,9 @@ class VisionLanguageModel(DecoderModel):
         found = self.tower.get_image_features(**tensors, return_dict=True).pooler_output
         return torch.cat(tuple(found)) if isinstance(found, list | tuple) else found.flatten(0, -2)
 
-    def embed(self, batch: Batch) -> Tensor:
-        x = super().embed(batch)
-        for seen in batch.images:
+    def embed(self, step: StepContext) -> Tensor:
+        x = super().embed(step)
+        for seen in step.inputs.images:
             shown = self.shown(seen.image).narrow(0, seen.first, len(seen.rows))
             x[seen.rows] = shown[:, : x.shape[1]].to(x.dtype)
         return x

@@ -23,12 +23,12 @@ _OTHER_THINGS = frozenset({"architectures", "quantization_config"})
 class VisionConfig:
     """A language model and the tower beside it; a ModelSpec. `whole` is transformers' config of both.
 
-    `together`: the tokens of an image see each other.
+    `bidirectional`: the tokens of an image see each other.
     """
 
     text: ModelConfig
     whole: Any
-    together: bool = False
+    bidirectional: bool = False
 
     @property
     def vocab_size(self) -> int:
@@ -45,7 +45,7 @@ class VisionConfig:
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
         layers = self.text.cache_layers
-        return tuple(replace(layer, together=True) for layer in layers) if self.together else layers
+        return tuple(replace(layer, bidirectional=True) for layer in layers) if self.bidirectional else layers
 
     @property
     def prompt_regimes(self) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from maxserve.core.config.policy_options import unused_chunking
-from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.guides import Guides
+from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
@@ -216,11 +216,11 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
-        builder=BatchBuilder(
-            cache, attention, plan.page_size, target.device, images=sees, tables=group_tables(loaded, cache)
+        builder=InputsBuilder(
+            cache, plan.page_size, target.device, images=sees, block_tables=group_tables(loaded, cache)
         ),
         sees=sees,
-        runner=Runner(loaded.model, spec.vocab_size),
+        runner=Runner(loaded.model, attention, spec.vocab_size),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.attention import Attention, Index
-    from maxserve.core.interfaces.batch import Batch
     from maxserve.core.interfaces.cache import CacheGroup
+    from maxserve.core.interfaces.inputs import StepInputs
 
 
 class GroupedAttention:
@@ -18,15 +18,17 @@ class GroupedAttention:
 
     def __init__(self, parts: Sequence[Attention], groups: Sequence[CacheGroup]) -> None:
         self._parts = parts
-        self._places = {
-            layer: (number, place) for number, group in enumerate(groups) for place, layer in enumerate(group.layers)
+        self._locations = {
+            layer: (number, position)
+            for number, group in enumerate(groups)
+            for position, layer in enumerate(group.layers)
         }
-        self._seen: tuple[Batch, ...] = ()
+        self._seen: tuple[StepInputs, ...] = ()
 
-    def begin(self, batch: Batch) -> None:
-        """Each part hears of the batch with the tables of its group."""
-        self._seen = batch.groups
-        for part, seen in zip(self._parts, batch.groups, strict=True):
+    def begin(self, inputs: StepInputs) -> None:
+        """Each part begins the step with the block tables of its group."""
+        self._seen = inputs.groups
+        for part, seen in zip(self._parts, inputs.groups, strict=True):
             part.begin(seen)
 
     def attend(
@@ -35,15 +37,15 @@ class GroupedAttention:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: torch.Tensor | None = None,
         index: Index | None = None,
     ) -> torch.Tensor:
-        """What the layer's part gives for the batch that begins, whatever was made of `batch` since."""
-        number, place = self._places[layer]
-        return self._parts[number].attend(place, q, k, v, self._seen[number], sinks, index)
+        """What the layer's part gives for the step that began."""
+        number, position = self._locations[layer]
+        return self._parts[number].attend(position, q, k, v, self._seen[number], sinks, index)
 
     def of(self, layer: int) -> tuple[Attention, int]:
         """The part that has a layer, and which of its own it is: for who compiles layers."""
-        number, place = self._places[layer]
-        return self._parts[number], place
+        number, position = self._locations[layer]
+        return self._parts[number], position

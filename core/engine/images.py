@@ -1,6 +1,6 @@
 """What the engine must know of the images in a prompt: by what the cache knows them, and what a step computes of them.
 
-Nothing here runs for a step in which nobody's prompt has images.
+Nothing here runs for a step without images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.interfaces.batch import Batch, Seen, Span
+from maxserve.core.interfaces.inputs import ImageSpan, Span, StepInputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _SIGN = np.int64(-(2**63))
 class PromptImages:
     """The images of one prompt, and what follows from them for every token."""
 
-    __slots__ = ("_keys", "_marks", "end", "images", "places", "shift", "together")
+    __slots__ = ("_keys", "_marks", "end", "images", "mrope_positions", "shift", "bidirectional")
 
     def __init__(self, request: Request) -> None:
         prompt = np.asarray(request.prompt, dtype=np.int64)
@@ -38,12 +38,14 @@ class PromptImages:
         self.end = self.images[-1].end
         self._keys = _keys(prompt, self.images)
         self._marks = [prompt[image.start : image.end] == image.token for image in self.images]
-        self.places, after = _places(self.images, len(prompt))  # [axes, tokens], where an image has axes
+        self.mrope_positions, after = _prompt_positions(
+            self.images, len(prompt)
+        )  # [axes, tokens], where an image has axes
         self.shift = after - len(prompt)
-        self.together: tuple[Span, ...] = tuple(
+        self.bidirectional: tuple[Span, ...] = tuple(
             (image.start + first, image.start + last)
             for image, marks in zip(self.images, self._marks, strict=True)
-            if image.together
+            if image.bidirectional
             for first, last in _runs(marks)
         )
 
@@ -57,7 +59,7 @@ class PromptImages:
     def uncut(self, start: int, count: int) -> int:
         """As many tokens from `start` as do not end amid tokens that see each other: fewer, or if need be more."""
         stop = start + count
-        for first, last in self.together:
+        for first, last in self.bidirectional:
             if first < stop < last:
                 return (first if first > start else last) - start
         return count
@@ -74,60 +76,61 @@ class PromptImages:
 
 
 class ImageStep:
-    """Tells a batch of the images of its sequences."""
+    """Fills in what a step computes of the images of its sequences."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def tell(self, step: Step, batch: Batch) -> None:
+    def fill(self, step: Step, inputs: StepInputs) -> None:
         ledger, slots = step.ledger, step.slots
         if not step.size:
             return
         with_images = bool((ledger.images_end[slots] > step.starts).any())
         if with_images:
-            self._tell_images(step, batch)
+            self._fill_images(step, inputs)
         if ledger.shift[slots].any() or (with_images and _have_axes(step)):
-            batch.places = self._to_device(_turned_by(step, batch))
+            inputs.mrope_positions = self._to_device(_mrope_positions(step, inputs))
 
-    def _tell_images(self, step: Step, batch: Batch) -> None:
-        seen: list[Seen] = []
-        together: list[tuple[Span, ...]] = []
-        for sequence, offset, start, stop in _parts(step, batch):
+    def _fill_images(self, step: Step, inputs: StepInputs) -> None:
+        spans: list[ImageSpan] = []
+        bidirectional: list[tuple[Span, ...]] = []
+        for sequence, offset, start, stop in _parts(step, inputs):
             images = sequence.images
-            together.append(() if images is None else images.together)
+            bidirectional.append(() if images is None else images.bidirectional)
             for image, positions, first in () if images is None else images.seen(start, stop):
-                seen.append(Seen(image=image, rows=self._to_device(positions - start + offset), first=first))
-        batch.images = tuple(seen)
-        batch.together = tuple(together) if any(together) else ()
+                spans.append(ImageSpan(image=image, rows=self._to_device(positions - start + offset), first=first))
+        inputs.images = tuple(spans)
+        inputs.bidirectional = tuple(bidirectional) if any(bidirectional) else ()
 
     def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 
-def _parts(step: Step, batch: Batch) -> Iterator[tuple[Sequence, int, int, int]]:
+def _parts(step: Step, inputs: StepInputs) -> Iterator[tuple[Sequence, int, int, int]]:
     """Each sequence, the row of the step it begins at, and the positions it computes."""
-    offsets = batch.query_start.tolist()
+    offsets = inputs.query_start.tolist()
     yield from zip(step.sequences, offsets, step.starts.tolist(), step.stops.tolist(), strict=False)
 
 
 def _have_axes(step: Step) -> bool:
-    return any(s.images is not None and s.images.places is not None for s in step.sequences)
+    return any(s.images is not None and s.images.mrope_positions is not None for s in step.sequences)
 
 
-def _turned_by(step: Step, batch: Batch) -> Ints:
-    """The places of every token of the step, [axes, T]."""
+def _mrope_positions(step: Step, inputs: StepInputs) -> Ints:
+    """The positions that rope applies to every token of the step, [axes, T]."""
     counts = step.stops - step.starts
-    own = np.arange(batch.query_start[-1]) + np.repeat(step.starts - batch.query_start[:-1], counts)
+    own = np.arange(inputs.query_start[-1]) + np.repeat(step.starts - inputs.query_start[:-1], counts)
     shifted = own + np.repeat(step.ledger.shift[step.slots], counts)
-    axes = max((len(s.images.places) for s in step.sequences if s.images and s.images.places is not None), default=1)
-    places = np.repeat(shifted[None], axes, axis=0)
+    found = [s.images.mrope_positions for s in step.sequences if s.images is not None]
+    axes = max((len(positions) for positions in found if positions is not None), default=1)
+    positions = np.repeat(shifted[None], axes, axis=0)
     if step.decodes and not (step.ledger.prompt_length[step.slots] > step.starts).any():
-        return places
-    for sequence, offset, start, stop in _parts(step, batch):
-        images = sequence.images
-        if images is not None and images.places is not None and start < (end := min(stop, sequence.prompt_length)):
-            places[:, offset : offset + end - start] = images.places[:, start:end]
-    return places
+        return positions
+    for sequence, offset, start, stop in _parts(step, inputs):
+        mine = None if sequence.images is None else sequence.images.mrope_positions
+        if mine is not None and start < (end := min(stop, sequence.prompt_length)):
+            positions[:, offset : offset + end - start] = mine[:, start:end]
+    return positions
 
 
 def _keys(prompt: NDArray[np.int64], images: tuple[Image, ...]) -> NDArray[np.int64]:
@@ -139,21 +142,21 @@ def _keys(prompt: NDArray[np.int64], images: tuple[Image, ...]) -> NDArray[np.in
     return keys
 
 
-def _places(images: tuple[Image, ...], length: int) -> tuple[NDArray[np.int64] | None, int]:
+def _prompt_positions(images: tuple[Image, ...], length: int) -> tuple[NDArray[np.int64] | None, int]:
     """Where each token of the prompt lies, and where the token after it would."""
-    if all(image.places is None for image in images):
+    if all(image.mrope_positions is None for image in images):
         return None, length
-    axes = next(image.places.shape[0] for image in images if image.places is not None)
-    places, at, done = np.empty((axes, length), dtype=np.int64), 0, 0
+    axes = next(image.mrope_positions.shape[0] for image in images if image.mrope_positions is not None)
+    positions, at, done = np.empty((axes, length), dtype=np.int64), 0, 0
     for image in images:
-        places[:, done : image.start] = np.arange(at, at + image.start - done)
+        positions[:, done : image.start] = np.arange(at, at + image.start - done)
         at += image.start - done
-        own = np.arange(image.length)[None] if image.places is None else image.places.array()
-        places[:, image.start : image.end] = own + at
+        own = np.arange(image.length)[None] if image.mrope_positions is None else image.mrope_positions.array()
+        positions[:, image.start : image.end] = own + at
         at += image.length if image.advance is None else image.advance
         done = image.end
-    places[:, done:] = np.arange(at, at + length - done)
-    return places, at + length - done
+    positions[:, done:] = np.arange(at, at + length - done)
+    return positions, at + length - done
 
 
 def _runs(marks: NDArray[np.bool_]) -> Iterator[Span]:

@@ -183,9 +183,9 @@ class Engine:
         flight = self._flight(entries)
         try:
             self._maybe_fail()
-            batch = self._parts.builder.build(flight.step)
+            inputs = self._parts.builder.build(flight.step)
             self._take_off(flight)
-            logits = self._parts.runner.run(batch, flight.prompts)
+            logits = self._parts.runner.run(inputs, flight.prompts)
             if logits is not None:
                 flight.tokens, flight.logprobs, faults = self._parts.pipeline.draw(logits, flight.drawing)
                 flight.fail(faults)
@@ -258,11 +258,11 @@ class Engine:
         """A step of nobody, where the model must run all the same. If it fails, nothing can go on."""
         if not self._parts.empty_steps:
             return
-        batch = self._parts.builder.build(Step({}, self._ledger))
+        inputs = self._parts.builder.build(Step({}, self._ledger))
         if self._overlap is None:
-            self._parts.runner.run(batch)
+            self._parts.runner.run(inputs)
         else:
-            self._overlap.lane.put(lambda: self._parts.runner.run(batch)).result()
+            self._overlap.lane.put(lambda: self._parts.runner.run(inputs)).result()
 
     # --- planning -----------------------------------------------------------------------------------------------
 

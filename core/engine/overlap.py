@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
-from maxserve.core.engine.batch import Unknown
+from maxserve.core.engine.inputs import Unknown
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Draw, Pipeline
     from maxserve.core.engine.flight import Flight
+    from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.runner import Runner
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces.batch import Batch
+    from maxserve.core.interfaces.inputs import StepInputs
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Aloft:
 class Overlap:
     """Runs flights on a lane; at most one is aloft when the next takes off. One thread owns it."""
 
-    def __init__(self, lane: Lane, builder: BatchBuilder, runner: Runner, pipeline: Pipeline) -> None:
+    def __init__(self, lane: Lane, builder: InputsBuilder, runner: Runner, pipeline: Pipeline) -> None:
         self.lane = lane
         self._builder = builder
         self._runner = runner
@@ -109,9 +109,9 @@ class Overlap:
 
     def launch(self, flight: Flight, before: Flight | None) -> None:
         """Puts the forward pass on the lane; call it before the flight takes off. `before` is the flight aloft."""
-        batch, unknown = self._builder.build(flight.step), Unknown(flight.step)
+        inputs, unknown = self._builder.build(flight.step), Unknown(flight.step)
         aloft = self._aloft.get(before.number) if before is not None else None
-        self._aloft[flight.number] = Aloft(self.lane.put(lambda: self._forward(batch, unknown, aloft, flight.prompts)))
+        self._aloft[flight.number] = Aloft(self.lane.put(lambda: self._forward(inputs, unknown, aloft, flight.prompts)))
 
     def draw(self, flight: Flight) -> None:
         """Prepares the draw from what is known now, and puts it on the lane."""
@@ -145,11 +145,11 @@ class Overlap:
         return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 
     def _forward(
-        self, batch: Batch, unknown: Unknown, before: Aloft | None, prompts: PromptScores | None
+        self, inputs: StepInputs, unknown: Unknown, before: Aloft | None, prompts: PromptScores | None
     ) -> torch.Tensor | None:
         if before is not None and before.drawn is not None and before.drawn.exception() is None:
-            unknown.put(before.drawn.result(), batch.input_ids)
-        return self._runner.run(batch, prompts)
+            unknown.put(before.drawn.result(), inputs.input_ids)
+        return self._runner.run(inputs, prompts)
 
 
 def _choose(draw: Draw, aloft: Aloft) -> torch.Tensor:

@@ -12,8 +12,8 @@ from maxserve.core.engine.guides import Guides
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.batch import BatchBuilder
     from maxserve.core.engine.draw import Pipeline
+    from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.overlap import Lane
     from maxserve.core.engine.runner import Runner
     from maxserve.core.interfaces.cache import Cache
@@ -71,7 +71,7 @@ class Parts:
     cache: Cache
     policy: StepPolicy
     policy_name: str
-    builder: BatchBuilder
+    builder: InputsBuilder
     runner: Runner
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]

@@ -49,8 +49,10 @@ def _check_images(request: Request, parts: Parts) -> None:
     for image in request.images:
         if not end <= image.start < image.end <= len(request.prompt):
             raise RequestError("the images of a request must lie in its prompt one after another", param="prompt")
-        if image.places is not None and image.places.shape[-1] != image.length:
-            raise RequestError(f"an image of {image.length} tokens has {image.places.shape} places", param="prompt")
+        if image.mrope_positions is not None and image.mrope_positions.shape[-1] != image.length:
+            raise RequestError(
+                f"an image of {image.length} tokens has {image.mrope_positions.shape} positions", param="prompt"
+            )
         end = image.end
 
 

@@ -11,9 +11,9 @@ from maxserve.core.interfaces.component import Component
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.interfaces.batch import Batch
     from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.inputs import StepContext
 
 
 __all__ = ["Architecture", "Model", "ModelSpec", "WeightMap"]
@@ -121,7 +121,7 @@ class Model(Protocol):
         """Computes what no checkpoint holds (rope tables); called once, when the weights are on their device."""
         ...
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, step: StepContext) -> torch.Tensor:
         """Hidden states after the last norm, [T, dim]."""
         ...
 

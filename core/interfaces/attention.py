@@ -11,8 +11,8 @@ from maxserve.core.interfaces.component import Component, Context
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.interfaces.batch import Batch
     from maxserve.core.interfaces.cache import CacheLayer, KVLayer
+    from maxserve.core.interfaces.inputs import StepInputs
 
 
 __all__ = ["Attention", "AttentionBackend", "AttentionContext", "Index"]
@@ -60,9 +60,9 @@ class AttentionContext(Context):
 
 
 class Attention(Protocol):
-    """Attends over the pages of a batch."""
+    """Attends over the pages of a step."""
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Called once a step, before the model runs: plan here what all layers share."""
         ...
 
@@ -72,11 +72,11 @@ class Attention(Protocol):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: torch.Tensor | None = None,
         index: Index | None = None,
     ) -> torch.Tensor:
-        """Writes k, v to `batch.slots`; returns causal attention as the CacheLayer says, [T, heads, value_size].
+        """Writes k, v to `slot_mapping`; returns causal attention as the CacheLayer says, [T, heads, value_size].
 
         A build that cannot do what a layer of its context says raises Unavailable; `sinks` are always to be honoured.
         `index` comes to layers with an `index_top`.

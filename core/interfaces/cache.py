@@ -127,7 +127,7 @@ class CacheLayer:
     that many positions. Scores are multiplied by `scale` (None: head_dim ** -0.5); with a `softcap` they become
     softcap * tanh(score / softcap). `value_dim` is the size of a value's head where it is not `head_dim`;
     `values_in_keys`: a value is the first `value_dim` numbers of its key, and is not kept a second time. `sinks`: the
-    layer brings some when it attends. `together`: tokens of a span that `Batch.together` names see all of it.
+    layer brings some when it attends. `bidirectional`: tokens of a span of `StepInputs.bidirectional` see all of it.
     `index_top`: a token sees so many of what it may, by its Index and the last `index_dim` numbers of their first keys.
     """
 
@@ -140,7 +140,7 @@ class CacheLayer:
     sinks: bool = False
     value_dim: int | None = None
     values_in_keys: bool = False
-    together: bool = False
+    bidirectional: bool = False
     index_dim: int = 0
     index_top: int = 0
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.attention import Index
-from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.inputs import StepContext, StepInputs
 
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.interfaces.attention import Index
 
-__all__ = ["Encoder", "Scorer", "TextAttention", "TextBatch", "VectorInfo"]
+
+__all__ = ["Encoder", "Scorer", "TextAttention", "TextContext", "TextInputs", "VectorInfo"]
 
 
 @dataclass(slots=True, kw_only=True)
-class TextBatch(Batch):
-    """A step of whole texts, whose tokens see only each other: nothing of them is kept, `slots` and `tables` are empty.
+class TextInputs(StepInputs):
+    """A step of whole texts, whose tokens see only each other: `slot_mapping` and `block_tables` are empty.
 
     In models without cache layers a token sees its whole text, in others what came before it. `token_types` are 1 in
     the second part of a pair.
@@ -26,6 +27,14 @@ class TextBatch(Batch):
 
     token_types: torch.Tensor  # [T] int64
 
+
+@dataclass(slots=True, kw_only=True)
+class TextContext(StepContext):
+    """What an encoder and its layers may ask for."""
+
+    inputs: TextInputs
+    attention: TextAttention
+
     def attend(
         self,
         layer: int,
@@ -36,31 +45,31 @@ class TextBatch(Batch):
         index: Index | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As for every batch. `bias` [heads, longest, longest] is added to the scores of each text, from its start."""
-        return cast("TextAttention", self.attention).attend(layer, q, k, v, self, sinks, index, bias)
+        """As for every step. `bias` [heads, longest, longest] is added to the scores of each text, from its start."""
+        return self.attention.attend(layer, q, k, v, self.inputs, sinks, index, bias)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest text."""
-        return int(self.seq_lens.max(initial=0))
+        return int(self.inputs.seq_lens.max(initial=0))
 
 
 class TextAttention(Protocol):
     """An Attention over the tokens of the batch itself, within each text."""
 
-    def begin(self, batch: Batch) -> None: ...
+    def begin(self, inputs: StepInputs) -> None: ...
     def attend(
         self,
         layer: int,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: torch.Tensor | None = None,
         index: Index | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As for every batch; `bias` as TextBatch says."""
+        """As for every step; `bias` as TextContext says."""
         ...
 
 
@@ -72,7 +81,7 @@ class Encoder(Protocol):
         """As a Model's."""
         ...
 
-    def forward(self, batch: TextBatch) -> torch.Tensor:
+    def forward(self, step: TextContext) -> torch.Tensor:
         """The vector of every token, [T, dim]."""
         ...
 

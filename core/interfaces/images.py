@@ -42,9 +42,9 @@ class ReadImage:
     text: str
     token: str
     tensors: Mapping[str, NDArray[Any]]
-    places: NDArray[np.int64] | None = None
+    mrope_positions: NDArray[np.int64] | None = None
     advance: int | None = None
-    together: bool = False
+    bidirectional: bool = False
 
 
 class ReadsImages(Protocol):

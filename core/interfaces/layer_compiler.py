@@ -41,7 +41,7 @@ class CompilesLayers(Protocol):
     """Makes one call of the many operations of a layer."""
 
     def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
-        """What takes the place of `layer(x, batch)`, where `attention` is that of every batch; None if nothing can.
+        """What takes the place of `layer(x, step)`, where `attention` is that of every step; None if nothing can.
 
         The weights are in place. `layer` may be of a class nobody knows here: what it computes is found by tracing.
         """

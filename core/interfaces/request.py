@@ -110,9 +110,9 @@ class Image:
 
     Those of them that are `token` get the image's features, in order; others, such as ends of lines, are text.
     `tensors` is what the model's tower takes, `digest` a cryptographic hash of it: equal ones are the same image.
-    `places` [axes, length] are where the tokens lie for models whose positions have several axes, counted from the
-    first of them, and `advance` is how far the positions move over the image (None: its length). `together`: its tokens
-    see each other, later ones too, in every run of neighbours that are `token`.
+    `mrope_positions` [axes, length] are where the tokens lie for models whose positions have several axes, counted
+    from the first of them, and `advance` is how far the positions move over the image (None: its length).
+    `bidirectional`: its tokens see each other, later ones too, in every run of neighbours that are `token`.
     """
 
     digest: bytes
@@ -120,9 +120,9 @@ class Image:
     length: int
     token: int
     tensors: Mapping[str, Numbers]
-    places: Numbers | None = None
+    mrope_positions: Numbers | None = None
     advance: int | None = None
-    together: bool = False
+    bidirectional: bool = False
 
     @property
     def end(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maxserve.interfaces.batch import Span
+from maxserve.interfaces.inputs import Span
 from maxserve.plugins.attention.plan import Sight
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maxserve.interfaces.attention import AttentionContext, Index
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.cache import CacheLayer, KVLayer
+from maxserve.interfaces.inputs import StepInputs
 from maxserve.plugins.attention.formats import read, write
 from maxserve.plugins.attention.mask import CausalMask, with_spans
 from maxserve.plugins.attention.plan import Share, Sight, shares
@@ -42,10 +42,11 @@ class PagedAttention:
         self.device = context.device
         self.plans: dict[Sight, list[_Part]] = {}
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Plans the step once per kind of sight."""
         self.plans = {
-            sight: [_Part(share, self.device) for share in shares(batch, self.page_size, sight)] for sight in self.masks
+            sight: [_Part(share, self.device) for share in shares(inputs, self.page_size, sight)]
+            for sight in self.masks
         }
 
     def attend(
@@ -54,12 +55,12 @@ class PagedAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: Tensor | None = None,
         index: Index | None = None,
     ) -> Tensor:
         stored = self.layers[layer]
-        stored.write(batch.slots, k, v)
+        stored.write(inputs.slot_mapping, k, v)
         grouped = q.view(len(q), k.shape[1], -1, q.shape[2])  # [T, kv_heads, group, head_dim]
         rule = Scoring(stored.scale, stored.softcap, None if sinks is None else sinks.view(k.shape[1], -1))
         seen = [
@@ -81,9 +82,9 @@ class PagedAttention:
         before = share.length - share.rows
         for position, rows in _blocks(before, share.length, BLOCK if rule.plain else OWN_BLOCK, sight.chunk):
             low, high = max(share.low, sight.low(position)), position + rows
-            if share.together and stored.together:
-                high = max(high, *(last for first, last in share.together if first < high), high)
-                mask = with_spans(range(position, position + rows), range(low, high), sight, share.together, q)
+            if share.bidirectional and stored.bidirectional:
+                high = max(high, *(last for first, last in share.bidirectional if first < high), high)
+                mask = with_spans(range(position, position + rows), range(low, high), sight, share.bidirectional, q)
             else:
                 mask = self.masks[sight].slice(rows, position - low, q.dtype)
             seen = slice(low - share.low, high - share.low)
@@ -182,14 +183,14 @@ class _Layer:
         "scale",
         "sight",
         "softcap",
-        "together",
+        "bidirectional",
         "value_slots",
         "values",
     )
 
     def __init__(self, layer: CacheLayer, stored: KVLayer) -> None:
         self.sight, self.scale, self.softcap = Sight.of(layer), layer.score_scale, layer.softcap
-        self.inside, self.together = layer.values_in_keys, layer.together
+        self.inside, self.bidirectional = layer.values_in_keys, layer.bidirectional
         self.index_start, self.index_top = layer.head_dim - layer.index_dim, layer.index_top
         self.key_slots, self.value_slots = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
         self.keys, self.values = self.key_slots.transpose(0, 1), self.value_slots.transpose(0, 1)

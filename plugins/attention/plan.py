@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.batch import Batch, Span
 from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.inputs import Span, StepInputs
 
 Ints = NDArray[np.int64]
 
@@ -39,8 +39,8 @@ class Sight:
 class Share:
     """One sequence's part of a step: its new rows, and the positions `low` … `length` - 1 they look at.
 
-    `runs` are (first slot, tokens) of neighbouring pages, in order; together they hold those positions. `together` are
-    spans of positions, some of them new, whose tokens see each other.
+    `runs` are (first slot, tokens) of neighbouring pages, in order; together they hold those positions.
+    `bidirectional` are spans of positions, some of them new, whose tokens see each other.
     """
 
     first: int  # row of the step
@@ -48,7 +48,7 @@ class Share:
     low: int
     length: int
     runs: tuple[tuple[int, int], ...]
-    together: tuple[Span, ...] = ()
+    bidirectional: tuple[Span, ...] = ()
 
     def slots(self) -> Ints:
         """The slot of every position looked at."""
@@ -58,17 +58,17 @@ class Share:
         return found
 
 
-def shares(batch: Batch, page_size: int, sight: Sight) -> list[Share]:
+def shares(inputs: StepInputs, page_size: int, sight: Sight) -> list[Share]:
     """The shares of a batch for layers whose tokens see that far, in the order of its rows."""
-    rows = np.diff(batch.query_start)
-    lows = sight.lows(batch.seq_lens - rows)
-    runs = _runs(batch.tables, lows, batch.seq_lens, page_size)
-    firsts, lengths = batch.query_start.tolist(), batch.seq_lens.tolist()
-    together = batch.together or ((),) * len(lengths)
+    rows = np.diff(inputs.query_start)
+    lows = sight.lows(inputs.seq_lens - rows)
+    runs = _runs(inputs.block_tables, lows, inputs.seq_lens, page_size)
+    firsts, lengths = inputs.query_start.tolist(), inputs.seq_lens.tolist()
+    bidirectional = inputs.bidirectional or ((),) * len(lengths)
     return [
         Share(first, count, low, length, next(runs), tuple(span for span in spans if span[1] > length - count))
         for first, count, low, length, spans in zip(
-            firsts, rows.tolist(), lows.tolist(), lengths, together, strict=False
+            firsts, rows.tolist(), lows.tolist(), lengths, bidirectional, strict=False
         )
     ]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maxserve.interfaces.attention import AttentionContext, Index
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.cache import CacheLayer, KVLayer
 from maxserve.interfaces.errors import Unavailable
+from maxserve.interfaces.inputs import StepInputs
 from maxserve.plugins.cpu.library import library_for
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types
@@ -36,9 +36,9 @@ class NativeAttention:
         ]
         self.step = _Step()
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Notes where the step's arrays lie."""
-        self.step = _Step(batch)
+        self.step = _Step(inputs)
 
     def attend(
         self,
@@ -46,7 +46,7 @@ class NativeAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: Tensor | None = None,
         index: Index | None = None,
     ) -> Tensor:
@@ -93,7 +93,7 @@ def _check_layer(layer: CacheLayer) -> None:
         raise Unavailable("the native attention knows no layers with values of another size than keys")
     if layer.index_top:
         raise Unavailable("the native attention knows no layers whose tokens choose what they see")
-    if layer.together:
+    if layer.bidirectional:
         raise Unavailable("the native attention knows no layers with tokens that see those after them")
 
 
@@ -102,13 +102,13 @@ class _Step:
 
     __slots__ = ("_arrays", "addresses", "sequences", "table_step")
 
-    def __init__(self, batch: Batch | None = None) -> None:
+    def __init__(self, inputs: StepInputs | None = None) -> None:
         self.addresses: tuple[int, ...] = ()
         self.sequences = self.table_step = 0
-        if batch is None:
+        if inputs is None:
             return
-        query_start, seq_lens = _array(batch.query_start, np.int64), _array(batch.seq_lens, np.int64)
-        tables, slots = _array(batch.tables, np.int32), batch.slots.contiguous()
+        query_start, seq_lens = _array(inputs.query_start, np.int64), _array(inputs.seq_lens, np.int64)
+        tables, slots = _array(inputs.block_tables, np.int32), inputs.slot_mapping.contiguous()
         self._arrays = (slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
         self.addresses = (slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
         self.sequences, self.table_step = len(seq_lens), tables.shape[1]

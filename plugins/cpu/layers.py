@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from maxserve.architectures.layers import Linear, OffsetRMSNorm, RMSNorm
 from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.interfaces.attention import Attention
 from maxserve.interfaces.errors import Unavailable
+from maxserve.interfaces.inputs import StepContext
 from maxserve.interfaces.layer_compiler import LayerContext
 from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
@@ -117,8 +117,8 @@ class _Program:
         self._rope = any(o.kind == "ROPE" for o in operations)
         self._number = arena.enrol()  # last: a layer that cannot be compiled does not count
 
-    def run(self, x: Tensor, batch: Any) -> Tensor:
-        """[T, dim] to [T, dim]. `batch` is a RotaryBatch, where the layer applies rope."""
+    def run(self, x: Tensor, context: StepContext) -> Tensor:
+        """[T, dim] to [T, dim]. `context` has cosines and sines, where the layer applies rope."""
         if not x.shape[0]:  # an empty step, of which the attention was told nothing
             return x
         x = rows(x).contiguous()
@@ -133,7 +133,7 @@ class _Program:
             x.data_ptr(),
             out.data_ptr(),
             arena.data_ptr(),
-            *((batch.cos.data_ptr(), batch.sin.data_ptr(), batch.cos.shape[-1]) if self._rope else (None, None, 0)),
+            *(_addresses(context) if self._rope else (None, None, 0)),
             *step.addresses,
             step.table_step,
             tokens,
@@ -171,6 +171,13 @@ class _Program:
         factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
         self._factors.append(factors)
         return factors
+
+
+def _addresses(context: StepContext) -> tuple[int, int, int]:
+    """Where cosines and sines lie, and the width they rotate."""
+    assert context.cos is not None
+    assert context.sin is not None
+    return context.cos.data_ptr(), context.sin.data_ptr(), context.cos.shape[-1]
 
 
 def _attention_for(reading: Reading, attention: NativeAttention | GroupedAttention) -> NativeAttention:

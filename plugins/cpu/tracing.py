@@ -101,8 +101,8 @@ class Reading:
             raise UnknownError(f"it cannot be traced: {error}") from error
         self._inputs = [node for node in graph.nodes if node.op == "placeholder"]
         if len(self._inputs) != 2:
-            raise UnknownError("it takes other arguments than (x, batch)")
-        self._batch = self._inputs[1]
+            raise UnknownError("it takes other arguments than (x, step)")
+        self._step = self._inputs[1]
         self._values[self._inputs[0]] = Place(buffer=0, offset=0, shape=(self._dim(graph),), steps=(1,))
         self.widths[0] = self.widths[1] = self._values[self._inputs[0]].size
         for node in graph.nodes:
@@ -163,8 +163,8 @@ class Reading:
         return self._made("NORM", [x], x.shape, module=module, sizes=(rows, dim, step), number=module.eps)
 
     def _method(self, name: str, node: fx.Node) -> Any:
-        if node.args[0] is self._batch:
-            return self._of_batch(name, node)
+        if node.args[0] is self._step:
+            return self._of_step(name, node)
         x = self._place(node.args[0])
         arguments = [self._value(argument) for argument in node.args[1:]]
         if name in ("view", "reshape"):
@@ -175,7 +175,7 @@ class Reading:
             return _chunks(x, arguments[0])
         raise UnknownError(f"it calls {name}")
 
-    def _of_batch(self, name: str, node: fx.Node) -> Place:
+    def _of_step(self, name: str, node: fx.Node) -> Place:
         if name == "apply_rope":
             x = self._place(node.args[1])
             if len(x.shape) != 2 or x.steps[1] != 1:
@@ -192,7 +192,7 @@ class Reading:
             if not isinstance(layer, int) or k.shape != v.shape or k.shape[1] != q.shape[1]:
                 raise UnknownError("its attention is of another kind")
             return self._made("ATTEND", operands, q.shape, layer=layer)
-        raise UnknownError(f"it asks the batch for {name}")
+        raise UnknownError(f"it asks the step for {name}")
 
     def _function(self, node: fx.Node) -> Any:
         arguments = [self._value(argument) for argument in node.args]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from maxserve.core.engine.parts import Counters
 from maxserve.interfaces.cache import CacheSizes
-from maxserve.interfaces.encoder import TextBatch
+from maxserve.interfaces.encoder import TextContext, TextInputs
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.observer import StepStats
 from maxserve.interfaces.request import Encoded, EncodeRequest, Request
@@ -158,13 +158,13 @@ class EncoderEngine:
     def _encode(self, taken: Sequence[Taken]) -> list[NDArray[np.float32]]:
         """The vector, or the vectors [tokens, size], of each text."""
         parts = self._parts
-        batch = text_batch(taken, parts.attention, parts.device)
-        parts.attention.begin(batch)
-        hidden = parts.model.forward(batch)
+        inputs = text_inputs(taken, parts.device)
+        parts.attention.begin(inputs)
+        hidden = parts.model.forward(TextContext(inputs=inputs, attention=parts.attention))
         if parts.finish is None:
-            return np.split(_numbers(hidden), batch.query_start[1:-1])
+            return np.split(_numbers(hidden), inputs.query_start[1:-1])
         skip = np.array([each.work.request.skip for each in taken], dtype=np.int64)
-        pooled = parts.finish.pool(hidden, Spans(batch.query_start, skip))
+        pooled = parts.finish.pool(hidden, Spans(inputs.query_start, skip))
         activated = np.array([each.work.request.activation for each in taken])
         if activated.all():
             return list(_numbers(parts.finish.activate(pooled)))
@@ -212,24 +212,23 @@ class EncoderEngine:
         )
 
 
-def text_batch(taken: Sequence[Taken], attention: TextAttention, device: torch.device) -> TextBatch:
-    """The step of these texts."""
+def text_inputs(taken: Sequence[Taken], device: torch.device) -> TextInputs:
+    """The inputs of a step of these texts."""
     lengths = np.array([len(each.tokens) for each in taken], dtype=np.int64)
     starts = np.zeros(len(taken) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     ids = np.fromiter((token for each in taken for token in each.tokens), dtype=np.int64, count=int(starts[-1]))
     seconds = np.repeat([each.second or len(each.tokens) for each in taken], lengths)
-    return TextBatch(
+    return TextInputs(
         input_ids=torch.from_numpy(ids).to(device),
         positions=torch.from_numpy(positions).to(device),
-        slots=torch.empty(0, dtype=torch.int64, device=device),
+        slot_mapping=torch.empty(0, dtype=torch.int64, device=device),
         query_start=starts,
         seq_lens=lengths,
         prompt_lens=lengths,
-        tables=np.empty((len(taken), 0), dtype=np.int32),
+        block_tables=np.empty((len(taken), 0), dtype=np.int32),
         logit_rows=torch.empty(0, dtype=torch.int64, device=device),
-        attention=attention,
         token_types=torch.from_numpy((positions >= seconds).astype(np.int64)).to(device),
     )
 

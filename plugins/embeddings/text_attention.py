@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maxserve.interfaces.attention import Index
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.inputs import StepInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class WithinTexts:
         self._layers = layers
         self._groups: list[_Group] = []
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Finds the groups of a step."""
-        lengths, starts = batch.seq_lens, batch.query_start
+        lengths, starts = inputs.seq_lens, inputs.query_start
         cuts = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
         self._groups = [_Group(int(starts[a]), b - a, int(lengths[a])) for a, b in pairwise(cuts) if b > a]
 
@@ -58,7 +58,7 @@ class WithinTexts:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: Tensor | None = None,
         index: Index | None = None,
         bias: Tensor | None = None,

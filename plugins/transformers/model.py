@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.interfaces.batch import Batch
+from maxserve.interfaces.inputs import StepContext
 from maxserve.plugins.transformers.rehearsal import rehearse
 from maxserve.plugins.transformers.rope import LongRope
 from maxserve.plugins.transformers.seam import NAME, Seam, attend_with
@@ -40,11 +40,11 @@ class Model(nn.Module):
         """Proves, with its weights, that it computes here what it computes alone; ModelError if not."""
         rehearse(self)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, step: StepContext) -> Tensor:
         """What the class gives to its head, [T, dim]."""
-        self.rope.begin(batch)
-        with self.seam.step(batch):
-            return self.trunk.hidden(batch.input_ids, batch.positions)
+        self.rope.begin(step.inputs)
+        with self.seam.step(step):
+            return self.trunk.hidden(step.inputs.input_ids, step.inputs.positions)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab_size]."""

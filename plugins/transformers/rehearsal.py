@@ -16,9 +16,9 @@ from torch import Tensor
 from maxserve.architectures.layers.plain_attention import plain_attention
 from maxserve.core.registry.entries import cause
 from maxserve.interfaces.attention import Index
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import MaxserveError, ModelError
+from maxserve.interfaces.inputs import StepContext, StepInputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Rehearsed(Protocol):
     lm: Any
 
     def alone(self, tokens: Tensor) -> Tensor: ...
-    def forward(self, batch: Batch) -> Tensor: ...
+    def forward(self, step: StepContext) -> Tensor: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -86,27 +86,27 @@ def _together(model: Rehearsed, texts: Sequence[Tensor]) -> Tensor:
     attention = PlainCache(model.spec.cache_layers)
     first, second = texts
     steps = [{0: (0, first[:CUT])}, {0: (CUT, first[CUT:]), 1: (0, second)}]
-    hidden = [model.forward(_batch(step, texts, attention)) for step in steps]
+    hidden = [model.forward(_step(step, texts, attention)) for step in steps]
     return model.logits(torch.cat(hidden))
 
 
-def _batch(step: dict[int, tuple[int, Tensor]], texts: Sequence[Tensor], attention: PlainCache) -> Batch:
-    """A batch of, by text, where its new tokens begin and what they are."""
+def _step(step: dict[int, tuple[int, Tensor]], texts: Sequence[Tensor], attention: PlainCache) -> StepContext:
+    """A step of, by text, where its new tokens begin and what they are."""
     starts, tokens = zip(*step.values(), strict=True)
     counts = [len(each) for each in tokens]
     spans = [torch.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
     input_ids = torch.cat(tokens)
-    return Batch(
+    inputs = StepInputs(
         input_ids=input_ids,
         positions=torch.cat(spans).to(input_ids.device),
-        slots=torch.zeros_like(input_ids),
+        slot_mapping=torch.zeros_like(input_ids),
         query_start=np.cumsum([0, *counts]),
         seq_lens=np.array([start + count for start, count in zip(starts, counts, strict=True)]),
         prompt_lens=np.array([len(texts[text]) for text in step]),
-        tables=np.array([[text] for text in step], dtype=np.int32),
+        block_tables=np.array([[text] for text in step], dtype=np.int32),
         logit_rows=torch.arange(len(input_ids), device=input_ids.device),
-        attention=attention,
     )
+    return StepContext(inputs=inputs, attention=attention)
 
 
 class PlainCache:
@@ -116,7 +116,7 @@ class PlainCache:
         self._layers = layers
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Nothing to plan."""
 
     def attend(
@@ -125,12 +125,14 @@ class PlainCache:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: Tensor | None = None,
         index: Index | None = None,
     ) -> Tensor:
         seen = []
-        for text, (start, stop) in zip(batch.tables[:, 0].tolist(), pairwise(batch.query_start.tolist()), strict=True):
+        for text, (start, stop) in zip(
+            inputs.block_tables[:, 0].tolist(), pairwise(inputs.query_start.tolist()), strict=True
+        ):
             keys, values = k[start:stop], v[start:stop]
             if (layer, text) in self._kept:
                 before = self._kept[layer, text]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.inputs import StepInputs
 
 LONG = "longrope"
 
@@ -39,7 +39,7 @@ def _border(module: Any) -> int:
     return border
 
 
-def turn_without_looking(model: nn.Module) -> None:
+def rotate_without_looking(model: nn.Module) -> None:
     """Lets a model without memory rotate, though some classes look at the numbers of positions: on the host instead."""
     for module in _rotary_modules(model):
         with torch.device("cpu"):
@@ -69,13 +69,13 @@ class LongRope:
             self._border = _border(module)
             module.forward = _Rotate(self, module.forward)
 
-    def begin(self, batch: Batch | None) -> None:
+    def begin(self, inputs: StepInputs | None) -> None:
         """The step's texts; None where the model is to do as its class does."""
-        if not self._border or batch is None:
+        if not self._border or inputs is None:
             self._long = None
             return
-        prompts = np.repeat(batch.prompt_lens > self._border, np.diff(batch.query_start))
-        beyond = batch.positions >= self._border  # a text that grows beyond the border goes on as a longer one
+        prompts = np.repeat(inputs.prompt_lens > self._border, np.diff(inputs.query_start))
+        beyond = inputs.positions >= self._border  # a text that grows beyond the border goes on as a longer one
         self._long = torch.from_numpy(prompts).to(beyond.device) | beyond
 
     def rotate(self, run: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:

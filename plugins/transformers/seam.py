@@ -1,6 +1,6 @@
 """The seam between attention modules of transformers and the cache.
 
-They call a function that is registered by name. Ours is told by the module itself which model and so which batch it
+They call a function that is registered by name. Ours is told by the module itself which model and so which step it
 works for. The calls of one step come in the same order every time: the n-th is that of layer n.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.interfaces.batch import Batch
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.inputs import StepContext
 
 NAME = "maxserve"  # of our function among transformers'
 SEAM = "maxserve_seam"  # of the attribute by which modules find their way
@@ -60,40 +60,44 @@ def given(query: Tensor, key: Tensor, value: Tensor, said: dict[str, Any]) -> tu
 
 
 class Seam:
-    """The way of one model's attention modules to the batch that runs."""
+    """The way of one model's attention modules to the step that runs."""
 
     def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
         self._expected = [(model.get_submodule(call.module), call.given) for call in calls]
-        self._batch: Batch | None = None
+        self._step: StepContext | None = None
         self._next = 0
         for module, _ in self._expected:
             setattr(module, SEAM, self)
 
     @contextmanager
-    def step(self, batch: Batch) -> Iterator[None]:
-        """Attention is over `batch` meanwhile; ModelError if not every layer attends."""
-        self._batch, self._next = batch, 0
+    def step(self, step: StepContext) -> Iterator[None]:
+        """Attention is over `step` meanwhile; ModelError if not every layer attends."""
+        self._step, self._next = step, 0
         try:
             yield
         finally:
-            self._batch = None
+            self._step = None
         if self._next != len(self._expected):
             raise ModelError(f"only {self._next} of {len(self._expected)} layers attended in a step")
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, said: dict[str, Any]) -> Tensor:
         """[1, T, heads, value_size] for query [1, heads, T, head_dim], keys and values likewise."""
-        batch, layer = self._batch, self._next
-        if batch is None or layer == len(self._expected):
+        step, layer = self._step, self._next
+        if step is None or layer == len(self._expected):
             raise ModelError(f"{type(module).__name__} attends once more than it did when the model was looked at")
         expected, rules = self._expected[layer]
-        if module is not expected or given(query, key, value, said) != rules or query.shape[2] != len(batch.positions):
+        if (
+            module is not expected
+            or given(query, key, value, said) != rules
+            or query.shape[2] != len(step.inputs.positions)
+        ):
             raise ModelError(
                 f"layer {layer}: {type(module).__name__} attends by other rules than when the model was looked at: "
                 f"{given(query, key, value, said)} for {query.shape[2]} tokens instead of {rules}"
             )
         self._next += 1
         q, k, v = (each[0].transpose(0, 1).contiguous() for each in (query, key, value))
-        return batch.attend(layer, q, k, v, said.get("s_aux"))[None]
+        return step.attend(layer, q, k, v, said.get("s_aux"))[None]
 
 
 def attend(

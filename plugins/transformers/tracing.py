@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maxserve.core.registry.entries import cause
 from maxserve.interfaces.errors import MaxserveError, ModelError
-from maxserve.plugins.transformers.rope import borders, turn_without_looking
+from maxserve.plugins.transformers.rope import borders, rotate_without_looking
 from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap
 
@@ -79,7 +79,7 @@ def _trace(source: MakesModel, length: int, *, swaps: bool) -> Trace:
         if swaps:
             swap(model)
             pretend_kept(model)
-        turn_without_looking(model)
+        rotate_without_looking(model)
         listener = _Listener(model, length)
         with listener.listening():
             try:

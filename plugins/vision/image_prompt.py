@@ -67,9 +67,11 @@ def _image(image: ReadImage, start: int, end: int, token: int) -> Image:
         length=end - start,
         token=token,
         tensors=tensors,
-        places=None if image.places is None else Numbers.of(np.ascontiguousarray(image.places, dtype=np.int64)),
+        mrope_positions=None
+        if image.mrope_positions is None
+        else Numbers.of(np.ascontiguousarray(image.mrope_positions, dtype=np.int64)),
         advance=image.advance,
-        together=image.together,
+        bidirectional=image.bidirectional,
     )
 
 

@@ -17,8 +17,8 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.plan import StepPlan
 from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.engine import ModelFiles
+from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -61,8 +61,8 @@ class Served:
         self.logits: list[torch.Tensor] = []
         run = Runner.run
 
-        def recording(runner: Runner, batch: Batch, prompts: Any = None) -> torch.Tensor | None:
-            logits = run(runner, batch, prompts)
+        def recording(runner: Runner, inputs: StepInputs, prompts: Any = None) -> torch.Tensor | None:
+            logits = run(runner, inputs, prompts)
             if logits is not None:
                 self.logits.append(logits.clone())
             return logits

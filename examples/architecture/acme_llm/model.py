@@ -15,8 +15,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(cfg.dim, cfg.eps)
         self.mlp = GatedMLP(cfg)
 
-    def forward(self, x, batch):
-        x = x + self.self_attn(self.input_layernorm(x), batch)
+    def forward(self, x, step):
+        x = x + self.self_attn(self.input_layernorm(x), step)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 

@@ -35,7 +35,7 @@ from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.sources import CUSTOM
 from maxserve.testing.served import CLOSE, Answer, Expected, Served, continuation
-from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_batch, plain_attention, run_step
+from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_step, plain_attention, run_step
 
 __all__ = [
     "ArchitectureChecks",
@@ -43,7 +43,7 @@ __all__ = [
     "Part",
     "PlainAttention",
     "TinyCache",
-    "make_batch",
+    "make_step",
     "plain_attention",
     "run_step",
 ]

@@ -18,7 +18,7 @@ from maxserve.core.interfaces.attention import Attention, AttentionContext, Inde
 from maxserve.core.interfaces.cache import CacheGroup, CacheLayer
 from maxserve.core.interfaces.errors import Unavailable
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_batch
+from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_step
 
 __all__ = ["AttentionChecks"]
 
@@ -86,23 +86,23 @@ class _Stage:
         self.generator = torch.Generator().manual_seed(len(tables))
 
     def step(
-        self, counts: dict[int, int], together: Mapping[int, Sequence[tuple[int, int]]] | None = None
+        self, counts: dict[int, int], spans: Mapping[int, Sequence[tuple[int, int]]] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Result and expected result of a step that adds so many random tokens to each row.
 
-        `together`: by row, the spans of positions whose tokens see each other.
+        `spans`: by row, the spans of positions whose tokens see each other.
         """
         tokens = sum(counts.values())
         q, k, v = (self._random(tokens, heads) for heads in (self.heads, self.kv_heads, self.kv_heads))
         v = (k if self.layer.values_in_keys else v)[..., : self.layer.value_size]
         sinks = torch.linspace(-2, 2, self.heads) if self.layer.sinks else None
-        batches = [make_batch(cache, [(row, [0] * n) for row, n in counts.items()]) for cache in self.caches]
-        if together is not None:
-            for batch in batches:
-                batch.together = tuple(tuple(together.get(row, ())) for row in counts)
-                batch.attention.begin(batch)
+        steps = [make_step(cache, [(row, [0] * n) for row, n in counts.items()]) for cache in self.caches]
+        if spans is not None:
+            for step in steps:
+                step.inputs.bidirectional = tuple(tuple(spans.get(row, ())) for row in counts)
+                step.attention.begin(step.inputs)
         index = self._index(tokens) if self.layer.index_top else None
-        result, expected = (batch.attend(0, q.clone(), k.clone(), v.clone(), sinks, index) for batch in batches)
+        result, expected = (step.attend(0, q.clone(), k.clone(), v.clone(), sinks, index) for step in steps)
         return result, expected
 
     def _index(self, tokens: int) -> Index:
@@ -153,7 +153,7 @@ class AttentionChecks:
     def test_tokens_that_see_each_other(self, order: list[int], rule: dict[str, Any]) -> None:
         """Of a span that a step has whole, as those of an image; a step may begin or end between two of them."""
         try:
-            stage = _Stage(self, [order, list(range(40, 50))], together=True, **rule)
+            stage = _Stage(self, [order, list(range(40, 50))], bidirectional=True, **rule)
         except Unavailable:
             pytest.skip("said to be unavailable, so that another back end serves")
         spans = {0: [(2, 9), (20, 21), (21, 40)], 1: [(0, 16)]}
@@ -164,7 +164,7 @@ class AttentionChecks:
     def test_a_long_span_is_seen_whole(self) -> None:
         """However a back end cuts a prompt into blocks."""
         try:
-            stage = _Stage(self, [np.random.default_rng(0).permutation(160).tolist()], together=True)
+            stage = _Stage(self, [np.random.default_rng(0).permutation(160).tolist()], bidirectional=True)
         except Unavailable:
             pytest.skip("said to be unavailable, so that another back end serves")
         spans = {0: [(10, 700), (900, 1000)]}
@@ -208,23 +208,23 @@ class AttentionChecks:
             for stage, parts in ((alone, {0: count}), (crowded, {1: 3, 0: count, 2: 1})):
                 cache = stage.caches[0]
                 q, k, v = (x[:30] for x in qkv)
-                make_batch(cache, [(0, [0] * 30)]).attend(0, q, k, v)
-                batch = make_batch(cache, [(row, [0] * n) for row, n in parts.items()])
-                rows = batch.query_start[list(parts).index(0)] + np.arange(count)
-                new = [stage._random(int(batch.query_start[-1]), x.shape[1]) for x in qkv]
+                make_step(cache, [(0, [0] * 30)]).attend(0, q, k, v)
+                step = make_step(cache, [(row, [0] * n) for row, n in parts.items()])
+                rows = step.inputs.query_start[list(parts).index(0)] + np.arange(count)
+                new = [stage._random(int(step.inputs.query_start[-1]), x.shape[1]) for x in qkv]
                 for target, source in zip(new, qkv, strict=True):
                     target[rows] = source[30:]
                 q, k, v = new
-                outs.append(batch.attend(0, q, k, v)[rows])
+                outs.append(step.attend(0, q, k, v)[rows])
             assert torch.equal(*outs)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_queries_in_another_type(self, dtype: torch.dtype) -> None:
         stage = _Stage(self, [ORDERS["one run"]])
         cache = stage.caches[0]
-        batch = make_batch(cache, [(0, [0] * 9)])
+        step = make_step(cache, [(0, [0] * 9)])
         q, k, v = (stage._random(9, n).to(dtype) for n in (stage.heads, stage.kv_heads, stage.kv_heads))
-        assert batch.attend(0, q, k, v).dtype == dtype
+        assert step.attend(0, q, k, v).dtype == dtype
 
     @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
     def test_a_bfloat16_cache(self, order: list[int]) -> None:

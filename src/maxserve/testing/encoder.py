@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+from maxserve.core.interfaces.encoder import TextContext
 from maxserve.core.interfaces.engine import SCORING
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest
@@ -30,7 +31,7 @@ from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.plugins.embeddings.engine import text_batch
+from maxserve.plugins.embeddings.engine import text_inputs
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts
 from maxserve.testing.architecture import randomised
@@ -73,14 +74,14 @@ class EncoderCase:
         work = EncodeWork(EncodeRequest(id="check", texts=tuple(texts), seconds=tuple(seconds)))
         taken = sorted((work.take() for _ in texts), key=lambda each: len(each.tokens))
         attention = WithinTexts(self.config.cache_layers)
-        batch = text_batch(taken, attention, torch.device("cpu"))
+        inputs = text_inputs(taken, torch.device("cpu"))
         with torch.inference_mode():
-            attention.begin(batch)
-            hidden = model.forward(batch)
+            attention.begin(inputs)
+            hidden = model.forward(TextContext(inputs=inputs, attention=attention))
             if self.scores:
-                found = list(model.scores(hidden[torch.from_numpy(batch.query_start[:-1])])[:, None])
+                found = list(model.scores(hidden[torch.from_numpy(inputs.query_start[:-1])])[:, None])
             else:
-                found = list(hidden.split(batch.seq_lens.tolist()))
+                found = list(hidden.split(inputs.seq_lens.tolist()))
         ordered = dict(zip((each.place for each in taken), found, strict=True))
         return [ordered[place] for place in range(len(texts))]
 

@@ -172,15 +172,15 @@ class _Called(nn.Module):
 
 
 class _Doubling(nn.Module):
-    def forward(self, x: Tensor, batch: Any) -> Tensor:
+    def forward(self, x: Tensor, step: Any) -> Tensor:
         return x * 2
 
 
 class _Sorting(nn.Module):
-    def forward(self, x: Tensor, batch: Any) -> Tensor:
+    def forward(self, x: Tensor, step: Any) -> Tensor:
         return x.sort(dim=0).values
 
 
 class _Nothing(nn.Module):
-    def forward(self, x: Tensor, batch: Any) -> Tensor:
+    def forward(self, x: Tensor, step: Any) -> Tensor:
         return x

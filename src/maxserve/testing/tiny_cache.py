@@ -1,4 +1,4 @@
-"""What one step of a model needs around it in a test. Pages, an attention that is plainly right, a batch."""
+"""What one step of a model needs around it in a test. Pages, an attention that is plainly right, a step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from maxserve.architectures.layers.plain_attention import plain_attention as plain_attention
 from maxserve.core.interfaces.architecture import Model
 from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheLayer, KVLayer
+from maxserve.core.interfaces.inputs import StepContext, StepInputs
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens
 
@@ -21,7 +21,7 @@ Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens
 class TinyCache:
     """Pages for a few rows that are never shared or given back.
 
-    `lengths` counts the tokens of each row; `make_batch` moves it on. `scatter` seeds a shuffle of the pages, so that
+    `lengths` counts the tokens of each row; `make_step` moves it on. `scatter` seeds a shuffle of the pages, so that
     neighbours in a row are not neighbours in storage. `attention` builds a back end; by default the plain one below.
     """
 
@@ -62,7 +62,7 @@ def _storage(layer: CacheLayer, pages: int, page_size: int, dtype: torch.dtype) 
     return KVLayer(keys, torch.full((*shape, layer.value_size), float("nan"), dtype=dtype))
 
 
-def make_batch(cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence[int] | None = None) -> Batch:
+def make_step(cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence[int] | None = None) -> StepContext:
     """A step that adds each part's tokens to its row; the logits of every token are wanted.
 
     `prompt_lens` has an entry per part. Without it a prompt is taken to end with its part: say it where it does not.
@@ -72,28 +72,27 @@ def make_batch(cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence
     spans = [(row, start, start + count) for row, start, count in zip(rows, starts, counts, strict=True)]
     for row, _, end in spans:
         cache.lengths[row] = end
-    batch = Batch(
+    inputs = StepInputs(
         input_ids=torch.tensor([token for _, tokens in parts for token in tokens]),
         positions=torch.from_numpy(np.concatenate([np.arange(start, end) for _, start, end in spans])),
-        slots=torch.from_numpy(np.concatenate([cache.slots(*span) for span in spans])),
+        slot_mapping=torch.from_numpy(np.concatenate([cache.slots(*span) for span in spans])),
         query_start=np.concatenate(([0], np.cumsum(counts))),
         seq_lens=np.array([end for _, _, end in spans]),
         prompt_lens=np.array([end for _, _, end in spans] if prompt_lens is None else prompt_lens),
-        tables=cache.tables[rows],
+        block_tables=cache.tables[rows],
         logit_rows=torch.arange(sum(counts)),
-        attention=cache.attention,
     )
-    cache.attention.begin(batch)
-    return batch
+    cache.attention.begin(inputs)
+    return StepContext(inputs=inputs, attention=cache.attention)
 
 
 def run_step(
     model: Model, cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence[int] | None = None
 ) -> Tensor:
-    """The logits of every token of one step, [T, vocab_size]; arguments as for `make_batch`."""
+    """The logits of every token of one step, [T, vocab_size]; arguments as for `make_step`."""
     with torch.inference_mode():
-        batch = make_batch(cache, parts, prompt_lens=prompt_lens)
-        return model.logits(model.forward(batch)[batch.logit_rows])
+        step = make_step(cache, parts, prompt_lens=prompt_lens)
+        return model.logits(model.forward(step)[step.inputs.logit_rows])
 
 
 class PlainAttention:
@@ -102,7 +101,7 @@ class PlainAttention:
     def __init__(self, context: AttentionContext) -> None:
         self.context = context
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, inputs: StepInputs) -> None:
         """Nothing to plan."""
 
     def attend(
@@ -111,20 +110,20 @@ class PlainAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        batch: Batch,
+        inputs: StepInputs,
         sinks: Tensor | None = None,
         index: Index | None = None,
     ) -> Tensor:
         stored, kept = self.context.storage[layer], self.context.layers[layer]
         keys, values = stored.keys.flatten(0, 1), stored.values.flatten(0, 1)
-        keys[batch.slots], values[batch.slots] = k.to(keys.dtype), v.to(values.dtype)
+        keys[inputs.slot_mapping], values[inputs.slot_mapping] = k.to(keys.dtype), v.to(values.dtype)
         out = q.new_empty(*q.shape[:2], v.shape[2])
-        for row, length in enumerate(batch.seq_lens.tolist()):
-            mine = slice(int(batch.query_start[row]), int(batch.query_start[row + 1]))
+        for row, length in enumerate(inputs.seq_lens.tolist()):
+            mine = slice(int(inputs.query_start[row]), int(inputs.query_start[row + 1]))
             positions = torch.arange(length)
-            pages = torch.from_numpy(batch.tables[row].astype(np.int64))[positions // self.context.page_size]
+            pages = torch.from_numpy(inputs.block_tables[row].astype(np.int64))[positions // self.context.page_size]
             slots = pages * self.context.page_size + positions % self.context.page_size
-            spans = batch.together[row] if batch.together and kept.together else ()
+            spans = inputs.bidirectional[row] if inputs.bidirectional and kept.bidirectional else ()
             own = None if index is None else index.of(mine)
             out[mine] = plain_attention(q[mine], keys[slots], values[slots], kept, sinks, spans, own).to(q.dtype)
         return out

@@ -27,11 +27,12 @@ import torch
 from PIL import Image as Pictures
 from torch import Tensor, nn
 
-from maxserve.core.engine.batch import BatchBuilder
+from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import Sequence as Row
 from maxserve.core.engine.step import Step
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
+from maxserve.core.interfaces.inputs import StepContext
 from maxserve.core.interfaces.request import Image, Request
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
@@ -73,9 +74,8 @@ class Steps:
 
     def __init__(self, model: Any, cache: TinyCache) -> None:
         self.model, self.cache, self.ledger = model, cache, Ledger()
-        self.builder = BatchBuilder(
+        self.builder = InputsBuilder(
             cache,  # type: ignore[arg-type]  # of a cache it needs no more than the tables
-            cache.attention,
             cache.page_size,
             torch.device("cpu"),
             images=True,
@@ -94,9 +94,10 @@ class Steps:
         """The logits of every token of a step that computes so many of each sequence, [T, vocab_size]."""
         step = Step(counts, self.ledger)
         with torch.inference_mode():
-            batch = self.builder.build(step)
-            batch.attention.begin(batch)
-            logits: Tensor = self.model.logits(self.model.forward(batch))
+            inputs = self.builder.build(step)
+            self.cache.attention.begin(inputs)
+            context = StepContext(inputs=inputs, attention=self.cache.attention)
+            logits: Tensor = self.model.logits(self.model.forward(context))
         self.ledger.computed[step.slots] = step.stops
         return logits
 

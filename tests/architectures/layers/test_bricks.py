@@ -19,15 +19,14 @@ from maxserve.architectures.layers import (
     PostNormBlock,
     PreNormBlock,
     Rotary,
-    RotaryBatch,
     SandwichBlock,
     WholeNormAttention,
 )
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.testing.tiny_cache import TinyCache, make_batch
+from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.testing.tiny_cache import TinyCache, make_step
 
 FAST, SLOW = RopeConfig(theta=100.0), RopeConfig(theta=1e6)
 
@@ -37,8 +36,8 @@ def config(**changes: Any) -> ModelConfig:
     return ModelConfig(**{**sizes, "max_length": 64, **changes})
 
 
-def batch() -> Batch:
-    return make_batch(TinyCache([]), [(0, range(5))])
+def step() -> StepContext:
+    return make_step(TinyCache([]), [(0, range(5))])
 
 
 def filled(module: Any) -> Any:
@@ -70,15 +69,15 @@ def seen_by(attention: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     seen: list[torch.Tensor] = []
 
     class Recorder:
-        def begin(self, batch: Batch) -> None: ...
+        def begin(self, inputs: StepInputs) -> None: ...
 
         def attend(
-            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inputs: StepInputs, *others: Any
         ) -> torch.Tensor:
             seen.extend((q, k, v))
             return torch.zeros_like(q)
 
-    plain = batch()
+    plain = step()
     plain.attention = Recorder()
     rotary = Rotary(config(rope=FAST))
     rotary.prepare(torch.device("cpu"))
@@ -126,19 +125,18 @@ def test_each_layer_gets_the_rotations_of_its_own_rope() -> None:
     spec = config(ropes=(FAST, SLOW, None, FAST))
     rotary = LayerRotary(spec)
     rotary.prepare(torch.device("cpu"))
-    given = rotary(batch(), torch.float32)
+    given = rotary(step(), torch.float32)
     assert given[0] is given[3]
     x = torch.randn(5, 4, 16)
     for ours, rope in ((given[0], FAST), (given[1], SLOW)):
         alone = Rotary(spec, rope)
         alone.prepare(torch.device("cpu"))
-        assert isinstance(ours, RotaryBatch)
-        assert torch.equal(ours.apply_rope(x), alone(batch(), torch.float32).apply_rope(x))
+        assert torch.equal(ours.apply_rope(x), alone(step(), torch.float32).apply_rope(x))
     assert not torch.allclose(given[0].apply_rope(x)[1:], given[1].apply_rope(x)[1:])
 
 
-def test_a_model_that_rotates_nothing_gets_the_batch_as_it_is() -> None:
-    rotary, plain = LayerRotary(config(ropes=(None,) * 4)), batch()
+def test_a_model_that_rotates_nothing_gets_the_step_as_it_is() -> None:
+    rotary, plain = LayerRotary(config(ropes=(None,) * 4)), step()
     rotary.prepare(torch.device("cpu"))
     assert rotary(plain, torch.float32) == [plain] * 4
 
@@ -198,17 +196,17 @@ def test_what_goes_into_the_first_block_can_be_given() -> None:
         def __init__(self, config: ModelConfig, layer: int) -> None:
             super().__init__()
 
-        def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, step: StepContext) -> torch.Tensor:
             return x + 1
 
     class Model(DecoderModel):
         Block = OneMore
         Norm = LayerNorm
 
-        def embed(self, batch: Batch) -> torch.Tensor:
+        def embed(self, step: StepContext) -> torch.Tensor:
             return torch.arange(160.0).view(5, 32) ** 2
 
     model = Model(config(eps=1e-5))
     model.prepare()
     expected = F.layer_norm(torch.arange(160.0).view(5, 32) ** 2 + 4, (32,))
-    torch.testing.assert_close(model(batch()), expected)
+    torch.testing.assert_close(model(step()), expected)

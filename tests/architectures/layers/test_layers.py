@@ -19,13 +19,12 @@ from maxserve.architectures.layers import (
     Linear,
     RMSNorm,
     Rotary,
-    RotaryBatch,
 )
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.architectures.layers.rope import frequencies
-from maxserve.core.interfaces.batch import Batch
-from maxserve.testing.tiny_cache import TinyCache, make_batch
+from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.testing.tiny_cache import TinyCache, make_step
 
 
 def config(**changes: Any) -> ModelConfig:
@@ -33,18 +32,17 @@ def config(**changes: Any) -> ModelConfig:
     return ModelConfig(**{**sizes, "max_length": 64, **changes})
 
 
-def batch_at(position: int, tokens: int = 3) -> Batch:
+def step_at(position: int, tokens: int = 3) -> StepContext:
     cache = TinyCache([], max_length=position + tokens)
     cache.lengths[0] = position
-    return make_batch(cache, [(0, range(tokens))])
+    return make_step(cache, [(0, range(tokens))])
 
 
 def rotated(rotary: ModelConfig, x: torch.Tensor, position: int) -> torch.Tensor:
     table = Rotary(rotary)
     table.prepare(torch.device("cpu"))
-    batch = table(batch_at(position, len(x)), x.dtype)
-    assert isinstance(batch, RotaryBatch)
-    return batch.apply_rope(x)
+    step = table(step_at(position, len(x)), x.dtype)
+    return step.apply_rope(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -136,7 +134,7 @@ class GatedMLPBlock(torch.nn.Module):
         super().__init__()
         self.mlp = GatedMLP(spec)
 
-    def forward(self, x: torch.Tensor, batch: RotaryBatch) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, step: StepContext) -> torch.Tensor:
         out: torch.Tensor = self.mlp(x)
         return out
 
@@ -146,10 +144,10 @@ def test_attention_gives_its_layer_heads_as_configured() -> None:
     seen: list[tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = []
 
     class Recorder:
-        def begin(self, batch: Batch) -> None: ...
+        def begin(self, inputs: StepInputs) -> None: ...
 
         def attend(
-            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, *others: Any
+            self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, inputs: StepInputs, *others: Any
         ) -> torch.Tensor:
             seen.append((layer, tuple(q.shape), tuple(k.shape), tuple(v.shape)))
             return torch.zeros_like(q)
@@ -157,10 +155,10 @@ def test_attention_gives_its_layer_heads_as_configured() -> None:
     spec = config(layers=6)
     rotary = Rotary(spec)
     rotary.prepare(torch.device("cpu"))
-    batch = batch_at(0)
-    batch.attention = Recorder()
+    step = step_at(0)
+    step.attention = Recorder()
     attention = Attention(spec, 5, qk_norm=True)
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
-    assert attention(torch.randn(3, 32), rotary(batch, torch.float32)).shape == (3, 32)
+    assert attention(torch.randn(3, 32), rotary(step, torch.float32)).shape == (3, 32)
     assert seen == [(5, (3, 4, 16), (3, 2, 16), (3, 2, 16))]

@@ -9,33 +9,33 @@ from maxserve.architectures.weight_maps import FUSED
 
 
 class TwistedBlock(PreNormBlock):
-    def forward(self, x, batch):
-        x = x + self.self_attn(self.input_layernorm(x), batch)
+    def forward(self, x, step):
+        x = x + self.self_attn(self.input_layernorm(x), step)
         return x + 1.001 * self.mlp(self.post_attention_layernorm(x))
 
 
 class LeakyBlock(PreNormBlock):
     """Lets every token see a bit of the rest of its step."""
 
-    def forward(self, x, batch):
-        return super().forward(x, batch) + 0.01 * x.mean(dim=0)
+    def forward(self, x, step):
+        return super().forward(x, step) + 0.01 * x.mean(dim=0)
 
 
 class ForgetfulBlock(PreNormBlock):
     """Is right as long as a sequence starts with its step."""
 
-    def forward(self, x, batch):
-        first = int(batch.positions[0])
-        batch.cos, batch.sin = (batch.cos, batch.sin) if first == 0 else (torch.ones_like(batch.cos), 0 * batch.sin)
-        return super().forward(x, batch)
+    def forward(self, x, step):
+        first = int(step.inputs.positions[0])
+        step.cos, step.sin = (step.cos, step.sin) if first == 0 else (torch.ones_like(step.cos), 0 * step.sin)
+        return super().forward(x, step)
 
 
 class Shortsighted(Model):
     """Takes every chunk's end for the prompt's, as who reads the lengths of a call does."""
 
-    def forward(self, batch):
-        batch.prompt_lens = batch.seq_lens
-        return super().forward(batch)
+    def forward(self, step):
+        step.inputs.prompt_lens = step.inputs.seq_lens
+        return super().forward(step)
 
 
 def model(block):

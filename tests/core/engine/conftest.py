@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from maxserve.core.engine.batch import BatchBuilder
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grouped_attention import GroupedAttention
+from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
@@ -50,17 +50,17 @@ class HashAttention:
         self._keys = cache.layers[self._group.layers[0]].keys.view(-1)
         self._page_size = page_size
 
-    def begin(self, batch: Any) -> None:
+    def begin(self, inputs: Any) -> None:
         pass
 
-    def attend(self, layer: int, q: Any, k: Any, v: Any, batch: Any, *others: Any) -> torch.Tensor:
-        self._keys[batch.slots] = k.view(-1)
+    def attend(self, layer: int, q: Any, k: Any, v: Any, inputs: Any, *others: Any) -> torch.Tensor:
+        self._keys[inputs.slot_mapping] = k.view(-1)
         found = []
-        for i, length in enumerate(batch.seq_lens.tolist()):
-            count, low = int(batch.query_start[i + 1] - batch.query_start[i]), self._group.low
+        for i, length in enumerate(inputs.seq_lens.tolist()):
+            count, low = int(inputs.query_start[i + 1] - inputs.query_start[i]), self._group.low
             first = low(length - count)
             positions = np.arange(first, length)
-            slots = batch.tables[i][positions // self._page_size].astype(np.int64) * self._page_size
+            slots = inputs.block_tables[i][positions // self._page_size].astype(np.int64) * self._page_size
             history = [int(t) for t in self._keys[torch.from_numpy(slots + positions % self._page_size)].tolist()]
             ends = range(length - count + 1, length + 1)
             found += [next_token(history[low(end - 1) - first : end - first]) for end in ends]
@@ -71,11 +71,11 @@ class HashModel:
     nan_after: int | None = None
     layers = 1
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        k = batch.input_ids.to(torch.float32)[:, None, None]
-        seen = batch.attend(0, k, k, k)
+    def forward(self, step: Any) -> torch.Tensor:
+        k = step.inputs.input_ids.to(torch.float32)[:, None, None]
+        seen = step.attend(0, k, k, k)
         for layer in range(1, self.layers):
-            seen = (seen + batch.attend(layer, k, k, k)) % VOCAB
+            seen = (seen + step.attend(layer, k, k, k)) % VOCAB
         return seen
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -164,14 +164,10 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 cache=cache,
                 policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, sections={Config: turns})),
                 policy_name="test" if policy else scheduler,
-                builder=BatchBuilder(
-                    cache,
-                    GroupedAttention(parts, groups) if len(groups) > 1 else parts[0],
-                    page_size,
-                    device,
-                    tables=cache.group_tables if len(groups) > 1 else None,
+                builder=InputsBuilder(
+                    cache, page_size, device, block_tables=cache.group_tables if len(groups) > 1 else None
                 ),
-                runner=Runner(model, VOCAB),
+                runner=Runner(model, GroupedAttention(parts, groups) if len(groups) > 1 else parts[0], VOCAB),
                 pipeline=Pipeline(
                     [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
                 ),

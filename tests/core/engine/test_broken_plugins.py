@@ -100,8 +100,8 @@ def _reading(parts: Any) -> Any:
 class Wide:
     """A model whose logits are wider than its vocabulary."""
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        return torch.zeros(len(batch.input_ids), 4)
+    def forward(self, step: Any) -> torch.Tensor:
+        return torch.zeros(len(step.inputs.input_ids), 4)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(hidden), 1000)
@@ -110,7 +110,7 @@ class Wide:
 class Short(Wide):
     """A model that forgets tokens."""
 
-    def forward(self, batch: Any) -> torch.Tensor:
+    def forward(self, step: Any) -> torch.Tensor:
         return torch.zeros(1, 4)
 
 

@@ -19,8 +19,8 @@ from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.interfaces.inputs import StepContext
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
@@ -29,9 +29,9 @@ from maxserve.core.loading.resolve import resolve_model
 class Counting(Model):
     """A Llama that notes how many tokens each of its steps had."""
 
-    def forward(self, batch: Batch) -> Any:
-        self.__dict__.setdefault("seen", []).append(len(batch.input_ids))
-        return super().forward(batch)
+    def forward(self, step: StepContext) -> Any:
+        self.__dict__.setdefault("seen", []).append(len(step.inputs.input_ids))
+        return super().forward(step)
 
 
 def architecture(**fields: Any) -> Architecture:

@@ -85,8 +85,8 @@ class TestPromptImages:
 
     def test_what_is_together_is_not_cut(self) -> None:
         prompt = [1, 7, 7, 7, 2, 7, 7, 3]
-        found = images(prompt, image(1, 3, together=True), image(5, 2, together=True))
-        assert found.together == ((1, 4), (5, 7))
+        found = images(prompt, image(1, 3, bidirectional=True), image(5, 2, bidirectional=True))
+        assert found.bidirectional == ((1, 4), (5, 7))
         assert [found.uncut(0, count) for count in range(1, 9)] == [1, 1, 1, 4, 5, 5, 7, 8]
         assert found.uncut(1, 1) == 3
         assert images(prompt, image(1, 3), image(5, 2)).uncut(0, 2) == 2
@@ -95,11 +95,11 @@ class TestPromptImages:
         """Text, an image of 2 rows and 3 columns, text: what follows goes on after the longer side."""
         places = Numbers.of(np.indices((1, 2, 3)).reshape(3, -1).astype(np.int64))
         prompt = [1, 2, *[7] * 6, 3, 4]
-        found = images(prompt, image(2, 6, places=places, advance=3))
-        assert found.places is not None
-        assert found.places[:, :2].tolist() == [[0, 1]] * 3
-        assert found.places[:, 2:8].tolist() == [[2] * 6, [2, 2, 2, 3, 3, 3], [2, 3, 4, 2, 3, 4]]
-        assert found.places[:, 8:].tolist() == [[5, 6]] * 3
+        found = images(prompt, image(2, 6, mrope_positions=places, advance=3))
+        assert found.mrope_positions is not None
+        assert found.mrope_positions[:, :2].tolist() == [[0, 1]] * 3
+        assert found.mrope_positions[:, 2:8].tolist() == [[2] * 6, [2, 2, 2, 3, 3, 3], [2, 3, 4, 2, 3, 4]]
+        assert found.mrope_positions[:, 8:].tolist() == [[5, 6]] * 3
         assert found.shift == 7 - len(prompt)
 
 

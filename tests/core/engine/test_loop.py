@@ -137,11 +137,11 @@ def test_a_failing_batch_ends_its_own_requests_only(make_engine: Any, run: Run) 
         def __init__(self, model: Any) -> None:
             self.model, self.failed = model, False
 
-        def forward(self, batch: Any) -> Any:
-            if not self.failed and len(batch.seq_lens) == 2:
+        def forward(self, step: Any) -> Any:
+            if not self.failed and len(step.inputs.seq_lens) == 2:
                 self.failed = True
                 raise RuntimeError("boom")
-            return self.model.forward(batch)
+            return self.model.forward(step)
 
         def logits(self, hidden: Any) -> Any:
             return self.model.logits(hidden)

@@ -91,10 +91,10 @@ def test_the_next_step_is_planned_and_launched_while_the_device_is_busy(make_eng
             self.model = model
             self.logits = model.logits
 
-        def forward(self, batch: Any) -> Any:
+        def forward(self, step: Any) -> Any:
             assert freed.wait(30), "nobody planned while the first forward pass ran"
             finished.set()
-            return self.model.forward(batch)
+            return self.model.forward(step)
 
     class Frees:
         """Lets the first forward pass go on when the second step is planned."""
@@ -200,11 +200,11 @@ def test_a_failing_forward_ends_its_own_requests_only(make_engine: Any, run: Run
         def __init__(self, model: Any) -> None:
             self.model, self.failed, self.logits = model, False, model.logits
 
-        def forward(self, batch: Any) -> Any:
-            if not self.failed and len(batch.seq_lens) == 2:
+        def forward(self, step: Any) -> Any:
+            if not self.failed and len(step.inputs.seq_lens) == 2:
                 self.failed = True
                 raise RuntimeError("boom")
-            return self.model.forward(batch)
+            return self.model.forward(step)
 
     engine = make_engine(rows=2, overlap=True, model=FailsOnce(make_engine()._parts.runner._model))
     wanted = requests(1, 5)

@@ -26,11 +26,11 @@ class Counts:
         self.logits = getattr(inner, "logits", None)
         self.fail_at: int | None = None
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, step: Any) -> Any:
         if len(self.batches) == self.fail_at:
             raise RuntimeError("boom")
-        self.batches.append(len(batch.seq_lens))
-        return self.inner.forward(batch)
+        self.batches.append(len(step.inputs.seq_lens))
+        return self.inner.forward(step)
 
     def plan(self, view: Any, plan: Any) -> None:
         self.plans += 1

@@ -14,13 +14,13 @@ from transformers import LlamaConfig
 from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.llama import Model
 from maxserve.core.interfaces.attention import AttentionContext
-from maxserve.core.interfaces.batch import Batch
 from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.attention.mask import CausalMask
 from maxserve.plugins.attention.paged import BLOCK, PagedAttention
 from maxserve.plugins.attention.plan import Sight, shares
-from maxserve.testing.architecture import PlainAttention, TinyCache, make_batch, randomised, run_step
+from maxserve.testing.architecture import PlainAttention, TinyCache, make_step, randomised, run_step
 
 HEADS, KV_HEADS, DIM, PAGE = 6, 2, 16, 8
 
@@ -55,10 +55,10 @@ class Stage:
 
     def step(self, counts: dict[int, int], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Result and expected result of a step that adds so many random tokens to each row."""
-        batch = make_batch(self.cache, [(row, [0] * count) for row, count in counts.items()])
+        step = make_step(self.cache, [(row, [0] * count) for row, count in counts.items()])
         q, k, v = (self.random(sum(counts.values()), heads, dtype) for heads in (HEADS, KV_HEADS, KV_HEADS))
-        result = batch.attend(0, q, k, v)
-        return result, self.plain.attend(0, q, k, v, batch)
+        result = step.attend(0, q, k, v)
+        return result, self.plain.attend(0, q, k, v, step.inputs)
 
     def random(self, tokens: int, heads: int, dtype: torch.dtype) -> Tensor:
         # Views of something wider, as an architecture's projections are.
@@ -125,16 +125,17 @@ def test_a_row_does_not_depend_on_its_batch(order: list[int]) -> None:
         q, k, v = (alone.random(30 + count, heads, torch.float32) for heads in (HEADS, KV_HEADS, KV_HEADS))
         outs = []
         for stage, parts in ((alone, {0: count}), (crowded, {1: 3, 0: count, 2: 1})):
-            batch = make_batch(stage.cache, [(0, [0] * 30)])
-            batch.attend(0, q[:30], k[:30], v[:30])
-            batch = make_batch(stage.cache, [(row, [0] * n) for row, n in parts.items()])
-            rows = batch.query_start[list(parts).index(0)] + np.arange(count)
+            step = make_step(stage.cache, [(0, [0] * 30)])
+            step.attend(0, q[:30], k[:30], v[:30])
+            step = make_step(stage.cache, [(row, [0] * n) for row, n in parts.items()])
+            rows = step.inputs.query_start[list(parts).index(0)] + np.arange(count)
             new = [
-                stage.random(int(batch.query_start[-1]), heads, torch.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)
+                stage.random(int(step.inputs.query_start[-1]), heads, torch.float32)
+                for heads in (HEADS, KV_HEADS, KV_HEADS)
             ]
             for target, source in zip(new, (q, k, v), strict=True):
                 target[rows] = source[30:]
-            outs.append(batch.attend(0, *new)[rows])
+            outs.append(step.attend(0, *new)[rows])
         assert torch.equal(*outs)
 
 
@@ -152,7 +153,7 @@ def test_storage_and_queries_may_differ_in_dtype(order: list[int]) -> None:
 def test_neighbouring_pages_are_not_copied() -> None:
     stage = Stage([ORDERS["two runs"]])
     stage.step({0: 70})
-    make_batch(stage.cache, [(0, [0])])
+    make_step(stage.cache, [(0, [0])])
     attention = stage.cache.attention
     assert isinstance(attention, PagedAttention)
     (part,) = attention.plans[Sight()]
@@ -162,16 +163,16 @@ def test_neighbouring_pages_are_not_copied() -> None:
     assert [run.untyped_storage().data_ptr() for run in values] == [storage.values.untyped_storage().data_ptr()] * 2
 
 
-def batch_of(tables: Sequence[Sequence[int]], lengths: Sequence[int], rows: Sequence[int]) -> Batch:
+def inputs_of(tables: Sequence[Sequence[int]], lengths: Sequence[int], rows: Sequence[int]) -> StepInputs:
     cache = TinyCache([])
     cache.tables = np.array(tables, dtype=np.int32)
     cache.lengths = [length - new for length, new in zip(lengths, rows, strict=True)]
-    return make_batch(cache, [(row, [0] * new) for row, new in enumerate(rows)])
+    return make_step(cache, [(row, [0] * new) for row, new in enumerate(rows)]).inputs
 
 
 def test_runs_of_neighbouring_pages() -> None:
-    batch = batch_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
-    assert [share.runs for share in shares(batch, 8, Sight())] == [
+    inputs = inputs_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
+    assert [share.runs for share in shares(inputs, 8, Sight())] == [
         ((32, 16), (72, 13)),
         ((24, 8), (16, 8), (56, 4)),
         ((48, 8),),
@@ -179,8 +180,8 @@ def test_runs_of_neighbouring_pages() -> None:
 
 
 def test_runs_start_where_the_window_does() -> None:
-    batch = batch_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
-    found = shares(batch, 8, Sight(window=5))
+    inputs = inputs_of([[4, 5, 9, 10], [3, 2, 7, 99], [6, 7, 8, 9]], [29, 20, 8], [1, 2, 8])
+    found = shares(inputs, 8, Sight(window=5))
     assert [(share.low, share.runs) for share in found] == [
         (24, ((80, 5),)),
         (14, ((22, 2), (56, 4))),

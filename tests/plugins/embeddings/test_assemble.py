@@ -81,8 +81,8 @@ def test_strangers_models(
         from maxserve.architectures.bert import Model, config
 
         class Halved(Model):
-            def forward(self, batch):
-                return super().forward(batch) / 2
+            def forward(self, step):
+                return super().forward(step) / 2
 
         @hookimpl
         def maxserve_architectures():

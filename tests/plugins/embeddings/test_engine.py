@@ -31,11 +31,11 @@ class SeenModel:
 
     def prepare(self) -> None: ...
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        self.steps.append(batch.seq_lens.tolist())
-        if (batch.input_ids == 13).any():
+    def forward(self, step: Any) -> torch.Tensor:
+        self.steps.append(step.inputs.seq_lens.tolist())
+        if (step.inputs.input_ids == 13).any():
             raise ValueError("unlucky")
-        return torch.stack((batch.input_ids, batch.positions, batch.token_types), dim=1).float()
+        return torch.stack((step.inputs.input_ids, step.inputs.positions, step.inputs.token_types), dim=1).float()
 
 
 Make = Callable[..., tuple[EncoderEngine, SeenModel]]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.encoder import TextContext
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.request import EncodeRequest
-from maxserve.plugins.embeddings.engine import text_batch
+from maxserve.plugins.embeddings.engine import text_inputs
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts
 
@@ -61,14 +62,14 @@ def test_it_is_the_formula(layer: dict[str, Any] | None, sinks: bool, bias: bool
     attention = WithinTexts(() if kept is None else (kept,))
     work = EncodeWork(EncodeRequest(id="a", texts=tuple((1,) * length for length in LENGTHS)))
     taken = sorted((work.take() for _ in LENGTHS), key=lambda each: len(each.tokens))
-    batch = text_batch(taken, attention, torch.device("cpu"))
-    attention.begin(batch)
+    inputs = text_inputs(taken, torch.device("cpu"))
+    attention.begin(inputs)
     torch.manual_seed(0)
     total, longest = sum(LENGTHS), max(LENGTHS)
     q, k, v = torch.randn(total, HEADS, DIM), torch.randn(total, kv_heads, DIM), torch.randn(total, kv_heads, DIM)
     given = torch.randn(HEADS) if sinks else None
     added = torch.randn(HEADS, longest, longest) if bias else None
-    ours = batch.attend(0, q, k, v, given, bias=added)
+    ours = TextContext(inputs=inputs, attention=attention).attend(0, q, k, v, given, bias=added)
     start = 0
     for length in sorted(LENGTHS):
         rows = slice(start, start + length)

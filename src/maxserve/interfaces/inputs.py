@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from maxserve.core.interfaces.batch import *  # noqa: F403
+from maxserve.core.interfaces.inputs import *  # noqa: F403

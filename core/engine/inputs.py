@@ -1,4 +1,4 @@
-"""From a step to one ragged Batch: numpy over whole arrays, no loop over tokens."""
+"""From a step to its StepInputs: numpy over whole arrays, no loop over tokens."""
 
 from __future__ import annotations
 
@@ -10,42 +10,39 @@ import torch
 
 from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
-from maxserve.core.interfaces.batch import Batch
+from maxserve.core.interfaces.inputs import StepInputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.step import Step
-    from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import Cache
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
-class BatchBuilder:
-    """Builds the batch of a step. Sequences keep the order of the plan; a step of nobody gives a batch of nothing.
+class InputsBuilder:
+    """Builds the inputs of a step. Sequences keep the order of the plan; an empty step has inputs without tokens.
 
-    `tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
+    `block_tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
     """
 
     def __init__(
         self,
         cache: Cache,
-        attention: Attention,
         page_size: int,
         device: torch.device,
         *,
         images: bool = False,
-        tables: NDArray[np.int32] | None = None,
+        block_tables: NDArray[np.int32] | None = None,
     ) -> None:
         self._cache = cache
-        self._attention = attention
-        self._tables = tables
+        self._block_tables = block_tables
         self._page_size = page_size
         self._device = device
         self._images = ImageStep(device) if images else None
 
-    def build(self, step: Step) -> Batch:
+    def build(self, step: Step) -> StepInputs:
         starts, stops = step.starts, step.stops
         rows = step.ledger.row[step.slots]
         query_start = _offsets(stops - starts)
@@ -56,58 +53,58 @@ class BatchBuilder:
             positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
             owners = np.repeat(rows, counts)
         pages = self._cache.tables[owners, positions // self._page_size]
-        batch = Batch(
+        inputs = StepInputs(
             input_ids=self._to_device(_new_tokens(step)),
             positions=self._to_device(positions),
-            slots=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
+            slot_mapping=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
             query_start=query_start,
             seq_lens=stops,
             prompt_lens=step.ledger.prompt_length[step.slots],
-            tables=self._cache.tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
+            block_tables=self._cache.tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
             logit_rows=self._to_device(query_start[1:][step.draws] - 1),
-            attention=self._attention,
         )
         if self._images is not None:
-            self._images.tell(step, batch)
-        if self._tables is not None:
-            batch.groups = self._groups(batch, self._tables, rows, owners, positions)
-        return batch
+            self._images.fill(step, inputs)
+        if self._block_tables is not None:
+            inputs.groups = self._groups(inputs, self._block_tables, rows, owners, positions)
+        return inputs
 
     def _groups(
-        self, batch: Batch, tables: NDArray[np.int32], rows: Ints, owners: Ints, positions: Ints
-    ) -> tuple[Batch, ...]:
-        """The batch as each group of layers sees it."""
-        pages = tables[:, owners, positions // self._page_size].astype(np.int64, order="C")  # a group's lie together
-        slots = self._to_device(pages * self._page_size + positions % self._page_size)
-        own = tables[:, rows, : batch.tables.shape[1]]
-        return tuple(replace(batch, slots=each, tables=table) for each, table in zip(slots, own, strict=True))
+        self, inputs: StepInputs, block_tables: NDArray[np.int32], rows: Ints, owners: Ints, positions: Ints
+    ) -> tuple[StepInputs, ...]:
+        """The inputs as each group of layers has them."""
+        pages = block_tables[:, owners, positions // self._page_size]
+        pages = pages.astype(np.int64, order="C")  # those of a group lie together
+        mapping = self._to_device(pages * self._page_size + positions % self._page_size)
+        own = block_tables[:, rows, : inputs.block_tables.shape[1]]
+        return tuple(replace(inputs, slot_mapping=m, block_tables=t) for m, t in zip(mapping, own, strict=True))
 
     def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 
 class Unknown:
-    """Where a batch holds tokens that the step before it is still drawing: entries `places` of its input_ids.
+    """Where inputs hold tokens that the step before is still drawing: entries `indices` of input_ids.
 
     `sources` are their indices among the drawn ones. Until they are put in, token 0 stands there.
     """
 
-    __slots__ = ("places", "sources")
+    __slots__ = ("indices", "sources")
 
     def __init__(self, step: Step) -> None:
         sources = step.ledger.drawn_at[step.drawing_slots]
         pending = sources != KNOWN
         ends = np.cumsum(step.stops - step.starts)
-        self.places: NDArray[np.int64] = ends[step.draws[pending]] - 1
+        self.indices: NDArray[np.int64] = ends[step.draws[pending]] - 1
         self.sources: NDArray[np.int64] = sources[pending]
 
     @torch.inference_mode()
     def put(self, drawn: torch.Tensor, input_ids: torch.Tensor) -> None:
-        """Puts drawn tokens into place, in memory of the device; those of rows without a choice become token 0."""
-        if len(self.places):
+        """Puts drawn tokens where they belong, in memory of the device; rows without a choice get token 0."""
+        if len(self.indices):
             device = input_ids.device
             chosen = drawn[torch.from_numpy(self.sources).to(device, non_blocking=True)].clamp_(min=0)
-            input_ids[torch.from_numpy(self.places).to(device, non_blocking=True)] = chosen
+            input_ids[torch.from_numpy(self.indices).to(device, non_blocking=True)] = chosen
 
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
