@@ -16,7 +16,7 @@ from maxserve import Sampler, hookimpl
 from maxserve.core.interfaces.host import Host
 
 wrong: int = Sampler(name="a", build="b:c").name
-host: Host = Host.nothing_of_this_name
+host: PluginHost = PluginHost.nothing_of_this_name
 """
 LINKS = ("core", "plugins", "architectures", "samplers")
 
@@ -32,8 +32,13 @@ def test_links_lead_to_the_folders_of_the_top(root: Path) -> None:
 def shipped(root: Path) -> set[str]:
     """Every file that belongs in a wheel, as it is called there."""
     files = {f"maxserve/{file.relative_to(root)}" for name in LINKS for file in (root / name).rglob("*")}
-    own = {f"maxserve/{file.name}" for file in (root / "src" / "maxserve").iterdir() if not file.is_symlink()}
+    source = root / "src"
+    own = {str(file.relative_to(source)) for file in (source / "maxserve").rglob("*") if not _behind_link(file, source)}
     return {name for name in files | own if "__pycache__" not in name and Path(name).suffix}
+
+
+def _behind_link(file: Path, source: Path) -> bool:
+    return any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(source))
 
 
 @pytest.mark.install
@@ -58,7 +63,7 @@ class TestEditable:
     def test_it_is_a_path_and_no_finder(self, editable: Any, tmp_path: Path) -> None:
         assert [file.suffix for file in editable.packages.glob("__editable__*maxserve*")] == [".pth"]
         where = editable.run("-c", "import maxserve.core.registry.host as h; print(h.__file__)", cwd=tmp_path).strip()
-        assert where == str(editable.checkout / "src" / "maxserve" / "core" / "host.py")
+        assert where == str(editable.checkout / "src" / "maxserve" / "core" / "registry" / "host.py")
         assert "scheduler" in editable.run("-m", "maxserve", "list", cwd=tmp_path)
 
     @pytest.mark.parametrize("checker", ["mypy", "pyright"])
