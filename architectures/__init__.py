@@ -143,7 +143,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.gpt_oss:Model",
         config="maxserve.architectures.gpt_oss:config",
         weights=replace(EXPERTS, transposed=OTHER_WAY_ROUND),
-        packings={"mxfp4": "maxserve.plugins.quantization.mxfp4:Mxfp4"},
         summary="GPT-OSS: sinks, windows in every other layer, MXFP4 checkpoints",
         example_repos=("openai/gpt-oss-20b", "openai/gpt-oss-120b"),
     )
@@ -160,7 +159,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.deepseek_v3:Model",
         config="maxserve.architectures.deepseek_v3:config",
         weights="maxserve.architectures.deepseek_v3:weights",
-        packings={"fp8": "maxserve.plugins.quantization.fp8:BlockFp8"},
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
     )
@@ -170,7 +168,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.deepseek_v32:Model",
         config="maxserve.architectures.deepseek_v32:config",
         weights="maxserve.architectures.deepseek_v32:weights",
-        packings={"fp8": "maxserve.plugins.quantization.fp8:BlockFp8"},
         summary="DeepSeek V3.2: a V3 whose tokens choose what they look at, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp"),
     )

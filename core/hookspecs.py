@@ -22,6 +22,7 @@ from maxserve.core.interfaces.linear import LinearMethod
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
@@ -118,6 +119,15 @@ def maxserve_linear_methods() -> Iterable[LinearMethod]:
     """Ways to store weights and to multiply by them.
 
     Example: ``yield LinearMethod(name="packed", build="acme.linear:Packed", devices=("cpu",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
+    """Formats in which checkpoints hold quantized weights.
+
+    Example: ``yield QuantizationFormat(name="acme4", build="acme.format:Acme4")``
     """
     return ()
 

@@ -11,6 +11,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.native", "maxserve.plugins.cpu"),
+    ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.parsers", "maxserve.plugins.parsers"),
     ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.openai", "maxserve.plugins.api.openai"),

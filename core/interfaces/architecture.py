@@ -52,10 +52,9 @@ class Architecture(Component):
 
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
-    of no sequences, which `--execute-empty-batches` needs. `packings` are the ways of quantizing that its checkpoints
-    may come in: by "quant_method", what makes a Packing of the "quantization_config" of config.json. Such weights are
-    unpacked while they are loaded. `required_arguments` are values of options, by Python name, that it insists on
-    whatever was chosen: they are put in place with a warning each, unless `--force` is given.
+    of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by
+    Python name, that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is
+    given.
 
     `weights` is the WeightMap of its checkpoints or, where names depend on sizes, what makes it of the config.
 
@@ -75,10 +74,8 @@ class Architecture(Component):
     aliases: tuple[str, ...] = ()
     config: Ref = "maxserve.layers:from_transformers"
     weights: WeightMap | Ref = field(default_factory=WeightMap)
-    packings: Mapping[str, Ref] = field(default_factory=dict)
     encodings: tuple[str, ...] = ("float32", "bfloat16", "float16")
     cache_strategy: str = "paged"
-    tensor_parallel: bool = False
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
     load: Ref = "maxserve.core.loading.weights:load_weights"

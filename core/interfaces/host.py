@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.observer import Observer
     from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
     from maxserve.core.interfaces.process import ProcessInfo
+    from maxserve.core.interfaces.quantization import QuantizationFormat
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.registry.entries import Entry, Registry
@@ -43,6 +44,7 @@ class Host(Protocol):
     samplers: Registry[Sampler]
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
+    quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     grammar_backends: Registry[GrammarBackend]
     tool_parsers: Registry[ToolParser]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -10,6 +11,8 @@ from maxserve.core.interfaces.component import Component, Context
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+
 
 __all__ = [
     "BuiltLinearMethod",
@@ -17,8 +20,10 @@ __all__ = [
     "LinearMethod",
     "PackedExperts",
     "PackedLinear",
+    "QuantizedLinear",
     "SupportsEmbedding",
     "SupportsExperts",
+    "SupportsQuantized",
 ]
 
 
@@ -100,4 +105,23 @@ class SupportsExperts(Protocol):
 
     def create_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> PackedExperts | None:
         """Room for the weights of one projection; None leaves them to the layer itself."""
+        ...
+
+
+class QuantizedLinear(PackedLinear, Protocol):
+    """A PackedLinear that takes the tensors of a quantized weight as the checkpoint has them."""
+
+    def load_quantized(self, tensors: Mapping[str, torch.Tensor], first: int) -> None:
+        """Takes the tensors, by role, of a quantized weight that makes up the rows `first` … of this one."""
+        ...
+
+
+@runtime_checkable
+class SupportsQuantized(Protocol):
+    """A BuiltLinearMethod that multiplies by quantized weights without unpacking them first."""
+
+    def create_quantized(
+        self, name: str, format: BuiltQuantizationFormat, outputs: int, inputs: int
+    ) -> QuantizedLinear | None:
+        """Room for one weight in the format of that name; None has its tensors unpacked."""
         ...

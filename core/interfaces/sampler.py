@@ -38,7 +38,6 @@ class Sampler(Component):
     params: Ref | None = None
     stage: int = 50
     keeps_argmax: bool = False
-    with_speculation: bool = True
     switch: str = ""
 
 

@@ -8,7 +8,7 @@ import torch
 
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
-from maxserve.core.loading.packings import packing_of
+from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.weights import LinearStorage
 from maxserve.core.registry.entries import cause
 
@@ -73,7 +73,7 @@ def fill(
         progress=progress,
         order=order,
         storage=storage,
-        packing=packing_of(files.config, architecture.component, files.ref),
+        quantization=quantization_of(host, files.config, files.ref),
     )
 
 

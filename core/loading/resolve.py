@@ -19,8 +19,8 @@ from maxserve.core.loading.fallback import find_fallback
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import read_object, read_optional_object
-from maxserve.core.loading.packings import packing_of
 from maxserve.core.loading.places import Folder, is_repository
+from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import refuse_unreadable
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
@@ -59,10 +59,10 @@ def resolve_model(
     architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
     check_task(wanted, architecture.task, ref=place.ref)
     _refuse_overrides(model.vision_config_overrides, architecture)
-    packing = packing_of(config, architecture, place.ref)
+    quantization = quantization_of(host, config, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
-        stored_encoding(weights, packing.types if packing else frozenset()),
+        stored_encoding(weights, quantization.format.types if quantization else frozenset()),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or place.ref,

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.packings import Packing, Scales, Stored, listed
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+from maxserve.core.loading.quantization import Part, Stored, stored_weights
 from maxserve.core.loading.safetensors_header import TensorInfo
 from maxserve.core.loading.weight_names import base_name, is_base, spellings, unwrapped
 
@@ -39,8 +40,8 @@ class Read:
 
     A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `rows` are those of
     the tensor that are meant, where it holds several parameters. `transposed`: the last two axes change places.
-    `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `scales`,
-    where the tensor is packed, are unpacked with it; `shape` and `dtype` are then those of what comes out.
+    `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `parts`
+    are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out.
     """
 
     file: str
@@ -54,12 +55,12 @@ class Read:
     place: str | None = None
     rows: tuple[int, int] | None = None
     transposed: bool = False
-    scales: Scales | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
         """Whether the tensor is the parameter as it is."""
-        changed = self.transposed or self.scales is not None
+        changed = self.transposed or self.parts
         return self.entry is None and self.offset is None and self.rows is None and not changed
 
 
@@ -67,14 +68,14 @@ def plan_reads(
     parameters: Parameters,
     headers: Mapping[str, Mapping[str, TensorInfo]],
     weight_map: WeightMap,
-    packing: Packing | None = None,
+    format: BuiltQuantizationFormat | None = None,
 ) -> list[Read]:
     """What to read to fill every parameter exactly once; ModelError naming what is missing, left over or misshapen.
 
     Second tensors for shared parameters, which are to be compared, come last.
     """
     placing = _Placing(parameters, weight_map)
-    for stored in listed(headers, packing):
+    for stored in stored_weights(headers, format):
         placing.place(stored)
     return placing.reads()
 
@@ -138,8 +139,8 @@ class _Placing:
             size=stored.size,
             target=self._parameters.aliases[home.place],
             entry=home.entry,
-            transposed=stored.scales is None and self._is_transposed(stored, home.place),
-            scales=stored.scales,
+            transposed=not stored.parts and self._is_transposed(stored, home.place),
+            parts=stored.parts,
         )
 
     def _is_transposed(self, stored: Stored, place: str) -> bool:
@@ -159,7 +160,7 @@ class _Placing:
         """Gives each of the parameters `parts` its rows of one tensor that holds them all."""
         shapes = [self._parameters.shapes[self._parameters.aliases[part]] for part in parts]
         total = sum(shape[0] for shape in shapes)
-        if stored.scales is not None or stored.shape != (total, *shapes[0][1:]):
+        if stored.parts or stored.shape != (total, *shapes[0][1:]):
             listed = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes, strict=True))
             raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
         start = 0

@@ -3,7 +3,8 @@
 Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
 tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
 not overwrite the files meanwhile. Where a linear method stores the weights of projections, each goes to it as it is
-read and is not stored here. Packed weights are unpacked as they are read, stacked ones entry by entry.
+read and is not stored here. Quantized weights go to it as they are, where it takes them so; others are unpacked as they
+are read, stacked ones entry by entry.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.linear import SupportsEmbedding, SupportsExperts
+from maxserve.core.interfaces.linear import SupportsEmbedding, SupportsExperts, SupportsQuantized
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.core.loading.packings import Packing
+from maxserve.core.loading.quantization import Checkpoint, Part
 from maxserve.core.loading.safetensors_header import read_header
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear
+    from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear, QuantizedLinear
+    from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
     from maxserve.core.loading.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
@@ -61,29 +63,34 @@ def load_weights(
     progress: Progress,
     storage: LinearStorage | None = None,
     order: PairsApart | None = None,
-    packing: Packing | None = None,
+    quantization: Checkpoint | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `storage` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. `order` changes the rows of rotated queries and keys, `packing` says how the checkpoint packs weights, if it
-    does. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    differ. `order` changes the rows of rotated queries and keys, `quantization` is the format of a quantized
+    checkpoint. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
     parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
+    format = None if quantization is None else quantization.format
     headers = {file: read_header(file) for file in files}
-    reads = plan_reads(parameters.shapes, headers, weight_map, packing)
+    reads = plan_reads(parameters.shapes, headers, weight_map, format)
     if order is not None:
         order.check(read.name for read in reads)
     if storage is not None:
-        parameters.create_packed(storage, reads)
+        parameters.create_packed(storage, reads, quantization)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
     done = 0
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
-            for piece, numbers in _ready(read, tensor, packing):
-                parameters.load(piece, order(numbers) if order is not None and order.changes(read.name) else numbers)
+            if read.target in parameters.quantized:
+                parameters.quantized[read.target].load_quantized(_parts(read, tensor), read.offset or 0)
+            else:
+                for piece, numbers in _ready(read, tensor, format):
+                    changes = order is not None and order.changes(read.name)
+                    parameters.load(piece, order(numbers) if order is not None and changes else numbers)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -138,34 +145,42 @@ def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[
                 yield read, handle.get_tensor(read.name)
 
 
-def _ready(read: Read, tensor: torch.Tensor, packing: Packing | None) -> Iterator[tuple[Read, torch.Tensor]]:
+def _ready(
+    read: Read, tensor: torch.Tensor, format: BuiltQuantizationFormat | None
+) -> Iterator[tuple[Read, torch.Tensor]]:
     """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
     if read.rows is not None:
         tensor = tensor[slice(*read.rows)]
-    scales = _scales(read)
-    if scales is None and not read.transposed:
+    parts = _parts(read, tensor)
+    if not parts and not read.transposed:
         yield read, tensor
         return
     if len(read.shape) == 2:
-        yield read, _changed(tensor, scales, packing)
+        yield read, _changed(tensor, parts, format)
         return
     for entry in range(read.shape[0]):
-        yield replace(read, entry=entry), _changed(tensor[entry], None if scales is None else scales[entry], packing)
+        own = {role: part[entry] for role, part in parts.items()}
+        yield replace(read, entry=entry), _changed(tensor[entry], own, format)
 
 
-def _changed(tensor: torch.Tensor, scales: torch.Tensor | None, packing: Packing | None) -> torch.Tensor:
-    if scales is None:
+def _changed(
+    tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
+) -> torch.Tensor:
+    if not parts:
         return tensor.transpose(-1, -2)
-    assert packing is not None, "only a packing makes reads with scales"
-    return packing.unpack(tensor, scales)
+    assert format is not None, "only a quantized checkpoint makes reads with parts"
+    return format.unpack(parts)
 
 
-def _scales(read: Read) -> torch.Tensor | None:
-    if read.scales is None:
-        return None
-    with safe_open(read.scales.file, framework="pt") as handle:
-        scales: torch.Tensor = handle.get_tensor(read.scales.name)
-        return scales
+def _parts(read: Read, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors of a quantized weight by role, the first of which has been read."""
+    return {role: tensor if part.name == read.name else _part(part) for role, part in read.parts.items()}
+
+
+def _part(part: Part) -> torch.Tensor:
+    with safe_open(part.file, framework="pt") as handle:
+        tensor: torch.Tensor = handle.get_tensor(part.name)
+        return tensor
 
 
 def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
@@ -200,6 +215,7 @@ class _Loaded:
         }
         self._packed: dict[str, PackedLinear] = {}  # by parameter
         self._experts: dict[str, PackedExperts] = {}  # by parameter
+        self.quantized: dict[str, QuantizedLinear] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._second: dict[str, torch.Tensor] = {}  # by place
         self.shapes = Parameters(
@@ -213,14 +229,24 @@ class _Loaded:
         """What the model's parameters hold now, by their first names."""
         return {names[0]: parameter.detach() for names, parameter in self._places}
 
-    def create_packed(self, storage: LinearStorage, reads: Sequence[Read]) -> None:
+    def create_packed(
+        self, storage: LinearStorage, reads: Sequence[Read], quantization: Checkpoint | None = None
+    ) -> None:
         """Makes room with `storage` for every weight of a projection that is no one else's too.
+
+        Quantized weights are offered to the method as they are first.
 
         A table that a projection shares stays a table, and the projection has its own copy of it.
         """
+        by_target: dict[str, list[Read]] = {}
+        for read in reads:
+            if read.dtype in _TORCH:
+                by_target.setdefault(read.target, []).append(read)
         for names, _ in self._places:
-            own = [read for read in reads if read.target == names[0] and read.dtype in _TORCH]
+            own = by_target.get(names[0], [])
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
+            if quantization is not None and self._create_quantized(names, storage, own, quantization):
+                continue
             if own and modules and isinstance(modules[0][1], ExpertLinear):
                 self._create_experts(names[0], modules[0][1], storage, own)
                 continue
@@ -236,6 +262,25 @@ class _Loaded:
             if any(isinstance(module, Linear) and module.packed is None for _, module in modules):
                 del self._dtypes[names[0]]  # the layer stores it, and multiplies by it as it is
 
+    def _create_quantized(
+        self, names: Sequence[str], storage: LinearStorage, reads: Sequence[Read], quantization: Checkpoint
+    ) -> bool:
+        """Whether the method takes the weight as it is quantized: all of it, no part with rows to put in order."""
+        module = self._module(names[0])
+        if len(names) > 1 or not isinstance(module, Linear) or not isinstance(storage.method, SupportsQuantized):
+            return False
+        if not reads or not all(read.parts and read.entry is None and not self._reorders(read) for read in reads):
+            return False
+        made = storage.method.create_quantized(quantization.name, quantization.format, module.outputs, module.inputs)
+        if made is None:
+            return False
+        self.quantized[names[0]] = made
+        module.set_packed(made)
+        return True
+
+    def _reorders(self, read: Read) -> bool:
+        return self._order is not None and self._order.changes(read.name)
+
     def _create_experts(self, name: str, module: ExpertLinear, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""
         if not isinstance(storage.method, SupportsExperts):
@@ -249,7 +294,7 @@ class _Loaded:
 
     def maps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
-        if self._order is not None and self._order.changes(read.name):
+        if self._reorders(read) or read.target in self.quantized:
             return False
         if not read.file or not read.whole or self._device.type != "cpu":
             return False
@@ -292,7 +337,7 @@ class _Loaded:
         """
         tables: list[tuple[Embedding, SupportsEmbedding]] = []
         for names, _ in self._places:
-            if names[0] in self._packed or names[0] in self._experts:
+            if names[0] in self._packed or names[0] in self._experts or names[0] in self.quantized:
                 continue
             shared = self._ready.pop(names[0])
             parameter = nn.Parameter(shared, requires_grad=False)

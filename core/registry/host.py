@@ -27,6 +27,7 @@ from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.core.interfaces.process import ProcessInfo
+from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
@@ -77,6 +78,7 @@ class PluginHost:
     samplers: Registry[Sampler]
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
+    quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     grammar_backends: Registry[GrammarBackend]
     routes: Registry[Routes]

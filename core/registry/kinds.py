@@ -15,6 +15,7 @@ from maxserve.core.interfaces.layer_compiler import CompilesLayers, LayerCompile
 from maxserve.core.interfaces.linear import BuiltLinearMethod, LinearMethod
 from maxserve.core.interfaces.observer import Observer, StatsObserver
 from maxserve.core.interfaces.parsers import ReadsAnswer, ReasoningParser, ToolParser
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.sampler import LogitTransform, Sampler
 from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
@@ -51,6 +52,7 @@ KINDS = (
     Kind(Sampler, "maxserve_samplers", LogitTransform),
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),
     Kind(LinearMethod, "maxserve_linear_methods", BuiltLinearMethod),
+    Kind(QuantizationFormat, "maxserve_quantization_formats", BuiltQuantizationFormat),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Routes, "maxserve_routes", in_workers=False),

@@ -133,7 +133,7 @@ def _row(entry: Entry[Any]) -> tuple[str, ...]:
 
 
 def _flags(component: Any) -> Iterator[str]:
-    """What a component sets besides its name, as words: `keeps_argmax`, `stage=10`, `with_speculation=no`."""
+    """What a component sets besides its name, as words: `keeps_argmax`, `stage=10`."""
     if isinstance(component, Architecture):
         yield _support(component)
     defaults = {field.name: field.default for field in dataclasses.fields(component)}

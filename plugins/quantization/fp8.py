@@ -7,22 +7,25 @@ multiplied by.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.quantization import QuantizationContext
 
 if TYPE_CHECKING:
     import torch
 
+_SCALES = "_scale_inv"
+
 
 class BlockFp8:
-    """A Packing."""
+    """A BuiltQuantizationFormat."""
 
-    values, scales = "", "_scale_inv"
+    dtype = "BF16"
     types = frozenset({"F8_E4M3"})
 
-    def __init__(self, quantization: Mapping[str, Any]) -> None:
-        size = quantization.get("weight_block_size")
+    def __init__(self, context: QuantizationContext) -> None:
+        size = context.model_config["quantization_config"].get("weight_block_size")
         if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
             raise ModelError(
                 f"config.json: fp8 weights are read in blocks alone, and 'weight_block_size' is {size!r}; use a "
@@ -30,10 +33,19 @@ class BlockFp8:
             )
         self._rows, self._columns = size
 
-    def shape(self, values: tuple[int, ...]) -> tuple[int, ...]:
-        return values
+    def weight(self, tensor: str, dtype: str) -> str | None:
+        if tensor.endswith(_SCALES):
+            return tensor.removesuffix(_SCALES)
+        return tensor if dtype in self.types else None
 
-    def unpack(self, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    def tensors(self, weight: str) -> Mapping[str, str]:
+        return {"values": weight, "scales": weight + _SCALES}
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+        return shapes["values"]
+
+    def unpack(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        values, scales = tensors["values"], tensors["scales"]
         rows, columns = values.shape[-2:]
         if scales.shape[-2:] != (-(-rows // self._rows), -(-columns // self._columns)):
             raise ModelError(

@@ -79,6 +79,8 @@ def _code(config: Mapping[str, Any]) -> str | None:
 
 def _check_kind(config: Mapping[str, Any]) -> None:
     """Refuses what its config already tells cannot be served from a cache of keys and values alone."""
+    if config.get("quantization_config"):
+        raise ModelError("its weights are quantized, and only unquantized ones can be loaded")
     if config.get("is_encoder_decoder"):
         raise ModelError("it has an encoder beside its decoder, and only decoders can be served")
     kinds = config.get("layer_types")

@@ -40,11 +40,12 @@ def load(
     progress: Progress,
     storage: LinearStorage | None = None,
     order: object | None = None,
-    packing: object | None = None,
+    quantization: object | None = None,
 ) -> None:
     """Fills `model` as `load_weights` would; what its class insists on having in float32 stays so."""
     assert order is None, "only architectures whose config has a rope have rows to order"
-    assert packing is None, "this architecture declares no packings"
+    if quantization is not None:
+        raise ModelError("this architecture reads no quantized checkpoints; use an unquantized one")
     progress.phase("Loading weights")
     lm = _filled(model.spec.source, _tensors(files), weight_map.optional)
     model.take(lm)

@@ -16,6 +16,7 @@ from maxserve.core.interfaces.linear import LinearMethod
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
+from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.request import SamplingParams
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.sampler import Sampler
@@ -38,6 +39,7 @@ __all__ = [
     "ModelQuery",
     "ModelSource",
     "Observer",
+    "QuantizationFormat",
     "ReasoningParser",
     "Routes",
     "Sampler",

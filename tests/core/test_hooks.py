@@ -24,7 +24,7 @@ from maxserve.core.registry.contracts import PROTOCOLS
 def built(kind):
     def build(context):
         made = APIRouter() if kind == "routes" else create_autospec(PROTOCOLS[kind], instance=True)
-        made.tables = made.layers = ()
+        made.tables = made.layers = made.dtype = made.types = ()
         made.given = context
         return made
 
@@ -144,6 +144,17 @@ def maxserve_linear_methods():
 """)
     entry = host.linear_methods.get("acme")
     assert (entry.component.devices, entry.component.priority, entry.component.compiled) == (("cpu",), 20, False)
+    assert host.build(entry, "context").given == "context"
+
+
+def test_maxserve_quantization_formats(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_quantization_formats():
+    yield maxserve.QuantizationFormat(name="acme4", build=built("quantization_format"), match="acme:matches")
+""")
+    entry = host.quantization_formats.get("acme4")
+    assert entry.component.match == "acme:matches"
     assert host.build(entry, "context").given == "context"
 
 

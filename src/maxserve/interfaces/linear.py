@@ -1,4 +1,4 @@
-"""Linear methods: how the weights of projections are kept and multiplied."""
+"""Linear methods: how the weights of projections are stored and multiplied."""
 
 from __future__ import annotations
 

@@ -20,10 +20,11 @@ from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
+from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.loading.places import is_repository
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.entries import Entry, Registry
+from maxserve.core.registry.entries import Entry, Registry, load_ref
 from maxserve.plugins.huggingface.repository import Repository
 
 HTTP = __import__(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
@@ -34,15 +35,26 @@ class FakeHost:
     """As much of a host as resolving needs."""
 
     def __init__(
-        self, *names: str, sources: dict[str, str] | None = None, hub: FakeHub | None = None, **fields: Any
+        self,
+        *names: str,
+        sources: dict[str, str] | None = None,
+        hub: FakeHub | None = None,
+        formats: dict[str, str] | None = None,
+        **fields: Any,
     ) -> None:
         entries = [
             Entry(kind="architecture", component=Architecture(name=name, build="x:y", **fields), plugin="p", origin="o")
             for name in names
         ]
         self.architectures = Registry("architecture", entries)
+        declared = [QuantizationFormat(name=name, build=build) for name, build in (formats or {}).items()]
+        formed = [Entry(kind="quantization_format", component=each, plugin="p", origin="o") for each in declared]
+        self.quantization_formats = Registry("quantization_format", formed)
         self.sources = sources or {}
         self.hub = hub
+
+    def build(self, entry: Entry[Any], context: Any) -> Any:
+        return load_ref(entry.component.build)(context)
 
     def of(self, component: type[Any]) -> list[Any]:
         return []  # engines
@@ -305,15 +317,15 @@ def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
         resolved(folder)
 
 
-def test_a_quantized_checkpoint_that_the_architecture_can_unpack(tmp_path: Path) -> None:
-    host = FakeHost("LlamaForCausalLM", packings={"mxfp4": "maxserve.plugins.quantization.mxfp4:Mxfp4"})
+def test_a_quantized_checkpoint_in_a_known_format(tmp_path: Path) -> None:
+    host = FakeHost("LlamaForCausalLM", formats={"mxfp4": "maxserve.plugins.quantization.mxfp4:Mxfp4"})
     folder = write_model(tmp_path / "m", torch.bfloat16, quantization_config={"quant_method": "mxfp4"})
     save_file({"w": torch.zeros(8).bfloat16(), "x": torch.zeros(99, dtype=torch.uint8)}, folder / "model.safetensors")
     assert resolved(folder, host=host).encoding == "bfloat16"
     with pytest.raises(ModelError, match=r"is quantized \(mxfp4\), which is not supported yet; use an unquantized"):
         resolved(folder)
     write_model(folder, torch.bfloat16, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(ModelError, match=r"\(gptq\).*or one quantized as LlamaForCausalLM can be: mxfp4"):
+    with pytest.raises(ModelError, match=r"\(gptq\).*or one quantized in a format that is known: mxfp4"):
         resolved(folder, host=host)
 
 

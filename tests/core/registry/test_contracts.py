@@ -36,7 +36,7 @@ def test_every_kind_has_a_contract() -> None:
 @pytest.mark.parametrize("kind", [*PROTOCOLS, *PARTS])
 def test_every_kind_is_checked(kind: str) -> None:
     right = create_autospec((PROTOCOLS | PARTS)[kind], instance=True)
-    for name in ("tables", "layers", "placeholder", "info", "empty_steps"):
+    for name in ("tables", "layers", "placeholder", "info", "empty_steps", "dtype", "types"):
         setattr(right, name, ())
     assert contract_fault(kind, right) is None
     for wrong in ("text", None, object(), Policy):

@@ -68,6 +68,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
     assert "temperature" in host.samplers
     assert {"torch", "native"} <= set(host.attention_backends.names())
     assert "native" in host.linear_methods
+    assert {"fp8", "mxfp4"} == set(host.quantization_formats.names())
     assert "native" in host.layer_compilers
     assert "openai" in host.routes
     assert {"hermes", "json", "llama3_json", "mistral", "pythonic"} <= set(host.tool_parsers.names())
@@ -80,6 +81,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "sampler",
         "attention_backend",
         "linear_method",
+        "quantization_format",
         "layer_compiler",
         "grammar_backend",
         "routes",

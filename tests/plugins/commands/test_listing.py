@@ -27,7 +27,7 @@ def maxserve_architectures():
 
 @hookimpl
 def maxserve_samplers():
-    yield Sampler(name="chill", build=chill, stage=10, keeps_argmax=True, with_speculation=False)
+    yield Sampler(name="chill", build=chill, stage=10, keeps_argmax=True)
 
 def chill(context):
     return None
@@ -62,7 +62,7 @@ def test_table(max_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "Acme's own",
         "acme_llm:Model native aliases=Acme2ForCausalLM encodings=bfloat16",
     ]
-    assert block(ran.out, "chill")[1:] == ["acme_llm:chill stage=10 keeps_argmax with_speculation=no"]
+    assert block(ran.out, "chill")[1:] == ["acme_llm:chill stage=10 keeps_argmax"]
     assert block(ran.out, "continuous")[0].startswith("scheduler continuous builtin.schedulers (maxserve ")
 
 
@@ -115,14 +115,13 @@ def test_json(max_cli: Any, plugin_folder: Any) -> None:
         "support": "native",
         "fallback": None,
         "aliases": ["Acme2ForCausalLM"],
-        "config": "maxserve.architectures.layers.config:from_transformers",
+        "config": "maxserve.layers:from_transformers",
         "weights": json.loads(json.dumps(asdict(WeightMap()))),
-        "tensor_parallel": False,
         "task": "text_generation",
     }
     assert report["architectures"]["AcmeForCausalLM"].items() >= facts.items()
     assert report["samplers"]["chill"]["source"] == f"{file}:{lines.index('def chill(context):') + 1}"
-    assert report["samplers"]["chill"]["with_speculation"] is False
+    assert report["samplers"]["chill"]["keeps_argmax"] is True
     own = report["architectures"]["LlamaForCausalLM"]
     assert (own["distribution"], own["plugin"]) == ("maxserve", "builtin.architectures")
     for key, line in (("source", "class Model(DecoderModel):"), ("declared", "    yield Architecture(")):

@@ -1,4 +1,4 @@
-"""Packed weights come out as transformers unpacks them; what does not fit together is named."""
+"""Quantized weights come out as transformers unpacks them, in any family; what does not fit together is named."""
 
 from __future__ import annotations
 
@@ -14,46 +14,54 @@ from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
+from maxserve.core.interfaces.quantization import QuantizationContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
 from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.quantization import NibbleLinear, NibbleMethod, dequantize, nibble_plugin, quantize
 from maxserve.testing.served import Served, continuation
+from maxserve.testing.tiny_configs import tiny_config
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
+
+
+def fp8(quantization: dict[str, Any] = FP8) -> BlockFp8:
+    return BlockFp8(QuantizationContext(model_config={"quantization_config": quantization}))
 
 
 def test_mxfp4_is_what_transformers_makes_of_it() -> None:
     generator = torch.Generator().manual_seed(0)
     blocks = torch.randint(256, (3, 8, 2, 16), dtype=torch.uint8, generator=generator)
     scales = torch.randint(100, 150, (3, 8, 2), dtype=torch.uint8, generator=generator)
-    packing = Mxfp4({})
+    format = Mxfp4(QuantizationContext(model_config={}))
     expected = convert_moe_packed_tensors(blocks, scales).transpose(1, 2)
-    assert packing.shape(tuple(blocks.shape)) == tuple(expected.shape)
-    result = packing.unpack(blocks, scales)
+    assert format.shape({"blocks": tuple(blocks.shape), "scales": tuple(scales.shape)}) == tuple(expected.shape)
+    result = format.unpack({"blocks": blocks, "scales": scales})
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, expected)
-    assert torch.equal(packing.unpack(blocks[1], scales[1]), expected[1])
+    assert torch.equal(format.unpack({"blocks": blocks[1], "scales": scales[1]}), expected[1])
     with pytest.raises(ModelError, match="do not fit"):
-        packing.unpack(blocks, scales[:, :4])
+        format.unpack({"blocks": blocks, "scales": scales[:, :4]})
 
 
 @pytest.mark.parametrize("shape", [(32, 48), (20, 33), (16, 16), (5, 70)])
 def test_fp8_in_blocks(shape: tuple[int, int]) -> None:
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
     scales = torch.rand(-(-shape[0] // 16), -(-shape[1] // 16), generator=torch.Generator().manual_seed(1))
-    result = BlockFp8(FP8).unpack(weight, scales)
+    result = fp8().unpack({"values": weight, "scales": scales})
     for row in range(shape[0]):
         for column in range(shape[1]):
             expected = (weight[row, column].float() * scales[row // 16, column // 16]).bfloat16()
             assert result[row, column] == expected
     with pytest.raises(ModelError, match="do not fit a weight"):
-        BlockFp8(FP8).unpack(weight, scales.repeat(2, 2))
+        fp8().unpack({"values": weight, "scales": scales.repeat(2, 2)})
 
 
 def test_fp8_without_blocks_is_refused() -> None:
     with pytest.raises(ModelError, match="'weight_block_size' is None"):
-        BlockFp8({"quant_method": "fp8"})
+        fp8({"quant_method": "fp8"})
 
 
 def packed_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +79,7 @@ def packed_fp8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows + columns)
     scales = torch.rand(-(-rows // 16), -(-columns // 16), generator=generator) / 2 + 0.5
     values = weight.to(torch.float8_e4m3fn)
-    return values, scales, BlockFp8(FP8).unpack(values, scales).float()
+    return values, scales, fp8().unpack({"values": values, "scales": scales}).float()
 
 
 def write(folder: Path, changed: dict[str, Tensor], left_out: set[str], **config: Any) -> None:
@@ -175,7 +183,23 @@ def rounded(reference: Any, packed: set[str]) -> Any:
     return reference
 
 
-@pytest.mark.parametrize("make", [gpt_oss, deepseek, deepseek_v32])
+def llama_config(**changes: Any) -> Any:
+    return tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"], num_hidden_layers=2, **changes)
+
+
+def llama(folder: Path) -> Any:
+    """FP8 in a family whose authors never released such a checkpoint, with fused projections."""
+    reference: Any = randomised(ArchitectureChecks.reference(llama_config()))
+    reference.save_pretrained(folder)
+    changed = {}
+    for name, parameter in reference.named_parameters():
+        if name.endswith("_proj.weight"):
+            changed[name], changed[name + "_scale_inv"], parameter.data = packed_fp8(parameter.data)
+    write(folder, changed, set(changed), quantization_config=FP8)
+    return rounded(reference, set(changed))
+
+
+@pytest.mark.parametrize("make", [gpt_oss, deepseek, deepseek_v32, llama])
 @pytest.mark.parametrize("use_subgraphs", [True, False], ids=["compiled", "torch"])
 def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path: Path) -> None:
     reference = make(tmp_path)
@@ -194,7 +218,48 @@ def test_scales_and_values_must_belong_together(tmp_path: Path) -> None:
     host, file = PluginHost.discover(PluginOptions(autoload=False), strict=True), tmp_path / "model.safetensors"
     whole = load_file(file)
     name = "model.layers.1.mlp.experts.down_proj"
-    for ending, said in (("_scales", "is packed, but there is no"), ("_blocks", "belongs to no weight")):
+    for ending, message in (("_scales", "there is no"), ("_blocks", "there is no")):
         save_file({key: tensor for key, tensor in whole.items() if key != name + ending}, file)
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message + f".*{ending}"):
             Served(tmp_path, host)
+
+
+def nibbles(folder: Path, **changes: Any) -> Any:
+    """A checkpoint of a tiny Llama in the format of the testing kit; returns the model that it stands for."""
+    reference: Any = randomised(ArchitectureChecks.reference(llama_config(**changes)))
+    reference.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    for name, parameter in reference.named_parameters():
+        if name.endswith("_proj.weight"):
+            tensors = quantize(stored.pop(name))
+            stored |= {f"{name}.{role}": tensor.contiguous() for role, tensor in tensors.items()}
+            parameter.data = dequantize(tensors)
+    save_file(stored, file)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"quantization_config": {"quant_method": "nibbles"}}))
+    return reference
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["unpacked", "taken by the linear method"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_strangers_format_is_served(plugin_host: Any, taken: bool, tied: bool, tmp_path: Path) -> None:
+    """The linear method gets the three tensors of each weight as they are, those of fused ones part by part."""
+    reference = nibbles(tmp_path, tie_word_embeddings=tied)
+    context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+    method = NibbleMethod(context) if taken else None
+    served = Served(tmp_path, plugin_host(nibble_plugin(method)), use_subgraphs=False)
+    prompt = torch.randint(70, (20,), generator=torch.Generator().manual_seed(1)).tolist()
+    expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
+    assert answer.error is None
+    assert answer.tokens == expected.tokens
+    assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
+    if method is not None:
+        assert len(method.created) == 2 * 4, "qkv, o, gate and up, down of each of two layers"
+        assert all(isinstance(each, NibbleLinear) for each in method.created)
+
+
+def test_a_format_that_nobody_knows_is_named_with_those_known(plugin_host: Any, tmp_path: Path) -> None:
+    nibbles(tmp_path)
+    with pytest.raises(ModelError, match=r"is quantized \(nibbles\), which is not supported yet.*known: fp8, mxfp4"):
+        Served(tmp_path, plugin_host())

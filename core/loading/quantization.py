@@ -1,0 +1,132 @@
+"""The quantized weights of a checkpoint: its format, and which tensors belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
+from maxserve.core.loading.safetensors_header import TensorInfo
+from maxserve.core.registry.entries import load_ref
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.entries import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The format of a quantized checkpoint, and the name it is declared by."""
+
+    name: str
+    format: BuiltQuantizationFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One tensor of a quantized weight."""
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The tensor `name` of a checkpoint that holds the weight `weight`, itself unless it is packed.
+
+    `dtype` and `shape` are those of the weight once unpacked, `size` the bytes in the file. `parts` are the tensors of
+    a quantized weight by role, of which `name` is the first.
+    """
+
+    file: str
+    name: str
+    weight: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+
+def quantization_of(host: Host, config: Mapping[str, Any], ref: str) -> Checkpoint | None:
+    """The format of the checkpoint of `config`, the content of config.json; None if it is not quantized.
+
+    ModelError where no plugin knows the format, or the plugin cannot read this variant of it.
+    """
+    entry = next((entry for entry in host.quantization_formats if _matches(entry.component, config)), None)
+    if entry is not None:
+        return Checkpoint(name=entry.name, format=_built(host, entry, config))
+    if not config.get("quantization_config"):
+        return None
+    known = ", ".join(sorted(host.quantization_formats.names()))
+    raise ModelError(
+        f"{ref} is quantized ({quantization_method(config)}), which is not supported yet; use an unquantized checkpoint"
+        + (f", or one quantized in a format that is known: {known}" if known else "")
+    )
+
+
+def quantization_method(config: Mapping[str, Any]) -> str:
+    """The "quant_method" of a quantized checkpoint."""
+    quantization = config.get("quantization_config")
+    return str(quantization.get("quant_method", "unknown")) if isinstance(quantization, Mapping) else "unknown"
+
+
+def _matches(declared: QuantizationFormat, config: Mapping[str, Any]) -> bool:
+    if declared.match is not None:
+        return bool(load_ref(declared.match)(config))
+    return bool(config.get("quantization_config")) and quantization_method(config) == declared.name
+
+
+def _built(host: Host, entry: Entry[QuantizationFormat], config: Mapping[str, Any]) -> BuiltQuantizationFormat:
+    built: BuiltQuantizationFormat = host.build(entry, QuantizationContext(model_config=config))
+    return built
+
+
+def stored_weights(
+    headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat | None
+) -> Iterator[Stored]:
+    """The weights of a checkpoint; ModelError where a quantized one lacks one of its tensors."""
+    places = {name: file for file, header in headers.items() for name in header}
+    weights: set[str] = set()
+    for file, header in headers.items():
+        for name, tensor in header.items():
+            weight = None if format is None else format.weight(name, tensor.dtype)
+            if format is None or weight is None:
+                yield Stored(
+                    file=file, name=name, weight=name, dtype=tensor.dtype, shape=tensor.shape, size=tensor.size
+                )
+            elif weight not in weights:
+                weights.add(weight)
+                yield _quantized(weight, name, headers, places, format)
+
+
+def _quantized(
+    weight: str,
+    found: str,
+    headers: Mapping[str, Mapping[str, TensorInfo]],
+    places: Mapping[str, str],
+    format: BuiltQuantizationFormat,
+) -> Stored:
+    names = format.tensors(weight)
+    absent = [name for name in names.values() if name not in places]
+    if absent:
+        raise ModelError(
+            f"{found} in {places[found]} is part of a quantized weight, but there is no {', '.join(absent)}; fetch the "
+            "checkpoint again"
+        )
+    parts = {
+        role: Part(file=places[name], name=name, shape=headers[places[name]][name].shape)
+        for role, name in names.items()
+    }
+    first = next(iter(parts.values()))
+    return Stored(
+        file=first.file,
+        name=first.name,
+        weight=weight,
+        dtype=format.dtype,
+        shape=format.shape({role: part.shape for role, part in parts.items()}),
+        size=sum(headers[part.file][part.name].size for part in parts.values()),
+        parts=parts,
+    )
