@@ -13,7 +13,7 @@ import pluggy
 
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
-from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.grammar import GrammarBackend
@@ -83,6 +83,15 @@ def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
     """Keepers of keys and values.
 
     Example: ``yield CacheStrategy(name="hits-per-token", build="acme.cache:build")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
+    """Orders in which cached prefixes go when pages run out.
+
+    Example: ``yield EvictionPolicy(name="pinned-last", build="acme.eviction:PinnedLast")``
     """
     return ()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from maxserve.core.config import Settings, resolve
+from maxserve.core.config import PluginSection, Settings, resolve
+from maxserve.core.config.catalog import catalog
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
 from maxserve.core.config.policy_options import refuse_unused
 from maxserve.core.config.unsupported import refuse_unsupported
@@ -80,11 +81,11 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     settings = resolve(given, environ=invocation.environ, sections=sections)
     refuse_unsupported(settings)
     refuse_unused(settings, invocation.host.schedulers, sections)
-    _look_up(settings, invocation.host)
+    _look_up(settings, invocation.host, sections)
     return settings
 
 
-def _look_up(settings: Settings, host: Host) -> None:
+def _look_up(settings: Settings, host: Host, sections: Sequence[PluginSection]) -> None:
     """Raises PluginError for a component that was named and is not there."""
     if settings.kv_cache.cache_strategy != "model_default":
         host.cache_strategies.get(settings.kv_cache.cache_strategy)
@@ -94,3 +95,6 @@ def _look_up(settings: Settings, host: Host) -> None:
         host.linear_methods.get(settings.model.linear_method)
     if settings.model.layer_compiler not in ("auto", "none"):
         host.layer_compilers.get(settings.model.layer_compiler)
+    for option in catalog(sections):
+        if option.registry:
+            getattr(host, option.registry).get(option.value(settings))

@@ -43,6 +43,7 @@ class Choosable:
     env: tuple[str, ...]
     alias: str = ""
     metavar: str = ""
+    registry: str = ""
     server: bool = False
     policy: bool = False
     negatable: bool = True
@@ -131,6 +132,7 @@ def _core_option(section: str, model: type[Section], key: str, field: FieldInfo,
         env=tuple(PREFIX + each.upper() for each in (name, marker.alias) if each) + marker.env,
         alias=marker.alias,
         metavar=marker.metavar,
+        registry=marker.registry,
         server=marker.server,
         policy=marker.policy,
         negatable=marker.negatable,
@@ -175,6 +177,7 @@ def _plugin_option(section: PluginSection, field: dataclasses.Field[Any]) -> Cho
         default=_default(field),
         help=info.description or str(field.metadata.get("help", f"A setting of plugin {section.plugin}.")),
         metavar=marker.metavar,
+        registry=marker.registry,
         server=marker.server,
         policy=marker.policy,
         negatable=marker.negatable,

@@ -75,8 +75,8 @@ class SettingType(_ParamType):
             return [CompletionItem(incomplete, type="file")]
         reader = self.option.shape.reader
         names = set(reader.names) if isinstance(reader, Choice) else set()
-        registry = REGISTRIES.get(self.option.path)
-        names.update(getattr(ctx.obj, registry).names() if registry is not None and ctx.obj is not None else ())
+        registry = REGISTRIES.get(self.option.path) or self.option.registry
+        names.update(getattr(ctx.obj, registry).names() if registry and ctx.obj is not None else ())
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 

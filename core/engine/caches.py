@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.interfaces.attention import AttentionContext
-from maxserve.core.interfaces.cache import CacheContext, GroupedCache
+from maxserve.core.interfaces.cache import CacheContext, EvictionContext, EvictionPolicy, GroupedCache
 from maxserve.core.interfaces.errors import PluginError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.assemble import Loaded, Target
     from maxserve.core.interfaces.attention import Attention
-    from maxserve.core.interfaces.cache import Cache
+    from maxserve.core.interfaces.cache import Cache, NodeOrder
 
 
 def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
@@ -34,6 +35,7 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
         host_pages=plan.host_pages,
         soft_pages=plan.soft_pages,
         groups=loaded.groups,
+        eviction_policies=_eviction_policies(target, loaded),
     )
     cache: Cache = target.host.build(target.strategy, context)
     if loaded.groups and not isinstance(cache, GroupedCache):
@@ -42,6 +44,13 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
             "layers; build a GroupedCache, or do not declare it"
         )
     return cache
+
+
+def _eviction_policies(target: Target, loaded: Loaded) -> dict[str, Callable[[], NodeOrder]]:
+    """What makes each registered order; one is made where it is chosen."""
+    plan = loaded.plan
+    context = EvictionContext(sections=target.sections, pages=plan.pages, page_size=plan.page_size)
+    return {entry.name: partial(target.host.build, entry, context) for entry in target.host.of(EvictionPolicy)}
 
 
 def group_tables(loaded: Loaded, cache: Cache) -> NDArray[np.int32] | None:

@@ -102,6 +102,7 @@ class StepPlan:
     ) -> None:
         self._queues = queues
         self._cache = cache
+        self._tag: Callable[[int, str, bool], None] | None = getattr(cache, "tag", None)  # optional, see Cache
         self._page_size = limits.page_size
         self._free_rows = free_rows
         self._settle = settle
@@ -233,6 +234,8 @@ class StepPlan:
         # Of a single token no cache finds a prefix: all rows are computed, and shared with others afterwards.
         known = sequence.keys[:1] if sequence.wants_scores else sequence.keys
         sequence.take_row(row, self._cache.open(row, known, sequence.salt), self._page_size)
+        if self._tag is not None:
+            self._tag(row, sequence.request.user, sequence.request.pinned)
         return True
 
     def _close(self, sequence: Sequence) -> None:

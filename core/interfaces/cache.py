@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.component import Component, Context
@@ -21,10 +21,12 @@ __all__ = [
     "CacheLayer",
     "CacheSizes",
     "CacheStrategy",
+    "EvictionContext",
     "EvictionPolicy",
     "GroupedCache",
     "KVLayer",
     "Node",
+    "NodeOrder",
     "Bounds",
     "CacheGroup",
     "MOST_GROUPS",
@@ -50,6 +52,19 @@ class CacheStrategy(Component):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionPolicy(Component):
+    """An order in which cached prefixes go when pages run out. `build(EvictionContext)` gives a NodeOrder."""
+
+    kind: ClassVar[str] = "eviction_policy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionContext(Context):
+    pages: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContext(Context):
     """Rows are numbered 0 … rows-1 and handed out by the engine. `dtype` and `device` are torch's.
 
@@ -58,6 +73,7 @@ class CacheContext(Context):
     handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`; open rows may have all, and
     some room beside them. `groups`, only for strategies that declare `windows`: groups of equal layers, a table each. A
     page is of one group at a time, and the n-th layers of all groups keep their parts of it in the same storage.
+    `eviction_policies` make an order each, by the names under which plugins declare them.
     """
 
     layers: tuple[CacheLayer, ...]
@@ -71,12 +87,15 @@ class CacheContext(Context):
     host_pages: int = 0
     soft_pages: int | None = None
     groups: tuple[CacheGroup, ...] = ()
+    eviction_policies: Mapping[str, Callable[[], NodeOrder]] = field(default_factory=dict)
 
 
 class Cache(Protocol):
     """Keeps keys and values in pages, and shares the pages of equal prefixes.
 
-    The engine calls: open, then reserve → (model writes) → commit each step, then close. Tokens are int64 arrays.
+    The engine calls: open, then reserve → (model writes) → commit each step, then close. Tokens are int64 arrays. An
+    optional method is found once: `tag(row, user, pinned)` follows `open` and says whose request the row is, and
+    whether the request asks that its prefix be kept: what an eviction policy may look at.
     """
 
     tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined
@@ -113,8 +132,8 @@ class Cache(Protocol):
         ...
 
 
-class EvictionPolicy(Protocol):
-    """Orders the pages nobody uses. The smallest key is freed first."""
+class NodeOrder(Protocol):
+    """Orders the pages that no row uses. The smallest key is freed first."""
 
     def key(self, node: Node) -> tuple[float, ...]: ...
 
@@ -198,7 +217,8 @@ class Node:
     """A page of a cached prefix, as an eviction policy sees it.
 
     `tokens` is how many tokens of prefix end with this page, `hits` how often it was matched; `last_used` and
-    `created` are readings of one counter.
+    `created` are readings of one counter. It is shared under `salt` and was computed for `user`; it is `pinned` once a
+    request that asks for that has used it.
     """
 
     page: int
@@ -206,6 +226,9 @@ class Node:
     last_used: int
     hits: int = 0
     created: int = 0
+    salt: str = ""
+    user: str = ""
+    pinned: bool = False
 
 
 @runtime_checkable

@@ -134,7 +134,8 @@ class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
     `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
-    lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it.
+    lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it. `pinned` asks eviction
+    policies that look at it to keep the cached prefix.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Request:
     salt: str = ""
     user: str = ""
     priority: int = 0
+    pinned: bool = False
     images: tuple[Image, ...] = ()
 
 

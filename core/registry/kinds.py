@@ -7,7 +7,7 @@ from typing import Any
 
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import Attention, AttentionBackend
-from maxserve.core.interfaces.cache import Cache, CacheStrategy
+from maxserve.core.interfaces.cache import Cache, CacheStrategy, EvictionPolicy, NodeOrder
 from maxserve.core.interfaces.component import Component
 from maxserve.core.interfaces.engine import Engine, ServedEngine
 from maxserve.core.interfaces.grammar import GrammarBackend, GrammarCompiler
@@ -48,6 +48,7 @@ KINDS = (
     Kind(Architecture, "maxserve_architectures"),
     Kind(Engine, "maxserve_engines", ServedEngine),
     Kind(CacheStrategy, "maxserve_cache_strategies", Cache),
+    Kind(EvictionPolicy, "maxserve_eviction_policies", NodeOrder),
     Kind(Scheduler, "maxserve_schedulers", StepPolicy),
     Kind(Sampler, "maxserve_samplers", LogitTransform),
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),

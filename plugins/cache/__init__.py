@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
-from maxserve.interfaces.cache import CacheStrategy
+from maxserve.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.interfaces.config import ConfigSection
 
 
@@ -17,6 +17,30 @@ def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
         summary="pages; equal prefixes are shared, and --paged.eviction says which go first",
         host_tier=True,
         windows=True,
+    )
+
+
+@hookimpl
+def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
+    yield EvictionPolicy(
+        name="lru",
+        build="maxserve.plugins.cache.policies:LeastRecentlyUsed",
+        summary="what was not used for longest goes first; right for most traffic",
+    )
+    yield EvictionPolicy(
+        name="lfu",
+        build="maxserve.plugins.cache.policies:LeastFrequentlyUsed",
+        summary="what was found least often goes first: system prompts outlive single visitors",
+    )
+    yield EvictionPolicy(
+        name="fifo",
+        build="maxserve.plugins.cache.policies:FirstInFirstOut",
+        summary="what was cached first goes first, used or not",
+    )
+    yield EvictionPolicy(
+        name="mru",
+        build="maxserve.plugins.cache.policies:MostRecentlyUsed",
+        summary="what was used last goes first, for more prefixes than fit that come round in turn",
     )
 
 

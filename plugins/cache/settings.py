@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
-from maxserve.core.registry.entries import unknown
-from maxserve.plugins.cache.policies import POLICIES
+from pydantic import Field
 
-_HELP = f"Which cached prefixes go first when pages run out: {', '.join(POLICIES)}."
+from maxserve.interfaces.config import Option
 
 
 @dataclass(frozen=True, slots=True)
 class PagedSettings:
-    eviction: str = field(default="lru", metadata={"help": _HELP})
-
-    def __post_init__(self) -> None:
-        if self.eviction not in POLICIES:
-            raise ValueError(f"eviction: {unknown('eviction policy', self.eviction, POLICIES)}")
+    eviction: Annotated[
+        str,
+        Option(metavar="NAME", registry="eviction_policies"),
+        Field(
+            description="Which cached prefixes go first when pages run out: lru, lfu, fifo, mru, or a name that a "
+            "plugin registers.",
+            min_length=1,
+        ),
+    ] = "lru"

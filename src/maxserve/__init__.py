@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture, WeightMap
 from maxserve.core.interfaces.attention import AttentionBackend
-from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.grammar import GrammarBackend
@@ -32,6 +32,7 @@ __all__ = [
     "CacheStrategy",
     "ConfigSection",
     "Engine",
+    "EvictionPolicy",
     "GrammarBackend",
     "LayerCompiler",
     "LinearMethod",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.interfaces.cache import EvictionPolicy
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.loading.progress import NullProgress
@@ -98,6 +99,16 @@ def maxserve_cache_strategies():
     entry = host.cache_strategies.get("hits")
     assert host.build(entry, "context").given == "context"
     assert not entry.component.shares_prefixes
+
+
+def test_maxserve_eviction_policies(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_eviction_policies():
+    yield maxserve.EvictionPolicy(name="pinned-last", build=built("eviction_policy"))
+""")
+    entry = host.of(EvictionPolicy).get("pinned-last")
+    assert host.build(entry, "context").given == "context"
 
 
 def test_maxserve_schedulers(load: Load) -> None:

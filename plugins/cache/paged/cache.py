@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.cache import CacheContext, CacheSizes, EvictionPolicy, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
-from maxserve.plugins.cache.paged.tree import Entry, PrefixTree
-from maxserve.plugins.cache.policies import POLICIES
+from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
+from maxserve.plugins.cache.policies import LeastRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
 
 TOKEN = np.dtype(np.int64)
@@ -37,7 +37,7 @@ class Row:
     """
 
     node: Entry | None
-    salt: str
+    owner: Owner
     expected: int
     committed: int = 0
     pages: int = 0
@@ -53,7 +53,7 @@ class PagedCache:
     cached otherwise. Only a host tier copies pages, as a whole. One thread.
     """
 
-    def __init__(self, context: CacheContext, policy: EvictionPolicy | None = None) -> None:
+    def __init__(self, context: CacheContext, policy: NodeOrder | None = None) -> None:
         self.page_size = context.page_size
         self.layers: Sequence[KVLayer] = allocate(context)
         self._width = context.page_size * TOKEN.itemsize  # a page's tokens in bytes
@@ -88,7 +88,7 @@ class PagedCache:
         for entry in found:
             tree.hold(entry)
             entry.hits += 1
-        state = Row(None, salt, -(-len(tokens) // size), len(found), len(found), len(found) * size)
+        state = Row(None, Owner(salt), -(-len(tokens) // size), len(found), len(found), len(found) * size)
         if self._sharing:
             root = tree.root(salt)
             state.node = found[-1] if found else root
@@ -100,6 +100,14 @@ class PagedCache:
         if self._host is not None:
             self._read_back(row, state, tokens, self._host)
         return state.capacity
+
+    def tag(self, row: int, user: str, pinned: bool) -> None:
+        """Says whose request the row is; what it found is pinned with what it will compute."""
+        state = self._state(row)
+        state.owner.user, state.owner.pinned = user, pinned
+        node = state.node if pinned else None
+        while node is not None and node.parent is not None:
+            node.pinned, node = True, node.parent
 
     def reserve(self, row: int, length: int) -> bool:
         """Gives `row` pages for its first `length` tokens, evicting unused prefixes; False changes nothing."""
@@ -123,7 +131,7 @@ class PagedCache:
             self._share(row, state, tokens)
             if self._host is not None:
                 held = self.tables[row, : state.committed].tolist()
-                self._host.write(self._bytes(tokens, 0, state.committed), state.salt, held)
+                self._host.write(self._bytes(tokens, 0, state.committed), state.owner, held)
 
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
@@ -207,7 +215,7 @@ class PagedCache:
 
     def _read_back(self, row: int, state: Row, tokens: NDArray[np.int64], host: HostTier) -> None:
         """Claims what the host has of the row's prefix beyond what the device has, as far as pages can be had."""
-        copies = host.find(self._prefix(tokens), state.salt)[state.pages :]
+        copies = host.find(self._prefix(tokens), state.owner.salt)[state.pages :]
         count = min(len(copies), self._available)
         if not count:
             return
@@ -217,7 +225,7 @@ class PagedCache:
         node = state.node
         for copy in reversed(copies[:count]):
             assert node is not None
-            node.hits, node = copy.hits, node.parent
+            node.hits, node.user, node.pinned, node = copy.hits, copy.user, copy.pinned, node.parent
 
     def _state(self, row: int) -> Row:
         state = self._rows[row]
@@ -256,9 +264,10 @@ class PagedCache:
             key, page = raw[start * width : (start + 1) * width], int(table[index])
             child = node.children.get(key)
             if child is None:
-                child = tree.add(node, key, page, (index + 1) * self.page_size)
+                child = tree.add(node, key, page, (index + 1) * self.page_size, state.owner)
             else:
                 tree.hold(child)
+                child.pinned = child.pinned or state.owner.pinned
                 table[index] = child.page
                 spare.append(page)
             node = child
@@ -287,11 +296,15 @@ class PagedCache:
         return pages, [node]
 
 
-def chosen_policy(context: CacheContext, own: EvictionPolicy | None) -> EvictionPolicy:
+def chosen_policy(context: CacheContext, own: NodeOrder | None) -> NodeOrder:
     """A strategy's own order of eviction, else the one that was chosen by name."""
     chosen = context.config(PagedSettings).eviction
     if own is None:
-        return POLICIES[chosen]()
+        known = context.eviction_policies or {"lru": LeastRecentlyUsed}  # a context made by hand has none
+        if chosen not in known:
+            names = ", ".join(sorted(known))
+            raise SettingsError(f"--paged.eviction {chosen}: no eviction policy is called so; there are: {names}")
+        return known[chosen]()
     if chosen != PagedSettings().eviction:
         raise SettingsError(
             f"--paged.eviction {chosen}: the chosen cache strategy has an order of eviction of its own; leave the "

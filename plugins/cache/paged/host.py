@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maxserve.interfaces.cache import CacheContext, EvictionPolicy, KVLayer
+from maxserve.interfaces.cache import CacheContext, KVLayer, NodeOrder
 from maxserve.plugins.cache.paged.copies import PageCopies
-from maxserve.plugins.cache.paged.tree import Entry, PrefixTree
+from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
 
 
 class HostTier:
@@ -16,7 +16,7 @@ class HostTier:
     never waited for: it is used only while it is made or read. Tokens come as bytes, pages of `width` each.
     """
 
-    def __init__(self, context: CacheContext, layers: Sequence[KVLayer], policy: EvictionPolicy, width: int) -> None:
+    def __init__(self, context: CacheContext, layers: Sequence[KVLayer], policy: NodeOrder, width: int) -> None:
         self.total = context.host_pages
         self.hits = 0  # pages read back
         self._page_size = context.page_size
@@ -48,20 +48,22 @@ class HostTier:
         self.hits += len(pages)
         self._copies.load([(page, copy.page) for page, copy in zip(pages, copies, strict=True)])
 
-    def write(self, tokens: bytes, salt: str, pages: Sequence[int]) -> None:
+    def write(self, tokens: bytes, owner: Owner, pages: Sequence[int]) -> None:
         """Copies those of the device's `pages`, which hold `tokens`, that are not here yet, as far as there is room."""
         tree, width = self._tree, self._width
         tree.clock += 1
-        node = tree.root(salt)
-        for known in self.match(tokens, salt):
+        node = tree.root(owner.salt)
+        for known in self.match(tokens, owner.salt):
             tree.hold(known)
+            known.pinned = known.pinned or owner.pinned
             node = known
         pairs: list[tuple[int, int]] = []
         for index in range(node.tokens // self._page_size, len(pages)):
             if not self._free and not tree.unused:
                 break
             place = self._free.pop() if self._free else tree.evict(1)[0]
-            node = tree.add(node, tokens[index * width : (index + 1) * width], place, (index + 1) * self._page_size)
+            key, end = tokens[index * width : (index + 1) * width], (index + 1) * self._page_size
+            node = tree.add(node, key, place, end, owner)
             pairs.append((pages[index], place))
         tree.release(node)
         self._copies.save(pairs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
-from maxserve.interfaces.cache import EvictionPolicy, Node
+from maxserve.interfaces.cache import Node, NodeOrder
 
 
 class Evictable(Node):
@@ -19,6 +20,18 @@ class Evictable(Node):
 E = TypeVar("E", bound=Evictable)
 
 
+@dataclass(slots=True)
+class Owner:
+    """Whose pages a row computes, as eviction policies see it."""
+
+    salt: str = ""
+    user: str = ""
+    pinned: bool = False
+
+
+NOBODY = Owner()
+
+
 class Entry(Evictable):
     """A cached page and its place in the tree. A root (page -1) stands for a salt.
 
@@ -27,8 +40,16 @@ class Entry(Evictable):
 
     __slots__ = ("children", "key", "parent", "users")
 
-    def __init__(self, page: int, tokens: int, last_used: int, parent: Entry | None, key: bytes) -> None:
-        super().__init__(page, tokens, last_used, created=last_used)
+    def __init__(
+        self,
+        page: int,
+        tokens: int,
+        last_used: int,
+        parent: Entry | None,
+        key: bytes,
+        owner: Owner = NOBODY,
+    ) -> None:
+        super().__init__(page, tokens, last_used, 0, last_used, owner.salt, owner.user, owner.pinned)
         self.parent = parent
         self.key = key  # the page's tokens, as bytes
         self.children: dict[bytes, Entry] = {}
@@ -45,7 +66,7 @@ class EvictionOrder(Generic[E]):
 
     __slots__ = ("_heap", "_policy", "_tickets", "size")
 
-    def __init__(self, policy: EvictionPolicy) -> None:
+    def __init__(self, policy: NodeOrder) -> None:
         self._policy = policy
         self._heap: list[tuple[tuple[float, ...], int, E]] = []
         self._tickets = 0
@@ -103,7 +124,7 @@ class PrefixTree:
 
     __slots__ = ("_order", "_roots", "clock", "size", "unused")
 
-    def __init__(self, policy: EvictionPolicy) -> None:
+    def __init__(self, policy: NodeOrder) -> None:
         self._roots: dict[str, Entry] = {}
         self._order: EvictionOrder[Entry] = EvictionOrder(policy)
         self.clock = 0
@@ -139,9 +160,9 @@ class PrefixTree:
             self.unused -= 1
             self._order.remove(entry)
 
-    def add(self, parent: Entry, key: bytes, page: int, tokens: int) -> Entry:
+    def add(self, parent: Entry, key: bytes, page: int, tokens: int, owner: Owner = NOBODY) -> Entry:
         """A new entry below `parent`, with one user."""
-        entry = parent.children[key] = Entry(page, tokens, self.clock, parent, key)
+        entry = parent.children[key] = Entry(page, tokens, self.clock, parent, key, owner)
         entry.users = 1
         self.size += 1
         return entry

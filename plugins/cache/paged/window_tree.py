@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from maxserve.interfaces.cache import CacheGroup, EvictionPolicy
-from maxserve.plugins.cache.paged.tree import Evictable, EvictionOrder
+from maxserve.interfaces.cache import CacheGroup, NodeOrder
+from maxserve.plugins.cache.paged.tree import NOBODY, Evictable, EvictionOrder, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Piece(Evictable):
 
     __slots__ = ("entry", "pages", "reach", "users")
 
-    def __init__(self, entry: Entry, reach: int, pages: tuple[int, ...], clock: int) -> None:
-        super().__init__(pages[0], entry.tokens, clock, created=clock)
+    def __init__(self, entry: Entry, reach: int, pages: tuple[int, ...], clock: int, owner: Owner) -> None:
+        super().__init__(pages[0], entry.tokens, clock, 0, clock, owner.salt, owner.user, owner.pinned)
         self.entry = entry
         self.reach = reach
         self.pages = pages
@@ -80,7 +80,7 @@ class WindowTree:
     until they are evicted, for prefixes that branch off there; a row that computes such a page again fills the gap.
     """
 
-    def __init__(self, policy: EvictionPolicy, reaches: Sequence[Reach], page_size: int) -> None:
+    def __init__(self, policy: NodeOrder, reaches: Sequence[Reach], page_size: int) -> None:
         self._reaches = reaches
         self._page_size = page_size
         self._roots: dict[str, Entry] = {}
@@ -121,9 +121,9 @@ class WindowTree:
             parent.children[key] = child
         return child
 
-    def put(self, entry: Entry, reach: int, pages: tuple[int, ...]) -> None:
+    def put(self, entry: Entry, reach: int, pages: tuple[int, ...], owner: Owner = NOBODY) -> None:
         """A new piece, with one user."""
-        piece = entry.pieces[reach] = Piece(entry, reach, pages, self.clock)
+        piece = entry.pieces[reach] = Piece(entry, reach, pages, self.clock, owner)
         piece.users = 1
 
     def hold(self, piece: Piece) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.cache import CacheContext, CacheSizes, EvictionPolicy, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
 from maxserve.plugins.cache.paged.cache import LONG_RUN, TOKEN, chosen_policy
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
+from maxserve.plugins.cache.paged.tree import Owner
 from maxserve.plugins.cache.paged.window_tree import Entry, Reach, WindowTree, reaches
 
 Tokens = NDArray[np.int64]
@@ -31,7 +32,7 @@ class Row:
     has `next_commit` tokens.
     """
 
-    salt: str
+    owner: Owner
     expected: int
     path: list[Entry]
     firsts: list[int]
@@ -52,7 +53,7 @@ class WindowedCache:
     hold it and cached otherwise. One thread.
     """
 
-    def __init__(self, context: CacheContext, policy: EvictionPolicy | None = None) -> None:
+    def __init__(self, context: CacheContext, policy: NodeOrder | None = None) -> None:
         self.page_size = context.page_size
         self.layers: Sequence[KVLayer] = allocate(context)
         self._width = context.page_size * TOKEN.itemsize  # a page's tokens in bytes
@@ -79,7 +80,7 @@ class WindowedCache:
         found = self._match(tokens, salt)
         count = len(found)
         firsts, tails = tree.firsts(count), [-1] * len(self.group_tables)
-        state = Row(salt, -(-len(tokens) // size), found, firsts, tails, count, (count + 1) * size)
+        state = Row(Owner(salt), -(-len(tokens) // size), found, firsts, tails, count, (count + 1) * size)
         for number, first in enumerate(firsts):
             for index in range(first, count):
                 piece = found[index].piece(number)
@@ -93,6 +94,14 @@ class WindowedCache:
         self._opened += 1
         self._set_tails(row, state)
         return count * size
+
+    def tag(self, row: int, user: str, pinned: bool) -> None:
+        """Says whose request the row is; what it found is pinned with what it will compute."""
+        state = self._state(row)
+        state.owner.user, state.owner.pinned = user, pinned
+        for number, first in enumerate(state.firsts if pinned else ()):
+            for entry in state.path[first:]:
+                entry.piece(number).pinned = True
 
     def reserve(self, row: int, length: int) -> bool:
         """Gives `row` pages for its first `length` tokens, evicting unused prefixes; False changes nothing."""
@@ -208,19 +217,20 @@ class WindowedCache:
         for index in range(start, full):
             entry = tree.child(node, raw[(index - start) * width : (index - start + 1) * width])
             for number in range(len(self._reaches)):
-                self._share_piece(row, entry, number, index)
+                self._share_piece(row, entry, number, index, state.owner)
             state.path.append(entry)
             node = entry
         tree.stand(node)
         tree.leave(before)
         state.node = node
 
-    def _share_piece(self, row: int, entry: Entry, number: int, index: int) -> None:
+    def _share_piece(self, row: int, entry: Entry, number: int, index: int, owner: Owner) -> None:
         own, piece = self._read(row, number, index), entry.pieces[number]
         if piece is None:
-            self._tree.put(entry, number, own)
+            self._tree.put(entry, number, own, owner)
         else:
             self._tree.hold(piece)
+            piece.pinned = piece.pinned or owner.pinned
             self._write(row, number, index, piece.pages)
             self._pool.give(list(own))
 

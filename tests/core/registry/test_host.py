@@ -77,6 +77,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "architecture",
         "engine",
         "cache_strategy",
+        "eviction_policy",
         "scheduler",
         "sampler",
         "attention_backend",

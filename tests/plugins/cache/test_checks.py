@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from maxserve.core.interfaces.cache import Cache, CacheContext, CacheStrategy
 from maxserve.plugins.cache.paged import PagedCache, WindowedCache
+from maxserve.plugins.cache.paged.tree import Owner
 from maxserve.testing.cache import CacheStrategyChecks
 
 Tokens = NDArray[np.int64]
@@ -113,7 +114,7 @@ class SharesCopiesAcrossSalts(Unchecked):
         if (host := self._host) is not None:
             match, write = host.match, host.write
             host.match = lambda tokens, salt: match(tokens, "")  # type: ignore[method-assign]
-            host.write = lambda tokens, salt, pages: write(tokens, "", pages)  # type: ignore[method-assign]
+            host.write = lambda tokens, owner, pages: write(tokens, Owner(), pages)  # type: ignore[method-assign]
 
 
 class ResetsTheDeviceOnly(Unchecked):

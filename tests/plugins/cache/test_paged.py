@@ -11,10 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces.cache import CacheContext, CacheStrategy, EvictionPolicy, Node
+from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheStrategy, Node, NodeOrder
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
-from maxserve.plugins.cache.policies import POLICIES, FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
+from maxserve.plugins.cache.policies import FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
 from maxserve.testing.cache import CacheStrategyChecks
 
@@ -38,7 +38,7 @@ class TestWindowedWithAnotherPolicy(CacheStrategyChecks):
 
 @pytest.fixture
 def make() -> Make:
-    def make(policy: EvictionPolicy | None = None, **changes: Any) -> PagedCache:
+    def make(policy: NodeOrder | None = None, **changes: Any) -> PagedCache:
         given: dict[str, Any] = {"layers": (), "pages": 16, "page_size": 4, "rows": 4, "max_length": 64}
         given |= {"dtype": torch.float32, "device": torch.device("cpu")} | changes
         return PagedCache(CacheContext(**given), policy)
@@ -141,16 +141,52 @@ def test_of_prefixes_in_turn_some_are_found_when_the_last_used_goes_first(make: 
     assert found["lru"] == 0 < found["mru"]
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_is_chosen_by_name(make: Make, name: str) -> None:
-    cache = make(sections={PagedSettings: PagedSettings(eviction=name)})
-    assert type(cache._tree._order._policy) is POLICIES[name]
+@pytest.mark.parametrize("policy", [FirstInFirstOut, LeastRecentlyUsed])
+def test_a_policy_is_chosen_by_name(make: Make, policy: type[NodeOrder]) -> None:
+    policies = {"fifo": FirstInFirstOut, "lru": LeastRecentlyUsed}
+    name = next(name for name, made in policies.items() if made is policy)
+    cache = make(sections={PagedSettings: PagedSettings(eviction=name)}, eviction_policies=policies)
+    assert type(cache._tree._order._policy) is policy
+
+
+def test_a_policy_that_nobody_declares_is_refused(make: Make) -> None:
+    with pytest.raises(SettingsError, match=r"--paged\.eviction lrv: no eviction policy is called so; there are: lru"):
+        make(sections={PagedSettings: PagedSettings(eviction="lrv")})
+
+
+class Seen:
+    """Notes what policies are told of each page."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, tuple[str, str, bool]] = {}
+
+    def key(self, node: Node) -> tuple[float, ...]:
+        self.nodes[node.tokens] = (node.salt, node.user, node.pinned)
+        return (float(node.pinned), node.last_used)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_policies_see_salt_user_and_pin_mark_of_a_page(make: Make, windowed: bool) -> None:
+    seen = Seen()
+    context: dict[str, Any] = {"layers": (), "pages": 16, "page_size": 4, "rows": 4, "max_length": 64}
+    context |= {"dtype": torch.float32, "device": torch.device("cpu")}
+    groups = (CacheGroup(layers=()),) if windowed else ()
+    cache = paged_cache(CacheContext(**context, groups=groups), seen)
+    for user, pinned, length in (("ann", False, 4), ("bob", True, 8), ("cem", False, 12)):
+        cache.open(0, prompt(0, length + 1), "salt")
+        cache.tag(0, user, pinned)  # type: ignore[attr-defined]
+        assert cache.reserve(0, length)
+        cache.commit(0, prompt(0, length))
+        cache.close(0)
+        cache.check()
+    cache.reset()
+    assert seen.nodes == {4: ("salt", "ann", True), 8: ("salt", "bob", True), 12: ("salt", "cem", False)}
 
 
 def test_an_unknown_policy_is_refused_with_those_there_are(max_cli: Callable[..., Any]) -> None:
     ran = max_cli("serve", "--paged.eviction", "lruu")
     assert ran.status == 2
-    assert "--paged (plugin 'builtin.cache'): eviction: no eviction policy is called 'lruu' (did you mean" in ran.err
+    assert "no eviction policy is called 'lruu' (did you mean" in ran.err
     assert "there are: fifo, lfu, lru, mru" in ran.err
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from maxserve.core.interfaces.cache import EvictionPolicy, Node
+from maxserve.core.interfaces.cache import Node, NodeOrder
 from maxserve.plugins.cache.paged.tree import Entry, EvictionOrder, PrefixTree
 from maxserve.plugins.cache.policies import LeastFrequentlyUsed, LeastRecentlyUsed
 
@@ -25,7 +25,7 @@ POLICIES = [LeastRecentlyUsed, LeastFrequentlyUsed, Drifting]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_entry_comes_out_once(policy: type[EvictionPolicy]) -> None:
+def test_every_entry_comes_out_once(policy: type[NodeOrder]) -> None:
     rng, order = random.Random(1), EvictionOrder(policy())
     entries = [Entry(page, 4, 0, None, b"") for page in range(40)]
     inside: set[int] = set()
@@ -64,7 +64,7 @@ def test_the_smallest_key_as_it_is_now_goes_first() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_random_trees(policy: type[EvictionPolicy]) -> None:
+def test_random_trees(policy: type[NodeOrder]) -> None:
     rng, tree, free = random.Random(2), PrefixTree(policy()), list(range(60))
     held: list[Entry] = []
     for _ in range(3000):
