@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maxserve.architectures.layers.attention import Attention, WholeNormAttention
     from maxserve.architectures.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
-    from maxserve.architectures.layers.config import from_transformers
+    from maxserve.architectures.layers.config import ModelConfig, from_transformers
     from maxserve.architectures.layers.decoder import DecoderModel
     from maxserve.architectures.layers.encoder import EncoderModel
     from maxserve.architectures.layers.mla import LatentAttention
@@ -31,6 +31,7 @@ __all__ = [
     "LayerRotary",
     "Linear",
     "Mixture",
+    "ModelConfig",
     "OffsetRMSNorm",
     "PostNormBlock",
     "PreNormBlock",
@@ -54,6 +55,7 @@ LAZY = {
     "LayerRotary": "maxserve.architectures.layers.rotary",
     "Linear": "maxserve.core.loading.linear",
     "Mixture": "maxserve.architectures.layers.moe",
+    "ModelConfig": "maxserve.architectures.layers.config",
     "OffsetRMSNorm": "maxserve.architectures.layers.norm",
     "PostNormBlock": "maxserve.architectures.layers.block",
     "PreNormBlock": "maxserve.architectures.layers.block",

@@ -1,4 +1,4 @@
-"""`max plugins new`: a folder to begin a plugin with. It can be installed, and its tests pass as they come."""
+"""`max plugins new`: a folder to begin a plugin with, which can be installed, and whose tests pass as they come."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,30 @@ from maxserve.core.interfaces.errors import UsageError
 
 TEMPLATES = Path(__file__).parent / "new"  # one folder per kind; files end in .txt, {{words}} are filled in
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
-KINDS = ("architecture", "sampler", "scheduler")
+COMMON = "any"  # the folder of what every kind has, where its own does not say otherwise
+KINDS = {  # what it is, and how it is used
+    "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
+    "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
+    "command": ("A command", "`max {{distribution}}` runs it."),
+    "grammar-backend": ("A grammar back end", "`max serve --structured-output-backend {{distribution}}` runs it."),
+    "layer-compiler": ("A layer compiler", "`max serve --layer-compiler {{distribution}}` runs it."),
+    "linear-method": ("A linear method", "`max serve --linear-method {{distribution}}` runs it."),
+    "model-source": ("A model source", "`max serve --model {{distribution}}:NAME` asks it."),
+    "observer": ("An observer", "Every server tells it what happens."),
+    "reasoning-parser": ("A reasoning parser", "`max serve --reasoning-parser {{package}}` runs it."),
+    "routes": ("HTTP routes", "`max serve --enable-routes {{package}}` mounts them at /plugins/{{package}}."),
+    "sampler": ("A sampler", 'Requests may carry `"{{package}}": 0.5`.'),
+    "scheduler": ("A scheduler", "`max serve --scheduler {{distribution}}` runs it."),
+    "tool-parser": ("A tool parser", "`max serve --tool-parser {{package}}` runs it."),
+}
+NO_COMPONENTS = ("command", "model-source")  # which `max list` does not show
+
+
+class Kinds(click.Choice[str]):
+    """A kind of plugin, by its name with - or _ in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(str(value).replace("_", "-"), param, ctx)
 
 
 def new_command() -> click.Command:
@@ -28,7 +52,7 @@ def new_command() -> click.Command:
         "new",
         callback=new,
         params=[
-            click.Argument(["kind"], type=click.Choice(KINDS, case_sensitive=False)),
+            click.Argument(["kind"], type=Kinds(list(KINDS), case_sensitive=False)),
             click.Argument(["name"]),
             click.Option(
                 ["--into"], type=click.Path(file_okay=False), default=".", help="Folder to write it into.  [default: .]"
@@ -47,11 +71,11 @@ def write(kind: str, name: str, into: Path) -> Path:
         raise UsageError(
             f"{folder} exists already and is left alone; choose another name, or another folder with --into"
         )
-    template = TEMPLATES / kind
-    for source in sorted(path for path in template.rglob("*.txt") if path.is_file()):
-        target = folder / fill(str(source.relative_to(template)).removesuffix(".txt"), words)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(fill(source.read_text(encoding="utf-8"), words), encoding="utf-8")
+    for template in (TEMPLATES / COMMON, TEMPLATES / kind.replace("-", "_")):
+        for source in sorted(path for path in template.rglob("*.txt") if path.is_file()):
+            target = folder / fill(str(source.relative_to(template)).removesuffix(".txt"), words)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(fill(source.read_text(encoding="utf-8"), words), encoding="utf-8")
     return folder
 
 
@@ -69,12 +93,24 @@ def filling(kind: str, name: str) -> dict[str, str]:
             f"a plugin cannot be called {name!r}: its package would be {package}, and Python has a module of that name"
         )
     camel = "".join(part[:1].upper() + part[1:] for part in re.split("[_-]", stem or name))
-    return {
+    words = {
         "package": package,
         "distribution": package.replace("_", "-"),
         "class": camel,
         "architecture": f"{camel}ForCausalLM",
+        "variable": package.upper(),
+        "what": KINDS[kind][0],
+        "shown": shown(kind),
     }
+    return words | {"use": fill(KINDS[kind][1], words)}
+
+
+def shown(kind: str) -> str:
+    """The command that shows a plugin of the kind."""
+    if kind in NO_COMPONENTS:
+        return "max plugins"
+    plural = kind if kind.endswith("s") else f"{kind.removesuffix('y')}ies" if kind.endswith("y") else f"{kind}s"
+    return f"max list {plural}"
 
 
 def fill(text: str, words: dict[str, str]) -> str:
@@ -92,7 +128,7 @@ def _next_steps(kind: str, folder: Path) -> str:
     steps = (
         (f"pip install --no-build-isolation -e {folder}", "as a plugin, for every start of max"),
         (f"pytest {folder}", "the checks of maxserve, which pass before the first change"),
-        (f"max list {kind}s", "shows it, and where it is"),
+        (shown(kind), "shows it, and where it is"),
     )
     width = max(len(command) for command, _ in steps)
     lines = [f"  {command:<{width}}  # {why}" for command, why in steps]

@@ -105,7 +105,7 @@ def _support(architecture: Architecture) -> str:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, WeightMap):
         return dataclasses.asdict(value)
-    return where(value) if name in REFS and value is not None else value
+    return where(value) if callable(value) or (name in REFS and value is not None) else value
 
 
 def _options(component: Any) -> Iterator[tuple[str, Any]]:

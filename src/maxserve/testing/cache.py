@@ -23,6 +23,7 @@ class CacheStrategyChecks:
 
     strategy: ClassVar[str] = ""
     component: ClassVar[CacheStrategy | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     seeds: ClassVar[range] = range(8)
     operations: ClassVar[int] = 400
 
@@ -34,7 +35,14 @@ class CacheStrategyChecks:
         """A small cache without storage: four rows, 24 pages of 4 tokens."""
         import torch
 
-        given: dict[str, Any] = {"layers": (), "pages": 24, "page_size": 4, "rows": 4, "max_length": 64}
+        given: dict[str, Any] = {
+            "sections": self.sections,
+            "layers": (),
+            "pages": 24,
+            "page_size": 4,
+            "rows": 4,
+            "max_length": 64,
+        }
         return CacheContext(**(given | {"dtype": torch.float32, "device": torch.device("cpu")} | changes))
 
     def model(self, **changes: Any) -> Model:

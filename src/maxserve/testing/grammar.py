@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -41,6 +41,7 @@ class GrammarBackendChecks:
 
     backend: ClassVar[str] = ""
     component: ClassVar[GrammarBackend | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     cases: ClassVar[Sequence[Case]] = ()
     refused: ClassVar[Sequence[tuple[str, str]]] = ()
 
@@ -52,7 +53,11 @@ class GrammarBackendChecks:
         """A compiler for all bytes, a few longer tokens, two eos ids, and ids that are no text."""
         build: Callable[[GrammarContext], GrammarCompiler] = load(self.declared().build)
         context = GrammarContext(
-            sections={}, vocabulary=VOCABULARY, eos_token_ids=EOS, vocab_size=len(VOCABULARY), tokenizer_path=""
+            sections=self.sections,
+            vocabulary=VOCABULARY,
+            eos_token_ids=EOS,
+            vocab_size=len(VOCABULARY),
+            tokenizer_path="",
         )
         return build(context)
 

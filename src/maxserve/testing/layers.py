@@ -68,6 +68,7 @@ class LayerCompilerChecks:
     """
 
     compiler: ClassVar[str]
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     attention: ClassVar[str] = "torch"
     method: ClassVar[str | None] = None
     must_compile: ClassVar[frozenset[str]] = frozenset()
@@ -136,7 +137,7 @@ class LayerCompilerChecks:
         return host.build(host.attention_backends.get(self.attention), context)
 
     def _call(self, host: Host) -> Callable[..., Any]:
-        context = LayerContext(compute=torch.float32, device=torch.device("cpu"))
+        context = LayerContext(compute=torch.float32, device=torch.device("cpu"), sections=self.sections)
         compile: Callable[..., Any] = host.build(host.layer_compilers.get(self.compiler), context).compile
         return compile
 

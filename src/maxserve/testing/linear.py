@@ -6,7 +6,7 @@ class TestAcme(LinearMethodChecks):
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -37,6 +37,7 @@ class LinearMethodChecks:
     """
 
     method: ClassVar[str]
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 2e-5
     rows_tolerance: ClassVar[float] = 0.0
@@ -45,7 +46,7 @@ class LinearMethodChecks:
     @pytest.fixture
     def built(self) -> BuiltLinearMethod:
         host = PluginHost.discover(self.plugins, strict=True)
-        context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+        context = LinearContext(compute=torch.float32, device=torch.device("cpu"), sections=self.sections)
         built: BuiltLinearMethod = host.build(host.linear_methods.get(self.method), context)
         return built
 

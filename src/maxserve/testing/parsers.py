@@ -69,13 +69,14 @@ class ToolParserChecks(_ReaderChecks):
 
     parser: ClassVar[str] = ""
     component: ClassVar[ToolParser | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     tools: ClassVar[Sequence[Tool]] = ()
     answers: ClassVar[Mapping[str, tuple[str, Calls]]] = {}
     plain: ClassVar[Sequence[str]] = ("Hello, you.", "", " \n ", '{"a": 1} [1, 2] <b> {{', "ünï 日本 🚀\n\n")
 
     def reader(self) -> ReadsAnswer:
         build = _build(ToolParser, self.parser, self.component)
-        reader: ReadsAnswer = build(ToolContext(tools=tuple(self.tools)))
+        reader: ReadsAnswer = build(ToolContext(tools=tuple(self.tools), sections=self.sections))
         return reader
 
     def texts(self) -> list[str]:
@@ -98,11 +99,12 @@ class ReasoningParserChecks(_ReaderChecks):
 
     parser: ClassVar[str] = ""
     component: ClassVar[ReasoningParser | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     answers: ClassVar[Mapping[tuple[str, str], tuple[str, str]]] = {}
 
     def reader(self, prompt: str = "") -> ReadsAnswer:
         build = _build(ReasoningParser, self.parser, self.component)
-        reader: ReadsAnswer = build(ReasoningContext(prompt=prompt))
+        reader: ReadsAnswer = build(ReasoningContext(prompt=prompt, sections=self.sections))
         return reader
 
     def texts(self) -> list[str]:

@@ -35,6 +35,7 @@ class SamplerChecks:
 
     sampler: ClassVar[str] = ""
     component: ClassVar[Sampler | None] = None
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     cases: ClassVar[Sequence[Any]] = ()
     bad: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
@@ -47,7 +48,7 @@ class SamplerChecks:
         import torch
 
         build: Callable[[SamplerContext], LogitTransform[Any]] = load(self.declared().build)
-        return build(SamplerContext(vocab_size=VOCAB, device=torch.device("cpu")))
+        return build(SamplerContext(vocab_size=VOCAB, device=torch.device("cpu"), sections=self.sections))
 
     def params(self) -> type[Any] | None:
         """The params class, None for a sampler that takes no request fields."""
