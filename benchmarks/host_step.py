@@ -24,12 +24,12 @@ from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
-from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.inputs import StepContext, StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.runner import Runner, RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -98,11 +98,17 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             policy=host.build(host.schedulers.get(scheduler), SchedulerContext(limits=limits)),
             policy_name=scheduler,
             builder=InputsBuilder(cache, PAGE, CPU),
-            runner=Runner(NoModel(), NoAttention(), VOCAB),
+            runner=_runner(host),
             pipeline=Pipeline(stages, CPU),
             read_params=SamplerFields(host).read,
         )
     )
+
+
+def _runner(host: Host) -> Runner:
+    context = RunnerContext(model=NoModel(), attention=NoAttention(), vocab_size=VOCAB, device=CPU)
+    runner: Runner = host.build(host.model_runners.get("eager"), context)
+    return runner
 
 
 def _info(limits: Limits) -> ModelInfo:

@@ -24,6 +24,7 @@ from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 
@@ -146,6 +147,15 @@ def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
     """Ways to make one call of a whole layer.
 
     Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_model_runners() -> Iterable[ModelRunner]:
+    """Ways to run a model on the inputs of a step.
+
+    Example: ``yield ModelRunner(name="acme", build="acme.runner:Runner", devices=("cuda",))``
     """
     return ()
 

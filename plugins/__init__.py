@@ -10,6 +10,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.cache", "maxserve.plugins.cache"),
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
+    ("builtin.runners", "maxserve.plugins.runners"),
     ("builtin.native", "maxserve.plugins.cpu"),
     ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.parsers", "maxserve.plugins.parsers"),

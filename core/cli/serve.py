@@ -95,6 +95,8 @@ def _look_up(settings: Settings, host: Host, sections: Sequence[PluginSection]) 
         host.linear_methods.get(settings.model.linear_method)
     if settings.model.layer_compiler not in ("auto", "none"):
         host.layer_compilers.get(settings.model.layer_compiler)
+    if settings.model.model_runner != "auto":
+        host.model_runners.get(settings.model.model_runner)
     for option in catalog(sections):
         if option.registry:
             getattr(host, option.registry).get(option.value(settings))

@@ -167,6 +167,15 @@ class ModelSettings(CheckpointSettings):
             min_length=1,
         ),
     ] = "auto"
+    model_runner: Annotated[
+        str,
+        Option(metavar="NAME"),
+        Field(
+            description="What runs the model, a step at a time: the name of a runner (`max list model-runners`); auto "
+            "takes the best that works here.",
+            min_length=1,
+        ),
+    ] = "auto"
     use_experimental_kernels: Annotated[
         Switch, Option(env=("USE_EXPERIMENTAL_KERNELS",)), Field(description="Use kernels that are still being tried.")
     ] = False

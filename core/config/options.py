@@ -25,6 +25,7 @@ REGISTRIES = {
     "model.attention_backend": "attention_backends",
     "model.linear_method": "linear_methods",
     "model.layer_compiler": "layer_compilers",
+    "model.model_runner": "model_runners",
     "sampling.structured_output_backend": "grammar_backends",
     "server.tool_parser": "tool_parsers",
     "server.reasoning_parser": "reasoning_parsers",

@@ -18,6 +18,7 @@ _OF_TEXT = frozenset(
         "model.chat_template",
         "model.special_tokens_in_content",
         "model.attention_backend",
+        "model.model_runner",
         "kv_cache.cache_strategy",
         "kv_cache.kv_cache_page_size",
         "kv_cache.enable_prefix_caching",

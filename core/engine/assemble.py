@@ -20,7 +20,6 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import lane_for
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
-from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.interfaces.architecture import Model, ModelSpec
 from maxserve.core.interfaces.component import Context
@@ -28,6 +27,7 @@ from maxserve.core.interfaces.engine import EngineContext, ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.build import build_module, fill, prepare
@@ -46,10 +46,12 @@ from maxserve.core.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.engine.overlap import Lane
+    from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
+    from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
     from maxserve.core.registry.entries import Entry
 
@@ -220,7 +222,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             cache, plan.page_size, target.device, images=sees, block_tables=group_tables(loaded, cache)
         ),
         sees=sees,
-        runner=Runner(loaded.model, attention, spec.vocab_size),
+        runner=_runner(target, loaded, attention),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),
@@ -233,6 +235,20 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
+
+
+def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:
+    context = RunnerContext(
+        sections=target.sections,
+        model=loaded.model,
+        attention=attention,
+        vocab_size=loaded.spec.vocab_size,
+        device=target.device,
+    )
+    runner: Runner | None = target.chooser.best(target.host.model_runners, context)
+    if runner is None:
+        raise PluginError(f"no model runner works on the device {target.device.type!r}; see `max list`")
+    return runner
 
 
 def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -> StepPolicy:

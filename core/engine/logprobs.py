@@ -90,6 +90,7 @@ class PromptScores:
         made = cls(step, [(i, s) for i, s in enumerate(step.sequences) if s.wants_scores])
         return made if made._counts else None
 
+    @torch.inference_mode()
     def look(self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Reads the step's hidden states [T, dim] by the model's `logits`, block by block."""
         device, start, size, most = hidden.device, 0, 1, max(self._counts)

@@ -185,9 +185,11 @@ class Engine:
             self._maybe_fail()
             inputs = self._parts.builder.build(flight.step)
             self._take_off(flight)
-            logits = self._parts.runner.run(inputs, flight.prompts)
-            if logits is not None:
-                flight.tokens, flight.logprobs, faults = self._parts.pipeline.draw(logits, flight.drawing)
+            output = self._parts.runner.run(inputs)
+            if flight.prompts is not None:
+                flight.prompts.look(output.hidden, self._parts.runner.logits)
+            if output.logits is not None:
+                flight.tokens, flight.logprobs, faults = self._parts.pipeline.draw(output.logits, flight.drawing)
                 flight.fail(faults)
         except Exception as error:
             flight.error = error

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from maxserve.core.engine.flight import Flight
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.logprobs import PromptScores, Scores
-    from maxserve.core.engine.runner import Runner
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces.inputs import StepInputs
+    from maxserve.core.interfaces.runner import Runner
 
 T = TypeVar("T")
 
@@ -149,7 +149,10 @@ class Overlap:
     ) -> torch.Tensor | None:
         if before is not None and before.drawn is not None and before.drawn.exception() is None:
             unknown.put(before.drawn.result(), inputs.input_ids)
-        return self._runner.run(inputs, prompts)
+        output = self._runner.run(inputs)
+        if prompts is not None:
+            prompts.look(output.hidden, self._runner.logits)
+        return output.logits
 
 
 def _choose(draw: Draw, aloft: Aloft) -> torch.Tensor:

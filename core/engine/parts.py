@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.overlap import Lane
-    from maxserve.core.engine.runner import Runner
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Limits, StepPolicy
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
     from maxserve.core.interfaces.process import ProcessInfo
     from maxserve.core.interfaces.quantization import QuantizationFormat
+    from maxserve.core.interfaces.runner import ModelRunner
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.registry.entries import Entry, Registry
@@ -46,6 +47,7 @@ class Host(Protocol):
     linear_methods: Registry[LinearMethod]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
+    model_runners: Registry[ModelRunner]
     grammar_backends: Registry[GrammarBackend]
     tool_parsers: Registry[ToolParser]
     reasoning_parsers: Registry[ReasoningParser]

@@ -76,6 +76,7 @@ def chosen_names(settings: Settings) -> dict[str, str]:
         "attention_backend": model.attention_backend,
         "linear_method": model.linear_method,
         "layer_compiler": model.layer_compiler,
+        "model_runner": model.model_runner,
     }
 
 

@@ -29,6 +29,7 @@ from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.complaints import Complaints
@@ -80,6 +81,7 @@ class PluginHost:
     linear_methods: Registry[LinearMethod]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
+    model_runners: Registry[ModelRunner]
     grammar_backends: Registry[GrammarBackend]
     routes: Registry[Routes]
     tool_parsers: Registry[ToolParser]

@@ -17,6 +17,7 @@ from maxserve.core.interfaces.observer import Observer, StatsObserver
 from maxserve.core.interfaces.parsers import ReadsAnswer, ReasoningParser, ToolParser
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationFormat
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.runner import ModelRunner, Runner
 from maxserve.core.interfaces.sampler import LogitTransform, Sampler
 from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
 
@@ -55,6 +56,7 @@ KINDS = (
     Kind(LinearMethod, "maxserve_linear_methods", BuiltLinearMethod),
     Kind(QuantizationFormat, "maxserve_quantization_formats", BuiltQuantizationFormat),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
+    Kind(ModelRunner, "maxserve_model_runners", Runner),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Routes, "maxserve_routes", in_workers=False),
     Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),

@@ -19,6 +19,7 @@ from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.core.interfaces.quantization import QuantizationFormat
 from maxserve.core.interfaces.request import SamplingParams
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 
@@ -38,6 +39,7 @@ __all__ = [
     "LinearMethod",
     "ModelLocation",
     "ModelQuery",
+    "ModelRunner",
     "ModelSource",
     "Observer",
     "QuantizationFormat",

@@ -15,13 +15,14 @@ from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.plan import StepPlan
-from maxserve.core.engine.runner import Runner
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.runner import ModelOutput
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.testing.architecture import randomised
 
 ORIGINAL, LENGTH, VOCAB, PAGE = 48, 128, 101, 16
@@ -59,15 +60,15 @@ class Served:
         self.reference.save_pretrained(folder)  # type: ignore[operator]
         self.folder = folder
         self.logits: list[torch.Tensor] = []
-        run = Runner.run
+        run = EagerRunner.run
 
-        def recording(runner: Runner, inputs: StepInputs, prompts: Any = None) -> torch.Tensor | None:
-            logits = run(runner, inputs, prompts)
-            if logits is not None:
-                self.logits.append(logits.clone())
-            return logits
+        def recording(runner: EagerRunner, inputs: StepInputs) -> ModelOutput:
+            output = run(runner, inputs)
+            if output.logits is not None:
+                self.logits.append(output.logits.clone())
+            return output
 
-        monkeypatch.setattr(Runner, "run", recording)
+        monkeypatch.setattr(EagerRunner, "run", recording)
 
     def engine(self, **options: Any) -> Engine:
         host = PluginHost.discover(PluginOptions(), strict=True)

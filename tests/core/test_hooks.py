@@ -180,6 +180,17 @@ def maxserve_layer_compilers():
     assert host.build(entry, "context").given == "context"
 
 
+def test_maxserve_model_runners(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_model_runners():
+    yield maxserve.ModelRunner(name="acme", build=built("model_runner"), devices=("cuda",), priority=10)
+""")
+    entry = host.model_runners.get("acme")
+    assert (entry.component.devices, entry.component.priority) == (("cuda",), 10)
+    assert host.build(entry, "context").given == "context"
+
+
 def test_maxserve_grammar_backends(load: Load) -> None:
     host = load("""
 @hookimpl

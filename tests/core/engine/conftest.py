@@ -20,14 +20,15 @@ from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadLane
 from maxserve.core.engine.parts import Parts
-from maxserve.core.engine.runner import Runner
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output
+from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.plugins.cache import maxserve_cache_strategies
+from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.plugins.schedulers.tts import Config
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
@@ -167,7 +168,14 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 builder=InputsBuilder(
                     cache, page_size, device, block_tables=cache.group_tables if len(groups) > 1 else None
                 ),
-                runner=Runner(model, GroupedAttention(parts, groups) if len(groups) > 1 else parts[0], VOCAB),
+                runner=EagerRunner(
+                    RunnerContext(
+                        model=model,
+                        attention=GroupedAttention(parts, groups) if len(groups) > 1 else parts[0],
+                        vocab_size=VOCAB,
+                        device=device,
+                    )
+                ),
                 pipeline=Pipeline(
                     [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
                 ),

@@ -70,6 +70,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
     assert "native" in host.linear_methods
     assert {"fp8", "mxfp4"} == set(host.quantization_formats.names())
     assert "native" in host.layer_compilers
+    assert "eager" in host.model_runners
     assert "openai" in host.routes
     assert {"hermes", "json", "llama3_json", "mistral", "pythonic"} <= set(host.tool_parsers.names())
     assert "think" in host.reasoning_parsers
@@ -84,6 +85,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "linear_method",
         "quantization_format",
         "layer_compiler",
+        "model_runner",
         "grammar_backend",
         "routes",
         "tool_parser",
