@@ -8,7 +8,7 @@ from functools import wraps
 from types import BuiltinMethodType
 from typing import Any
 
-from maxserve.core.text.template_budget import check_length, check_width
+from maxserve.core.text.template_budget import check_growth, check_length, check_width
 
 # Filters whose numbers are widths, counts or digits, and may not be absurd.
 _NUMBERED = ("batch", "center", "indent", "round", "slice", "tojson", "truncate", "wordwrap")
@@ -28,11 +28,15 @@ def bounded_filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Call
 
 
 def check_call(called: Any, args: tuple[Any, ...]) -> None:
-    """TemplateOverrun for a method of a text that would make an absurdly long one."""
+    """TemplateOverrun for a method of a text or list that would make an absurdly long one."""
     method = getattr(called, "__wrapped__", called)  # the sandbox wraps `format`
-    if not isinstance(method, BuiltinMethodType) or not isinstance(text := method.__self__, str):
+    if not isinstance(method, BuiltinMethodType):
         return
-    name = method.__name__
+    text, name = method.__self__, method.__name__
+    if isinstance(text, list) and name == "append":
+        check_growth(len(text))
+    if not isinstance(text, str):
+        return
     if name in _METHODS:
         _check_numbers(*args)
     elif name in ("format", "format_map"):

@@ -18,6 +18,7 @@ MOST_STEPS = 20_000_000
 MOST_SECONDS = 60.0
 LONGEST_TEXT = 1 << 27  # characters
 LONGEST_LIST = 1 << 22
+LONGEST_GROWN = 1 << 18  # items of a list that grows by one at a time, as one does that is looped over meanwhile
 WIDEST = 1 << 20  # to which a text may be filled up
 _CHECK_EVERY = 1 << 14
 
@@ -84,6 +85,12 @@ def check_length(length: int, kind: Any = "") -> None:
     """TemplateOverrun for a text, or a list where `kind` is one, that is longer than any prompt needs."""
     if length > (LONGEST_TEXT if isinstance(kind, str) else LONGEST_LIST):
         raise TemplateOverrun(f"it makes a text or list of length {length}")
+
+
+def check_growth(length: int) -> None:
+    """TemplateOverrun for a list that has grown by so many items, one at a time."""
+    if length > LONGEST_GROWN:
+        raise TemplateOverrun(f"it makes a list of more than {LONGEST_GROWN} items, one by one")
 
 
 def check_width(width: Any) -> None:
