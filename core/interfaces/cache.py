@@ -117,6 +117,13 @@ class Cache(Protocol):
         """Says that keys and values of `tokens`, all from the start, are written: full pages may be shared."""
         ...
 
+    def truncate(self, row: int, length: int) -> None:
+        """Takes back what was reserved behind the row's first `length` tokens, such as drafts that were rejected.
+
+        Nothing that was committed is among it. Pages wholly behind them are given back; the row may grow again.
+        """
+        ...
+
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
         ...

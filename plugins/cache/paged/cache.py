@@ -133,6 +133,17 @@ class PagedCache:
                 held = self.tables[row, : state.committed].tolist()
                 self._host.write(self._bytes(tokens, 0, state.committed), state.owner, held)
 
+    def truncate(self, row: int, length: int) -> None:
+        """Takes back what was reserved behind the row's first `length` tokens, none of which is committed."""
+        state, pages = self._state(row), -(-length // self.page_size)
+        assert pages >= state.committed, f"row {row}: {state.committed} pages are committed, {length} tokens shall stay"
+        if pages >= state.pages:
+            return
+        rejected = self.tables[row, pages : state.pages].tolist()
+        state.pages, state.capacity = pages, pages * self.page_size
+        self._set_tail(row, state)
+        self._pool.give(rejected)
+
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
         state = self._state(row)

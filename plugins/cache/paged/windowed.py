@@ -137,6 +137,18 @@ class WindowedCache:
         state.next_commit = (full + 1) * self.page_size
         self._set_tails(row, state)
 
+    def truncate(self, row: int, length: int) -> None:
+        """Takes back what was reserved behind the row's first `length` tokens, none of which is committed."""
+        state, pages = self._state(row), -(-length // self.page_size)
+        least = max(state.committed, *state.firsts)
+        assert pages >= least, f"row {row}: {least} pages are committed, {length} tokens shall stay"
+        if pages >= state.pages:
+            return
+        rejected = self.group_tables[:, row, pages : state.pages].ravel().tolist()
+        state.pages = pages
+        self._set_tails(row, state)
+        self._pool.give(rejected)
+
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
         state = self._state(row)

@@ -134,6 +134,20 @@ class CacheStrategyChecks:
         model.verify()
         assert model.cache.sizes().free == 24
 
+    def test_rejected_drafts_give_their_pages_back(self) -> None:
+        for accepted in range(10):
+            for commits_first in (False, True):
+                model = self.model()
+                model.open(0, np.arange(6), "")
+                assert model.grow(0, 6)
+                assert model.draft(0, range(6, 15), accepted, commits_first=commits_first)
+                model.verify()
+                model.extend(0, 99)
+                assert model.grow(0, 7 + accepted)
+                model.verify()
+                model.close(0)
+                model.verify()
+
     def test_random_use_without_eviction(self) -> None:
         for seed in self.seeds:
             self._random_use(random.Random(seed), self.model(pages=1024), operations=self.operations // 2)
@@ -267,8 +281,10 @@ def _acts(rng: random.Random, model: Model, count: int) -> Iterator[Callable[[],
         chance = rng.random()
         if free and (not model.rows or chance < 0.25):
             yield _opening(rng, model, free[0])
-        elif chance < 0.85:
+        elif chance < 0.75:
             yield _growing(rng, model, rng.choice(list(model.rows)))
+        elif chance < 0.85:
+            yield _drafting(rng, model, rng.choice(list(model.rows)))
         elif chance < 0.99:
             yield partial(model.close, rng.choice(list(model.rows)))
         else:
@@ -298,3 +314,13 @@ def _growing(rng: random.Random, model: Model, row: int) -> Callable[[], Any]:
             model.close(row)
 
     return act
+
+
+def _drafting(rng: random.Random, model: Model, row: int) -> Callable[[], Any]:
+    """Some drafts behind all the row's tokens; where they cannot be, the row grows."""
+    state, count = model.rows[row], rng.randint(1, 9)
+    length = state.written + count
+    if state.written < len(state.tokens) or length > model.context.max_length:
+        return _growing(rng, model, row)
+    drafts, accepted = [int(rng.random() < 0.1) for _ in range(count)], rng.randint(0, count)
+    return partial(model.draft, row, drafts, accepted, commits_first=rng.random() < 0.5)

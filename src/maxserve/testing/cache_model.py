@@ -103,6 +103,35 @@ class Model:
 
     def grow(self, row: int, length: int) -> bool:
         """Reserves, writes and commits up to `length` tokens; a refusal must be justified and change nothing."""
+        if not self._reserve(row, length):
+            return False
+        self._write(row, length)
+        self._commit(row, length)
+        return True
+
+    def draft(self, row: int, drafts: Sequence[int], accepted: int, *, commits_first: bool) -> bool:
+        """Reserves and writes so many drafts, of which the first `accepted` are right; the others are taken back."""
+        state, size = self.rows[row], self.context.page_size
+        length, kept = state.written + len(drafts), state.written + accepted
+        if not self._reserve(row, length):
+            return False
+        for token in drafts[:accepted]:
+            self.extend(row, token)
+        self._write(row, kept)
+        for group, array in self._storage:
+            array[self._slots(row, group, kept, length)] = -1
+        if commits_first:
+            self._commit(row, kept)
+        before, fewer = self.cache.sizes(), state.pages - -(-kept // size)
+        self.cache.truncate(row, kept)
+        freed = self.cache.sizes().free - before.free
+        assert freed == fewer * len(self._groups), f"truncate freed {freed} pages of {fewer} in each group"
+        state.pages -= fewer
+        if not commits_first:
+            self._commit(row, kept)
+        return True
+
+    def _reserve(self, row: int, length: int) -> bool:
         state, size = self.rows[row], self.context.page_size
         before, pages = self.cache.sizes(), self._pages()
         more = max(0, -(-length // size) - state.pages)
@@ -121,11 +150,13 @@ class Model:
             self._complete = False
         state.pages += more
         self._count_touched(row)
-        self._write(row, length)
-        self.cache.commit(row, state.tokens[:length])
-        if length // size > state.full:
-            self._filled(state, length)
         return True
+
+    def _commit(self, row: int, length: int) -> None:
+        state = self.rows[row]
+        self.cache.commit(row, state.tokens[:length])
+        if length // self.context.page_size > state.full:
+            self._filled(state, length)
 
     def _filled(self, state: Open, length: int) -> None:
         """What is known once a page more is full."""

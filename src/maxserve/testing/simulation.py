@@ -98,6 +98,11 @@ class CountedCache:
 
     def commit(self, row: int, tokens: NDArray[np.int64]) -> None: ...
 
+    def truncate(self, row: int, length: int) -> None:
+        fewer = max(0, self._pages[row] - -(-length // self._page_size))
+        self._pages[row] -= fewer
+        self.owned -= fewer
+
     def close(self, row: int) -> None:
         self.owned -= self._pages.pop(row)
 

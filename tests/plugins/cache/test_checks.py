@@ -141,6 +141,16 @@ class KeepsRowsSmall(Unchecked):
         self._pool.total = self._pool.opened
 
 
+class KeepsRejectedPages(Unchecked):
+    def truncate(self, row: int, length: int) -> None:
+        pass
+
+
+class GivesBackTheLastPageKept(Unchecked):
+    def truncate(self, row: int, length: int) -> None:
+        super().truncate(row, max(length - self.page_size, self._state(row).committed * self.page_size))
+
+
 class UncheckedWindows(WindowedCache):
     def check(self) -> None:
         pass
@@ -176,7 +186,16 @@ class GivesGroupsOneTable(UncheckedWindows):
         return granted
 
 
+class TruncatesOneGroup(UncheckedWindows):
+    def truncate(self, row: int, length: int) -> None:
+        state, pages = self._state(row), -(-length // self.page_size)
+        self._pool.give(self.group_tables[0, row, pages : state.pages].tolist())
+        state.pages = min(pages, state.pages)
+        self._set_tails(row, state)
+
+
 BROKEN_WINDOWS = [
+    TruncatesOneGroup,
     OverlooksGaps,
     GivesNothingBack,
     GivesBackTooMuch,
@@ -201,6 +220,8 @@ BROKEN = [
     PeekClaims,
     ForgetsPrefixes,
     SharesAlthoughSwitchedOff,
+    KeepsRejectedPages,
+    GivesBackTheLastPageKept,
 ]
 
 
