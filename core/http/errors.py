@@ -84,8 +84,8 @@ def validation_failure(errors: Sequence[Any]) -> Failure:
     if not errors:
         return Failure(status=400, message="the request is not valid")
     param = _param(errors[0]["loc"])
-    said = dict.fromkeys(str(e["msg"]) for e in errors[:50] if _param(e["loc"]) == param)
-    message = "; or ".join(said).replace("Value error, ", "")
+    messages = dict.fromkeys(str(e["msg"]) for e in errors[:50] if _param(e["loc"]) == param)
+    message = "; or ".join(messages).replace("Value error, ", "")
     return Failure(status=400, message=f"{capped(param)}: {message}" if param else message, param=param or None)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import Failure
-from maxserve.core.http.wordings import Wordings
 
 REALM = {"WWW-Authenticate": "Bearer"}
 
@@ -29,8 +29,8 @@ class KeyCheck:
     never come here: the gate answers them.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], wordings: Wordings) -> None:
-        self._app, self._wordings = app, wordings
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], dialects: FailureDialects) -> None:
+        self._app, self._dialects = app, dialects
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +39,7 @@ class KeyCheck:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "an API key is needed"})
         else:
-            refusal = self._wordings.response(_refusal(key_in(Headers(scope=scope))), scope)
+            refusal = self._dialects.response(_refusal(key_in(Headers(scope=scope))), scope)
             await refusal(scope, receive, send)
 
     def _knows(self, key: str) -> bool:
@@ -48,6 +48,6 @@ class KeyCheck:
 
 
 def _refusal(key: str) -> Failure:
-    said = "the API key is not one this server knows" if key else "an API key is needed"
-    message = f"{said}; send one that was given to --api-key as `Authorization: Bearer KEY`"
+    reason = "the API key is not one this server knows" if key else "an API key is needed"
+    message = f"{reason}; send one that was given to --api-key as `Authorization: Bearer KEY`"
     return Failure(status=401, message=message, code="invalid_api_key", headers=REALM)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from maxserve.core.http.gate import PROBES
+from maxserve.core.http.health_gate import PROBES
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.selection import RESERVED as RESERVED_NAMES

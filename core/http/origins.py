@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import Failure
-from maxserve.core.http.wordings import Wordings
 
 if TYPE_CHECKING:
     from maxserve.core.config.sections import ServerSettings
@@ -60,8 +60,8 @@ class OriginCheck:
     requests that may come from a browser.
     """
 
-    def __init__(self, app: ASGIApp, *, server: ServerSettings, wordings: Wordings) -> None:
-        self._app, self._wordings = app, wordings
+    def __init__(self, app: ASGIApp, *, server: ServerSettings, dialects: FailureDialects) -> None:
+        self._app, self._dialects = app, dialects
         self._origins = frozenset(server.allowed_origins)
         self._hosts = tuple(host.lower() for host in (*server.allowed_hosts, server.host))
         self._local = _is_loopback(server.host)
@@ -76,7 +76,7 @@ class OriginCheck:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": failure.message})
         else:
-            await self._wordings.response(failure, scope)(scope, receive, send)
+            await self._dialects.response(failure, scope)(scope, receive, send)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
         hosts = headers.getlist("host")

@@ -17,9 +17,9 @@ from maxserve.core.config.required import with_required
 from maxserve.core.http import listener
 from maxserve.core.http.app import create_app
 from maxserve.core.http.connection import ConnectionLimits, allow_connections
-from maxserve.core.http.gate import Gate
+from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.http.origins import allow_origins, headers_for
-from maxserve.core.http.wordings import Wordings
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext
@@ -72,7 +72,7 @@ class Serving:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._gate = Gate()
+        self._gate = HealthGate()
         server = plan.settings.server
         limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
         origins = server.allowed_origins
@@ -148,7 +148,7 @@ class Serving:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
-                self._gate.open(app, app.state.wordings)
+                self._gate.open(app, app.state.dialects)
             if made_for is None:
                 announce(info, self._plan.listening)
             else:
@@ -188,7 +188,7 @@ class Serving:
             (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
             for entry in plan.routes
         ]
-        app = create_app(served, routers, Wordings(failures))
+        app = create_app(served, routers, FailureDialects(failures))
         self._replace(served)
         return app
 

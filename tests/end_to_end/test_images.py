@@ -239,7 +239,7 @@ def test_a_placeholder_that_is_written_is_text(client: openai.OpenAI) -> None:
     assert plain < shown < plain + 12, "the letters of the placeholder, and not the features of an image"
 
 
-def test_other_wordings(client: openai.OpenAI, server: LiveServer) -> None:
+def test_other_dialects(client: openai.OpenAI, server: LiveServer) -> None:
     """The same image and text through Anthropic's messages and through responses give the same tokens."""
     reference = client.chat.completions.create(model=MODEL, messages=asked(data_url(4)), max_tokens=8, temperature=0)
     text = reference.choices[0].message.content

@@ -58,7 +58,7 @@ class Block(Text):
 Blocks = Annotated[list[Block], FAIL_FAST]
 
 
-class Turn(Body):
+class InputMessage(Body):
     """A turn; those of the system may stand anywhere."""
 
     role: Literal["user", "assistant", "system"]
@@ -110,7 +110,7 @@ class CountBody(Body):
     """A conversation whose tokens are counted."""
 
     model: str | None = Field(None, description="the served model's name; empty or missing means the same")
-    messages: Annotated[list[Turn], Field(min_length=1), FAIL_FAST]
+    messages: Annotated[list[InputMessage], Field(min_length=1), FAIL_FAST]
     system: str | Blocks | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS), FAIL_FAST] | None = None
     tool_choice: ToolChoice | None = None

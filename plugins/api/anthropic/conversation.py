@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from maxserve.interfaces.errors import RequestError
-from maxserve.plugins.api.anthropic.bodies import Block, CountBody, Text, Turn
+from maxserve.plugins.api.anthropic.bodies import Block, CountBody, InputMessage, Text
 from maxserve.plugins.api.anthropic.texts import missing, text_of
 from maxserve.plugins.api.common.images import ImageURL
 
@@ -36,15 +36,15 @@ def messages_of(body: CountBody) -> list[Message]:
     return messages
 
 
-def _merged(turns: Sequence[Turn]) -> Iterator[tuple[str, list[Located]]]:
+def _merged(messages: Sequence[InputMessage]) -> Iterator[tuple[str, list[Located]]]:
     """Messages in a row of the same role are one message, as in Anthropic's API."""
-    role, located = turns[0].role, list[Located]()
-    for index, turn in enumerate(turns):
-        if turn.role != role:
+    role, located = messages[0].role, list[Located]()
+    for index, message in enumerate(messages):
+        if message.role != role:
             yield role, located
             located = []
-        role = turn.role
-        located += _located(turn.content, f"messages[{index}].content")
+        role = message.role
+        located += _located(message.content, f"messages[{index}].content")
     yield role, located
 
 

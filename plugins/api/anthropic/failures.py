@@ -30,7 +30,7 @@ _NAMES = {  # what fields of chats are called here
 def failure_body(failure: Failure, request_id: str) -> bytes:
     """The JSON, for an answer or for an event of a stream. Such errors have no field for what is at fault."""
     kind = _TYPES.get(failure.status, "api_error" if failure.status >= 500 else "invalid_request_error")
-    error: dict[str, Any] = {"type": kind, "message": capped(_said(failure))}
+    error: dict[str, Any] = {"type": kind, "message": capped(_message(failure))}
     if failure.code == NO_THREADS:
         error["details"] = {"error_code": NO_THREADS, "unsupported": ["thread"]}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
@@ -41,7 +41,7 @@ def failure_response(failure: Failure, request_id: str) -> Response:
     return Response(failure_body(failure, request_id), failure.status, headers, media_type="application/json")
 
 
-def _said(failure: Failure) -> str:
+def _message(failure: Failure) -> str:
     """The message, which names the field at fault."""
     failure = renamed(failure, _NAMES)
     named = not failure.param or failure.param in failure.message

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from maxserve.core.http.threads import beside
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
+from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message, usage
 from maxserve.plugins.api.anthropic.failures import failure_response
-from maxserve.plugins.api.anthropic.telling import MessageEvents, blocks, ending, message, usage
 from maxserve.plugins.api.anthropic.translation import MessageTranslation
 from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering

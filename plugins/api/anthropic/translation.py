@@ -11,8 +11,8 @@ from maxserve.plugins.api.anthropic.failures import NO_THREADS
 from maxserve.plugins.api.anthropic.tools import tool_fields
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.reasoning import ReasoningControls
 from maxserve.plugins.api.common.system_messages import SystemMessages
-from maxserve.plugins.api.common.thinking import ThinkingControls
 from maxserve.plugins.api.common.translation import Translator
 
 HOTTEST = 1.0  # Anthropic's temperatures end here
@@ -28,7 +28,7 @@ class MessageTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ChatBody)
-        self._controls = ThinkingControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
+        self._controls = ReasoningControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
         self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: CountBody) -> tuple[ChatBody, list[str]]:
@@ -40,7 +40,7 @@ class MessageTranslation:
         messages = self._systems.shown(messages_of(body), tools="tools" in tools)
         if not messages:  # each block of each message was one that stands for nothing
             raise RequestError("messages: none of them has content for the model", param="messages")
-        said = {
+        fields = {
             "model": body.model,
             "messages": messages,
             "continue_final_message": True if messages[-1]["role"] == "assistant" else None,
@@ -50,7 +50,7 @@ class MessageTranslation:
             **(_limits(body) if isinstance(body, MessageBody) else {}),
         }
         # Nothing but the prompt counts when tokens are counted.
-        chat = self._translator.body(said, body if isinstance(body, MessageBody) else None)
+        chat = self._translator.body(fields, body if isinstance(body, MessageBody) else None)
         return chat, self._translator.warnings(body) + warnings + left_out
 
     def _thinking(self, body: CountBody) -> tuple[dict[str, Any], list[str]]:
@@ -63,8 +63,8 @@ class MessageTranslation:
             if body.thinking.budget_tokens is not None:
                 warnings.append("thinking.budget_tokens: not enforced; max_tokens bounds thinking and answer together")
         if body.output_config is not None and body.output_config.effort is not None:
-            more, said = self._controls.effort(body.output_config.effort, param="output_config.effort")
-            variables, warnings = more | variables, warnings + said
+            more, fields = self._controls.effort(body.output_config.effort, param="output_config.effort")
+            variables, warnings = more | variables, warnings + fields
         return variables, warnings
 
 

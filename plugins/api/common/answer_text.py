@@ -9,7 +9,7 @@ from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.interfaces.errors import EngineError
 from maxserve.interfaces.request import Output, Request
 from maxserve.plugins.api.common.answer import TextDelta
-from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.output_parsing import OutputParser
 
 _LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
 
@@ -19,7 +19,7 @@ class AnswerText:
 
     `eos` are the tokens that end a text unless the request ignores them. With `include_stop` the stop string, or the
     stop token of the request, is part of the text. Of the tokens that a request has at least (`min_stop_tokens`), no
-    text is taken for a stop string. A `reader` finds reasoning and calls in the text. `prompt_only`: what was generated
+    text is taken for a stop string. A `parser` finds reasoning and calls in the text. `prompt_only`: what was generated
     is left out.
     """
 
@@ -30,7 +30,7 @@ class AnswerText:
         eos: Iterable[int],
         stop: Sequence[str],
         *,
-        reader: AnswerReader | None = None,
+        parser: OutputParser | None = None,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
         prompt_only: bool = False,
@@ -42,9 +42,9 @@ class AnswerText:
             tokenizer,
             skip_special_tokens=skip_special_tokens,
             prompt=request.prompt[-_LOOK_BACK:],
-            kept=() if reader is None else reader.markers,
+            kept=() if parser is None else parser.markers,
         )
-        self._reader = reader
+        self._parser = parser
         self._prompt_only = prompt_only
         self._stop = StopStrings(stop, include=include_stop)
         self._unstoppable = request.params.min_stop_tokens
@@ -65,13 +65,13 @@ class AnswerText:
             finish = "stop"
         if self._prompt_only:
             return TextDelta(finish="length", cached=self._cached, prompt_logprobs=output.prompt_logprobs)
-        reader = self._reader
-        read = None if reader is None else reader.read(text, last=finish is not None, cut=finish != "stop")
+        parser = self._parser
+        read = None if parser is None else parser.read(text, last=finish is not None, cut=finish != "stop")
         return TextDelta(
             text=text if read is None else read.content,
             reasoning="" if read is None else read.reasoning,
             calls=() if read is None else read.calls,
-            called=reader is not None and reader.called,
+            called=parser is not None and parser.called,
             tokens=tokens,
             finish=finish,
             generated=self._generated,

@@ -19,11 +19,10 @@ from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.fields import Body, RequestFields
 from maxserve.plugins.api.common.generation import Deltas, generate_text
 from maxserve.plugins.api.common.images import Pictures, details
-from maxserve.plugins.api.common.jobs import Job, JobLimits, plan_job
 from maxserve.plugins.api.common.models import require_served, require_text
+from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
-from maxserve.plugins.api.common.readers import Readers
-from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
 from maxserve.plugins.api.common.tools import ToolChoice, read_tools
 from maxserve.plugins.api.common.unsupported import warnings_of
 from maxserve.plugins.api.constraints.constraints import Constraints
@@ -37,7 +36,7 @@ MANY = 64  # requests of one post that are made in the event loop
 class Generation:
     """Answers on their way: `deltas` gives (index of the answer, delta) as they come; closing it aborts them all."""
 
-    job: Job
+    plan: RequestPlan
     deltas: Deltas
     warnings: Sequence[str] = ()
 
@@ -53,7 +52,7 @@ class Answering:
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = context.owned(Constraints(context))
         self._pictures = Pictures(context)
-        self._readers = Readers(context)
+        self._parsers = OutputParsers(context)
 
     def body(self, base: type[B]) -> type[B]:
         """`base` with the fields of every sampler."""
@@ -86,7 +85,7 @@ class Answering:
         return {
             "fields": sorted(body.model_fields.keys() - off),
             "constraints": sorted(self.constraints.kinds) if sampling.enable_structured_output else [],
-            **self._readers.names,
+            **self._parsers.names,
         }
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
@@ -97,17 +96,17 @@ class Answering:
         pictures = await self._pictures.read(body.images)
         text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, pictures))
         if constraint is not None:
-            constraint = replace(constraint, thoughts=self._readers.thoughts(body, choice, text))
-        limits = JobLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
-        job = plan_job(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
-        readers = [self._readers.of(body, choice, text, constraint) for _ in job.requests]
-        return self._begin(job, warnings, readers)
+            constraint = replace(constraint, thoughts=self._parsers.thoughts(body, choice, text))
+        limits = RequestLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
+        plan = plan_requests(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
+        parsers = [self._parsers.of(body, choice, text, constraint) for _ in plan.requests]
+        return self._begin(plan, warnings, parsers)
 
     async def complete(
         self, body: TextBody, prompts: Sequence[Sequence[int]], *, user: str, default_limit: int | None
     ) -> Generation:
         """Goes on with each of `prompts`; RequestError when that cannot be done."""
-        limits = JobLimits(
+        limits = RequestLimits(
             info=self.context.model,
             capacity=self.context.engine.capacity,
             prompt_field="prompt",
@@ -115,9 +114,9 @@ class Answering:
         )
         warnings = [*self._checked(body)]
         sampling, constraint = self._fields.sampling(body), await self._constraint(body, warnings)
-        work = partial(plan_job, body, prompts, sampling, limits, user=user, constraint=constraint)
-        job = await beside(work, len(prompts) * (body.n or 1) > MANY)
-        return self._begin(job, warnings, [None] * len(job.requests))
+        work = partial(plan_requests, body, prompts, sampling, limits, user=user, constraint=constraint)
+        plan = await beside(work, len(prompts) * (body.n or 1) > MANY)
+        return self._begin(plan, warnings, [None] * len(plan.requests))
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_served(body.model, self.context.model)
@@ -163,27 +162,27 @@ class Answering:
             prompt = list(truncation.ids(prompt))
         return written.text, prompt, images
 
-    def _begin(self, job: Job, warnings: Sequence[str], readers: Sequence[AnswerReader | None]) -> Generation:
+    def _begin(self, plan: RequestPlan, warnings: Sequence[str], parsers: Sequence[OutputParser | None]) -> Generation:
         # One post may ask for thousands of answers. Where the queue has no limit, a batch of them and a quarter are
         # there at once: enough to fill the places of those that end, and others get their turn soon. Where it has one,
         # all of them stand in it, because a place may be gone later.
         info, unlimited = self.context.model, self.context.engine.capacity is None
         at_once = info.max_batch_size + max(1, info.max_batch_size // 4) if unlimited else None
         deltas = generate_text(
-            self.context.engine, job.requests, lambda index: self._text(job, index, readers[index]), at_once
+            self.context.engine, plan.requests, lambda index: self._text(plan, index, parsers[index]), at_once
         )
-        return Generation(job=job, deltas=deltas, warnings=warnings)
+        return Generation(plan=plan, deltas=deltas, warnings=warnings)
 
-    def _text(self, job: Job, index: int, reader: AnswerReader | None) -> AnswerText:
+    def _text(self, plan: RequestPlan, index: int, parser: OutputParser | None) -> AnswerText:
         return AnswerText(
             self.context.tokenizer,
-            job.requests[index],
+            plan.requests[index],
             self.context.model.eos_token_ids,
-            job.stops,
-            reader=reader,
-            include_stop=job.include_stop,
-            skip_special_tokens=job.skip_special_tokens,
-            prompt_only=job.prompt_only,
+            plan.stops,
+            parser=parser,
+            include_stop=plan.include_stop,
+            skip_special_tokens=plan.skip_special_tokens,
+            prompt_only=plan.prompt_only,
         )
 
 

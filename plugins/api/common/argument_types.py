@@ -176,8 +176,8 @@ class _Document:
 
 def _said(schema: Mapping[str, Any]) -> frozenset[str]:
     """What the schema's own keywords admit."""
-    said = schema.get("type")
-    words = [said] if isinstance(said, str) else _schemas(said)
+    value = schema.get("type")
+    words = [value] if isinstance(value, str) else _schemas(value)
     types = frozenset(_TYPES[str(word).lower()] for word in words if str(word).lower() in _TYPES) or EVERY_TYPE
     if "number" in types:
         types |= {"integer"}

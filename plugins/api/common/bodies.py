@@ -13,7 +13,7 @@ from maxserve.interfaces.request import MOST_LOGPROBS
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.images import Placed, placed_image
-from maxserve.plugins.api.common.thinking import ReasoningFields
+from maxserve.plugins.api.common.reasoning import ReasoningFields
 from maxserve.plugins.api.common.tools import ToolFields
 
 MOST_CHOICES = 128

@@ -15,9 +15,9 @@ from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
-from maxserve.plugins.api.common.jobs import check_length
-from maxserve.plugins.api.common.thinking import Asked, ThinkingControls
-from maxserve.plugins.api.common.tool_prompt import knows_tools, told_of_tools
+from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
+from maxserve.plugins.api.common.requests import check_length
+from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
 from maxserve.plugins.api.common.tools import ToolChoice
 from maxserve.plugins.vision.image_prompt import image_prompt
 
@@ -36,7 +36,7 @@ class Conversations:
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
         self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
-        self._thinking = ThinkingControls.of(context.template, context.tokenizer.special_tokens)
+        self._thinking = ReasoningControls.of(context.template, context.tokenizer.special_tokens)
 
     def thinking(self, body: ChatBody) -> Asked:
         """What `body` says of reasoning; RequestError for what cannot be kept."""
@@ -69,17 +69,17 @@ class Conversations:
 
     def _conversation(self, body: ChatBody, choice: ToolChoice) -> Conversation:
         """What the client gives the template."""
-        turns = [self._turn(index, message) for index, message in enumerate(body.messages)]
-        return Conversation(messages=turns, tools=choice.for_template, documents=_variables(body).get("documents"))
+        messages = [self._message(index, message) for index, message in enumerate(body.messages)]
+        return Conversation(messages=messages, tools=choice.for_template, documents=_variables(body).get("documents"))
 
     def _written(self, body: ChatBody, choice: ToolChoice, conversation: Conversation) -> str:
         prompted = _wants_generation_prompt(body)
-        turns, tools = conversation.messages, conversation.tools
+        messages, tools = conversation.messages, conversation.tools
         in_words = bool(tools) and not self._knows_tools
         if in_words and tools:
-            turns, tools = told_of_tools(turns, _callable(tools, choice), choice.mode), None
+            messages, tools = with_tools_described(messages, _callable(tools, choice), choice.mode), None
         return self._template.render(
-            turns,
+            messages,
             tools=tools,
             add_generation_prompt=prompted,
             continue_final_message=not prompted and goes_on(body),
@@ -93,21 +93,21 @@ class Conversations:
         check_length(prompt.text, self._tokenizer, self._info, prompt_field="messages")
         return self._tokenizer.encode_prompt(prompt)
 
-    def _turn(self, index: int, message: Message) -> dict[str, Any]:
+    def _message(self, index: int, message: Message) -> dict[str, Any]:
         """A message as templates take it: nothing that was not given, and images as such."""
         where = f"messages[{index}]"
         if "content" not in message.model_fields_set and message.role in _SPEAKERS:
             raise RequestError(f"{where}.content: a message of the {message.role} needs it", param=f"{where}.content")
-        turn = message.model_dump(exclude_none=True)
-        turn["role"] = check_role(message.role, f"{where}.role")
+        rendered = message.model_dump(exclude_none=True)
+        rendered["role"] = check_role(message.role, f"{where}.role")
         if isinstance(message.content, list):
             parts = list(enumerate(message.content))
             thoughts = [_thought(part) for _, part in parts if _is_thought(part, message.role)]
-            said = [(i, part) for i, part in parts if not _is_thought(part, message.role)]
-            turn["content"] = [_part(part, f"{where}.content[{i}]") for i, part in said]
+            shown = [(i, part) for i, part in parts if not _is_thought(part, message.role)]
+            rendered["content"] = [_part(part, f"{where}.content[{i}]") for i, part in shown]
             if any(thoughts):
-                turn.setdefault("reasoning_content", "\n".join(filter(None, thoughts)))
-        return turn
+                rendered.setdefault("reasoning_content", "\n".join(filter(None, thoughts)))
+        return rendered
 
 
 def _callable(tools: Sequence[Any], choice: ToolChoice) -> list[Any]:
@@ -153,10 +153,10 @@ def _is_thought(part: ContentPart, role: str) -> bool:
 
 def _thought(part: ContentPart) -> str:
     """What a part of an assistant's says that it thought; nothing where that is not told in words."""
-    said = (part.model_extra or {}).get(part.type, part.text)
-    if isinstance(said, list):
-        said = "".join(str(each.get("text") or "") for each in said if isinstance(each, dict))
-    return said if isinstance(said, str) else ""
+    text = (part.model_extra or {}).get(part.type, part.text)
+    if isinstance(text, list):
+        text = "".join(str(each.get("text") or "") for each in text if isinstance(each, dict))
+    return text if isinstance(text, str) else ""
 
 
 def _part(part: ContentPart, where: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ DECODING = 2  # threads that decode: more would only take turns with those that 
 
 
 class ImageURL(Body):
-    """Where a picture is. `_place` is where that is said in a body of another wording."""
+    """Where a picture is. `_place` is where that is in a body of another dialect."""
 
     url: str
     detail: str | None = None
@@ -32,7 +32,7 @@ class ImageURL(Body):
 
     @classmethod
     def at(cls, place: str, url: str) -> ImageURL:
-        """One that another wording has at `place`."""
+        """One that another dialect has at `place`."""
         made = cls(url=url)
         made._place = place
         return made
@@ -44,14 +44,14 @@ class ImageURL(Body):
 Placed = tuple[str, ImageURL]
 
 
-def placed_image(said: Any, where: str) -> Placed:
+def placed_image(value: Any, where: str) -> Placed:
     """What a part says of its picture, and where; RequestError naming what is wrong with it."""
-    if isinstance(said, ImageURL):
-        return said.place(where), said
-    if said is None:
+    if isinstance(value, ImageURL):
+        return value.place(where), value
+    if value is None:
         raise _refused(where, "needed, as the part is an image")
     try:
-        return where, ImageURL(url=said) if isinstance(said, str) else ImageURL.model_validate(said)
+        return where, ImageURL(url=value) if isinstance(value, str) else ImageURL.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join((where, *map(str, first["loc"])))

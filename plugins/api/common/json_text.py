@@ -310,9 +310,9 @@ class _Path:
 
     def of_string(self, text: str) -> str:
         """The JSON of the value that a string, given as JSON, spells."""
-        said = json.loads(text)
-        value = self._kind.conformed(said)
-        return text if isinstance(value, str) and value == said else _dumps(value)
+        found = json.loads(text)
+        value = self._kind.conformed(found)
+        return text if isinstance(value, str) and value == found else _dumps(value)
 
     def of_scalar(self, text: str) -> str:
         """The JSON of a scalar, as a string where only strings are admitted."""

@@ -47,8 +47,8 @@ def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
     server = settings.server
     tools = _choose(host, host.tool_parsers, server.tool_parser, template, "--tool-parser")
     reasoning = _choose(host, host.reasoning_parsers, server.reasoning_parser, template, "--reasoning-parser")
-    told = f"tool calls: {_told(tools, server.tool_parser)}; reasoning: {_told(reasoning, server.reasoning_parser)}"
-    log.info("parsers of answers: %s", told)
+    chosen = (_described(tools, server.tool_parser), _described(reasoning, server.reasoning_parser))
+    log.info("parsers of answers: tool calls: %s; reasoning: %s", *chosen)
     return Parsers(
         tools=host.load(tools, tools.component.build) if tools else None,
         reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
@@ -91,7 +91,7 @@ def _score(entry: Entry[P], recognises: Callable[[str], Any], template: str) -> 
         raise PluginError(f"{entry.title}: recognises: {type(error).__name__}: {error}") from error
 
 
-def _told(entry: Entry[P] | None, asked: str) -> str:
+def _described(entry: Entry[P] | None, asked: str) -> str:
     if entry is None:
         return NONE if asked == NONE else "none, as the chat template shows no form that is known"
     return f"{entry.name} (told by the chat template)" if asked == AUTO else entry.name

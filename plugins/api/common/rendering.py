@@ -49,7 +49,7 @@ def render(
     Whoever writes the program decides what it reads: pictures may come from any host, and from any file. RequestError
     for those that cannot be used. With `client`, special tokens that the user or a tool spelled out are text.
     """
-    turns, urls = _turns(messages)
+    rendered, urls = _with_image_parts(messages)
     if urls and reader is None:
         raise RequestError("the model takes text only, no images")
     image_text = None if reader is None else reader.placeholder
@@ -57,7 +57,7 @@ def render(
     def written(conversation: Conversation) -> str:
         return template.render(conversation.messages, special_tokens=tokenizer.special_tokens, image_text=image_text)
 
-    conversation = Conversation(messages=turns)
+    conversation = Conversation(messages=rendered)
     if client is None:
         prompt = PromptText(written(conversation))
     else:
@@ -69,22 +69,22 @@ def render(
     return Rendered(tokens=tuple(tokens), images=images)
 
 
-def _turns(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+def _with_image_parts(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
     """The messages as templates take them, and where their pictures are."""
     urls: list[str] = []
 
     def part(given: Mapping[str, Any]) -> Mapping[str, Any]:
         if given.get("type") != "image_url":
             return given
-        said = given.get("image_url")
-        urls.append(str(said.get("url", "")) if isinstance(said, Mapping) else str(said))
+        image = given.get("image_url")
+        urls.append(str(image.get("url", "")) if isinstance(image, Mapping) else str(image))
         return IMAGE_PART
 
-    turns = []
+    rendered = []
     for message in messages:
         content = message.get("content")
-        turns.append({**message, "content": [part(p) for p in content]} if isinstance(content, list) else message)
-    return turns, urls
+        rendered.append({**message, "content": [part(p) for p in content]} if isinstance(content, list) else message)
+    return rendered, urls
 
 
 def _read(reader: ReadsImages, url: str, limits: ImageLimits) -> ReadImage:

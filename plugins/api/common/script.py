@@ -26,7 +26,7 @@ class Script:
     def __init__(self) -> None:
         self._pending: deque[str] = deque()
         self._content: list[str] = []
-        self._blank = ""  # not told yet: a call may follow
+        self._blank = ""  # held back: a call may follow
         self._deltas: list[CallDelta] = []
         self._count = 0
         self._after_call = False
@@ -42,14 +42,14 @@ class Script:
         self._pending.extend(text)
         self._reads_left += _READS_PER_CHARACTER * len(text)
         self._drain()
-        return self._told()
+        return self._taken()
 
     def finish(self) -> Delta:
         while self._send(""):  # to every step of the reading that waits for more
             self._drain()
         if not self._after_call:
             self._content.append(self._blank)
-        return self._told()
+        return self._taken()
 
     def _drain(self) -> None:
         while self._pending and self._send(self._pending.popleft()):
@@ -67,22 +67,22 @@ class Script:
             return False
         return True
 
-    def _told(self) -> Delta:
+    def _taken(self) -> Delta:
         delta = Delta(content="".join(self._content), calls=tuple(_merged(self._deltas)))
         self._content, self._deltas = [], []
         return delta
 
-    # --- what a reading tells -----------------------------------------------------------------------------------
+    # --- what a reading finds -----------------------------------------------------------------------------------
 
     def content(self, text: str) -> None:
-        said = text.rstrip()
-        if said:
-            self._content.append(self._blank + said)
+        shown = text.rstrip()
+        if shown:
+            self._content.append(self._blank + shown)
             self._blank, self._after_call = "", False
-        self._blank += text[len(said) :]
+        self._blank += text[len(shown) :]
 
     def begin(self, name: str, call_id: str = "") -> None:
-        """A new call; what is told as arguments belongs to it."""
+        """A new call; the arguments that follow belong to it."""
         self._blank, self._after_call = "", True
         self._deltas.append(CallDelta(index=self._count, id=call_id, name=name))
         self._count += 1
@@ -107,7 +107,7 @@ class Script:
         return char
 
     def blanks(self) -> Reading:
-        """The blank text that comes next; it is not told."""
+        """The blank text that comes next; it is left out."""
         read = ""
         while (char := (yield)).isspace():
             read += char
@@ -128,7 +128,7 @@ class Script:
         return ""
 
     def text_until(self, *markers: str, longest: int = 256) -> Generator[None, str, tuple[str, str]]:
-        """A text and the marker behind it, none of which is told; "" for the marker where it does not come soon."""
+        """A text and the marker behind it, both left out; "" for the marker where it does not come soon."""
         read = ""
         while len(read) < longest and (char := (yield)):
             read += char
@@ -149,24 +149,24 @@ class Script:
 
         A marker in which the text ends is passed over as well, and not given.
         """
-        held, said = "", ""
+        held, seen = "", ""
         while char := (yield):
             held += char
-            if not said and char.isspace():
+            if not seen and char.isspace():
                 continue
-            said += char
-            if said == marker:
+            seen += char
+            if seen == marker:
                 return marker
-            if not marker.startswith(said):
+            if not marker.startswith(seen):
                 break
-        if char or not said:
+        if char or not seen:
             self.unread(held)
         return ""
 
     def json_call(self, before: str, declared: Container[str] | None = None) -> Reading:
         """A call as CallText describes it; "call" when there was one, else all that was read became content.
 
-        `before` is what was read already and belongs to it. A call that breaks off stays as far as it was told, and
+        `before` is what was read already and belongs to it. A call that breaks off stays as far as it came, and
         what cannot belong to it is read next.
         """
         return (yield from self._json_call_text(CallText(declared), before))
@@ -197,41 +197,41 @@ class Script:
 
     def json_calls(self, before: str, declared: Container[str] | None = None) -> Reading:
         """The rest of an array of calls, after its bracket, which `before` ends with."""
-        told = ""
+        found = ""
         while True:
             blanks = yield from self.blanks()
             if (yield from self.peek()) != "{":
-                self.content("" if told else before + blanks)
-                return told
-            if not (yield from self.json_call(before + blanks if not told else "", declared)):
-                return told
-            told, before = "call", ""
+                self.content("" if found else before + blanks)
+                return found
+            if not (yield from self.json_call(before + blanks if not found else "", declared)):
+                return found
+            found, before = "call", ""
             if not (yield from self.skip(",")):
                 yield from self.skip("]")
-                return told
+                return found
 
     def calls(self, before: str, declared: Container[str] | None = None) -> Reading:
         """An array of calls, or calls one behind the other; "call" where there was one at least.
 
         A call that is not one ends them and becomes content, with `before` where it is the first.
         """
-        told = ""
+        found = ""
         while True:
             blanks = yield from self.blanks()
             opener = yield from self.peek()
-            if opener == "[" and not told:
+            if opener == "[" and not found:
                 yield
                 return (yield from self.json_calls(f"{before}{blanks}[", declared))
             if opener != "{":
-                self.content(blanks if told else before + blanks)
-                return told
-            if not (yield from self.json_call("" if told else before + blanks, declared)):
-                return told
-            told = "call"
+                self.content(blanks if found else before + blanks)
+                return found
+            if not (yield from self.json_call("" if found else before + blanks, declared)):
+                return found
+            found = "call"
             yield from self._between_calls()
 
     def _between_calls(self) -> Reading:
-        """What models put between calls, or too much behind one: nothing of it is told."""
+        """What models put between calls, or too much behind one: all of it is left out."""
         while (yield from self.skip("}")) or (yield from self.skip(",")) or (yield from self.skip(";")):
             pass
         return ""
@@ -255,7 +255,7 @@ class Script:
 
 
 def _merged(calls: list[CallDelta]) -> list[CallDelta]:
-    """One delta for each call that was told of."""
+    """One delta for each call."""
     merged: list[CallDelta] = []
     for call in calls:
         if merged and merged[-1].index == call.index:

@@ -69,15 +69,15 @@ class TextRoute:
 
     async def answer(self, body: Any, call: Call) -> Response:
         plan = await self._dialect.plan(body, call)
-        job, meter = plan.generation.job, call.meter
-        meter.prompt_tokens, meter.n, meter.max_tokens = job.prompt_tokens, job.n, job.max_tokens
+        requests, meter = plan.generation.plan, call.meter
+        meter.prompt_tokens, meter.n, meter.max_tokens = requests.prompt_tokens, requests.n, requests.max_tokens
         response = await (_whole(plan, meter) if plan.stream is None else _streamed(plan, plan.stream(), meter))
         response.headers.update(plan.headers)
         return response
 
 
 async def _whole(plan: ResponsePlan, meter: Meter) -> Response:
-    gathered = answers(len(plan.generation.job.requests))
+    gathered = answers(len(plan.generation.plan.requests))
     async with aclosing(plan.generation.deltas) as deltas:
         async for index, delta in deltas:
             meter.add(index, delta)

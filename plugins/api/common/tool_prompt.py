@@ -25,20 +25,24 @@ def knows_tools(template: ChatTemplate, special_tokens: Mapping[str, str]) -> bo
     if not template.present:
         return False
     function = {"name": _STRANGER, "description": "", "parameters": {"type": "object", "properties": {}}}
-    turns = [{"role": "user", "content": "?"}]
+    messages = [{"role": "user", "content": "?"}]
     try:
-        text = template.render(turns, tools=[{"type": "function", "function": function}], special_tokens=special_tokens)
+        text = template.render(
+            messages, tools=[{"type": "function", "function": function}], special_tokens=special_tokens
+        )
     except RequestError:
         return False
     return _STRANGER in text
 
 
-def told_of_tools(turns: Sequence[Mapping[str, Any]], functions: Sequence[Mapping[str, Any]], mode: Mode) -> list[Any]:
+def with_tools_described(
+    messages: Sequence[Mapping[str, Any]], functions: Sequence[Mapping[str, Any]], mode: Mode
+) -> list[Any]:
     """The conversation with the functions described in its system message, which goes where the template takes it."""
     described = [
         {"name": f["name"], "description": f.get("description", ""), "parameters": f["parameters"]} for f in functions
     ]
     text = f"You may call these functions:\n{json.dumps(described, ensure_ascii=False)}\n{_HOW[mode]}"
-    if turns[0]["role"] in ("system", "developer"):
-        return [{**turns[0], "content": joined_content(turns[0].get("content"), f"\n\n{text}")}, *turns[1:]]
-    return [{"role": "system", "content": text}, *turns]
+    if messages[0]["role"] in ("system", "developer"):
+        return [{**messages[0], "content": joined_content(messages[0].get("content"), f"\n\n{text}")}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]

@@ -1,4 +1,4 @@
-"""How does a body in another wording become one that `Answering` takes?"""
+"""How does a body in another dialect become one that `Answering` takes?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ C = TypeVar("C", bound=TextBody)
 
 _NOT_HERE = "unknown_parameter"  # the field goes by the name it was given
 
-# Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about how an answer is told.
+# Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about the form of an answer.
 _SAME_EVERYWHERE = frozenset(
     {
         "add_special_tokens",
@@ -69,9 +69,9 @@ _HARMLESS: Mapping[str, Neutral] = {
 
 
 class Translator(Generic[C]):
-    """Makes bodies, `base` with the samplers' fields, out of what bodies of other wordings say.
+    """Makes bodies, `base` with the samplers' fields, out of bodies of other dialects.
 
-    `taken` are fields of `base` that the wording has by the same names, without declaring them itself.
+    `taken` are fields of `base` that the dialect has by the same names, without declaring them itself.
     """
 
     def __init__(self, answering: Answering, base: type[C], *, taken: frozenset[str] = frozenset()) -> None:
@@ -80,14 +80,14 @@ class Translator(Generic[C]):
         self._model = answering.body(base)
         self._strict = answering.context.settings.server.strict_fields
 
-    def body(self, said: Mapping[str, Any], source: Body | None) -> C:
-        """The body that says `said`, and what `source` has beyond its own wording; null stands for left out.
+    def body(self, values: Mapping[str, Any], source: Body | None) -> C:
+        """The body with `values`, and what `source` has beyond its own dialect; null stands for left out.
 
         Of that, samplers' fields and those that mean the same everywhere are handed on, and so are unknown ones, for
-        `Answering` to warn of. RequestError for a field of `base` that this wording does not have.
+        `Answering` to warn of. RequestError for a field of `base` that this dialect does not have.
         """
         fields = {} if source is None else self._handed_on(source) | self._sampling(source)
-        fields |= {name: value for name, value in said.items() if value is not None}
+        fields |= {name: value for name, value in values.items() if value is not None}
         return self._model.model_validate(fields)
 
     def _sampling(self, source: Body) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Translator(Generic[C]):
 
 
 def renamed(failure: Failure, names: Mapping[str, str]) -> Failure:
-    """`failure` in another wording: the field at fault, if it is or lies in one of `names`, goes by its name there."""
+    """`failure` in another dialect: the field at fault, if it is or lies in one of `names`, goes by its name there."""
     param = failure.param or ""
     old = next((name for name in names if param == name or param.startswith((f"{name}.", f"{name}["))), None)
     if old is None or failure.code == _NOT_HERE:

@@ -9,8 +9,8 @@ from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.identity import client_of
-from maxserve.plugins.api.common.jobs import encoded
 from maxserve.plugins.api.common.models import unknown_model
+from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.translation import Translator
 from maxserve.plugins.api.kserve.bodies import Fields
 from maxserve.plugins.api.openai.completion_body import CompletionBody

@@ -10,8 +10,8 @@ from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import Answer, TextDelta, ToolCall
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.bodies import ChatBody
-from maxserve.plugins.api.common.jobs import Job
 from maxserve.plugins.api.common.logprobs import TokenTexts, chat_logprobs, prompt_logprobs
+from maxserve.plugins.api.common.requests import RequestPlan
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.stop_reason import stop_reason
 
@@ -36,21 +36,21 @@ class Chat:
             )
         return await self._answering.chat(body, user=user)
 
-    def encoder(self, body: ChatBody, job: Job) -> ChatEncoder:
-        return ChatEncoder(body, job, self._texts.wanted(body.return_tokens_as_token_ids))
+    def encoder(self, body: ChatBody, plan: RequestPlan) -> ChatEncoder:
+        return ChatEncoder(body, plan, self._texts.wanted(body.return_tokens_as_token_ids))
 
 
 class ChatEncoder:
     """The `ChoiceEncoder` of chat completions."""
 
-    def __init__(self, body: ChatBody, job: Job, texts: TokenTexts) -> None:
+    def __init__(self, body: ChatBody, plan: RequestPlan, texts: TokenTexts) -> None:
         self._texts = texts
         self._logprobs = bool(body.logprobs)
         self._prompt_logprobs = body.prompt_logprobs is not None
         self._token_ids = bool(body.return_token_ids)
         self._plain = not (self._logprobs or self._token_ids)
-        self._requests = job.requests
-        self._prompt = job.requests[0].prompt
+        self._requests = plan.requests
+        self._prompt = plan.requests[0].prompt
 
     def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         # Whole answers have these fields in any case, for clients that read them as attributes.

@@ -16,8 +16,8 @@ from maxserve.plugins.api.common.answering import Generation, usage_of
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.identity import client_of
-from maxserve.plugins.api.common.jobs import Job
 from maxserve.plugins.api.common.meter import Meter
+from maxserve.plugins.api.common.requests import RequestPlan
 from maxserve.plugins.api.common.text_route import ResponsePlan, StreamEncoder
 from maxserve.plugins.api.openai.chunks import Chunks
 
@@ -47,7 +47,7 @@ class ChoiceRoute(Protocol):
     chunk_object: str
 
     async def begin(self, body: Any, user: str) -> Generation: ...
-    def encoder(self, body: Any, job: Job) -> ChoiceEncoder: ...
+    def encoder(self, body: Any, plan: RequestPlan) -> ChoiceEncoder: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Choices:
         if body.stream_options and body.stream_options.given and not body.stream:
             raise RequestError("stream_options is for streams only; set stream", param="stream_options")
         generation = await self._route.begin(body, client_of(body.user, call.headers))
-        encoder = self._route.encoder(body, generation.job)
+        encoder = self._route.encoder(body, generation.plan)
         warnings = {"warnings": generation.warnings} if generation.warnings else {}
 
         def head(kind: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Choices:
         def stream() -> StreamEncoder:
             usage, first = Usage.of(body), encoder.extras(()) | warnings
             chunks = Chunks(head(self._route.chunk_object), with_usage=usage.last, first=first)
-            return ChoiceStream(encoder, chunks, call.meter, usage, len(generation.job.requests))
+            return ChoiceStream(encoder, chunks, call.meter, usage, len(generation.plan.requests))
 
         return ResponsePlan(generation=generation, whole=whole, stream=stream if body.stream else None)
 

@@ -13,8 +13,8 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
-from maxserve.plugins.api.common.jobs import Job, encoded
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
+from maxserve.plugins.api.common.requests import RequestPlan, encoded
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
 from maxserve.plugins.api.openai.stop_reason import stop_reason
@@ -49,9 +49,9 @@ class Completions:
         prompts = await self._answering.threads.run(partial(self._prompts, body))
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
 
-    def encoder(self, body: CompletionBody, job: Job) -> CompletionEncoder:
+    def encoder(self, body: CompletionBody, plan: RequestPlan) -> CompletionEncoder:
         texts = self._texts.wanted(body.return_tokens_as_token_ids)
-        return CompletionEncoder(body, job, self._tokenizer, texts)
+        return CompletionEncoder(body, plan, self._tokenizer, texts)
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompts = _several(body.prompt)
@@ -89,17 +89,17 @@ def _several(prompt: Any) -> Sequence[str | list[int]]:
 class CompletionEncoder:
     """The `ChoiceEncoder` of plain completions. With `echo` the text of an answer begins with its prompt's."""
 
-    def __init__(self, body: CompletionBody, job: Job, tokenizer: Tokenizer, texts: TokenTexts) -> None:
+    def __init__(self, body: CompletionBody, plan: RequestPlan, tokenizer: Tokenizer, texts: TokenTexts) -> None:
         self._texts = texts
-        self._job = job
+        self._plan = plan
         self._token_ids = bool(body.return_token_ids)
         self._logprobs = body.logprobs is not None
         self._prompt_logprobs = body.prompt_logprobs is not None
-        self._hidden = tokenizer.special_ids if job.skip_special_tokens else frozenset[int]()
-        self._echoes = _echoes(body, job, tokenizer) if body.echo else []
+        self._hidden = tokenizer.special_ids if plan.skip_special_tokens else frozenset[int]()
+        self._echoes = _echoes(body, plan, tokenizer) if body.echo else []
         self._plain = not (self._token_ids or self._logprobs or self._echoes)
-        self._told = [CompletionLogprobs(texts) for _ in job.requests]
-        self._begun = [False] * len(job.requests)
+        self._logprob_texts = [CompletionLogprobs(texts) for _ in plan.requests]
+        self._begun = [False] * len(plan.requests)
 
     def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return {}
@@ -107,11 +107,11 @@ class CompletionEncoder:
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         text, details = self._details(index, answer.content, answer.logprobs, answer.prompt_logprobs)
         # These are there in any case, for clients that read them as attributes.
-        details["prompt_token_ids"] = self._job.requests[index].prompt if self._token_ids else None
+        details["prompt_token_ids"] = self._plan.requests[index].prompt if self._token_ids else None
         details["token_ids"] = answer.tokens if self._token_ids else None
         scores = prompt_logprobs(self._texts, answer.prompt_logprobs) if self._prompt_logprobs else None
         details["prompt_logprobs"] = scores
-        ended = stop_reason(self._job.requests[index], answer.stop, answer.stop_token)
+        ended = stop_reason(self._plan.requests[index], answer.stop, answer.stop_token)
         return {"index": index, "text": text, "logprobs": None, **details, "finish_reason": answer.finish, **ended}
 
     def opening(self, index: int) -> None:
@@ -127,28 +127,28 @@ class CompletionEncoder:
         if self._token_ids:
             details["token_ids"] = delta.tokens
             if first:
-                details["prompt_token_ids"] = self._job.requests[index].prompt
+                details["prompt_token_ids"] = self._plan.requests[index].prompt
         return json_of({"index": index, "text": text, "logprobs": None, **details, "finish_reason": None})
 
     def closing(self, index: int, delta: TextDelta) -> bytes:
-        ended = stop_reason(self._job.requests[index], delta.stop, delta.stop_token)
+        ended = stop_reason(self._plan.requests[index], delta.stop, delta.stop_token)
         return joined(_choice(index, b'""', json_of(delta.finish_reason)), json_of(ended))
 
     def _details(
         self, index: int, text: str, scores: Sequence[TokenLogprob], of_prompt: Sequence[TokenLogprob]
     ) -> tuple[str, dict[str, Any]]:
         """The text with what is echoed before it, once, and its logprobs."""
-        told = self._told[index]
-        echo = self._echoes[index // self._job.n] if self._echoes and not self._begun[index] else None
+        logprob_texts = self._logprob_texts[index]
+        echo = self._echoes[index // self._plan.n] if self._echoes and not self._begun[index] else None
         self._begun[index] = True
         if echo is not None:
             text = echo.text + text
         if not self._logprobs:
             return text, {}
         if echo is None:
-            return text, {"logprobs": told.answer(scores, self._hidden)}
-        before = told.prompt(self._job.requests[index].prompt, of_prompt, echo.hidden)
-        after = told.answer(scores, self._hidden)
+            return text, {"logprobs": logprob_texts.answer(scores, self._hidden)}
+        before = logprob_texts.prompt(self._plan.requests[index].prompt, of_prompt, echo.hidden)
+        after = logprob_texts.answer(scores, self._hidden)
         return text, {"logprobs": {name: [*before[name], *after[name]] for name in before}}
 
 
@@ -166,12 +166,12 @@ class Echo:
         return cls(tokenizer.decode(prompt, skip_special_tokens=False), frozenset())
 
 
-def _echoes(body: CompletionBody, job: Job, tokenizer: Tokenizer) -> list[Echo]:
+def _echoes(body: CompletionBody, plan: RequestPlan, tokenizer: Tokenizer) -> list[Echo]:
     """The text of each prompt; one that was cut is the text of what is left of it."""
     if body.truncate_prompt_tokens is None:
         return [Echo.of(prompt, tokenizer) for prompt in _several(body.prompt)]
     special = tokenizer.special_ids
-    return [Echo(tokenizer.decode(request.prompt), special) for request in job.requests[:: job.n]]
+    return [Echo(tokenizer.decode(request.prompt), special) for request in plan.requests[:: plan.n]]
 
 
 def _choice(index: int, text: bytes, finish: bytes = b"null") -> bytes:

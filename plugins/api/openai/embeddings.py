@@ -215,14 +215,14 @@ def _answered(
     """The answer; `names` are the kind of an entry and its field with the vector."""
     kind, field = names
     tokens = call.meter.prompt_tokens
-    told = {**head, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-    told |= {"warnings": warnings} if warnings else {}
+    head = {**head, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    head |= {"warnings": warnings} if warnings else {}
     if form.in_json:
         data = [{"object": kind, "index": i, field: form.value(vector)} for i, vector in enumerate(vectors)]
-        response = Response(msgspec.json.encode({**told, "data": data}), media_type="application/json")
+        response = Response(msgspec.json.encode({**head, "data": data}), media_type="application/json")
     else:
         content, items = form.body(vectors)
-        headers = {"metadata": msgspec.json.encode({**told, "data": items}).decode()}
+        headers = {"metadata": msgspec.json.encode({**head, "data": items}).decode()}
         response = Response(
             content,
             headers=headers if form.kind == "bytes" else None,

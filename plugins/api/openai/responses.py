@@ -54,8 +54,8 @@ class Responses:
         """How many tokens the prompt of a response would have."""
         chat, _, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
         counted = {"object": "response.input_tokens", "input_tokens": len(await self._answering.prompt(chat))}
-        told = {**counted, "warnings": warnings} if warnings else counted
-        return Response(msgspec.json.encode(told), media_type="application/json")
+        answer = {**counted, "warnings": warnings} if warnings else counted
+        return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
 def responses_endpoints(answering: Answering) -> tuple[Endpoint[Any], ...]:

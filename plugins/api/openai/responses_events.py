@@ -47,29 +47,29 @@ class ResponseEvents(StreamEncoder):
         )
 
     def delta(self, index: int, delta: TextDelta) -> bytes:
-        said = b""
+        data = b""
         if delta.reasoning:
             self._reasoning += 0 if delta.text else len(delta.tokens)
-            said += self._in("reasoning") + self._delta(delta.reasoning)
+            data += self._in("reasoning") + self._delta(delta.reasoning)
         if delta.text:
-            said += self._in("message") + self._delta(delta.text)
-        return said + b"".join(map(self._call, delta.calls))
+            data += self._in("message") + self._delta(delta.text)
+        return data + b"".join(map(self._call, delta.calls))
 
     def closing(self, index: int, delta: TextDelta) -> bytes:
-        told = any(item.kind != "reasoning" for item in self._items)
-        said = b"" if told else self._in("message")  # an answer of nothing is an empty message
+        answered = any(item.kind != "reasoning" for item in self._items)
+        data = b"" if answered else self._in("message")  # an answer of nothing is an empty message
         status, each = statuses(len(self._items), delta.finish_reason)
-        said += self._closed(each[-1])
+        data += self._closed(each[-1])
         output = [item.shown(state) for item, state in zip(self._items, each, strict=True)]
         usage = usage_of_response(self._meter, self._reasoning)
-        return said + self._event(f"response.{status}", response=self._response.shown(status, output, usage=usage))
+        return data + self._event(f"response.{status}", response=self._response.shown(status, output, usage=usage))
 
     def failed(self, failure: Failure) -> bytes:
         code, message = failure.code or failure.type, capped(failure.message)
         output = [item.shown("incomplete") for item in self._items]
         response = self._response.shown("failed", output, error={"code": code, "message": message})
-        said = self._event("error", code=code, message=message, param=failure.param)
-        return said + self._event("response.failed", response=response)
+        data = self._event("error", code=code, message=message, param=failure.param)
+        return data + self._event("response.failed", response=response)
 
     def _call(self, call: CallDelta) -> bytes:
         return self._in("call", call) + self._delta(call.arguments)
@@ -79,12 +79,12 @@ class ResponseEvents(StreamEncoder):
         mark = kind if call is None else call.index
         if self._open == mark:
             return b""
-        said = self._closed("completed")
+        data = self._closed("completed")
         self._open = mark
         item = self._made(kind, call)
         self._items.append(item)
-        said += self._event("response.output_item.added", output_index=self._index, item=item.shown("in_progress"))
-        return said if call is not None else said + self._within("response.content_part.added", part=item.part())
+        data += self._event("response.output_item.added", output_index=self._index, item=item.shown("in_progress"))
+        return data if call is not None else data + self._within("response.content_part.added", part=item.part())
 
     def _made(self, kind: str, call: CallDelta | None) -> OutputItem:
         index = len(self._items)
@@ -108,14 +108,14 @@ class ResponseEvents(StreamEncoder):
         item = self._items[-1]
         shown = item.shown(status)
         if item.kind == "function_call":
-            said = self._within(f"{_TEXT_EVENTS[item.kind]}.done", name=shown["name"], arguments=item.text)
+            data = self._within(f"{_TEXT_EVENTS[item.kind]}.done", name=shown["name"], arguments=item.text)
         elif item.tool is not None:
-            said = self._freeform(shown["input"]) if "input" in shown else b""
+            data = self._freeform(shown["input"]) if "input" in shown else b""
         else:
             extra: dict[str, Any] = {"logprobs": []} if item.kind == "message" else {}
-            said = self._within(f"{_TEXT_EVENTS[item.kind]}.done", text=item.text, **extra)
-            said += self._within("response.content_part.done", part=item.part())
-        return said + self._event("response.output_item.done", output_index=self._index, item=shown)
+            data = self._within(f"{_TEXT_EVENTS[item.kind]}.done", text=item.text, **extra)
+            data += self._within("response.content_part.done", part=item.part())
+        return data + self._event("response.output_item.done", output_index=self._index, item=shown)
 
     def _freeform(self, text: str) -> bytes:
         delta = self._within(f"{_FREEFORM}.delta", delta=text) if text else b""

@@ -6,8 +6,8 @@ from typing import Any
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
+from maxserve.plugins.api.common.reasoning import ReasoningControls
 from maxserve.plugins.api.common.system_messages import SystemMessages
-from maxserve.plugins.api.common.thinking import ThinkingControls
 from maxserve.plugins.api.common.translation import Translator
 from maxserve.plugins.api.openai.responses_body import ResponseBody, ResponseChat, TextConfig, check_response
 from maxserve.plugins.api.openai.responses_messages import messages_of
@@ -19,7 +19,7 @@ class ResponseTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ResponseChat)
-        self._controls = ThinkingControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
+        self._controls = ReasoningControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
         self._systems = SystemMessages(answering.context)
 
     def chat_body(self, body: ResponseBody) -> tuple[ResponseChat, ResponseTools, list[str]]:
@@ -30,7 +30,7 @@ class ResponseTranslation:
         warnings = check_response(body)
         variables, of_reasoning = self._reasoning(body)
         tools = ResponseTools(declared_tools(body.tools, body.input), body.tool_choice)
-        said = {
+        fields = {
             "model": body.model,
             "messages": self._systems.shown(messages_of(body), tools=bool(tools.functions)),
             "max_tokens": body.max_output_tokens,
@@ -42,7 +42,7 @@ class ResponseTranslation:
             "tool_choice": tools.choice,
             "response_format": _format(body.text) if body.text is not None else None,
         }
-        chat = self._translator.body(said, body)
+        chat = self._translator.body(fields, body)
         return chat, tools, self._translator.warnings(body) + warnings + of_reasoning + tools.warnings
 
     def _reasoning(self, body: ResponseBody) -> tuple[dict[str, Any], list[str]]:

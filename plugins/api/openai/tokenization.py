@@ -15,8 +15,8 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
-from maxserve.plugins.api.common.jobs import encoded
 from maxserve.plugins.api.common.models import require_served
+from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.unsupported import warnings_of
 
 MOST_TOKENS = 1 << 20
@@ -107,9 +107,9 @@ class Tokenization:
             "truncate_prompt_tokens": body.truncate_prompt_tokens,
             "truncation_side": body.truncation_side,
         }
-        said = {"messages": body.messages, **named, **body.unknown()}
+        fields = {"messages": body.messages, **named, **body.unknown()}
         many = len(body.messages or ()) > MANY
-        chat = await beside(lambda: self._chat.model_validate(said, strict=True), many)
+        chat = await beside(lambda: self._chat.model_validate(fields, strict=True), many)
         self._warned(chat)
         return await self._answering.prompt(chat)
 

@@ -22,7 +22,7 @@ SCORE = ("/score", "/v1/score")
 
 
 class Ranking:
-    """Both wordings over the scores of pairs."""
+    """Both dialects over the scores of pairs."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
@@ -62,8 +62,8 @@ class Ranking:
     @staticmethod
     def _answered(answer: dict[str, Any], warnings: list[str], call: Call) -> Response:
         tokens = call.meter.prompt_tokens
-        told = {**answer, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-        return _finished({**told, "warnings": warnings} if warnings else told, call)
+        answer = {**answer, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+        return _finished({**answer, "warnings": warnings} if warnings else answer, call)
 
 
 def _finished(answer: Any, call: Call) -> Response:

@@ -20,7 +20,7 @@ import uvicorn
 from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.config import Settings
-from maxserve.core.http.gate import Gate
+from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.observer import RequestStats
@@ -241,7 +241,7 @@ async def client(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def server(app: Any) -> Iterator[str]:
     """The address of a real server with the application behind an open gate."""
-    gate = Gate()
+    gate = HealthGate()
     gate.open(app)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(gate, log_level="warning", ws="none", timeout_graceful_shutdown=2)

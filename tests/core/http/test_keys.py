@@ -13,7 +13,7 @@ from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
 from maxserve.core.config.show import describe
 from maxserve.core.http.app import create_app
-from maxserve.core.http.gate import PROBES, Gate
+from maxserve.core.http.health_gate import PROBES, HealthGate
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ def client(**server: Any) -> httpx.AsyncClient:
     async def mine() -> str:
         return "here"
 
-    gate = Gate()
+    gate = HealthGate()
     gate.open(create_app(context, [("/", router, "acme")]))
     return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
 

@@ -14,9 +14,9 @@ from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.http.body import read_body
-from maxserve.core.http.gate import Gate
+from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.http.origins import OriginCheck, allow_origins, headers_for
-from maxserve.core.http.wordings import Wordings
 from maxserve.plugins.api.common.endpoint import Endpoint
 from maxserve.plugins.api.common.fields import Body
 
@@ -57,7 +57,7 @@ def client(asked: str = "127.0.0.1:8000", /, **server: Any) -> httpx.AsyncClient
         return (await read_body(request, Question)).word
 
     Endpoint(path="/fail", body=Question, run=never).add_to(router)
-    gate = Gate()
+    gate = HealthGate()
     gate.open(create_app(context, [("/", router, "acme")]))
     app = allow_origins(gate, settings.server.allowed_origins)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{asked}")
@@ -197,7 +197,7 @@ async def status_of(headers: list[tuple[bytes, bytes]], **scope: Any) -> int:
     async def send(message: Message) -> None:
         found.append(message.get("status", message.get("code", 0)))
 
-    check = OriginCheck(app, server=ServerSettings(), wordings=Wordings())
+    check = OriginCheck(app, server=ServerSettings(), dialects=FailureDialects())
     whole = {"type": "http", "method": "GET", "path": "/", "http_version": "1.1", "headers": headers, **scope}
     await check(whole, None, send)  # type: ignore[arg-type]
     return found[0]
@@ -279,7 +279,7 @@ async def test_every_failure_can_be_read_by_listed_sites(origins: tuple[str, ...
         answers[201] = await http.get("/health", headers=SITE)
     async with client(allowed_origins=origins, api_key=("one",)) as http:
         answers[401] = await http.get("/models", headers=SITE)
-    closed = allow_origins(Gate(), origins)
+    closed = allow_origins(HealthGate(), origins)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(closed), base_url="http://localhost") as http:
         answers[503] = await http.get("/models", headers=SITE)
     for status, answer in answers.items():

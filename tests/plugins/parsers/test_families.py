@@ -6,7 +6,7 @@ import json
 from typing import Any, ClassVar
 
 from maxserve.core.interfaces.parsers import Tool, ToolContext
-from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.output_parsing import AnswerReader
 from maxserve.plugins.parsers.kimi_k2 import KimiK2
 from maxserve.testing.parsers import ToolParserChecks
 

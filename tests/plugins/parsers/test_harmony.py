@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
-from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.output_parsing import AnswerReader
 from maxserve.plugins.parsers.harmony import HarmonyCalls, HarmonyReasoning
 from maxserve.testing.parsers import Gathered, ReasoningParserChecks, ToolParserChecks, gathered
 

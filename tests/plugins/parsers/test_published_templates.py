@@ -14,8 +14,8 @@ from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.output_parsing import AnswerReader
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
-from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from maxserve.testing.parsers import gathered
 

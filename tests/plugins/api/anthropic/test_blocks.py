@@ -14,7 +14,7 @@ from maxserve.core.interfaces.parsers import CallDelta
 from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.anthropic.bodies import MessageBody
 from maxserve.plugins.api.anthropic.conversation import messages_of
-from maxserve.plugins.api.anthropic.telling import MessageEvents, blocks, ending, message
+from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message
 from maxserve.plugins.api.anthropic.translation import MessageTranslation
 from maxserve.plugins.api.common import answering
 from maxserve.plugins.api.common.answer import Answer, TextDelta

@@ -16,8 +16,8 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import choose_parsers
-from maxserve.plugins.api.common.reading import AnswerReader
 from maxserve.plugins.parsers.hermes import Hermes
 from maxserve.plugins.parsers.think import Think
 
@@ -54,7 +54,7 @@ def test_the_operator_chooses(host: Host) -> None:
 
 def test_reasoning_comes_off_before_calls_are_looked_for() -> None:
     text = '<think>maybe <tool_call>{"name": "f"}</tool_call></think>Yes.<tool_call>{"name": "g"}</tool_call>'
-    reader = AnswerReader(Think(ReasoningContext()), Hermes(ToolContext()))
+    reader = OutputParser(Think(ReasoningContext()), Hermes(ToolContext()))
     delta = reader.read(text, last=True)
     assert (delta.content, delta.reasoning) == ("Yes.", 'maybe <tool_call>{"name": "f"}</tool_call>')
     (call,) = delta.calls
@@ -64,7 +64,7 @@ def test_reasoning_comes_off_before_calls_are_looked_for() -> None:
 
 
 def test_an_answer_without_calls_stops() -> None:
-    reader = AnswerReader(None, Hermes(ToolContext()))
+    reader = OutputParser(None, Hermes(ToolContext()))
     assert reader.read("a <tool_", last=False).content == "a"
     assert reader.read("", last=True).content == " <tool_"
     assert TextDelta(called=reader.called, finish="stop").finish_reason == "stop"

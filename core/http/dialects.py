@@ -11,17 +11,17 @@ from starlette.types import Scope
 from maxserve.core.http.errors import Failure
 from maxserve.core.interfaces.errors import PluginError
 
-Tells: TypeAlias = Callable[[Failure, str], Response]  # of a failure and the request's id
+EncodesFailure: TypeAlias = Callable[[Failure, str], Response]  # of a failure and the request's id
 
 
-class Wordings:
+class FailureDialects:
     """What answers failures below some paths, by plugin; everywhere else they are OpenAI's error objects.
 
     PluginError when two plugins want the same path.
     """
 
-    def __init__(self, given: Iterable[tuple[str, Mapping[str, Tells]]] = ()) -> None:
-        self._tells: dict[str, Tells] = {}
+    def __init__(self, given: Iterable[tuple[str, Mapping[str, EncodesFailure]]] = ()) -> None:
+        self._tells: dict[str, EncodesFailure] = {}
         owners: dict[str, str] = {}
         for plugin, tells in given:
             for path, tell in tells.items():

@@ -1,4 +1,4 @@
-"""Every wording against a real server with a random model: the official clients, tools and schemas included."""
+"""Every dialect against a real server with a random model: the official clients, tools and schemas included."""
 
 from __future__ import annotations
 

@@ -85,15 +85,15 @@ class MessageEvents(StreamEncoder):
         return start + _event("ping")
 
     def delta(self, index: int, delta: TextDelta) -> bytes:
-        said = b""
+        data = b""
         if delta.reasoning:
-            said += self._in("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            said += self._delta({"type": "thinking_delta", "thinking": delta.reasoning})
+            data += self._in("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            data += self._delta({"type": "thinking_delta", "thinking": delta.reasoning})
             self._thoughts.append(delta.reasoning)
         if delta.text:
-            said += self._in("text", {"type": "text", "text": ""})
-            said += self._delta({"type": "text_delta", "text": delta.text})
-        return said + b"".join(map(self._call, delta.calls))
+            data += self._in("text", {"type": "text", "text": ""})
+            data += self._delta({"type": "text_delta", "text": delta.text})
+        return data + b"".join(map(self._call, delta.calls))
 
     def closing(self, index: int, delta: TextDelta) -> bytes:
         end = _event(
@@ -105,8 +105,8 @@ class MessageEvents(StreamEncoder):
         return event(failure_body(failure, self._request_id), b"error")
 
     def _call(self, call: CallDelta) -> bytes:
-        said = self._in(call.index, {"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
-        return said + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        data = self._in(call.index, {"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
+        return data + self._delta({"type": "input_json_delta", "partial_json": call.arguments})
 
     def _in(self, kind: str | int, block: Mapping[str, Any]) -> bytes:
         """Opens `block` unless one of its kind is open."""

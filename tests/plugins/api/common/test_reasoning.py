@@ -6,7 +6,7 @@ import pytest
 
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.plugins.api.common.thinking import ReasoningFields, ThinkingControls
+from maxserve.plugins.api.common.reasoning import ReasoningControls, ReasoningFields
 
 
 @pytest.mark.parametrize(
@@ -22,22 +22,22 @@ from maxserve.plugins.api.common.thinking import ReasoningFields, ThinkingContro
     ],
 )
 def test_what_the_template_reads(sources: dict[str, str], switch: str | None, degree: str | None) -> None:
-    controls = ThinkingControls.of(ChatTemplate(sources))
+    controls = ReasoningControls.of(ChatTemplate(sources))
     assert (controls.switch, controls.degree) == (switch, degree)
 
 
 def test_efforts() -> None:
-    both = ThinkingControls(switch="thinking", degree="reasoning_effort")
+    both = ReasoningControls(switch="thinking", degree="reasoning_effort")
     assert both.effort("low", param="e") == ({"reasoning_effort": "low", "thinking": True}, [])
     assert both.effort("none", param="e") == ({"thinking": False}, [])
     assert both.effort("auto", param="e") == ({}, [])
-    graded = ThinkingControls(degree="thinking_effort")
+    graded = ReasoningControls(degree="thinking_effort")
     assert graded.effort("none", param="e") == ({"thinking_effort": "none"}, [])
-    variables, [warning] = ThinkingControls(switch="thinking").effort("high", param="e")
+    variables, [warning] = ReasoningControls(switch="thinking").effort("high", param="e")
     assert variables == {"thinking": True}
     assert "no degrees" in warning
     for effort in ("high", "none"):
-        variables, [warning] = ThinkingControls().effort(effort, param="e")
+        variables, [warning] = ReasoningControls().effort(effort, param="e")
         assert variables == {}
         assert "no switch" in warning
 
@@ -48,7 +48,7 @@ PICKY = """\
 
 
 def test_an_effort_that_the_template_refuses_becomes_the_nearest_that_it_renders() -> None:
-    controls = ThinkingControls.of(ChatTemplate({"default": PICKY}), {"bos_token": "<s>"})
+    controls = ReasoningControls.of(ChatTemplate({"default": PICKY}), {"bos_token": "<s>"})
     rendered = {}
     for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"):
         rendered[effort], warnings = controls.effort(effort, param="reasoning_effort")
@@ -59,7 +59,7 @@ def test_an_effort_that_the_template_refuses_becomes_the_nearest_that_it_renders
     ]
 
 
-SWITCH = ThinkingControls(switch="enable_thinking")
+SWITCH = ReasoningControls(switch="enable_thinking")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_spellings(fields: dict[str, Any], variables: dict[str, Any]) -> None:
 
 
 def test_budgets() -> None:
-    seed = ThinkingControls(budgeted=True)
+    seed = ReasoningControls(budgeted=True)
     assert seed.asked(ReasoningFields(thinking_token_budget=512)).variables == {"thinking_budget": 512}
     for name in ("thinking_budget", "thinking_token_budget", "reasoning_budget"):
         with pytest.raises(RequestError) as refused:

@@ -66,7 +66,7 @@ class ReasoningFields(Body):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThinkingControls:
+class ReasoningControls:
     """What the chat template reads: a variable that turns thinking on and off, one for its degree, one for a budget.
 
     `efforts` are the degrees that it renders, by what clients call them.
@@ -78,7 +78,7 @@ class ThinkingControls:
     efforts: Mapping[str, str] | None = None
 
     @classmethod
-    def of(cls, template: ChatTemplate, special_tokens: Mapping[str, str] | None = None) -> ThinkingControls:
+    def of(cls, template: ChatTemplate, special_tokens: Mapping[str, str] | None = None) -> ReasoningControls:
         known = _variables(source for tools in (False, True) if (source := _source(template, tools)) is not None)
         degree = next((name for name in _EFFORTS if name in known), None)
         return cls(
@@ -92,9 +92,9 @@ class ThinkingControls:
         """What `fields` say; RequestError for a budget that cannot be kept."""
         variables: dict[str, Any] = {}
         warnings: list[str] = []
-        for more, said in (*self._degrees(fields), *self._switches(fields), *self._budgets(fields)):
+        for more, lines in (*self._degrees(fields), *self._switches(fields), *self._budgets(fields)):
             variables |= more
-            warnings += said
+            warnings += lines
         return Asked(variables, tuple(dict.fromkeys(warnings)))
 
     def switched(self, on: bool, *, param: str) -> tuple[dict[str, Any], list[str]]:
@@ -113,10 +113,10 @@ class ThinkingControls:
         on = effort != "none"
         if self.degree is not None and (on or self.switch is None):
             rendered = (self.efforts or {}).get(effort, effort)
-            told = (
+            notes = (
                 [] if rendered == effort else [f"{param}: this model's chat template knows no {effort!r}: {rendered!r}"]
             )
-            return {self.degree: rendered} | ({} if self.switch is None else {self.switch: True}), told
+            return {self.degree: rendered} | ({} if self.switch is None else {self.switch: True}), notes
         variables, warnings = self.switched(on, param=param)
         if on and self.switch is not None:
             warnings.append(f"{param}: this model's chat template knows thinking and no thinking, but no degrees of it")

@@ -19,7 +19,7 @@ _TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RequestPlan:
     """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
 
     `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is nobody's.
@@ -36,7 +36,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobLimits:
+class RequestLimits:
     """What bounds a job: the model, and how many requests the server takes at once (None: any number).
 
     `prompt_field` is what the prompt is called in the body; `default_limit` the tokens of an answer that sets no limit.
@@ -48,16 +48,16 @@ class JobLimits:
     default_limit: int | None = None
 
 
-def plan_job(
+def plan_requests(
     body: TextBody,
     prompts: Sequence[Sequence[int]],
     sampling: ResolvedParams,
-    limits: JobLimits,
+    limits: RequestLimits,
     *,
     user: str,
     constraint: Constraint | None = None,
     images: tuple[Image, ...] = (),
-) -> Job:
+) -> RequestPlan:
     """The requests, with the `images` of a single prompt.
 
     RequestError when prompts, or the answers asked for, are more than model or server can hold.
@@ -71,7 +71,7 @@ def plan_job(
         requests += [replace(request, images=images) for request in samples] if images else samples
     limit = body.token_limit[1]
     _check_minimum(sampling, *body.token_limit)
-    return Job(
+    return RequestPlan(
         requests=tuple(requests),
         stops=body.stops,
         n=n,
@@ -165,7 +165,7 @@ def _seed(seed: int | None, sample: int) -> int | None:
     return None if seed is None else (seed + sample + 2**63) % 2**64 - 2**63
 
 
-def _limit(body: TextBody, prompt: int, limits: JobLimits) -> int | None:
+def _limit(body: TextBody, prompt: int, limits: RequestLimits) -> int | None:
     """How many tokens may follow a prompt of `prompt` tokens; what was asked for is cut to what there is room for.
 
     A limit is an upper bound, and agents send the same large one to every model: the answer ends with "length".

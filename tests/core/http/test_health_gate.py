@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from maxserve.core.http.gate import LIVE, PROBES, Gate
+from maxserve.core.http.health_gate import LIVE, PROBES, HealthGate
 
 pytestmark = pytest.mark.anyio
 
@@ -17,12 +17,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def client(gate: Gate) -> httpx.AsyncClient:
+def client(gate: HealthGate) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
 
 
 async def test_while_loading() -> None:
-    gate = Gate()
+    gate = HealthGate()
     gate.progress("loading weights", 0.25)
     async with client(gate) as http:
         health = await http.get("/health")
@@ -37,7 +37,7 @@ async def test_while_loading() -> None:
 
 
 async def test_open_hands_on_all_but_health() -> None:
-    gate = Gate()
+    gate = HealthGate()
     gate.open(PlainTextResponse("from the application"))
     assert gate.is_open
     async with client(gate) as http:
@@ -50,7 +50,7 @@ async def test_open_hands_on_all_but_health() -> None:
 
 
 async def test_closed_and_failed() -> None:
-    gate = Gate()
+    gate = HealthGate()
     gate.open(PlainTextResponse("x"))
     gate.close("the worker died and is being restarted")
     async with client(gate) as http:
@@ -75,7 +75,7 @@ async def test_running_streams_go_on_when_it_closes() -> None:
         await going.wait()
         yield b"two"
 
-    gate = Gate()
+    gate = HealthGate()
     gate.open(StreamingResponse(body()))
     async with client(gate) as http:
         running = asyncio.create_task(http.get("/stream"))
@@ -95,7 +95,7 @@ async def test_websockets_are_turned_away() -> None:
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    await Gate()({"type": "websocket", "path": "/x"}, receive, send)
+    await HealthGate()({"type": "websocket", "path": "/x"}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1013, "reason": "the model is loading"}]
 
 
@@ -109,12 +109,12 @@ async def test_lifespan() -> None:
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    await Gate()({"type": "lifespan"}, receive, send)
+    await HealthGate()({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def test_probes_tell_life_from_readiness() -> None:
-    gate = Gate()
+    gate = HealthGate()
     gate.progress("loading weights", 0.25)
     async with client(gate) as http:
         assert {p: (await http.get(p)).status_code for p in PROBES} == {p: 200 if p in LIVE else 503 for p in PROBES}

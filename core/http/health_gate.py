@@ -9,8 +9,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import RETRY_AFTER, Failure, unavailable
-from maxserve.core.http.wordings import Wordings
 
 READY = frozenset({"/health", "/v1/health", "/ping", "/health/ready", "/v2/health/ready"})  # 200: send requests
 LIVE = frozenset({"/health/live", "/v2/health/live"})  # 200: leave it running, it may yet come up
@@ -33,7 +33,7 @@ class _Closed:
         return {"status": self.status, "message": self.message}
 
 
-class Gate:
+class HealthGate:
     """An ASGI application that stands before the real one, from the moment the port is bound.
 
     Closed, it answers everything but probes of life with 503. Open, it answers probes with 200 and hands on the rest.
@@ -43,7 +43,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
-        self._wordings = Wordings()  # of the last application
+        self._dialects = FailureDialects()  # of the last application
         self._closed = _Closed(status="loading", message="the model is loading", phase="starting")
 
     @property
@@ -54,9 +54,9 @@ class Gate:
         """What the closed gate tells of the start: a phase, and how much of it is done, 0 to 1."""
         self._closed = _Closed(status="loading", message="the model is loading", phase=phase, progress=fraction)
 
-    def open(self, app: ASGIApp, wordings: Wordings | None = None) -> None:
+    def open(self, app: ASGIApp, dialects: FailureDialects | None = None) -> None:
         """Lets requests on to `app`; closed again, the gate words failures as it does."""
-        self._app, self._wordings = app, wordings or Wordings()
+        self._app, self._dialects = app, dialects or FailureDialects()
 
     def close(self, message: str) -> None:
         """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""
@@ -76,7 +76,7 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013, "reason": self._closed.message})
         else:
-            await self._wordings.response(unavailable(self._said()), scope)(scope, receive, send)
+            await self._dialects.response(unavailable(self._said()), scope)(scope, receive, send)
 
     def _probe(self, path: str, method: str) -> Response:
         if method not in ("GET", "HEAD"):

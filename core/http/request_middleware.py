@@ -10,18 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxserve.core.http.body_memory import UNCOUNTED, BodyMemory
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.disconnect import ClientGone
 from maxserve.core.http.errors import Failure, failure_of, log
-from maxserve.core.http.wordings import Wordings
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware. The id is in `scope["state"]["request_id"]` and in the answer's X-Request-ID."""
 
-    def __init__(self, app: ASGIApp, *, bodies: BodyMemory, wordings: Wordings) -> None:
-        self._app, self._wordings = app, wordings
+    def __init__(self, app: ASGIApp, *, bodies: BodyMemory, dialects: FailureDialects) -> None:
+        self._app, self._dialects = app, dialects
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ class Edge:
             await self._tell(failure, scope, receive, send)
 
     async def _tell(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._wordings.response(failure, scope)(scope, receive, send)
+        await self._dialects.response(failure, scope)(scope, receive, send)
 
 
 class _Limited:

@@ -16,7 +16,7 @@ from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.parsers import CallDelta, Delta, ReadsAnswer, ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.plugins.api.common.answer import TextDelta
-from maxserve.plugins.api.common.reading import AnswerReader
+from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.script import Script
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from maxserve.testing.parsers import gathered
@@ -28,16 +28,16 @@ COUNT = Tool(
 TOOLS = (WEATHER, COUNT)
 
 
-def reader(parser: str, *, reasoning: str | None = None, prompt: str = "", **more: Any) -> AnswerReader:
+def reader(parser: str, *, reasoning: str | None = None, prompt: str = "", **more: Any) -> OutputParser:
     (tools,) = (load_ref(each.build) for each in maxserve_tool_parsers() if each.name == parser)
     thoughts = [load_ref(each.build) for each in maxserve_reasoning_parsers() if each.name == reasoning]
     context = ReasoningContext(prompt=prompt, tools=TOOLS)
-    return AnswerReader(
+    return OutputParser(
         thoughts[0](context) if thoughts else None, tools(ToolContext(tools=TOOLS)), declared=TOOLS, **more
     )
 
 
-def read(reader: AnswerReader, pieces: Iterable[str], *, cut: bool = False) -> Any:
+def read(reader: OutputParser, pieces: Iterable[str], *, cut: bool = False) -> Any:
     """Content, reasoning and calls of an answer that comes in `pieces`; all of it can be encoded."""
     pieces = [*pieces, ""]
     last = len(pieces) - 1
@@ -149,7 +149,7 @@ class Stranger:
 
 def told(*deltas: Delta) -> Any:
     stranger: ReadsAnswer = Stranger(*deltas)
-    return read(AnswerReader(None, stranger), ["x"] * len(deltas))
+    return read(OutputParser(None, stranger), ["x"] * len(deltas))
 
 
 def test_what_a_strangers_parser_tells_becomes_an_object() -> None:

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 from maxserve.core.config import Settings
 from maxserve.core.config.sections import ServerSettings
 from maxserve.core.http.app import create_app
+from maxserve.core.http.dialects import EncodesFailure, FailureDialects
 from maxserve.core.http.errors import Failure
-from maxserve.core.http.gate import Gate
-from maxserve.core.http.wordings import Tells, Wordings
+from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 
@@ -28,14 +28,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def acme(name: str) -> Tells:
+def acme(name: str) -> EncodesFailure:
     def tell(failure: Failure, request_id: str) -> Response:
         return JSONResponse({name: failure.message, "id": request_id}, failure.status, dict(failure.headers))
 
     return tell
 
 
-def gate_of(wordings: Wordings, **server: Any) -> Gate:
+def gate_of(dialects: FailureDialects, **server: Any) -> HealthGate:
     context: Any = SimpleNamespace(
         owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=Settings(server=ServerSettings(**server))
     )
@@ -49,16 +49,16 @@ def gate_of(wordings: Wordings, **server: Any) -> Gate:
     async def bug() -> None:
         raise KeyError("inside")
 
-    gate = Gate()
-    gate.open(create_app(context, [("/", router, "acme")], wordings), wordings)
+    gate = HealthGate()
+    gate.open(create_app(context, [("/", router, "acme")], dialects), dialects)
     return gate
 
 
-def client(gate: Gate) -> httpx.AsyncClient:
+def client(gate: HealthGate) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
 
 
-WORDINGS = Wordings([("acme", {"/acme": acme("acme"), "/acme/deep/": acme("deep")})])
+WORDINGS = FailureDialects([("acme", {"/acme": acme("acme"), "/acme/deep/": acme("deep")})])
 
 Ask = Callable[[httpx.AsyncClient], Any]
 
@@ -87,14 +87,14 @@ async def test_each_failure_is_told_in_the_apis_words(ask: Ask, status: int, sai
 
 
 @pytest.mark.parametrize(
-    ("path", "wording"),
+    ("path", "dialect"),
     [("/acme", "acme"), ("/acme/deep", "deep"), ("/acme/deep/er", "deep"), ("/acmeish", "error"), ("/", "error")],
 )
-async def test_the_longest_path_decides_and_all_others_are_openais(path: str, wording: str) -> None:
+async def test_the_longest_path_decides_and_all_others_are_openais(path: str, dialect: str) -> None:
     async with client(gate_of(WORDINGS)) as http:
         answer = await http.get(path)
     assert answer.status_code == 404
-    assert wording in answer.json()
+    assert dialect in answer.json()
 
 
 async def test_a_closed_gate_speaks_like_the_application_it_had() -> None:
@@ -104,13 +104,13 @@ async def test_a_closed_gate_speaks_like_the_application_it_had() -> None:
         answer = await http.post("/acme/ask")
     assert (answer.status_code, answer.json()["acme"]) == (503, "the worker is away")
     assert answer.headers["retry-after"]
-    async with client(Gate()) as http:
+    async with client(HealthGate()) as http:
         assert "error" in (await http.post("/acme/ask")).json()
 
 
 def test_two_plugins_cannot_word_the_same() -> None:
     with pytest.raises(PluginError, match="'one' and 'two' both word failures below /x; leave one of them out"):
-        Wordings([("one", {"/x/": acme("a")}), ("two", {"/x": acme("b")})])
+        FailureDialects([("one", {"/x/": acme("a")}), ("two", {"/x": acme("b")})])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ async def test_the_built_in_apis_say_how(path: str, kind: type) -> None:
         (entry.plugin, {at: host.load(entry, ref) for at, ref in entry.component.failures.items()})
         for entry in host.routes
     ]
-    async with client(gate_of(Wordings(given), api_key=("yes",))) as http:
+    async with client(gate_of(FailureDialects(given), api_key=("yes",))) as http:
         answer = await http.post(path)
     assert answer.status_code == 401
     assert isinstance(answer.json()["error"], kind)
