@@ -80,7 +80,7 @@ class GptOssMixture(nn.Module):
         self.top_k = config.top_k
         self.router = Linear(config.dim, config.experts, bias=True)
         activation = partial(clamped_gate, alpha=config.gate_alpha, limit=config.gate_limit)
-        self.experts = Experts(config.experts, config.dim, config.expert_dim, activation, bias=True)
+        self.experts = Experts(config.experts, config.dim, config.expert_dim, activation, bias=True, alternating=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.experts(x, top_k_softmax(self.router(x), self.top_k))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
     from maxserve.architectures.layers.rotary import LayerRotary, Rotary
-    from maxserve.core.loading.linear import Embedding, Linear
+    from maxserve.core.loading.linear import Embedding, Linear, Part
 
 __all__ = [
     "Attention",
@@ -33,6 +33,7 @@ __all__ = [
     "Mixture",
     "ModelConfig",
     "OffsetRMSNorm",
+    "Part",
     "PostNormBlock",
     "PreNormBlock",
     "RMSNorm",
@@ -57,6 +58,7 @@ LAZY = {
     "Mixture": "maxserve.architectures.layers.moe",
     "ModelConfig": "maxserve.architectures.layers.config",
     "OffsetRMSNorm": "maxserve.architectures.layers.norm",
+    "Part": "maxserve.core.loading.linear",
     "PostNormBlock": "maxserve.architectures.layers.block",
     "PreNormBlock": "maxserve.architectures.layers.block",
     "RMSNorm": "maxserve.architectures.layers.norm",

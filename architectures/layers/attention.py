@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.core.loading.linear import Linear
+from maxserve.core.loading.linear import Linear, Part
 from maxserve.interfaces.inputs import StepContext
 
 
@@ -33,8 +33,14 @@ class Attention(nn.Module):
         self.uses_rope = config.layer_ropes[layer] is not None
         self.clip = clip
         rows = config.heads + 2 * config.kv_heads
-        self.qkv_proj = Linear(config.dim, rows * config.head_dim, bias=config.attention_bias)
-        self.o_proj = Linear(config.heads * config.head_dim, config.dim, bias=config.o_bias)
+        self.qkv_proj = Linear(
+            config.dim,
+            rows * config.head_dim,
+            bias=config.attention_bias,
+            role="column",
+            parts=heads_of(config.heads, config.kv_heads, config.head_dim),
+        )
+        self.o_proj = Linear(config.heads * config.head_dim, config.dim, bias=config.o_bias, role="row")
         self.q_norm = norm(config.head_dim, config.eps) if qk_norm else None
         self.k_norm = norm(config.head_dim, config.eps) if qk_norm else None
 
@@ -54,6 +60,15 @@ class Attention(nn.Module):
             return rows[:, : self.heads], rows[:, self.heads :]
         q, k = self.q_norm(rows[:, : self.heads]), self.k_norm(rows[:, self.heads :])
         return (step.apply_rope(q), step.apply_rope(k)) if self.uses_rope else (q, k)
+
+
+def heads_of(heads: int, kv_heads: int, head_dim: int) -> dict[str, Part]:
+    """The parts of fused queries, keys and values, whose heads stay whole."""
+    return {
+        "q_proj": Part(heads * head_dim, heads),
+        "k_proj": Part(kv_heads * head_dim, kv_heads),
+        "v_proj": Part(kv_heads * head_dim, kv_heads),
+    }
 
 
 class WholeNormAttention(Attention):

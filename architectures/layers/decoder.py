@@ -19,7 +19,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, block: type[nn.Module], norm: type[nn.Module]) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.dim)
+        self.embed_tokens = Embedding(config.vocab_size, config.dim, role="column")
         self.layers = nn.ModuleList(block(config, layer) for layer in range(config.layers))
         self.norm = norm(config.dim, config.eps)
 
@@ -39,7 +39,7 @@ class DecoderModel(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config, self.Block, self.Norm)
-        self.lm_head = Linear(config.dim, config.vocab_size)
+        self.lm_head = Linear(config.dim, config.vocab_size, role="column")
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.rotary: RotaryEmbedding = LayerRotary(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maxserve.architectures.layers.attention import heads_of
 from maxserve.architectures.layers.encoder_config import EncoderConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.core.loading.linear import Embedding, Linear
@@ -16,7 +17,7 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, config: EncoderConfig) -> None:
         super().__init__()
-        self.dense = Linear(inputs, config.dim, bias=True)
+        self.dense = Linear(inputs, config.dim, bias=True, role="row")
         self.LayerNorm = nn.LayerNorm(config.dim, eps=config.eps)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
@@ -29,7 +30,13 @@ class Projections(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.qkv = Linear(config.dim, 3 * config.dim, bias=True)
+        self.qkv = Linear(
+            config.dim,
+            3 * config.dim,
+            bias=True,
+            role="column",
+            parts=heads_of(config.heads, config.heads, config.dim // config.heads),
+        )
 
 
 class SelfAttention(nn.Module):
@@ -54,7 +61,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.attention = SelfAttention(config, layer)
-        self.intermediate = nn.ModuleDict({"dense": Linear(config.dim, config.ffn_dim, bias=True)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.dim, config.ffn_dim, bias=True, role="column")})
         self.output = Residual(config.ffn_dim, config)
         self.activation = ACTIVATIONS[config.activation]
 
@@ -70,7 +77,7 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word_embeddings = Embedding(config.vocab_size, config.dim)
+        self.word_embeddings = Embedding(config.vocab_size, config.dim, role="column")
         self.position_embeddings = Embedding(config.positions, config.dim)
         self.token_type_embeddings = Embedding(config.token_types, config.dim) if config.token_types else None
         self.LayerNorm = nn.LayerNorm(config.dim, eps=config.eps)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.core.loading.linear import Linear, weight
+from maxserve.core.loading.linear import Linear, Part, Role, weight
 from maxserve.interfaces.inputs import StepContext
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
@@ -24,7 +24,10 @@ class HeadsFromLatent(nn.Module):
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
         self.heads, self.nope_dim = config.heads, config.nope_dim
-        self.weight = weight(config.heads * (config.nope_dim + config.value_dim), config.kv_rank)
+        outputs = config.heads * (config.nope_dim + config.value_dim)
+        self.role: Role = "column"
+        self.parts = {"kv_b_proj": Part(outputs, config.heads)}
+        self.weight = weight(outputs, config.kv_rank)
 
     def _parts(self) -> Tensor:
         return self.weight.view(self.heads, -1, self.weight.shape[1])
@@ -45,18 +48,19 @@ class LatentAttention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         q_size = config.heads * (config.nope_dim + config.rope_dim)
+        heads = {"q_proj": Part(q_size, config.heads)}
         if config.q_rank is None:
-            self.q_proj = Linear(config.dim, q_size)
+            self.q_proj = Linear(config.dim, q_size, role="column", parts=heads)
         else:
             self.q_a_proj = Linear(config.dim, config.q_rank, bias=config.attention_bias)
             self.q_a_layernorm = RMSNorm(config.q_rank, EPS)
-            self.q_b_proj = Linear(config.q_rank, q_size)
+            self.q_b_proj = Linear(config.q_rank, q_size, role="column", parts=heads)
         kept = config.kv_rank + config.rope_dim
         self.kv_a_proj_with_mqa = Linear(config.dim, kept, bias=config.attention_bias)
         self.kv_a_layernorm = RMSNorm(config.kv_rank, EPS)
         self.kv_b_proj = HeadsFromLatent(config)
         self.indexer = Indexer(config) if config.index_top else None
-        self.o_proj = Linear(config.heads * config.value_dim, config.dim, bias=config.o_bias)
+        self.o_proj = Linear(config.heads * config.value_dim, config.dim, bias=config.o_bias, role="row")
 
     def forward(self, x: Tensor, step: StepContext) -> Tensor:
         """[T, dim] to [T, dim]."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.core.loading.linear import Linear
+from maxserve.core.loading.linear import Linear, Part
 
 _tanh_gelu = partial(F.gelu, approximate="tanh")
 
@@ -24,13 +24,19 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def gate_up_parts(ffn_dim: int) -> dict[str, Part]:
+    """The parts of a fused gate and up."""
+    return {"gate_proj": Part(ffn_dim), "up_proj": Part(ffn_dim)}
+
+
 class GatedMLP(nn.Module):
     """down(activation(gate(x)) * up(x)), gate and up in one weight."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(config.dim, 2 * config.ffn_dim, bias=config.mlp_bias)
-        self.down_proj = Linear(config.ffn_dim, config.dim, bias=config.mlp_bias)
+        parts = gate_up_parts(config.ffn_dim)
+        self.gate_up_proj = Linear(config.dim, 2 * config.ffn_dim, bias=config.mlp_bias, role="column", parts=parts)
+        self.down_proj = Linear(config.ffn_dim, config.dim, bias=config.mlp_bias, role="row")
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers.mixture_config import MixtureConfig
-from maxserve.architectures.layers.mlp import ACTIVATIONS
+from maxserve.architectures.layers.mlp import ACTIVATIONS, gate_up_parts
 from maxserve.architectures.layers.routing import Choice
 from maxserve.core.loading.expert_linear import ExpertLinear
-from maxserve.core.loading.linear import Linear
+from maxserve.core.loading.linear import Linear, Part
 
 
 class Experts(nn.Module):
     """Gated feed-forward parts of which each token uses the chosen ones: down(activation(gate_up(x))), summed.
 
     `activation` takes [rows, 2 * ffn_dim], gate and up as the family lays them out, to [rows, ffn_dim]. A choice's
-    weight multiplies what comes out of the expert or, with `weighs_input`, what goes in.
+    weight multiplies what comes out of the expert or, with `weighs_input`, what goes in. `alternating`: outputs of gate
+    and up lie in pairs, not all of the gate first.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class Experts(nn.Module):
         *,
         bias: bool = False,
         weighs_input: bool = False,
+        alternating: bool = False,
     ) -> None:
         super().__init__()
-        self.gate_up_proj = ExpertLinear(experts, dim, 2 * ffn_dim, bias=bias)
-        self.down_proj = ExpertLinear(experts, ffn_dim, dim, bias=bias)
+        parts = {"gate_up_proj": Part(2 * ffn_dim, ffn_dim)} if alternating else gate_up_parts(ffn_dim)
+        self.gate_up_proj = ExpertLinear(experts, dim, 2 * ffn_dim, bias=bias, role="column", parts=parts)
+        self.down_proj = ExpertLinear(experts, ffn_dim, dim, bias=bias, role="row")
         self.experts, self.activation, self.weighs_input = experts, activation, weighs_input
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.loading.linear import weight
+from maxserve.core.loading.linear import Part, Role, checked_parts, weight
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.linear import PackedExperts
@@ -20,13 +21,24 @@ class ExpertLinear(nn.Module):
     """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
 
     As for Linear, once a linear method stores the weights, `packed` has them and `weight` is gone.
+    `role` and `parts` are those of each expert's.
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(self, experts: int, inputs: int, outputs: int, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        experts: int,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        role: Role = "replicated",
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
         super().__init__()
+        self.role, self.parts = role, checked_parts(parts, outputs)
         self.experts, self.inputs, self.outputs = experts, inputs, outputs
         self.weight = weight(experts, outputs, inputs)
         self.bias = weight(experts, outputs) if bias else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,22 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.linear import PackedLinear, SupportsEmbedding
+
+
+Role: TypeAlias = Literal["column", "row", "replicated"]
+"""How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the projections that lie one after another in a weight: `size` outputs in `units` that stay whole.
+
+    Heads are units. Where there are fewer units than ranks, several ranks have the same one. Without units, any share
+    of the outputs will do.
+    """
+
+    size: int
+    units: int | None = None
 
 
 def weight(*shape: int) -> nn.Parameter:
@@ -21,15 +39,25 @@ class Linear(nn.Module):
     """Multiplies by a weight [outputs, inputs], as checkpoints store it.
 
     Every projection of every model is one of these, so that how a weight is stored and multiplied is decided in one
-    place: once a linear method stores it, `packed` has the weight and `weight` is gone.
+    place: once a linear method stores it, `packed` has the weight and `weight` is gone. `role` and `parts`, the names
+    and sizes of fused projections, say how ranks may share it.
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        role: Role = "replicated",
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
+        self.role, self.parts = role, checked_parts(parts, outputs)
         self.weight = weight(outputs, inputs)
         self.bias = weight(outputs) if bias else None
         self.packed: PackedLinear | None = None
@@ -59,8 +87,17 @@ class ExactLinear(Linear):
         return F.linear(x.float(), self.weight.float())
 
 
+def checked_parts(parts: Mapping[str, Part] | None, outputs: int) -> Mapping[str, Part]:
+    """The parts of a weight with so many outputs; a single one unless there are names."""
+    parts = parts or {"": Part(outputs)}
+    assert sum(part.size for part in parts.values()) == outputs, "parts make up the outputs"
+    return parts
+
+
 class Embedding(nn.Module):
     """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
+
+    `role` "column": ranks may share the entries.
 
     Where a projection has the same weight and its linear method can give rows of it, `packed` has the table and
     `weight` is gone.
@@ -68,8 +105,9 @@ class Embedding(nn.Module):
 
     weight: nn.Parameter | None
 
-    def __init__(self, entries: int, dim: int) -> None:
+    def __init__(self, entries: int, dim: int, *, role: Role = "replicated") -> None:
         super().__init__()
+        self.role, self.parts = role, checked_parts(None, entries)
         self.weight = table = weight(entries, dim)
         self.compute = table.dtype
         self.packed: SupportsEmbedding | None = None

@@ -41,7 +41,8 @@ class Read:
     A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `rows` are those of
     the tensor that are meant, where it holds several parameters. `transposed`: the last two axes change places.
     `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `parts`
-    are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out.
+    are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out. `taken` are the
+    axes, counted from the last, of which only indices from the first number to before the second are taken in the end.
     """
 
     file: str
@@ -56,11 +57,12 @@ class Read:
     rows: tuple[int, int] | None = None
     transposed: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
+    taken: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def whole(self) -> bool:
         """Whether the tensor is the parameter as it is."""
-        changed = self.transposed or self.parts
+        changed = self.transposed or self.parts or self.taken
         return self.entry is None and self.offset is None and self.rows is None and not changed
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint, Part
 from maxserve.core.loading.safetensors_header import read_header
+from maxserve.core.loading.shards import Shard, layouts
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
@@ -64,18 +65,20 @@ def load_weights(
     storage: LinearStorage | None = None,
     order: PairsApart | None = None,
     quantization: Checkpoint | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `storage` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
     differ. `order` changes the rows of rotated queries and keys, `quantization` is the format of a quantized
-    checkpoint. Buffers are left alone: `model.prepare()` makes them. ModelError when names or shapes do not fit.
+    checkpoint. With a `shard`, parameters become that rank's part of them. Buffers are left alone:
+    `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order)
+    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order, shard)
     format = None if quantization is None else quantization.format
     headers = {file: read_header(file) for file in files}
-    reads = plan_reads(parameters.shapes, headers, weight_map, format)
+    reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format))
     if order is not None:
         order.check(read.name for read in reads)
     if storage is not None:
@@ -90,7 +93,9 @@ def load_weights(
             else:
                 for piece, numbers in _ready(read, tensor, format):
                     changes = order is not None and order.changes(read.name)
-                    parameters.load(piece, order(numbers) if order is not None and changes else numbers)
+                    ordered = order(numbers) if order is not None and changes else numbers
+                    for share, own in _taken(piece, ordered):
+                        parameters.load(share, own)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -163,6 +168,20 @@ def _ready(
         yield replace(read, entry=entry), _changed(tensor[entry], own, format)
 
 
+def _taken(read: Read, tensor: torch.Tensor) -> Iterator[tuple[Read, torch.Tensor]]:
+    """This rank's part of the tensor, entry by entry where it has entries."""
+    if not read.taken:
+        yield read, tensor
+        return
+    entries: Iterable[tuple[int | None, torch.Tensor]] = ((None, tensor),)
+    if tensor.dim() > -read.taken[0][0]:
+        entries = enumerate(tensor)
+    for entry, part in entries:
+        for axis, start, stop in read.taken:
+            part = part.narrow(axis, start, stop - start)
+        yield read if entry is None else replace(read, entry=entry), part
+
+
 def _changed(
     tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
 ) -> torch.Tensor:
@@ -204,6 +223,7 @@ class _Loaded:
         device: torch.device,
         exact: Sequence[str],
         order: PairsApart | None,
+        shard: Shard | None = None,
     ) -> None:
         self._order = order
         self._dtype = dtype
@@ -224,6 +244,20 @@ class _Loaded:
             buffers=frozenset(name for name, _ in model.named_buffers()),
         )
         self._model = model
+        self._layouts = {} if shard is None else layouts(model, self.shapes.shapes, shard)
+
+    def shares(self, reads: Sequence[Read]) -> list[Read]:
+        """What to read of each tensor for this rank's part of the parameters."""
+        return [
+            share
+            for read in reads
+            for share in (self._layouts[read.target].cut(read) if read.target in self._layouts else (read,))
+        ]
+
+    def _shape(self, target: str) -> tuple[int, ...]:
+        """The shape of a parameter here."""
+        whole = self.shapes.shapes[target]
+        return self._layouts[target].shape(whole) if target in self._layouts else whole
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What the model's parameters hold now, by their first names."""
@@ -255,7 +289,8 @@ class _Loaded:
             dtype = self._dtypes[names[0]] = storage.dtype(own)
             for name, module in modules:
                 if isinstance(module, Linear):
-                    packed = storage.method.create(module.outputs, module.inputs, dtype)
+                    outputs, inputs = self._shape(names[0])
+                    packed = storage.method.create(outputs, inputs, dtype)
                     if packed is not None:
                         self._packed[name] = packed
                         module.set_packed(packed)
@@ -269,7 +304,7 @@ class _Loaded:
         module = self._module(names[0])
         if len(names) > 1 or not isinstance(module, Linear) or not isinstance(storage.method, SupportsQuantized):
             return False
-        if not reads or not all(read.parts and read.entry is None and not self._reorders(read) for read in reads):
+        if not reads or not all(read.parts and read.entry is None and not self._changes(read) for read in reads):
             return False
         made = storage.method.create_quantized(quantization.name, quantization.format, module.outputs, module.inputs)
         if made is None:
@@ -277,6 +312,10 @@ class _Loaded:
         self.quantized[names[0]] = made
         module.set_packed(made)
         return True
+
+    def _changes(self, read: Read) -> bool:
+        """Whether rows change places or are left out."""
+        return bool(read.taken) or self._reorders(read)
 
     def _reorders(self, read: Read) -> bool:
         return self._order is not None and self._order.changes(read.name)
@@ -286,7 +325,8 @@ class _Loaded:
         if not isinstance(storage.method, SupportsExperts):
             return
         dtype = storage.dtype(reads)
-        packed = storage.method.create_experts(module.experts, module.outputs, module.inputs, dtype)
+        experts, outputs, inputs = self._shape(name)
+        packed = storage.method.create_experts(experts, outputs, inputs, dtype)
         if packed is not None:
             self._dtypes[name] = dtype
             self._experts[name] = packed
@@ -323,7 +363,7 @@ class _Loaded:
     def _load_piece(self, read: Read, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         whole = self._ready.get(read.target)
         if whole is None:
-            shape = self.shapes.shapes[read.target]
+            shape = self._shape(read.target)
             whole = self._ready[read.target] = torch.empty(shape, dtype=dtype, device=self._device)
         piece = whole if read.entry is None else whole[read.entry]
         if read.offset is not None:

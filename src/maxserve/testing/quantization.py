@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +16,7 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.linear import LinearContext, LinearMethod
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
 
-__all__ = ["NibbleFormat", "NibbleLinear", "NibbleMethod", "nibble_plugin", "quantize"]
+__all__ = ["NibbleFormat", "NibbleLinear", "NibbleMethod", "nibble_plugin", "quantize_checkpoint"]
 
 ROLES = ("codes", "scale", "zero")
 
@@ -29,6 +32,21 @@ def quantize(weight: Tensor) -> dict[str, Tensor]:
 def dequantize(tensors: Mapping[str, Tensor]) -> Tensor:
     levels = torch.stack((tensors["codes"] & 15, tensors["codes"] >> 4), dim=-1).flatten(-2)
     return levels * tensors["scale"] + tensors["zero"]
+
+
+def quantize_checkpoint(folder: Path, ending: str = "_proj.weight") -> dict[str, Tensor]:
+    """Puts the weights of the checkpoint whose names end so in the format; returns what they are then."""
+    file, config = folder / "model.safetensors", folder / "config.json"
+    stored = load_file(file)
+    meant = {}
+    for name in [name for name in stored if name.endswith(ending)]:
+        tensors = quantize(stored.pop(name).float())
+        stored |= {f"{name}.{role}": tensor.contiguous() for role, tensor in tensors.items()}
+        meant[name] = dequantize(tensors)
+    save_file(stored, file)
+    raw = json.loads(config.read_text())
+    config.write_text(json.dumps(raw | {"quantization_config": {"quant_method": "nibbles"}}))
+    return meant
 
 
 class NibbleFormat:

@@ -20,7 +20,7 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
 from maxserve.testing.architecture import ArchitectureChecks, randomised
-from maxserve.testing.quantization import NibbleLinear, NibbleMethod, dequantize, nibble_plugin, quantize
+from maxserve.testing.quantization import NibbleLinear, NibbleMethod, nibble_plugin, quantize_checkpoint
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
 
@@ -228,16 +228,9 @@ def nibbles(folder: Path, **changes: Any) -> Any:
     """A checkpoint of a tiny Llama in the format of the testing kit; returns the model that it stands for."""
     reference: Any = randomised(ArchitectureChecks.reference(llama_config(**changes)))
     reference.save_pretrained(folder)
-    file = folder / "model.safetensors"
-    stored = load_file(file)
-    for name, parameter in reference.named_parameters():
-        if name.endswith("_proj.weight"):
-            tensors = quantize(stored.pop(name))
-            stored |= {f"{name}.{role}": tensor.contiguous() for role, tensor in tensors.items()}
-            parameter.data = dequantize(tensors)
-    save_file(stored, file)
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(raw | {"quantization_config": {"quant_method": "nibbles"}}))
+    parameters = dict(reference.named_parameters())
+    for name, tensor in quantize_checkpoint(folder).items():
+        parameters[name].data = tensor
     return reference
 
 

@@ -1,0 +1,114 @@
+"""Shares of a model's weights: what one of several ranks has of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.loading.linear import Part, Role
+from maxserve.core.loading.weight_plan import Read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Rank `rank` of `size`."""
+
+    rank: int
+    size: int
+
+    def of(self, count: int) -> tuple[int, int]:
+        """The first of this rank's share of `count` things, and the one after its last."""
+        return self.rank * count // self.size, (self.rank + 1) * count // self.size
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A module whose weight ranks may share: Linear, ExpertLinear, Embedding and what is like them."""
+
+    role: Role
+    parts: Mapping[str, Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows `start` … `stop` - 1 of a weight are the rows from `at` on of the shard."""
+
+    start: int
+    stop: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a rank has of one parameter. `axis` is that of the outputs, counted from the last; `inputs` those it has."""
+
+    axis: int
+    spans: tuple[Span, ...]
+    inputs: tuple[int, int] | None = None
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the shard of a parameter of that shape."""
+        shape = list(whole)
+        shape[self.axis] = sum(span.stop - span.start for span in self.spans)
+        if self.inputs is not None:
+            shape[-1] = self.inputs[1] - self.inputs[0]
+        return tuple(shape)
+
+    def cut(self, read: Read) -> Iterator[Read]:
+        """What to take of a tensor that makes up a parameter or rows of it."""
+        shape = (*read.shape[:-2], read.shape[-1], read.shape[-2]) if read.transposed else read.shape
+        first, rows = read.offset or 0, shape[self.axis]
+        for span in self.spans:
+            start, stop = max(span.start, first), min(span.stop, first + rows)
+            if start < stop:
+                taken = ((self.axis, start - first, stop - first), *self._taken_inputs())
+                size = read.size * (stop - start) // rows
+                yield replace(read, offset=span.at + start - span.start, taken=taken, size=size)
+
+    def _taken_inputs(self) -> tuple[tuple[int, int, int], ...]:
+        return () if self.inputs is None else ((-1, *self.inputs),)
+
+
+def layouts(model: nn.Module, names: Iterable[str], shard: Shard) -> dict[str, Layout]:
+    """The layouts of those parameters of which a rank has a part only."""
+    found = {}
+    for name in names:
+        path, _, own = name.rpartition(".")
+        module = model.get_submodule(path)
+        if isinstance(module, Shared) and own in ("weight", "bias"):
+            layout = _layout(module, own, model.get_parameter(name).shape, name, shard)
+            if layout is not None:
+                found[name] = layout
+    return found
+
+
+def _layout(module: Shared, own: str, shape: Sequence[int], name: str, shard: Shard) -> Layout | None:
+    if module.role == "column":
+        return Layout(axis=-2 if own == "weight" else -1, spans=_spans(module.parts, name, shard))
+    if module.role == "row" and own == "weight":
+        return Layout(axis=-2, spans=(Span(0, shape[-2], 0),), inputs=shard.of(shape[-1]))
+    return None  # all ranks have it; the bias of a row is added once, where the sums of the ranks are
+
+
+def _spans(parts: Mapping[str, Part], name: str, shard: Shard) -> tuple[Span, ...]:
+    spans, start, at = [], 0, 0
+    for part_name, part in parts.items():
+        first, last = _share(part, part_name or name, shard)
+        spans.append(Span(start + first, start + last, at))
+        start, at = start + part.size, at + last - first
+    return tuple(spans)
+
+
+def _share(part: Part, name: str, shard: Shard) -> tuple[int, int]:
+    """The outputs of a part that a rank has; ModelError where units would have to be cut."""
+    if part.units is None:
+        return shard.of(part.size)
+    if part.units % shard.size and shard.size % part.units:
+        raise ModelError(f"{name} has {part.units} heads or units, which {shard.size} ranks cannot share")
+    first, last = shard.of(part.units)
+    unit = part.size // part.units
+    return first * unit, max(last, first + 1) * unit
