@@ -182,7 +182,7 @@ def maxserve_process_start(process: ProcessInfo) -> None:
 
 @hookspec
 def maxserve_routes() -> Iterable[Routes]:
-    """HTTP routes, mounted when the operator names the plugin in `--enable-routes`.
+    """HTTP routes, served by default or when the operator names the plugin in `--enable-routes`.
 
     Example: ``yield Routes(name="acme", build="acme.http:router")``
     """

@@ -53,7 +53,7 @@ class ServerSettings(Section):
     enable_routes: Annotated[
         tuple[str, ...],
         Option(metavar="NAME", server=True),
-        Field(description="Plugin whose HTTP routes are served besides the usual ones."),
+        Field(description="Plugin whose HTTP routes are served besides those that are by default."),
     ] = ()
     api_key: Annotated[
         tuple[str, ...],

@@ -224,7 +224,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         sees=sees,
         runner=_runner(target, loaded, attention),
         pipeline=_build_pipeline(target, spec),
-        read_params=SamplerFields(target.host, vocab_size=spec.vocab_size).read,
+        read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         guides=_guides(target, info),
         grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md

@@ -103,6 +103,7 @@ class Company:
             [s.prompt_length for s in sequences],
             device,
             [s.ends for s in sequences],
+            sequences,
         )
         self.guides = {i: guide for i, s in enumerate(sequences) if (guide := s.guide) is not None}
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}

@@ -14,6 +14,7 @@ from maxserve.core.interfaces.errors import PluginError, RequestError
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.entries import Entry
     from maxserve.core.text.tokenizer import Tokenizer
 
 log = logging.getLogger("maxserve.engine")
@@ -34,7 +35,7 @@ class ResolvedParams:
 
 
 class SamplerFields:
-    """The params classes of all registered samplers, by sampler and by field."""
+    """The params classes of all registered samplers and of the chosen scheduler, by component and by field."""
 
     def __init__(
         self,
@@ -44,10 +45,9 @@ class SamplerFields:
         vocab_size: int | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
+        self.entries = _declaring(host, settings)
         self.classes: dict[str, type[Any]] = {
-            entry.component.name: host.load(entry, entry.component.params)
-            for entry in host.samplers
-            if entry.component.params is not None
+            name: host.load(entry, entry.component.params) for name, entry in self.entries.items()
         }
         self.owners: dict[str, str] = {
             field.name: sampler for sampler, cls in self.classes.items() for field in dataclasses.fields(cls)
@@ -132,6 +132,16 @@ class SamplerFields:
                 param=field,
                 code="unsupported_parameter",
             )
+
+
+def _declaring(host: Host, settings: Settings | None) -> dict[str, Entry[Any]]:
+    """The samplers that declare request fields, and the chosen scheduler where it does, by the name in requests."""
+    found: dict[str, Entry[Any]] = {entry.name: entry for entry in host.samplers if entry.component.params is not None}
+    if settings is not None:
+        scheduler = host.schedulers.get(settings.scheduling.scheduler)
+        if scheduler.component.params is not None:
+            found[f"{scheduler.kind} {scheduler.name}"] = scheduler
+    return found
 
 
 def _switched_off(host: Host, settings: Settings) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Sequence:
     __slots__ = (
         "_filled",
         "_generator",
+        "_sampler_generator",
         "arrived",
         "buffer",
         "cached",
@@ -90,6 +91,7 @@ class Sequence:
         self.scored = 1  # prompt tokens whose logprobs were asked of the model; nothing comes before the first
         self.scores: list[TokenLogprob] = []  # those that are known and nobody was told
         self._generator: np.random.Generator | None = None  # made at the first draw; greedy requests never need one
+        self._sampler_generator: np.random.Generator | None = None  # made when a sampler asks
         self.uniforms: list[float] = []  # the next random numbers, the next one last
         self.view = SeenSequence(self)
         self.ledger = ledger or Ledger(1)
@@ -197,6 +199,17 @@ class Sequence:
             self.uniforms = self._generator.random(AHEAD)[::-1].tolist()
         return self.uniforms.pop()
 
+    @property
+    def seed(self) -> int | None:
+        return self.request.params.seed
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """Random numbers for samplers; other ones than those that draw the tokens."""
+        if self._sampler_generator is None:
+            self._sampler_generator = np.random.Generator(np.random.Philox(_seed(self.request)).jumped())
+        return self._sampler_generator
+
 
 def _salt(request: Request, regimes: tuple[int, ...]) -> str:
     """What prefixes are shared under: the request's own salt and, where the model has several, its regime."""
@@ -207,6 +220,9 @@ def _seed(request: Request) -> int | None:
     """A seed decides every draw of its request; without one the operating system does."""
     seed = request.params.seed
     return None if seed is None else seed % 2**64
+
+
+P = TypeVar("P")
 
 
 class SeenSequence:
@@ -239,6 +255,19 @@ class SeenSequence:
     @property
     def generated(self) -> int:
         return self._sequence.generated
+
+    @property
+    def cached(self) -> int:
+        sequence = self._sequence
+        return sequence.cached if sequence.started else sequence.peeked[1]
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self._sequence.request.params.max_tokens
+
+    def params(self, cls: type[P]) -> P:
+        given: P | None = self._sequence.params.get(cls)
+        return cls() if given is None else given
 
     @property
     def started(self) -> bool:

@@ -70,8 +70,11 @@ class StepStats:
 class RequestStats:
     """One finished request, as the API process measured it; times in seconds.
 
-    `queue` is how long it waited in the worker, `prefill` the time from there to its first token, `decode` from that to
-    the last one; None where nothing was generated. `preemptions` is how often it lost its pages.
+    `id` is that of the answer and of its header, `model` the name by which it asked for the model, empty where it did
+    not say. `started`, `first_token` and `finished` are points in time (time.time()), of which traces can be made;
+    `first_token` is None where nothing was generated. `queue` is how long it waited in the worker, `prefill` the time
+    from there to its first token, `decode` from that to the last one; None where nothing was generated. `preemptions`
+    is how often it lost its pages.
     """
 
     route: str
@@ -89,6 +92,11 @@ class RequestStats:
     prefill: float | None = None
     decode: float | None = None
     preemptions: int = 0
+    id: str = ""
+    model: str = ""
+    started: float = 0.0
+    first_token: float | None = None
+    finished: float = 0.0
 
 
 class StatsObserver(Protocol):

@@ -28,13 +28,15 @@ __all__ = ["Closeable", "EngineClient", "Routes", "ServerContext"]
 class Routes(Component):
     """HTTP routes. `build(ServerContext)` gives a fastapi.APIRouter, mounted at `prefix`.
 
-    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root. `failures`: what makes the answer of a Failure
+    An empty `prefix` stands for /plugins/<plugin name>; "/" is the root. They are served when the operator names the
+    plugin in --enable-routes, and without that where they are `default`. `failures`: what makes the answer of a Failure
     and the request's id, by the path below which it words failures that no route hears of, such as a missing key.
     """
 
     kind: ClassVar[str] = "routes"
 
     prefix: str = ""
+    default: bool = False
     failures: Mapping[str, Ref] = field(default_factory=dict)
 
 

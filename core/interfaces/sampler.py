@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["LogitTransform", "Rows", "Sampler", "SamplerContext"]
+__all__ = ["LogitTransform", "RowOwner", "Rows", "Sampler", "SamplerContext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +71,21 @@ class LogitTransform(Protocol[S]):
 P = TypeVar("P")
 
 
+class RowOwner(Protocol):
+    """The request of a row. `generator` is its own source of random numbers for samplers, which a seed decides."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def generator(self) -> np.random.Generator: ...
+
+
 class Rows:
     """The rows of a logits tensor and whose they are. A request may own several rows of one step."""
 
-    __slots__ = ("_given", "_params", "device", "ends", "tokens", "prompt_lengths")
+    __slots__ = ("_given", "_params", "device", "owners", "ends", "tokens", "prompt_lengths")
 
     def __init__(
         self,
@@ -83,12 +94,14 @@ class Rows:
         prompt_lengths: Sequence[int],
         device: torch.device,
         ends: Sequence[frozenset[int]] = (),
+        owners: Sequence[RowOwner] = (),
     ) -> None:
         self._params = params
         self._given: dict[type[Any], list[Any]] = {}
         self.tokens = tokens  # per row: prompt and everything generated before this row
         self.prompt_lengths = prompt_lengths  # per row: how many of `tokens` are prompt
         self.device = device
+        self.owners = owners  # per row: the request that it is of
         self.ends = ends or [frozenset()] * len(params)  # per row: the tokens that end its request
 
     def __len__(self) -> int:

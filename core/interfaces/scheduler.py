@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from maxserve.core.interfaces.cache import pages_of
 from maxserve.core.interfaces.component import Component, Context
@@ -23,15 +23,18 @@ class Scheduler(Component):
 
     `honours` names the options up to schedulers (`Option(policy=True)`), of the core or of plugins, that this one acts
     on, by Python name: the others are refused beside it. `max_started` takes a Context with the plugin's settings and
-    gives how many sequences may hold pages at once, where those are more than a batch holds; else None. One that does
-    not `chunks_prompts` runs every prompt whole, whatever is chosen. `priorities`: it keeps to the order of
-    `View.waiting`, by priority; else requests that have one are refused.
+    gives how many sequences may hold pages at once, where those are more than a batch holds; else None. `params` is a
+    frozen dataclass as that of a Sampler: its fields become request fields while this scheduler is the chosen one, and
+    policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt whole, whatever
+    is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are
+    refused.
     """
 
     kind: ClassVar[str] = "scheduler"
 
     honours: tuple[str, ...] = ()
     max_started: Ref | None = None
+    params: Ref | None = None
     chunks_prompts: bool = True
     priorities: bool = False
 
@@ -74,6 +77,9 @@ class SchedulerContext(Context):
     limits: Limits
 
 
+P = TypeVar("P")
+
+
 class SequenceView(Protocol):
     """A sequence as a policy sees it; read-only."""
 
@@ -91,6 +97,20 @@ class SequenceView(Protocol):
 
     @property
     def prompt_length(self) -> int: ...
+    @property
+    def cached(self) -> int:
+        """Tokens of its beginning that were found in the prefix cache, or would be if it started now."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens that it generates; None where only the model's length ends it."""
+        ...
+
+    def params(self, cls: type[P]) -> P:
+        """What the request gave for the scheduler's own request fields, a `Scheduler.params`; else its defaults."""
+        ...
+
     @property
     def generated(self) -> int:
         """Generated tokens that are known; holds its last value when the sequence is over."""

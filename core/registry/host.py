@@ -208,11 +208,15 @@ class PluginHost:
 
     def request_fields(self) -> Mapping[str, Entry[Sampler]]:
         """Samplers by the request fields they declare; imports their params classes."""
-        return field_owners(
-            (entry, self.load(entry, entry.component.params))
-            for entry in self.samplers
-            if entry.component.params is not None
-        )
+        samplers = self._with_params(self.samplers)
+        for scheduler in self._with_params(self.schedulers):  # one of them is in use at a time
+            field_owners([*samplers, scheduler])
+        return field_owners(samplers)
+
+    def _with_params(self, entries: Iterable[Entry[Any]]) -> list[tuple[Entry[Any], object]]:
+        """Those that declare request fields, each with its params class."""
+        declaring = [entry for entry in entries if entry.component.params is not None]
+        return [(entry, self.load(entry, entry.component.params)) for entry in declaring]
 
     def plugin_sections(self) -> list[PluginSection]:
         """The settings sections of plugins, with their schemas imported; those that fail to are left out."""

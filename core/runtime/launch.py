@@ -18,7 +18,6 @@ from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.loading.progress import show_progress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.banner import introduce
 from maxserve.core.runtime.client import WorkerClient
@@ -105,7 +104,7 @@ def _resolve(settings: Settings, host: Host) -> ModelFiles:
 
 
 def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:
-    """The routes that ship with maxserve, then those of plugins that the operator named in `--enable-routes`."""
+    """The routes that are served by default, then others of plugins that the operator named in `--enable-routes`."""
     named = set(settings.server.enable_routes)
     offering = {entry.plugin for entry in host.of(Routes)}
     if unknown := sorted(named - offering):
@@ -113,8 +112,8 @@ def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:
             f"--enable-routes {unknown[0]}: no plugin of that name has routes; those that do: "
             f"{', '.join(sorted(offering)) or 'none'}"
         )
-    own = [entry for entry in host.of(Routes) if entry.origin == BUILT_IN]
-    return own + [entry for entry in host.of(Routes) if entry.origin != BUILT_IN and entry.plugin in named]
+    chosen = [entry for entry in host.of(Routes) if entry.component.default or entry.plugin in named]
+    return sorted(chosen, key=lambda entry: not entry.component.default)
 
 
 @contextmanager

@@ -26,5 +26,9 @@ def maxserve_observers() -> Iterable[Observer]:
 @hookimpl
 def maxserve_routes() -> Iterable[Routes]:
     yield Routes(
-        name="metrics", build="maxserve.plugins.observers.metrics:router", prefix="/", summary="/metrics for Prometheus"
+        name="metrics",
+        build="maxserve.plugins.observers.metrics:router",
+        prefix="/",
+        default=True,
+        summary="/metrics for Prometheus",
     )

@@ -14,5 +14,6 @@ def maxserve_routes() -> Iterable[Routes]:
         name="admin",
         build="maxserve.plugins.api.admin.router:router",
         prefix="/",
+        default=True,
         summary="POST /reset_prefix_cache, /load",
     )

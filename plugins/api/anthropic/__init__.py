@@ -14,6 +14,7 @@ def maxserve_routes() -> Iterable[Routes]:
         name="anthropic",
         build="maxserve.plugins.api.anthropic.router:router",
         prefix="/",
+        default=True,
         failures={"/v1/messages": "maxserve.plugins.api.anthropic.failures:failure_response"},
         summary="/v1/messages, /v1/messages/count_tokens",
     )

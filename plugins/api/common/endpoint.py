@@ -59,9 +59,11 @@ class Endpoint(Generic[B]):
         )
 
     async def answer(self, request: Request) -> Response:
-        meter, request_id = Meter(self.observers, self.path), request.scope["state"]["request_id"]
+        request_id = request.scope["state"]["request_id"]
+        meter = Meter(self.observers, self.path, request_id)
         try:
             body = await read_body(request, self.body)
+            meter.model = getattr(body, "model", None) or request.path_params.get("name", "")
             large = request.scope["state"].get("large", False)
             call = Call(id=request_id, headers=request.headers, meter=meter, path=request.path_params, large=large)
             return await unless_gone(request.receive, _awaited(self.run(body, call)))

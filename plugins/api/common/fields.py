@@ -54,7 +54,7 @@ class RequestFields:
         for sampler, params in self._samplers.classes.items():
             for field, hint in self._hints(params).items():
                 if field in base.model_fields:
-                    owner = self._host.samplers.get(sampler)
+                    owner = self._samplers.entries[sampler]
                     raise PluginError(
                         f"{owner}: its request field {field!r} is one that {name} has already; leave the plugin out "
                         f"with --no-plugin {owner.plugin}"

@@ -13,16 +13,17 @@ from maxserve.plugins.api.common.answer import TextDelta
 class Meter:
     """Follows one HTTP request from its arrival to its end, over all of its choices."""
 
-    def __init__(self, observers: Iterable[StatsObserver], route: str) -> None:
+    def __init__(self, observers: Iterable[StatsObserver], route: str, id: str = "") -> None:
         self._observers = Observers.of(observers)
-        self._route = route
-        self._start = time.monotonic()
+        self._route, self._id = route, id
+        self._start, self._started = time.monotonic(), time.time()
         self._first: float | None = None
         self._latest: dict[int, tuple[float, TextDelta]] = {}
         self._gaps: list[float] = []
         self._finished = False
         self._queue: float | None = None
         self._prefill: float | None = None
+        self.model = ""
         self.prompt_tokens = 0
         self.n = 1
         self.max_tokens: int | None = None
@@ -58,7 +59,13 @@ class Meter:
     def _stats(self, status: int) -> RequestStats:
         reasons = [delta.finish for _, delta in self._latest.values() if delta.finish is not None]
         failed = "abort" if status == 499 else "error"
+        total = time.monotonic() - self._start
         return RequestStats(
+            id=self._id,
+            model=self.model,
+            started=self._started,
+            first_token=None if self._first is None else self._started + self._first,
+            finished=self._started + total,
             route=self._route,
             status=status,
             prompt_tokens=self.prompt_tokens,
@@ -66,7 +73,7 @@ class Meter:
             cached_tokens=self.cached_tokens,
             finish=reasons[0] if reasons and status < 400 else failed,
             queue_to_first_token=self._first,
-            total=time.monotonic() - self._start,
+            total=total,
             inter_token=tuple(self._gaps),
             n=self.n,
             max_tokens=self.max_tokens,

@@ -14,6 +14,7 @@ def maxserve_routes() -> Iterable[Routes]:
         name="kserve",
         build="maxserve.plugins.api.kserve.router:router",
         prefix="/",
+        default=True,
         failures={"/v2": "maxserve.plugins.api.kserve.failures:failure_response"},
         summary="/v2, /v2/models/{name}, …/ready, …/infer, …/generate, …/generate_stream",
     )

@@ -14,6 +14,7 @@ def maxserve_routes() -> Iterable[Routes]:
         name="openai",
         build="maxserve.plugins.api.openai.router:router",
         prefix="/",
+        default=True,
         summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, "
         "/tokenize, /detokenize, /tokenizer_info, /version",
     )

@@ -11,5 +11,9 @@ from maxserve.interfaces.routes import Routes
 @hookimpl
 def maxserve_routes() -> Iterable[Routes]:
     yield Routes(
-        name="sagemaker", build="maxserve.plugins.api.sagemaker.router:router", prefix="/", summary="POST /invocations"
+        name="sagemaker",
+        build="maxserve.plugins.api.sagemaker.router:router",
+        prefix="/",
+        default=True,
+        summary="POST /invocations",
     )

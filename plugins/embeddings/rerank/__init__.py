@@ -14,5 +14,6 @@ def maxserve_routes() -> Iterable[Routes]:
         name="rerank",
         build="maxserve.plugins.embeddings.rerank.router:router",
         prefix="/",
+        default=True,
         summary="/rerank, /v1/rerank, /v2/rerank, /reranking, /v1/reranking, /score, /v1/score",
     )

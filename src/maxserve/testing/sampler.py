@@ -206,7 +206,17 @@ class SamplerChecks:
 
 
 def _rows(given: Sequence[Mapping[type[Any], Any]], tokens: Sequence[Any], device: torch.device) -> Rows:
-    return Rows(given, tokens, [HISTORY] * len(given), device, [ENDS] * len(given))
+    owners = [_Owner(each) for each in tokens]
+    return Rows(given, tokens, [HISTORY] * len(given), device, [ENDS] * len(given), owners)
+
+
+class _Owner:
+    """A request that is known by its tokens, so that it is the same one in whatever row it stands."""
+
+    def __init__(self, tokens: Any) -> None:
+        self.seed: int | None = int(tokens.sum())
+        self.id = f"request {self.seed}"
+        self.generator = np.random.default_rng(self.seed)
 
 
 def _logits(rows: int) -> torch.Tensor:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
+from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.scheduler import Plan, Scheduler, SchedulerContext, View
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -23,9 +27,9 @@ Build = Callable[..., Engine]
 
 @pytest.fixture
 def build(model_folder: Callable[..., Path]) -> Build:
-    def build(*, model: dict[str, Any] | None = None, **options: Any) -> Engine:
+    def build(*, model: dict[str, Any] | None = None, host: PluginHost | None = None, **options: Any) -> Engine:
         options.setdefault("model_path", str(model_folder(**(model or {}))))
-        host = PluginHost.discover(PluginOptions(), strict=True)
+        host = host or PluginHost.discover(PluginOptions(), strict=True)
         settings = resolve(options, environ={}, sections=host.plugin_sections())
         files = resolve_model(settings.model, host, progress=NullProgress())
         return build_engine(settings, host, files, progress=NullProgress())
@@ -64,6 +68,38 @@ def test_a_scheduler_of_turns_runs_prompts_whole_and_says_so(build: Build, caplo
         finished |= {output.id for output in engine.next_outputs() if output.finish == "length"}
     assert finished == {"a", "b", "c"}
     engine.check()
+
+
+@dataclass(frozen=True)
+class Deadline:
+    deadline: float = 0.0
+
+
+class EarliestDeadlineFirst:
+    """What a stranger's package may hold: one request at a time, the most urgent one first."""
+
+    def __init__(self, context: SchedulerContext) -> None:
+        pass
+
+    def plan(self, view: View, plan: Plan) -> None:
+        plan.add_each(view.running, 1)
+        if not plan.size:
+            first = min(view.waiting, key=lambda sequence: sequence.params(Deadline).deadline, default=None)
+            if first is not None:
+                plan.add(first, first.todo)
+
+
+def test_a_schedulers_own_request_fields_reach_its_policy(build: Build, plugin_host: Callable[..., PluginHost]) -> None:
+    scheduler = Scheduler(name="deadline", build=EarliestDeadlineFirst, params=Deadline)
+    host = plugin_host(SimpleNamespace(maxserve_schedulers=hookimpl(lambda: [scheduler])))
+    engine = build(host=host, scheduler="deadline")
+    for id, deadline in (("late", 9.0), ("soon", 1.0), ("some day", 20.0)):
+        params = SamplingParams(max_tokens=2, ignore_eos=True, fields={"scheduler deadline": {"deadline": deadline}})
+        engine.add(Request(id=id, prompt=(1, 2, 3), params=params))
+    ended: list[str] = []
+    while engine.busy:
+        ended += [output.id for output in engine.next_outputs() if output.finish]
+    assert ended == ["soon", "late", "some day"]
 
 
 def test_chunks_are_not_spoken_of_unasked(build: Build, caplog: pytest.LogCaptureFixture) -> None:

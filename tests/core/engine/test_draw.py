@@ -8,6 +8,7 @@ import torch
 from maxserve.core.engine.draw import INVALID, Pipeline, Stage, inverse_cdf
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.sampler import Rows
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
 
 CPU = torch.device("cpu")
@@ -71,3 +72,24 @@ def test_observers_hear_of_the_tokens() -> None:
     logits = torch.tensor([[0.0, 50.0]])
     assert pipeline.draw(logits, [sequence()])[0] == [1]
     assert heard == [[1]]
+
+
+class Owners:
+    """A stage that looks at whose rows it gets."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int | None]] = []
+
+    def prepare(self, rows: Rows) -> None:
+        self.seen = [(owner.id, owner.seed) for owner in rows.owners]
+
+    def apply(self, logits: torch.Tensor, state: None) -> torch.Tensor:
+        return logits
+
+
+def test_stages_see_whose_rows_they_get() -> None:
+    owners = Owners()
+    requests = [Request(id=id, prompt=(1, 2), params=SamplingParams(seed=seed)) for id, seed in (("a", 3), ("b", None))]
+    sequences = [Sequence(request, limit=9, ends=frozenset(), params={}) for request in requests]
+    Pipeline([Stage.of("owners", owners, keeps_argmax=False)], CPU).prepare(sequences)
+    assert owners.seen == [("a", 3), ("b", None)]

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from maxserve.core.config import resolve
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.hookspecs import hookimpl
-from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.errors import PluginError, RequestError
 from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.samplers.temperature import Temperature
 from maxserve.samplers.top_k import TopK
@@ -120,3 +122,40 @@ class Stranger:
     @hookimpl
     def maxserve_samplers(self) -> list[Sampler]:
         return [Sampler(name="at_least", build="acme:build", params=AtLeast)]
+
+
+@dataclass(frozen=True)
+class Deadline:
+    deadline: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.deadline < 0:
+            raise ValueError("deadline must not be negative")
+
+
+class Deadlines:
+    @hookimpl
+    def maxserve_schedulers(self) -> list[Scheduler]:
+        return [Scheduler(name="deadline", build="acme:build", params=Deadline)]
+
+
+def test_the_chosen_scheduler_has_request_fields_too(plugin_host: Callable[..., PluginHost]) -> None:
+    host = plugin_host(Deadlines())
+    chosen = SamplerFields(host, settings=resolve({"scheduler": "deadline"}, environ={}))
+    resolved = chosen.resolve({"deadline": 2.0, "top_k": 3}, {})
+    assert chosen.read(resolved.fields) == {Deadline: Deadline(2.0), TopK: TopK(3)}
+    with pytest.raises(RequestError, match="deadline must not be negative") as caught:
+        chosen.resolve({"deadline": -1.0}, {})
+    assert caught.value.param == "deadline"
+    with pytest.raises(RequestError, match="no sampler has a field 'deadline'"):
+        SamplerFields(host, settings=resolve({}, environ={})).resolve({"deadline": 2.0}, {})
+
+
+def test_a_field_of_a_scheduler_and_of_a_sampler_is_a_conflict(plugin_host: Callable[..., PluginHost]) -> None:
+    class Both(Deadlines):
+        @hookimpl
+        def maxserve_samplers(self) -> list[Sampler]:
+            return [Sampler(name="late", build="acme:build", params=Deadline)]
+
+    with pytest.raises(PluginError, match="request field 'deadline' is declared by"):
+        plugin_host(Both())

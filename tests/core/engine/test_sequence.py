@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -49,6 +50,30 @@ def test_its_buffer_ends_at_its_limit(make: Make) -> None:
         sequence.append(token)
         assert sequence.tokens[-1] == token
     assert sequence.length == len(sequence.buffer) == 150
+
+
+@dataclass(frozen=True)
+class Deadline:
+    deadline: float = 0.0
+
+
+def test_policies_see_what_was_cached_how_much_may_come_and_their_own_fields() -> None:
+    request = Request(id="a", prompt=(1,) * 9, params=SamplingParams(max_tokens=7))
+    sequence = Sequence(request, limit=99, ends=frozenset(), params={Deadline: Deadline(2.5)})
+    sequence.peeked = (4, 6)
+    assert (sequence.view.cached, sequence.view.todo, sequence.view.max_tokens) == (6, 3, 7)
+    assert sequence.view.params(Deadline) == Deadline(2.5)
+    other = Sequence(Request(id="b", prompt=(1,)), limit=99, ends=frozenset(), params={})
+    assert (other.view.cached, other.view.max_tokens, other.view.params(Deadline)) == (0, None, Deadline())
+
+
+def test_samplers_draw_numbers_of_their_own(make: Make) -> None:
+    first, again, other = make(seed=5), make(seed=5), make(seed=6)
+    numbers = first.generator.random(4).tolist()
+    assert numbers == again.generator.random(4).tolist() != other.generator.random(4).tolist()
+    assert first.generator is first.generator
+    assert first.uniform() == make(seed=5).uniform(), "what draws the tokens is not used up"
+    assert (first.seed, make(seed=None).seed) == (5, None)
 
 
 def test_a_seed_decides_every_number(make: Make) -> None:

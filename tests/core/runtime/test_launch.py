@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,7 +21,9 @@ import psutil
 import pytest
 
 from maxserve.core.config import Settings
+from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.routes import Routes
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.runtime.launch import chosen_routes
 
@@ -277,5 +280,14 @@ def test_routes_of_plugins_are_served_only_when_named(monkeypatch: pytest.Monkey
     ours = {"openai", "anthropic", "sagemaker", "kserve", "metrics", "admin", "rerank"}
     assert chosen() == ours
     assert chosen("stub_routes") == {*ours, "stub_routes"}
+    assert {entry.component.name for entry in host.of(Routes) if entry.component.default} == ours, "one rule for all"
     with pytest.raises(PluginError, match=r"--enable-routes nobody.*stub_routes"):
         chosen("nobody")
+
+
+def test_routes_of_a_stranger_may_be_served_by_default(plugin_host: Callable[..., PluginHost]) -> None:
+    routes = [Routes(name="a", build="acme:a"), Routes(name="b", build="acme:b", default=True)]
+    host = plugin_host(SimpleNamespace(maxserve_routes=hookimpl(lambda: routes)), no_plugin=("builtin.openai",))
+    names = [entry.component.name for entry in chosen_routes(Settings(), host)]
+    assert "b" in names
+    assert not {"a", "openai"} & set(names)

@@ -50,7 +50,7 @@ class Ask(Body):
 
 def fields(*params: type[Any], **defaults: Any) -> RequestFields:
     components = [Sampler(name=cls.__name__.lower(), build="x:y", params=cls) for cls in params]
-    entries = [SimpleNamespace(component=c) for c in (*components, Sampler(name="bare", build="x:y"))]
+    entries = [SimpleNamespace(component=c, name=c.name) for c in (*components, Sampler(name="bare", build="x:y"))]
     host: Any = SimpleNamespace(samplers=entries, load=lambda entry, ref: ref)
     info: Any = SimpleNamespace(defaults=defaults, vocab_size=50)
     return RequestFields(host, info)
