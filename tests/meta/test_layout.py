@@ -13,6 +13,7 @@ import pytest
 
 AUTHORS_FILE = """
 from maxserve import Sampler, hookimpl
+from maxserve.core.registry.host import PluginHost
 from maxserve.core.interfaces.host import Host
 
 wrong: int = Sampler(name="a", build="b:c").name
