@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import maxserve
-from maxserve.core.engine.masks import Mask, bars_of_bytes
+from maxserve.core.engine.grammar import Mask, bars_of_bytes
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.request import Constraint
 from maxserve.core.registry.host import PluginHost, PluginOptions

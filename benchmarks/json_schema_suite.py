@@ -66,7 +66,7 @@ def suite(folder: Path) -> Iterator[tuple[str, list[Any]]]:
 def tried(llm: Any, schemas: list[Any], backend: str) -> Counter[str]:
     """Outcomes of one keyword; failures are shown at once. All texts are written side by side."""
     counts: Counter[str] = Counter()
-    compiler = llm._engine._guides._compilers(backend)
+    compiler = llm._engine._grammars._compilers(backend)
     requests: dict[str, tuple[Any, Request]] = {}
     for number, schema in enumerate(schemas):
         constraint = Constraint(kind="json_schema", text=json.dumps(schema), backend=backend)

@@ -14,10 +14,10 @@ from maxserve.core.config.policy_options import unused_chunking
 from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draw import Pipeline, Stage
-from maxserve.core.engine.guides import Guides
+from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.overlap import lane_for
+from maxserve.core.engine.overlap import device_queue_for
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
@@ -45,7 +45,7 @@ from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.engine.overlap import Lane
+    from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
@@ -136,7 +136,7 @@ def _check_empty_batches(settings: Settings, host: Host, files: ModelFiles) -> N
             )
 
 
-def _lane(settings: Settings, device: torch.device) -> Lane | None:
+def _device_queue(settings: Settings, device: torch.device) -> DeviceQueue | None:
     """Where steps run beside their planning, when that is asked for."""
     if not settings.scheduling.enable_overlap_scheduler:
         return None
@@ -145,7 +145,7 @@ def _lane(settings: Settings, device: torch.device) -> Lane | None:
             "--enable-overlap-scheduler: on a CPU the model runs in a thread beside the planning, and both share the "
             "cores; expect little of it (see docs/performance.md)"
         )
-    return lane_for(device)
+    return device_queue_for(device)
 
 
 def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
@@ -225,10 +225,10 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         runner=_runner(target, loaded, attention),
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
-        guides=_guides(target, info),
+        grammars=_grammars(target, info),
         grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
-        lane=_lane(target.settings, target.device),
+        device_queue=_device_queue(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,
         priorities=scheduler.component.priorities,
         variable_logits=target.settings.sampling.enable_variable_logits,
@@ -295,14 +295,14 @@ def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:
     return Pipeline(stages, target.device)
 
 
-def _guides(target: Target, info: ModelInfo) -> Guides:
+def _grammars(target: Target, info: ModelInfo) -> GrammarManager:
     """The vocabulary is read when a grammar is first wanted: most servers' clients never do."""
     remote = target.settings.model.trust_remote_code
 
     def context() -> GrammarContext:
         return grammar_context(Tokenizer.load(info.path, trust_remote_code=remote), info, target.sections)
 
-    return Guides(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
+    return GrammarManager(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
 
 
 def _info(target: Target, loaded: Loaded) -> ModelInfo:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
+from maxserve.core.engine.grammar import Mask, Masks
 from maxserve.core.engine.logprobs import Scores
-from maxserve.core.engine.masks import Mask, Masks
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
-BARRED = -2  # for that of a row which the request's own wishes left nothing
+NO_ALLOWED_TOKEN = -2  # for that of a row which the request's own wishes left nothing
 FAILED = -3  # for that of a row whose request asked for a sampler that raised
 
 
@@ -92,7 +92,7 @@ class Wanted:
         return dict(zip(self._counts, scores.read(list(self._counts.values())), strict=True))
 
 
-class Company:
+class SamplingBatch:
     """Who draws together, and what of that does not change while the same do: answers of steady stages."""
 
     def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
@@ -105,7 +105,7 @@ class Company:
             [s.ends for s in sequences],
             sequences,
         )
-        self.guides = {i: guide for i, s in enumerate(sequences) if (guide := s.guide) is not None}
+        self.grammars = {i: grammar for i, s in enumerate(sequences) if (grammar := s.grammar) is not None}
         wanted = {i: n for i, s in enumerate(sequences) if (n := s.request.params.logprobs) is not None}
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
         self.failures: dict[Stage, Exception] = {}  # of stages that raised before the logits were there
@@ -149,7 +149,7 @@ class Company:
 class Draw:
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
 
-    company: Company
+    batch: SamplingBatch
     states: SequenceOf[tuple[Stage, Any]]
     drawing: torch.Tensor | None = None
     uniforms: torch.Tensor | None = None
@@ -158,13 +158,13 @@ class Draw:
 
     @property
     def wanted(self) -> Wanted | None:
-        return self.company.wanted
+        return self.batch.wanted
 
     @torch.inference_mode()
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, Scores | None]:
-        """One token per row of logits [rows, vocab], INVALID or BARRED where there is none; and the wanted logprobs.
+        """One token per row of logits [rows, vocab] and the wanted logprobs; runs on the device of the logits.
 
-        Runs on the device of the logits.
+        A row without a choice gets INVALID or NO_ALLOWED_TOKEN.
         """
         raw = None if self.wanted is None else self.wanted.raw(logits)
         tokens = self._tokens(logits.float())
@@ -176,13 +176,13 @@ class Draw:
 
     def faults(self) -> dict[Sequence, str]:
         """The sequences that asked for a stage which raised, and what it said: the others drew without it."""
-        failures = {**self.company.failures, **self.failures}
-        return {s: text for stage, error in failures.items() for s, text in _blamed(self.company, stage, error)}
+        failures = {**self.batch.failures, **self.failures}
+        return {s: text for stage, error in failures.items() for s, text in _blamed(self.batch, stage, error)}
 
     def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
         if self.mask is not None:
             logits = self.mask.apply(logits)
-        spare = self.mask.likeliest(logits) if self.mask is not None and self.states else None
+        fallback = self.mask.likeliest(logits) if self.mask is not None and self.states else None
         may_bar = any(not stage.keeps_argmax for stage, _ in self.states)
         possible = logits.amax(dim=-1).isfinite() if may_bar else None
         for stage, state in self.states:
@@ -197,9 +197,9 @@ class Draw:
             everyone = len(self.drawing) == len(logits)
             drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
-        none = INVALID if possible is None else torch.where(possible & ~best.isnan(), BARRED, INVALID)
+        none = INVALID if possible is None else torch.where(possible & ~best.isnan(), NO_ALLOWED_TOKEN, INVALID)
         tokens = torch.where(best.isfinite(), tokens, none)
-        return tokens if self.mask is None or spare is None else self.mask.settle(tokens, spare)
+        return tokens if self.mask is None or fallback is None else self.mask.settle(tokens, fallback)
 
 
 class Pipeline:
@@ -209,7 +209,7 @@ class Pipeline:
         self._stages = tuple(stages)
         self._device = device
         self._masks = Masks(device)
-        self._company = Company((), device)
+        self._batch = SamplingBatch((), device)
 
     def draw(
         self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
@@ -226,45 +226,45 @@ class Pipeline:
 
     def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
-        company = self._meet(sequences)
-        mask = self._masks.of(company.guides, len(sequences))
-        drawing, sent = company.drawing(self._stages)
+        batch = self._batch_of(sequences)
+        mask = self._masks.of(batch.grammars, len(sequences))
+        drawing, sent = batch.drawing(self._stages)
         states = []
         for stage in self._stages:
             if len(drawing) or not stage.keeps_argmax:
-                state = company.state(stage)
+                state = batch.state(stage)
                 if state is not None:
                     states.append((stage, state))
         if not len(drawing):
-            return Draw(company=company, states=states, mask=mask)
+            return Draw(batch=batch, states=states, mask=mask)
         uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
-        return Draw(company=company, states=states, drawing=sent, uniforms=uniforms, mask=mask)
+        return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask)
 
     def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> dict[Sequence, str]:
         """Tells the stages that want to know which tokens were taken; the faults of those that raise."""
         faults: dict[Sequence, str] = {}
         for stage in self._stages:
             if stage.observe is not None:
-                company = self._meet(sequences)
+                batch = self._batch_of(sequences)
                 try:
-                    stage.observe(company.rows, tokens)
+                    stage.observe(batch.rows, tokens)
                 except Exception as error:
-                    faults.update(_blamed(company, stage, error))
+                    faults.update(_blamed(batch, stage, error))
         return faults
 
-    def _meet(self, sequences: SequenceOf[Sequence]) -> Company:
-        if self._company.sequences is not sequences and self._company.sequences != sequences:
-            self._company = Company(sequences, self._device)
-        return self._company
+    def _batch_of(self, sequences: SequenceOf[Sequence]) -> SamplingBatch:
+        if self._batch.sequences is not sequences and self._batch.sequences != sequences:
+            self._batch = SamplingBatch(sequences, self._device)
+        return self._batch
 
 
-def _blamed(company: Company, stage: Stage, error: Exception) -> Iterator[tuple[Sequence, str]]:
-    rows = stage.asking(company.rows)
+def _blamed(batch: SamplingBatch, stage: Stage, error: Exception) -> Iterator[tuple[Sequence, str]]:
+    rows = stage.asking(batch.rows)
     log.error(
-        "sampler %r failed for %d of %d requests of a step", stage.name, len(rows), len(company.rows), exc_info=error
+        "sampler %r failed for %d of %d requests of a step", stage.name, len(rows), len(batch.rows), exc_info=error
     )
     for row in rows:
-        yield company.sequences[row], f"the sampler {stage.name!r} failed: {cause(error)}"
+        yield batch.sequences[row], f"the sampler {stage.name!r} failed: {cause(error)}"
 
 
 def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What a landed flight means for its requests: tokens, and ends."""
+"""What a completed step means for its requests: tokens, and ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.draw import BARRED, FAILED, INVALID
+from maxserve.core.engine.draw import FAILED, INVALID, NO_ALLOWED_TOKEN
 from maxserve.core.interfaces.request import FinishReason, Output
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.flight import Flight
+    from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
 
 NO_CHOICE = "the logits of the next token are not finite: of the model, or after a sampler of this request"
@@ -33,62 +33,62 @@ class Emitter:
         self.ended: list[Sequence] = []
         self.drawn = 0
 
-    def outputs(self, flight: Flight) -> list[Output]:
+    def outputs(self, in_flight: InFlightStep) -> list[Output]:
         """One per sequence that drew and still lives."""
         self.ended = []
         outputs: list[Output] = []
-        for sequence, token in zip(flight.drawing, flight.tokens, strict=True):
+        for sequence, token in zip(in_flight.drawing, in_flight.tokens, strict=True):
             sequence.fresh.append(token)
             outputs.append(
                 Output(id=sequence.id, tokens=(token,), cached=sequence.cached, preemptions=sequence.preemptions)
             )
         self.drawn = len(outputs)
-        special = self._special(flight)
+        special = self._special(in_flight)
         if not len(special):
-            return _with_times(_with_logprobs(outputs, flight), flight)
+            return _with_times(_with_logprobs(outputs, in_flight), in_flight)
         for i in special.tolist():
-            sequence, token = flight.drawing[i], flight.tokens[i]
+            sequence, token = in_flight.drawing[i], in_flight.tokens[i]
             if sequence.alive:
                 outputs[i] = _with_prompt(
-                    self._last(flight, sequence, token, int(flight.lengths[i])) or outputs[i], sequence
+                    self._last(in_flight, sequence, token, int(in_flight.lengths[i])) or outputs[i], sequence
                 )
-        outputs = _with_times(_with_logprobs(outputs, flight), flight)
-        alive = flight.step.ledger.alive[flight.slots]
+        outputs = _with_times(_with_logprobs(outputs, in_flight), in_flight)
+        alive = in_flight.step.ledger.alive[in_flight.slots]
         if not alive.all():
             outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
         self.drawn = sum(len(output.tokens) for output in outputs)
         return outputs
 
-    def failures(self, flight: Flight) -> list[Output]:
-        """The end of everyone in a flight that failed."""
-        self.ended = [sequence for sequence in flight.step.sequences if sequence.alive]
-        error = f"the model step failed: {flight.error}"
+    def failures(self, in_flight: InFlightStep) -> list[Output]:
+        """The end of all requests in a step that failed."""
+        self.ended = [sequence for sequence in in_flight.step.sequences if sequence.alive]
+        error = f"the model step failed: {in_flight.error}"
         return [Output(id=s.id, finish="error", error=error, cached=s.cached) for s in self.ended]
 
-    def _special(self, flight: Flight) -> NDArray[np.int64]:
+    def _special(self, in_flight: InFlightStep) -> NDArray[np.int64]:
         """Indices of those to be looked at one by one: maybe at their end, or over already."""
-        ledger, slots = flight.step.ledger, flight.slots
-        tokens = np.asarray(flight.tokens, dtype=np.int64)
-        found = ledger.picky[slots] | ~ledger.alive[slots] | (flight.lengths >= ledger.limit[slots])
+        ledger, slots = in_flight.step.ledger, in_flight.slots
+        tokens = np.asarray(in_flight.tokens, dtype=np.int64)
+        found = ledger.needs_check[slots] | ~ledger.alive[slots] | (in_flight.lengths >= ledger.limit[slots])
         found |= tokens < 0
         for eos in self._eos:
             found |= (tokens == eos) & ledger.eos_ends[slots]
         return np.flatnonzero(found)
 
-    def _last(self, flight: Flight, sequence: Sequence, token: int, length: int) -> Output | None:
+    def _last(self, in_flight: InFlightStep, sequence: Sequence, token: int, length: int) -> Output | None:
         """The output that ends a sequence, if this is its end."""
         reason: FinishReason | None = "length" if length >= sequence.limit else None
-        guide = sequence.guide
-        whole = guide is not None and token >= 0 and token not in sequence.ends and guide.take(token)
+        grammar = sequence.grammar
+        whole = grammar is not None and token >= 0 and token not in sequence.ends and grammar.take(token)
         if token in sequence.ends or whole:
             reason = "stop"
-        fault = guide.fault if guide is not None else None
+        fault = grammar.fault if grammar is not None else None
         if token == FAILED:
-            fault = flight.faults[sequence]
+            fault = in_flight.faults[sequence]
         if token == INVALID or fault is not None:
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
-        if token == BARRED:  # it may not go on: several masks together, which nobody could tell beforehand
+        if token == NO_ALLOWED_TOKEN:  # it may not go on: several masks together, which nobody could tell beforehand
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="stop", cached=sequence.cached, preemptions=sequence.preemptions)
         if reason is None:
@@ -103,17 +103,17 @@ class Emitter:
         )
 
 
-def _with_logprobs(outputs: list[Output], flight: Flight) -> list[Output]:
+def _with_logprobs(outputs: list[Output], in_flight: InFlightStep) -> list[Output]:
     """`outputs`, one per sequence that drew, with the logprobs of their tokens, where they are wanted."""
-    for i, found in flight.logprobs.items():
+    for i, found in in_flight.logprobs.items():
         if outputs[i].tokens:
             outputs[i] = msgspec.structs.replace(outputs[i], logprobs=(found,))
     return outputs
 
 
-def _with_times(outputs: list[Output], flight: Flight) -> list[Output]:
+def _with_times(outputs: list[Output], in_flight: InFlightStep) -> list[Output]:
     """The first output of a sequence tells how long it waited; none does in a step that only decodes."""
-    for i, sequence in enumerate(flight.drawing) if flight.prompt_tokens else ():
+    for i, sequence in enumerate(in_flight.drawing) if in_flight.prompt_tokens else ():
         if sequence.scheduled:
             outputs[i] = msgspec.structs.replace(outputs[i], queued=sequence.queued, scheduled=sequence.scheduled)
             sequence.scheduled = 0.0

@@ -48,7 +48,7 @@ class Ledger:
     """Whether somebody still waits for its tokens."""
     eos_ends: NDArray[np.bool_]
     """Whether the model's own end tokens end it."""
-    picky: NDArray[np.bool_]
+    needs_check: NDArray[np.bool_]
     """Whether its outputs are looked at one by one: it has end tokens of its own, or wants logprobs of its prompt."""
 
     NUMBERS = (
@@ -65,7 +65,7 @@ class Ledger:
         "images_end",
         "shift",
     )
-    FLAGS = ("alive", "eos_ends", "picky")
+    FLAGS = ("alive", "eos_ends", "needs_check")
 
     def __init__(self, slots: int = 16) -> None:
         for name in self.NUMBERS:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from maxserve.core.engine.advice import MemoryAdvice
 from maxserve.core.engine.emit import Emitter, merged
-from maxserve.core.engine.flight import Flight
+from maxserve.core.engine.in_flight import InFlightStep
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.parts import Counters, Parts
@@ -39,16 +39,17 @@ class Engine:
         self._parts = parts
         self._cache = parts.cache
         self._limits = parts.limits
-        self._guides = parts.guides
+        self._grammars = parts.grammars
         self._ledger = Ledger()
         self._queues = Queues()
         self._free_rows = list(reversed(range(parts.limits.rows)))
         self._counters = Counters()
-        self._overlap = Overlap(parts.lane, parts.builder, parts.runner, parts.pipeline) if parts.lane else None
-        self._aloft: Flight | None = None  # launched, its tokens not known yet; only ever with overlap
+        queue = parts.device_queue
+        self._overlap = Overlap(queue, parts.builder, parts.runner, parts.pipeline) if queue else None
+        self._in_flight: InFlightStep | None = None  # launched, its tokens not known yet; only ever with overlap
         self._latest: Step | None = None
-        self._launched = self._landed = 0  # numbers of flights
-        self._leaving: list[Sequence] = []  # over, but part of a flight that has not landed
+        self._launched = self._completed = 0  # numbers of steps
+        self._leaving: list[Sequence] = []  # over, but part of a step in flight
         self._emitter = Emitter(parts.info.eos_token_ids)
         self._idle_plans = 0
         policy: Any = parts.policy
@@ -63,12 +64,12 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return self._working or len(self._guides) > 0
+        return self._working or len(self._grammars) > 0
 
     @property
     def _working(self) -> bool:
         """Whether a step is of use now: not while all there is waits for its grammar."""
-        return self._aloft is not None or len(self._queues) > 0
+        return self._in_flight is not None or len(self._queues) > 0
 
     @property
     def pause(self) -> float | None:
@@ -76,8 +77,8 @@ class Engine:
         if not self.busy:
             return None
         if not self._working:
-            return 0.0 if self._guides.ready else LONGEST_PAUSE
-        if self._resume is None or self._aloft is not None:
+            return 0.0 if self._grammars.ready else LONGEST_PAUSE
+        if self._resume is None or self._in_flight is not None:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
 
@@ -85,14 +86,14 @@ class Engine:
         """Queues a request; RequestError when it can never be served."""
         if isinstance(request, EncodeRequest):
             raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
-        if request.id in self._queues or request.id in self._guides:
+        if request.id in self._queues or request.id in self._grammars:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         refuse_unservable(request, self._parts)
         sequence = self._sequence(request)
         if request.params.constraint is None:
             self._queues.wait(sequence)
         else:
-            self._guides.begin(sequence, request.params.constraint)
+            self._grammars.begin(sequence, request.params.constraint)
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
@@ -111,7 +112,7 @@ class Engine:
     def abort(self, ids: Iterable[str]) -> None:
         """Forgets requests and frees what they hold; unknown ids are those that ended meanwhile."""
         for id in ids:
-            sequence = self._queues.pop(id) or self._guides.drop(id)
+            sequence = self._queues.pop(id) or self._grammars.drop(id)
             if sequence is not None:
                 self._leave(sequence)
 
@@ -125,21 +126,21 @@ class Engine:
 
     def close(self) -> None:
         """Ends what runs beside the caller's thread; the engine cannot step any more. Harmless when done before."""
-        self._guides.close()
+        self._grammars.close()
         if self._overlap is not None:
-            self._overlap.lane.close()
+            self._overlap.device_queue.close()
 
     def serve_grammars(self, wake: Callable[[], None]) -> None:
         """Begins what the first constrained request would wait for; `wake` is called when one need not wait longer."""
-        self._guides.wake = wake
+        self._grammars.wake = wake
         if self._parts.grammar_backend is not None:
-            self._guides.prepare(self._parts.grammar_backend)
+            self._grammars.prepare(self._parts.grammar_backend)
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
         """Runs the next batch and says what came of it. A failure in it ends its own requests and no others."""
-        outputs = self._admit_guided() if self._guides.ready else []
+        outputs = self._admit_guided() if self._grammars.ready else []
         if self._working or self.empty_steps:
             outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
         if self._parts.check_when_idle and not self.busy:
@@ -149,7 +150,7 @@ class Engine:
     def _admit_guided(self) -> list[Output]:
         """Those whose grammar is ready stand in line now; whose cannot be made are over."""
         outputs = []
-        for sequence, error in self._guides.collect():
+        for sequence, error in self._grammars.collect():
             if error is None:
                 self._queues.wait(sequence)
             else:
@@ -160,7 +161,7 @@ class Engine:
     def next_outputs(self) -> list[Output]:
         """`step`, once there is use in it: for those who have nothing else to wait for."""
         if pause := self.pause:
-            (self._guides.wait if len(self._guides) else time.sleep)(pause)
+            (self._grammars.wait if len(self._grammars) else time.sleep)(pause)
         return self.step()
 
     def _step_at_once(self) -> list[Output]:
@@ -169,87 +170,88 @@ class Engine:
         if not plan.entries:
             self._run_empty()
             return []
-        outputs = self._fly(plan.entries)
+        outputs = self._run_step(plan.entries)
         for _ in range(steps - 1):
             left = {sequence: 1 for sequence in plan.entries if sequence.alive}
             if not left:
                 break
             for sequence in left:
                 sequence.room -= 1
-            outputs = merged(outputs, self._fly(left))
+            outputs = merged(outputs, self._run_step(left))
         return outputs
 
-    def _fly(self, entries: Mapping[Sequence, int]) -> list[Output]:
-        flight = self._flight(entries)
+    def _run_step(self, entries: Mapping[Sequence, int]) -> list[Output]:
+        in_flight = self._new_step(entries)
         try:
             self._maybe_fail()
-            inputs = self._parts.builder.build(flight.step)
-            self._take_off(flight)
-            output = self._parts.runner.run(inputs)
-            if flight.prompts is not None:
-                flight.prompts.look(output.hidden, self._parts.runner.logits)
+            inputs = self._parts.builder.build(in_flight.step)
+            self._mark_launched(in_flight)
+            runner, pipeline = self._parts.runner, self._parts.pipeline
+            output = runner.run(inputs)
+            if in_flight.prompts is not None:
+                in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
-                flight.tokens, flight.logprobs, faults = self._parts.pipeline.draw(output.logits, flight.drawing)
-                flight.fail(faults)
+                in_flight.tokens, in_flight.logprobs, faults = pipeline.draw(output.logits, in_flight.drawing)
+                in_flight.fail(faults)
         except Exception as error:
-            flight.error = error
-        return self._land(flight)
+            in_flight.error = error
+        return self._complete(in_flight)
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:
-        """The next plan takes off before the flight that is aloft lands: outputs come one call later."""
-        landing = self._aloft
-        if landing is not None and landing.error is None:
+        """The next plan is launched before the step in flight completes: outputs come one call later."""
+        completing = self._in_flight
+        if completing is not None and completing.error is None:
             try:
-                overlap.draw(landing)
+                overlap.draw(completing)
             except Exception as error:
-                landing.error = error
+                completing.error = error
         plan, _ = self._plan()
-        self._aloft = self._launch(overlap, plan.entries, landing) if plan.entries else None
-        if landing is None:
-            if self._aloft is None:
+        self._in_flight = self._launch(overlap, plan.entries, completing) if plan.entries else None
+        if completing is None:
+            if self._in_flight is None:
                 self._run_empty()
             return []
         try:
-            overlap.finish(landing)
+            overlap.finish(completing)
         except Exception as error:
-            landing.error = landing.error or error
-        return self._land(landing)
+            completing.error = completing.error or error
+        return self._complete(completing)
 
-    def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: Flight | None) -> Flight:
-        flight = self._flight(entries)
+    def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: InFlightStep | None) -> InFlightStep:
+        in_flight = self._new_step(entries)
         try:
             self._maybe_fail()
-            overlap.launch(flight, before)
+            overlap.launch(in_flight, before)
         except Exception as error:
-            flight.error = error
-        self._take_off(flight)
-        return flight
+            in_flight.error = error
+        self._mark_launched(in_flight)
+        return in_flight
 
-    def _flight(self, entries: Mapping[Sequence, int]) -> Flight:
+    def _new_step(self, entries: Mapping[Sequence, int]) -> InFlightStep:
         self._counters.steps += 1
         self._launched += 1
         self._latest = Step(entries, self._ledger, self._latest)
-        return Flight(self._latest, self._launched)
+        return InFlightStep(self._latest, self._launched)
 
-    def _take_off(self, flight: Flight) -> None:
-        ending = flight.take_off()
-        self._queues.run(flight.drawing)
+    def _mark_launched(self, in_flight: InFlightStep) -> None:
+        ending = in_flight.launch()
+        self._queues.run(in_flight.drawing)
         self._queues.end(ending)
 
-    def _land(self, flight: Flight) -> list[Output]:
-        """Notes what the flight wrote and drew, and says so; lets go of those who only waited for it."""
-        self._landed = flight.number
-        if flight.error is not None:
-            log.error("a batch of %d sequences failed", flight.step.size, exc_info=flight.error)
-            outputs = self._emitter.failures(flight)
+    def _complete(self, in_flight: InFlightStep) -> list[Output]:
+        """Notes what the step wrote and drew; lets go of the sequences that only waited for it."""
+        self._completed = in_flight.number
+        if in_flight.error is not None:
+            log.error("a batch of %d sequences failed", in_flight.step.size, exc_info=in_flight.error)
+            outputs = self._emitter.failures(in_flight)
         else:
-            self._commit(flight)
-            if flight.prompts is not None:
-                flight.prompts.settle()
-            outputs = self._emitter.outputs(flight)
+            self._commit(in_flight)
+            if in_flight.prompts is not None:
+                in_flight.prompts.settle()
+            outputs = self._emitter.outputs(in_flight)
             self._counters.generated_tokens += self._emitter.drawn
-            self._counters.batch_sizes.count(flight.step.size)
-            self._counters.iteration_tokens.count(flight.prompt_tokens + self._emitter.drawn)
+            self._counters.batch_sizes.count(in_flight.step.size)
+            self._counters.iteration_tokens.count(in_flight.prompt_tokens + self._emitter.drawn)
         for sequence in self._emitter.ended:
             self._queues.pop(sequence.id)
             self._leave(sequence)
@@ -257,14 +259,14 @@ class Engine:
         return outputs
 
     def _run_empty(self) -> None:
-        """A step of nobody, where the model must run all the same. If it fails, nothing can go on."""
+        """An empty step, where the model must run all the same. If it fails, nothing can go on."""
         if not self._parts.empty_steps:
             return
         inputs = self._parts.builder.build(Step({}, self._ledger))
         if self._overlap is None:
             self._parts.runner.run(inputs)
         else:
-            self._overlap.lane.put(lambda: self._parts.runner.run(inputs)).result()
+            self._overlap.device_queue.put(lambda: self._parts.runner.run(inputs)).result()
 
     # --- planning -----------------------------------------------------------------------------------------------
 
@@ -273,10 +275,11 @@ class Engine:
 
         Also says how many steps of the plan are run in a row.
         """
-        settle = self._overlap.lane.settle if self._aloft is not None and self._overlap is not None else _nothing
+        overlap = self._overlap if self._in_flight is not None else None
+        settle = _nothing if overlap is None else overlap.device_queue.settle
         plan = self.plan_class(self._queues, self._cache, self._limits, self._free_rows, settle=settle)
         self._ask_policy(plan)
-        if self._aloft is None:  # else what is aloft may give back pages when it lands: there is no hurry
+        if self._in_flight is None:  # else it may give back pages when it completes: there is no hurry
             if not plan.entries and plan.lacked_pages:
                 plan.relieve()
             if plan.entries or not self._working or self._resume is not None:
@@ -345,10 +348,10 @@ class Engine:
 
     # --- pages and rows -----------------------------------------------------------------------------------------
 
-    def _commit(self, flight: Flight) -> None:
-        """Shares the pages that the flight has filled; a token of a step too many is never part of one."""
-        step, ledger, size = flight.step, self._ledger, self._limits.page_size
-        for i in flight.land().tolist():
+    def _commit(self, in_flight: InFlightStep) -> None:
+        """Shares the pages that the step has filled; a token of a step too many is never part of one."""
+        step, ledger, size = in_flight.step, self._ledger, self._limits.page_size
+        for i in in_flight.complete().tolist():
             sequence, stop = step.sequences[i], int(step.stops[i])
             self._cache.commit(sequence.row, sequence.keys[:stop])
             ledger.commit_at[sequence.slot] = (stop // size + 1) * size
@@ -364,7 +367,7 @@ class Engine:
             return
         leaving, self._leaving = self._leaving, []
         for sequence in leaving:
-            if self._ledger.launched[sequence.slot] > self._landed:
+            if self._ledger.launched[sequence.slot] > self._completed:
                 self._leaving.append(sequence)
                 continue
             if sequence.started:
@@ -388,7 +391,7 @@ class Engine:
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
             steps=counters.steps,
-            deferred=len(self._guides),
+            deferred=len(self._grammars),
             page_size=self._limits.page_size,
             iteration_tokens=counters.iteration_tokens.distribution(),
             batch_sizes=counters.batch_sizes.distribution(),
@@ -400,8 +403,8 @@ class Engine:
         held = self._queues.rows_held() + sum(sequence.started for sequence in self._leaving)
         assert held + len(self._free_rows) == self._limits.rows, "a row is lost or held twice"
         if not self.busy:
-            assert not self._leaving, "nothing is on its way, yet somebody waits for it to land"
-            assert self._cache.sizes().owned == 0, "nobody runs, yet pages are owned"
+            assert not self._leaving, "nothing is in flight, yet a sequence waits for it"
+            assert self._cache.sizes().owned == 0, "nothing runs, yet pages are owned"
 
 
 def _nothing() -> None:

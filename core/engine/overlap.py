@@ -3,8 +3,8 @@
         host    │ draw n: prepare │ plan n+1, build it │ take n's tokens: ends, pages, outputs │ draw n+1: prepare …
         device  │ … forward n          │ draw n │ forward n+1 (its input ids from draw n) …
 
-Whatever the device does for a step is work that is put on a lane, which does it in order. Sampling is prepared when
-all tokens before are known to the host, so that penalties and the like are exact.
+Whatever the device does for a step is work that is put on a device queue, which does it in order. Sampling is prepared
+when all tokens before are known to the host, so that penalties and the like are exact.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maxserve.core.engine.inputs import Unknown
 
 if TYPE_CHECKING:
     from maxserve.core.engine.draw import Draw, Pipeline
-    from maxserve.core.engine.flight import Flight
+    from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.sequence import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Lane(Protocol):
+class DeviceQueue(Protocol):
     """Does what it is given one after another, beside its owner, and keeps errors for whoever asks for the result."""
 
     def put(self, work: Callable[[], T]) -> Future[T]: ...
@@ -41,7 +41,7 @@ class Lane(Protocol):
     def close(self) -> None: ...
 
 
-class ThreadLane:
+class ThreadQueue:
     """For devices that are the CPU itself: one thread, which runs while torch or the owner lets go of Python's lock."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class ThreadLane:
         self._thread.shutdown(wait=True)
 
 
-class StreamLane:
+class StreamQueue:
     """For devices with a queue of their own: calls return at once, and the queue keeps the order."""
 
     def put(self, work: Callable[[], T]) -> Future[T]:
@@ -75,16 +75,16 @@ class StreamLane:
         pass
 
 
-def lane_for(device: torch.device) -> Lane:
-    return ThreadLane() if device.type == "cpu" else StreamLane()
+def device_queue_for(device: torch.device) -> DeviceQueue:
+    return ThreadQueue() if device.type == "cpu" else StreamQueue()
 
 
 def _nothing() -> None:
     pass
 
 
-class Aloft:
-    """What the lane has of one flight."""
+class DeviceWork:
+    """What the device queue has of one step in flight."""
 
     __slots__ = ("draw", "drawn", "host", "logits", "ready", "scores")
 
@@ -98,54 +98,55 @@ class Aloft:
 
 
 class Overlap:
-    """Runs flights on a lane; at most one is aloft when the next takes off. One thread owns it."""
+    """Runs steps on a device queue; at most one is in flight when the next is launched. One thread owns it."""
 
-    def __init__(self, lane: Lane, builder: InputsBuilder, runner: Runner, pipeline: Pipeline) -> None:
-        self.lane = lane
+    def __init__(self, device_queue: DeviceQueue, builder: InputsBuilder, runner: Runner, pipeline: Pipeline) -> None:
+        self.device_queue = device_queue
         self._builder = builder
         self._runner = runner
         self._pipeline = pipeline
-        self._aloft: dict[int, Aloft] = {}
+        self._in_flight: dict[int, DeviceWork] = {}
 
-    def launch(self, flight: Flight, before: Flight | None) -> None:
-        """Puts the forward pass on the lane; call it before the flight takes off. `before` is the flight aloft."""
-        inputs, unknown = self._builder.build(flight.step), Unknown(flight.step)
-        aloft = self._aloft.get(before.number) if before is not None else None
-        self._aloft[flight.number] = Aloft(self.lane.put(lambda: self._forward(inputs, unknown, aloft, flight.prompts)))
+    def launch(self, in_flight: InFlightStep, before: InFlightStep | None) -> None:
+        """Puts the forward pass on the device queue, before it counts as launched. `before` is the step in flight."""
+        inputs, unknown = self._builder.build(in_flight.step), Unknown(in_flight.step)
+        work = self._in_flight.get(before.number) if before is not None else None
+        logits = self.device_queue.put(lambda: self._forward(inputs, unknown, work, in_flight.prompts))
+        self._in_flight[in_flight.number] = DeviceWork(logits)
 
-    def draw(self, flight: Flight) -> None:
-        """Prepares the draw from what is known now, and puts it on the lane."""
-        aloft = self._aloft.get(flight.number)
-        if aloft is None or not flight.drawing:
+    def draw(self, in_flight: InFlightStep) -> None:
+        """Prepares the draw from what is known now, and puts it on the device queue."""
+        work = self._in_flight.get(in_flight.number)
+        if work is None or not in_flight.drawing:
             return
-        draw = self._pipeline.prepare(flight.drawing)
-        aloft.draw = draw
-        aloft.drawn = self.lane.put(lambda: _choose(draw, aloft))
+        draw = self._pipeline.prepare(in_flight.drawing)
+        work.draw = draw
+        work.drawn = self.device_queue.put(lambda: _choose(draw, work))
 
-    def finish(self, flight: Flight) -> None:
-        """Waits for the flight's tokens; raises what went wrong on the lane."""
-        aloft = self._aloft.pop(flight.number, None)
-        if aloft is None:
+    def finish(self, in_flight: InFlightStep) -> None:
+        """Waits for the step's tokens; raises what went wrong on the device queue."""
+        work = self._in_flight.pop(in_flight.number, None)
+        if work is None:
             return
-        aloft.logits.result()
-        if aloft.drawn is None:
+        work.logits.result()
+        if work.drawn is None:
             return
-        aloft.drawn.result()
-        if aloft.ready is not None:
-            aloft.ready.synchronize()
-        assert aloft.host is not None
-        assert aloft.draw is not None
-        flight.logprobs = aloft.draw.read(aloft.scores)
-        flight.tokens = aloft.host.tolist()
-        flight.fail(aloft.draw.faults() | self._observe(flight))
+        work.drawn.result()
+        if work.ready is not None:
+            work.ready.synchronize()
+        assert work.host is not None
+        assert work.draw is not None
+        in_flight.logprobs = work.draw.read(work.scores)
+        in_flight.tokens = work.host.tolist()
+        in_flight.fail(work.draw.faults() | self._observe(in_flight))
 
-    def _observe(self, flight: Flight) -> dict[Sequence, str]:
+    def _observe(self, in_flight: InFlightStep) -> dict[Sequence, str]:
         """Transforms hear of tokens that somebody gets; those of a step too many are nobody's. Returns their faults."""
-        heard = [(s, t) for s, t in zip(flight.drawing, flight.tokens, strict=True) if s.alive]
+        heard = [(s, t) for s, t in zip(in_flight.drawing, in_flight.tokens, strict=True) if s.alive]
         return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 
     def _forward(
-        self, inputs: StepInputs, unknown: Unknown, before: Aloft | None, prompts: PromptScores | None
+        self, inputs: StepInputs, unknown: Unknown, before: DeviceWork | None, prompts: PromptScores | None
     ) -> torch.Tensor | None:
         if before is not None and before.drawn is not None and before.drawn.exception() is None:
             unknown.put(before.drawn.result(), inputs.input_ids)
@@ -155,16 +156,16 @@ class Overlap:
         return output.logits
 
 
-def _choose(draw: Draw, aloft: Aloft) -> torch.Tensor:
+def _choose(draw: Draw, work: DeviceWork) -> torch.Tensor:
     """Draws, and sends the tokens on their way to the host before the next forward pass stands in line."""
-    logits = aloft.logits.result()
+    logits = work.logits.result()
     assert logits is not None, "rows were to be drawn, but the model gave no logits"
-    tokens, aloft.scores = draw.choose(logits)
+    tokens, work.scores = draw.choose(logits)
     if tokens.device.type == "cuda":
-        aloft.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-        aloft.host.copy_(tokens, non_blocking=True)
-        aloft.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        aloft.ready.record()
+        work.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        work.host.copy_(tokens, non_blocking=True)
+        work.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        work.ready.record()
     else:
-        aloft.host = tokens
+        work.host = tokens
     return tokens

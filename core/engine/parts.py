@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.engine.guides import Guides
+from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.inputs import InputsBuilder
-    from maxserve.core.engine.overlap import Lane
+    from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.interfaces.runner import Runner
@@ -61,9 +61,9 @@ class Parts:
     """What an engine is put together from; see assemble.py.
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
-    `lane`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the one worth
-    having ready. `empty_steps`: the model runs also when there is nobody to run it for. `variable_logits`: requests may
-    have logprobs of their prompts; `priorities`: they may have one; `sees`: their prompts may have images.
+    `device_queue`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the
+    one worth having ready. `empty_steps`: the model also runs when there is no request. `variable_logits`: requests
+    may have logprobs of their prompts; `priorities`: they may have one; `sees`: their prompts may have images.
     """
 
     info: ModelInfo
@@ -75,10 +75,10 @@ class Parts:
     runner: Runner
     pipeline: Pipeline
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
-    guides: Guides = field(default_factory=Guides)
+    grammars: GrammarManager = field(default_factory=GrammarManager)
     grammar_backend: str | None = None
     max_steps: int = 1
-    lane: Lane | None = None
+    device_queue: DeviceQueue | None = None
     empty_steps: bool = False
     sees: bool = False
     variable_logits: bool = True

@@ -16,7 +16,7 @@ from maxserve.core.interfaces.request import Request, TokenLogprob
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.guides import Guide
+    from maxserve.core.engine.grammar import GrammarState
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 
@@ -37,7 +37,7 @@ class Sequence:
         "counted",
         "ends",
         "fresh",
-        "guide",
+        "grammar",
         "id",
         "images",
         "ledger",
@@ -75,7 +75,7 @@ class Sequence:
         self.images = PromptImages(request) if request.images else None
         self.ends = ends  # tokens that end it
         self.params = params
-        self.guide: Guide | None = None  # of those whose text is constrained, once it is ready
+        self.grammar: GrammarState | None = None  # of those whose text is constrained, once it is ready
         self.buffer: NDArray[np.int64] = np.empty(min(limit, len(prompt) + 64), dtype=np.int64)
         self.buffer[: len(prompt)] = prompt
         self._filled = len(prompt)
@@ -108,7 +108,7 @@ class Sequence:
         ledger.images_end[slot] = 0 if self.images is None else self.images.end
         ledger.shift[slot] = 0 if self.images is None else self.images.shift
         scored = request.params.prompt_logprobs is not None
-        ledger.picky[slot] = constrained or scored or bool(request.params.stop_token_ids)
+        ledger.needs_check[slot] = constrained or scored or bool(request.params.stop_token_ids)
 
     @property
     def tokens(self) -> NDArray[np.int64]:

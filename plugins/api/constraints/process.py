@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SECONDS = 30  # of processor time for one constraint
 MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process had when it was forked
-STACK = 4 * 1024**2  # bytes; the threads of workers have `guides.STACK`, several times as much
+STACK = 4 * 1024**2  # bytes; the threads of workers have `core.engine.grammar.STACK`, several times as much
 BREATH = 0.003  # seconds for which a text is tried beyond its first token
 STEPS = 32  # tokens of it at most
 READY = 2  # forks that wait for a constraint

@@ -222,9 +222,9 @@ class SimulatedEngine(Engine):
         self.now = self._resume if self.rested and self._resume is not None else self.now + TICK
         return outputs
 
-    def _fly(self, entries: Mapping[Sequence, int]) -> list[Output]:
+    def _run_step(self, entries: Mapping[Sequence, int]) -> list[Output]:
         self.log.append([(sequence.id, tokens) for sequence, tokens in entries.items()])
-        return super()._fly(entries)
+        return super()._run_step(entries)
 
     def _ask_policy(self, plan: StepPlan) -> None:
         """As a server does it, but that failures are told and what the policy touched is looked at."""

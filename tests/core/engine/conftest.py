@@ -18,7 +18,7 @@ from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.overlap import ThreadLane
+from maxserve.core.engine.overlap import ThreadQueue
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
@@ -181,7 +181,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 ),
                 read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
                 max_steps=steps,
-                lane=ThreadLane() if overlap else None,
+                device_queue=ThreadQueue() if overlap else None,
                 empty_steps=empty,
                 failure_percent=failure_percent,
                 check_when_idle=True,

@@ -124,11 +124,11 @@ def test_a_seed_gives_the_same_text_alone_and_in_company(make_engine: Any, run: 
     seeded = Request(id="seeded", prompt=(1, 2, 3), params=params)
     alone = make_engine()
     alone.add(seeded)
-    company = make_engine(tokens=24, in_flight=True)
+    batch = make_engine(tokens=24, in_flight=True)
     for request in (*requests(3, 10), seeded):
-        company.add(request)
+        batch.add(request)
     expected = text(run(alone)["seeded"])
-    assert text(run(company)["seeded"]) == expected
+    assert text(run(batch)["seeded"]) == expected
     assert expected != reference(seeded.prompt, params, alone.info.max_length), "it was meant to be drawn"
 
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.request import TokenLogprob
 
 
-class Flight:
-    """Takes off by telling the ledger what will have been when it has landed; carries tokens, or why there are none.
+class InFlightStep:
+    """`launch` tells the ledger what will be when the step is complete; carries tokens, or why there are none.
 
-    What a plan sees after the take-off are the sequences as they will be, all but the drawn tokens, which it does not
+    What a plan sees after the launch are the sequences as they will be, all but the drawn tokens, which it does not
     need. That is why a step can be planned before the one before it is done.
     """
 
@@ -57,7 +57,7 @@ class Flight:
         self.faults: Mapping[Sequence, str] = {}  # why one of those who draw has failed, though the step has not
         self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included
 
-    def take_off(self) -> list[Sequence]:
+    def launch(self) -> list[Sequence]:
         """Returns those whose last token it draws."""
         ledger, step = self.step.ledger, self.step
         ledger.computed[step.slots] = step.stops
@@ -68,13 +68,13 @@ class Flight:
         return [self.drawing[i] for i in np.flatnonzero(last).tolist()] if last.any() else []
 
     def fail(self, faults: Mapping[Sequence, str]) -> None:
-        """Ends some of those who draw, and nobody else, with what went wrong for them; `tokens` are there."""
+        """Ends some of those who draw, and no others, with what went wrong for them; `tokens` are there."""
         self.faults = faults
         if faults:
             pairs = zip(self.drawing, self.tokens, strict=True)
             self.tokens = [FAILED if sequence in faults else token for sequence, token in pairs]
 
-    def land(self) -> NDArray[np.int64]:
+    def complete(self) -> NDArray[np.int64]:
         """Notes what was written and drawn; the indices of the sequences that have filled a page with it.
 
         Who died or lost the row meanwhile is left as it is.
@@ -83,6 +83,6 @@ class Flight:
         here = ledger.alive[step.slots] & (ledger.row[step.slots] == self.rows)
         ledger.written[step.slots[here]] = step.stops[here]
         ledger.last[self.slots] = self.tokens
-        settled = ledger.launched[self.slots] == self.number  # nobody of a later step, whose token is not known yet
+        settled = ledger.launched[self.slots] == self.number  # none of a later step, whose token is not known yet
         ledger.drawn_at[self.slots[settled]] = KNOWN
         return np.flatnonzero(here & (step.stops >= ledger.commit_at[step.slots]))

@@ -199,7 +199,7 @@ class Fails:
 @pytest.fixture
 def slow(folder: Path) -> Any:
     llm, back_end = maxserve.LLM(str(folder), max_batch_size=4), Slow()
-    llm._engine._guides._compilers = lambda name: back_end
+    llm._engine._grammars._compilers = lambda name: back_end
     yield llm._engine, back_end
     llm._engine.close()
 
