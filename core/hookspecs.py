@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
+from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
@@ -129,6 +130,15 @@ def maxserve_linear_methods() -> Iterable[LinearMethod]:
     """Ways to store weights and to multiply by them.
 
     Example: ``yield LinearMethod(name="packed", build="acme.linear:Packed", devices=("cpu",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_adapters() -> Iterable[Adapter]:
+    """Ways to adapt a model to requests.
+
+    Example: ``yield Adapter(name="acme", build="acme.adapters:Table")``
     """
     return ()
 

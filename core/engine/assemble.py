@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from maxserve.core.config.policy_options import unused_chunking
+from maxserve.core.engine.adapters import AdapterRunner, adapt
 from maxserve.core.engine.caches import build_attention, build_cache, group_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draw import Pipeline, Stage
@@ -209,9 +210,12 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     limits = _limits(target, scheduler, spec, plan, shares_prefixes=shares)
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
-    target.chooser.compile_layers(cast("torch.nn.Module", loaded.model), attention, target.compute)
+    module = cast("torch.nn.Module", loaded.model)
+    adapters, slots = adapt(target.host, target.sections, module, target.compute, target.device)
+    target.chooser.compile_layers(module, attention, target.compute)
     info = _info(target, loaded)
     sees = target.host.architectures.get(info.architecture).component.images is not None
+    runner = _runner(target, loaded, attention)
     return Parts(
         info=info,
         limits=limits,
@@ -219,10 +223,16 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
         builder=InputsBuilder(
-            cache, plan.page_size, target.device, images=sees, block_tables=group_tables(loaded, cache)
+            cache,
+            plan.page_size,
+            target.device,
+            images=sees,
+            block_tables=group_tables(loaded, cache),
+            adapters=adapters,
         ),
         sees=sees,
-        runner=_runner(target, loaded, attention),
+        runner=AdapterRunner(runner, slots) if adapters else runner,
+        adapters=adapters,
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),

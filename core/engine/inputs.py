@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class InputsBuilder:
     """Builds the inputs of a step. Sequences keep the order of the plan; an empty step has inputs without tokens.
 
     `block_tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
+    `adapters` are the slots of adapters by name.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class InputsBuilder:
         *,
         images: bool = False,
         block_tables: NDArray[np.int32] | None = None,
+        adapters: Mapping[str, int] | None = None,
     ) -> None:
         self._cache = cache
         self._block_tables = block_tables
         self._page_size = page_size
         self._device = device
         self._images = ImageStep(device) if images else None
+        self._adapters = adapters
 
     def build(self, step: Step) -> StepInputs:
         starts, stops = step.starts, step.stops
@@ -65,9 +69,16 @@ class InputsBuilder:
         )
         if self._images is not None:
             self._images.fill(step, inputs)
+        if self._adapters:
+            inputs.adapter_slots = self._adapter_slots(step, self._adapters)
         if self._block_tables is not None:
             inputs.groups = self._groups(inputs, self._block_tables, rows, owners, positions)
         return inputs
+
+    def _adapter_slots(self, step: Step, adapters: Mapping[str, int]) -> torch.Tensor | None:
+        """The slot of each row's adapter, 0 for none; None where no request has one."""
+        slots = np.array([adapters.get(sequence.request.adapter, 0) for sequence in step.sequences], dtype=np.int64)
+        return self._to_device(np.repeat(slots, step.stops - step.starts)) if slots.any() else None
 
     def _groups(
         self, inputs: StepInputs, block_tables: NDArray[np.int32], rows: Ints, owners: Ints, positions: Ints

@@ -106,6 +106,7 @@ class Engine:
             ends=frozenset((*eos, *params.stop_token_ids)),
             params=self._parts.read_params(params.fields),
             regimes=self._limits.prompt_regimes,
+            adapters=bool(self._parts.adapters),
             ledger=self._ledger,
         )
 

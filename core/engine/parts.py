@@ -64,6 +64,7 @@ class Parts:
     `device_queue`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the
     one worth having ready. `empty_steps`: the model also runs when there is no request. `variable_logits`: requests
     may have logprobs of their prompts; `priorities`: they may have one; `sees`: their prompts may have images.
+    `adapters`: the slots of the adapters they may name.
     """
 
     info: ModelInfo
@@ -83,6 +84,7 @@ class Parts:
     sees: bool = False
     variable_logits: bool = True
     priorities: bool = True
+    adapters: Mapping[str, int] = field(default_factory=dict)
     failure_percent: float = 0.0
     check_when_idle: bool = False
     random: random.Random = field(default_factory=random.Random)

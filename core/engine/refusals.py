@@ -36,6 +36,9 @@ def refuse_unservable(request: Request, parts: Parts) -> None:
             param="priority",
             code="unsupported_parameter",
         )
+    if request.adapter and request.adapter not in parts.adapters:
+        known = ", ".join(parts.adapters) or "none"
+        raise RequestError(f"there is no adapter {request.adapter!r}; there are: {known}", param="model")
     _check_images(request, parts)
     _check_logprobs(request.params, parts)
     _check_ids(request.prompt, parts.info.vocab_size)

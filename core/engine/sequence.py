@@ -65,13 +65,14 @@ class Sequence:
         ends: frozenset[int],
         params: Mapping[type[Any], Any],
         regimes: tuple[int, ...] = (),
+        adapters: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
         prompt = np.asarray(request.prompt, dtype=np.int64)
         self.request = request
         self.id = request.id
         self.prompt_length = len(prompt)
-        self.salt = _salt(request, regimes)
+        self.salt = _salt(request, regimes, adapters)
         self.images = PromptImages(request) if request.images else None
         self.ends = ends  # tokens that end it
         self.params = params
@@ -211,9 +212,13 @@ class Sequence:
         return self._sampler_generator
 
 
-def _salt(request: Request, regimes: tuple[int, ...]) -> str:
-    """What prefixes are shared under: the request's own salt and, where the model has several, its regime."""
-    return f"{bisect_left(regimes, len(request.prompt))}:{request.salt}" if regimes else request.salt
+def _salt(request: Request, regimes: tuple[int, ...], adapters: bool) -> str:
+    """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
+
+    With `adapters`, all salts say the adapter, even if it is none: no client's own salt can be taken for one.
+    """
+    salt = f"{len(request.adapter)}:{request.adapter}:{request.salt}" if adapters else request.salt
+    return f"{bisect_left(regimes, len(request.prompt))}:{salt}" if regimes else salt
 
 
 def _seed(request: Request) -> int | None:

@@ -10,6 +10,7 @@ from maxserve.core.interfaces.component import Component
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.config.sections import PluginSection
+    from maxserve.core.interfaces.adapter import Adapter
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.attention import AttentionBackend
     from maxserve.core.interfaces.cache import CacheStrategy
@@ -45,6 +46,7 @@ class Host(Protocol):
     samplers: Registry[Sampler]
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
+    adapters: Registry[Adapter]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]

@@ -52,6 +52,7 @@ class StepInputs:
     mrope_positions: Tensor | None = None  # [axes, T] int64
     bidirectional: tuple[tuple[Span, ...], ...] = ()  # [B]
     groups: tuple[StepInputs, ...] = ()
+    adapter_slots: Tensor | None = None  # [T] int64, 0 for none; None where no row has an adapter
 
 
 @dataclass(slots=True, kw_only=True)

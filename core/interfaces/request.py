@@ -135,7 +135,8 @@ class Request:
 
     `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
     lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it. `pinned` asks eviction
-    policies that look at it to keep the cached prefix.
+    policies that look at it to keep the cached prefix. `adapter` is the name of the adapter to compute it with; its
+    prefix is shared with those of the same adapter alone.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Request:
     user: str = ""
     priority: int = 0
     pinned: bool = False
+    adapter: str = ""
     images: tuple[Image, ...] = ()
 
 

@@ -13,6 +13,7 @@ from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavaila
 from maxserve.core.interfaces.layer_compiler import LayerContext
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.device import DTYPES
+from maxserve.core.loading.linear import Linear
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
 
@@ -128,6 +129,8 @@ class Chooser:
             return
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
             for index, layer in enumerate(layers):
+                if _is_adapted(layer):
+                    continue
                 call = compiler.compile(layer, attention)
                 if call is None:
                     continue
@@ -195,6 +198,11 @@ class Chooser:
         if reason not in self._reasons:
             log.warning("%s", reason)
         self._reasons.add(reason)
+
+
+def _is_adapted(layer: nn.Module) -> bool:
+    """Whether adapters correct a projection in it, which a compiled call would pass over."""
+    return any(isinstance(module, Linear) and module.correction is not None for module in layer.modules())
 
 
 def _check_linear_method(method: BuiltLinearMethod, context: LinearContext, title: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -61,13 +61,16 @@ class Linear(nn.Module):
         self.weight = weight(outputs, inputs)
         self.bias = weight(outputs) if bias else None
         self.packed: PackedLinear | None = None
+        self.correction: Callable[[Tensor, Tensor], Tensor] | None = None  # of adapters, by inputs and outcome
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         if self.packed is not None:
-            return self.packed.multiply(x, self.bias)
-        assert self.weight is not None, "neither the layer nor a method has the weight"
-        return F.linear(x, self.weight, self.bias)
+            out = self.packed.multiply(x, self.bias)
+        else:
+            assert self.weight is not None, "neither the layer nor a method has the weight"
+            out = F.linear(x, self.weight, self.bias)
+        return out if self.correction is None else self.correction(x, out)
 
     def set_packed(self, packed: PackedLinear) -> None:
         """From now on `packed` has the weight."""

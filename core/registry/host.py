@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from maxserve.core import hookspecs
+from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy
@@ -79,6 +80,7 @@ class PluginHost:
     samplers: Registry[Sampler]
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
+    adapters: Registry[Adapter]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]

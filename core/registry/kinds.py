@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from maxserve.core.interfaces.adapter import Adapter, AdapterTable
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import Attention, AttentionBackend
 from maxserve.core.interfaces.cache import Cache, CacheStrategy, EvictionPolicy, NodeOrder
@@ -54,6 +55,7 @@ KINDS = (
     Kind(Sampler, "maxserve_samplers", LogitTransform),
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),
     Kind(LinearMethod, "maxserve_linear_methods", BuiltLinearMethod),
+    Kind(Adapter, "maxserve_adapters", AdapterTable),
     Kind(QuantizationFormat, "maxserve_quantization_formats", BuiltQuantizationFormat),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(ModelRunner, "maxserve_model_runners", Runner),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture, WeightMap
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "Adapter",
     "Architecture",
     "AttentionBackend",
     "CacheStrategy",

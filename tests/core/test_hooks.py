@@ -158,6 +158,15 @@ def maxserve_linear_methods():
     assert host.build(entry, "context").given == "context"
 
 
+def test_maxserve_adapters(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_adapters():
+    yield maxserve.Adapter(name="acme", build=built("adapter"))
+""")
+    assert host.build(host.adapters.get("acme"), "context").given == "context"
+
+
 def test_maxserve_quantization_formats(load: Load) -> None:
     host = load("""
 @hookimpl

@@ -83,6 +83,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "sampler",
         "attention_backend",
         "linear_method",
+        "adapter",
         "quantization_format",
         "layer_compiler",
         "model_runner",
