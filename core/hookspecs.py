@@ -17,6 +17,7 @@ from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.grammar import GrammarBackend
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
 from maxserve.core.interfaces.linear import LinearMethod
@@ -188,6 +189,15 @@ def maxserve_process_start(process: ProcessInfo) -> None:
 
 
 # --- in the API process only ----------------------------------------------------------------------------------
+
+
+@hookspec
+def maxserve_executors() -> Iterable[Executor]:
+    """Where the worker of a model runs.
+
+    Example: ``yield Executor(name="acme", build="acme.executor:Launcher")``
+    """
+    return ()
 
 
 @hookspec

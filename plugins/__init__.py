@@ -11,6 +11,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.runners", "maxserve.plugins.runners"),
+    ("builtin.executors", "maxserve.plugins.executors"),
     ("builtin.native", "maxserve.plugins.cpu"),
     ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.parsers", "maxserve.plugins.parsers"),

@@ -153,8 +153,8 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
   hexadecimal digits of the key's SHA-256), each by its weight in `--fair.weights`.
 - A full queue (`--max-queue-size`) is answered 429 with Retry-After; a request that asks for more answers at once than
   batch and queue hold together is a 400.
-- Further options: `--host`, `--scheduler`, `--max-queue-size`, `--enable-routes`, `--plugin`, `--no-plugin`,
-  `--prefer`, `--debug`.
+- Further options: `--host`, `--scheduler`, `--max-queue-size`, `--executor`, `--enable-routes`, `--plugin`,
+  `--no-plugin`, `--prefer`, `--debug`.
 """
 
 

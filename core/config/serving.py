@@ -50,6 +50,14 @@ class ServerSettings(Section):
             "unset, a fresh private folder. inproc://NAME is refused, as it cannot join two processes."
         ),
     ] = None
+    executor: Annotated[
+        str,
+        Option(metavar="NAME", registry="executors", server=True),
+        Field(
+            description="Where the worker runs: local, a process of this machine, or a name that a plugin registers.",
+            min_length=1,
+        ),
+    ] = "local"
     enable_routes: Annotated[
         tuple[str, ...],
         Option(metavar="NAME", server=True),

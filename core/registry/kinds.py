@@ -11,6 +11,7 @@ from maxserve.core.interfaces.attention import Attention, AttentionBackend
 from maxserve.core.interfaces.cache import Cache, CacheStrategy, EvictionPolicy, NodeOrder
 from maxserve.core.interfaces.component import Component
 from maxserve.core.interfaces.engine import Engine, ServedEngine
+from maxserve.core.interfaces.executor import Executor, WorkerLauncher
 from maxserve.core.interfaces.grammar import GrammarBackend, GrammarCompiler
 from maxserve.core.interfaces.layer_compiler import CompilesLayers, LayerCompiler
 from maxserve.core.interfaces.linear import BuiltLinearMethod, LinearMethod
@@ -60,6 +61,7 @@ KINDS = (
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(ModelRunner, "maxserve_model_runners", Runner),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
+    Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
     Kind(Routes, "maxserve_routes", in_workers=False),
     Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),
     Kind(ReasoningParser, "maxserve_reasoning_parsers", ReadsAnswer, in_workers=False),

@@ -21,6 +21,7 @@ from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.banner import introduce
 from maxserve.core.runtime.client import WorkerClient
+from maxserve.core.runtime.executors import build_executor
 from maxserve.core.runtime.messages import Start
 from maxserve.core.runtime.sockets import endpoints
 from maxserve.core.runtime.supervisor import Supervisor
@@ -75,7 +76,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
         log_level=logging.getLogger().level,
         engine=engine,
     )
-    supervisor = Supervisor(start, host.fingerprint, client)
+    supervisor = Supervisor(start, host.fingerprint, client, build_executor(settings, host))
     stack.callback(supervisor.kill)
     supervisor.spawn()
 

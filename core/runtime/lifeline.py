@@ -23,11 +23,10 @@ PR_SET_PDEATHSIG = 1
 ORPHANED = 3  # exit status of a worker whose parent went away
 
 
-def write_start(pipe: IO[bytes], start: Start) -> None:
-    """Writes the message behind its length; the pipe stays open."""
+def encode_start(start: Start) -> bytes:
+    """The message behind its length, as a worker reads it."""
     body = msgspec.msgpack.encode(start)
-    pipe.write(HEADER.pack(len(body)) + body)
-    pipe.flush()
+    return HEADER.pack(len(body)) + body
 
 
 def read_start(pipe: IO[bytes]) -> Start:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from maxserve.core.interfaces.errors import EngineError, MaxserveError, PluginError, UsageError, WorkerDied
-from maxserve.core.runtime.child import Child, describe_exit
+from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import Failed, FromWorker, Hello, Outputs, Phase, Ready, Shutdown, Start
 from maxserve.core.runtime.sockets import ApiChannel
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.executor import WorkerLauncher
     from maxserve.core.runtime.client import WorkerClient
 
 log = logging.getLogger("maxserve.supervisor")
@@ -33,14 +35,14 @@ class Watcher(Protocol):
 
 
 class Worker:
-    """A child process with its channel, and what it said of itself."""
+    """A worker process with its channel, and what it said of itself."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, launcher: WorkerLauncher) -> None:
         self.channel = ApiChannel(start.endpoints)
         self.ready = False
         self.failure: MaxserveError | None = None
         try:
-            self.child = Child(start)
+            self.child = launcher.launch(encode_start(start))
         except OSError:
             self.channel.close()
             raise
@@ -61,8 +63,9 @@ class Supervisor:
     `spawn` may come before the event loop, which owns the rest.
     """
 
-    def __init__(self, start: Start, fingerprint: str, client: WorkerClient) -> None:
+    def __init__(self, start: Start, fingerprint: str, client: WorkerClient, launcher: WorkerLauncher) -> None:
         self._start = start
+        self._launcher = launcher
         self._fingerprint = fingerprint
         self._client = client
         self._worker: Worker | None = None
@@ -78,7 +81,7 @@ class Supervisor:
     def spawn(self) -> None:
         """Starts a worker; it loads while the caller does other things."""
         assert self._worker is None, "there is a worker already"
-        self._worker = Worker(self._start)
+        self._worker = Worker(self._start, self._launcher)
 
     async def run(self, watcher: Watcher) -> None:
         """Returns after `stop`. UsageError when no worker can ever start, EngineError when they keep dying."""
@@ -187,3 +190,20 @@ class Supervisor:
                 f"({self._fingerprint}); did an installation change meanwhile?"
             )
         )
+
+
+def describe_exit(pid: int, status: int) -> str:
+    """Why a worker ended, in words for an operator."""
+    if status >= 0:
+        return f"the worker (pid {pid}) ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    text = f"the worker (pid {pid}) was ended by {name}"
+    if -status == signal.SIGKILL:
+        text += (
+            "; if no user sent it, the system ran out of memory: "
+            "lower --device-memory-utilization, --max-batch-size or --max-length"
+        )
+    return text

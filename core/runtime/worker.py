@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
@@ -166,6 +166,11 @@ def main() -> None:
     sys.path[:] = start.search_path
     settings = Settings.model_validate_json(start.settings)
     logs.configure(start.log_level, settings.server.log_prefix)
+    work(start, settings, lifeline.join)
+
+
+def work(start: Start, settings: Settings, wait_for_end: Callable[[], object]) -> None:
+    """Serves until it is told to stop. After a failure it calls `wait_for_end`: the parent hears of it first."""
     channel = WorkerChannel(start.endpoints)
     process = ProcessInfo(kind="worker")
     try:
@@ -176,7 +181,7 @@ def main() -> None:
             log.exception("the worker failed")
         message = str(error) if usage else f"{type(error).__name__}: {error}"
         channel.send(Failed(message=message, kind="usage" if usage else "engine"))
-        lifeline.join()  # the parent hears of it first and then ends this process
+        wait_for_end()
     process.exit()
     channel.close()
 

@@ -11,6 +11,7 @@ from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.grammar import GrammarBackend
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
 from maxserve.core.interfaces.linear import LinearMethod
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigSection",
     "Engine",
     "EvictionPolicy",
+    "Executor",
     "GrammarBackend",
     "LayerCompiler",
     "LinearMethod",

@@ -9,6 +9,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.cache import EvictionPolicy
+from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.loading.progress import NullProgress
@@ -227,6 +228,15 @@ def maxserve_process_start(process):
     assert acme_llm.seen == [("worker", 3)]
     process.exit()
     assert acme_llm.seen == [("worker", 3), "ended"]
+
+
+def test_maxserve_executors(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_executors():
+    yield maxserve.Executor(name="acme", build=built("executor"))
+""")
+    assert host.build(host.of(Executor).get("acme"), "context").given == "context"
 
 
 def test_maxserve_routes(load: Load) -> None:

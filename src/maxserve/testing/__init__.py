@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.commands import CommandChecks
     from maxserve.testing.encoder import EncoderChecks
+    from maxserve.testing.executor import ThreadLauncher
     from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
     from maxserve.testing.generic import generic_checks
     from maxserve.testing.grammar import GrammarBackendChecks
@@ -48,6 +49,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ScriptedEngine",
+    "ThreadLauncher",
     "ToolParserChecks",
     "VisionChecks",
     "generic_checks",
@@ -77,6 +79,7 @@ LAZY = {
     "SamplerChecks": "maxserve.testing.sampler",
     "SchedulerChecks": "maxserve.testing.scheduler",
     "ScriptedEngine": "maxserve.testing.scripted",
+    "ThreadLauncher": "maxserve.testing.executor",
     "ToolParserChecks": "maxserve.testing.parsers",
     "VisionChecks": "maxserve.testing.vision",
     "generic_checks": "maxserve.testing.generic",

@@ -88,6 +88,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "layer_compiler",
         "model_runner",
         "grammar_backend",
+        "executor",
         "routes",
         "tool_parser",
         "reasoning_parser",

@@ -14,12 +14,16 @@ import pytest
 
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError, UsageError, WorkerDied
+from maxserve.core.interfaces.executor import WorkerLauncher
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.runtime import supervisor as module
 from maxserve.core.runtime.client import WorkerClient
+from maxserve.core.runtime.executors import executor_context
 from maxserve.core.runtime.messages import Endpoints, Start
 from maxserve.core.runtime.sockets import endpoints
 from maxserve.core.runtime.supervisor import Supervisor
+from maxserve.plugins.executors.local import LocalLauncher
+from maxserve.testing.executor import ThreadLauncher
 
 STUB = Path(__file__).parent / "stub"
 SLOW, FATAL, RAISING = 1, 2, 4
@@ -28,9 +32,10 @@ SLOW, FATAL, RAISING = 1, 2, 4
 class House:
     """A supervised worker, its client, and what the supervisor told."""
 
-    def __init__(self, start: Start, fingerprint: str) -> None:
+    def __init__(self, start: Start, fingerprint: str, launcher: WorkerLauncher | None = None) -> None:
         self.client = WorkerClient()
-        self.supervisor = Supervisor(start, fingerprint, self.client)
+        launcher = launcher or LocalLauncher(executor_context())
+        self.supervisor = Supervisor(start, fingerprint, self.client, launcher)
         self.said: list[str] = []
         self._changed = asyncio.Event()
 
@@ -85,8 +90,8 @@ def house(addresses: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     monkeypatch.setattr(module, "FIRST_DELAY", 0.05)
     import starts  # type: ignore[import-not-found]
 
-    def build(engine: str = "build", fingerprint: str | None = None) -> House:
-        return House(starts.start_of(addresses, engine), fingerprint or starts.fingerprint())
+    def build(engine: str = "build", fingerprint: str | None = None, launcher: WorkerLauncher | None = None) -> House:
+        return House(starts.start_of(addresses, engine), fingerprint or starts.fingerprint(), launcher)
 
     return build
 
@@ -290,5 +295,22 @@ def test_killing_ends_a_supervisor_that_is_stopping(house: Callable[..., House])
             it.supervisor.kill()
             async with asyncio.timeout(5):
                 await supervised
+
+    play(scene)
+
+
+@pytest.mark.parametrize("engine", ["build", "build_broken"])
+def test_another_executor_runs_the_worker_in_a_thread(house: Callable[..., House], engine: str) -> None:
+    subject = house(engine, launcher=ThreadLauncher())
+
+    async def scene() -> None:
+        async with running(subject) as supervised:
+            if engine == "build":
+                await subject.heard("ready")
+                assert subject.supervisor.pid == os.getpid()
+                assert len(await subject.ask("a")) == 3
+            else:
+                with pytest.raises(EngineError, match="bug"):
+                    await supervised
 
     play(scene)

@@ -11,7 +11,8 @@ import pytest
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.registry.host import Manifest
 from maxserve.core.registry.sources import Source
-from maxserve.core.runtime.child import Child
+from maxserve.core.runtime.executors import executor_context
+from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import (
     Abort,
     Endpoints,
@@ -27,6 +28,7 @@ from maxserve.core.runtime.messages import (
     Submit,
 )
 from maxserve.core.runtime.sockets import ApiChannel, endpoints
+from maxserve.plugins.executors.local import LocalLauncher, LocalWorker
 
 STUB = Path(__file__).parent / "stub"
 SLOW, REFUSED, RAISING, RESTING = 1, 3, 4, 5
@@ -49,7 +51,7 @@ def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Start]:
 class Talk:
     """A worker and everything it said."""
 
-    def __init__(self, child: Child, channel: ApiChannel) -> None:
+    def __init__(self, child: LocalWorker, channel: ApiChannel) -> None:
         self.child = child
         self.channel = channel
         self._heard: asyncio.Queue[FromWorker] = asyncio.Queue()
@@ -75,7 +77,7 @@ class Talk:
 @asynccontextmanager
 async def worker(start: Start) -> AsyncIterator[Talk]:
     channel = ApiChannel(start.endpoints)
-    child = Child(start)
+    child = LocalLauncher(executor_context()).launch(encode_start(start))
     try:
         yield Talk(child, channel)
     finally:

@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maxserve.core.runtime.child import COMMAND, Child, describe_exit
-from maxserve.core.runtime.lifeline import ORPHANED
+from maxserve.core.runtime.executors import COMMAND, executor_context
+from maxserve.core.runtime.lifeline import ORPHANED, encode_start
 from maxserve.core.runtime.messages import Endpoints, FromWorker, Phase, Ready, Shutdown, Start
 from maxserve.core.runtime.sockets import ApiChannel, endpoints
+from maxserve.core.runtime.supervisor import describe_exit
+from maxserve.plugins.executors.local import LocalLauncher, LocalWorker
 
-STUB = Path(__file__).parent / "stub"
+STUB = Path(__file__).parents[2] / "core" / "runtime" / "stub"
 
 
 @pytest.fixture
@@ -47,12 +49,12 @@ async def heard(channel: ApiChannel, kind: type[FromWorker]) -> FromWorker:
         return await found
 
 
-def run(start: Start, wait_for: type[FromWorker], end: Callable[[Child, ApiChannel], None]) -> int:
+def run(start: Start, wait_for: type[FromWorker], end: Callable[[LocalWorker, ApiChannel], None]) -> int:
     """Starts a worker, does `end` once it said `wait_for`, and returns its exit status."""
 
     async def main() -> int:
         channel = ApiChannel(start.endpoints)
-        child = Child(start)
+        child = LocalLauncher(executor_context()).launch(encode_start(start))
         try:
             await heard(channel, wait_for)
             exited = asyncio.ensure_future(child.exited())
@@ -75,7 +77,7 @@ def test_worker_ends_at_once_even_while_it_loads(addresses: Endpoints, start_of:
 
 
 def test_worker_ends_in_good_order_when_told(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
-    def end(child: Child, channel: ApiChannel) -> None:
+    def end(child: LocalWorker, channel: ApiChannel) -> None:
         channel.connect()
         channel.send(Shutdown())
 
@@ -83,7 +85,7 @@ def test_worker_ends_in_good_order_when_told(addresses: Endpoints, start_of: Cal
 
 
 def test_worker_leaves_signals_to_its_parent(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
-    def end(child: Child, channel: ApiChannel) -> None:
+    def end(child: LocalWorker, channel: ApiChannel) -> None:
         os.kill(child.pid, signal.SIGINT)
         os.kill(child.pid, signal.SIGTERM)
         time.sleep(0.2)
@@ -95,7 +97,7 @@ def test_worker_leaves_signals_to_its_parent(addresses: Endpoints, start_of: Cal
 
 def test_killing_twice_is_harmless(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
     channel = ApiChannel(addresses)
-    child = Child(start_of(addresses, "build_never"))
+    child = LocalLauncher(executor_context()).launch(encode_start(start_of(addresses, "build_never")))
     child.kill()
     child.kill()
     channel.close()
@@ -114,10 +116,13 @@ def test_worker_dies_with_a_parent_whose_pipe_somebody_else_holds(
 ) -> None:
     start_of(addresses)  # puts the stub on the path
     code = (
-        "import os, sys, time; import starts; from maxserve.core.runtime.child import Child\n"
+        "import os, sys, time; import starts\n"
+        "from maxserve.core.runtime.executors import executor_context\n"
+        "from maxserve.core.runtime.lifeline import encode_start\n"
+        "from maxserve.plugins.executors.local import LocalLauncher\n"
         "from maxserve.core.runtime.messages import Endpoints\n"
         f"pair = Endpoints(requests={addresses.requests!r}, outputs={addresses.outputs!r})\n"
-        "child = Child(starts.start_of(pair))\n"
+        "child = LocalLauncher(executor_context()).launch(encode_start(starts.start_of(pair)))\n"
         "if os.fork() == 0: time.sleep(60); os._exit(0)\n"
         "print(child.pid, flush=True); time.sleep(60)\n"
     )
@@ -166,7 +171,7 @@ def test_threads_wait_without_spinning_unless_the_operator_says_so(
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     environments: list[str] = []
 
-    def look(child: Child, channel: ApiChannel) -> None:
+    def look(child: LocalWorker, channel: ApiChannel) -> None:
         environments.append(psutil.Process(child.pid).environ()["OMP_WAIT_POLICY"])
         child.cut()
 

@@ -1,0 +1,61 @@
+"""Executors: where the worker of a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, ClassVar, Protocol
+
+from maxserve.core.interfaces.component import Component, Context
+
+__all__ = ["Executor", "ExecutorContext", "WorkerLauncher", "WorkerProcess"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executor(Component):
+    """A place for workers. `build(ExecutorContext)` gives a WorkerLauncher."""
+
+    kind: ClassVar[str] = "executor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorContext(Context):
+    """`command` is a worker, which needs the variables `environ` besides those of this process.
+
+    Where there is a `relay`, it gets the stream of what the worker writes to standard error, which must not reach the
+    terminal by itself.
+    """
+
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    relay: Callable[[IO[bytes]], None] | None = None
+
+
+class WorkerProcess(Protocol):
+    """A worker that was started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def exited(self) -> int:
+        """Its exit status, negative for a signal, as soon as it has one."""
+        ...
+
+    def cut(self) -> None:
+        """Closes its lifeline: the worker ends at once, whatever it is doing."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it for certain and returns when it is gone; harmless when it is."""
+        ...
+
+
+class WorkerLauncher(Protocol):
+    """Starts workers, one at a time."""
+
+    def launch(self, start: bytes) -> WorkerProcess:
+        """A new worker, which is given `start` on its standard input; that stays open until it shall end.
+
+        OSError when it cannot be started. Called by a thread that outlives the worker.
+        """
+        ...

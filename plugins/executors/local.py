@@ -1,0 +1,66 @@
+"""The executor `local`: the worker is a child process of the server's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+from contextlib import suppress
+
+from maxserve.interfaces.executor import ExecutorContext
+
+
+class LocalLauncher:
+    """Starts child processes."""
+
+    def __init__(self, context: ExecutorContext) -> None:
+        self._context = context
+
+    def launch(self, start: bytes) -> LocalWorker:
+        return LocalWorker(self._context, start)
+
+
+class LocalWorker:
+    """One child process. It must be started by a thread that outlives it: Linux ends it with that thread."""
+
+    def __init__(self, context: ExecutorContext, start: bytes) -> None:
+        said = None if context.relay is None else subprocess.PIPE
+        environ = {**context.environ, **os.environ}
+        self._process = subprocess.Popen(context.command, stdin=subprocess.PIPE, stderr=said, env=environ)
+        if context.relay is not None and self._process.stderr is not None:
+            context.relay(self._process.stderr)
+        self.pid = self._process.pid
+        assert self._process.stdin is not None
+        self._lifeline = self._process.stdin
+        with suppress(BrokenPipeError):  # it ended at once; its watcher hears of that
+            self._lifeline.write(start)
+            self._lifeline.flush()
+
+    async def exited(self) -> int:
+        """Its exit status, negative for a signal, as soon as it has one."""
+        loop = asyncio.get_running_loop()
+        status: asyncio.Future[int] = loop.create_future()
+
+        def tell(code: int) -> None:
+            if not status.done():
+                status.set_result(code)
+
+        def wait() -> None:
+            code = self._process.wait()
+            with suppress(RuntimeError):  # the loop is closed: the answer is no longer wanted
+                loop.call_soon_threadsafe(tell, code)
+
+        threading.Thread(target=wait, name=f"await-worker-{self.pid}", daemon=True).start()
+        return await status
+
+    def cut(self) -> None:
+        """Closes the lifeline: the worker ends at once, whatever it is at."""
+        with suppress(BrokenPipeError):
+            self._lifeline.close()
+
+    def kill(self) -> None:
+        """Ends it for certain and returns when it is gone; harmless when it is."""
+        self.cut()
+        self._process.kill()
+        self._process.wait()
