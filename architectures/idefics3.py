@@ -12,7 +12,7 @@ from maxserve.interfaces.images import ImagesContext, ReadImage
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 
 
 class Model(VisionLanguageModel, llama.Model):
@@ -25,7 +25,7 @@ def config(raw: Mapping[str, Any]) -> VisionConfig:
 
 
 class Images(TransformersImages):
-    """The picture and, if it is large, its tiles by row and column before it; each is so many tokens."""
+    """The image and, if it is large, its tiles by row and column before it; each is so many tokens."""
 
     def __init__(self, context: ImagesContext) -> None:
         super().__init__(context)
@@ -34,8 +34,8 @@ class Images(TransformersImages):
         count = side**2 // int(self.config.get("scale_factor", 2)) ** 2
         self._shown = self.placeholder * count
 
-    def made(self, picture: Picture) -> dict[str, Any]:
-        return dict(self.processor(images=[picture], return_row_col_info=True, return_tensors="np"))
+    def made(self, image: PILImage) -> dict[str, Any]:
+        return dict(self.processor(images=[image], return_row_col_info=True, return_tensors="np"))
 
     def told(self, made: dict[str, Any]) -> ReadImage:
         rows, columns = (int(made[name][0][0]) for name in ("rows", "cols"))

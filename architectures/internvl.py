@@ -1,4 +1,4 @@
-"""InternVL: a tower of its own over a picture's tiles, pixels shuffled together, a Qwen 2, Qwen 3 or Llama."""
+"""InternVL: a tower of its own over an image's tiles, pixels shuffled together, a Qwen 2, Qwen 3 or Llama."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config(raw: Mapping[str, Any]) -> VisionConfig:
 
 
 class Images(TransformersImages):
-    """A picture in tiles and, if there are several, once more as a whole; each tile is so many tokens."""
+    """An image in tiles and, if there are several, once more as a whole; each tile is so many tokens."""
 
     renamed: ClassVar = {"max_dynamic_patch": "max_patches", "min_dynamic_patch": "min_patches"}
 
@@ -56,8 +56,8 @@ class Images(TransformersImages):
         ratio = float(self.config.get("downsample_ratio", 0.5))
         self._tokens = int((height // patch[0]) * ratio) * int((width // patch[1]) * ratio)
 
-    def made(self, picture: Any) -> dict[str, Any]:
-        return dict(self.processor(images=[picture], crop_to_patches=True, return_tensors="np"))
+    def made(self, image: Any) -> dict[str, Any]:
+        return dict(self.processor(images=[image], crop_to_patches=True, return_tensors="np"))
 
     def told(self, made: dict[str, Any]) -> ReadImage:
         pixels = made["pixel_values"]

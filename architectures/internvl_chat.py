@@ -91,8 +91,8 @@ class Images(internvl.Images):
         if _OTHER_PLACEHOLDER in templates and self.placeholder not in templates:
             self.placeholder = _OTHER_PLACEHOLDER
 
-    def made(self, picture: Any) -> dict[str, Any]:
-        made = dict(self.processor(images=[picture], crop_to_patches=self._tiles, return_tensors="np"))
+    def made(self, image: Any) -> dict[str, Any]:
+        made = dict(self.processor(images=[image], crop_to_patches=self._tiles, return_tensors="np"))
         tiles = made["pixel_values"]
         return made if self._thumbnail or len(tiles) == 1 else {**made, "pixel_values": tiles[:-1]}
 

@@ -22,7 +22,7 @@ def config(raw: Mapping[str, Any]) -> VisionConfig:
 
 
 class Images(TransformersImages):
-    """One token for each patch of a picture, and one more for a class token that is kept."""
+    """One token for each patch of an image, and one more for a class token that is kept."""
 
     def __init__(self, context: ImagesContext) -> None:
         super().__init__(context)

@@ -1,4 +1,4 @@
-"""Pixtral: pictures of any size, told as rows of tokens; for models with this tower."""
+"""Pixtral: images of any size, told as rows of tokens; for models with this tower."""
 
 from __future__ import annotations
 

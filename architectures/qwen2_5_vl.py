@@ -1,4 +1,4 @@
-"""Qwen 2.5 VL: a tower for pictures of any size, a Qwen 2 whose positions have three axes."""
+"""Qwen 2.5 VL: a tower for images of any size, a Qwen 2 whose positions have three axes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
 
 FEATURES_KEPT = 256 << 20  # bytes of features that stay for images seen lately
-_PIXELS = 1 << 21  # of a large picture, whole or in tiles
+_PIXELS = 1 << 21  # of a large image, whole or in tiles
 _VALUES_PER_PATCH = 20  # as many for each of the width of a tower as memory.py counts for a token
 
 # Keys of transformers' configs that say nothing about a text model's computation.
@@ -62,7 +62,7 @@ class VisionConfig:
 
     @property
     def image_values(self) -> int:
-        """Values that the tower needs for a picture of two million pixels, in patches and perhaps in tiles."""
+        """Values that the tower needs for an image of two million pixels, in patches and perhaps in tiles."""
         tower = self.whole.vision_config
         patch = tower.patch_size if isinstance(tower.patch_size, int) else max(tower.patch_size)
         return _VALUES_PER_PATCH * int(tower.hidden_size) * (_PIXELS // patch**2)

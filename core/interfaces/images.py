@@ -11,7 +11,7 @@ from maxserve.core.interfaces.component import Context
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 
     from maxserve.core.text.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ class ImagesContext(Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadImage:
-    """A picture as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
+    """An image as its model takes it: `text` stands for it in the prompt, and each `token` in that for one feature.
 
     `tensors` are numpy's arrays for the tower; the other fields are those of Image.
     """
@@ -48,13 +48,13 @@ class ReadImage:
 
 
 class ReadsImages(Protocol):
-    """Makes of a picture what one model takes. Used from several threads at once, in the API process.
+    """Makes of an image what one model takes. Used from several threads at once, in the API process.
 
     `placeholder` is what the chat template writes where an image stands.
     """
 
     placeholder: str
 
-    def read(self, picture: Picture) -> ReadImage:
-        """`picture` is decoded and in RGB; RequestError when this model cannot take it."""
+    def read(self, image: PILImage) -> ReadImage:
+        """`image` is decoded and in RGB; RequestError when this model cannot take it."""
         ...

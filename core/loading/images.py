@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.host import Host
     from maxserve.core.text.tokenizer import Tokenizer
 
-SAMPLE = (64, 48)  # pixels of a picture that every processor takes
+SAMPLE = (64, 48)  # pixels of an image that every processor takes
 
 
 def with_overrides(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def image_reader(
 
 
 def _try(reader: ReadsImages, overrides: Mapping[str, Any]) -> None:
-    """Values that nothing can be read with are found at start, not at the first picture of a client."""
-    from PIL import Image as Pictures
+    """Values that nothing can be read with are found at start, not at the first image of a client."""
+    from PIL import Image as PILImage
 
     try:
-        reader.read(Pictures.new("RGB", SAMPLE))
+        reader.read(PILImage.new("RGB", SAMPLE))
     except Exception as error:
         values = json.dumps(overrides)
-        raise SettingsError(f"--vision-config-overrides {values}: no picture can be read so: {cause(error)}") from error
+        raise SettingsError(f"--vision-config-overrides {values}: no image can be read so: {cause(error)}") from error

@@ -3,7 +3,7 @@
     KV cache = free memory x utilization - weights - activations
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
-in the compute type, what the config says that layers and pictures need besides, and 3 float32 rows of logits per
+in the compute type, what the config says that layers and images need besides, and 3 float32 rows of logits per
 running request.
 On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is

@@ -38,14 +38,14 @@ class Deadline:
         """Seconds until then, of which one of `share` parts may be taken; ValueError when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise ValueError("it takes longer than a picture may (--image-timeout)")
+            raise ValueError("it takes longer than an image may (--image-timeout)")
         return left / share
 
 
 def fetch(url: str, limits: ImageLimits, deadline: Deadline | None = None) -> bytes:
     """The body of an answer to GET; ValueError when it cannot be had, or may not.
 
-    The time that a picture may take begins now unless a `deadline` says that it began before.
+    The time that an image may take begins now unless a `deadline` says that it began before.
     """
     deadline = deadline or Deadline(limits.seconds)
     for _ in range(MOST_REDIRECTS + 1):
@@ -117,7 +117,7 @@ def _target(url: str, limits: ImageLimits) -> tuple[SplitResult, str, int]:
         raise ValueError("a URL like https://host/path, without a user, is expected")
     port = PORTS[parts.scheme] if port is None else port
     if not limits.allows(parts.scheme, host, port):
-        raise ValueError(f"pictures are not fetched from {host}:{port} (--allowed-image-domains)")
+        raise ValueError(f"images are not fetched from {host}:{port} (--allowed-image-domains)")
     if any(ord(char) <= 32 or ord(char) > 126 for char in parts.path + parts.query):
         raise ValueError("the URL's path must be percent-encoded")
     return parts, host, port
@@ -167,7 +167,7 @@ def _connected(scheme: str, host: str, addresses: Sequence[Location], deadline: 
 
 
 def _body(answer: http.client.HTTPResponse, limits: ImageLimits) -> bytes:
-    too_large = f"it is larger than the {limits.size} bytes that a picture may have (--max-image-bytes)"
+    too_large = f"it is larger than the {limits.size} bytes that an image may have (--max-image-bytes)"
     if answer.getheader("Content-Encoding", "identity") != "identity":
         raise ValueError("the server sends it compressed, which was not asked for")
     if (answer.length or 0) > limits.size:
@@ -184,5 +184,5 @@ def _body(answer: http.client.HTTPResponse, limits: ImageLimits) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "it takes longer than a picture may (--image-timeout)"
+        return "it takes longer than an image may (--image-timeout)"
     return f"{type(error).__name__}" if not str(error) else str(error)

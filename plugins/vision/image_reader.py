@@ -14,7 +14,7 @@ from maxserve.interfaces.errors import ModelError, SettingsError
 from maxserve.interfaces.images import ImagesContext, ReadImage
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 
 _FLAG = "--vision-config-overrides"
 
@@ -22,7 +22,7 @@ _FLAG = "--vision-config-overrides"
 class TransformersImages:
     """A ReadsImages over the processor in the model's folder; a subclass says in `told` what its model calls for.
 
-    Pictures are processed one by one, so that one does not depend on the others of its prompt.
+    Images are processed one by one, so that one does not depend on the others of its prompt.
     """
 
     placeholder: str = ""
@@ -40,16 +40,16 @@ class TransformersImages:
         """The image processor: the folder's, unless a subclass makes one of what config.json says."""
         return _processor(context.path)
 
-    def read(self, picture: Picture) -> ReadImage:
-        """What the processor makes of the picture."""
-        return self.told(self.made(picture))
+    def read(self, image: PILImage) -> ReadImage:
+        """What the processor makes of the image."""
+        return self.told(self.made(image))
 
-    def made(self, picture: Picture) -> dict[str, Any]:
+    def made(self, image: PILImage) -> dict[str, Any]:
         """The arrays that the processor makes of it."""
-        return dict(self.processor(images=[picture], return_tensors="np"))
+        return dict(self.processor(images=[image], return_tensors="np"))
 
     def told(self, made: dict[str, Any]) -> ReadImage:
-        """The image, from the arrays the processor `made` of a single picture."""
+        """The image, from the arrays the processor `made` of a single image."""
         raise NotImplementedError
 
     def token(self, *keys: str, default: str = "") -> str:

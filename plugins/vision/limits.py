@@ -41,7 +41,7 @@ class ImageLimits:
         )
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Whether pictures may be fetched from there."""
+        """Whether images may be fetched from there."""
         usual = PORTS[scheme] == port
         return any(_matches(pattern, host, port, usual) for pattern in self.hosts)
 

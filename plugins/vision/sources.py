@@ -35,9 +35,7 @@ def read_source(url: str, limits: ImageLimits, deadline: Deadline | None = None)
     url = url.strip().translate(_BREAKS)
     if scheme in ("http", "https"):
         if not limits.hosts:
-            raise ValueError(
-                "pictures are not fetched from the network (--allowed-image-domains allows it); send data:"
-            )
+            raise ValueError("images are not fetched from the network (--allowed-image-domains allows it); send data:")
         return fetch(url, limits, deadline)
     if scheme == "file":
         return _file(url, limits)
@@ -123,4 +121,4 @@ def _content(path: Path, limits: ImageLimits) -> bytes:
 
 
 def too_large(limits: ImageLimits) -> str:
-    return f"it is larger than the {limits.size} bytes that a picture may have (--max-image-bytes)"
+    return f"it is larger than the {limits.size} bytes that an image may have (--max-image-bytes)"

@@ -212,7 +212,7 @@ def test_files_within_the_allowed_folder(client: openai.OpenAI, folder: Path) ->
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("data:image/png;base64,AAAA", "no picture"),
+        ("data:image/png;base64,AAAA", "no image"),
         ("data:image/png;base64,!", "not base64"),
         ("https://example.org/a.png", "--allowed-image-domains"),
         ("ftp://example.org/a.png", "a URL with"),

@@ -13,9 +13,9 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage, ReadsImages
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits
-from maxserve.plugins.vision.pictures import decode
 from maxserve.plugins.vision.sources import read_source, scheme_of
 
 AT_ONCE = 4  # pictures of one request that are fetched and decoded at the same time

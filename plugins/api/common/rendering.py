@@ -13,9 +13,9 @@ from maxserve.core.text.client_text import Conversation
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Image
+from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.plugins.vision.limits import ImageLimits
-from maxserve.plugins.vision.pictures import decode
 from maxserve.plugins.vision.sources import read_source
 
 if TYPE_CHECKING:

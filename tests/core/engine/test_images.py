@@ -335,7 +335,7 @@ def test_unknown_overrides_are_named(seeing: Seeing) -> None:
 
 
 def test_overrides_that_cannot_be_are_found_at_start(seeing: Seeing) -> None:
-    with pytest.raises(SettingsError, match=r'overrides \{"size": "large"\}: no picture can be read so: '):
+    with pytest.raises(SettingsError, match=r'overrides \{"size": "large"\}: no image can be read so: '):
         overridden(seeing, {"size": "large"})
 
 

@@ -15,37 +15,35 @@ _ROWS = 256  # of an image that are converted in one go: other threads run in be
 
 
 def decode(data: bytes, limits: ImageLimits) -> Image.Image:
-    """The picture in RGB, the right way up; ValueError when it is none, or too large."""
-    picture = _opened(data)
-    width, height = picture.size
+    """The image in RGB, the right way up; ValueError when it is none, or too large."""
+    image = _opened(data)
+    width, height = image.size
     if width * height > limits.pixels:
         raise ValueError(
-            f"it has {width} x {height} pixels, more than the {limits.pixels} a picture may have (--max-image-pixels)"
+            f"it has {width} x {height} pixels, more than the {limits.pixels} an image may have (--max-image-pixels)"
         )
     try:
-        if (
-            picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
-        ):  # cameras put a preview or a depth map behind
-            raise ValueError("it moves: a single picture is expected")
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # cameras put a preview or a depth map behind
+            raise ValueError("it moves: a single image is expected")
+        image.load()
+        upright = ImageOps.exif_transpose(image)
         return _rgb(upright)
     except Exception as error:  # whatever Pillow stumbles over, the bytes are what is wrong
         raise ValueError(f"it cannot be decoded: {_reason(error)}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return _eight_bits(picture).convert("RGB")
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # its transparency may be given in ways that RGB alone does not take
-    return picture.convert("RGB")
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _eight_bits(image).convert("RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # its transparency may be given in ways that RGB alone does not take
+    return image.convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits as grey of 8: a sample's share of its maximum is its brightness. Pillow's own conversion takes
     everything above 255 for white."""
-    samples = np.asarray(picture)
+    samples = np.asarray(image)
     grey = np.empty(samples.shape, dtype=np.uint8)
     for row in range(0, len(samples), _ROWS):
         # The nearest to sample * 255 / 65535, which is sample / 257; half of that is added below its overflow.
@@ -60,7 +58,7 @@ def _opened(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is asked next
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # the same
-        raise ValueError(f"it is no picture in one of the formats {', '.join(FORMATS)}") from error
+        raise ValueError(f"it is no image in one of the formats {', '.join(FORMATS)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What is a picture, and what only says that it is one?"""
+"""What is an image, and what only says that it is one?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from transformers.image_utils import load_image
 
+from maxserve.plugins.vision.decoding import _rgb, decode
 from maxserve.plugins.vision.limits import ImageLimits
-from maxserve.plugins.vision.pictures import _rgb, decode
 
 LIMITS = ImageLimits(count=1, size=1 << 20, pixels=10_000, seconds=1)
 
@@ -37,10 +37,10 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_formats(kind: str) -> None:
-    picture = decode(written(Image.new("RGB", (7, 5), (200, 10, 20)), kind), LIMITS)
-    assert picture.mode == "RGB"
-    assert picture.size == (7, 5)
-    assert np.abs(np.asarray(picture).astype(int) - (200, 10, 20)).max() < 12
+    image = decode(written(Image.new("RGB", (7, 5), (200, 10, 20)), kind), LIMITS)
+    assert image.mode == "RGB"
+    assert image.size == (7, 5)
+    assert np.abs(np.asarray(image).astype(int) - (200, 10, 20)).max() < 12
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -118,7 +118,7 @@ def test_the_right_way_up() -> None:
 
 @pytest.mark.parametrize("size", [(101, 100), (20_000, 20_000), (2**31 - 1, 1)])
 def test_bombs_are_known_by_their_header(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"--max-image-pixels|no picture"):
+    with pytest.raises(ValueError, match=r"--max-image-pixels|no image"):
         decode(bomb(*size), LIMITS)
 
 
@@ -142,5 +142,5 @@ def test_moving_pictures() -> None:
     ],
 )
 def test_what_is_none(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"no picture|cannot be decoded"):
+    with pytest.raises(ValueError, match=r"no image|cannot be decoded"):
         decode(data, LIMITS)
