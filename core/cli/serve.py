@@ -41,7 +41,7 @@ def serve_command(invocation: Invocation) -> click.Command:
         callback=serve,
         params=[click.Argument([MODEL], metavar="[MODEL]", required=False), *serve_options(sections)],
         context_settings={"obj": invocation.host, "max_content_width": HELP_WIDTH},
-        help="Serve a model over HTTP, with an OpenAI-compatible endpoint.",
+        help="Serve a model over HTTP, by the APIs of the plugins.",
         epilog="--plugin and --custom-architectures run the code that they name.",
     )
 

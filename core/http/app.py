@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from maxserve.core.http.body_memory import BodyMemory
 from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import failure_of, log_unforeseen, unrouted
+from maxserve.core.http.health_gate import PROBES
 from maxserve.core.http.keys import KeyCheck
 from maxserve.core.http.mounting import RouteMount, mount_routes
 from maxserve.core.http.origins import OriginCheck
@@ -26,19 +27,23 @@ READING = 1  # threads that read large bodies: what they hold up is held up by o
 
 
 def create_app(
-    context: ServerContext, routes: Iterable[tuple[str, APIRouter, str]], dialects: FailureDialects | None = None
+    context: ServerContext,
+    routes: Iterable[tuple[str, APIRouter, str]],
+    dialects: FailureDialects | None = None,
+    probes: Collection[str] = tuple(PROBES),
 ) -> FastAPI:
     """The application with every router at its place.
 
     `routes` are (prefix, router, plugin name); PluginError when two plugins would answer the same request. The
-    context is also at `app.state.context`, and at `app.state.dialects` is what failures are worded by.
+    context is also at `app.state.context`. `dialects` are the forms of failures, and `probes` paths that are answered
+    before the application.
     """
     dialects = dialects or FailureDialects()
     settings = context.settings.server
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
     app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
     reading = context.owned(Threads(READING, "bodies"))
-    app.state.context, app.state.dialects, app.state.reading = context, dialects, reading
+    app.state.context, app.state.reading = context, reading
     # The last one added is the first to see a request.
     if settings.api_key:
         app.add_middleware(KeyCheck, keys=settings.api_key, dialects=dialects)
@@ -56,5 +61,5 @@ def create_app(
     for kind in (RequestError, EngineError, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unrouted)
-    mount_routes(app, [RouteMount(*route) for route in routes])
+    mount_routes(app, [RouteMount(*route) for route in routes], probes)
     return app

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import Failure, unavailable
 
 if TYPE_CHECKING:
@@ -125,12 +126,13 @@ class Connection(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
         headers: Headers,
+        dialects: FailureDialects,
         crowd: Crowd,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = log
         self.access_log = False
-        self._limits, self._headers = limits, headers
+        self._limits, self._headers, self._dialects = limits, headers, dialects
         self._in_header = self._in_body = False
         self._offered = False  # another protocol, which is passed over
         self._deaf = False  # what still comes is thrown away
@@ -153,7 +155,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._deaf = True
             failure = unavailable("all connections are taken (--max-connections); try again later")
-            transport.write(_answer(failure, self._headers("")))
+            transport.write(self._answer(failure, ""))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -372,7 +374,7 @@ class Connection(HttpToolsProtocol):
     def _tell(self, failure: Failure) -> None:
         """Writes the answer, and then waits a moment for the client to read it: closing at once would reset the
         connection while the client still sends, and take the answer away."""
-        self.transport.write(_answer(failure, self._headers(self._origin())))
+        self.transport.write(self._answer(failure, self._origin()))
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
@@ -380,19 +382,11 @@ class Connection(HttpToolsProtocol):
         found = (value for name, value in self.headers or () if name == b"origin")
         return next(found, b"").decode("latin-1")
 
-
-def _answer(failure: Failure, more: Mapping[str, str]) -> bytes:
-    body = failure.body()
-    headers = {
-        "date": formatdate(usegmt=True),
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "connection": "close",
-        **failure.headers,
-        **more,
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {failure.status} {failure.phrase}\r\n{lines}\r\n".encode("latin-1") + body
+    def _answer(self, failure: Failure, origin: str) -> bytes:
+        response = self._dialects.response(failure, {"path": "/"})
+        response.headers.update({"date": formatdate(usegmt=True), "connection": "close", **self._headers(origin)})
+        lines = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
+        return b"HTTP/1.1 %d %b\r\n%b\r\n" % (failure.status, failure.phrase.encode(), lines) + bytes(response.body)
 
 
 class CloseDelimited:

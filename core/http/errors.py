@@ -1,4 +1,4 @@
-"""What does a failure look like to an HTTP client? OpenAI's error object, and the status that goes with it."""
+"""Failures: the status, the message and the code that stand for an error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,13 +21,12 @@ log = logging.getLogger("maxserve.server")
 LONGEST_MESSAGE = 1000  # characters; a validation error can quote the body many times over
 RETRY_AFTER = 2  # seconds, while the worker is loading or starting again
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _UNION_TAG = re.compile(r"^(str|int|float|bool|list|dict|none|(list|dict|tuple|union|nullable|function-.*)\[.*)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A failure as the client sees it. `body()` is the JSON, for an answer or for an event of a stream."""
+    """A failure as the client hears of it, in the form that the dialect of its path has (see dialects.py)."""
 
     status: int
     message: str
@@ -38,20 +35,9 @@ class Failure:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def type(self) -> str:
-        return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-
-    @property
     def phrase(self) -> str:
         """What the status is called."""
         return HTTPStatus(self.status).phrase
-
-    def body(self) -> bytes:
-        error = {"message": capped(self.message), "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
-
-    def response(self) -> Response:
-        return Response(self.body(), self.status, dict(self.headers), media_type="application/json")
 
 
 def capped(text: str) -> str:

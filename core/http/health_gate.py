@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import RETRY_AFTER, Failure, unavailable
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.routes import Probe
 
-READY = frozenset({"/health", "/v1/health", "/ping", "/health/ready", "/v2/health/ready"})  # 200: send requests
-LIVE = frozenset({"/health/live", "/v2/health/live"})  # 200: leave it running, it may yet come up
-PROBES = READY | LIVE
-_WELL = {"/v2/health/live": {"live": True}, "/v2/health/ready": {"ready": True}}  # as KServe's protocol words it
+PROBES: Mapping[str, Probe] = {"/health": Probe(), "/health/ready": Probe(), "/health/live": Probe(live=True)}
+
+
+def all_probes(given: Iterable[tuple[str, Mapping[str, Probe]]]) -> dict[str, Probe]:
+    """The server's own probes and those of plugins, by path; PluginError when two want the same path."""
+    owners, probes = dict.fromkeys(PROBES, "the server itself"), dict(PROBES)
+    for plugin, more in given:
+        for path, probe in more.items():
+            if path in owners:
+                raise PluginError(f"plugin {plugin!r}: {path} is a probe of {owners[path]} already")
+            owners[path], probes[path] = f"plugin {plugin!r}", probe
+    return probes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +52,10 @@ class HealthGate:
     on in the application that took them, whatever happens to the gate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, probes: Mapping[str, Probe] = PROBES, dialects: FailureDialects | None = None) -> None:
         self._app: ASGIApp | None = None
-        self._dialects = FailureDialects()  # of the last application
+        self._probes = probes
+        self._dialects = dialects or FailureDialects()
         self._closed = _Closed(status="loading", message="the model is loading", phase="starting")
 
     @property
@@ -54,9 +66,9 @@ class HealthGate:
         """What the closed gate tells of the start: a phase, and how much of it is done, 0 to 1."""
         self._closed = _Closed(status="loading", message="the model is loading", phase=phase, progress=fraction)
 
-    def open(self, app: ASGIApp, dialects: FailureDialects | None = None) -> None:
-        """Lets requests on to `app`; closed again, the gate words failures as it does."""
-        self._app, self._dialects = app, dialects or FailureDialects()
+    def open(self, app: ASGIApp) -> None:
+        """Lets requests on to `app`."""
+        self._app = app
 
     def close(self, message: str) -> None:
         """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""
@@ -69,8 +81,8 @@ class HealthGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
-        elif scope["type"] == "http" and scope["path"] in PROBES:
-            await self._probe(scope["path"], scope["method"])(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in self._probes:
+            await self._probe(scope)(scope, receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -78,11 +90,13 @@ class HealthGate:
         else:
             await self._dialects.response(unavailable(self._said()), scope)(scope, receive, send)
 
-    def _probe(self, path: str, method: str) -> Response:
-        if method not in ("GET", "HEAD"):
-            return Failure(status=405, message=f"{path} takes GET only", headers={"Allow": "GET, HEAD"}).response()
-        if self._app is not None or (path in LIVE and self._closed.status != "failed"):
-            return _json(200, _WELL.get(path, {"status": "ok"}))
+    def _probe(self, scope: Scope) -> Response:
+        probe = self._probes[scope["path"]]
+        if scope["method"] not in ("GET", "HEAD"):
+            message, headers = f"{scope['path']} takes GET only", {"Allow": "GET, HEAD"}
+            return self._dialects.response(Failure(status=405, message=message, headers=headers), scope)
+        if self._app is not None or (probe.live and self._closed.status != "failed"):
+            return _json(200, dict(probe.answer))
         return _json(503, self._closed.health(), {"Retry-After": str(RETRY_AFTER)})
 
     def _said(self) -> str:

@@ -15,7 +15,7 @@ REALM = {"WWW-Authenticate": "Bearer"}
 
 
 def key_in(headers: Headers) -> str:
-    """The key a client brings, as OpenAI's clients (Authorization: Bearer) or Anthropic's (x-api-key) send it."""
+    """The key a client brings, in `Authorization: Bearer` or in `x-api-key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()

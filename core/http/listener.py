@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxserve.core.http.connection import CloseDelimited, Connection, ConnectionLimits, Crowd, Headers
+from maxserve.core.http.dialects import FailureDialects
 
 GRACE = 5.0  # seconds that requests have to finish once the server is told to stop
 LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
@@ -22,12 +23,20 @@ LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before conne
 class HttpServer(uvicorn.Server):
     """Serves one ASGI application on sockets that listen already, until `stop`."""
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits, headers: Headers = lambda _: {}) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        headers: Headers = lambda _: {},
+        dialects: FailureDialects | None = None,
+    ) -> None:
         """`headers` says what else goes with answers to requests that are too malformed for the application, by their
-        origin."""
+        origin, and `dialects` what form these have."""
         config = uvicorn.Config(
             CloseDelimited(Dated(app)),
-            http=partial(Connection, limits=limits, headers=headers, crowd=Crowd()),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                Connection, limits=limits, headers=headers, dialects=dialects or FailureDialects(), crowd=Crowd()
+            ),
             lifespan="off",
             log_config=None,
             access_log=False,

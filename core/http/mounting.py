@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from maxserve.core.registry.entries import cause
 from maxserve.core.registry.selection import RESERVED as RESERVED_NAMES
 
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-RESERVED = tuple(("GET", path) for path in sorted(PROBES | {"/openapi.json"}))  # answered by the server itself
+SCHEMA = "/openapi.json"
 
 _PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 _ONE, _MANY = "{}", "{path}"  # what a parameter becomes: one segment, or one and all that follow
@@ -45,12 +45,15 @@ class _Address:
         return bool(self.methods & other.methods) and _overlap(_segments(self.path), _segments(other.path))
 
 
-def mount_routes(app: FastAPI, mounts: Iterable[RouteMount]) -> None:
+def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[str] = tuple(PROBES)) -> None:
     """Includes every router in `app`; PluginError when two providers would answer the same request.
+
+    The server itself answers `probes` and the schema.
 
     Routers are compared before they are included: afterwards FastAPI no longer shows their paths.
     """
-    taken = [_Address(methods=frozenset({m}), path=path, provider="the server itself") for m, path in RESERVED]
+    own = sorted({*probes, SCHEMA})
+    taken = [_Address(methods=frozenset({"GET"}), path=path, provider="the server itself") for path in own]
     for mount in mounts:
         addresses = list(_addresses(mount.router.routes, mount.root, mount.provider))
         for address in addresses:

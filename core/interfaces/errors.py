@@ -65,7 +65,7 @@ class ModelError(UsageError):
 class RequestError(MaxserveError):
     """What a client asked for cannot be done.
 
-    `status` is the HTTP status, `param` the request field at fault, `code` OpenAI's error code.
+    `status` is the HTTP status, `param` the request field at fault, `code` its kind, for programs.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from maxserve.core.text.tokenizer import Tokenizer
 
 
-__all__ = ["Closeable", "EngineClient", "Routes", "ServerContext"]
+__all__ = ["Closeable", "EngineClient", "Probe", "Routes", "ServerContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A path that tells whether the server takes requests: 200 with the object `answer`, or 503.
+
+    A `live` one answers 200 while the model loads, too, and as long as the server may yet come up.
+    """
+
+    live: bool = False
+    answer: Mapping[str, Any] = field(default_factory=lambda: {"status": "ok"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,7 @@ class Routes(Component):
     An empty `prefix` stands for /plugins/<plugin name>; "/" is the root. They are served when the operator names the
     plugin in --enable-routes, and without that where they are `default`. `failures`: what makes the answer of a Failure
     and the request's id, by the path below which it words failures that no route hears of, such as a missing key.
+    `probes` are paths that the server answers itself, without a key and before the model is there.
     """
 
     kind: ClassVar[str] = "routes"
@@ -38,6 +50,7 @@ class Routes(Component):
     prefix: str = ""
     default: bool = False
     failures: Mapping[str, Ref] = field(default_factory=dict)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
 
 K = TypeVar("K", bound="Closeable")

@@ -18,7 +18,7 @@ from maxserve.core.http import listener
 from maxserve.core.http.app import create_app
 from maxserve.core.http.connection import ConnectionLimits, allow_connections
 from maxserve.core.http.dialects import FailureDialects
-from maxserve.core.http.health_gate import HealthGate
+from maxserve.core.http.health_gate import HealthGate, all_probes
 from maxserve.core.http.origins import allow_origins, headers_for
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.observer import ObserverContext
@@ -72,12 +72,17 @@ class Serving:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._gate = HealthGate()
+        self._dialects = FailureDialects(
+            (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
+            for entry in plan.routes
+        )
+        self._probes = all_probes((entry.plugin, entry.component.probes) for entry in plan.routes)
+        self._gate = HealthGate(self._probes, self._dialects)
         server = plan.settings.server
         limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
         origins = server.allowed_origins
         app = allow_origins(self._gate, origins)
-        self._http = listener.HttpServer(app, limits, lambda origin: headers_for(origin, origins))
+        self._http = listener.HttpServer(app, limits, lambda origin: headers_for(origin, origins), self._dialects)
         self._display = StartDisplay(sys.stderr)
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
         self._served: ServerContext | None = None  # that of the application there is
@@ -148,7 +153,7 @@ class Serving:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if self._plan.client.ready:
-                self._gate.open(app, app.state.dialects)
+                self._gate.open(app)
             if made_for is None:
                 announce(info, self._plan.listening)
             else:
@@ -184,11 +189,7 @@ class Serving:
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
-        failures = [
-            (entry.plugin, {path: plan.host.load(entry, ref) for path, ref in entry.component.failures.items()})
-            for entry in plan.routes
-        ]
-        app = create_app(served, routers, FailureDialects(failures))
+        app = create_app(served, routers, self._dialects, self._probes)
         self._replace(served)
         return app
 

@@ -16,6 +16,7 @@ from maxserve.core.cli.table import table
 from maxserve.core.registry.entries import Entry, Registry, nearest, where, words
 from maxserve.interfaces.architecture import Architecture, WeightMap
 from maxserve.interfaces.errors import UsageError
+from maxserve.interfaces.routes import Probe
 from maxserve.plugins.commands.locate import declared, locate
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _support(architecture: Architecture) -> str:
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, WeightMap):
         return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: dataclasses.asdict(each) if isinstance(each, Probe) else each for key, each in value.items()}
     return where(value) if callable(value) or (name in REFS and value is not None) else value
 
 

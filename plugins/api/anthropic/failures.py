@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from maxserve.core.http.errors import Failure, capped
-from maxserve.plugins.api.common.translation import renamed
+from maxserve.plugins.api.common.renaming import renamed
 
 _TYPES = {
     401: "authentication_error",

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from maxserve.core.http.errors import Failure
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.renaming import NOT_HERE
 from maxserve.plugins.api.common.unsupported import Neutral, warnings_of
 
 C = TypeVar("C", bound=TextBody)
-
-_NOT_HERE = "unknown_parameter"  # the field goes by the name it was given
 
 # Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about the form of an answer.
 _SAME_EVERYWHERE = frozenset(
@@ -105,18 +101,8 @@ class Translator(Generic[C]):
                 del given[name]
             else:
                 message = f"{name}: a field of OpenAI's routes that this one does not have"
-                raise RequestError(message, param=name, code=_NOT_HERE)
+                raise RequestError(message, param=name, code=NOT_HERE)
         return given
-
-
-def renamed(failure: Failure, names: Mapping[str, str]) -> Failure:
-    """`failure` in another dialect: the field at fault, if it is or lies in one of `names`, goes by its name there."""
-    param = failure.param or ""
-    old = next((name for name in names if param == name or param.startswith((f"{name}.", f"{name}["))), None)
-    if old is None or failure.code == _NOT_HERE:
-        return failure
-    message = re.sub(rf"\b{re.escape(old)}\b", names[old], failure.message)
-    return replace(failure, param=names[old] + param.removeprefix(old), message=message)
 
 
 def unknown_inside(body: BaseModel) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
-from maxserve.interfaces.routes import Routes
+from maxserve.interfaces.routes import Probe, Routes
 
 
 @hookimpl
@@ -16,5 +16,9 @@ def maxserve_routes() -> Iterable[Routes]:
         prefix="/",
         default=True,
         failures={"/v2": "maxserve.plugins.api.kserve.failures:failure_response"},
+        probes={
+            "/v2/health/live": Probe(live=True, answer={"live": True}),
+            "/v2/health/ready": Probe(answer={"ready": True}),
+        },
         summary="/v2, /v2/models/{name}, …/ready, …/infer, …/generate, …/generate_stream",
     )

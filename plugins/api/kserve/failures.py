@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 from maxserve.core.http.errors import Failure, capped
-from maxserve.plugins.api.common.translation import renamed
+from maxserve.plugins.api.common.renaming import renamed
 
 _NAMES = {"prompt": "text_input"}  # what fields of completions are called here
 

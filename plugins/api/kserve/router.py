@@ -1,4 +1,4 @@
-"""Which paths of the Open Inference Protocol are served, and by what. Its probes are among the server's own."""
+"""Which paths of the Open Inference Protocol are served, and by what."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Facts:
         return self._about(request, {"versions": [VERSION], "platform": "pytorch", **_tensors()})
 
     async def ready(self, request: Request) -> Response:
-        """The gate lets nobody in while the model is not ready."""
+        """The gate lets no request in while the model is not ready."""
         return self._about(request, {"ready": True})
 
     def _about(self, request: Request, facts: dict[str, Any]) -> Response:

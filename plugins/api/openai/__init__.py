@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
-from maxserve.interfaces.routes import Routes
+from maxserve.interfaces.routes import Probe, Routes
 
 
 @hookimpl
@@ -15,6 +15,8 @@ def maxserve_routes() -> Iterable[Routes]:
         build="maxserve.plugins.api.openai.router:router",
         prefix="/",
         default=True,
+        failures={"/": "maxserve.plugins.api.openai.failures:failure_response"},
+        probes={"/v1/health": Probe()},
         summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, "
         "/tokenize, /detokenize, /tokenizer_info, /version",
     )

@@ -20,6 +20,7 @@ from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.requests import RequestPlan
 from maxserve.plugins.api.common.text_route import ResponsePlan, StreamEncoder
 from maxserve.plugins.api.openai.chunks import Chunks
+from maxserve.plugins.api.openai.failures import failure_body
 
 DONE = b"data: [DONE]\n\n"
 
@@ -124,7 +125,7 @@ class ChoiceStream(StreamEncoder):
         return self._chunks.usage(_usage(self._meter)) if self._usage.last else b""
 
     def failed(self, failure: Failure) -> bytes:
-        return event(failure.body())
+        return event(failure_body(failure))
 
     def _chunk(self, choice: bytes) -> bytes:
         return self._chunks.choice(choice, _usage(self._meter) if self._usage.each else None)

@@ -15,8 +15,9 @@ from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.identity import client_of
+from maxserve.plugins.api.common.renaming import renamed
 from maxserve.plugins.api.common.text_route import ResponsePlan, TextRoute
-from maxserve.plugins.api.common.translation import renamed
+from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_events import ResponseEvents
 from maxserve.plugins.api.openai.responses_input import ResponseTranslation
@@ -80,4 +81,4 @@ def _whole(response: ResponseObject, new: NewItems, call: Call, answers: Sequenc
 
 
 def _failed(failure: Failure, request_id: str) -> Response:
-    return renamed(failure, _NAMES).response()
+    return failure_response(renamed(failure, _NAMES))

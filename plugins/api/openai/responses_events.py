@@ -12,6 +12,7 @@ from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.text_route import StreamEncoder
+from maxserve.plugins.api.openai.failures import failure_type
 from maxserve.plugins.api.openai.responses_items import (
     NewItems,
     OutputItem,
@@ -65,7 +66,7 @@ class ResponseEvents(StreamEncoder):
         return data + self._event(f"response.{status}", response=self._response.shown(status, output, usage=usage))
 
     def failed(self, failure: Failure) -> bytes:
-        code, message = failure.code or failure.type, capped(failure.message)
+        code, message = failure.code or failure_type(failure), capped(failure.message)
         output = [item.shown("incomplete") for item in self._items]
         response = self._response.shown("failed", output, error={"code": code, "message": message})
         data = self._event("error", code=code, message=message, param=failure.param)

@@ -1,11 +1,11 @@
-"""The route that SageMaker calls; its /ping is among the server's own probes."""
+"""The routes that SageMaker calls: /invocations, and /ping."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from maxserve import hookimpl
-from maxserve.interfaces.routes import Routes
+from maxserve.interfaces.routes import Probe, Routes
 
 
 @hookimpl
@@ -15,5 +15,6 @@ def maxserve_routes() -> Iterable[Routes]:
         build="maxserve.plugins.api.sagemaker.router:router",
         prefix="/",
         default=True,
+        probes={"/ping": Probe()},
         summary="POST /invocations",
     )

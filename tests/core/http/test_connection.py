@@ -133,7 +133,7 @@ def sent_until_cut(line: socket.socket, piece: bytes, times: int) -> int:
 def failure(said: bytes) -> tuple[int, str]:
     head, _, body = said.partition(b"\r\n\r\n")
     error = json.loads(body)["error"]
-    assert error["type"] in ("invalid_request_error", "server_error", "rate_limit_error")
+    assert error.keys() == {"message", "param", "code"}
     assert b"x-origin:" in head
     assert b"content-type: application/json" in head
     return int(head.split()[1]), error["message"]
@@ -323,7 +323,7 @@ def test_where_all_are_being_answered_there_is_no_room(start: Start) -> None:
             assert line.recv(65536).startswith(b"HTTP/1.1 200")
         said = asked(address, b"")
         assert failure(said)[0] == 503
-        assert b"Retry-After" in said
+        assert b"retry-after" in said
         assert b"data: 19" in everything(first)
 
 

@@ -7,7 +7,11 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from maxserve.core.http.health_gate import LIVE, PROBES, HealthGate
+from maxserve.core.http.health_gate import HealthGate, all_probes
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.routes import Probe, Routes
+from maxserve.core.registry.host import PluginHost
+from maxserve.core.registry.options import PluginOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +37,7 @@ async def test_while_loading() -> None:
     assert other.headers["retry-after"].isdecimal()
     error = other.json()["error"]
     assert error["message"] == "the model is loading (loading weights, 25%)"
-    assert error["type"] == "server_error"
+    assert error["code"] == "service_unavailable"
 
 
 async def test_open_hands_on_all_but_health() -> None:
@@ -114,12 +118,37 @@ async def test_lifespan() -> None:
 
 
 async def test_probes_tell_life_from_readiness() -> None:
-    gate = HealthGate()
+    probes = all_probes([("acme", {"/acme/up": Probe(answer={"up": True}), "/acme/alive": Probe(live=True)})])
+    gate = HealthGate(probes)
     gate.progress("loading weights", 0.25)
     async with client(gate) as http:
-        assert {p: (await http.get(p)).status_code for p in PROBES} == {p: 200 if p in LIVE else 503 for p in PROBES}
+        expected = {path: 200 if probe.live else 503 for path, probe in probes.items()}
+        assert {p: (await http.get(p)).status_code for p in probes} == expected
+        assert {path for path, status in expected.items() if status == 200} == {"/health/live", "/acme/alive"}
         gate.open(PlainTextResponse("x"))
-        assert {(await http.get(p)).status_code for p in PROBES} == {200}
-        assert (await http.get("/v2/health/ready")).json() == {"ready": True}
+        assert {(await http.get(p)).status_code for p in probes} == {200}
+        assert (await http.get("/acme/up")).json() == {"up": True}
         gate.fail("it is over")
-        assert {(await http.get(p)).status_code for p in PROBES} == {503}
+        assert {(await http.get(p)).status_code for p in probes} == {503}
+
+
+def test_two_plugins_cannot_have_one_probe() -> None:
+    with pytest.raises(PluginError, match="plugin 'two': /up is a probe of plugin 'one' already"):
+        all_probes([("one", {"/up": Probe()}), ("two", {"/up": Probe()})])
+    with pytest.raises(PluginError, match="/health is a probe of the server itself already"):
+        all_probes([("one", {"/health": Probe()})])
+
+
+@pytest.mark.parametrize(
+    ("path", "live", "answer"),
+    [
+        ("/v1/health", False, {"status": "ok"}),
+        ("/ping", False, {"status": "ok"}),
+        ("/v2/health/ready", False, {"ready": True}),
+        ("/v2/health/live", True, {"live": True}),
+    ],
+)
+def test_the_built_in_apis_have_their_probes(path: str, live: bool, answer: dict[str, Any]) -> None:
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    probes = all_probes((entry.plugin, entry.component.probes) for entry in host.of(Routes))
+    assert (probes[path].live, dict(probes[path].answer)) == (live, answer)

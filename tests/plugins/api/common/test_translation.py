@@ -9,7 +9,8 @@ from maxserve.core.http.errors import Failure
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.fields import Body
-from maxserve.plugins.api.common.translation import Translator, renamed, unknown_inside
+from maxserve.plugins.api.common.renaming import renamed
+from maxserve.plugins.api.common.translation import Translator, unknown_inside
 
 
 class Inner(Body):

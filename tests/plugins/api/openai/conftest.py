@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.router import router
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     anyio_backend,
@@ -25,7 +27,8 @@ from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
 
 @pytest.fixture
 def app(context: ServerContext) -> Any:  # noqa: F811
-    return create_app(context, [("/", router(context), "builtin.openai")])
+    dialects = FailureDialects([("builtin.openai", {"/": failure_response})])
+    return create_app(context, [("/", router(context), "builtin.openai")], dialects)
 
 
 @pytest.fixture

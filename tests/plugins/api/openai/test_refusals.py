@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
+from maxserve.core.http.dialects import FailureDialects
+from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.router import router
 
 pytestmark = pytest.mark.anyio
@@ -187,7 +189,8 @@ class Unread:
 
 async def test_endless_prompts_are_refused_unread(context: Any, chat: Any) -> None:
     unread = dataclasses.replace(context, tokenizer=Unread(context.tokenizer))
-    app = create_app(unread, [("/", router(unread), "builtin.openai")])
+    dialects = FailureDialects([("builtin.openai", {"/": failure_response})])
+    app = create_app(unread, [("/", router(unread), "builtin.openai")], dialects)
     long = "a " * 100_000
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         asked = [

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
+from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.router import router as anthropic
 from maxserve.plugins.api.kserve.router import router as kserve
+from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.router import router as openai
 from maxserve.plugins.api.sagemaker.router import router as sagemaker
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
@@ -31,4 +33,5 @@ ROUTERS = {"openai": openai, "anthropic": anthropic, "kserve": kserve, "sagemake
 def app(context: ServerContext) -> Any:  # noqa: F811
     # Room for the description of tools, which templates that know none are given as text.
     context = dataclasses.replace(context, model=dataclasses.replace(context.model, max_length=4096))
-    return create_app(context, [("/", router(context), f"builtin.{name}") for name, router in ROUTERS.items()])
+    routes = [("/", router(context), f"builtin.{name}") for name, router in ROUTERS.items()]
+    return create_app(context, routes, FailureDialects([("builtin.openai", {"/": failure_response})]))

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.plugins.dialects.conftest import ROUTERS
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.text.chat_template import ChatTemplate
+from tests.plugins.api.dialects.conftest import ROUTERS
 
 pytestmark = pytest.mark.anyio
 
