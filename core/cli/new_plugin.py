@@ -20,6 +20,7 @@ KINDS = {  # what it is, and how it is used
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
     "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
     "command": ("A command", "`max {{distribution}}` runs it."),
+    "eviction-policy": ("An eviction policy", "`max serve --paged.eviction {{distribution}}` runs it."),
     "grammar-backend": ("A grammar back end", "`max serve --structured-output-backend {{distribution}}` runs it."),
     "layer-compiler": ("A layer compiler", "`max serve --layer-compiler {{distribution}}` runs it."),
     "linear-method": ("A linear method", "`max serve --linear-method {{distribution}}` runs it."),

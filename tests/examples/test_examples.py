@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ("architecture", "scheduler", "sampler", "routes", "grammar_backend")
+EXAMPLES = ("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend")
 PUBLIC = ("maxserve", "maxserve.interfaces", "maxserve.layers", "maxserve.testing")
 
 
@@ -32,12 +32,12 @@ def fresh(
 def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> None:
     listed = json.loads(fresh.run("-m", "maxserve", "list", "--json", cwd=tmp_path))
     text = json.dumps(listed)
-    for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "next-token", "choice-tree"):
+    for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "next-token", "choice-tree", "dear-prefixes"):
         assert name in text
     for name in ("acme-llm", "sigma-sampler"):
         assert name in text
     plugins = fresh.run("-m", "maxserve", "plugins", cwd=tmp_path)
-    for name in ("acme", "shortest", "sigma", "next_token", "choice_tree"):
+    for name in ("acme", "shortest", "sigma", "next_token", "choice_tree", "dear_prefixes"):
         assert name in plugins
 
 
@@ -63,6 +63,7 @@ def test_a_server_serves_with_all_of_them(
     (folder / "config.json").write_text(json.dumps(config))
     options = ["--model", str(folder), "--served-model-name", "acme", "--scheduler", "shortest-first"]
     options += ["--enable-routes", "next_token", "--structured-output-backend", "choice-tree"]
+    options += ["--paged.eviction", "dear-prefixes"]
     server = start(*options, "--shortest-first.aging", "80", python=fresh.python).wait_ready()
     plain = start("--model", str(source), "--served-model-name", "acme", python=fresh.python).wait_ready()
     body = {"model": "acme", "prompt": "the quick brown", "max_tokens": 16, "temperature": 0}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.commands import CommandChecks
     from maxserve.testing.encoder import EncoderChecks
+    from maxserve.testing.eviction import EvictionPolicyChecks
     from maxserve.testing.executor import ThreadLauncher
     from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
     from maxserve.testing.generic import generic_checks
@@ -38,6 +39,7 @@ __all__ = [
     "CacheStrategyChecks",
     "CommandChecks",
     "EncoderChecks",
+    "EvictionPolicyChecks",
     "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
@@ -68,6 +70,7 @@ LAZY = {
     "CacheStrategyChecks": "maxserve.testing.cache",
     "CommandChecks": "maxserve.testing.commands",
     "EncoderChecks": "maxserve.testing.encoder",
+    "EvictionPolicyChecks": "maxserve.testing.eviction",
     "GrammarBackendChecks": "maxserve.testing.grammar",
     "LayerCompilerChecks": "maxserve.testing.layers",
     "LinearMethodChecks": "maxserve.testing.linear",

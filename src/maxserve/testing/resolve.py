@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from maxserve.core.interfaces.cache import CacheStrategy
+from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.component import Component, Ref
 from maxserve.core.interfaces.grammar import GrammarBackend
 from maxserve.core.interfaces.observer import Observer
@@ -18,6 +18,7 @@ T = TypeVar("T", bound=Component)
 
 REGISTRIES: dict[type[Component], str] = {
     CacheStrategy: "cache_strategies",
+    EvictionPolicy: "eviction_policies",
     GrammarBackend: "grammar_backends",
     Scheduler: "schedulers",
     Sampler: "samplers",

@@ -19,6 +19,7 @@ WRITTEN = {
     "sampler": ("cold-floor", "cold_floor", "cold_floor"),
     "scheduler": ("patient", "patient", "patient"),
     "cache-strategy": ("long_shelf", "long_shelf", "long-shelf"),
+    "eviction-policy": ("hoard", "hoard", "hoard"),
     "grammar-backend": ("few-words", "few_words", "few-words"),
     "layer-compiler": ("one-call", "one_call", "one-call"),
     "linear-method": ("packing", "packing", "packing"),
@@ -106,9 +107,9 @@ def test_unknown_kind_and_options_of_the_list(max_cli: Any) -> None:
 
 
 def test_every_kind_has_a_template_or_is_named_here() -> None:
-    """Of what is left, an engine is a program of its own, and attention begins with a kernel."""
+    """What is left begins with a kernel, a file format or a program of its own."""
     kinds = {kind.name.replace("_", "-") for kind in TABLE}
-    assert kinds - set(KINDS) == {"attention-backend", "engine"}
+    assert kinds - set(KINDS) == {"attention-backend", "engine", "model-runner", "quantization-format"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""What `maxserve.v1` promised: the packages and the public names of that release, against the core of today.
+
+A frozen file is never changed to please a new core. Until 1.0 is released `python tools/public_names.py --freeze` and a
+copy of examples/ renew both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+V1 = Path(__file__).parent / "v1"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "architecture": "acme_llm",
+    "cache_policy": "dear_prefixes",
+    "grammar_backend": "choice_tree",
+    "routes": "next_token",
+    "sampler": "sigma_sampler",
+    "scheduler": "shortest_first",
+}
+FROZEN = json.loads((V1 / "names.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def names() -> Any:
+    """tools/public_names.py."""
+    spec = util.spec_from_file_location("public_names", ROOT / "tools" / "public_names.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_package_is_tried() -> None:
+    assert {folder.name for folder in V1.iterdir() if folder.is_dir()} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_of_v1_loads_builds_and_passes(name: str, tmp_path: Path) -> None:
+    """As if it were installed: its tests ask the registries for what it declares."""
+    module = PACKAGES[name]
+    info = tmp_path / "site" / f"{module}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[maxserve.v1]\n{module} = {module}\n")
+    package = shutil.copytree(V1 / name, tmp_path / name)  # away from the conftest of our own tests
+    path = os.pathsep.join([str(package), str(info.parent), os.environ.get("PYTHONPATH", "")])
+    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(package / "tests")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert " passed" in ran.stdout
+
+
+def test_no_hook_disappears_or_loses_an_argument(names: Any) -> None:
+    today = names.hooks()
+    assert {
+        hook: [a for a in today.get(hook, ()) if a in arguments] for hook, arguments in FROZEN["hooks"].items()
+    } == (FROZEN["hooks"])
+
+
+@pytest.mark.parametrize("module", FROZEN["names"])
+def test_no_name_disappears_or_changes(names: Any, module: str) -> None:
+    """Fields and methods stay as they were; a new field has a default, and a Protocol gets nothing new to implement."""
+    loaded = import_module(module)
+    for name, frozen in FROZEN["names"][module].items():
+        assert hasattr(loaded, name), f"{module}.{name} is gone"
+        found = getattr(loaded, name)
+        today = list(names.parts(found))
+        assert [line for line in frozen if line not in today] == [], f"{module}.{name} changed"
+        new = [line for line in today if line not in frozen]
+        if getattr(found, "_is_protocol", False):
+            assert new == [], f"{module}.{name} asks for more"
+        assert [line for line in new if ": " in line.partition("(")[0] and " = " not in line] == [], f"{module}.{name}"
+
+
+def test_the_page_of_public_names_is_current(names: Any) -> None:
+    assert names.PAGE.read_text(encoding="utf-8") == names.page(), "run python tools/public_names.py"
