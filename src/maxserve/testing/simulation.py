@@ -19,6 +19,7 @@ from maxserve.core.engine.sequence import Sequence
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.runner import ModelOutput
 from maxserve.core.interfaces.scheduler import Limits
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class Nothing:
     def build(self, step: Any) -> Any:
         return step.drawing
 
-    def run(self, batch: Any, prompts: Any = None) -> Any:
-        return batch
+    def run(self, inputs: Any) -> Any:
+        return ModelOutput(logits=inputs, hidden=inputs)
 
     def draw(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], dict[int, Any], dict[Sequence, str]]:
         return [1] * len(sequences), {}, {}
