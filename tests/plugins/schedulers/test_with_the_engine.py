@@ -20,6 +20,7 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
+from maxserve.core.interfaces.runner import ModelOutput
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.entries import load_ref
@@ -56,8 +57,8 @@ class Nothing:
         self.steps.append({sequence.id: count for sequence, count in zip(step.sequences, counts, strict=True)})
         return step.drawing
 
-    def run(self, batch: Any, prompts: Any = None) -> torch.Tensor:
-        return torch.zeros(len(batch), VOCAB)
+    def run(self, inputs: Any) -> ModelOutput:
+        return ModelOutput(logits=torch.zeros(len(inputs), VOCAB), hidden=torch.zeros(len(inputs), 1))
 
     def draw(self, logits: torch.Tensor, sequences: list[Any]) -> tuple[list[int], dict[int, Any], dict[Any, str]]:
         return [1] * len(sequences), {}, {}
