@@ -109,7 +109,14 @@ def test_unknown_kind_and_options_of_the_list(max_cli: Any) -> None:
 def test_every_kind_has_a_template_or_is_named_here() -> None:
     """What is left begins with a kernel, a file format or a program of its own."""
     kinds = {kind.name.replace("_", "-") for kind in TABLE}
-    assert kinds - set(KINDS) == {"adapter", "attention-backend", "engine", "model-runner", "quantization-format"}
+    assert kinds - set(KINDS) == {
+        "adapter",
+        "attention-backend",
+        "engine",
+        "executor",
+        "model-runner",
+        "quantization-format",
+    }
 
 
 @pytest.mark.parametrize(
