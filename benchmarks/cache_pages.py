@@ -91,7 +91,7 @@ class Load:
         if length < len(tokens):
             self._rows[row] = (tokens, length + 1)
             return
-        pages = self.cache.tables[row, : -(-length // PAGE)]
+        pages = self.cache.block_tables[row, : -(-length // PAGE)]
         self.touched.update(pages.tolist())
         self.runs.append(1 + int((np.diff(pages) != 1).sum()))
         self.cache.close(row)

@@ -12,7 +12,7 @@ import torch
 
 from maxserve.core.config.policy_options import unused_chunking
 from maxserve.core.engine.adapters import AdapterRunner, adapt
-from maxserve.core.engine.caches import build_attention, build_cache, group_tables
+from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
@@ -227,7 +227,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             plan.page_size,
             target.device,
             images=sees,
-            block_tables=group_tables(loaded, cache),
+            block_tables=group_block_tables(loaded, cache),
             adapters=adapters,
         ),
         sees=sees,

@@ -53,9 +53,9 @@ def _eviction_policies(target: Target, loaded: Loaded) -> dict[str, Callable[[],
     return {entry.name: partial(target.host.build, entry, context) for entry in target.host.of(EvictionPolicy)}
 
 
-def group_tables(loaded: Loaded, cache: Cache) -> NDArray[np.int32] | None:
+def group_block_tables(loaded: Loaded, cache: Cache) -> NDArray[np.int32] | None:
     """The tables of each group of layers, where there are several."""
-    return cache.group_tables if len(loaded.groups) > 1 and isinstance(cache, GroupedCache) else None
+    return cache.group_block_tables if len(loaded.groups) > 1 and isinstance(cache, GroupedCache) else None
 
 
 def build_attention(target: Target, loaded: Loaded, cache: Cache) -> Attention:

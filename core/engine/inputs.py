@@ -56,7 +56,7 @@ class InputsBuilder:
             counts = stops - starts
             positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
             owners = np.repeat(rows, counts)
-        pages = self._cache.tables[owners, positions // self._page_size]
+        pages = self._cache.block_tables[owners, positions // self._page_size]
         inputs = StepInputs(
             input_ids=self._to_device(_new_tokens(step)),
             positions=self._to_device(positions),
@@ -64,7 +64,7 @@ class InputsBuilder:
             query_start=query_start,
             seq_lens=stops,
             prompt_lens=step.ledger.prompt_length[step.slots],
-            block_tables=self._cache.tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
+            block_tables=self._cache.block_tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
             logit_rows=self._to_device(query_start[1:][step.draws] - 1),
         )
         if self._images is not None:

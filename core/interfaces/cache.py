@@ -93,12 +93,13 @@ class CacheContext(Context):
 class Cache(Protocol):
     """Keeps keys and values in pages, and shares the pages of equal prefixes.
 
-    The engine calls: open, then reserve → (model writes) → commit each step, then close. Tokens are int64 arrays. An
-    optional method is found once: `tag(row, user, pinned)` follows `open` and says whose request the row is, and
-    whether the request asks that its prefix be kept: what an eviction policy may look at.
+    The engine calls: open, then reserve → (model writes) → commit each step, with a truncate where drafts were
+    rejected, then close. Tokens are int64 arrays. An optional method is found once: `tag(row, user, pinned)` follows
+    `open` and says whose request the row is, and whether the request asks that its prefix be kept: what an eviction
+    policy may look at.
     """
 
-    tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined
+    block_tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined
     layers: Sequence[KVLayer]
 
     def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
@@ -240,13 +241,13 @@ class Node:
 
 @runtime_checkable
 class GroupedCache(Cache, Protocol):
-    """A Cache for groups of layers. `tables` are those of the first group.
+    """A Cache for groups of layers. `block_tables` are those of the first group.
 
     A commit that fills a page gives back, group by group, the pages that no later token sees; what a table has in their
     place is undefined, but a page of the cache. A prefix is found when every group has what the token after it sees.
     """
 
-    group_tables: NDArray[np.int32]  # [groups, rows, pages per row]
+    group_block_tables: NDArray[np.int32]  # [groups, rows, pages per row]
 
 
 # A layer with a window needs no page that lies wholly before it. Pages of layers that look back equally far are given

@@ -26,7 +26,7 @@ from maxserve.core.registry.contracts import PROTOCOLS
 def built(kind):
     def build(context):
         made = APIRouter() if kind == "routes" else create_autospec(PROTOCOLS[kind], instance=True)
-        made.tables = made.layers = made.dtype = made.types = ()
+        made.block_tables = made.layers = made.dtype = made.types = ()
         made.given = context
         return made
 

@@ -58,7 +58,7 @@ class PagedCache:
         self.layers: Sequence[KVLayer] = allocate(context)
         self._width = context.page_size * TOKEN.itemsize  # a page's tokens in bytes
         width = -(-context.max_length // context.page_size)
-        self.tables: NDArray[np.int32] = np.zeros((context.rows, width), dtype=np.int32)
+        self.block_tables: NDArray[np.int32] = np.zeros((context.rows, width), dtype=np.int32)
         self._sharing = context.share_prefixes
         self._rows: list[Row | None] = [None] * context.rows
         soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
@@ -93,7 +93,7 @@ class PagedCache:
             root = tree.root(salt)
             state.node = found[-1] if found else root
             state.next_commit = (state.committed + 1) * size
-        self.tables[row, : len(found)] = [entry.page for entry in found]
+        self.block_tables[row, : len(found)] = [entry.page for entry in found]
         self._rows[row] = state
         self._opened += 1
         self._set_tail(row, state)
@@ -118,8 +118,10 @@ class PagedCache:
         count = -(-length // self.page_size) - state.pages
         if count > self._available:
             return False
-        if state.pages + count > self.tables.shape[1]:
-            raise ValueError(f"row {row} wants {length} tokens; a row holds {self.tables.shape[1] * self.page_size}")
+        if state.pages + count > self.block_tables.shape[1]:
+            raise ValueError(
+                f"row {row} wants {length} tokens; a row holds {self.block_tables.shape[1] * self.page_size}"
+            )
         self._grow(row, state, count)
         return True
 
@@ -130,7 +132,7 @@ class PagedCache:
         if len(tokens) >= state.next_commit:
             self._share(row, state, tokens)
             if self._host is not None:
-                held = self.tables[row, : state.committed].tolist()
+                held = self.block_tables[row, : state.committed].tolist()
                 self._host.write(self._bytes(tokens, 0, state.committed), state.owner, held)
 
     def truncate(self, row: int, length: int) -> None:
@@ -139,7 +141,7 @@ class PagedCache:
         assert pages >= state.committed, f"row {row}: {state.committed} pages are committed, {length} tokens shall stay"
         if pages >= state.pages:
             return
-        rejected = self.tables[row, pages : state.pages].tolist()
+        rejected = self.block_tables[row, pages : state.pages].tolist()
         state.pages, state.capacity = pages, pages * self.page_size
         self._set_tail(row, state)
         self._pool.give(rejected)
@@ -151,7 +153,7 @@ class PagedCache:
         if state.node is not None:
             self._tree.release(state.node)
         self._pool.moved(state.tail, -1)
-        self._pool.give(self.tables[row, state.committed : state.pages].tolist())
+        self._pool.give(self.block_tables[row, state.committed : state.pages].tolist())
         self._rows[row] = None
         self._opened -= 1
 
@@ -190,7 +192,7 @@ class PagedCache:
             for page in path:
                 users[page] = users.get(page, 0) + 1
             roots.extend(root)
-            pages = self.tables[row, : state.pages].tolist()
+            pages = self.block_tables[row, : state.pages].tolist()
             alone.extend(pages[state.committed :])
             tails.extend(pages[-1:])
         opened = sum(state is not None for state in self._rows)
@@ -212,7 +214,7 @@ class PagedCache:
         """Gives the row `count` pages more, which there must be."""
         self._evict(self._pool.prepare(count, after=state.tail, unused=self._tree.unused, tables=self._opened))
         taken = self._pool.take(count, state.tail, state.expected - state.pages)
-        self.tables[row, state.pages : state.pages + count] = taken
+        self.block_tables[row, state.pages : state.pages + count] = taken
         state.pages += count
         state.capacity = state.pages * self.page_size
         self._set_tail(row, state)
@@ -231,7 +233,7 @@ class PagedCache:
         if not count:
             return
         self._grow(row, state, count)
-        host.read(copies[:count], self.tables[row, state.committed : state.pages].tolist())
+        host.read(copies[:count], self.block_tables[row, state.committed : state.pages].tolist())
         self._share(row, state, tokens[: state.capacity])
         node = state.node
         for copy in reversed(copies[:count]):
@@ -264,7 +266,7 @@ class PagedCache:
         both pages hold the same keys and values, and the next owner of the old page writes to it in a later step, which
         runs after those submitted before it.
         """
-        tree, table = self._tree, self.tables[row]
+        tree, table = self._tree, self.block_tables[row]
         full = len(tokens) // self.page_size
         assert full <= state.pages, f"row {row} commits {len(tokens)} tokens, {state.capacity} are reserved"
         node = state.node
@@ -289,7 +291,7 @@ class PagedCache:
             self._pool.give(spare)
 
     def _set_tail(self, row: int, state: Row) -> None:
-        tail = int(self.tables[row, state.pages - 1]) if state.pages else -1
+        tail = int(self.block_tables[row, state.pages - 1]) if state.pages else -1
         self._pool.moved(state.tail, tail)
         state.tail = tail
 
@@ -302,7 +304,7 @@ class PagedCache:
         while node.parent is not None:
             pages.append(node.page)
             node = node.parent
-        table = self.tables[row, : state.committed].tolist()
+        table = self.block_tables[row, : state.committed].tolist()
         assert table == pages[::-1], f"row {row}: its table says {table}, the tree {pages[::-1]}"
         return pages, [node]
 

@@ -58,8 +58,8 @@ class WindowedCache:
         self.layers: Sequence[KVLayer] = allocate(context)
         self._width = context.page_size * TOKEN.itemsize  # a page's tokens in bytes
         shape = (len(context.groups), context.rows, -(-context.max_length // context.page_size))
-        self.group_tables: NDArray[np.int32] = np.zeros(shape, dtype=np.int32)
-        self.tables: NDArray[np.int32] = self.group_tables[0]
+        self.group_block_tables: NDArray[np.int32] = np.zeros(shape, dtype=np.int32)
+        self.block_tables: NDArray[np.int32] = self.group_block_tables[0]
         self._sharing = context.share_prefixes
         self._rows: list[Row | None] = [None] * context.rows
         soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
@@ -79,7 +79,7 @@ class WindowedCache:
         tree.clock += 1
         found = self._match(tokens, salt)
         count = len(found)
-        firsts, tails = tree.firsts(count), [-1] * len(self.group_tables)
+        firsts, tails = tree.firsts(count), [-1] * len(self.group_block_tables)
         state = Row(Owner(salt), -(-len(tokens) // size), found, firsts, tails, count, (count + 1) * size)
         for number, first in enumerate(firsts):
             for index in range(first, count):
@@ -111,14 +111,14 @@ class WindowedCache:
             return True
         if count * len(state.tails) > self._pool.free + self._pool.closed + self._tree.unused:
             return False
-        _, _, most = self.group_tables.shape
+        _, _, most = self.group_block_tables.shape
         if state.pages + count > most:
             raise ValueError(f"row {row} wants {length} tokens; a row holds {most * self.page_size}")
         for reach in self._reaches:
             for group in range(reach.start, reach.stop):
                 ahead = count if reach.group.bounded else state.expected - state.pages
                 taken = self._take(count, state.tails[group], ahead)
-                self.group_tables[group, row, state.pages : state.pages + count] = taken
+                self.group_block_tables[group, row, state.pages : state.pages + count] = taken
         state.pages += count
         self._set_tails(row, state)
         return True
@@ -144,7 +144,7 @@ class WindowedCache:
         assert pages >= least, f"row {row}: {least} pages are committed, {length} tokens shall stay"
         if pages >= state.pages:
             return
-        rejected = self.group_tables[:, row, pages : state.pages].ravel().tolist()
+        rejected = self.group_block_tables[:, row, pages : state.pages].ravel().tolist()
         state.pages = pages
         self._set_tails(row, state)
         self._pool.give(rejected)
@@ -210,7 +210,7 @@ class WindowedCache:
     def _take(self, count: int, after: int, ahead: int) -> list[int]:
         """`count` pages for a group, best those after page `after`; there must be so many."""
         pool, tree = self._pool, self._tree
-        tables = self._opened * len(self.group_tables)
+        tables = self._opened * len(self.group_block_tables)
         evicted = pool.prepare(count, after=after, unused=tree.unused, tables=tables)
         if evicted:
             pool.give(tree.evict(evicted))
@@ -263,18 +263,18 @@ class WindowedCache:
     def _read(self, row: int, number: int, index: int) -> tuple[int, ...]:
         """The pages of a reach in place `index` of the row's tables."""
         reach = self._reaches[number]
-        return tuple(self.group_tables[reach.start : reach.stop, row, index].tolist())
+        return tuple(self.group_block_tables[reach.start : reach.stop, row, index].tolist())
 
     def _write(self, row: int, number: int, index: int, pages: tuple[int, ...]) -> None:
         reach = self._reaches[number]
-        self.group_tables[reach.start : reach.stop, row, index] = pages
+        self.group_block_tables[reach.start : reach.stop, row, index] = pages
 
     def _set_tails(self, row: int, state: Row) -> None:
         """Notes the last page of each group, which it grows from."""
         for number, reach in enumerate(self._reaches):
             some = state.pages > state.firsts[number]
             for group in range(reach.start, reach.stop):
-                tail = int(self.group_tables[group, row, state.pages - 1]) if some else -1
+                tail = int(self.group_block_tables[group, row, state.pages - 1]) if some else -1
                 self._pool.moved(state.tails[group], tail)
                 state.tails[group] = tail
 
@@ -293,5 +293,5 @@ class WindowedCache:
         found: list[int] = []
         for number, reach in enumerate(self._reaches):
             start = max(state.firsts[number], state.committed)
-            found += self.group_tables[reach.start : reach.stop, row, start : state.pages].ravel().tolist()
+            found += self.group_block_tables[reach.start : reach.stop, row, start : state.pages].ravel().tolist()
         return found

@@ -81,7 +81,7 @@ class _Stage:
             cache = TinyCache(
                 [layer], rows=1, max_length=pages * PAGE, page_size=PAGE, dtype=dtype, attention=attention
             )
-            cache.tables, cache.lengths = padded, [0] * len(tables)
+            cache.block_tables, cache.lengths = padded, [0] * len(tables)
             self.caches.append(cache)
         self.generator = torch.Generator().manual_seed(len(tables))
 
@@ -179,10 +179,10 @@ class AttentionChecks:
         except Unavailable:
             pytest.skip("said to be unavailable, so that another back end serves")
         tested, group = stage.caches[0], CacheGroup(layers=(0,), **rule)
-        tested.tables = tested.tables.copy()
+        tested.block_tables = tested.block_tables.copy()
         tested.layers[0].keys[0], tested.layers[0].values[0] = 7.0, 7.0
         for count in (30, 1, 9, 1, 17, 1):
-            tested.tables[0, : group.first_page(tested.lengths[0], PAGE)] = 0
+            tested.block_tables[0, : group.first_page(tested.lengths[0], PAGE)] = 0
             self.check(stage.step({0: count}))
 
     def test_a_mixed_step(self) -> None:

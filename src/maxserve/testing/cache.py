@@ -58,8 +58,8 @@ class CacheStrategyChecks:
         layers = (CacheLayer(kv_heads=2, head_dim=8), CacheLayer(kv_heads=1, head_dim=4))
         context = self.context(layers=layers, dtype=torch.bfloat16)
         cache = resolve_build(self.declared())(context)
-        assert cache.tables.dtype == np.int32
-        assert cache.tables.shape == (4, 16)
+        assert cache.block_tables.dtype == np.int32
+        assert cache.block_tables.shape == (4, 16)
         assert len(cache.layers) == len(layers)
         for layer, made in zip(layers, cache.layers, strict=True):
             for tensor in (made.keys, made.values):
@@ -75,8 +75,8 @@ class CacheStrategyChecks:
         for groups in self._groups():
             layers = (CacheLayer(kv_heads=2, head_dim=8),) * (1 + max(max(group.layers) for group in groups))
             cache = resolve_build(self.declared())(self.context(layers=layers, groups=groups))
-            assert cast("GroupedCache", cache).group_tables.shape == (len(groups), 4, 16)
-            assert np.shares_memory(cache.tables, cast("GroupedCache", cache).group_tables[0])
+            assert cast("GroupedCache", cache).group_block_tables.shape == (len(groups), 4, 16)
+            assert np.shares_memory(cache.block_tables, cast("GroupedCache", cache).group_block_tables[0])
             places = {layer: place for group in groups for place, layer in enumerate(group.layers)}
             memory = {
                 (places[layer], made.keys.data_ptr(), made.values.data_ptr()) for layer, made in enumerate(cache.layers)

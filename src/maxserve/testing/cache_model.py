@@ -77,7 +77,7 @@ class Model:
         self._touched: set[int] = set()  # pages that rows ever had
         self._most_owned = 0
         self._tables: NDArray[np.int32] = (
-            cast("GroupedCache", cache).group_tables if context.groups else cache.tables[None]
+            cast("GroupedCache", cache).group_block_tables if context.groups else cache.block_tables[None]
         )
         self._storage = _storage(cache, context, self._groups)
 

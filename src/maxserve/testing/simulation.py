@@ -73,7 +73,7 @@ class CountedCache:
     """Pages that are counted and hold nothing. What of a prompt is cached is said beforehand, by its first token."""
 
     def __init__(self, limits: Limits) -> None:
-        self.tables: NDArray[np.int32] = np.zeros((limits.rows, 1), dtype=np.int32)
+        self.block_tables: NDArray[np.int32] = np.zeros((limits.rows, 1), dtype=np.int32)
         self.layers: SequenceOf[KVLayer] = ()
         self.cached: dict[int, int] = {}
         self._page_size = limits.page_size

@@ -38,7 +38,7 @@ class TinyCache:
     ) -> None:
         pages = -(-max_length // page_size)
         order = np.arange(rows * pages) if scatter is None else np.random.default_rng(scatter).permutation(rows * pages)
-        self.tables: NDArray[np.int32] = order.astype(np.int32).reshape(rows, pages)
+        self.block_tables: NDArray[np.int32] = order.astype(np.int32).reshape(rows, pages)
         self.page_size = page_size
         self.lengths = [0] * rows
         self.layers = [_storage(layer, rows * pages, page_size, dtype) for layer in layers]
@@ -49,7 +49,7 @@ class TinyCache:
     def slots(self, row: int, start: int, end: int) -> NDArray[np.int64]:
         """Where positions `start` … `end` - 1 of a row are kept."""
         positions = np.arange(start, end)
-        pages: NDArray[np.int64] = self.tables[row, positions // self.page_size].astype(np.int64)
+        pages: NDArray[np.int64] = self.block_tables[row, positions // self.page_size].astype(np.int64)
         return pages * self.page_size + positions % self.page_size
 
 
@@ -79,7 +79,7 @@ def make_step(cache: TinyCache, parts: Sequence[Part], *, prompt_lens: Sequence[
         query_start=np.concatenate(([0], np.cumsum(counts))),
         seq_lens=np.array([end for _, _, end in spans]),
         prompt_lens=np.array([end for _, _, end in spans] if prompt_lens is None else prompt_lens),
-        block_tables=cache.tables[rows],
+        block_tables=cache.block_tables[rows],
         logit_rows=torch.arange(sum(counts)),
     )
     cache.attention.begin(inputs)

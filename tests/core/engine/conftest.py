@@ -166,7 +166,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, sections={Config: turns})),
                 policy_name="test" if policy else scheduler,
                 builder=InputsBuilder(
-                    cache, page_size, device, block_tables=cache.group_tables if len(groups) > 1 else None
+                    cache, page_size, device, block_tables=cache.group_block_tables if len(groups) > 1 else None
                 ),
                 runner=EagerRunner(
                     RunnerContext(

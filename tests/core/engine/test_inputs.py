@@ -39,7 +39,7 @@ def sequence(ledger: Ledger) -> Callable[..., Sequence]:
 
 
 def built(step: Step) -> StepInputs:
-    cache: Any = SimpleNamespace(tables=TABLES)
+    cache: Any = SimpleNamespace(block_tables=TABLES)
     return InputsBuilder(cache, PAGE, torch.device("cpu")).build(step)
 
 
@@ -77,7 +77,7 @@ def test_each_group_of_layers_has_its_own_slots(sequence: Make, ledger: Ledger) 
     tables = np.stack([TABLES, TABLES + 10])
     cut = sequence(list(range(20, 30)), row=1, computed=3)
     decoding = sequence([40, 41], row=2, computed=2, generated=(42,))
-    cache: Any = SimpleNamespace(tables=tables[0])
+    cache: Any = SimpleNamespace(block_tables=tables[0])
     inputs = InputsBuilder(cache, PAGE, torch.device("cpu"), block_tables=tables).build(
         Step({cut: 5, decoding: 1}, ledger)
     )

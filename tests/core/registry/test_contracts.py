@@ -36,7 +36,7 @@ def test_every_kind_has_a_contract() -> None:
 @pytest.mark.parametrize("kind", [*PROTOCOLS, *PARTS])
 def test_every_kind_is_checked(kind: str) -> None:
     right = create_autospec((PROTOCOLS | PARTS)[kind], instance=True)
-    for name in ("tables", "layers", "placeholder", "info", "empty_steps", "dtype", "types"):
+    for name in ("block_tables", "layers", "placeholder", "info", "empty_steps", "dtype", "types"):
         setattr(right, name, ())
     assert contract_fault(kind, right) is None
     for wrong in ("text", None, object(), Policy):
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said(built: Any, fault: str) -> None:
 
 def test_attributes_count_as_well() -> None:
     cache = create_autospec(PROTOCOLS["cache_strategy"], instance=True)
-    cache.tables = ()
+    cache.block_tables = ()
     assert (
         contract_fault("cache_strategy", cache)
         == f"returned a {type(cache).__name__} without the attribute 'layers' of Cache"

@@ -44,7 +44,7 @@ class Stage:
         )
         width = max(map(len, tables))  # what a table holds beyond its sequence must not matter
         padded = [[*table, *[2**30] * (width - len(table))] for table in tables]
-        self.cache.tables = np.array(padded, dtype=np.int32)
+        self.cache.block_tables = np.array(padded, dtype=np.int32)
         self.cache.lengths = [0] * len(tables)
         self.plain = PlainAttention(
             AttentionContext(
@@ -165,7 +165,7 @@ def test_neighbouring_pages_are_not_copied() -> None:
 
 def inputs_of(tables: Sequence[Sequence[int]], lengths: Sequence[int], rows: Sequence[int]) -> StepInputs:
     cache = TinyCache([])
-    cache.tables = np.array(tables, dtype=np.int32)
+    cache.block_tables = np.array(tables, dtype=np.int32)
     cache.lengths = [length - new for length, new in zip(lengths, rows, strict=True)]
     return make_step(cache, [(row, [0] * new) for row, new in enumerate(rows)]).inputs
 

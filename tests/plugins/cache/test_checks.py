@@ -57,7 +57,7 @@ class EvictsPagesInUse(Unchecked):
         pages = self._state(row).pages
         for other, state in enumerate(self._rows):
             if granted and state is not None and other != row and pages and state.pages:
-                self.tables[row, pages - 1] = self.tables[other, 0]
+                self.block_tables[row, pages - 1] = self.block_tables[other, 0]
         return granted
 
 
@@ -182,14 +182,14 @@ class ForgetsWhatWindowsPassed(UncheckedWindows):
 class GivesGroupsOneTable(UncheckedWindows):
     def reserve(self, row: int, length: int) -> bool:
         granted = super().reserve(row, length)
-        self.group_tables[-1, row] = self.group_tables[0, row]
+        self.group_block_tables[-1, row] = self.group_block_tables[0, row]
         return granted
 
 
 class TruncatesOneGroup(UncheckedWindows):
     def truncate(self, row: int, length: int) -> None:
         state, pages = self._state(row), -(-length // self.page_size)
-        self._pool.give(self.group_tables[0, row, pages : state.pages].tolist())
+        self._pool.give(self.group_block_tables[0, row, pages : state.pages].tolist())
         state.pages = min(pages, state.pages)
         self._set_tails(row, state)
 

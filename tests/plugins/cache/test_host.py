@@ -39,7 +39,7 @@ def run(cache: PagedCache, tokens: NDArray[np.int64], salt: str = "") -> tuple[i
     """Computes a prompt whose keys and values are random and gives the row back; what was found, and what it holds."""
     found = cache.open(0, tokens, salt)
     assert cache.reserve(0, len(tokens))
-    pages = cache.tables[0, : -(-len(tokens) // cache.page_size)].tolist()
+    pages = cache.block_tables[0, : -(-len(tokens) // cache.page_size)].tolist()
     for tensor in storage(cache):
         for page in pages[found // cache.page_size :]:
             tensor.view(torch.uint8)[page] = torch.randint(0, 120, tensor.view(torch.uint8)[page].shape).byte()

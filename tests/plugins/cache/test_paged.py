@@ -69,8 +69,8 @@ def test_equal_pages_of_two_rows_become_one(make: Make) -> None:
         cache.commit(row, tokens)
         cache.check()
     assert cache.sizes().owned == 4
-    assert cache.tables[0, :2].tolist() == cache.tables[1, :2].tolist()
-    assert cache.tables[0, 2] != cache.tables[1, 2]
+    assert cache.block_tables[0, :2].tolist() == cache.block_tables[1, :2].tolist()
+    assert cache.block_tables[0, 2] != cache.block_tables[1, 2]
 
 
 def test_generated_pages_are_shared_too(make: Make) -> None:
@@ -247,7 +247,7 @@ def test_a_row_that_is_not_open_is_our_own_mistake(make: Make, row: int) -> None
 def test_check_sees_a_wrong_table(make: Make) -> None:
     cache = make()
     fill(cache, 0, prompt(0, 16))
-    cache.tables[0, 1] += 1
+    cache.block_tables[0, 1] += 1
     with pytest.raises(AssertionError, match="its table says"):
         cache.check()
 
@@ -291,7 +291,7 @@ def test_pages_of_a_sequence_lie_together_while_many_grow(make: Make, share: boo
             cache.commit(row, tokens[:length])
             live[row] = (tokens, length + 1)
             if length == len(tokens):
-                seen.append(runs(cache.tables[row, : -(-length // 16)]))
+                seen.append(runs(cache.block_tables[row, : -(-length // 16)]))
                 cache.close(row)
                 del live[row]
         if step % 500 == 0:
@@ -307,8 +307,8 @@ def test_prefixes_nobody_uses_touch_no_fresh_pages_but_rows_may_have_all(make: M
     for number in range(200):
         row = number % 4
         if number >= 4:
-            touched.update(cache.tables[row, :12].tolist())
-            found.append(runs(cache.tables[row, :12]))
+            touched.update(cache.block_tables[row, :12].tolist())
+            found.append(runs(cache.block_tables[row, :12]))
             cache.close(row)
         fill(cache, row, prompt(number, 192))
     assert len(touched) <= 64
