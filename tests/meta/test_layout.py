@@ -14,7 +14,6 @@ import pytest
 AUTHORS_FILE = """
 from maxserve import Sampler, hookimpl
 from maxserve.core.registry.host import PluginHost
-from maxserve.core.interfaces.host import Host
 
 wrong: int = Sampler(name="a", build="b:c").name
 host: PluginHost = PluginHost.nothing_of_this_name
