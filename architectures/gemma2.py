@@ -13,7 +13,7 @@ from maxserve.architectures.layers import Attention, DecoderModel, OffsetRMSNorm
 from maxserve.architectures.layers.config import ModelConfig, read_fields, windows_of
 from maxserve.architectures.layers.config_keys import number, optional_number, size
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 # What transformers' Gemma2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

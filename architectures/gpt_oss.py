@@ -16,7 +16,7 @@ from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.routing import top_k_softmax
 from maxserve.core.loading.linear import weight
 from maxserve.interfaces.cache import CacheLayer
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

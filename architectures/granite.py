@@ -11,7 +11,7 @@ from torch import Tensor
 from maxserve.architectures.layers import DecoderModel, PreNormBlock
 from maxserve.architectures.layers.config import ModelConfig, read_fields
 from maxserve.architectures.layers.config_keys import number
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 # What transformers' GraniteConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -21,7 +21,7 @@ from maxserve.architectures.layers.rope_config import read_rope
 from maxserve.architectures.layers.routing import top_k_sigmoid
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 # What transformers' Llama4TextConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

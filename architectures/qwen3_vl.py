@@ -16,7 +16,7 @@ from maxserve.architectures.layers.mrope import MultimodalRotary, interleaved
 from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
 

@@ -27,11 +27,12 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
-from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import Runner, RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
+from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 
 VOCAB = 32

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.core.loading.linear import Linear, Part
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 
 class Attention(nn.Module):

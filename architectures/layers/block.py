@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.attention import Attention
 from maxserve.architectures.layers.mlp import GatedMLP
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 
 class _Block(nn.Module):

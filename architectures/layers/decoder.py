@@ -11,7 +11,7 @@ from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 
 class Decoder(nn.Module):

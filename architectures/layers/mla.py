@@ -13,7 +13,7 @@ from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.core.loading.linear import Linear, Part, Role, weight
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 

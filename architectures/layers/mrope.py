@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.rotary import Rotary
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 
 def in_sections(sections: Sequence[int]) -> list[int]:

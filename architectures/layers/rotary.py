@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.architectures.layers.rope import frequencies
-from maxserve.interfaces.inputs import StepContext, StepInputs
+from maxserve.interfaces.inputs import StepInputs
+from maxserve.interfaces.step_context import StepContext
 
 
 class Rotary(nn.Module):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from maxserve.architectures.layers.decoder import DecoderModel
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT, VisionConfig
-from maxserve.interfaces.inputs import StepContext
 from maxserve.interfaces.request import Image
+from maxserve.interfaces.step_context import StepContext
 
 
 class FeatureCache:

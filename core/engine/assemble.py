@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from maxserve.core.engine.overlap import device_queue_for
 from maxserve.core.engine.params import SamplerFields
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
+from maxserve.core.engine.target import Loaded, Target
 from maxserve.core.interfaces.architecture import Model, ModelSpec
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import EngineContext, ModelInfo
@@ -36,7 +37,7 @@ from maxserve.core.loading.device import choose_cache_dtype, choose_device
 from maxserve.core.loading.fallback import read_spec, read_weight_map
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.loading.free_memory import free_memory
-from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
+from maxserve.core.loading.kernels import Chooser, chosen_names
 from maxserve.core.loading.memory import MemoryPlan, plan_memory, weight_bytes
 from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.core.registry.sources import BUILT_IN
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
-    from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
+    from maxserve.core.interfaces.cache import CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
@@ -57,41 +58,6 @@ if TYPE_CHECKING:
     from maxserve.core.registry.entries import Entry
 
 log = logging.getLogger("maxserve.engine")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What all builds of one engine share."""
-
-    settings: Settings
-    host: Host
-    sections: Mapping[type[Any], Any]
-    device: torch.device
-    chooser: Chooser
-    computation: Computation
-    cache_dtype: torch.dtype
-    strategy: Entry[CacheStrategy]
-    scheduler: Entry[Scheduler]
-
-    @property
-    def compute(self) -> torch.dtype:
-        return self.computation.compute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A model with its weights in place, and the memory planned around it.
-
-    `groups` are those of its layers that have tables of their own, `ends` the tokens that end an answer.
-    """
-
-    files: ModelFiles
-    spec: ModelSpec
-    model: Model
-    parameters: int
-    plan: MemoryPlan
-    groups: tuple[CacheGroup, ...]
-    ends: tuple[int, ...]
 
 
 def build(context: EngineContext) -> Engine:

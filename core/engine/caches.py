@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.assemble import Loaded, Target
+    from maxserve.core.engine.target import Loaded, Target
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import Cache, NodeOrder
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from maxserve.core.engine.images import PromptImages
 from maxserve.core.engine.ledger import NO_ROW, Ledger
+from maxserve.core.engine.prompt_images import PromptImages
 from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.grammar import GrammarState
+    from maxserve.core.engine.grammar_state import GrammarState
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.component import Ref
-    from maxserve.core.interfaces.inputs import StepContext
+    from maxserve.core.interfaces.step_context import StepContext
 
 
 __all__ = ["Architecture", "Model", "ModelSpec", "WeightMap"]

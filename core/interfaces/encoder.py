@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.core.interfaces.inputs import StepInputs
+from maxserve.core.interfaces.step_context import StepContext
 
 if TYPE_CHECKING:
     import torch

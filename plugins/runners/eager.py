@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from maxserve.interfaces.inputs import StepContext, StepInputs
+from maxserve.interfaces.inputs import StepInputs
 from maxserve.interfaces.runner import ModelOutput, RunnerContext
+from maxserve.interfaces.step_context import StepContext
 
 
 class EagerRunner:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 from maxserve.plugins.transformers.rehearsal import rehearse
 from maxserve.plugins.transformers.rope import LongRope
 from maxserve.plugins.transformers.seam import NAME, Seam, attend_with

@@ -18,7 +18,8 @@ from maxserve.core.registry.entries import cause
 from maxserve.interfaces.attention import Index
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import MaxserveError, ModelError
-from maxserve.interfaces.inputs import StepContext, StepInputs
+from maxserve.interfaces.inputs import StepInputs
+from maxserve.interfaces.step_context import StepContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.inputs import StepContext
+from maxserve.interfaces.step_context import StepContext
 
 NAME = "maxserve"  # of our function among transformers'
 SEAM = "maxserve_seam"  # of the attribute by which modules find their way

@@ -13,7 +13,8 @@ from maxserve.architectures.layers.plain_attention import plain_attention as pla
 from maxserve.core.interfaces.architecture import Model
 from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
 from maxserve.core.interfaces.cache import CacheLayer, KVLayer
-from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.core.interfaces.inputs import StepInputs
+from maxserve.core.interfaces.step_context import StepContext
 
 Part = tuple[int, Sequence[int]]  # a row of the cache and its new tokens
 

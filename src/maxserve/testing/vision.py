@@ -32,8 +32,8 @@ from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import Sequence as Row
 from maxserve.core.engine.step import Step
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
-from maxserve.core.interfaces.inputs import StepContext
 from maxserve.core.interfaces.request import Image, Request
+from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.text.prompt_text import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt

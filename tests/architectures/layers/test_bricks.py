@@ -25,7 +25,8 @@ from maxserve.architectures.layers import (
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.core.interfaces.inputs import StepInputs
+from maxserve.core.interfaces.step_context import StepContext
 from maxserve.testing.tiny_cache import TinyCache, make_step
 
 FAST, SLOW = RopeConfig(theta=100.0), RopeConfig(theta=1e6)

@@ -23,7 +23,8 @@ from maxserve.architectures.layers import (
 from maxserve.architectures.layers.config import ModelConfig, RopeConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
 from maxserve.architectures.layers.rope import frequencies
-from maxserve.core.interfaces.inputs import StepContext, StepInputs
+from maxserve.core.interfaces.inputs import StepInputs
+from maxserve.core.interfaces.step_context import StepContext
 from maxserve.testing.tiny_cache import TinyCache, make_step
 
 

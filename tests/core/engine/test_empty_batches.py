@@ -20,8 +20,8 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.interfaces.inputs import StepContext
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 

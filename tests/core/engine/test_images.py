@@ -18,7 +18,7 @@ from transformers import (
 
 from maxserve import LLM
 from maxserve.core.config import Settings, resolve
-from maxserve.core.engine.images import PromptImages
+from maxserve.core.engine.prompt_images import PromptImages
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.request import Image, Numbers, Request, SamplingParams

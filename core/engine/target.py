@@ -1,0 +1,55 @@
+"""What an engine is put together of: the settings and kernels it is made for, and the model it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces.architecture import Model, ModelSpec
+    from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
+    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.loading.kernels import Chooser, Computation
+    from maxserve.core.loading.memory import MemoryPlan
+    from maxserve.core.registry.entries import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What all builds of one engine share."""
+
+    settings: Settings
+    host: Host
+    sections: Mapping[type[Any], Any]
+    device: torch.device
+    chooser: Chooser
+    computation: Computation
+    cache_dtype: torch.dtype
+    strategy: Entry[CacheStrategy]
+    scheduler: Entry[Scheduler]
+
+    @property
+    def compute(self) -> torch.dtype:
+        return self.computation.compute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model with its weights in place, and the memory planned around it.
+
+    `groups` are those of its layers that have tables of their own, `ends` the tokens that end an answer.
+    """
+
+    files: ModelFiles
+    spec: ModelSpec
+    model: Model
+    parameters: int
+    plan: MemoryPlan
+    groups: tuple[CacheGroup, ...]
+    ends: tuple[int, ...]
