@@ -21,3 +21,13 @@ def test_every_file_named_in_the_docs_exists() -> None:
         for line in page.read_text().splitlines():
             if line.startswith("<!-- file: "):
                 assert (ROOT / line.split()[2]).is_file(), f"{page.name} names {line.split()[2]}"
+
+
+def test_every_decision_is_a_page_with_a_title_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(page.name for page in folder.glob("*.md") if page.name != "README.md")
+    index = (folder / "README.md").read_text()
+    assert [page[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        title = (folder / page).read_text().partition("\n")[0].removeprefix("# ")
+        assert f"[{page[:4]}]({page}): {title}\n" in index

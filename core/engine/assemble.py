@@ -203,7 +203,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
         grammar_backend=preferred_backend(target.settings, target.host),
-        max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions.md
+        max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/
         device_queue=_device_queue(target.settings, target.device),
         empty_steps=target.settings.scheduling.execute_empty_batches,
         priorities=scheduler.component.priorities,
