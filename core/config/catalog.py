@@ -22,7 +22,7 @@ REQUIRED: Any = PydanticUndefined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choosable:
+class OptionSpec:
     """One option, in all its spellings.
 
     `name` is the Python name, `flag` what is typed, `env` its variables with the most specific first, `key` what a
@@ -86,17 +86,17 @@ class Choosable:
 class Catalog:
     """Every option, by name and by path."""
 
-    options: tuple[Choosable, ...]
+    options: tuple[OptionSpec, ...]
 
-    def __iter__(self) -> Iterator[Choosable]:
+    def __iter__(self) -> Iterator[OptionSpec]:
         return iter(self.options)
 
-    def by_name(self) -> dict[str, Choosable]:
+    def by_name(self) -> dict[str, OptionSpec]:
         """Options by Python name, aliases included."""
         found = {option.name: option for option in self.options}
         return found | {option.alias: option for option in self.options if option.alias}
 
-    def by_path(self) -> dict[str, Choosable]:
+    def by_path(self) -> dict[str, OptionSpec]:
         return {option.path: option for option in self.options}
 
 
@@ -109,17 +109,17 @@ def catalog(sections: Sequence[PluginSection] = ()) -> Catalog:
     return Catalog(tuple(options))
 
 
-def _core_options(section: str, model: type[Section]) -> Iterator[Choosable]:
+def _core_options(section: str, model: type[Section]) -> Iterator[OptionSpec]:
     for key, field in model.model_fields.items():
         marker = next((item for item in field.metadata if isinstance(item, Option)), Option())
         if not marker.hidden:
             yield _core_option(section, model, key, field, marker)
 
 
-def _core_option(section: str, model: type[Section], key: str, field: FieldInfo, marker: Option) -> Choosable:
+def _core_option(section: str, model: type[Section], key: str, field: FieldInfo, marker: Option) -> OptionSpec:
     name = f"draft_{key}" if section == "draft_model" else key
     reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
-    return Choosable(
+    return OptionSpec(
         section=section,
         page=section,
         key=key,
@@ -145,7 +145,7 @@ def _twin_help(text: str | None) -> str:
     return f"For the draft model. {text}".replace("--", "--draft-")
 
 
-def _plugin_options(section: PluginSection) -> Iterator[Choosable]:
+def _plugin_options(section: PluginSection) -> Iterator[OptionSpec]:
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", section.name) or section.name in RESERVED:
         raise PluginError(
             f"plugin {section.plugin!r} calls its settings {section.name!r}; a section needs a name of its own, of "
@@ -163,14 +163,14 @@ def _plugin_options(section: PluginSection) -> Iterator[Choosable]:
             yield _plugin_option(section, field)
 
 
-def _plugin_option(section: PluginSection, field: dataclasses.Field[Any]) -> Choosable:
+def _plugin_option(section: PluginSection, field: dataclasses.Field[Any]) -> OptionSpec:
     try:
         hint = hints(section.schema)[field.name]
         shape, info = shape_of(hint), FieldInfo.from_annotation(hint)
     except (TypeError, NameError) as error:
         raise PluginError(f"plugin {section.plugin!r}, setting {section.name}.{field.name}: {error}") from None
     marker = next((item for item in info.metadata if isinstance(item, Option)), Option())
-    return Choosable(
+    return OptionSpec(
         section=section.name,
         key=field.name,
         shape=shape,
@@ -214,8 +214,8 @@ SHARED = ("model", "kv_cache", "scheduling", "sampling", "server")
 RESERVED = frozenset(SECTIONS) | {name.replace("_", "-") for name in SECTIONS}
 
 
-def _refuse_clashes(options: Iterable[Choosable]) -> None:
-    owners: dict[str, Choosable] = {}
+def _refuse_clashes(options: Iterable[OptionSpec]) -> None:
+    owners: dict[str, OptionSpec] = {}
     for option in options:
         for spelling in option.spellings:
             other = owners.setdefault(spelling, option)
@@ -226,7 +226,7 @@ def _refuse_clashes(options: Iterable[Choosable]) -> None:
                 )
 
 
-def _owned(option: Choosable) -> str:
+def _owned(option: OptionSpec) -> str:
     return f"{option.path} of plugin {option.plugin!r}" if option.plugin else f"maxserve's own {option.path}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from maxserve.core.config.choices import gpu_numbers
+from maxserve.core.config.enums import gpu_numbers
 from maxserve.core.config.sections import CheckpointSettings, Settings
 from maxserve.core.config.task_args import read_audio_arguments
 from maxserve.core.config.unsupported import UNSUPPORTED_PATHS

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from maxserve.core.config.catalog import Catalog, Choosable, near
+from maxserve.core.config.catalog import Catalog, OptionSpec, near
 from maxserve.core.config.given import Given, Layer
 from maxserve.core.interfaces.errors import SettingsError
 
@@ -114,20 +114,20 @@ class _Walk:
             else:
                 self._unknown(name, spot, value, known)
 
-    def _known(self, scope: str) -> dict[str, Choosable]:
+    def _known(self, scope: str) -> dict[str, OptionSpec]:
         named = {name: each for name, each in self.options.by_name().items() if each.section != "files"}
         if scope == EVERYTHING:
             return named
         inside = {name: each for name, each in named.items() if each.page == scope}
         return inside | {each.key: each for each in inside.values()}
 
-    def _set(self, option: Choosable, value: Any, spot: str) -> None:
+    def _set(self, option: OptionSpec, value: Any, spot: str) -> None:
         where = f"{spot} in {self.path}"
         if option.path in self.layer:
             raise SettingsError(f"{self.layer[option.path].where} and {spot} mean the same; keep one of them")
         self.layer[option.path] = Given(value, where)
 
-    def _unknown(self, name: str, spot: str, value: Any, known: Mapping[str, Choosable]) -> None:
+    def _unknown(self, name: str, spot: str, value: Any, known: Mapping[str, OptionSpec]) -> None:
         if isinstance(value, Mapping) and spot == name:
             self.foreign_sections.append(spot)
         below = " (it takes keys with values below it)" if name in self.scopes else near(name, [*known, *self.scopes])

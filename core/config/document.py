@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.environment import BEFORE_SETTINGS
 from maxserve.core.config.limits import limits
 from maxserve.core.config.options import value_text
@@ -160,7 +160,7 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 
 def document() -> str:
     """The whole page, as Markdown; options of the plugins that ship are on it too."""
-    titles: dict[str, list[Choosable]] = {}
+    titles: dict[str, list[OptionSpec]] = {}
     options = catalog(built_in_sections())
     for option in options:
         titles.setdefault(option.title, []).append(option)
@@ -178,29 +178,29 @@ def built_in_sections() -> list[PluginSection]:
     return PluginHost.discover(PluginOptions(autoload=False), strict=True).plugin_sections()
 
 
-def _table(title: str, options: list[Choosable]) -> str:
+def _table(title: str, options: list[OptionSpec]) -> str:
     head = f"## {title}\n\n| Option | Value | Default | Meaning |\n|---|---|---|---|\n"
     return head + "".join(_row(option) for option in options)
 
 
-def _row(option: Choosable) -> str:
+def _row(option: OptionSpec) -> str:
     flags = [option.flag, *filter(None, (option.off_flag, option.alias_flag))]
     cells = (" ".join(f"`{flag}`" for flag in flags), _value(option), _default(option), _meaning(option))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def _value(option: Choosable) -> str:
+def _value(option: OptionSpec) -> str:
     if option.shape.switch:
         return "switch"
     what = f"`{option.metavar or option.shape.metavar}`"
     return ", ".join(filter(None, (what, limits(option), "repeatable" if option.shape.many else "")))
 
 
-def _default(option: Choosable) -> str:
+def _default(option: OptionSpec) -> str:
     return "–" if option.default is None or option.default in ("", (), {}) else f"`{value_text(option.default)}`"
 
 
-def _meaning(option: Choosable) -> str:
+def _meaning(option: OptionSpec) -> str:
     refused = [f"**Not supported yet:** {each.reason}." for each in UNSUPPORTED if each.path == option.path]
     others = option.env[1:]
     also = [f"Also {' and '.join(f'`{name}`' for name in others)}."] if others else []

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from maxserve.core.config.choices import CacheFormat, CacheStrategyName, Method, ProfilingMode, Role
+from maxserve.core.config.enums import CacheFormat, CacheStrategyName, Method, ProfilingMode, Role
 from maxserve.core.config.section import Section
 from maxserve.core.interfaces.config import Option
 

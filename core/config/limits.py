@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import annotated_types as at
 
-from maxserve.core.config.catalog import Choosable
+from maxserve.core.config.catalog import OptionSpec
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def expectation(option: Choosable, error: ErrorDetails) -> str:
+def expectation(option: OptionSpec, error: ErrorDetails) -> str:
     """What the option takes instead of the value that pydantic refused."""
     if error["type"] == "string_too_short":
         return "some text"
     return limits(option) or error["msg"].removeprefix("Value error, ")
 
 
-def limits(option: Choosable) -> str:
+def limits(option: OptionSpec) -> str:
     """The range of the option's values, such as `from 0 to 65535`; empty when every value of its type will do."""
     multiples = [f"a multiple of {mark.multiple_of}" for mark in option.limits if isinstance(mark, at.MultipleOf)]
     return " and ".join([*_range(option.limits), *multiples])

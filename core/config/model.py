@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from maxserve.core.config.choices import DeviceList, Encoding, RopeType, Switch, Task
+from maxserve.core.config.enums import DeviceList, Encoding, RopeType, Switch, Task
 from maxserve.core.config.section import Section
 from maxserve.core.interfaces.config import Option
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from maxserve.core.config.catalog import Choosable, catalog
-from maxserve.core.config.choices import Choice
+from maxserve.core.config.catalog import OptionSpec, catalog
+from maxserve.core.config.enums import Choice
 from maxserve.core.config.sections import PluginSection
 from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
 from maxserve.core.registry.entries import nearest
@@ -60,7 +60,7 @@ COMMON = (
 class SettingType(_ParamType):
     """Reads values with the option's own rules; what they refuse is a usage error."""
 
-    def __init__(self, option: Choosable) -> None:
+    def __init__(self, option: OptionSpec) -> None:
         self.option = option
         self.name = option.metavar or option.shape.metavar
 
@@ -84,7 +84,7 @@ class SettingType(_ParamType):
 class SettingOption(click.Option):
     """An option that stays unset when it is not typed; `title` names the section it belongs to."""
 
-    def __init__(self, declarations: Sequence[str], *, title: str, option: Choosable, **attributes: Any) -> None:
+    def __init__(self, declarations: Sequence[str], *, title: str, option: OptionSpec, **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
         self.title = title
         self.option = option
@@ -169,7 +169,7 @@ class GroupedCommand(click.Command):
 PAGE = "maxserve.help_page"  # key of a context's meta for the page that was asked for
 
 
-def page_of(option: Choosable) -> str:
+def page_of(option: OptionSpec) -> str:
     """The word that stands for the section of an option in `--help SECTION`."""
     return option.page.replace("_", "-")
 
@@ -196,14 +196,14 @@ def engine_options(sections: Sequence[PluginSection] = ()) -> list[click.Option]
     return [made for option in catalog(sections) if not option.server for made in _options(option)]
 
 
-def _options(option: Choosable) -> list[click.Option]:
+def _options(option: OptionSpec) -> list[click.Option]:
     made: list[click.Option] = [_option(option, option.name, option.flag, help_text(option))]
     if option.alias:
         made.append(_option(option, option.alias, option.alias_flag, f"Same as {option.flag}."))
     return made
 
 
-def _option(option: Choosable, name: str, flag: str, text: str) -> SettingOption:
+def _option(option: OptionSpec, name: str, flag: str, text: str) -> SettingOption:
     if option.shape.switch:
         declaration = f"{flag}/{option.off_flag}" if option.off_flag else flag
         return SettingOption(
@@ -221,7 +221,7 @@ def _option(option: Choosable, name: str, flag: str, text: str) -> SettingOption
     )
 
 
-def help_text(option: Choosable) -> str:
+def help_text(option: OptionSpec) -> str:
     """The help of an option, with the default it really has, and whether it is repeatable or refused."""
     repeatable = "repeatable" if option.shape.many else ""
     refused = "not supported yet" if option.path in UNSUPPORTED_PATHS else ""
@@ -229,7 +229,7 @@ def help_text(option: Choosable) -> str:
     return f"{option.help}  [{notes}]" if notes else option.help
 
 
-def default_text(option: Choosable) -> str:
+def default_text(option: OptionSpec) -> str:
     """`default: x` or `required`; empty where unset is the default."""
     if option.required:
         return "required"

@@ -10,7 +10,7 @@ from maxserve.core.interfaces.errors import PluginError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from maxserve.core.config.catalog import Choosable
+    from maxserve.core.config.catalog import OptionSpec
     from maxserve.core.config.sections import PluginSection, Settings
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.registry.entries import Entry, Registry
@@ -36,7 +36,7 @@ def refuse_unused(settings: Settings, schedulers: Registry[Scheduler], sections:
         raise SettingsError("; ".join(refused))
 
 
-def _check_names(entry: Entry[Scheduler], options: dict[str, Choosable]) -> None:
+def _check_names(entry: Entry[Scheduler], options: dict[str, OptionSpec]) -> None:
     for name in entry.component.honours:
         if name not in options:
             raise PluginError(
@@ -44,7 +44,7 @@ def _check_names(entry: Entry[Scheduler], options: dict[str, Choosable]) -> None
             )
 
 
-def _asks(option: Choosable, settings: Settings) -> bool:
+def _asks(option: OptionSpec, settings: Settings) -> bool:
     return option.default is not False or option.value(settings) is not False
 
 
@@ -53,7 +53,7 @@ def _knows(entry: Entry[Scheduler], name: str) -> bool:
     return name in entry.component.honours or (name == CHUNKS and not entry.component.chunks_prompts)
 
 
-def _refusal(option: Choosable, entry: Entry[Scheduler], schedulers: Registry[Scheduler]) -> str:
+def _refusal(option: OptionSpec, entry: Entry[Scheduler], schedulers: Registry[Scheduler]) -> str:
     others = [other.name for other in schedulers if option.name in other.component.honours]
     fix = f"choose {' or '.join(others)} instead, or leave the option out" if others else "leave the option out"
     return f"{option.flag} means nothing with --scheduler {entry.name}, which does not use it; {fix}"

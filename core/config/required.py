@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from maxserve.core.config.catalog import Choosable, catalog, near
+from maxserve.core.config.catalog import OptionSpec, catalog, near
 from maxserve.core.config.checks import check
 from maxserve.core.config.limits import expectation
 from maxserve.core.config.options import value_text
@@ -74,11 +74,11 @@ def with_required(settings: Settings, architecture: Architecture, *, tell: bool 
     return changed
 
 
-def _options() -> dict[str, Choosable]:
+def _options() -> dict[str, OptionSpec]:
     return {o.name: o for o in catalog() if o.section in _SECTIONS and o.name not in _TOO_EARLY}
 
 
-def _read(option: Choosable, value: Any) -> Any:
+def _read(option: OptionSpec, value: Any) -> Any:
     """The value as the option's section has it."""
     try:
         read = None if value is None and option.default is None else option.shape.read(value)
@@ -90,7 +90,7 @@ def _read(option: Choosable, value: Any) -> Any:
         raise SettingsError(f"{option.name}: {error}") from None
 
 
-def _typed(option: Choosable, value: Any) -> str:
+def _typed(option: OptionSpec, value: Any) -> str:
     """The option as it would be typed."""
     if isinstance(value, bool):
         return option.flag if value else option.off_flag

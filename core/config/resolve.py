@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maxserve.core.config.catalog import Catalog, Choosable, catalog
+from maxserve.core.config.catalog import Catalog, OptionSpec, catalog
 from maxserve.core.config.checks import check
 from maxserve.core.config.layers import Inputs, Layers, read_layers
 from maxserve.core.config.limits import expectation
@@ -81,7 +81,7 @@ class _Choices:
                     break
         return values
 
-    def _read(self, option: Choosable, value: object, into: dict[str, Any]) -> None:
+    def _read(self, option: OptionSpec, value: object, into: dict[str, Any]) -> None:
         try:
             into[option.key] = option.shape.read(value)
         except ValueError as error:

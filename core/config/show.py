@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.options import value_text
 from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
 
@@ -36,7 +36,7 @@ def _block(title: str, rows: Mapping[str, str]) -> str:
     return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows.items())])
 
 
-def _row(option: Choosable, settings: Settings) -> str:
+def _row(option: OptionSpec, settings: Settings) -> str:
     value = option.value(settings)
     if option.secret and value:
         value = "(not shown)"

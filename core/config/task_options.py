@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.sections import PluginSection, Settings
 from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.interfaces.errors import SettingsError
@@ -55,6 +55,6 @@ def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSecti
         log.warning("the model encodes texts and generates none, so these options have no effect: %s", ", ".join(idle))
 
 
-def _of_text(option: Choosable) -> bool:
+def _of_text(option: OptionSpec) -> bool:
     """Whether only generation acts on it, as on all that schedulers and samplers are told, whoever declares it."""
     return option.path in _OF_TEXT or option.policy or option.page == "sampling"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.choices import gpu_numbers
+from maxserve.core.config.enums import gpu_numbers
 from maxserve.core.config.sections import Settings
 from maxserve.core.interfaces.errors import UnsupportedError
 

@@ -15,9 +15,9 @@ from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.parts import Counters, Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
-from maxserve.core.engine.refusals import refuse_unservable
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
+from maxserve.core.engine.validation import validate_request
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import EncodeRequest, Output, Request
@@ -88,7 +88,7 @@ class Engine:
             raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
         if request.id in self._queues or request.id in self._grammars:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        refuse_unservable(request, self._parts)
+        validate_request(request, self._parts)
         sequence = self._sequence(request)
         if request.params.constraint is None:
             self._queues.wait(sequence)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
-from maxserve.core.runtime.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.runtime.messages import Abort, Encode, Outputs, RequestRejected, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.runtime.observing import Observers
 
 NO_WORKER = "no worker is running; it is being started anew"
@@ -118,7 +118,7 @@ class WorkerClient:
 
     def deliver(self, message: Outputs) -> None:
         """Gives each request its output; requests that are no longer waited for were aborted meanwhile."""
-        for refusal in message.refusals:
+        for refusal in message.rejected:
             self._end(refusal.id, _error(refusal))
         given: tuple[Output | Encoded, ...] = message.outputs or message.encoded  # an engine gives one or the other
         for output in given:
@@ -145,5 +145,5 @@ class _Stream(asyncio.Queue[Output | Encoded | MaxserveError]):
         self.weight = weight
 
 
-def _error(refusal: Refusal) -> RequestError:
+def _error(refusal: RequestRejected) -> RequestError:
     return RequestError(refusal.message, param=refusal.param, code=refusal.code, status=refusal.status)

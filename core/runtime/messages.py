@@ -107,7 +107,7 @@ class Failed(Message, frozen=True, kw_only=True):
     kind: Literal["usage", "engine"]
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class RequestRejected(msgspec.Struct, frozen=True, kw_only=True):
     """A request the engine would not take: the fields of RequestError."""
 
     id: str
@@ -122,7 +122,7 @@ class Outputs(Message, frozen=True, kw_only=True):
 
     outputs: tuple[Output, ...]
     stats: StepStats
-    refusals: tuple[Refusal, ...] = ()
+    rejected: tuple[RequestRejected, ...] = ()
     encoded: tuple[Encoded, ...] = ()
 
 

@@ -38,7 +38,7 @@ from maxserve.core.runtime.messages import (
     Outputs,
     Phase,
     Ready,
-    Refusal,
+    RequestRejected,
     ResetPrefixCache,
     Shutdown,
     Start,
@@ -86,7 +86,7 @@ class Loop:
     def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
         self._engine = engine
         self._channel = channel
-        self._refusals: list[Refusal] = []
+        self._rejected: list[RequestRejected] = []
         self._stopping = False
         self._pause = PAUSE if engine.empty_steps else None
         self._worked = False  # since memory was last given back
@@ -145,15 +145,15 @@ class Loop:
             self._refuse(request.id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
 
     def _refuse(self, id: str, error: RequestError) -> None:
-        refusal = Refusal(id=id, message=error.message, param=error.param, code=error.code, status=error.status)
-        self._refusals.append(refusal)
+        refusal = RequestRejected(id=id, message=error.message, param=error.param, code=error.code, status=error.status)
+        self._rejected.append(refusal)
 
     def _report(self, given: Sequence[Output | Encoded]) -> None:
-        refusals, self._refusals = tuple(self._refusals), []
+        rejected, self._rejected = tuple(self._rejected), []
         outputs = tuple(each for each in given if isinstance(each, Output))
         encoded = () if len(outputs) == len(given) else tuple(each for each in given if isinstance(each, Encoded))
         stats = self._engine.stats()
-        self._channel.send(Outputs(outputs=outputs, stats=stats, refusals=refusals, encoded=encoded))
+        self._channel.send(Outputs(outputs=outputs, stats=stats, rejected=rejected, encoded=encoded))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import Settings, resolve
-from maxserve.core.config.catalog import Choosable, catalog
+from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, refuse_unsupported
 from maxserve.core.interfaces.errors import UnsupportedError
@@ -18,7 +18,7 @@ SUPPORTED = {option.path for option in catalog(SHARED)} - UNSUPPORTED_PATHS
 SAMPLES: dict[type, Any] = {bool: False, int: 3, float: 1.0, str: "x", dict: {"a": 1}}
 
 
-def sample(option: Choosable) -> Any:
+def sample(option: OptionSpec) -> Any:
     """A value, where possible the default, which is refused like any other."""
     if option.default not in (None, "", (), {}):  # neither are 0 and False
         return option.default

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from maxserve.core.config.choices import ROLES, Role
+from maxserve.core.config.enums import ROLES, Role
 from maxserve.core.config.values import Shape, items, read_bool, read_int, read_json, read_str, shape_of
 
 

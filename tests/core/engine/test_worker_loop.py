@@ -116,7 +116,7 @@ def test_an_exception_while_a_request_is_admitted_ends_that_request(caplog: pyte
     requests = tuple(Request(id=id, prompt=(1,), params=SamplingParams()) for id in ("one", "bad", "two"))
     channel = Channel([Submit(requests=requests)], [])
     Loop(Admitting(empty_steps=False, pause=None), channel).run()  # type: ignore[arg-type]
-    (refusal,) = channel.sent[0].refusals
+    (refusal,) = channel.sent[0].rejected
     assert (refusal.id, refusal.status) == ("bad", 500)
     assert refusal.message == "the request could not be admitted: ZeroDivisionError: a plugin's"
     assert "request bad could not be admitted" in caplog.text

@@ -11,7 +11,7 @@ from maxserve.core.interfaces.errors import QueueFullError, RequestError, Worker
 from maxserve.core.interfaces.observer import RequestStats, StepStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.runtime.client import WorkerClient
-from maxserve.core.runtime.messages import Abort, Encode, Outputs, Refusal, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.runtime.messages import Abort, Encode, Outputs, RequestRejected, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.runtime.observing import Observers
 
 
@@ -52,10 +52,10 @@ def request(id: str) -> Request:
     return Request(id=id, prompt=(1, 2))
 
 
-def step(*outputs: Output, running: int = 0, refusals: tuple[Refusal, ...] = ()) -> Outputs:
+def step(*outputs: Output, running: int = 0, rejected: tuple[RequestRejected, ...] = ()) -> Outputs:
     sizes = CacheSizes(total=1, free=1, cached=0, owned=0)
     return Outputs(
-        outputs=outputs, stats=StepStats(time=0.0, running=running, waiting=0, cache=sizes), refusals=refusals
+        outputs=outputs, stats=StepStats(time=0.0, running=running, waiting=0, cache=sizes), rejected=rejected
     )
 
 
@@ -196,7 +196,9 @@ def test_refusal_of_the_engine_is_the_request_error_it_was() -> None:
         client, channel = attached()
         task = asyncio.ensure_future(collect(client, "a"))
         await asyncio.sleep(0)
-        client.deliver(step(refusals=(Refusal(id="a", message="too long", param="prompt", code="c", status=413),)))
+        client.deliver(
+            step(rejected=(RequestRejected(id="a", message="too long", param="prompt", code="c", status=413),))
+        )
         with pytest.raises(RequestError, match="too long") as caught:
             await task
         assert (caught.value.param, caught.value.code, caught.value.status) == ("prompt", "c", 413)

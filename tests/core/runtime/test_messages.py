@@ -20,7 +20,7 @@ from maxserve.core.runtime.messages import (
     Outputs,
     Phase,
     Ready,
-    Refusal,
+    RequestRejected,
     ResetPrefixCache,
     Shutdown,
     Submit,
@@ -84,7 +84,9 @@ def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
         ),
         Failed(message="m", kind="usage"),
         Outputs(outputs=(Output(id="r", tokens=(1,), finish="stop", cached=3),), stats=STATS),
-        Outputs(outputs=(), stats=STATS, refusals=(Refusal(id="r", message="m", param="p", code="c", status=422),)),
+        Outputs(
+            outputs=(), stats=STATS, rejected=(RequestRejected(id="r", message="m", param="p", code="c", status=422),)
+        ),
     ],
     ids=lambda message: type(message).__name__,
 )

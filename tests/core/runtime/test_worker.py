@@ -22,7 +22,7 @@ from maxserve.core.runtime.messages import (
     Outputs,
     Phase,
     Ready,
-    Refusal,
+    RequestRejected,
     ResetPrefixCache,
     Start,
     Submit,
@@ -121,7 +121,9 @@ def test_refused_request_is_answered_and_others_go_on(addresses: Endpoints, star
             await talk.ready()
             talk.channel.send(Submit(requests=(request("bad", REFUSED), request("good", max_tokens=1))))
             outputs = await talk.outputs()
-            assert outputs.refusals == (Refusal(id="bad", message="refused", param="prompt", code="no", status=422),)
+            assert outputs.rejected == (
+                RequestRejected(id="bad", message="refused", param="prompt", code="no", status=422),
+            )
             assert [o.id for o in outputs.outputs] == ["good"]
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Which requests can an engine never serve?"""
+"""Validation of requests: what an engine can never serve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.request import Request, SamplingParams
 
 
-def refuse_unservable(request: Request, parts: Parts) -> None:
+def validate_request(request: Request, parts: Parts) -> None:
     """RequestError for what no waiting would help."""
     limits = parts.limits
     length = len(request.prompt)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.config.choices import (
+from maxserve.core.config.enums import (
     CACHE_STRATEGIES,
     DEVICE_LIST,
     ENCODINGS,
