@@ -10,9 +10,10 @@ import pytest
 CORE = Path(__file__).parents[2] / "core"
 SAMPLERS = ("temperature", "min_tokens", "bad_words")
 SCHEDULERS = ("tts",)
+APIS = ("openai", "anthropic", "kserve", "sagemaker")
 
 
-@pytest.mark.parametrize("word", [*SAMPLERS, *SCHEDULERS])
+@pytest.mark.parametrize("word", [*SAMPLERS, *SCHEDULERS, *APIS])
 def test_the_core_has_no_word_of_it(word: str) -> None:
     found = [
         f"{path.relative_to(CORE)}:{number}: {line.strip()}"
