@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,10 @@ def test_every_decision_is_a_page_with_a_title_in_the_index() -> None:
     for page in pages:
         title = (folder / page).read_text().partition("\n")[0].removeprefix("# ")
         assert f"[{page[:4]}]({page}): {title}\n" in index
+
+
+def test_every_path_named_in_the_maps_exists() -> None:
+    named = re.compile(r"`((?:core|plugins|architectures|samplers|src|tests|tools|examples|docs|benchmarks)/[\w/.]*)`")
+    for page in ("docs/structure.md", "CONTRIBUTING.md"):
+        missing = [path for path in named.findall((ROOT / page).read_text()) if not (ROOT / path).exists()]
+        assert missing == [], page
