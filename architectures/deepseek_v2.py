@@ -13,8 +13,8 @@ from maxserve.architectures.layers.config import read_fields
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.routing import Choice, ExpertGroups, group_limited_softmax, softmax_top_k
-from maxserve.core.loading.linear import ExactLinear
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import ExactLinear
 
 # What transformers' DeepseekV2Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

@@ -19,10 +19,9 @@ from maxserve.architectures.layers import DecoderModel, GatedMLP
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.routing import Choice, corrected_sigmoid
 from maxserve.architectures.weight_maps import LATENT
-from maxserve.core.loading.linear import ExactLinear, weight
-from maxserve.core.loading.next_tokens import after
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import ExactLinear, after, weight
 
 # What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

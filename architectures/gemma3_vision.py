@@ -10,8 +10,8 @@ from typing import Any
 from maxserve.architectures import gemma3
 from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
-from maxserve.core.loading.json_files import read_optional_object
 from maxserve.interfaces.images import ImagesContext, ReadImage
+from maxserve.loading import read_optional_object
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 _WHOLE = "Here is the original image {} and here are some crops to help you see better "

@@ -14,9 +14,9 @@ from maxserve.architectures.layers.config import read_fields, windows_of
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.routing import top_k_softmax
-from maxserve.core.loading.linear import weight
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import weight
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {

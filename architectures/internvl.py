@@ -11,8 +11,8 @@ from torch import nn
 from maxserve.architectures import llama, qwen2, qwen3
 from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
-from maxserve.core.loading.json_files import read_optional_object
 from maxserve.interfaces.images import ImagesContext, ReadImage
+from maxserve.loading import read_optional_object
 from maxserve.plugins.vision.image_reader import TransformersImages
 
 

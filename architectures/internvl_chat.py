@@ -9,10 +9,10 @@ from typing import Any
 
 from maxserve.architectures import internvl
 from maxserve.architectures.layers.vision_config import VisionConfig
-from maxserve.core.loading.json_files import read_optional_object
-from maxserve.core.text.template_sources import find_templates
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.images import ImagesContext
+from maxserve.loading import read_optional_object
+from maxserve.text import find_templates
 
 # What the authors' InternVisionConfig has where config.json says nothing, and what transformers calls that.
 _TOWER_DEFAULTS: Mapping[str, Any] = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.text.tokenizer import Tokenizer
     from maxserve.interfaces.sampler import Rows, SamplerContext
+    from maxserve.text import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

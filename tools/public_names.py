@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "api.md"
 FROZEN = ROOT / "tests" / "compat" / "v1" / "names.json"
 MODULES = ("maxserve", *(f"maxserve.interfaces.{m.name}" for m in iter_modules(interfaces.__path__)))
-MODULES += ("maxserve.layers", "maxserve.testing")
+FACES = ("layers", "http", "text", "loading", "config", "registry", "runtime", "testing")
+MODULES += tuple(f"maxserve.{name}" for name in FACES)
 HEAD = """# Public names
 
 Every name that a plugin may import, with its fields or its signature. Written by `python tools/public_names.py`; a test

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.core.loading.linear import Linear, Part
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import Linear, Part
 
 
 class Attention(nn.Module):

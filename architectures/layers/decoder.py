@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
-from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import Embedding, Linear
 
 
 class Decoder(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.attention import heads_of
 from maxserve.architectures.layers.encoder_config import EncoderConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
-from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.interfaces.encoder import TextContext
+from maxserve.loading import Embedding, Linear
 
 
 class Residual(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers.latent_config import LatentConfig
-from maxserve.core.loading.linear import ExactLinear, Linear
 from maxserve.interfaces.attention import Index
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import ExactLinear, Linear
 
 EPS = 1e-6
 PRODUCTS = 1 << 24  # made at once, for all index heads: bounds the memory that long sequences take

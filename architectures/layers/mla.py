@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
-from maxserve.core.loading.linear import Linear, Part, Role, weight
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import Linear, Part, Role, weight
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.core.loading.linear import Linear, Part
+from maxserve.loading import Linear, Part
 
 _tanh_gelu = partial(F.gelu, approximate="tanh")
 

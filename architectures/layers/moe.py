@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS, gate_up_parts
 from maxserve.architectures.layers.routing import Choice
-from maxserve.core.loading.expert_linear import ExpertLinear
-from maxserve.core.loading.linear import Linear, Part
+from maxserve.loading import ExpertLinear, Linear, Part
 
 
 class Experts(nn.Module):

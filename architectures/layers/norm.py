@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.loading.linear import weight
+from maxserve.loading import weight
 
 
 class RMSNorm(nn.Module):

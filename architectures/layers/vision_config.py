@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.core.loading.memory import NeedsRoom
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import NeedsRoom
 
 FEATURES_KEPT = 256 << 20  # bytes of features that stay for images seen lately
 _PIXELS = 1 << 21  # of a large image, whole or in tiles

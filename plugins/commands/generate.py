@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.core.cli.serve import settle, typed
-from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-from maxserve.core.registry.host import ProcessInfo
-from maxserve.core.runtime.openmp import wait_asleep
+from maxserve.config import HELP_WIDTH, GroupedCommand, engine_options, settle, typed
 from maxserve.interfaces.engine import TEXT
 from maxserve.interfaces.errors import UnsupportedError, UsageError
 from maxserve.plugins.commands.report import Measured, report
+from maxserve.registry import ProcessInfo
+from maxserve.runtime import wait_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from maxserve.core.config import Settings
+    from maxserve.config import Settings
     from maxserve.interfaces.commands import Invocation
     from maxserve.interfaces.host import Host
     from maxserve.llm import LLM

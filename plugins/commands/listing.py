@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.core.cli.early import plugin_options
-from maxserve.core.cli.table import table
-from maxserve.core.registry.entries import Entry, Registry, nearest, where, words
+from maxserve.config import plugin_options, table
 from maxserve.interfaces.architecture import Architecture, WeightMap
 from maxserve.interfaces.errors import UsageError
 from maxserve.interfaces.routes import Probe
 from maxserve.plugins.commands.locate import declared, locate
+from maxserve.registry import Entry, Registry, nearest, where, words
 
 if TYPE_CHECKING:
     from maxserve.interfaces.commands import Invocation

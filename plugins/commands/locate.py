@@ -7,8 +7,8 @@ import sys
 from importlib import util
 from pathlib import Path
 
-from maxserve.core.registry.entries import where
 from maxserve.interfaces.component import Ref
+from maxserve.registry import where
 
 
 def locate(ref: Ref) -> str:

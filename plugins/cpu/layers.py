@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear, OffsetRMSNorm, RMSNorm
-from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.interfaces.attention import Attention
 from maxserve.interfaces.errors import Unavailable
 from maxserve.interfaces.layer_compiler import LayerContext
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import GroupedAttention
 from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 from maxserve.plugins.cpu.linear import Panels

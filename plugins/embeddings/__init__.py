@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from maxserve import hookimpl
-from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.interfaces.commands import LazyCommand
-from maxserve.interfaces.engine import Engine
+from maxserve.interfaces.engine import EMBEDDINGS, SCORING, Engine
 
 if TYPE_CHECKING:
     from maxserve.interfaces.commands import Invocation

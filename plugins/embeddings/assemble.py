@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.loading.build import build_module, fill, prepare
-from maxserve.core.loading.device import choose_device
-from maxserve.core.loading.fallback import read_spec, read_weight_map
-from maxserve.core.loading.folder import ModelFolder
-from maxserve.core.loading.free_memory import free_memory
-from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
-from maxserve.core.loading.memory import activation_bytes, weight_bytes
-from maxserve.core.loading.memory_table import size_text
-from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.interfaces.encoder import Encoder, Scorer
 from maxserve.interfaces.engine import SCORING, EngineContext, ModelInfo
 from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.interfaces.request import EncodeRequest
+from maxserve.loading import (
+    Chooser,
+    Computation,
+    ModelFolder,
+    activation_bytes,
+    build_module,
+    choose_device,
+    chosen_names,
+    fill,
+    free_memory,
+    prepare,
+    read_spec,
+    read_weight_map,
+    rotary_order,
+    size_text,
+    weight_bytes,
+)
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
 from maxserve.plugins.embeddings.pooling import Pooling, Scoring
 from maxserve.plugins.embeddings.sentence import Recipe, read_recipe
@@ -33,12 +41,12 @@ from maxserve.plugins.embeddings.vector_info import vector_info
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.core.config import Settings
-    from maxserve.core.registry.entries import Entry
+    from maxserve.config import Settings
     from maxserve.interfaces.architecture import Architecture, ModelSpec
     from maxserve.interfaces.engine import ModelFiles
     from maxserve.interfaces.host import Host
     from maxserve.interfaces.progress import Progress
+    from maxserve.registry import Entry
 
 log = logging.getLogger("maxserve.engine")
 

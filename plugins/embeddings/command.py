@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.core.cli.serve import settle, typed
-from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-from maxserve.core.runtime.openmp import wait_asleep
+from maxserve.config import HELP_WIDTH, GroupedCommand, engine_options, settle, typed
 from maxserve.interfaces.engine import EMBEDDINGS, TEXT
 from maxserve.interfaces.errors import UsageError
 from maxserve.plugins.commands.generate import PROMPT, local_process, prompt_argument, with_prompt
 from maxserve.plugins.commands.report import Measured, encode_report
+from maxserve.runtime import wait_asleep
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
+    from maxserve.config import Settings
     from maxserve.interfaces.commands import Invocation
     from maxserve.interfaces.host import Host
 

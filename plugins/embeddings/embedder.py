@@ -7,9 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
-from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
-from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answer import TextDelta
@@ -18,6 +17,7 @@ from maxserve.plugins.api.common.models import no_vectors
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.plugins.embeddings.vectors import Collected, Vector, cosines, settle_size
+from maxserve.text import Truncation
 
 MOST_INPUTS = 2048
 

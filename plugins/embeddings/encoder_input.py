@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.core.text.truncation import Side, Truncation, truncation_of
 from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
+from maxserve.text import Side, Tokenizer, Truncation, truncation_of
 
 TOO_LONG = "context_length_exceeded"
 

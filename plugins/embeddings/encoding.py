@@ -6,16 +6,15 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING
+from maxserve.interfaces.engine import EMBEDDINGS, SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.plugins.embeddings.vectors import Collected, settle_size
 
 if TYPE_CHECKING:
-    from maxserve.core.text.tokenizer import Tokenizer
-    from maxserve.core.text.truncation import Truncation
     from maxserve.plugins.embeddings.engine import EncoderEngine
     from maxserve.plugins.embeddings.vectors import Vector
+    from maxserve.text import Tokenizer, Truncation
 
 
 class Encoding:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.engine.parts import Counters
 from maxserve.interfaces.cache import CacheSizes
 from maxserve.interfaces.encoder import TextContext, TextInputs
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.observer import StepStats
 from maxserve.interfaces.request import Encoded, EncodeRequest, Request
+from maxserve.loading import Counters
 from maxserve.plugins.embeddings.pooling import Spans
 from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from maxserve.core.interfaces.engine import EMBEDDINGS
-from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
+from maxserve.interfaces.engine import EMBEDDINGS
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import read_object, read_optional_object, read_value
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 ACTIVATIONS = frozenset({"Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid"})

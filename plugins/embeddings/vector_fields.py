@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from maxserve.core.text.truncation import Side, Truncation
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.unsupported import EMPTY, OFF, Neutral, one_of, warnings_of
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs
+from maxserve.text import Side, Truncation
 
 # Known fields that would change vectors or scores and cannot be done, with the values that ask for nothing.
 UNSUPPORTED_OF_VECTORS: Mapping[str, Neutral] = {

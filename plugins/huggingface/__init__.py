@@ -11,7 +11,7 @@ from maxserve.interfaces.model_source import ModelQuery, ModelSource
 @hookimpl
 def maxserve_model_source(ref: str, query: ModelQuery) -> ModelSource | None:
     """The repository of that name, where there is no folder or file of it."""
-    from maxserve.core.loading.places import is_repository
+    from maxserve.loading import is_repository
 
     if not is_repository(ref) or Path(ref).expanduser().exists():
         return None

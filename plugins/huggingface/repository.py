@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from maxserve.core.loading.json_files import read_object
-from maxserve.core.loading.places import Folder
-from maxserve.core.loading.weight_files import choose_weights
-from maxserve.core.registry.entries import cause
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.model_source import ModelQuery
+from maxserve.loading import Folder, choose_weights, read_object
 from maxserve.plugins.huggingface.hub import HubClient, is_network_failure, patiently
+from maxserve.registry import cause
 
 log = logging.getLogger("maxserve.model")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.core.loading.folder import ModelFolder
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import ModelFolder
 
 NAME = "transformers"  # as a model's "architectures" it stands for the class that goes with its model type
 LANGUAGE_MODEL = "AutoModelForCausalLM"

@@ -16,10 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from maxserve.core.loading.weight_names import unwrapped
-from maxserve.core.loading.weights import LinearStorage, place_weights
-from maxserve.core.registry.entries import cause
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import LinearStorage, place_weights, unwrapped
+from maxserve.registry import cause
 
 if TYPE_CHECKING:
     from maxserve.interfaces.architecture import WeightMap

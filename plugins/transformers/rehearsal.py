@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from maxserve.architectures.layers.plain_attention import plain_attention
-from maxserve.core.registry.entries import cause
 from maxserve.interfaces.attention import Index
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import MaxserveError, ModelError
 from maxserve.interfaces.inputs import StepInputs
 from maxserve.interfaces.step_context import StepContext
+from maxserve.registry import cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from maxserve.core.loading.folder import ModelFolder
-from maxserve.core.registry.entries import cause
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import MaxserveError, ModelError
+from maxserve.loading import ModelFolder
 from maxserve.plugins.transformers.choice import LANGUAGE_MODEL, foreign, known_class
 from maxserve.plugins.transformers.seam import NAME, Call, register
 from maxserve.plugins.transformers.tracing import Trace, trace
+from maxserve.registry import cause
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 EXTRAS = ("output_router_logits", "output_attentions", "output_hidden_states")  # what a config may ask for, unasked

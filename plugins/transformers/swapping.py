@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear
-from maxserve.core.loading.linear import Embedding
+from maxserve.loading import Embedding
 
 
 def swap(model: nn.Module) -> None:

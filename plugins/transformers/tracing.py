@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.registry.entries import cause
 from maxserve.interfaces.errors import MaxserveError, ModelError
 from maxserve.plugins.transformers.rope import borders, rotate_without_looking
 from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap
+from maxserve.registry import cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from maxserve.core.text.prompt_text import PromptText, joined
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.interfaces.errors import ModelError, RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image, Numbers
+from maxserve.text import PromptText, Tokenizer, joined
 
 Encode = Callable[[PromptText], list[int]]
 

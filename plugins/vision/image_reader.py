@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from maxserve.core.loading.json_files import read_optional_object
 from maxserve.interfaces.errors import ModelError, SettingsError
 from maxserve.interfaces.images import ImagesContext, ReadImage
+from maxserve.loading import read_optional_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

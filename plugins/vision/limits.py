@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from maxserve.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
+    from maxserve.config import Settings
 
 PORTS = {"http": 80, "https": 443}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
-from maxserve.core.engine.strategy import choose_strategy
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.loading import choose_strategy
 
 
 class PrefixCache:

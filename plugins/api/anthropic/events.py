@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from maxserve.core.http.errors import Failure
-from maxserve.core.http.sse import event
+from maxserve.http import Failure, event
 from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.anthropic.failures import failure_body
 from maxserve.plugins.api.common.answer import Answer, TextDelta

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from maxserve.core.http.errors import Failure, capped
+from maxserve.http import Failure, capped
 from maxserve.plugins.api.common.renaming import renamed
 
 _TYPES = {

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from maxserve.core.http.threads import beside
+from maxserve.http import beside
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message, usage

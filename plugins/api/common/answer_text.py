@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from maxserve.core.text.detokenizer import Detokenizer, StopStrings
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.interfaces.errors import EngineError
 from maxserve.interfaces.request import Output, Request
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.output_parsing import OutputParser
+from maxserve.text import Detokenizer, StopStrings, Tokenizer
 
 _LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
 

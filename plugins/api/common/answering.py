@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from maxserve.core.http.threads import beside
+from maxserve.http import beside
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Constraint, Image

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from maxserve.core.text.truncation import Side, Truncation, truncation_of
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import MOST_LOGPROBS
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
@@ -15,6 +14,7 @@ from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.images import Placed, placed_image
 from maxserve.plugins.api.common.reasoning import ReasoningFields
 from maxserve.plugins.api.common.tools import ToolFields
+from maxserve.text import Side, Truncation, truncation_of
 
 MOST_CHOICES = 128
 MOST_STOPS = 16

@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from maxserve.core.text.chat_messages import IMAGE_PART, check_role
-from maxserve.core.text.chat_template import RESERVED_VARIABLES
-from maxserve.core.text.client_text import ClientText, Conversation, client_texts
-from maxserve.core.text.prompt_text import PromptText
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image
@@ -20,6 +16,7 @@ from maxserve.plugins.api.common.requests import check_length
 from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
 from maxserve.plugins.api.common.tools import ToolChoice
 from maxserve.plugins.vision.image_prompt import image_prompt
+from maxserve.text import IMAGE_PART, RESERVED_VARIABLES, ClientText, Conversation, PromptText, check_role, client_texts
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back

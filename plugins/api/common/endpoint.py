@@ -12,9 +12,7 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from maxserve.core.http.body import body_schema, read_body
-from maxserve.core.http.disconnect import ClientGone, unless_gone
-from maxserve.core.http.errors import Failure, failure_of, log_unforeseen
+from maxserve.http import ClientGone, Failure, body_schema, failure_of, log_unforeseen, read_body, unless_gone
 from maxserve.interfaces.observer import StatsObserver
 from maxserve.plugins.api.common.meter import Meter
 

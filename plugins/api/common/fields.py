@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from maxserve.core.engine.params import ResolvedParams, SamplerFields
 from maxserve.interfaces.errors import PluginError, RequestError
+from maxserve.loading import ResolvedParams, SamplerFields
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
-    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.config import Settings
     from maxserve.interfaces.engine import ModelInfo
     from maxserve.interfaces.host import Host
+    from maxserve.text import Tokenizer
 
 B = TypeVar("B", bound="Body")
 

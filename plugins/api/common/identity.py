@@ -6,7 +6,7 @@ import hashlib
 
 from starlette.datastructures import Headers
 
-from maxserve.core.http.keys import key_in
+from maxserve.http import key_in
 
 DIGITS = 16
 LONGEST = 128  # characters of a name that is kept as it is; schedulers remember who was there

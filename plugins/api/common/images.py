@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from maxserve.core.http.threads import Threads
+from maxserve.http import Threads
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage, ReadsImages
 from maxserve.interfaces.routes import ServerContext

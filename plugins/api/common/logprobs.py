@@ -10,8 +10,8 @@ import codecs
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.interfaces.request import TokenLogprob
+from maxserve.text import Tokenizer
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say
 

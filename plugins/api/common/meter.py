@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from maxserve.core.runtime.observing import Observers
 from maxserve.interfaces.observer import RequestStats, StatsObserver
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.runtime import Observers
 
 
 class Meter:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.interfaces.engine import SCORING, TEXT
-from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.engine import SCORING, TEXT, ModelInfo
 from maxserve.interfaces.errors import RequestError
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from maxserve.core.config import Settings
-from maxserve.core.registry.entries import Entry, Registry
+from maxserve.config import Settings
 from maxserve.interfaces.errors import PluginError
 from maxserve.interfaces.host import Host
 from maxserve.interfaces.parsers import (
@@ -19,6 +18,7 @@ from maxserve.interfaces.parsers import (
     ToolContext,
     ToolParser,
 )
+from maxserve.registry import Entry, Registry
 
 log = logging.getLogger("maxserve.server")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.http.threads import Threads
+from maxserve.http import Threads
 from maxserve.interfaces.routes import ServerContext
 
 PROMPTS = 4  # at the same time; a tokenizer lets other threads run, a template does not

@@ -9,10 +9,9 @@ from typing import Any
 from jinja2 import meta
 from pydantic import Field
 
-from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.template_environment import template_environment
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
+from maxserve.text import ChatTemplate, template_environment
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call it
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")

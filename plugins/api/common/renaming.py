@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from maxserve.core.http.errors import Failure
+from maxserve.http import Failure
 
 NOT_HERE = "unknown_parameter"  # the code of a failure whose field goes by the name it was given
 

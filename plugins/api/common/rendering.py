@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from maxserve.core.text.chat_messages import IMAGE_PART
-from maxserve.core.text.client_text import Conversation
-from maxserve.core.text.prompt_text import PromptText
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Image
 from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.plugins.vision.limits import ImageLimits
 from maxserve.plugins.vision.sources import read_source
+from maxserve.text import IMAGE_PART, Conversation, PromptText
 
 if TYPE_CHECKING:
-    from maxserve.core.text.chat_template import ChatTemplate
-    from maxserve.core.text.client_text import ClientText
-    from maxserve.core.text.tokenizer import Tokenizer
     from maxserve.interfaces.images import ReadImage, ReadsImages
+    from maxserve.text import ChatTemplate, ClientText, Tokenizer
 
 Message = Mapping[str, Any]
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from maxserve.core.engine.params import ResolvedParams
-from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Constraint, Image, Request, SamplingParams
+from maxserve.loading import ResolvedParams
 from maxserve.plugins.api.common.bodies import TextBody
+from maxserve.text import Tokenizer, Truncation
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"

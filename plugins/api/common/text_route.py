@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import msgspec
 from starlette.responses import Response
 
-from maxserve.core.http.errors import Failure
-from maxserve.core.http.sse import EventStream
+from maxserve.http import EventStream, Failure
 from maxserve.plugins.api.common.answer import Answer, TextDelta, answers
 from maxserve.plugins.api.common.answering import Generation
 from maxserve.plugins.api.common.endpoint import Call

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.text.chat_messages import joined_content
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.tools import Mode
+from maxserve.text import ChatTemplate, joined_content
 
 _STRANGER = "qzxjk_tool"  # a name no template prints of itself
 _HOW = {

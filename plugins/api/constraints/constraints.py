@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from maxserve.core.engine.compilers import preferred_backend
-from maxserve.core.text.grammar_vocabulary import grammar_context
 from maxserve.interfaces.errors import GrammarUnsupported, RequestError
 from maxserve.interfaces.request import Constraint
+from maxserve.loading import preferred_backend
 from maxserve.plugins.api.constraints.messages import Begin, Outcome
 from maxserve.plugins.api.constraints.sandbox import Sandbox
 from maxserve.plugins.api.constraints.text import canonical
+from maxserve.text import grammar_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

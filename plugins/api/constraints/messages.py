@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from maxserve.core.registry.manifest import Manifest
 from maxserve.interfaces.errors import GrammarUnsupported
+from maxserve.registry import Manifest
 
 HEADER = struct.Struct("!I")
 

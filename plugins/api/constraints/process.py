@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.compilers import Compilers
-from maxserve.core.registry.host import PluginHost
-from maxserve.core.runtime.lifeline import PR_SET_PDEATHSIG
 from maxserve.interfaces.errors import GrammarUnsupported, MaxserveError
 from maxserve.interfaces.grammar import GrammarContext
 from maxserve.interfaces.host import Host
+from maxserve.loading import Compilers
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
+from maxserve.registry import PluginHost
+from maxserve.runtime import PR_SET_PDEATHSIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

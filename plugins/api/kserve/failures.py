@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from maxserve.core.http.errors import Failure, capped
+from maxserve.http import Failure, capped
 from maxserve.plugins.api.common.renaming import renamed
 
 _NAMES = {"prompt": "text_input"}  # what fields of completions are called here

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from maxserve.core.http.errors import Failure
-from maxserve.core.http.sse import event
+from maxserve.http import Failure, event
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.endpoint import Call

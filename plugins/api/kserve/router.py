@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from maxserve.core.http.errors import failure_of
+from maxserve.http import failure_of
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from maxserve.core.http.errors import Failure
-from maxserve.core.http.sse import event
+from maxserve.http import Failure, event
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answer import Answer, TextDelta

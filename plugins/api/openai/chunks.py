@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from maxserve.core.http.sse import event
+from maxserve.http import event
 
 json_of = msgspec.json.encode
 

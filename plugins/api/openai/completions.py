@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.core.text.truncation import Truncation
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
 from maxserve.plugins.api.common.answer import Answer, TextDelta
@@ -18,6 +16,7 @@ from maxserve.plugins.api.common.requests import RequestPlan, encoded
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
 from maxserve.plugins.api.openai.stop_reason import stop_reason
+from maxserve.text import Tokenizer, Truncation
 
 DEFAULT_LIMIT = 16  # tokens; what this route has always had
 

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Mapping
 
 from pydantic.fields import FieldInfo
 
-from maxserve.core.config.catalog import catalog
-from maxserve.core.engine.params import SamplerFields
-from maxserve.core.registry.host import PluginHost
-from maxserve.core.registry.options import PluginOptions
+from maxserve.config import catalog
 from maxserve.interfaces.host import Host
 from maxserve.interfaces.sampler import Sampler
+from maxserve.loading import SamplerFields
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED
 from maxserve.plugins.api.openai.completion_body import CompletionBody
+from maxserve.registry import PluginHost, PluginOptions
 
 INTRODUCTION = """\
 # Fields of requests

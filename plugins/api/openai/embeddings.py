@@ -11,8 +11,7 @@ import msgspec
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from maxserve.core.interfaces.engine import SCORING
-from maxserve.core.text.truncation import Truncation
+from maxserve.interfaces.engine import SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody
@@ -26,6 +25,7 @@ from maxserve.plugins.embeddings.embedder import Embedder, require_embeddings, r
 from maxserve.plugins.embeddings.encoder_input import Input
 from maxserve.plugins.embeddings.vector_fields import VectorFields
 from maxserve.plugins.embeddings.vectors import Vector
+from maxserve.text import Truncation
 
 # What clients call the two sides of a search, by the names that models have for their prompts.
 INPUT_TYPES: Mapping[str, tuple[str, ...]] = {

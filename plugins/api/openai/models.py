@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header
 
-from maxserve.core.interfaces.engine import SCORING
 from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.engine import SCORING
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.models import unknown_model

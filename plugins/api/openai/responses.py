@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from maxserve.core.http.errors import Failure
-from maxserve.core.http.threads import beside
+from maxserve.http import Failure, beside
 from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from maxserve.core.http.errors import Failure, capped
-from maxserve.core.http.sse import event
+from maxserve.http import Failure, capped, event
 from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from maxserve.core.http.body import body_schema, read_body
-from maxserve.core.http.threads import beside
-from maxserve.core.text.truncation import Side, truncation_of
+from maxserve.http import beside, body_schema, read_body
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
@@ -18,6 +16,7 @@ from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.unsupported import warnings_of
+from maxserve.text import Side, truncation_of
 
 MOST_TOKENS = 1 << 20
 PREFIXES = ("", "/v1")  # clients know these paths with and without

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maxserve.core.loading.json_files import read_optional_object
 from maxserve.interfaces.routes import ServerContext
+from maxserve.loading import read_optional_object
 
 
 class TokenizerInfo:

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from maxserve.core.http.body import body_schema
-from maxserve.core.http.disconnect import ClientGone
+from maxserve.http import ClientGone, body_schema
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering

@@ -1,0 +1,120 @@
+"""From the files of a model to a module and what serves it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maxserve._lazy import exports
+
+if TYPE_CHECKING:
+    from maxserve.core.engine.compilers import Compilers, preferred_backend
+    from maxserve.core.engine.grouped_attention import GroupedAttention
+    from maxserve.core.engine.params import ResolvedParams, SamplerFields
+    from maxserve.core.engine.parts import Counters
+    from maxserve.core.engine.strategy import choose_strategy
+    from maxserve.core.loading.build import build_module, fill, prepare
+    from maxserve.core.loading.device import choose_device
+    from maxserve.core.loading.expert_linear import ExpertLinear
+    from maxserve.core.loading.fallback import read_spec, read_weight_map
+    from maxserve.core.loading.folder import ModelFolder
+    from maxserve.core.loading.free_memory import free_memory
+    from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
+    from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
+    from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, weight
+    from maxserve.core.loading.memory import NeedsRoom, activation_bytes, weight_bytes
+    from maxserve.core.loading.memory_table import size_text
+    from maxserve.core.loading.next_tokens import after
+    from maxserve.core.loading.places import Folder, is_repository
+    from maxserve.core.loading.rotary_order import rotary_order
+    from maxserve.core.loading.weight_files import choose_weights
+    from maxserve.core.loading.weight_names import unwrapped
+    from maxserve.core.loading.weights import LinearStorage, place_weights
+
+__all__ = [
+    "Chooser",
+    "Compilers",
+    "Computation",
+    "Counters",
+    "Embedding",
+    "ExactLinear",
+    "ExpertLinear",
+    "Folder",
+    "GroupedAttention",
+    "Linear",
+    "LinearStorage",
+    "ModelFolder",
+    "NeedsRoom",
+    "Part",
+    "ResolvedParams",
+    "Role",
+    "SamplerFields",
+    "activation_bytes",
+    "after",
+    "build_module",
+    "choose_device",
+    "choose_strategy",
+    "choose_weights",
+    "chosen_names",
+    "fill",
+    "free_memory",
+    "is_repository",
+    "place_weights",
+    "preferred_backend",
+    "prepare",
+    "read_object",
+    "read_optional_object",
+    "read_spec",
+    "read_value",
+    "read_weight_map",
+    "rotary_order",
+    "size_text",
+    "unwrapped",
+    "weight",
+    "weight_bytes",
+]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "Chooser": "maxserve.core.loading.kernels",
+        "Compilers": "maxserve.core.engine.compilers",
+        "Computation": "maxserve.core.loading.kernels",
+        "Counters": "maxserve.core.engine.parts",
+        "Embedding": "maxserve.core.loading.linear",
+        "ExactLinear": "maxserve.core.loading.linear",
+        "ExpertLinear": "maxserve.core.loading.expert_linear",
+        "Folder": "maxserve.core.loading.places",
+        "GroupedAttention": "maxserve.core.engine.grouped_attention",
+        "Linear": "maxserve.core.loading.linear",
+        "LinearStorage": "maxserve.core.loading.weights",
+        "ModelFolder": "maxserve.core.loading.folder",
+        "NeedsRoom": "maxserve.core.loading.memory",
+        "Part": "maxserve.core.loading.linear",
+        "ResolvedParams": "maxserve.core.engine.params",
+        "Role": "maxserve.core.loading.linear",
+        "SamplerFields": "maxserve.core.engine.params",
+        "activation_bytes": "maxserve.core.loading.memory",
+        "after": "maxserve.core.loading.next_tokens",
+        "build_module": "maxserve.core.loading.build",
+        "choose_device": "maxserve.core.loading.device",
+        "choose_strategy": "maxserve.core.engine.strategy",
+        "choose_weights": "maxserve.core.loading.weight_files",
+        "chosen_names": "maxserve.core.loading.kernels",
+        "fill": "maxserve.core.loading.build",
+        "free_memory": "maxserve.core.loading.free_memory",
+        "is_repository": "maxserve.core.loading.places",
+        "place_weights": "maxserve.core.loading.weights",
+        "preferred_backend": "maxserve.core.engine.compilers",
+        "prepare": "maxserve.core.loading.build",
+        "read_object": "maxserve.core.loading.json_files",
+        "read_optional_object": "maxserve.core.loading.json_files",
+        "read_spec": "maxserve.core.loading.fallback",
+        "read_value": "maxserve.core.loading.json_files",
+        "read_weight_map": "maxserve.core.loading.fallback",
+        "rotary_order": "maxserve.core.loading.rotary_order",
+        "size_text": "maxserve.core.loading.memory_table",
+        "unwrapped": "maxserve.core.loading.weight_names",
+        "weight": "maxserve.core.loading.linear",
+        "weight_bytes": "maxserve.core.loading.memory",
+    },
+)

@@ -1,0 +1,87 @@
+"""The walls of the house: who imports whom, which words core does not know, where a kind of plugin is added."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from maxserve.core import hookspecs
+from maxserve.core.registry.kinds import KINDS
+
+PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
+PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.llm")
+OWN = {"plugins": "maxserve.plugins", "architectures": "maxserve.architectures", "samplers": "maxserve.samplers"}
+FEATURES = r"openai|kserve|anthropic|\btts\b|deepseek|temperature|min_tokens|bad_words"
+NOT_KINDS = {  # hooks that declare nothing with a registry of its own
+    "maxserve_config",
+    "maxserve_commands",
+    "maxserve_process_start",
+    "maxserve_model_source",
+}
+
+
+@pytest.fixture(scope="module")
+def modules(packages: dict[str, Path]) -> dict[str, Path]:
+    """Every module that ships, by its name."""
+    found: dict[str, Path] = {}
+    for package, folder in packages.items():
+        for file in folder.rglob("*.py"):
+            parts = (package, *file.relative_to(folder).with_suffix("").parts)
+            found.setdefault(".".join(parts).removesuffix(".__init__"), file)
+    return found
+
+
+def imports(name: str, file: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules that a module imports, for types as well."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+
+
+def test_no_import_goes_in_a_circle(modules: dict[str, Path]) -> None:
+    graph = {name: {each for each in imports(name, file, modules) if each != name} for name, file in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def _public(module: str, allowed: tuple[str, ...]) -> bool:
+    return module == "maxserve" or any(module == each or module.startswith(f"{each}.") for each in allowed)
+
+
+def test_plugins_import_public_names_only(modules: dict[str, Path]) -> None:
+    """What a built-in may import a stranger may, too; a plugin's own folder and other plugins' are its business."""
+    guilty = [
+        f"{name}: {module}"
+        for name, file in modules.items()
+        if name.split(".")[1:2] and name.split(".")[1] in OWN
+        for module in imports(name, file, modules)
+        if module.startswith("maxserve") and not _public(module, (*PUBLIC, *PUBLIC_TOO, *OWN.values()))
+    ]
+    assert guilty == []
+
+
+def test_core_has_no_word_of_a_feature(packages: dict[str, Path]) -> None:
+    guilty = [
+        f"{file.name}: {line.strip()}"
+        for file in packages["maxserve.core"].rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(FEATURES, line, re.IGNORECASE)
+    ]
+    assert guilty == []
+
+
+def test_a_kind_is_a_hook_and_a_line_in_the_table() -> None:
+    hooks = {name for name in vars(hookspecs) if name.startswith("maxserve_")}
+    assert {kind.hook for kind in KINDS} == hooks - NOT_KINDS
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
