@@ -64,7 +64,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 def encoder_config(raw: Mapping[str, Any], *, pad: int | None = None, buckets: int = 0) -> EncoderConfig:
     """The config in `raw`, the content of config.json; ModelError for sizes that are wrong and kinds not known."""
-    _refuse_other_kinds(raw)
+    _validate_kinds(raw)
     found = {key: DEFAULTS[key] if raw.get(key) is None else raw[key] for key in DEFAULTS}
     sizes = {key: value for key, value in found.items() if isinstance(DEFAULTS[key], int)}
     for key, value in sizes.items():
@@ -95,7 +95,7 @@ def encoder_config(raw: Mapping[str, Any], *, pad: int | None = None, buckets: i
     )
 
 
-def _refuse_other_kinds(raw: Mapping[str, Any]) -> None:
+def _validate_kinds(raw: Mapping[str, Any]) -> None:
     kind = raw.get("position_embedding_type") or "absolute"
     if kind != "absolute":
         raise ModelError(f"config.json: position_embedding_type {kind!r} is not supported, only absolute")

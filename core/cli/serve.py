@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
-from maxserve.core.config.policy_options import refuse_unused
-from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.config.policy_options import validate_used
+from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.interfaces.errors import SettingsError
 
 MODEL = "positional_model"
@@ -79,8 +79,8 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     """The settings of a command; raises when they ask for something that is not there, before a model is read."""
     sections = invocation.host.plugin_sections()
     settings = resolve(given, environ=invocation.environ, sections=sections)
-    refuse_unsupported(settings)
-    refuse_unused(settings, invocation.host.schedulers, sections)
+    validate_supported(settings)
+    validate_used(settings, invocation.host.schedulers, sections)
     _look_up(settings, invocation.host, sections)
     return settings
 

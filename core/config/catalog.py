@@ -105,7 +105,7 @@ def catalog(sections: Sequence[PluginSection] = ()) -> Catalog:
     options = [option for name, section in SECTIONS.items() for option in _core_options(name, section)]
     for each in sections:
         options.extend(_plugin_options(each))
-    _refuse_clashes(options)
+    _validate_clashes(options)
     return Catalog(tuple(options))
 
 
@@ -214,7 +214,7 @@ SHARED = ("model", "kv_cache", "scheduling", "sampling", "server")
 RESERVED = frozenset(SECTIONS) | {name.replace("_", "-") for name in SECTIONS}
 
 
-def _refuse_clashes(options: Iterable[OptionSpec]) -> None:
+def _validate_clashes(options: Iterable[OptionSpec]) -> None:
     owners: dict[str, OptionSpec] = {}
     for option in options:
         for spelling in option.spellings:

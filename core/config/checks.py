@@ -28,7 +28,7 @@ def check(settings: Settings) -> Settings:
     if settings.draft_model.model_path:
         _check_checkpoint(settings.draft_model, "--draft-")
     else:
-        _refuse_draft_options(settings.chosen - UNSUPPORTED_PATHS)
+        _validate_draft_options(settings.chosen - UNSUPPORTED_PATHS)
     _check_chat_template(settings.model.chat_template)
     _check_task(settings)
     _check_cache(settings)
@@ -102,8 +102,8 @@ def _check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
         )
 
 
-def _refuse_draft_options(chosen: Set[str]) -> None:
-    """Options that have no feature yet are left to `refuse_unsupported`, which has better advice."""
+def _validate_draft_options(chosen: Set[str]) -> None:
+    """Options that have no feature yet are left to `validate_supported`, which has better advice."""
     keys = sorted(path.removeprefix("draft_model.") for path in chosen if path.startswith("draft_model."))
     if keys:
         flags = ", ".join("--draft-" + key.replace("_", "-") for key in keys)

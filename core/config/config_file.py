@@ -68,7 +68,7 @@ def _one_line(error: yaml.YAMLError) -> str:
 def file_layer(
     options: Catalog, content: Mapping[Any, Any], path: str, *, strict: bool = True, draft: bool = False
 ) -> Layer:
-    """What the content of a file sets; SettingsError lists every key that nobody knows, unless not `strict`.
+    """What the content of a file sets; SettingsError lists every unknown key, unless not `strict`.
 
     With `draft`, the file is about the draft model only and needs no prefix draft_.
     """
@@ -92,7 +92,7 @@ def _draft_scopes() -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Walk:
-    """One way through a file: what it set so far, and what nobody knows."""
+    """One way through a file: what it set so far, and which keys are unknown."""
 
     options: Catalog
     path: str

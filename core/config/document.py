@@ -89,17 +89,17 @@ Or it may hold several sets of settings, of which `--section-name` chooses one, 
 {SECTIONED}```
 
 The draft model's options are `draft_model_path` and so on, or stand below `draft_model` without `draft_`.
-`--draft-config-file` reads them from a file of their own. Keys that nobody knows are listed in one error.
+`--draft-config-file` reads them from a file of their own. Unknown keys are listed in one error.
 
 ## Who may ask
 
-With `--api-key`, who has one. Without, whoever reaches the port, but for pages of other sites in browsers, which
-reach servers of the machine they are looked at on:
+With `--api-key`, clients that have one. Without, all that reach the port, but for pages of other sites in browsers,
+which reach servers of the machine they are looked at on:
 
 - A request whose `Origin` is another site's is refused with 403, unless `--allowed-origins` lists the site. The site
   that the server was asked for as, `localhost` and applications and extensions with schemes of their own are not
   other sites.
-- So is one whose `Host` is a name that somebody may have registered and let mean this machine for a moment (DNS
+- So is one whose `Host` is a name that a stranger may have registered and let mean this machine for a moment (DNS
   rebinding). Addresses, `localhost`, names without a dot and those below `.local`, `.internal`, `.svc`, `.lan`,
   `.home`, `.corp`, `.intranet`, `.private`, `.localdomain` and `.home.arpa` are none of these, nor is what `--host`
   or `--allowed-hosts` name. Where `--host` opens the server to the network, other names are refused only to what

@@ -180,7 +180,7 @@ class SpeculativeSettings(Section):
     title: ClassVar[str] = "Speculative decoding"
 
     speculative_method: Annotated[
-        Method | None, Field(description="Who guesses: a draft model, EAGLE or MTP heads; unset, nobody.")
+        Method | None, Field(description="Who guesses: a draft model, EAGLE or MTP heads; unset, none.")
     ] = None
     num_speculative_tokens: Annotated[int, Field(description="Tokens guessed before each check.", ge=1)] = 5
 

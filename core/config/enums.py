@@ -21,7 +21,7 @@ def fold(name: str) -> str:
 class Choice:
     """One name of a set, in any case, with or without `owner.` in front.
 
-    An open set also takes names that are not listed; whoever looks them up in a registry judges them.
+    An open set also takes names that are not listed; they are judged when they are looked up in a registry.
     """
 
     owner: str

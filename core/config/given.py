@@ -1,4 +1,4 @@
-"""A value somebody gave, and where."""
+"""The source value of an option: what was given, and where."""
 
 from __future__ import annotations
 

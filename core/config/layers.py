@@ -20,7 +20,7 @@ Layers: TypeAlias = list[tuple[Origin, Layer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What settings are made from. With `strict`, names that nobody knows are errors."""
+    """What settings are made from. With `strict`, unknown names are errors."""
 
     typed: Mapping[str, Any]
     environ: Mapping[str, str]
@@ -63,7 +63,7 @@ def typed_layer(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> 
 def _file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
     paths, sections = _texts(chosen, "files.config_file"), _texts(chosen, "files.section_name")
     if not paths:
-        _refuse_section_without_file(chosen)
+        _validate_section_has_file(chosen)
     layer: Layer = {}
     for path, section in pairs(paths, sections):
         layer |= file_layer(options, read_mapping(path, section), path, strict=strict)
@@ -105,7 +105,7 @@ def _texts(chosen: Layer, path: str) -> tuple[str, ...]:
     return tuple(map(str, items(chosen[path].value)))
 
 
-def _refuse_section_without_file(chosen: Layer) -> None:
+def _validate_section_has_file(chosen: Layer) -> None:
     if "files.section_name" in chosen:
         given = chosen["files.section_name"]
         raise SettingsError(f"{given.where}: the section {given.value!r} of which file? Give --config-file too")

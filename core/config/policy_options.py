@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CHUNKS = "enable_chunked_prefill"
 
 
-def refuse_unused(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
+def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
     """SettingsError naming each chosen option that the chosen scheduler does not act on, and who would.
 
     A switch that is turned off where off is the default asks for nothing and is no reason to refuse. `sections` are

@@ -13,7 +13,7 @@ from maxserve.core.config.checks import check
 from maxserve.core.config.limits import expectation
 from maxserve.core.config.options import value_text
 from maxserve.core.config.sections import SECTIONS, Settings
-from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def with_required(settings: Settings, architecture: Architecture, *, tell: bool 
     if changed is settings:
         return settings
     changed = check(changed)
-    refuse_unsupported(changed)
+    validate_supported(changed)
     return changed
 
 

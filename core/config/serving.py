@@ -177,8 +177,7 @@ class ServerSettings(Section):
         bool,
         Option(server=True),
         Field(
-            description="Refuse requests with fields that nobody knows; off, they are answered, and `warnings` names "
-            "the fields."
+            description="Refuse requests with unknown fields; off, they are answered, and `warnings` names the fields."
         ),
     ] = False
     tool_parser: Annotated[

@@ -98,7 +98,7 @@ UNSUPPORTED_VALUES: tuple[UnsupportedValue, ...] = (
 )
 
 
-def refuse_unsupported(settings: Settings) -> None:
+def validate_supported(settings: Settings) -> None:
     """Raises UnsupportedError naming every chosen option whose feature is not there yet.
 
     A value that is the default asks for nothing, as --no-enable-lora does, and is taken.

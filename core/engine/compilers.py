@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Compilers:
-    """Asked from any thread; whoever comes while one is being built waits for it."""
+    """Asked from any thread; threads that come while one is being built wait for it."""
 
     def __init__(self, host: Host, context: Callable[[], GrammarContext]) -> None:
         self._host = host

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
-NO_ALLOWED_TOKEN = -2  # for that of a row which the request's own wishes left nothing
+NO_ALLOWED_TOKEN = -2  # for that of a row which the request's own params left nothing
 FAILED = -3  # for that of a row whose request asked for a sampler that raised
 
 
@@ -194,8 +194,8 @@ class Draw:
             logits = self.mask.apply(logits)
         best, tokens = logits.max(dim=-1)
         if self.drawing is not None and self.uniforms is not None:
-            everyone = len(self.drawing) == len(logits)
-            drawn = inverse_cdf(logits if everyone else logits[self.drawing], self.uniforms)
+            all_rows = len(self.drawing) == len(logits)
+            drawn = inverse_cdf(logits if all_rows else logits[self.drawing], self.uniforms)
             tokens[self.drawing] = drawn
         none = INVALID if possible is None else torch.where(possible & ~best.isnan(), NO_ALLOWED_TOKEN, INVALID)
         tokens = torch.where(best.isfinite(), tokens, none)

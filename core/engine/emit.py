@@ -88,7 +88,7 @@ class Emitter:
         if token == INVALID or fault is not None:
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
-        if token == NO_ALLOWED_TOKEN:  # it may not go on: several masks together, which nobody could tell beforehand
+        if token == NO_ALLOWED_TOKEN:  # it may not go on: several masks together, which could not be told beforehand
             self.ended.append(sequence)
             return Output(id=sequence.id, finish="stop", cached=sequence.cached, preemptions=sequence.preemptions)
         if reason is None:

@@ -147,11 +147,11 @@ class Mask:
     them, so that none can bring back what is not allowed.
     """
 
-    def __init__(self, rows: torch.Tensor, packed: torch.Tensor, table: torch.Tensor, *, everyone: bool) -> None:
+    def __init__(self, rows: torch.Tensor, packed: torch.Tensor, table: torch.Tensor, *, all_rows: bool) -> None:
         self._rows = rows  # [C] int64, indices of the constrained rows
         self._packed = packed  # [C, words] int32
         self._table = table  # see `bars_of_bytes`
-        self._everyone = everyone
+        self._all_rows = all_rows
         self._bars: torch.Tensor | None = None
 
     def likeliest(self, logits: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,7 @@ class Mask:
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] with -inf for what is not allowed; in place."""
         bars = self._unpacked(logits.shape[-1])
-        return logits.add_(bars) if self._everyone else logits.index_add_(0, self._rows, bars)
+        return logits.add_(bars) if self._all_rows else logits.index_add_(0, self._rows, bars)
 
     def settle(self, tokens: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
         """`tokens` with those of `fallback` where transforms left a constrained row nothing: the grammar wins."""
@@ -197,7 +197,7 @@ class Masks:
             torch.tensor(list(grammars), device=self._device),
             torch.from_numpy(packed).to(self._device),
             self._table,
-            everyone=len(grammars) == rows,
+            all_rows=len(grammars) == rows,
         )
 
 

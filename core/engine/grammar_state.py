@@ -22,11 +22,11 @@ WORD = 32  # bits
 class _Thinking:
     """Follows the thoughts before a constrained text."""
 
-    __slots__ = ("_barred", "_closed", "_forced", "_thoughts", "may_skip", "over")
+    __slots__ = ("_forbidden", "_closed", "_forced", "_thoughts", "may_skip", "over")
 
     def __init__(self, thoughts: ThoughtTokens, ends: tuple[int, ...]) -> None:
         self._thoughts = thoughts
-        self._barred = (*ends, *thoughts.barred)
+        self._forbidden = (*ends, *thoughts.forbidden)
         self._forced = list(thoughts.opening)  # what must come next
         self._closed = False
         self.may_skip = bool(thoughts.opening) and not thoughts.needed
@@ -39,7 +39,7 @@ class _Thinking:
             bits[self._forced[0] // WORD] |= np.uint32(1 << (self._forced[0] % WORD))
             return
         bits[:] = 0xFFFFFFFF
-        for token in self._barred:
+        for token in self._forbidden:
             bits[token // WORD] &= np.uint32(~(1 << (token % WORD)) & 0xFFFFFFFF)
 
     def take(self, token: int) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers of all sequences in arrays: a step reads and writes those of everyone in it at once.
+"""Numbers of all sequences in arrays: a step reads and writes those of all its sequences at once.
 
 The tokens of a sequence that holds a row, while a step may be on its way:
 
@@ -45,7 +45,7 @@ class Ledger:
     shift: NDArray[np.int64]
     """How far the positions it is turned by lie from its own, after the prompt."""
     alive: NDArray[np.bool_]
-    """Whether somebody still waits for its tokens."""
+    """Whether its tokens are still waited for."""
     eos_ends: NDArray[np.bool_]
     """Whether the model's own end tokens end it."""
     needs_check: NDArray[np.bool_]

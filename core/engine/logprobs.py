@@ -84,7 +84,7 @@ class PromptScores:
 
     @classmethod
     def of(cls, step: Step) -> PromptScores | None:
-        """None when nobody in the step wants any: prompts are not computed by a step that only decodes."""
+        """None when no request of the step wants any: prompts are not computed by a step that only decodes."""
         if step.decodes:
             return None
         made = cls(step, [(i, s) for i, s in enumerate(step.sequences) if s.wants_scores])

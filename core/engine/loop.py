@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from maxserve.core.engine.advice import MemoryAdvice
+from maxserve.core.engine.cache_pressure import CachePressureLog
 from maxserve.core.engine.emit import Emitter, merged
 from maxserve.core.engine.in_flight import InFlightStep
 from maxserve.core.engine.ledger import Ledger
@@ -56,7 +56,7 @@ class Engine:
         self._idle_until: Callable[[], float | None] | None
         self._idle_until = policy.idle_until if hasattr(policy, "idle_until") else None
         self._resume: float | None = None  # while the policy waits: when to ask it again
-        self._advice = MemoryAdvice()
+        self._advice = CachePressureLog()
         self.simulates_failures = True
         self._policy_failed = False
 
@@ -118,7 +118,7 @@ class Engine:
                 self._leave(sequence)
 
     def reset_prefix_cache(self) -> int:
-        """Forgets cached prefixes nobody uses; returns the pages freed."""
+        """Forgets unused prefixes; returns the pages freed."""
         return self._cache.reset()
 
     def reset_counters(self) -> None:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class DeviceQueue(Protocol):
-    """Does what it is given one after another, beside its owner, and keeps errors for whoever asks for the result."""
+    """Does what it is given one after another, beside its owner, and keeps errors until the result is asked for."""
 
     def put(self, work: Callable[[], T]) -> Future[T]: ...
 
@@ -141,7 +141,7 @@ class Overlap:
         in_flight.fail(work.draw.faults() | self._observe(in_flight))
 
     def _observe(self, in_flight: InFlightStep) -> dict[Sequence, str]:
-        """Transforms hear of tokens that somebody gets; those of a step too many are nobody's. Returns their faults."""
+        """Transforms hear of tokens that reach a request; those of a step too many do not. Returns their faults."""
         heard = [(s, t) for s, t in zip(in_flight.drawing, in_flight.tokens, strict=True) if s.alive]
         return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 

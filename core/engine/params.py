@@ -80,7 +80,7 @@ class SamplerFields:
         for sampler, cls in self.classes.items():
             try:
                 if values := _defaults_from(cls, config):
-                    self._refuse_when_off(sampler, self._made(sampler, values), values)
+                    self._validate_switch(sampler, self._made(sampler, values), values)
                     usable |= values
             except (RequestError, TypeError, ValueError) as error:
                 log.warning("generation_config.json: %s; sampler %s keeps its own default", error, sampler)
@@ -92,7 +92,7 @@ class SamplerFields:
         least, named = 0, ""
         for sampler, values in self.with_defaults(given, defaults).items():
             made = self._made(sampler, values)
-            self._refuse_when_off(sampler, made, values)
+            self._validate_switch(sampler, made, values)
             if self._tokenizer is not None and hasattr(made, "tokenized"):
                 made = made.tokenized(self._tokenizer)
                 values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
@@ -122,7 +122,7 @@ class SamplerFields:
             raise RequestError(str(error), param=next(iter((*named, *values)), None)) from error
         return made
 
-    def _refuse_when_off(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
+    def _validate_switch(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
         flag = self.off.get(sampler)
         if flag is not None and made != type(made)():
             field = next(iter(values))

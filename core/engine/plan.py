@@ -87,8 +87,8 @@ def _nothing() -> None:
 class StepPlan:
     """The sequences of the next step and how many tokens each computes. `free_rows` is the engine's own list.
 
-    `settle` waits until no step is on its way any more; it is called before a row is taken from somebody or opened,
-    so that nobody's pages change hands while a step still works on them.
+    `settle` waits until no step is on its way any more; it is called before a row is taken away or opened,
+    so that no pages change hands while a step still works on them.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class StepPlan:
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
         self.preempted: list[Sequence] = []
-        self.lacked_pages = False  # somebody was refused, or lost what it had, because no page could be had
+        self.lacked_pages = False  # a sequence was refused, or lost what it had, because no page could be had
 
     @property
     def size(self) -> int:
@@ -182,9 +182,9 @@ class StepPlan:
             self._take_back(victim)
 
     def relieve(self) -> None:
-        """When pages are so spread that nobody can go on: takes them from the newest until the oldest can.
+        """When pages are so spread that no sequence can go on: takes them from the newest until the oldest can.
 
-        The oldest, and nobody else, is planned: a policy could hand the freed pages out again the same way for ever.
+        The oldest alone is planned: a policy could hand the freed pages out again the same way for ever.
         """
         holders = list(self._queues.holders())
         if not holders:
@@ -194,7 +194,7 @@ class StepPlan:
             self._take_back(holders.pop(0))
 
     def lengthen(self, most: int) -> int:
-        """How many steps the plan can run in a row, up to `most`, with nobody looking in between.
+        """How many steps the plan can run in a row, up to `most`, without a look in between.
 
         More than one only when all of it decodes. Pages for all the steps are had first; where they are short, the
         steps are fewer. Nobody is preempted for it.

@@ -47,7 +47,7 @@ class Queues:
 
     @property
     def running_views(self) -> SequenceOf[SequenceView]:
-        """Those who run, as policies see them; made anew when somebody comes or goes."""
+        """Those who run, as policies see them; made anew when one comes or goes."""
         if self._views is None:
             self._views = [sequence.view for sequence in self.running.values()]
         return self._views.copy()

@@ -80,7 +80,7 @@ class Sequence:
         self.buffer: NDArray[np.int64] = np.empty(min(limit, len(prompt) + 64), dtype=np.int64)
         self.buffer[: len(prompt)] = prompt
         self._filled = len(prompt)
-        self.fresh: list[int] = []  # tokens that are not in the buffer yet; whoever appends does so here
+        self.fresh: list[int] = []  # tokens that are not in the buffer yet; new ones are appended here
         self.cached = 0  # prompt tokens found in the prefix cache when it first took a row
         self.counted = False  # whether that was noted
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
@@ -90,7 +90,7 @@ class Sequence:
         self.preemptions = 0
         self.peeked: tuple[int, int] = (-1, 0)  # (step, prefix hits seen then): a policy may ask often within one step
         self.scored = 1  # prompt tokens whose logprobs were asked of the model; nothing comes before the first
-        self.scores: list[TokenLogprob] = []  # those that are known and nobody was told
+        self.scores: list[TokenLogprob] = []  # those that are known and not yet sent
         self._generator: np.random.Generator | None = None  # made at the first draw; greedy requests never need one
         self._sampler_generator: np.random.Generator | None = None  # made when a sampler asks
         self.uniforms: list[float] = []  # the next random numbers, the next one last
@@ -155,7 +155,7 @@ class Sequence:
 
     @property
     def alive(self) -> bool:
-        """Whether somebody still waits for its tokens."""
+        """Whether its tokens are still waited for."""
         return bool(self.ledger.alive[self.slot])
 
     @property

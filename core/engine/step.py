@@ -43,10 +43,10 @@ class Step:
 
     def _find_draws(self, counts: NDArray[np.int64]) -> None:
         complete = self.stops == self.ledger.length[self.slots]
-        everyone = bool(complete.all())
-        self.decodes = everyone and bool((counts == 1).all())
+        all_of_them = bool(complete.all())
+        self.decodes = all_of_them and bool((counts == 1).all())
         self.draws: NDArray[np.int64] = np.flatnonzero(complete)
-        self.drawing = self.sequences if everyone else [self.sequences[i] for i in self.draws.tolist()]
+        self.drawing = self.sequences if all_of_them else [self.sequences[i] for i in self.draws.tolist()]
 
     @property
     def size(self) -> int:

@@ -350,7 +350,7 @@ class Connection(HttpToolsProtocol):
         log.info("a client did not read its answer for %g s (--send-timeout) and is cut off", self._limits.send_seconds)
         self.transport.abort()
 
-    # --- refusals -----------------------------------------------------------------------------------------------
+    # --- rejections ---------------------------------------------------------------------------------------------
 
     def _refuse(self, failure: Failure) -> None:
         """Receives no more, tells why where that is possible, and closes."""

@@ -1,4 +1,4 @@
-"""In whose words is a failure told that no route hears of: a missing key, a large body, a path that nobody serves?"""
+"""The dialects of failures that no route hears of: a missing key, a large body, an unknown path."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def capped(text: str) -> str:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that stands for `error`; what nobody foresaw is a 500 that tells nothing of the inside."""
+    """The failure that stands for `error`; what was not foreseen is a 500 that tells nothing of the inside."""
     if isinstance(error, RequestError):
         return _request_failure(error)
     if isinstance(error, WorkerDied):
@@ -82,7 +82,7 @@ def log_unforeseen(error: BaseException, what: str) -> None:
 
 
 def unrouted(request: Request, error: Exception) -> Failure:
-    """Paths and methods nobody serves, by name; other HTTP errors as they are."""
+    """Paths and methods that are not served, by name; other HTTP errors as they are."""
     failure = failure_of(error)
     where = capped(f"{request.method} {request.url.path}")
     if failure.status == HTTPStatus.NOT_FOUND and failure.message == HTTPStatus.NOT_FOUND.phrase:

@@ -31,7 +31,7 @@ def all_probes(given: Iterable[tuple[str, Mapping[str, Probe]]]) -> dict[str, Pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Closed:
-    """Why nobody is let in: `status` is "loading", "restarting" or "failed"."""
+    """Why no request is let in: `status` is "loading", "restarting" or "failed"."""
 
     status: str
     message: str
@@ -71,11 +71,11 @@ class HealthGate:
         self._app = app
 
     def close(self, message: str) -> None:
-        """Lets nobody in for now: the worker went away and will be back, or the server is about to end."""
+        """Lets no request in for now: the worker went away and will be back, or the server is about to end."""
         self._app, self._closed = None, _Closed(status="restarting", message=message)
 
     def fail(self, message: str) -> None:
-        """Lets nobody in any more."""
+        """Lets no request in any more."""
         self._app, self._closed = None, _Closed(status="failed", message=message)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -57,7 +57,7 @@ def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[
     for mount in mounts:
         addresses = list(_addresses(mount.router.routes, mount.root, mount.provider))
         for address in addresses:
-            _refuse_overlap(address, taken)
+            _validate_overlap(address, taken)
         taken += addresses
         _check_schema(mount)
         app.include_router(mount.router, prefix=mount.root)
@@ -79,7 +79,7 @@ def _check_schema(mount: RouteMount) -> None:
         ) from error
 
 
-def _refuse_overlap(address: _Address, taken: Sequence[_Address]) -> None:
+def _validate_overlap(address: _Address, taken: Sequence[_Address]) -> None:
     for other in taken:
         if other.provider != address.provider and address.overlaps(other):
             raise PluginError(

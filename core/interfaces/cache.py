@@ -70,7 +70,7 @@ class CacheContext(Context):
 
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
     `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
-    handed out: prefixes nobody uses shall not make the cache touch more than `soft_pages`; open rows may have all, and
+    handed out: unused prefixes shall not make the cache touch more than `soft_pages`; open rows may have all, and
     some room beside them. `groups`, only for strategies that declare `windows`: groups of equal layers, a table each. A
     page is of one group at a time, and the n-th layers of all groups keep their parts of it in the same storage.
     `eviction_policies` make an order each, by the names under which plugins declare them.
@@ -132,7 +132,7 @@ class Cache(Protocol):
     def sizes(self) -> CacheSizes: ...
 
     def reset(self) -> int:
-        """Forgets every prefix nobody uses; returns the pages freed."""
+        """Forgets every unused prefix; returns the pages freed."""
         ...
 
     def check(self) -> None:
@@ -251,7 +251,7 @@ class GroupedCache(Cache, Protocol):
 
 
 # A layer with a window needs no page that lies wholly before it. Pages of layers that look back equally far are given
-# back together, so these share a block table and others have their own. All pages are equal, whoever's they are: groups
+# back together, so these share a block table and others have their own. All pages are equal: groups
 # have the same number of layers, and the n-th layer of each keeps its keys and values in the same storage.
 #
 #     layers   0 1 2 3 4 5 6 7 8 9 10 11     w: window, F: sees everything

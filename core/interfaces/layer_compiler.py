@@ -43,6 +43,6 @@ class CompilesLayers(Protocol):
     def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
         """What takes the place of `layer(x, step)`, where `attention` is that of every step; None if nothing can.
 
-        The weights are in place. `layer` may be of a class nobody knows here: what it computes is found by tracing.
+        The weights are in place. `layer` may be of a class that is unknown here: what it computes is found by tracing.
         """
         ...

@@ -110,13 +110,13 @@ class ReasoningContext(Context):
 class Thoughts:
     """How an answer thinks before the text that it is held to: as ThoughtTokens, in text.
 
-    `closing` must be a single token of the model; so must those of `barred`, or they are not barred.
+    `closing` must be a single token of the model; so must those of `forbidden`, or they are not forbidden.
     """
 
     closing: str
     opening: str = ""
     lead: str = ""
-    barred: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     needed: bool = False
 
 

@@ -35,14 +35,14 @@ class ThoughtTokens:
     """What an answer may write before its constraint holds.
 
     Thoughts begin with `opening`; where it is empty, the prompt has begun them. With `needed` they must begin, else the
-    text of the constraint may come at once. They go on until `closing`, and never to one of `barred`, nor to an end of
+    text of the constraint may come at once. They go on until `closing`, never to one of `forbidden` nor to an end of
     the answer. Behind them `lead` is written; what follows is the text of the constraint.
     """
 
     closing: int
     opening: tuple[int, ...] = ()
     lead: tuple[int, ...] = ()
-    barred: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
     needed: bool = False
 
 
@@ -134,7 +134,7 @@ class Request:
     """One prompt to be continued once. `salt` keeps its prefix from being shared with other salts.
 
     `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
-    lower `priority` comes first, where the scheduler lets it; nobody who runs makes room for it. `pinned` asks eviction
+    lower `priority` comes first, where the scheduler lets it; no running one makes room for it. `pinned` asks eviction
     policies that look at it to keep the cached prefix. `adapter` is the name of the adapter to compute it with; its
     prefix is shared with those of the same adapter alone.
     """

@@ -75,7 +75,7 @@ class EngineClient(Protocol):
 
 
 class Closeable(Protocol):
-    """What must be closed when nobody needs it any more."""
+    """What must be closed when it is no longer needed."""
 
     def close(self) -> None: ...
 

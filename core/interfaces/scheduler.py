@@ -178,7 +178,7 @@ class Plan(Protocol):
         ...
 
     def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
-        """`add` for each of many, in order: the cheap way to give everyone who decodes a token."""
+        """`add` for each of many, in order: the cheap way to give all that decode a token."""
         ...
 
     def preempt(self, sequence: SequenceView) -> None:

@@ -25,10 +25,10 @@ log = logging.getLogger("maxserve.model")
 def find_fallback(host: Host, folder: ModelFolder, unknown: str) -> Entry[Architecture]:
     """The one fallback that serves the model; ModelError with `unknown`, why there is no other, and why none does."""
     asked = [entry for entry in host.architectures if entry.component.fallback is not None]
-    refusals = {entry.name: _refusal(host, entry, folder) for entry in asked}
-    willing = [entry for entry in asked if refusals[entry.name] is None]
+    faults = {entry.name: _refusal(host, entry, folder) for entry in asked}
+    willing = [entry for entry in asked if faults[entry.name] is None]
     if not willing:
-        reasons = [f"fallback {name!r}: {reason}" for name, reason in refusals.items()]
+        reasons = [f"fallback {name!r}: {reason}" for name, reason in faults.items()]
         raise ModelError("; ".join([unknown, *reasons]))
     if len(willing) > 1:
         providers = " and ".join(map(str, willing))
@@ -50,7 +50,7 @@ def read_spec(host: Host, entry: Entry[Architecture], folder: ModelFolder) -> Mo
         spec: ModelSpec = read(folder if entry.component.reads_folder else folder.config)
     except MaxserveError:
         raise
-    except Exception as error:  # values of a kind, or in a combination, that nobody thought of
+    except Exception as error:  # values of a kind, or in a combination, that was not thought of
         log.debug("reading config.json failed", exc_info=error)
         raise ModelError(
             f"config.json: architecture {entry.name} cannot make sense of it ({_brief(error)}); is a value of the "

@@ -7,7 +7,7 @@ in the compute type, what the config says that layers and images need besides, a
 running request.
 On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
-first used; what running requests need they get, but prefixes that nobody uses shall not keep more than a third of the
+first used; what running requests need they get, but unused prefixes shall not keep more than a third of the
 size of the weights (192 MiB at least).
 
 Where groups of layers have pages of their own (core/interfaces/cache.py), a page is one group's, and a request
@@ -49,7 +49,7 @@ _ANY_LENGTH = 1 << 40
 class MemoryPlan:
     """What to allocate; sizes in bytes. `warnings` are lines for the log.
 
-    `soft_pages` are those that prefixes nobody uses may make the cache touch (None: any); `host_pages` those of the
+    `soft_pages` are those that unused prefixes may make the cache touch (None: any); `host_pages` those of the
     second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
     """
 
@@ -245,7 +245,7 @@ def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pa
 
 
 def _shared_machine(settings: Settings, device: str) -> bool:
-    """Whether memory is to be left to others: on a CPU, unless somebody said how much may be used."""
+    """Whether memory is to be left to others: on a CPU, unless the operator said how much may be used."""
     return device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
 
 

@@ -22,7 +22,7 @@ from maxserve.core.loading.json_files import read_object, read_optional_object
 from maxserve.core.loading.places import Folder, is_repository
 from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
-from maxserve.core.loading.weight_files import refuse_unreadable
+from maxserve.core.loading.weight_files import validate_readable
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def resolve_model(
     wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder, host)
     architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
     check_task(wanted, architecture.task, ref=place.ref)
-    _refuse_overrides(model.vision_config_overrides, architecture)
+    _validate_overrides(model.vision_config_overrides, architecture)
     quantization = quantization_of(host, config, place.ref)
     weights = finder.weights(place)
     encoding = settle_encoding(
@@ -141,7 +141,7 @@ class _Finder:
         if not paths:
             return place.weights()
         for path in paths:
-            refuse_unreadable(path)
+            validate_readable(path)
         return [self._weight_file(path, place) for path in paths]
 
     def _weight_file(self, entry: str, place: ModelLocation) -> str:
@@ -186,8 +186,8 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     return config
 
 
-def _refuse_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
-    """Who reads images refuses what means nothing to it; a model that does not see has nobody who would."""
+def _validate_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:
+    """Who reads images refuses what means nothing to it; a model of text only has no reader that would."""
     if overrides and architecture.images is None:
         raise ModelError(
             f"--vision-config-overrides: architecture {architecture.name} takes text only; leave the option out"

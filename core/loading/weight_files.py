@@ -79,7 +79,7 @@ def _complete(files: list[str], ref: str) -> list[str]:
     return files
 
 
-def refuse_unreadable(name: str) -> None:
+def validate_readable(name: str) -> None:
     """ModelError for a weight file in a format that is not read."""
     if name.endswith(".safetensors"):
         return

@@ -70,7 +70,7 @@ def _alone(base: str) -> Iterator[None]:
     else:
         pair = _pair(base)
         for address in (pair.requests, pair.outputs):
-            _refuse_taken(base, address)
+            _validate_free(base, address)
         yield
 
 
@@ -93,7 +93,7 @@ def _locked(base: str) -> Iterator[None]:
         os.close(held)
 
 
-def _refuse_taken(base: str, address: str) -> None:
+def _validate_free(base: str, address: str) -> None:
     """SettingsError for a tcp:// address at which something listens already."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET

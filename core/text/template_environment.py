@@ -131,15 +131,15 @@ class _Namespace(jinja2.utils.Namespace):
     def __init__(*args: Any, **kwargs: Any) -> None:  # namespace(self=…) is allowed
         self, *rest = args
         for name in dict(*rest, **kwargs):
-            _refuse_underscore(name)
+            _validate_dashes(name)
         jinja2.utils.Namespace.__init__(self, *rest, **kwargs)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _refuse_underscore(name)
+        _validate_dashes(name)
         super().__setitem__(name, value)
 
 
-def _refuse_underscore(name: object) -> None:
+def _validate_dashes(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}: it begins with an underscore")
 

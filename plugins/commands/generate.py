@@ -51,7 +51,7 @@ def generate_command(invocation: Invocation) -> click.Command:
         given = typed(ctx)
         with_prompt(ctx, given)
         asked = {option.name: ctx.params[option.name] for option in own if option.name}
-        refuse_unknown_fields(invocation.host, asked)
+        validate_known_fields(invocation.host, asked)
         settings = settle(invocation, {name: value for name, value in given.items() if name not in asked})
         with local_process(invocation.host):
             run(settings, invocation.host, asked)
@@ -120,7 +120,7 @@ def _token_ids(ctx: click.Context, param: click.Parameter, text: str | None) -> 
         raise click.BadParameter(f"expected numbers with commas between, not {text!r}", ctx, param) from None
 
 
-def refuse_unknown_fields(host: Host, asked: Mapping[str, Any]) -> None:
+def validate_known_fields(host: Host, asked: Mapping[str, Any]) -> None:
     """Raises UnsupportedError for what was asked and is not supported."""
     fields = host.request_fields()
     for flag, field, _ in SAMPLER_OPTIONS:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-# Larger steps of a CPU do hardly more work per second, and whoever comes meanwhile waits for them.
+# Larger steps of a CPU do hardly more work per second, and requests that come meanwhile wait for them.
 STEP_WORK = 20e9  # multiplications and additions: some tenths of a second
 LEAST_TOKENS, MOST_TOKENS = 128, 1024
 STEP_TEXTS = 256

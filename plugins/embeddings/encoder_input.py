@@ -39,7 +39,7 @@ class EncoderInputs:
         return sorted(self._vectors.prompts)
 
     def prompt(self, name: str | None) -> str:
-        """The prompt of that name, or the one that is put before texts when nobody names one."""
+        """The prompt of that name, or the one that is put before texts when none is named."""
         prompts, default = self._vectors.prompts, self._vectors.default_prompt
         if name is None:
             return prompts[default] if default is not None else ""
@@ -86,7 +86,7 @@ class EncoderInputs:
         if self._vectors.lower:
             text, second = text.lower(), second.lower() if second is not None else None
         if truncation is None:
-            self._refuse_hopeless(len(text) + len(second or ""), text + (second or ""), place)
+            self._validate_feasible(len(text) + len(second or ""), text + (second or ""), place)
         ids, start = self._tokenizer.encode_input(
             text, second, truncation=truncation, add_special_tokens=add_special_tokens
         )
@@ -98,7 +98,7 @@ class EncoderInputs:
             raise RequestError(message, param=truncation.param)
         return self._checked(Input(tuple(ids), start), place)
 
-    def _refuse_hopeless(self, characters: int, text: str, place: str) -> None:
+    def _validate_feasible(self, characters: int, text: str, place: str) -> None:
         """Megabytes that no model holds are not looked at, token by token."""
         tokens = self._tokenizer.fewest_tokens(text)
         if tokens > self._info.max_length:

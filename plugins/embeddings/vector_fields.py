@@ -95,6 +95,6 @@ class VectorFields(Body):
         return inputs.truncation(wanted, side)
 
     def warnings(self, *, strict: bool, taken: frozenset[str] = frozenset()) -> list[str]:
-        """A line for each field that nobody knows; RequestError for one that cannot be done."""
+        """A line for each unknown field; RequestError for one that cannot be done."""
         unsupported = {name: value for name, value in UNSUPPORTED_OF_VECTORS.items() if name not in taken}
         return warnings_of(self.unknown(), strict=strict, unsupported=unsupported)

@@ -33,7 +33,7 @@ def count_states(expression: str) -> int:
     return len(Index(expression, bytes_alone).get_transitions())
 
 
-def refuse_large(expression: str) -> None:
+def validate_size(expression: str) -> None:
     """GrammarUnsupported when an index of `expression` would take too long, or when it is none at all."""
     command = [sys.executable, "-I", "-c", _COUNT]
     try:

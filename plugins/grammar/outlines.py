@@ -15,7 +15,7 @@ from outlines_core import Guide, Index, Vocabulary
 from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.interfaces.grammar import GrammarContext, Prepared
 from maxserve.plugins.grammar import regex
-from maxserve.plugins.grammar.automaton import count_states, refuse_large
+from maxserve.plugins.grammar.automaton import count_states, validate_size
 from maxserve.plugins.grammar.schema import read_schema
 from maxserve.plugins.grammar.schema_regex import schema_regex
 
@@ -61,7 +61,7 @@ class Compiler:
                 f"as an expression it has {len(expression)} characters; at most {LONGEST} are taken"
             )
         whole = rf"(?:{expression})\x00"
-        refuse_large(whole)
+        validate_size(whole)
         return Prepared(kind=OWN, text=whole, warnings=() if found is None else found.warnings)
 
     def cached(self, kind: str, text: str) -> bool:

@@ -109,7 +109,7 @@ class _Reader:
         while self._waiting:
             target, path = self._waiting.popleft()
             self._once(target.schema, _At(target.pointer, path, target.resource))
-        self._refuse_circles()
+        self._validate_circles()
         return _Writer(self._done, self._names, self._paths).whole(root)
 
     def warnings(self) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ class _Reader:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _refuse_circles(self) -> None:
+    def _validate_circles(self) -> None:
         """A schema that refers to itself about the same value says nothing."""
         clear: set[str] = set()
         for start in self._same:

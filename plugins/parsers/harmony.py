@@ -191,7 +191,7 @@ def thoughts(context: ReasoningContext) -> Thoughts | None:
         needed=True,
         closing="<|end|>",
         lead=f"{_START}assistant{_CHANNEL}final{_MESSAGE}",
-        barred=tuple(marker for marker in _MARKERS if marker != "<|end|>"),
+        forbidden=tuple(marker for marker in _MARKERS if marker != "<|end|>"),
     )
 
 

@@ -61,7 +61,7 @@ class Think:
         if cls.closed(context.prompt):
             return None
         opening = cls.openings[0] if cls._begun(context.prompt) is None else ""
-        return Thoughts(opening=opening, closing=cls.closings[0], barred=cls.ends)
+        return Thoughts(opening=opening, closing=cls.closings[0], forbidden=cls.ends)
 
     def feed(self, text: str) -> Delta:
         self._held += text

@@ -26,11 +26,14 @@ class EagerRunner:
         tokens = len(inputs.input_ids)
         if hidden.shape[:1] != (tokens,):
             raise ValueError(f"forward returned {list(hidden.shape)} for {tokens} tokens; [{tokens}, dim] is due")
-        logits = self.logits(hidden[inputs.logit_rows]) if len(inputs.logit_rows) else None
+        logits = self._logits(hidden[inputs.logit_rows]) if len(inputs.logit_rows) else None
         return ModelOutput(logits=logits, hidden=hidden)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._logits(hidden)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self._model.logits(hidden)
         due = (len(hidden), self._vocab_size)
         if logits.shape != due:

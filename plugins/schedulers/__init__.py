@@ -18,7 +18,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
     yield Scheduler(
         name="continuous",
         build="maxserve.plugins.schedulers.continuous:Continuous",
-        summary="prompts first, in order of arrival, then one token for everyone; mixed batches when asked for",
+        summary="prompts first, in order of arrival, then one token for all that decode; mixed batches when asked for",
         honours=BUDGETS,
         priorities=True,
     )
@@ -32,7 +32,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
     yield Scheduler(
         name="tts",
         build="maxserve.plugins.schedulers.tts:TakingTurns",
-        summary="whole prompts until enough requests decode, then one token for everyone until fewer do",
+        summary="whole prompts until enough requests decode, then one token for each until fewer do",
         honours=("max_batch_total_tokens", *TURNS),
         max_started="maxserve.plugins.schedulers.tts:max_started",
         chunks_prompts=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maxserve.interfaces.scheduler import Limits, Plan, SequenceView, View
 
-IN_A_ROW = 4  # batches of prompts while somebody decodes; more cost answers their pace, fewer cost bursts theirs
+IN_A_ROW = 4  # batches of prompts while sequences decode; more cost answers their pace, fewer cost bursts theirs
 
 
 class PromptTurns:
@@ -48,7 +48,7 @@ class Admission:
         return self._room > 0 and self._plan.tokens_left > 0 and not self._closed
 
     def offer(self, sequence: SequenceView) -> int:
-        """The tokens it gets. Whoever does not get all closes the admission: nobody overtakes it."""
+        """The tokens it gets. One that does not get all closes the admission: none overtakes it."""
         self._context += sequence.length
         self._pages = max(self._pages, self._view.cache.owned) + self._pages_of(sequence)
         if self._over_total() or self._over_watermark():

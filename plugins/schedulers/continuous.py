@@ -7,10 +7,10 @@ from maxserve.plugins.schedulers.admission import Admission, PromptTurns
 
 
 class Continuous:
-    """Prompts first, until rows, tokens or pages block; else one token for everyone who runs.
+    """Prompts first, until rows, tokens or pages block; else one token for each that runs.
 
     Where prompts never end, those who run get their token after every few batches of them. With in-flight batching,
-    everyone who runs gets a token and prompts fill the rest of the same batch. Prompts come in order of arrival; a
+    all that run get a token and prompts fill the rest of the same batch. Prompts come in order of arrival; a
     subclass may have another order.
     """
 
@@ -22,7 +22,7 @@ class Continuous:
         running = view.running
         if self._limits.in_flight_batching:
             plan.add_each(running, 1)
-            if plan.size == len(running):  # else pages are so short that somebody lost its own: no time for prompts
+            if plan.size == len(running):  # else pages are so short that a sequence lost its own: no time for prompts
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
                 self._prefill(view, plan, plan.size, context)
             return

@@ -52,9 +52,9 @@ class Fair(Continuous):
     def _keep_books(self, view: View) -> None:
         running, joined = view.running, view.joined
         if not joined and running == self._running:
-            return  # nobody came or went: what was generated is charged when somebody does
+            return  # none came or went: what was generated is charged when one does
         if not running and view.waiting_count == len(joined):
-            self._ledger = self._new_ledger()  # nobody was there: what was before did no harm to whoever comes now
+            self._ledger = self._new_ledger()  # all were gone: what was before did no harm to those that come now
         else:
             self._charge_generated()
         self._running, self._counted = running, [sequence.generated for sequence in running]

@@ -12,7 +12,7 @@ MOST_IDLE = 4096  # clients without a request whose service is remembered
 class Ledger:
     """Service by client, in tokens divided by the client's weight: a virtual token counter (arXiv:2401.00588).
 
-    Who comes, or comes back, starts at what the least served of the present ones had, so that nobody saves up credit by
+    Who comes, or comes back, starts at what the least served of the present ones had, so that none saves up credit by
     being away; who had more keeps it. Absent clients are forgotten once that makes no difference.
     """
 

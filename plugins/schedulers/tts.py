@@ -58,7 +58,7 @@ def max_started(context: Context) -> int | None:
 
 
 class TakingTurns:
-    """Prompts first until `min_batch_size_tg` sequences decode, then one token for everyone until fewer do.
+    """Prompts first until `min_batch_size_tg` sequences decode, then one token for each until fewer do.
 
     Where so many never decode, as prompts that ask for one token come and go, there is an end to a turn all the same.
     A cycle is a turn of prompts and the turn of answers after it. At its start prompts wait for `ce_delay_ms`,

@@ -185,7 +185,7 @@ class _Listener:
         strange = {key for key, given in said.items() if key not in HARMLESS and isinstance(given, Tensor)}
         scale = said.get("scaling")
         if strange:
-            raise ModelError(f"{name} gives its attention what nobody here understands: {', '.join(sorted(strange))}")
+            raise ModelError(f"{name} gives its attention what is not understood here: {', '.join(sorted(strange))}")
         if scale is not None and not isinstance(scale, float | int):
             raise ModelError(f"{name} scales scores by a {type(scale).__name__}, which is no number")
         if query.shape[2] != TOKENS or key.shape[2] != TOKENS:

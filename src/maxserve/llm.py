@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxserve.core.config import Settings, resolve, resolve_plugins
 from maxserve.core.config.options import engine_options, serve_options
-from maxserve.core.config.policy_options import refuse_unused
+from maxserve.core.config.policy_options import validate_used
 from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
-from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
@@ -82,14 +82,14 @@ class LLM:
     ) -> None:
         if model is not None:
             options["model_path"] = model
-        _refuse_server_options(options)
+        _validate_engine_options(options)
         variables = environ or {}
         chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
         plugins = PluginOptions.from_choice(chosen).with_environment(variables)
         self.host = host or PluginHost.discover(plugins, strict=True)
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
-        refuse_unsupported(self.settings)
-        refuse_unused(self.settings, self.host.schedulers, self.host.plugin_sections())
+        validate_supported(self.settings)
+        validate_used(self.settings, self.host.schedulers, self.host.plugin_sections())
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
         if not self.settings.model.defer_resolve:
@@ -310,7 +310,7 @@ class _Growing:
         )
 
 
-def _refuse_server_options(options: Mapping[str, Any]) -> None:
+def _validate_engine_options(options: Mapping[str, Any]) -> None:
     """Nothing listens here, so an option about listening would mean nothing."""
     known = {option.name for option in engine_options()}
     meaningless = sorted({option.name for option in serve_options()} & options.keys() - known)

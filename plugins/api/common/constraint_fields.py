@@ -92,7 +92,7 @@ def _same(one: Asked, other: Asked) -> bool:
 def _of_format(given: ResponseFormat | None) -> list[Asked]:
     if given is None:
         return []
-    _refuse_unknown(given, "response_format")
+    _validate_known(given, "response_format")
     if given.type == "text":
         return _nothing_beside_text(given)
     if given.schema_ is not None:
@@ -123,7 +123,7 @@ def _of_named_schema(given: NamedSchema | None) -> list[Asked]:
     param = "response_format.json_schema"
     if given is None:
         raise RequestError(f"{param}: type json_schema needs it", param=param, code="invalid_value")
-    _refuse_unknown(given, param)
+    _validate_known(given, param)
     if given.schema_ is None:
         raise RequestError(f"{param}.schema is missing", param=f"{param}.schema", code="invalid_schema")
     return [Asked("json_schema", given.schema_, f"{param}.schema")]
@@ -132,7 +132,7 @@ def _of_named_schema(given: NamedSchema | None) -> list[Asked]:
 def _of_outputs(given: StructuredOutputs | None) -> list[Asked]:
     if given is None:
         return []
-    _refuse_unknown(given, "structured_outputs")
+    _validate_known(given, "structured_outputs")
     kinds = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "grammar"}
     values = {"json": given.json_, "regex": given.regex, "choice": given.choice, "grammar": given.grammar}
     found = [Asked(kinds[k], v, f"structured_outputs.{k}") for k, v in values.items() if v is not None]
@@ -158,7 +158,7 @@ def _of_older(body: ConstraintFields) -> list[Asked]:
     return [Asked(kind, value, f) for f, kind in fields if (value := getattr(body, f)) is not None]
 
 
-def _refuse_unknown(given: Body, where: str) -> None:
+def _validate_known(given: Body, where: str) -> None:
     """A word that is not understood might be a constraint: answering without it would be wrong."""
     for name in given.unknown():
         param = f"{where}.{name[:64]}"

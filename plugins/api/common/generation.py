@@ -85,7 +85,7 @@ class _Answers:
                 else:
                     raise EngineError(_NO_END)
             self.queue.put_nowait(None)
-        except Exception as error:  # belongs to whoever reads the deltas
+        except Exception as error:  # belongs to the reader of the deltas
             self.queue.put_nowait(error)
 
 

@@ -15,7 +15,7 @@ LONGEST = 128  # characters of a name that is kept as it is; schedulers remember
 def client_of(user: str | None, headers: Headers) -> str:
     """The `user` a request names, else a digest of its API key, else nothing.
 
-    Keys are not checked here, and never kept: whoever reads logs or messages sees "key-" and the first digits of the
+    Keys are not checked here, and never kept: logs and messages show "key-" and the first digits of the
     key's SHA-256.
     """
     if user:

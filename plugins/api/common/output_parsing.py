@@ -156,7 +156,7 @@ class OutputParsers:
     def thoughts(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ThoughtTokens | None:
         """What the model may think before it writes what a constraint holds it to.
 
-        None where it does not think, and where nobody would tell its thoughts from its answer.
+        None where it does not think, and where its thoughts would not be told from its answer.
         """
         if self._parsers.thoughts is None or body.separate_reasoning is False:
             return None
@@ -167,12 +167,12 @@ class OutputParsers:
         closing = self._tokenizer.token_id(thoughts.closing)
         if closing is None or closing in self._ends:
             return None
-        barred = (self._tokenizer.token_id(text) for text in thoughts.barred)
+        forbidden = (self._tokenizer.token_id(text) for text in thoughts.forbidden)
         return ThoughtTokens(
             closing=closing,
             opening=tuple(self._tokenizer.encode(thoughts.opening, add_special_tokens=False)),
             lead=tuple(self._tokenizer.encode(thoughts.lead, add_special_tokens=False)),
-            barred=tuple(token for token in barred if token is not None),
+            forbidden=tuple(token for token in forbidden if token is not None),
             needed=thoughts.needed,
         )
 

@@ -21,7 +21,7 @@ _TOO_LONG = "context_length_exceeded"
 class RequestPlan:
     """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
 
-    `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is nobody's.
+    `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is dropped.
     """
 
     requests: tuple[Request, ...]

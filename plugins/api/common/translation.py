@@ -16,7 +16,7 @@ from maxserve.plugins.api.common.unsupported import Neutral, warnings_of
 
 C = TypeVar("C", bound=TextBody)
 
-# Fields of OpenAI's bodies that mean the same whoever sends them, and change nothing about the form of an answer.
+# Fields of OpenAI's bodies that mean the same in every dialect, and change nothing about the form of an answer.
 _SAME_EVERYWHERE = frozenset(
     {
         "add_special_tokens",

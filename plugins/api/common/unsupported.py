@@ -90,7 +90,7 @@ def warnings_of(
 ) -> list[str]:
     """A line for each field that was ignored; RequestError for one of `unsupported` that asks for something.
 
-    `strict` (`--strict-fields`): RequestError also for a field that nobody knows.
+    `strict` (`--strict-fields`): RequestError also for an unknown field.
     """
     ignored = []
     for name, value in unknown.items():

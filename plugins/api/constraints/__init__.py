@@ -1,1 +1,1 @@
-"""Constraints of requests, tried where a crash or a runaway costs nobody else anything."""
+"""Constraints of requests, tried where a crash or a runaway costs no other request anything."""

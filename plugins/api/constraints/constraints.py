@@ -106,7 +106,7 @@ class Constraints:
         return found is not None and found.refused is None
 
     async def _outcome(self, name: str, kind: str, text: str, param: str) -> Outcome:
-        """What became of it; whoever asks for the same at the same time waits for the same compilation.
+        """What became of it; requests for the same at the same time wait for the same compilation.
 
         It is stopped when all of them have gone.
         """

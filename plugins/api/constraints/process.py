@@ -1,6 +1,6 @@
 """The process that tries constraints out: `python -m maxserve.plugins.api.constraints.process`.
 
-It builds the compilers once and forks: a crash, a runaway or a hoard of memory ends a fork that nobody else needs, and
+It builds the compilers once and forks: a crash, a runaway or a hoard of memory ends a fork of its own, and
 the next one is there in milliseconds. A fork serves one constraint after the other, since its first one costs it
 several times as much (pages are copied when they are touched), and is replaced after LIFE of them. It has less stack
 than the threads of a worker, which compile the constraint after it: what is taken here does not break there. All end
@@ -97,7 +97,7 @@ class Trials:
         self._forks: dict[int, _Fork] = {}  # by pipe
         self._preferred = begin.preferred
         if begin.preferred is not None:
-            with suppress(MaxserveError):  # whoever asks for it is told
+            with suppress(MaxserveError):  # the request that asks for it is told
                 self._compilers(begin.preferred)
 
     def run(self, frames: Frames, first: Iterable[ToTrials]) -> None:

@@ -1,4 +1,4 @@
-"""Constraints tried out where a crash or a runaway costs nobody anything: the API process's side of it."""
+"""Constraints tried out where a crash or a runaway costs no request anything: the API process's side of it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Sandbox:
         self._advance()
         try:
             return await job.done
-        finally:  # also when nobody waits any more
+        finally:  # also when no request waits any more
             self._leave(job)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Sandbox:
         self._advance()
 
     def _send(self, job: _Job, message: Message) -> None:
-        with suppress(RuntimeError):  # closed: nobody waits
+        with suppress(RuntimeError):  # closed: no request waits
             self._thread.submit(job.process.write, message)
 
     # --- the process --------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class EmbeddingsBody(VectorFields, FormatFields):
 
     @property
     def activation(self) -> bool | None:
-        """Whether vectors have the length 1; None: as the model was made. RequestError for two different wishes."""
+        """Whether vectors have the length 1; None: as the model was made. RequestError for two different values."""
         given = {
             name: value
             for name in ("normalize", "normalized", "use_activation")

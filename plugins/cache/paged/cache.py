@@ -271,7 +271,7 @@ class PagedCache:
         assert full <= state.pages, f"row {row} commits {len(tokens)} tokens, {state.capacity} are reserved"
         node = state.node
         assert node is not None
-        spare: list[int] = []
+        slack: list[int] = []
         raw, width = self._bytes(tokens, state.committed, full), self._width
         for start, index in enumerate(range(state.committed, full)):
             key, page = raw[start * width : (start + 1) * width], int(table[index])
@@ -282,13 +282,13 @@ class PagedCache:
                 tree.hold(child)
                 child.pinned = child.pinned or state.owner.pinned
                 table[index] = child.page
-                spare.append(page)
+                slack.append(page)
             node = child
         state.node, state.committed = node, full
         state.next_commit = (full + 1) * self.page_size
-        if spare:
+        if slack:
             self._set_tail(row, state)
-            self._pool.give(spare)
+            self._pool.give(slack)
 
     def _set_tail(self, row: int, state: Row) -> None:
         tail = int(self.block_tables[row, state.pages - 1]) if state.pages else -1

@@ -17,11 +17,11 @@ class PagePool:
     and taking O(1); finding the longest run is O(log runs).
     """
 
-    __slots__ = ("_first", "_growing", "_last", "_longest", "_run", "_spare", "_step", "free", "opened", "total")
+    __slots__ = ("_first", "_growing", "_last", "_longest", "_run", "_slack", "_step", "free", "opened", "total")
 
-    def __init__(self, pages: int, opened: int | None = None, *, run: int = 1, spare: int | None = None) -> None:
+    def __init__(self, pages: int, opened: int | None = None, *, run: int = 1, slack: int | None = None) -> None:
         self.total = pages
-        self._spare = pages if spare is None else spare  # with so many free, nothing is evicted to have them in one run
+        self._slack = pages if slack is None else slack  # with so many free, nothing is evicted to have them in one run
         self._run = run  # pages side by side that a row should find ahead when it starts a new run
         self._step = max(1, min(run, (pages if opened is None else opened) // 4))  # pages to open at once
         self.opened = 0
@@ -60,7 +60,7 @@ class PagePool:
         if missing > 0 and self.closed:
             self.open(max(missing, self._step))
         evicted = max(0, count - self.free)
-        if self.free <= self._spare and not self.follows(after, count):
+        if self.free <= self._slack and not self.follows(after, count):
             run = min(self._run, self.opened // (4 * tables))
             if self.longest() < run:
                 evicted = max(evicted, min(run, unused))
@@ -162,9 +162,9 @@ class PagePool:
         taken.extend(range(start, stop))
 
     def _place(self, first: int, wanted: int) -> int:
-        """Where in the run at `first` to begin; a row that grows into it from the left keeps half of what is spare."""
-        spare = self._last[first] - first + 1 - wanted
-        return first + spare // 2 if spare > 0 and self._growing[first - 1] else first
+        """Where in the run at `first` to begin; a row that grows into it from the left keeps half of what is slack."""
+        slack = self._last[first] - first + 1 - wanted
+        return first + slack // 2 if slack > 0 and self._growing[first - 1] else first
 
     def _longest_run(self) -> int:
         heap = self._longest

@@ -63,7 +63,7 @@ class WindowedCache:
         self._sharing = context.share_prefixes
         self._rows: list[Row | None] = [None] * context.rows
         soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
-        self._pool = PagePool(context.pages, soft, run=LONG_RUN // context.page_size, spare=context.pages // 8)
+        self._pool = PagePool(context.pages, soft, run=LONG_RUN // context.page_size, slack=context.pages // 8)
         self._opened = 0
         self._reaches: list[Reach] = reaches(context.groups)
         self._tree = WindowTree(chosen_policy(context, policy), self._reaches, context.page_size)

@@ -216,7 +216,7 @@ class CacheStrategyChecks:
             self._random_use(random.Random(seed), model, self.operations // 2)
 
     def test_a_window_keeps_what_it_sees(self) -> None:
-        """Pages it has passed are given back, and can still be found as long as nobody needs their room."""
+        """Pages it has passed are given back, and can still be found as long as their room is not needed."""
         if not self.declared().windows:
             return
         model, tokens = self.model(groups=(CacheGroup(layers=(0,), window=9),), max_length=400), np.arange(400)

@@ -58,7 +58,7 @@ class Model:
     """Drives a cache and predicts it. Any difference is an AssertionError.
 
     Every token's slot in the cache's storage (in a plain array where the cache was given no layers) gets the number of
-    its prefix, so a row that reads another number than its own reads somebody else's keys and values.
+    its prefix, so a row that reads another number than its own reads another row's keys and values.
 
     `copies`: the cache has a host tier, to which a commit of new full pages copies whatever of the row it lacks.
     """
@@ -176,7 +176,7 @@ class Model:
         del self.rows[row]
 
     def reset(self) -> None:
-        """Forgets what nobody uses."""
+        """Forgets what is unused."""
         before = self.cache.sizes()
         freed = self.cache.reset()
         after = self.cache.sizes()
@@ -205,7 +205,7 @@ class Model:
                 assert not wrong.size, f"row {row} reads foreign keys and values at token {low + int(wrong[0])}"
 
     def _verify_touched(self) -> None:
-        """Prefixes nobody uses touch no more than `soft_pages`; room for rows to lie in one piece may cost half."""
+        """Unused prefixes touch no more than `soft_pages`; room for rows to lie in one piece may cost half."""
         soft, touched = self.context.soft_pages, len(self._touched)
         if soft is not None:
             most = max(soft, (3 * self._most_owned + soft) // 2)

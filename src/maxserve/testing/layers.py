@@ -99,7 +99,7 @@ class LayerCompilerChecks:
 
     @pytest.mark.parametrize("name", ["plain", "whole lines"])
     def test_a_sequence_does_not_depend_on_the_others(self, name: str) -> None:
-        """Neither its prompt nor what it decodes, whoever is before it in the batch or after it."""
+        """Neither its prompt nor what it decodes, whatever is before it in the batch or after it."""
         if not self.row_independent:
             pytest.skip(f"{self.compiler} says that it does not promise this")
         host = PluginHost.discover(self.plugins, strict=True)

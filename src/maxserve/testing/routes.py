@@ -1,4 +1,4 @@
-"""Checks of HTTP routes, over an engine that says the same to everybody.
+"""Checks of HTTP routes, over an engine that says the same to every request.
 
 class TestAcme(RoutesChecks):
     routes = "acme"

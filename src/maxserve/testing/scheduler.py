@@ -123,7 +123,7 @@ class SchedulerChecks:
     def _watch(self, limits: Limits, users: int) -> tuple[float, int]:
         """Seconds of a plan, the best of five, and the most that one looked at."""
         policy, engine = self.policy(limits), _crowd(limits, running=256, waiting=10_000, users=users)
-        engine.run_step(policy)  # it hears of everybody
+        engine.run_step(policy)  # it hears of all
         watched = []
         for _ in range(5):
             engine.run_step(policy)

@@ -74,7 +74,7 @@ def scored(tokens: Sequence[int], count: int | None) -> tuple[TokenLogprob, ...]
 
 @dataclass
 class ScriptedEngine:
-    """Says `reply` to everybody, a token every `delay` seconds, as an EngineClient."""
+    """Says `reply` to every request, a token every `delay` seconds, as an EngineClient."""
 
     tokenizer: Tokenizer
     reply: Callable[[Request], Sequence[int]]

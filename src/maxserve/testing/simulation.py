@@ -132,7 +132,7 @@ class Nothing:
 class SimulatedEngine(Engine):
     """The engine's queues, plans and pages under a clock that ticks once a step. `log` holds every plan: id and tokens.
 
-    `rested`: in the last step nobody ran, and the clock went on to when the policy wants to be asked. `spent` is how
+    `rested`: in the last step no sequence ran, and the clock went on to when the policy wants to be asked. `spent` is how
     many seconds the last plan took, `looked_at` how much it read of the queue of those who wait. What a policy does
     wrong raises here, where a server would go on without it.
     """
@@ -245,8 +245,8 @@ class SimulatedEngine(Engine):
     def _untouched(self, plan: StepPlan) -> dict[str, tuple[Any, ...]]:
         """The state of all whom the plan did not touch so far."""
         touched = {*plan.entries, *plan.preempted}
-        everyone = (*self.waiting.values(), *self.running.values())
-        return {s.id: (s.prompt_length, s.length, s.computed, s.row, s.limit) for s in everyone if s not in touched}
+        all_of_them = (*self.waiting.values(), *self.running.values())
+        return {s.id: (s.prompt_length, s.length, s.computed, s.row, s.limit) for s in all_of_them if s not in touched}
 
     @contextmanager
     def _clock(self) -> Iterator[None]:

@@ -78,7 +78,7 @@ def test_what_goes_together_is_taken(typed: dict[str, Any]) -> None:
 
 def test_draft_options_need_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = {"draft_devices": "cpu", "draft_rope_type": "yarn"}
-    assert len(resolve(typed, environ={}).chosen) == 2  # left to refuse_unsupported as long as they are in its table
+    assert len(resolve(typed, environ={}).chosen) == 2  # left to validate_supported as long as they are in its table
     monkeypatch.setattr("maxserve.core.config.checks.UNSUPPORTED_PATHS", frozenset())
     with pytest.raises(SettingsError, match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path too$"):
         resolve(typed, environ={})

@@ -8,7 +8,7 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.document import built_in_sections
-from maxserve.core.config.policy_options import refuse_unused, unused_chunking
+from maxserve.core.config.policy_options import unused_chunking, validate_used
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry
@@ -37,7 +37,7 @@ def registry(strangers: Iterable[Scheduler] = (STRANGER, PLAIN)) -> Registry[Sch
 def refusal(scheduler: str, **options: Any) -> str:
     """What is said against these options; empty when nothing is."""
     try:
-        refuse_unused(resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS), registry(), SECTIONS)
+        validate_used(resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS), registry(), SECTIONS)
     except SettingsError as error:
         return str(error)
     return ""
@@ -84,21 +84,21 @@ def test_all_are_named_at_once() -> None:
 def test_chosen_by_file_or_environment_counts_as_well() -> None:
     settings = resolve({}, environ={"MAX_SERVE_CE_DELAY_MS": "5"}, sections=SECTIONS)
     with pytest.raises(SettingsError, match="--ce-delay-ms"):
-        refuse_unused(settings, registry(), SECTIONS)
+        validate_used(settings, registry(), SECTIONS)
 
 
 def test_an_option_that_nobody_honours_can_only_be_left_out() -> None:
     settings = resolve({"scheduler": "plain", "ce_delay_ms": 1}, environ={}, sections=SECTIONS)
     only = Registry("scheduler", [Entry(kind="scheduler", component=PLAIN, plugin="p", origin="o")])
     with pytest.raises(SettingsError, match="does not use it; leave the option out"):
-        refuse_unused(settings, only, SECTIONS)
+        validate_used(settings, only, SECTIONS)
 
 
 def test_a_scheduler_that_honours_no_option_is_a_plugin_error() -> None:
     wrong = Scheduler(name="wrong", build="acme:Policy", honours=("ce_dely_ms",))
     settings = resolve({"scheduler": "wrong"}, environ={}, sections=SECTIONS)
     with pytest.raises(PluginError, match=r"honours 'ce_dely_ms'.*did you mean ce_delay_ms"):
-        refuse_unused(settings, registry([wrong]), SECTIONS)
+        validate_used(settings, registry([wrong]), SECTIONS)
 
 
 def test_chunks_are_warned_about_where_there_are_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.task_args import read_audio_arguments
-from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
 
 
@@ -45,11 +45,11 @@ def test_audio_generation_needs_a_decoder() -> None:
             resolve({"task": "audio_generation", "task_arg": given}, environ={})
     settings = resolve({"task": "audio_generation", "task_arg": ["audio_decoder=Mimi"]}, environ={})
     with pytest.raises(UnsupportedError, match="--task"):
-        refuse_unsupported(settings)
+        validate_supported(settings)
 
 
 def test_other_tasks_do_not_read_them_and_say_so(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = resolve({"task_arg": ["--nonsense"]}, environ={})
     assert settings.model.task_arg == ("--nonsense",)
     assert "--task-arg --nonsense means nothing to --task text_generation" in caplog.text
-    refuse_unsupported(settings)
+    validate_supported(settings)

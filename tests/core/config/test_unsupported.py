@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.document import built_in_sections
-from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, refuse_unsupported
+from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, validate_supported
 from maxserve.core.interfaces.errors import UnsupportedError
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
@@ -53,7 +53,7 @@ def test_each_is_refused_with_every_value_that_asks_for_something(path: str, her
     settings = resolve(typed, environ={}, sections=SHARED)
     assert path in settings.chosen
     with pytest.raises(UnsupportedError) as caught:
-        refuse_unsupported(settings)
+        validate_supported(settings)
     assert f"{option.flag} is not supported yet" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -80,7 +80,7 @@ def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
     if option.default is None or option.default == ():
         return  # such an option has no value that asks for nothing
     settings = resolve({option.name: option.default}, environ={}, sections=SHARED)
-    refuse_unsupported(settings)
+    validate_supported(settings)
 
 
 def test_a_switch_is_typed_off() -> None:
@@ -92,7 +92,7 @@ def test_a_switch_is_typed_off() -> None:
     command = GroupedCommand("serve", params=list(serve_options()), callback=lambda **typed: taken.update(typed))
     for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
         assert CliRunner().invoke(command, [flag]).exit_code == 0
-        refuse_unsupported(
+        validate_supported(
             resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}, sections=SHARED)
         )
 
@@ -106,11 +106,11 @@ def test_what_is_supported_is_not_refused(here: Path) -> None:
     typed = {options[path].name: special.get(options[path].name, sample(options[path])) for path in SUPPORTED}
     settings = resolve(typed, environ={}, sections=SHARED)
     assert settings.chosen == SUPPORTED
-    refuse_unsupported(settings)
+    validate_supported(settings)
 
 
 def test_defaults_are_not_refused() -> None:
-    refuse_unsupported(Settings())
+    validate_supported(Settings())
 
 
 def test_every_option_of_the_list_is_supported_or_refused() -> None:
@@ -121,7 +121,7 @@ def test_every_option_of_the_list_is_supported_or_refused() -> None:
 
 def test_all_are_named_at_once() -> None:
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
-        refuse_unsupported(
+        validate_supported(
             resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}, sections=SHARED)
         )
     assert all(
@@ -143,8 +143,8 @@ def test_all_are_named_at_once() -> None:
 def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) -> None:
     flag = "--" + next(iter(typed)).replace("_", "-")
     with pytest.raises(UnsupportedError, match=f"{flag} with .* is not supported yet"):
-        refuse_unsupported(resolve(typed, environ={}, sections=SHARED))
-    refuse_unsupported(resolve(fine, environ={}, sections=SHARED))
+        validate_supported(resolve(typed, environ={}, sections=SHARED))
+    validate_supported(resolve(fine, environ={}, sections=SHARED))
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
@@ -153,4 +153,4 @@ def test_the_table_of_values_is_tested_whole() -> None:
 
 def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:
     with pytest.raises(UnsupportedError, match="--draft-section-name is not supported yet"):
-        refuse_unsupported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED))
+        validate_supported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED))

@@ -12,7 +12,7 @@ import pytest
 
 from maxserve import CacheStrategy, hookimpl
 from maxserve.core.config import resolve
-from maxserve.core.config.unsupported import refuse_unsupported
+from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
@@ -33,7 +33,7 @@ def build(model_folder: Callable[..., Path]) -> Build:
         host = host or PluginHost.discover(PluginOptions(), strict=True)
         typed = {"model_path": str(model_folder()), **options}
         settings = resolve(typed, environ={}, sections=host.plugin_sections())
-        refuse_unsupported(settings)
+        validate_supported(settings)
         files = resolve_model(settings.model, host, progress=NullProgress())
         return build_engine(settings, host, files, progress=NullProgress())
 

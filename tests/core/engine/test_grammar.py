@@ -113,8 +113,8 @@ def test_thoughts_before_it_are_free_until_they_close(llms: Callable[[str], Any]
     """The text of a constraint begins behind the tokens that lead to it; no end comes before that."""
     llm = llms(options)
     opening, closing, *lead = llm.tokenizer.encode("abcd", add_special_tokens=False)
-    lead, barred = tuple(lead), tuple(llm.tokenizer.encode("z", add_special_tokens=False))
-    begun = ThoughtTokens(closing=closing, lead=lead, barred=barred)
+    lead, forbidden = tuple(lead), tuple(llm.tokenizer.encode("z", add_special_tokens=False))
+    begun = ThoughtTokens(closing=closing, lead=lead, forbidden=forbidden)
     for thoughts in (begun, replace(begun, opening=(opening, opening), needed=needed)):
         wanted = replace(constraint("regex", "[0-9]{2}"), thoughts=thoughts)
         bias = {str(closing): 6.0, str(opening): 4.0}
@@ -125,7 +125,7 @@ def test_thoughts_before_it_are_free_until_they_close(llms: Callable[[str], Any]
                 assert re.fullmatch("[0-9]{2}", done.text)
                 continue
             assert tuple(tokens[: len(thoughts.opening)]) == thoughts.opening
-            assert not set(tokens) & set(barred)
+            assert not set(tokens) & set(forbidden)
             end = tokens.index(closing, len(thoughts.opening)) + 1
             assert tuple(tokens[end : end + len(lead)]) == lead
             assert re.fullmatch("[0-9]{2}", llm.tokenizer.decode(tokens[end + len(lead) :]))

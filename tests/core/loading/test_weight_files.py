@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.weight_files import choose_weights, refuse_unreadable
+from maxserve.core.loading.weight_files import choose_weights, validate_readable
 
 
 def chosen(names: list[str], weight_map: Any = None) -> list[str]:
@@ -113,7 +113,7 @@ def test_says_what_there_is_instead(names: list[str], reason: str) -> None:
 
 
 def test_named_files_must_be_safetensors() -> None:
-    refuse_unreadable("a.safetensors")
+    validate_readable("a.safetensors")
     for name, reason in [("a.gguf", "not supported yet"), ("a.bin", "pickle"), ("a.npz", "safetensors files only")]:
         with pytest.raises(ModelError, match=reason):
-            refuse_unreadable(name)
+            validate_readable(name)

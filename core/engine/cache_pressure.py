@@ -1,4 +1,4 @@
-"""What does the operator hear of a cache that is too small?"""
+"""The log lines about a cache that is too small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger("maxserve.engine")
 INTERVAL = 1.0  # seconds between two lines
 
 
-class MemoryAdvice:
+class CachePressureLog:
     """Tells, now and then, that requests lose their pages and are computed twice."""
 
     def __init__(self) -> None:
