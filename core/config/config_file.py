@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from maxserve.core.config.catalog import Catalog, OptionSpec, near
-from maxserve.core.config.given import Given, Layer
+from maxserve.core.config.source_value import Source, SourceValue
 from maxserve.core.interfaces.errors import SettingsError
 
 EVERYTHING = ""  # a scope in which every option may be named
@@ -65,9 +65,9 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def file_layer(
+def file_source(
     options: Catalog, content: Mapping[Any, Any], path: str, *, strict: bool = True, draft: bool = False
-) -> Layer:
+) -> Source:
     """What the content of a file sets; SettingsError lists every unknown key, unless not `strict`.
 
     With `draft`, the file is about the draft model only and needs no prefix draft_.
@@ -76,7 +76,7 @@ def file_layer(
     walk.read(content, "draft_model" if draft else EVERYTHING, "")
     if strict and walk.unknown:
         raise SettingsError(f"{path}: unknown key{'s' * (len(walk.unknown) > 1)} {', '.join(walk.unknown)}{walk.hint}")
-    return walk.layer
+    return walk.source
 
 
 def _scopes(options: Catalog) -> dict[str, str]:
@@ -97,7 +97,7 @@ class _Walk:
     options: Catalog
     path: str
     scopes: Mapping[str, str]
-    layer: Layer = field(default_factory=dict)
+    source: Source = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     foreign_sections: list[str] = field(default_factory=list)
 
@@ -123,9 +123,9 @@ class _Walk:
 
     def _set(self, option: OptionSpec, value: Any, spot: str) -> None:
         where = f"{spot} in {self.path}"
-        if option.path in self.layer:
-            raise SettingsError(f"{self.layer[option.path].where} and {spot} mean the same; keep one of them")
-        self.layer[option.path] = Given(value, where)
+        if option.path in self.source:
+            raise SettingsError(f"{self.source[option.path].where} and {spot} mean the same; keep one of them")
+        self.source[option.path] = SourceValue(value, where)
 
     def _unknown(self, name: str, spot: str, value: Any, known: Mapping[str, OptionSpec]) -> None:
         if isinstance(value, Mapping) and spot == name:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maxserve.core.config.catalog import PREFIX, Catalog, near
-from maxserve.core.config.given import Given, Layer
+from maxserve.core.config.source_value import Source, SourceValue
 from maxserve.core.interfaces.errors import SettingsError
 
 log = logging.getLogger("maxserve.settings")
@@ -25,7 +25,7 @@ ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*")
 QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
 
 
-def environment_layer(options: Catalog, environ: Mapping[str, str], dotenv: Path, *, strict: bool) -> Layer:
+def environment_source(options: Catalog, environ: Mapping[str, str], dotenv: Path, *, strict: bool) -> Source:
     """What the variables set; the real environment wins over `.env`, a variable without text sets nothing.
 
     An empty `environ` stands for no environment at all, `.env` included. With `strict`, variables that begin with
@@ -36,13 +36,13 @@ def environment_layer(options: Catalog, environ: Mapping[str, str], dotenv: Path
     from_file = read_dotenv(dotenv)
     if strict:
         _warn_of_unknown(options, {**from_file, **environ})
-    layer: Layer = {}
+    source: Source = {}
     for variables, where in ((from_file, f" in {dotenv}"), (environ, "")):
         for option in options:
             for name in reversed(option.env):
                 if variables.get(name):
-                    layer[option.path] = Given(variables[name], name + where)
-    return layer
+                    source[option.path] = SourceValue(variables[name], name + where)
+    return source
 
 
 def _warn_of_unknown(options: Catalog, variables: Mapping[str, str]) -> None:

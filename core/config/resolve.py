@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from maxserve.core.config.catalog import Catalog, OptionSpec, catalog
 from maxserve.core.config.checks import check
-from maxserve.core.config.layers import Inputs, Layers, read_layers
 from maxserve.core.config.limits import expectation
 from maxserve.core.config.sections import Origin, PluginSection, PluginsSettings, Settings
+from maxserve.core.config.sources import Inputs, Sources, read_sources
 from maxserve.core.interfaces.errors import SettingsError
 
 DOTENV = Path(".env")
@@ -32,26 +32,28 @@ def resolve(
     for no environment at all, `.env` included. SettingsError says in one line what is wrong and where.
     """
     options = catalog(sections)
-    choices = _Choices(options, read_layers(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
+    choices = _Choices(options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
     return check(choices.settings(sections))
 
 
 def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dotenv: Path = DOTENV) -> PluginsSettings:
-    """Only the choice of plugins, from the same layers, before plugins' own options are known.
+    """Only the choice of plugins, from the same sources, before plugins' own options are known.
 
     What other options are called, or are set to, is not looked at.
     """
     options = Catalog(tuple(option for option in catalog() if option.section in ("plugins", "files")))
-    choices = _Choices(options, read_layers(options, Inputs(typed=typed, environ=environ, dotenv=dotenv, strict=False)))
+    choices = _Choices(
+        options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv, strict=False))
+    )
     return choices.settings(()).plugins
 
 
 @dataclass(slots=True)
 class _Choices:
-    """The layers on their way into one value."""
+    """The sources on their way into one value."""
 
     options: Catalog
-    layers: Layers
+    sources: Sources
     origins: dict[str, Origin] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -73,11 +75,11 @@ class _Choices:
     def _values(self) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {}
         for option in self.options:
-            for origin, layer in self.layers:
-                if option.path in layer:
+            for origin, source in self.sources:
+                if option.path in source:
                     self.origins[option.path] = origin
-                    self.where[option.path] = layer[option.path].where
-                    self._read(option, layer[option.path].value, values.setdefault(option.section, {}))
+                    self.where[option.path] = source[option.path].where
+                    self._read(option, source[option.path].value, values.setdefault(option.section, {}))
                     break
         return values
 

@@ -132,8 +132,8 @@ class Nothing:
 class SimulatedEngine(Engine):
     """The engine's queues, plans and pages under a clock that ticks once a step. `log` holds every plan: id and tokens.
 
-    `rested`: in the last step no sequence ran, and the clock went on to when the policy wants to be asked. `spent` is how
-    many seconds the last plan took, `looked_at` how much it read of the queue of those who wait. What a policy does
+    `rested`: in the last step none ran, and the clock went on to when the policy wants to be asked. `spent` is how many
+    seconds the last plan took, `looked_at` how much it read of the queue of those who wait. What a policy does
     wrong raises here, where a server would go on without it.
     """
 

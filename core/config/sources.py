@@ -1,4 +1,4 @@
-"""Sources of option values: command line, file and environment, one layer each."""
+"""Sources of option values: command line, file and environment, one source each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from maxserve.core.config.catalog import Catalog, near
-from maxserve.core.config.config_file import file_layer, read_mapping
-from maxserve.core.config.environment import environment_layer
-from maxserve.core.config.given import Given, Layer
+from maxserve.core.config.config_file import file_source, read_mapping
+from maxserve.core.config.environment import environment_source
 from maxserve.core.config.sections import Origin
+from maxserve.core.config.source_value import Source, SourceValue
 from maxserve.core.config.values import items
 from maxserve.core.interfaces.errors import SettingsError
 
-Layers: TypeAlias = list[tuple[Origin, Layer]]
+Sources: TypeAlias = list[tuple[Origin, Source]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,10 @@ class Inputs:
     strict: bool = True
 
 
-def read_layers(options: Catalog, inputs: Inputs) -> Layers:
-    """The layers, the strongest first."""
-    typed = typed_layer(options, inputs.typed, strict=inputs.strict)
-    environment = environment_layer(options, inputs.environ, inputs.dotenv, strict=inputs.strict)
+def read_sources(options: Catalog, inputs: Inputs) -> Sources:
+    """The sources, the strongest first."""
+    typed = typed_source(options, inputs.typed, strict=inputs.strict)
+    environment = environment_source(options, inputs.environ, inputs.dotenv, strict=inputs.strict)
     chosen = environment | typed
     return [
         ("command line", typed),
@@ -41,10 +41,10 @@ def read_layers(options: Catalog, inputs: Inputs) -> Layers:
     ]
 
 
-def typed_layer(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> Layer:
+def typed_source(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> Source:
     """What was typed, by path. None and empty lists stand for what was not typed."""
     known = options.by_name()
-    layer: Layer = {}
+    source: Source = {}
     for name, value in typed.items():
         if value is None or (isinstance(value, (list, tuple)) and not value):
             continue
@@ -53,29 +53,29 @@ def typed_layer(options: Catalog, typed: Mapping[str, Any], *, strict: bool) -> 
             if strict:
                 raise SettingsError(f"there is no option {name}{near(name, known)}; see max serve --help")
             continue
-        if option.path in layer:
+        if option.path in source:
             raise SettingsError(f"{option.alias_flag} and {option.flag} mean the same; give one of them")
         flag = option.flag if name == option.name else option.alias_flag
-        layer[option.path] = Given(value, option.off_flag if value is False and option.off_flag else flag)
-    return layer
+        source[option.path] = SourceValue(value, option.off_flag if value is False and option.off_flag else flag)
+    return source
 
 
-def _file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
+def _file(options: Catalog, chosen: Source, *, strict: bool) -> Source:
     paths, sections = _texts(chosen, "files.config_file"), _texts(chosen, "files.section_name")
     if not paths:
         _validate_section_has_file(chosen)
-    layer: Layer = {}
+    source: Source = {}
     for path, section in pairs(paths, sections):
-        layer |= file_layer(options, read_mapping(path, section), path, strict=strict)
-    return layer
+        source |= file_source(options, read_mapping(path, section), path, strict=strict)
+    return source
 
 
-def _draft_file(options: Catalog, chosen: Layer, *, strict: bool) -> Layer:
+def _draft_file(options: Catalog, chosen: Source, *, strict: bool) -> Source:
     paths, sections = _texts(chosen, "files.draft_config_file"), _texts(chosen, "files.draft_section_name")
-    layer: Layer = {}
+    source: Source = {}
     for path, section in pairs(paths, sections if paths else (), prefix="draft-"):  # a section alone is refused later
-        layer |= file_layer(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
-    return layer
+        source |= file_source(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
+    return source
 
 
 def pairs(paths: Sequence[str], sections: Sequence[str], *, prefix: str = "") -> list[tuple[str, str | None]]:
@@ -98,14 +98,14 @@ def pairs(paths: Sequence[str], sections: Sequence[str], *, prefix: str = "") ->
     )
 
 
-def _texts(chosen: Layer, path: str) -> tuple[str, ...]:
+def _texts(chosen: Source, path: str) -> tuple[str, ...]:
     """The values of a repeatable option as they were typed; with commas between in the environment."""
     if path not in chosen:
         return ()
     return tuple(map(str, items(chosen[path].value)))
 
 
-def _validate_section_has_file(chosen: Layer) -> None:
+def _validate_section_has_file(chosen: Source) -> None:
     if "files.section_name" in chosen:
         given = chosen["files.section_name"]
         raise SettingsError(f"{given.where}: the section {given.value!r} of which file? Give --config-file too")

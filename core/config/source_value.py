@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class SourceValue:
     """A value as it was written; `where` names the spot in messages."""
 
     value: Any
     where: str
 
 
-Layer: TypeAlias = dict[str, Given]  # by the option's path, "section.field"
+Source: TypeAlias = dict[str, SourceValue]  # by the option's path, "section.field"
