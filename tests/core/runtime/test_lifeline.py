@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.runtime.lifeline import read_start, write_start
+from maxserve.core.runtime.lifeline import encode_start, read_start
 from maxserve.core.runtime.messages import Endpoints, Start
 
 STUB = Path(__file__).parent / "stub"
@@ -24,7 +24,7 @@ def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Start]:
 def test_start_arrives_as_it_was_and_the_pipe_stays_open(start_of: Callable[..., Start]) -> None:
     start = start_of(ADDRESSES, settings="{}" * 10_000)
     pipe = io.BytesIO()
-    write_start(pipe, start)
+    pipe.write(encode_start(start))
     pipe.write(b"later")
     pipe.seek(0)
     assert read_start(pipe) == start

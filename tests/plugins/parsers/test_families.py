@@ -6,7 +6,7 @@ import json
 from typing import Any, ClassVar
 
 from maxserve.core.interfaces.parsers import Tool, ToolContext
-from maxserve.plugins.api.common.output_parsing import AnswerReader
+from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.parsers.kimi_k2 import KimiK2
 from maxserve.testing.parsers import ToolParserChecks
 
@@ -303,7 +303,7 @@ def test_arguments_may_be_the_json_text_of_an_object() -> None:
         (TestKimiK2, "<|tool_call_begin|>weather:0<|tool_call_argument_begin|>"),
         (TestDeepSeekV3, "<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"),
     ):
-        (call,) = AnswerReader(None, checks().reader()).read(before + text, last=True).calls
+        (call,) = OutputParser(None, checks().reader()).read(before + text, last=True).calls
         assert (call.name, call.arguments) == OSLO
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
-from maxserve.plugins.api.common.output_parsing import AnswerReader
+from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.parsers.harmony import HarmonyCalls, HarmonyReasoning
 from maxserve.testing.parsers import Gathered, ReasoningParserChecks, ToolParserChecks, gathered
 
@@ -90,7 +90,7 @@ class TestCalls(ToolParserChecks):
 def read(pieces: Sequence[str]) -> Gathered:
     """What both parsers make of an answer together."""
     reasoning = HarmonyReasoning(ReasoningContext(prompt=PROMPT))
-    reader = AnswerReader(reasoning, HarmonyCalls(ToolContext(tools=TOOLS)))
+    reader = OutputParser(reasoning, HarmonyCalls(ToolContext(tools=TOOLS)))
     return gathered([*[reader.read(piece, last=False) for piece in pieces], reader.read("", last=True)])
 
 
@@ -116,14 +116,14 @@ def test_no_marker_is_told_wherever_an_answer_is_cut_off() -> None:
 def test_a_call_that_ends_before_its_arguments_has_none_unless_it_was_cut_off() -> None:
     text = "<|channel|>commentary to=functions.now<|message|>"
     for cut, arguments in ((False, "{}"), (True, "")):
-        reader = AnswerReader(None, HarmonyCalls(ToolContext(tools=TOOLS)))
+        reader = OutputParser(None, HarmonyCalls(ToolContext(tools=TOOLS)))
         calls = reader.read(text, last=True, cut=cut).calls
         assert "".join(call.arguments for call in calls) == arguments
 
 
 def test_arguments_come_while_they_are_written() -> None:
     reasoning = HarmonyReasoning(ReasoningContext(prompt=PROMPT))
-    reader = AnswerReader(reasoning, HarmonyCalls(ToolContext()))
+    reader = OutputParser(reasoning, HarmonyCalls(ToolContext()))
     (begun,) = reader.read('<|channel|>commentary to=functions.f<|message|>{"a": "lo', last=False).calls
     assert (begun.name, begun.arguments) == ("f", '{"a": "lo')
     (more,) = reader.read('ng"', last=False).calls

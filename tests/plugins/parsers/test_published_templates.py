@@ -14,7 +14,7 @@ from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.plugins.api.common.output_parsing import AnswerReader
+from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from maxserve.testing.parsers import gathered
@@ -181,7 +181,7 @@ def read(parsers: Parsers, prompt: str, text: str) -> dict[str, Any]:
     """The message that a client sends back: the answer as it got it, cut into pieces of three characters."""
     reasoning = parsers.reasoning and parsers.reasoning(ReasoningContext(prompt=prompt[-256:]))
     assert parsers.tools is not None
-    reader = AnswerReader(reasoning, parsers.tools(ToolContext(tools=TOOLS)))
+    reader = OutputParser(reasoning, parsers.tools(ToolContext(tools=TOOLS)))
     deltas = [reader.read(text[i : i + 3], last=False) for i in range(0, len(text), 3)]
     deltas.append(reader.read("", last=True))
     content, thought, calls = gathered(deltas)
