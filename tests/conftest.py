@@ -105,7 +105,7 @@ def write_model(
 
 def run(*command: str, **kwargs: Any) -> str:
     """The output of a command that must succeed; it does not see the checkout that is tested in place."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env, **kwargs)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
