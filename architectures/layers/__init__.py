@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
     from maxserve.architectures.layers.rotary import LayerRotary, Rotary
-    from maxserve.loading import Embedding, Linear, Part
+    from maxserve.loading import Embedding, ExpertLinear, Linear, Part
 
 __all__ = [
     "Attention",

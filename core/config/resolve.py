@@ -66,11 +66,11 @@ class _Choices:
             self._check(each, plugins[each.name])
         values.setdefault("plugins", {})["sections"] = plugins
         try:
-            settings = Settings.model_validate({**values, "origins": self.origins})
+            return Settings.model_validate({**values, "origins": self.origins})
         except ValidationError as error:
             self.errors.extend(self._explain(error))
         self._raise_errors()
-        return settings
+        raise AssertionError("settings that are not valid have errors")
 
     def _values(self) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {}

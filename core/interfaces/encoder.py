@@ -33,8 +33,8 @@ class TextInputs(StepInputs):
 class TextContext(StepContext):
     """What an encoder and its layers may ask for."""
 
-    inputs: TextInputs
-    attention: TextAttention
+    inputs: TextInputs  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, when it is made
+    attention: TextAttention  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def attend(
         self,
