@@ -1,4 +1,4 @@
-"""How much memory do prefixes that nobody uses make the cache touch, and do a sequence's pages lie side by side?
+"""The memory that unused prefixes make the cache touch, and how far the pages of a sequence lie side by side.
 
     python benchmarks/cache_pages.py
 

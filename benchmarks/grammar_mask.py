@@ -102,7 +102,7 @@ def applies(vocab: int, rows: int) -> list[float]:
     logits, table, times = torch.randn(rows, vocab), bars_of_bytes(), []
     for _ in range(30):
         start = time.perf_counter()
-        mask = Mask(torch.arange(rows), packed, table, everyone=True)
+        mask = Mask(torch.arange(rows), packed, table, all_rows=True)
         masked = mask.apply(logits)
         mask.likeliest(masked)
         mask.apply(masked)

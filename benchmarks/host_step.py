@@ -3,7 +3,7 @@
     python benchmarks/host_step.py
 
 Plan, inputs, cache and draw are the real ones; model and attention do nothing. Every sequence decodes one token a step,
-once with nobody waiting and once with a long queue behind. Times are milliseconds
+once with an empty queue and once with a long queue behind. Times are milliseconds
 of processor time per step, which other work on the machine changes less than the clock.
 """
 

@@ -5,7 +5,7 @@
 It starts `max serve` on a free loopback port with a cache so small that running requests lose their pages, and sends
 what clients send: short and long prompts, shared beginnings, several answers at once, streams, seeds, chats, requests
 that are wrong, and clients who hang up. Requests of a fixed set come back all the time and must get the same text each
-time. Whenever the engine falls idle it recounts its pages and rows (soak_check.py); at the end nobody may hold any.
+time. Whenever the engine falls idle it recounts its pages and rows (soak_check.py); at the end none may be held.
 Exit status 1 and a line for everything that was not so.
 """
 
@@ -193,7 +193,7 @@ def _processes(server: LiveServer) -> tuple[psutil.Process, psutil.Process]:
 
 
 def settle(server: LiveServer, record: Record, seconds: float = 60.0) -> None:
-    """Waits until nobody runs, has one more request end there (the engine recounts), and notes what the cache holds."""
+    """Waits until no request runs, has one more end there (the engine recounts), and notes what the cache holds."""
     with httpx.Client(base_url=server.url, timeout=seconds) as http:
         end = time.monotonic() + seconds
         while busy := sum(metrics(http)[f"vllm:num_requests_{state}"] for state in ("running", "waiting")):

@@ -56,7 +56,7 @@ def health(port: int) -> str:
     try:
         connection.request("GET", "/health")
         said = json.loads(connection.getresponse().read())
-    except OSError:  # nobody listens; or somebody does, but does not answer yet
+    except OSError:  # the port is closed, or open and not answering yet
         return "before the port"
     finally:
         connection.close()

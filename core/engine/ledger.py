@@ -43,7 +43,7 @@ class Ledger:
     images_end: NDArray[np.int64]
     """Where in its prompt the last image ends; 0 without one."""
     shift: NDArray[np.int64]
-    """How far the positions it is turned by lie from its own, after the prompt."""
+    """How far the positions that rope applies lie from its own, after the prompt."""
     alive: NDArray[np.bool_]
     """Whether its tokens are still waited for."""
     eos_ends: NDArray[np.bool_]

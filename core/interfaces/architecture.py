@@ -78,7 +78,7 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
-    load: Ref = "maxserve.core.loading.weights:load_weights"
+    load: Ref = "maxserve.loading:load_weights"
     fallback: Ref | None = None
     reads_folder: bool = False
     task: str = "text_generation"

@@ -14,15 +14,14 @@ from maxserve.interfaces.engine import TEXT
 from maxserve.interfaces.errors import UnsupportedError, UsageError
 from maxserve.plugins.commands.report import Measured, report
 from maxserve.registry import ProcessInfo
-from maxserve.runtime import wait_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from maxserve import LLM
     from maxserve.config import Settings
     from maxserve.interfaces.commands import Invocation
     from maxserve.interfaces.host import Host
-    from maxserve.llm import LLM
     from maxserve.plugins.api.common.rendering import Rendered
 
 PROMPT = "I believe the meaning of life is"
@@ -143,8 +142,7 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
     """Loads the model, prints the answer as it comes, and then the report."""
     start = time.perf_counter()
 
-    wait_asleep()
-    from maxserve.llm import LLM  # imports torch
+    from maxserve import LLM  # imports torch
 
     llm = LLM(settings=settings, host=host)
     ready = time.perf_counter()

@@ -12,7 +12,6 @@ from maxserve.interfaces.engine import EMBEDDINGS, TEXT
 from maxserve.interfaces.errors import UsageError
 from maxserve.plugins.commands.generate import PROMPT, local_process, prompt_argument, with_prompt
 from maxserve.plugins.commands.report import Measured, encode_report
-from maxserve.runtime import wait_asleep
 
 if TYPE_CHECKING:
     from maxserve.config import Settings
@@ -51,8 +50,7 @@ def run(settings: Settings, host: Host, prompt: str, warmups: int) -> None:
     """Loads the model, prints the vector and then the report."""
     start = time.perf_counter()
 
-    wait_asleep()
-    from maxserve.llm import LLM  # imports torch
+    from maxserve import LLM  # imports torch
     from maxserve.plugins.embeddings.encoder_input import EncoderInputs
 
     llm = LLM(settings=settings, host=host)

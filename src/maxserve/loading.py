@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.rotary_order import rotary_order
     from maxserve.core.loading.weight_files import choose_weights
     from maxserve.core.loading.weight_names import unwrapped
-    from maxserve.core.loading.weights import LinearStorage, place_weights
+    from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 __all__ = [
     "Chooser",
@@ -58,6 +58,7 @@ __all__ = [
     "fill",
     "free_memory",
     "is_repository",
+    "load_weights",
     "place_weights",
     "preferred_backend",
     "prepare",
@@ -103,6 +104,7 @@ __getattr__ = exports(
         "fill": "maxserve.core.loading.build",
         "free_memory": "maxserve.core.loading.free_memory",
         "is_repository": "maxserve.core.loading.places",
+        "load_weights": "maxserve.core.loading.weights",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
         "prepare": "maxserve.core.loading.build",

@@ -1,4 +1,4 @@
-"""Processes: statistics, and how threads wait."""
+"""Processes: observers of statistics, and the signal that ends an orphan."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.runtime.lifeline import PR_SET_PDEATHSIG
     from maxserve.core.runtime.observing import Observers
-    from maxserve.core.runtime.openmp import wait_asleep
 
 __all__ = [
     "Observers",
     "PR_SET_PDEATHSIG",
-    "wait_asleep",
 ]
 
 __getattr__ = exports(
@@ -22,6 +20,5 @@ __getattr__ = exports(
     {
         "Observers": "maxserve.core.runtime.observing",
         "PR_SET_PDEATHSIG": "maxserve.core.runtime.lifeline",
-        "wait_asleep": "maxserve.core.runtime.openmp",
     },
 )

@@ -11,9 +11,10 @@ CORE = Path(__file__).parents[2] / "core"
 SAMPLERS = ("temperature", "min_tokens", "bad_words")
 SCHEDULERS = ("tts",)
 APIS = ("openai", "anthropic", "kserve", "sagemaker")
+FAMILIES = ("deepseek",)
 
 
-@pytest.mark.parametrize("word", [*SAMPLERS, *SCHEDULERS, *APIS])
+@pytest.mark.parametrize("word", [*SAMPLERS, *SCHEDULERS, *APIS, *FAMILIES])
 def test_the_core_has_no_word_of_it(word: str) -> None:
     found = [
         f"{path.relative_to(CORE)}:{number}: {line.strip()}"

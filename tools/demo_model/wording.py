@@ -20,7 +20,7 @@ class Wording:
         self._forbidden = forbidden
 
     def vary(self, question: str, rng: Random) -> str:
-        """The question in somebody's words; the plain question when every variant is forbidden."""
+        """The question in one way of asking it; the plain question when every variant is forbidden."""
         for _ in range(8):
             varied = self._once(question, rng)
             if normal(varied) not in self._forbidden:

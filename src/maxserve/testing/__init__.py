@@ -6,8 +6,9 @@ most tests never need torch, and `maxserve.testing.live` needs no pytest.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.registry.options import PluginOptions
@@ -91,10 +92,7 @@ LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in LAZY:
-        return getattr(import_module(LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(__name__, LAZY)
 
 
 def __dir__() -> list[str]:

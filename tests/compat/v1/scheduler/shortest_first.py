@@ -13,7 +13,7 @@ class Config:
 
 
 class ShortestFirst:
-    """Decode everyone, then prefill by what is left to do."""
+    """Decode all that run, then prefill by what is left to do."""
 
     def __init__(self, ctx):
         self.aging = ctx.config(Config).aging
