@@ -1,4 +1,4 @@
-"""The commands of `max`: its own, made when they are needed, and those of plugins."""
+"""The commands of `max`: `serve`, and those of plugins, made when they are needed."""
 
 from __future__ import annotations
 
@@ -47,27 +47,18 @@ class MaxGroup(click.Group):
 def build_cli(host: PluginHost, invocation: Invocation) -> click.Group:
     """The group with all commands; nothing is imported for those that will not run."""
     group = MaxGroup(invocation)
-    for command in _own_commands(invocation):
-        group.add_command(command)
+    group.add_command(_serve(invocation))
     host.add_commands(group, invocation)
     return group
 
 
-def _own_commands(invocation: Invocation) -> list[LazyCommand]:
+def _serve(invocation: Invocation) -> LazyCommand:
     def serve() -> click.Command:
         from maxserve.core.cli.serve import serve_command
 
         return serve_command(invocation)
 
-    def plugins() -> click.Command:
-        from maxserve.core.cli.plugins import plugins_command
-
-        return plugins_command(invocation)
-
-    return [
-        LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True),
-        LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."),
-    ]
+    return LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True)
 
 
 def _unknown(name: str, commands: Mapping[str, click.Command]) -> str:

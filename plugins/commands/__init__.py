@@ -1,4 +1,4 @@
-"""Commands of `max` beside `serve` and `plugins`."""
+"""Commands of `max` beside `serve`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
 
         return list_command(invocation)
 
+    def plugins() -> click.Command:
+        from maxserve.plugins.commands.plugins import plugins_command
+
+        return plugins_command(invocation)
+
     summary = "Continue one prompt, without a server."
     cli.add_command(LazyCommand("generate", generate, summary=summary, strict=True))
     cli.add_command(LazyCommand("list", listing, summary="List what the plugins offer."))
+    cli.add_command(LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.config import plugin_options, table
+from maxserve.config import plugin_options
 from maxserve.interfaces.architecture import Architecture, WeightMap
 from maxserve.interfaces.errors import UsageError
 from maxserve.interfaces.routes import Probe
 from maxserve.plugins.commands.locate import declared, locate
+from maxserve.plugins.commands.table import table
 from maxserve.registry import Entry, Registry, nearest, where, words
 
 if TYPE_CHECKING:

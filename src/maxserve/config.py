@@ -9,7 +9,6 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.cli.early import plugin_options
     from maxserve.core.cli.serve import settle, typed
-    from maxserve.core.cli.table import table
     from maxserve.core.config import Settings
     from maxserve.core.config.catalog import catalog
     from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
@@ -22,7 +21,6 @@ __all__ = [
     "engine_options",
     "plugin_options",
     "settle",
-    "table",
     "typed",
 ]
 
@@ -36,7 +34,6 @@ __getattr__ = exports(
         "engine_options": "maxserve.core.config.options",
         "plugin_options": "maxserve.core.cli.early",
         "settle": "maxserve.core.cli.serve",
-        "table": "maxserve.core.cli.table",
         "typed": "maxserve.core.cli.serve",
     },
 )

@@ -8,13 +8,14 @@ from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.registry.entries import Entry, Registry, cause, nearest, where, words
-    from maxserve.core.registry.host import PluginHost, ProcessInfo
+    from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
     from maxserve.core.registry.manifest import Manifest
     from maxserve.core.registry.options import PluginOptions
 
 __all__ = [
     "Entry",
     "Manifest",
+    "Plugin",
     "PluginHost",
     "PluginOptions",
     "ProcessInfo",
@@ -30,6 +31,7 @@ __getattr__ = exports(
     {
         "Entry": "maxserve.core.registry.entries",
         "Manifest": "maxserve.core.registry.manifest",
+        "Plugin": "maxserve.core.registry.host",
         "PluginHost": "maxserve.core.registry.host",
         "PluginOptions": "maxserve.core.registry.options",
         "ProcessInfo": "maxserve.core.registry.host",

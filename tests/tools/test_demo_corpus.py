@@ -13,8 +13,8 @@ import jinja2
 import pytest
 
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.unsupported import UNSUPPORTED
+from maxserve.testing.sections import built_in_sections
 
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 Tools = dict[str, ModuleType]

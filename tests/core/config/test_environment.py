@@ -7,9 +7,9 @@ import pytest
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.environment import BEFORE_SETTINGS, read_dotenv
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.testing.sections import built_in_sections
 
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 SAMPLES = {bool: "true", int: "2048", float: "0.5", str: "text", dict: '{"a": 1}'}

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.options import (
     REGISTRIES,
     GroupedCommand,
@@ -20,6 +19,7 @@ from maxserve.core.config.options import (
     serve_options,
 )
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.testing.sections import built_in_sections
 
 SPEC: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "options.json").read_text())
 

@@ -7,12 +7,12 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.policy_options import unused_chunking, validate_used
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.schedulers import maxserve_schedulers
+from maxserve.testing.sections import built_in_sections
 
 SECTIONS = built_in_sections()
 VALUES: dict[str, Any] = {

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.show import abbreviated, describe
+from maxserve.testing.sections import built_in_sections
 
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 

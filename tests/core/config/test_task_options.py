@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.task_options import asked_task, check_for_task
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.testing.sections import built_in_sections
 
 
 def test_a_task_counts_when_it_was_chosen() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.document import built_in_sections
 from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, validate_supported
 from maxserve.core.interfaces.errors import UnsupportedError
+from maxserve.testing.sections import built_in_sections
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
 SHARED = [each for each in built_in_sections() if each.within]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.cli.new_plugin import KINDS, filling
 from maxserve.core.registry.kinds import KINDS as TABLE
+from maxserve.plugins.commands.new_plugin import KINDS, filling
 
 WRITTEN = {
     "architecture": ("AcmeTwoForCausalLM", "acme_two", "AcmeTwoForCausalLM"),

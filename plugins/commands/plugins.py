@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maxserve.core.cli.early import plugin_options
-from maxserve.core.cli.new_plugin import new_command
-from maxserve.core.cli.table import table
-from maxserve.core.interfaces.host import Host
-from maxserve.core.registry.host import Plugin, PluginHost
+from maxserve.config import plugin_options
+from maxserve.interfaces.host import Host
+from maxserve.plugins.commands.new_plugin import new_command
+from maxserve.plugins.commands.table import table
+from maxserve.registry import Plugin, PluginHost
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.commands import Invocation
+    from maxserve.interfaces.commands import Invocation
 
 HEAD = ("name", "origin", "from", "import ms", "status", "hooks")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from maxserve.core.interfaces.errors import UsageError
+from maxserve.interfaces.errors import UsageError
 
 TEMPLATES = Path(__file__).parent / "new"  # one folder per kind; files end in .txt, {{words}} are filled in
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")

@@ -1,21 +1,18 @@
 """The page docs/options.md, made from the options themselves.
 
-`python -m maxserve.core.config.document > docs/options.md` renews it.
+`python tools/options_page.py > docs/options.md` renews it.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.environment import BEFORE_SETTINGS
 from maxserve.core.config.limits import limits
 from maxserve.core.config.options import value_text
 from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES
-
-if TYPE_CHECKING:
-    from maxserve.core.config.sections import PluginSection
+from maxserve.testing.sections import built_in_sections
 
 FLAT = """\
 model_path: ./my-model
@@ -44,7 +41,7 @@ large:
 INTRODUCTION = f"""\
 # Options of `max serve`
 
-<!-- Made by `python -m maxserve.core.config.document`; change the fields in core/config instead. -->
+<!-- Made by `python tools/options_page.py`; change the fields in core/config instead. -->
 
 Every option can be typed, stand in a settings file, or in an environment variable. For each option on its own, what is
 **typed** wins over the **file**, the file over the **environment**, the environment over the **default**. Whatever is
@@ -169,13 +166,6 @@ def document() -> str:
     parts = [INTRODUCTION.format(sections=sections, early=early)]
     parts += [_table(title, options) for title, options in titles.items()]
     return "\n".join([*parts, _values_table()])
-
-
-def built_in_sections() -> list[PluginSection]:
-    """The settings of plugins that come with maxserve."""
-    from maxserve.core.registry.host import PluginHost, PluginOptions
-
-    return PluginHost.discover(PluginOptions(autoload=False), strict=True).plugin_sections()
 
 
 def _table(title: str, options: list[OptionSpec]) -> str:
