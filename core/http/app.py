@@ -22,6 +22,7 @@ from maxserve.core.http.request_middleware import RequestMiddleware
 from maxserve.core.http.threads import Threads
 from maxserve.core.interfaces.errors import EngineError, RequestError
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.core.runtime.observing import Observers
 
 READING = 1  # threads that read large bodies: what they hold up is held up by one at a time
 
@@ -42,6 +43,7 @@ def create_app(
     settings = context.settings.server
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
     app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
+    templates = mount_routes(app, [RouteMount(*route) for route in routes], probes)
     reading = context.owned(Threads(READING, "bodies"))
     app.state.context, app.state.reading = context, reading
     # The last one added is the first to see a request.
@@ -49,7 +51,13 @@ def create_app(
         app.add_middleware(KeyCheck, keys=settings.api_key, dialects=dialects)
     else:
         app.add_middleware(OriginCheck, server=settings, dialects=dialects)
-    app.add_middleware(RequestMiddleware, bodies=BodyMemory(settings.max_request_bytes, reading), dialects=dialects)
+    app.add_middleware(
+        RequestMiddleware,
+        bodies=BodyMemory(settings.max_request_bytes, reading),
+        dialects=dialects,
+        observers=Observers.of(context.observers),
+        templates=templates,
+    )
 
     async def answer(request: Request, error: Exception) -> Response:
         log_unforeseen(error, f"{request.method} {request.url.path}")
@@ -61,5 +69,4 @@ def create_app(
     for kind in (RequestError, EngineError, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unrouted)
-    mount_routes(app, [RouteMount(*route) for route in routes], probes)
     return app

@@ -23,6 +23,7 @@ MOST_STRINGS = 131_072  # keys included
 MOST_ENTRIES = 1 << 20  # of all lists and objects together
 # A pair of surrogates, a lone one, or any other escape: read from left to right, so that no escaped backslash deceives.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(u[dD][89a-fA-F]..)|\\.", re.DOTALL)
+_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _SLICE = 1 << 18  # bytes that are counted in one go
 
 
@@ -149,11 +150,22 @@ def _backslashes(body: bytes, end: int) -> int:
     return count
 
 
-def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What a route that uses `read_body` gives as `openapi_extra`, so that /openapi.json shows its fields."""
+class BodySchema(dict[str, Any]):
+    """A description of a route in the words of OpenAPI, made from a model of pydantic."""
+
+
+def body_schema(model: type[BaseModel], path: str = "") -> BodySchema:
+    """What a route that uses `read_body` gives as `openapi_extra`, so that /openapi.json shows its fields.
+
+    With the route's `path`, its parameters as well, which FastAPI does not find in a handler of the bare request.
+    """
     schema = model.model_json_schema()
     schema = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    described = BodySchema(requestBody={"required": True, "content": {"application/json": {"schema": schema}}})
+    if names := _PARAMETER.findall(path):
+        text = {"type": "string"}
+        described["parameters"] = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
+    return described
 
 
 def _check_type(declared: str, *, from_page: bool) -> None:

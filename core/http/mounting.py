@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute, compile_path
 
+from maxserve.core.http.body import BodySchema
 from maxserve.core.http.health_gate import PROBES
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import cause
-from maxserve.core.registry.selection import RESERVED as RESERVED_NAMES
 
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SCHEMA = "/openapi.json"
@@ -45,10 +46,28 @@ class _Address:
         return bool(self.methods & other.methods) and _overlap(_segments(self.path), _segments(other.path))
 
 
-def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[str] = tuple(PROBES)) -> None:
+class RouteTemplates:
+    """The templates of the paths that are served, in the order in which they are tried."""
+
+    def __init__(self, addresses: Iterable[_Address]) -> None:
+        http = [each for each in addresses if "WEBSOCKET" not in each.methods or len(each.methods) > 1]
+        self._known = [(compile_path(each.path)[0], each.methods, each.path) for each in http]
+
+    def of(self, method: str, path: str) -> str:
+        """The template of the route that answers, or of one for another method; "" where no route has the path."""
+        found = ""
+        for regex, methods, template in self._known:
+            if regex.match(path):
+                if method in methods:
+                    return template
+                found = found or template
+        return found
+
+
+def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[str] = tuple(PROBES)) -> RouteTemplates:
     """Includes every router in `app`; PluginError when two providers would answer the same request.
 
-    The server itself answers `probes` and the schema.
+    The server itself answers `probes` and the schema. Returns the templates of all paths.
 
     Routers are compared before they are included: afterwards FastAPI no longer shows their paths.
     """
@@ -61,22 +80,32 @@ def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[
         taken += addresses
         _check_schema(mount)
         app.include_router(mount.router, prefix=mount.root)
+    return RouteTemplates(taken)
 
 
 def _check_schema(mount: RouteMount) -> None:
     """PluginError where /openapi.json could not describe the routes: one of them would take the page from all others.
 
-    Those of our own are in the tests; describing them takes a tenth of a second of every start.
+    What `body_schema` describes is not tried: that takes a tenth of a second of every start.
     """
-    if mount.provider.startswith(RESERVED_NAMES):
+    routes = [each for each in mount.router.routes if isinstance(each, APIRoute) and not _is_described(each)]
+    if not routes:
         return
     try:
-        get_openapi(title=mount.provider, version="", routes=mount.router.routes)
+        get_openapi(title=mount.provider, version="", routes=routes)
     except Exception as error:
         raise PluginError(
             f"plugin {mount.provider!r}: the schema of its routes cannot be built: {cause(error)}; give them bodies "
             "and results that pydantic can describe, or include_in_schema=False"
         ) from error
+
+
+def _is_described(route: APIRoute) -> bool:
+    """Whether FastAPI has nothing to add to what `body_schema` says of a route."""
+    needs = route.dependant
+    found = (needs.path_params, needs.query_params, needs.header_params, needs.cookie_params, needs.body_params)
+    plain = not any(found) and not needs.dependencies and not route.responses and not route.callbacks
+    return plain and route.response_model is None and isinstance(route.openapi_extra, BodySchema | None)
 
 
 def _validate_overlap(address: _Address, taken: Sequence[_Address]) -> None:

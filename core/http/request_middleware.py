@@ -1,28 +1,45 @@
-"""What happens to every request, whatever its path: an id, limits of its body, and an answer even when code fails."""
+"""Middleware of all requests, whatever their path: ids, limits of bodies, statistics, answers even when code fails."""
 
 from __future__ import annotations
 
 import re
+import time
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxserve.core.http.body_memory import UNCOUNTED, BodyMemory
 from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.disconnect import ClientGone
 from maxserve.core.http.errors import Failure, failure_of, log
+from maxserve.core.http.mounting import ANY_METHOD, RouteTemplates
+from maxserve.core.interfaces.observer import ResponseStats
+from maxserve.core.runtime.observing import Observers
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
 class RequestMiddleware:
-    """ASGI middleware. The id is in `scope["state"]["request_id"]` and in the answer's X-Request-ID."""
+    """ASGI middleware. The id is in `scope["state"]["request_id"]` and in the answer's X-Request-ID.
 
-    def __init__(self, app: ASGIApp, *, bodies: BodyMemory, dialects: FailureDialects) -> None:
+    `observers` hear of every answer, by the template of its path.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        bodies: BodyMemory,
+        dialects: FailureDialects,
+        observers: Observers,
+        templates: RouteTemplates,
+    ) -> None:
         self._app, self._dialects = app, dialects
         self._bodies = bodies
+        self._observers, self._templates = observers, templates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,17 +49,33 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         if scope["method"] == "HEAD":  # answered as GET; the HTTP server leaves the body out
             scope = {**scope, "method": "GET"}
-        body = _Limited(receive, scope, self._bodies)
+        body, answer = _Limited(receive, scope, self._bodies), _Labelled(send, request_id)
+        start = time.monotonic()
         try:
-            await self._guarded(scope, body, _Labelled(send, request_id))
+            await self._guarded(scope, body, answer)
         finally:
             body.close()
+            self._observe(scope, answer, time.monotonic() - start)
+
+    def _observe(self, scope: Scope, answer: _Labelled, total: float) -> None:
+        method = scope["method"] if scope["method"] in ANY_METHOD else "other"  # those of clients are any number
+        route = self._templates.of(method, scope["path"])
+        self._observers.on_response(
+            ResponseStats(
+                id=answer.request_id,
+                method=method,
+                route=route,
+                status=answer.outcome,
+                total=total,
+                finished=time.time(),
+            )
+        )
 
     async def _guarded(self, scope: Scope, receive: _Limited, send: _Labelled) -> None:
         try:
             receive.check_declared()
             await self._app(scope, receive, send)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             if not send.started:  # unread, but access logs and HTTP servers want an end
                 await self._tell(Failure(status=499, message="the client has gone"), scope, receive, send)
         except Exception as error:
@@ -50,6 +83,7 @@ class RequestMiddleware:
             if failure.status >= 500:
                 log.error("%s %s [%s] failed", scope["method"], scope["path"], send.request_id, exc_info=error)
             if send.started:
+                send.failed = True
                 raise
             await self._tell(failure, scope, receive, send)
 
@@ -92,17 +126,31 @@ class _Limited:
 
 
 class _Labelled:
-    """Adds the request's id to the answer and remembers whether one has begun."""
+    """Adds the request's id to the answer and remembers its status, once it has begun, and whether it ended."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self.request_id = request_id
-        self.started = False
+        self.status = 0
+        self.ended = self.failed = False
+
+    @property
+    def started(self) -> bool:
+        return self.status != 0
+
+    @property
+    def outcome(self) -> int:
+        """The status, 500 of what failed after it had begun, or 499 of what the client did not wait for."""
+        if self.failed:
+            return 500
+        return self.status if self.ended else 499
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+        elif not message.get("more_body"):
+            self.ended = True
         await self._send(message)
 
 

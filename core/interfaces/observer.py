@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.component import Component, Context
@@ -15,8 +15,10 @@ __all__ = [
     "Observer",
     "ObserverContext",
     "RequestStats",
+    "ResponseStats",
     "StatsObserver",
     "StepStats",
+    "SupportsResponses",
 ]
 
 
@@ -99,11 +101,35 @@ class RequestStats:
     finished: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseStats:
+    """One HTTP request that was answered, of whatever route; `total` in seconds, `finished` a time.time().
+
+    `route` is the template of its path, such as `/v1/models/{name:path}`, and empty where no route has the path.
+    `status` is the one that was sent, 499 where the client was gone before the end, or 500 where the answer broke off.
+    `id` is that of the answer's header.
+    """
+
+    id: str
+    method: str
+    route: str
+    status: int
+    total: float
+    finished: float
+
+
 class StatsObserver(Protocol):
-    """Hears of steps and requests, in the API process. Must return at once."""
+    """Receives statistics of steps and of requests for text or vectors, in the API process. Must return at once."""
 
     def on_step(self, stats: StepStats) -> None: ...
     def on_request(self, stats: RequestStats) -> None: ...
+
+
+@runtime_checkable
+class SupportsResponses(Protocol):
+    """A StatsObserver that also receives statistics of every HTTP request, of all routes. Must return at once."""
+
+    def on_response(self, stats: ResponseStats) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

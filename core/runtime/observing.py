@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from maxserve.core.interfaces.observer import RequestStats, StatsObserver, StepStats
+from maxserve.core.interfaces.observer import RequestStats, ResponseStats, StatsObserver, StepStats, SupportsResponses
 
 log = logging.getLogger("maxserve.server")
 
@@ -20,6 +20,7 @@ class Observers:
 
     def __init__(self, observers: Iterable[StatsObserver] = ()) -> None:
         self._observers = tuple(observers)
+        self._of_responses = [each for each in self._observers if isinstance(each, SupportsResponses)]
         self._failed: set[tuple[int, str]] = set()
 
     @classmethod
@@ -41,7 +42,11 @@ class Observers:
         for observer in self._observers:
             self._tell(observer, observer.on_request, stats)
 
-    def _tell(self, observer: StatsObserver, method: Callable[[Any], None], stats: object) -> None:
+    def on_response(self, stats: ResponseStats) -> None:
+        for observer in self._of_responses:
+            self._tell(observer, observer.on_response, stats)
+
+    def _tell(self, observer: object, method: Callable[[Any], None], stats: object) -> None:
         try:
             method(stats)
         except Exception:

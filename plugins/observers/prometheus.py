@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from maxserve.interfaces.observer import ObserverContext, RequestStats, StepStats
-from maxserve.plugins.observers.series import CacheInfo, Family, RequestSeries, StepCounters, StepGauges, StepTallies
+from maxserve.interfaces.observer import ObserverContext, RequestStats, ResponseStats, StepStats
+from maxserve.plugins.observers.series import (
+    CacheInfo,
+    Family,
+    RequestSeries,
+    ResponseSeries,
+    StepCounters,
+    StepGauges,
+    StepTallies,
+)
 
 
 class Prometheus:
@@ -21,6 +29,7 @@ class Prometheus:
         self._gauges = StepGauges(*families)
         self._counters = StepCounters(*families)
         self._requests = RequestSeries(*families)
+        self._responses = ResponseSeries(self._registry)
         self._steps = StepTallies(*families)
         self._cache = CacheInfo(families[0], context.max_length)
         self._seen: dict[str, int] = {}
@@ -74,6 +83,11 @@ class Prometheus:
             series.limit.observe(stats.max_tokens)
         if stats.queue is not None and stats.prefill is not None and stats.decode is not None:
             self._phases(stats, stats.queue, stats.prefill, stats.decode)
+
+    def on_response(self, stats: ResponseStats) -> None:
+        route, series = stats.route or "none", self._responses
+        series.count.labels(stats.method, f"{stats.status // 100}xx", route).inc()
+        series.time.labels(stats.method, route).observe(stats.total)
 
     def _phases(self, stats: RequestStats, queue: float, prefill: float, decode: float) -> None:
         series = self._requests

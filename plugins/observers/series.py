@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from maxserve.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution, StepStats
 from maxserve.plugins.observers.histogram import LABELS, Tally
@@ -16,6 +16,7 @@ BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2
 WHOLE = (0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 TOKENS = tuple(float(2**power) for power in range(18))
 PHASE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+RESPONSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PREEMPTIONS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
@@ -148,6 +149,21 @@ class RequestSeries:
         vllm: Family, ours: Family, text: str, edges: tuple[float, ...], name: str, our_name: str | None = None
     ) -> Tally:
         return vllm.tally(text, edges, name, ours.prefix + (our_name or name))
+
+
+class ResponseSeries:
+    """Answers of all routes, by the template of their path, under the names that vLLM's have."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("method", "status", "handler")
+        self.count = Counter("http_requests", "HTTP requests, by method, status and route", labels, registry=registry)
+        self.time = Histogram(
+            "http_request_duration_seconds",
+            "Time to the end of an answer, by method and route",
+            ("method", "handler"),
+            buckets=RESPONSE,
+            registry=registry,
+        )
 
 
 class StepTallies:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -17,8 +16,6 @@ from maxserve.interfaces.observer import StatsObserver
 from maxserve.plugins.api.common.meter import Meter
 
 B = TypeVar("B", bound=BaseModel)
-
-_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,7 @@ class Endpoint(Generic[B]):
             methods=["POST"],
             response_model=None,
             name=self.path,
-            openapi_extra=body_schema(self.body) | _path_schema(self.path),
+            openapi_extra=body_schema(self.body, self.path),
         )
 
     async def answer(self, request: Request) -> Response:
@@ -75,14 +72,6 @@ class Endpoint(Generic[B]):
                 raise
             log_unforeseen(error, self.path)
             return self.failed(failure, request_id)
-
-
-def _path_schema(path: str) -> dict[str, Any]:
-    """The parameters in `path`, which FastAPI does not find by itself in a handler that takes the bare request."""
-    names = _PARAMETER.findall(path)
-    schema = {"type": "string"}
-    parameters = [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
-    return {"parameters": parameters} if parameters else {}
 
 
 async def _awaited(answer: Awaitable[Response]) -> Response:

@@ -18,8 +18,10 @@ from maxserve.core.interfaces.observer import (
     Observer,
     ObserverContext,
     RequestStats,
+    ResponseStats,
     StatsObserver,
     StepStats,
+    SupportsResponses,
 )
 from maxserve.testing.resolve import load, resolve
 
@@ -65,13 +67,28 @@ def request(**changes: Any) -> RequestStats:
     return RequestStats(**given | changes)
 
 
+def response(**changes: Any) -> ResponseStats:
+    """An answer of a route that is a plugin's."""
+    given: dict[str, Any] = {
+        "id": "a1",
+        "method": "GET",
+        "route": "/plugins/acme/{name}",
+        "status": 200,
+        "total": 0.01,
+        "finished": 1000.0,
+    }
+    return ResponseStats(**given | changes)
+
+
+RESPONSES = (response(), response(status=404, route=""), response(status=499), response(status=500, method="POST"))
 REFUSED = request(status=400, generated_tokens=0, finish="error", queue_to_first_token=None, inter_token=())
 
 
 class ObserverChecks:
     """Subclass it and name a registered `observer`, or give the `component` itself.
 
-    `sections` are the plugin's settings, by schema. `heard` may be overridden to look at what the observer did.
+    `sections` are the plugin's settings, by schema. `heard` may be overridden to look at what the observer did. One
+    with `on_response` gets RESPONSES as well.
     """
 
     observer: ClassVar[str] = ""
@@ -94,6 +111,9 @@ class ObserverChecks:
             observer.on_step(each)
         for one in requests:
             observer.on_request(one)
+        if isinstance(observer, SupportsResponses):
+            for answer in RESPONSES:
+                observer.on_response(answer)
         self.heard(observer, steps, requests)
 
     def test_a_worker_may_begin_anew(self) -> None:

@@ -23,7 +23,7 @@ from maxserve.core.config import Settings
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
-from maxserve.core.interfaces.observer import RequestStats
+from maxserve.core.interfaces.observer import RequestStats, ResponseStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.host import PluginHost
@@ -167,11 +167,15 @@ class Recorder:
     """An observer that keeps what it hears."""
 
     stats: list[RequestStats] = field(default_factory=list)
+    responses: list[ResponseStats] = field(default_factory=list)
 
     def on_step(self, stats: Any) -> None: ...
 
     def on_request(self, stats: RequestStats) -> None:
         self.stats.append(stats)
+
+    def on_response(self, stats: ResponseStats) -> None:
+        self.responses.append(stats)
 
 
 def speaking(tokenizer: Tokenizer, text: str = "Hello there, friend.") -> ScriptedEngine:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 def context(**server: Any) -> Any:
     settings = Settings(server=ServerSettings(**server))
-    return SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+    return SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=())
 
 
 CONTEXT = context()

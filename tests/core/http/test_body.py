@@ -66,7 +66,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def note(request: Request) -> int:
         return len((await read_body(request, Note)).words)
 
-    context: Any = SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+    context: Any = SimpleNamespace(
+        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
+    )
     app = create_app(context, [("/", router, "acme")])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         yield http

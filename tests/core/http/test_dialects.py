@@ -37,7 +37,10 @@ def acme(name: str) -> EncodesFailure:
 
 def gate_of(dialects: FailureDialects, **server: Any) -> HealthGate:
     context: Any = SimpleNamespace(
-        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=Settings(server=ServerSettings(**server))
+        owned=lambda made: made,
+        observers=(),
+        model=SimpleNamespace(name="tiny"),
+        settings=Settings(server=ServerSettings(**server)),
     )
     router = APIRouter()
 

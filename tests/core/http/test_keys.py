@@ -25,7 +25,9 @@ def anyio_backend() -> str:
 
 def client(**server: Any) -> httpx.AsyncClient:
     settings = Settings(server=ServerSettings(**server))
-    context: Any = SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+    context: Any = SimpleNamespace(
+        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
+    )
     router = APIRouter()
 
     @router.get("/mine")

@@ -41,7 +41,9 @@ async def never(question: Question, call: Any) -> Any:
 
 def client(asked: str = "127.0.0.1:8000", /, **server: Any) -> httpx.AsyncClient:
     settings = Settings(server=ServerSettings(**server))
-    context: Any = SimpleNamespace(owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings)
+    context: Any = SimpleNamespace(
+        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
+    )
     router = APIRouter()
 
     @router.get("/models")

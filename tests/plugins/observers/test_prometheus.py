@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from prometheus_client.parser import text_string_to_metric_families
 
 import maxserve.plugins.observers as declared
@@ -19,6 +20,7 @@ from maxserve.core.interfaces.observer import (
     Distribution,
     ObserverContext,
     RequestStats,
+    ResponseStats,
     StepStats,
 )
 from maxserve.plugins.observers.metrics import router
@@ -221,3 +223,28 @@ def test_names_that_vllm_had_before(observer: Prometheus) -> None:
     observer.on_request(request())
     assert value(observer, "vllm:gpu_cache_usage_perc") == value(observer, "vllm:kv_cache_usage_perc") == 0.25
     assert value(observer, "vllm:time_per_output_token_seconds_count") == 2
+
+
+def test_answers_of_all_routes(observer: Prometheus) -> None:
+    for status, route in ((200, "/plugins/acme/{name}"), (201, "/plugins/acme/{name}"), (404, "")):
+        observer.on_response(
+            ResponseStats(id="a", method="GET", route=route, status=status, total=0.02, finished=1000.0)
+        )
+    text = observer.text().decode()
+    assert 'http_requests_total{handler="/plugins/acme/{name}",method="GET",status="2xx"} 2.0' in text
+    assert 'http_requests_total{handler="none",method="GET",status="4xx"} 1.0' in text
+    assert 'http_request_duration_seconds_count{handler="/plugins/acme/{name}",method="GET"} 2.0' in text
+
+
+@pytest.mark.anyio
+async def test_routes_of_strangers_are_metered_as_built_in_ones(observer: Prometheus) -> None:
+    mine = APIRouter()
+    mine.add_api_route("/words/{word}", lambda word: word, methods=["GET"])
+    observed = context(observer)
+    app = create_app(observed, [("/", router(observed), "builtin.observers"), ("", mine, "acme")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for path in ("/plugins/acme/words/a", "/plugins/acme/words/b", "/metrics"):
+            await client.get(path)
+        text = (await client.get("/metrics")).text
+    assert 'http_requests_total{handler="/plugins/acme/words/{word}",method="GET",status="2xx"} 2.0' in text
+    assert 'http_requests_total{handler="/metrics",method="GET",status="2xx"} 1.0' in text

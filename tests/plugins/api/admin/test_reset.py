@@ -42,6 +42,7 @@ def client(engine: Engine, host: Host | None = None, **typed: Any) -> TestClient
         model=SimpleNamespace(name="tiny", architecture="LlamaForCausalLM"),
         engine=engine,
         owned=lambda made: made,
+        observers=(),
     )
     return TestClient(create_app(context, [("/", router(context), "builtin.admin")]), raise_server_exceptions=False)
 
