@@ -25,11 +25,11 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_messages import as_messages, join_text_parts, split_text
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.past_calls import CallForm, arguments_object, arguments_text, with_form
 from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.chat_messages import as_messages, join_text_parts, split_text
 from maxserve.plugins.api.common.conversation import Conversations
+from maxserve.plugins.api.common.past_calls import CallForm, arguments_object, arguments_text, with_form
 from maxserve.plugins.api.common.tools import read_tools
 
 Message = dict[str, Any]
@@ -282,6 +282,7 @@ def ours(source: str, body: dict[str, Any]) -> tuple[str | None, str]:
         images=None,
         model=None,
     )
+    served.once = lambda make: make(served)
     request = ChatBody.model_validate(copy.deepcopy(body))
     try:
         conversations: Any = Conversations(served)  # type: ignore[arg-type]

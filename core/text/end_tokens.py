@@ -7,16 +7,19 @@ ignored (`ignore_eos`) or known to a grammar is decided with this one set.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.declared_tokens import DeclaredTokens
-from maxserve.core.text.special_tokens import named_tokens, read_roles
-from maxserve.core.text.time_limit import OutOfTime, within
+from maxserve.core.text.special_tokens import DeclaredTokens, named_tokens, read_roles
+from maxserve.core.text.template_sandbox import OutOfTime, within
+
+Message = dict[str, Any]
 
 log = logging.getLogger("maxserve.model")
 
@@ -38,7 +41,8 @@ def end_tokens(
     `path` is the model's folder, `chat_template` a file that replaces its template. ModelError for what is no id.
     """
     folder = Path(path)
-    declared, special = DeclaredTokens(folder), named_tokens(read_roles(folder))
+    roles = read_roles(folder)
+    declared, special = DeclaredTokens(folder, roles), named_tokens(roles)
     template = ChatTemplate.load(path, chat_template)
     ids = [*eos_token_ids(generation_config), *eos_token_ids(config), *eos_token_ids(_text_part(config))]
     texts = [special["eos_token"]] if "eos_token" in special else []
@@ -74,7 +78,7 @@ def template_ends(template: ChatTemplate, special: Mapping[str, str], added: Ite
     not looked at: it may be the end of a list of calls, which a parser has to see.
     """
     probe = _Probe(template, special, sorted(added, key=len, reverse=True))
-    within = set(probe.tokens(_between(probe.render(_message(thought=True, calls=2)), _ARGUMENT)))
+    within = set(probe.tokens(_between(probe.render(calls=2), _ARGUMENT)))
     end = probe.after_text()
     return [end] if end and end not in within else []
 
@@ -87,18 +91,29 @@ class _Probe:
         self._special = special
         self._added = added  # the longest first
 
-    def render(self, *answers: dict[str, Any]) -> str:
-        """A conversation that ends with the last of `answers`; "" where the template takes none of that kind."""
-        question = {"role": "user", "content": _QUESTION}
-        messages = [message for answer in answers for message in (question, answer)]
-        for offered in (None, [_TOOL]):
-            try:
-                return self._template.render(
-                    messages, tools=offered, add_generation_prompt=False, special_tokens=self._special
-                )
-            except RequestError as error:
-                log.debug("the chat template refuses a probe: %s", error)
-        return ""
+    def render(self, *, answers: int = 1, calls: int = 0) -> str:
+        """A conversation that ends with an answer, after thoughts where it has `calls`; "" where it is not taken.
+
+        The first form of it in which the template shows all that was said, or else the first that it takes.
+        """
+        words = [_ANSWER, _ARGUMENT] if calls else [_ANSWER]
+        taken = []
+        for form in _FORMS:
+            messages = [_question(form), _answer(form, calls)] * answers
+            for offered in (None, [], [_TOOL]):
+                text = self._rendered(messages, offered)
+                if all(word in text for word in words):
+                    return text
+                taken.append(text)
+        return next(filter(None, taken), "")
+
+    def _rendered(self, messages: list[Message], offered: list[Message] | None) -> str:
+        variables = {"documents": None, **self._special, "messages": messages, "tools": offered}
+        try:
+            return self._template.render({**variables, "add_generation_prompt": False}, tools=bool(offered))
+        except RequestError as error:
+            log.debug("the chat template refuses a probe: %s", error)
+            return ""
 
     def tokens(self, text: str) -> Iterator[str]:
         """The added tokens in `text`, one after another."""
@@ -111,8 +126,8 @@ class _Probe:
 
     def after_text(self) -> str:
         """The token right after the text of a last message, or, where a template leaves that open, of one before."""
-        last = self._at(self.render(_message()).rpartition(_ANSWER)[2].lstrip(), 0)
-        return last or self._at(self.render(_message(), _message()).partition(_ANSWER)[2].lstrip(), 0)
+        last = self._at(self.render().rpartition(_ANSWER)[2].lstrip(), 0)
+        return last or self._at(self.render(answers=2).partition(_ANSWER)[2].lstrip(), 0)
 
     def _at(self, text: str, at: int) -> str:
         return next((token for token in self._added if token and text.startswith(token, at)), "")
@@ -128,16 +143,42 @@ _TOOL = {
 }
 
 
-def _message(*, thought: bool = False, calls: int = 0) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": _ANSWER}
-    if thought:
-        message["reasoning_content"] = _THOUGHT
-    if calls:
-        function = {"name": "probe", "arguments": {"value": _ARGUMENT}}
-        message["tool_calls"] = [
-            {"id": f"probe{i:04}", "type": "function", "function": function} for i in range(1, calls + 1)
-        ]
-    return message
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """How a template may want an answer: its text as a list of parts or within the thoughts, arguments as text."""
+
+    parts: bool = False
+    in_thoughts: bool = False
+    text_arguments: bool = False
+
+    def content(self, text: str) -> Any:
+        return [{"type": "text", "text": text}] if self.parts else text
+
+
+_FORMS = tuple(
+    _Form(parts=parts, in_thoughts=in_thoughts, text_arguments=text)
+    for parts, in_thoughts in ((False, False), (True, False), (False, True))
+    for text in (False, True)
+)
+
+
+def _question(form: _Form) -> Message:
+    return {"role": "user", "content": form.content(_QUESTION)}
+
+
+def _answer(form: _Form, calls: int) -> Message:
+    if not calls:
+        return {"role": "assistant", "content": form.content(_ANSWER)}
+    thoughts = f"{_THOUGHT}\n{_ANSWER}" if form.in_thoughts else _THOUGHT
+    arguments = {"value": _ARGUMENT}
+    function = {"name": "probe", "arguments": json.dumps(arguments) if form.text_arguments else arguments}
+    return {
+        "role": "assistant",
+        "content": "" if form.in_thoughts else form.content(_ANSWER),
+        "thinking": thoughts,
+        "reasoning_content": thoughts,
+        "tool_calls": [{"id": f"probe{i:04}", "type": "function", "function": function} for i in range(1, calls + 1)],
+    }
 
 
 def _between(text: str, last: str) -> str:

@@ -1,15 +1,17 @@
-"""Texts in tokens where some characters may not be part of a special token.
+"""Prompts in which some characters are nothing but text, and their tokens.
 
-`tokenizers` takes every special token that is spelled out in a text for that token. So the text is encoded by a twin of
-the tokenizer, which knows the special tokens by secret names and the same model, normalizer and pre-tokenizer: the
-special tokens that do count are named so, and the spelling of the others is text like any other.
+A client wrote them, so they may be part of no special token. `tokenizers` takes every special token that is spelled out
+in a text for that token. So the text is encoded by a twin of the tokenizer, which knows the special tokens by secret
+names and the same model, normalizer and pre-tokenizer: the special tokens that do count are named so, and the spelling
+of the others is text like any other.
 """
 
 from __future__ import annotations
 
 import secrets
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +25,47 @@ _LETTERS = [chr(code) for code in range(0x10080, 0x100FB)]
 _NAME_LENGTH = 12
 _UNKNOWN = "".join(_LETTERS[:3])
 _PRIVATE = range(0xE000, 0xF900)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """`literal` are indices of characters that no special token may hold, in order: a client wrote them."""
+
+    text: str
+    literal: tuple[int, ...] = ()
+
+    @classmethod
+    def join(cls, pieces: Iterable[PromptText]) -> PromptText:
+        """One prompt of pieces."""
+        texts, literal, length = list[str](), list[int](), 0
+        for piece in pieces:
+            literal += (length + at for at in piece.literal)
+            length += len(piece.text)
+            texts.append(piece.text)
+        return cls("".join(texts), tuple(literal))
+
+    def split(self, separator: str) -> list[PromptText]:
+        """The pieces between the separators, a separator with a literal character being none."""
+        return [self._piece(start, end) for start, end in self._between(separator)]
+
+    def _between(self, separator: str) -> Iterator[tuple[int, int]]:
+        literal, start, at = set(self.literal), 0, self.text.find(separator)
+        while at >= 0:
+            end = at + len(separator)
+            if literal.isdisjoint(range(at, end)):
+                yield start, at
+                start = end
+            else:
+                end = at + 1
+            at = self.text.find(separator, end)
+        yield start, len(self.text)
+
+    def _piece(self, start: int, end: int) -> PromptText:
+        return PromptText(self.text[start:end], tuple(at - start for at in self.literal if start <= at < end))
+
+    def holds(self, token: str) -> bool:
+        """Whether a token's text is in it, without a literal character."""
+        return len(self.split(token)) > 1
 
 
 class LiteralEncoder:

@@ -1,4 +1,4 @@
-"""The special tokens of a tokenizer.
+"""The special tokens of a model folder.
 
 tokenizer.json knows the tokens; the files beside it name their roles (eos_token, …), declare tokens that it lacks, and
 say otherwise of others. Who says what last is decided as transformers decides it.
@@ -7,9 +7,11 @@ say otherwise of others. Who says what last is decided as transformers decides i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tokenizers
 from tokenizers import AddedToken
 
@@ -59,6 +61,56 @@ def declared_ids(folder: Path, roles: Mapping[str, Any]) -> dict[int, AddedToken
     if not isinstance(declared, Mapping):
         raise _damaged(folder / _CONFIG, f"{_DECLARED} is no object")
     return {_id(id, entry, folder / _CONFIG): _declared(entry, id, folder / _CONFIG) for id, entry in declared.items()}
+
+
+class _Added(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, int] | list[tuple[Any, ...]] = {}
+
+
+class _File(msgspec.Struct):
+    added_tokens: list[_Added] = []
+    model: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class DeclaredTokens:
+    """Ids by text, read without building a tokenizer. `added` are found in a text as a whole, wherever declared.
+
+    A vocabulary of some hundred thousand entries is parsed only where a token is asked for that no list of added tokens
+    has.
+    """
+
+    def __init__(self, folder: Path, roles: Mapping[str, Any]) -> None:
+        self._file = _read(folder / "tokenizer.json")
+        listed = {token.content: token.id for token in self._file.added_tokens}
+        beside = {token.content: id for id, token in declared_ids(folder, roles).items()}
+        self.added: Mapping[str, int] = {**beside, **listed}
+
+    def id(self, text: str) -> int | None:
+        """The id of a token, if the folder declares it."""
+        found = self.added.get(text)
+        return self._vocabulary.get(text) if found is None else found
+
+    @cached_property
+    def _vocabulary(self) -> Mapping[str, int]:
+        try:
+            vocab = msgspec.json.decode(self._file.model, type=_Model).vocab
+        except (msgspec.DecodeError, RecursionError):
+            return {}  # the build of the tokenizer says what is wrong with it
+        return vocab if isinstance(vocab, dict) else {str(entry[0]): i for i, entry in enumerate(vocab) if entry}
+
+
+def _read(file: Path) -> _File:
+    if not file.is_file():
+        return _File()
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_File)
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read: {error}; the file may be damaged, fetch it again") from error
 
 
 def mark_special(

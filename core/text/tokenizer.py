@@ -9,27 +9,44 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import tokenizers
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.loading.json_files import read_optional_object
 from maxserve.core.registry.entries import cause
-from maxserve.core.text.literal_encoding import LiteralEncoder
-from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.literal_encoding import LiteralEncoder, PromptText
 from maxserve.core.text.special_tokens import declared_ids, mark_special, named_tokens, read_roles
 from maxserve.core.text.token_bytes import TokenBytes
 from maxserve.core.text.tokenizer_limits import check_growth
-from maxserve.core.text.truncation import Truncation
 
 _CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _TYPES = "token_type_ids"
 _CUT_MARGIN = 64  # tokens that are encoded beyond those that are kept of a text that is cut
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
+
+
+Side = Literal["left", "right"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Texts are cut to `most` tokens, special ones included, at the end or, `side` "left", at the start."""
+
+    most: int
+    side: Side = "right"
+
+    def ids(self, ids: Sequence[T]) -> Sequence[T]:
+        """What is kept of token ids."""
+        if len(ids) <= self.most:
+            return ids
+        return ids[: self.most] if self.side == "right" else ids[len(ids) - self.most :]
 
 
 class Backend(Protocol):

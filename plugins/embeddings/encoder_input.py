@@ -10,7 +10,8 @@ from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
-from maxserve.text import Side, Tokenizer, Truncation, truncation_of
+from maxserve.plugins.api.common.truncation import FIELD, truncation_of
+from maxserve.text import Side, Tokenizer, Truncation
 
 TOO_LONG = "context_length_exceeded"
 
@@ -91,11 +92,8 @@ class EncoderInputs:
             text, second, truncation=truncation, add_special_tokens=add_special_tokens
         )
         if truncation is not None and len(ids) > truncation.most:
-            message = (
-                f"{truncation.param} is {truncation.most}, less than the special tokens of a text; {len(ids)} is the "
-                "least"
-            )
-            raise RequestError(message, param=truncation.param)
+            message = f"{FIELD} is {truncation.most}, less than the special tokens of a text; {len(ids)} is the least"
+            raise RequestError(message, param=FIELD)
         return self._checked(Input(tuple(ids), start), place)
 
     def _validate_feasible(self, characters: int, text: str, place: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from maxserve.interfaces.errors import ModelError, RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image, Numbers
-from maxserve.text import PromptText, Tokenizer, joined
+from maxserve.text import PromptText, Tokenizer
 
 Encode = Callable[[PromptText], list[int]]
 
@@ -28,7 +28,7 @@ def image_prompt(
         if any(piece.holds(name) for piece in pieces):
             raise RequestError(f"the text {name!r} stands for images and cannot be written", param="messages")
     shown = [PromptText(image.text) for image in images] + [PromptText("")]
-    tokens = encode(joined([part for pair in zip(pieces, shown, strict=True) for part in pair]))
+    tokens = encode(PromptText.join(part for pair in zip(pieces, shown, strict=True) for part in pair))
     return tokens, tuple(_placed(tokens, images, tokenizer))
 
 

@@ -26,10 +26,11 @@ from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.client_text import ClientText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.client_text import ClientText
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.embeddings.assemble import build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
@@ -173,7 +174,11 @@ class LLM:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
         limits = ImageLimits.of(self.settings)
-        return render(messages, self.template, self.tokenizer, self._pictures, limits, client=self._client_text)
+        return render(messages, self._renderer, self.tokenizer, self._pictures, limits, client=self._client_text)
+
+    @cached_property
+    def _renderer(self) -> ChatRenderer:
+        return ChatRenderer(self.template, self.tokenizer.special_tokens)
 
     @cached_property
     def _client_text(self) -> ClientText | None:

@@ -11,7 +11,6 @@ from maxserve.plugins.api.anthropic.failures import NO_THREADS
 from maxserve.plugins.api.anthropic.tools import tool_fields
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
-from maxserve.plugins.api.common.reasoning import ReasoningControls
 from maxserve.plugins.api.common.system_messages import SystemMessages
 from maxserve.plugins.api.common.translation import Translator
 
@@ -28,8 +27,8 @@ class MessageTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ChatBody)
-        self._controls = ReasoningControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
-        self._systems = SystemMessages(answering.context)
+        self._controls = answering.conversations.controls
+        self._systems = SystemMessages(answering.conversations.renderer)
 
     def chat_body(self, body: CountBody) -> tuple[ChatBody, list[str]]:
         """The chat body and the warnings. RequestError for what is refused."""

@@ -24,6 +24,7 @@ from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParse
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
 from maxserve.plugins.api.common.tools import ToolChoice, read_tools
+from maxserve.plugins.api.common.truncation import FIELD
 from maxserve.plugins.api.common.unsupported import warnings_of
 from maxserve.plugins.api.constraints.constraints import Constraints
 
@@ -158,7 +159,7 @@ class Answering:
         truncation = body.truncation(self.context.model.max_length)
         if truncation is not None and len(prompt) > truncation.most:
             if images:
-                raise RequestError("a prompt with images cannot be cut; leave it out", param=truncation.param)
+                raise RequestError("a prompt with images cannot be cut; leave it out", param=FIELD)
             prompt = list(truncation.ids(prompt))
         return written.text, prompt, images
 

@@ -14,7 +14,8 @@ from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.images import Placed, placed_image
 from maxserve.plugins.api.common.reasoning import ReasoningFields
 from maxserve.plugins.api.common.tools import ToolFields
-from maxserve.text import Side, Truncation, truncation_of
+from maxserve.plugins.api.common.truncation import truncation_of
+from maxserve.text import Side, Truncation
 
 MOST_CHOICES = 128
 MOST_STOPS = 16

@@ -11,12 +11,15 @@ from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
+from maxserve.plugins.api.common.chat_messages import IMAGE_PART, check_role
+from maxserve.plugins.api.common.chat_renderer import RESERVED_VARIABLES, chat_renderer
+from maxserve.plugins.api.common.client_text import ClientText, Conversation, client_texts
 from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
 from maxserve.plugins.api.common.requests import check_length
 from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
 from maxserve.plugins.api.common.tools import ToolChoice
 from maxserve.plugins.vision.image_prompt import image_prompt
-from maxserve.text import IMAGE_PART, RESERVED_VARIABLES, ClientText, Conversation, PromptText, check_role, client_texts
+from maxserve.text import PromptText
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back
@@ -28,16 +31,16 @@ class Conversations:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self._template = context.template
+        self.renderer = context.once(chat_renderer)
         self._tokenizer = context.tokenizer
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
-        self._knows_tools = knows_tools(context.template, context.tokenizer.special_tokens)
-        self._thinking = ReasoningControls.of(context.template, context.tokenizer.special_tokens)
+        self._knows_tools = knows_tools(self.renderer)
+        self.controls = ReasoningControls.of(self.renderer)
 
     def thinking(self, body: ChatBody) -> Asked:
         """What `body` says of reasoning; RequestError for what cannot be kept."""
-        return self._thinking.asked(body)
+        return self.controls.asked(body)
 
     def text(self, body: ChatBody, choice: ToolChoice) -> str:
         """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
@@ -50,7 +53,7 @@ class Conversations:
             return PromptText(self._written(body, choice, conversation))
         for text in client_texts(conversation):  # before anything is looked for in megabytes
             check_length(text, self._tokenizer, self._info, prompt_field="messages")
-        source = self._template.source(tools=conversation.tools is not None)
+        source = self.renderer.template.source(tools=conversation.tools is not None)
         written = partial(self._written, body, choice)
         return self._client.render(written, conversation, source, self._placeholder, _variables(body))
 
@@ -75,12 +78,11 @@ class Conversations:
         in_words = bool(tools) and not self._knows_tools
         if in_words and tools:
             messages, tools = with_tools_described(messages, _callable(tools, choice), choice.mode), None
-        return self._template.render(
+        return self.renderer.render(
             messages,
             tools=tools,
             add_generation_prompt=prompted,
             continue_final_message=not prompted and goes_on(body),
-            special_tokens=self._tokenizer.special_tokens,
             image_text=self._placeholder,
             calls_in_words=in_words,
             **{**self.thinking(body).variables, **_variables(body), "documents": conversation.documents},

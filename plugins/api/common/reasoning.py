@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from jinja2 import meta
 from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.fields import Body
-from maxserve.text import ChatTemplate, template_environment
+from maxserve.text import ChatTemplate
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call it
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")
@@ -77,14 +79,14 @@ class ReasoningControls:
     efforts: Mapping[str, str] | None = None
 
     @classmethod
-    def of(cls, template: ChatTemplate, special_tokens: Mapping[str, str] | None = None) -> ReasoningControls:
-        known = _variables(source for tools in (False, True) if (source := _source(template, tools)) is not None)
+    def of(cls, renderer: ChatRenderer) -> ReasoningControls:
+        known = _variables(renderer.template)
         degree = next((name for name in _EFFORTS if name in known), None)
         return cls(
             switch=next((name for name in _SWITCHES if name in known), None),
             degree=degree,
             budgeted=_BUDGET in known,
-            efforts=None if degree is None else _efforts(template, degree, special_tokens or {}),
+            efforts=None if degree is None else _efforts(renderer, degree),
         )
 
     def asked(self, fields: ReasoningFields) -> Asked:
@@ -166,32 +168,29 @@ def _text(value: Any, param: str) -> str:
     return value
 
 
-def _source(template: ChatTemplate, tools: bool) -> str | None:
-    try:
-        return template.source(tools=tools)
-    except RequestError:
-        return None
+def _variables(template: ChatTemplate) -> set[str]:
+    """What the template reads, with tools or without; nothing where there is none."""
+    found = set()
+    for tools in (False, True):
+        with suppress(RequestError):
+            found |= meta.find_undeclared_variables(template.tree(tools=tools))
+    return found
 
 
-def _variables(sources: Iterable[str]) -> set[str]:
-    environment = template_environment()
-    return {name for source in sources for name in meta.find_undeclared_variables(environment.parse(source))}
-
-
-def _efforts(template: ChatTemplate, degree: str, special_tokens: Mapping[str, str]) -> dict[str, str]:
+def _efforts(renderer: ChatRenderer, degree: str) -> dict[str, str]:
     """What the template renders for each effort: itself, or what comes nearest where it refuses that."""
     renders = {word for words in _NEAREST.items() for word in (words[0], *words[1])}
-    renders = {word for word in renders if _renders(template, degree, word, special_tokens)}
+    renders = {word for word in renders if _renders(renderer, degree, word)}
     return {
         effort: next((word for word in (effort, *nearest) if word in renders), effort)
         for effort, nearest in _NEAREST.items()
     }
 
 
-def _renders(template: ChatTemplate, degree: str, word: str, special_tokens: Mapping[str, str]) -> bool:
+def _renders(renderer: ChatRenderer, degree: str, word: str) -> bool:
     variables: dict[str, Any] = {degree: word, **dict.fromkeys(_SWITCHES, True)}
     try:
-        template.render([{"role": "user", "content": "?"}], special_tokens=special_tokens, **variables)
+        renderer.render([{"role": "user", "content": "?"}], **variables)
     except RequestError:
         return False
     return True

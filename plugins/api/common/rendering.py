@@ -10,15 +10,18 @@ from urllib.parse import urlsplit
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Image
+from maxserve.plugins.api.common.chat_messages import IMAGE_PART
+from maxserve.plugins.api.common.client_text import ClientText, Conversation
 from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.plugins.vision.limits import ImageLimits
 from maxserve.plugins.vision.sources import read_source
-from maxserve.text import IMAGE_PART, Conversation, PromptText
+from maxserve.text import PromptText
 
 if TYPE_CHECKING:
     from maxserve.interfaces.images import ReadImage, ReadsImages
-    from maxserve.text import ChatTemplate, ClientText, Tokenizer
+    from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+    from maxserve.text import Tokenizer
 
 Message = Mapping[str, Any]
 
@@ -33,7 +36,7 @@ class Rendered:
 
 def render(
     messages: Sequence[Message],
-    template: ChatTemplate,
+    renderer: ChatRenderer,
     tokenizer: Tokenizer,
     reader: ReadsImages | None,
     limits: ImageLimits,
@@ -51,13 +54,13 @@ def render(
     image_text = None if reader is None else reader.placeholder
 
     def written(conversation: Conversation) -> str:
-        return template.render(conversation.messages, special_tokens=tokenizer.special_tokens, image_text=image_text)
+        return renderer.render(conversation.messages, image_text=image_text)
 
     conversation = Conversation(messages=rendered)
     if client is None:
         prompt = PromptText(written(conversation))
     else:
-        prompt = client.render(written, conversation, template.source(), image_text)
+        prompt = client.render(written, conversation, renderer.template.source(), image_text)
     if reader is None or not urls:
         return Rendered(tokens=tuple(tokenizer.encode_prompt(prompt)))
     read = [_read(reader, url, limits) for url in urls]

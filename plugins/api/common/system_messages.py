@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from maxserve.interfaces.routes import ServerContext
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 
 Message = dict[str, Any]
 
@@ -21,13 +21,12 @@ _BETWEEN = "\n\n"
 class SystemMessages:
     """Puts system messages where the served model's template shows them; what it shows stays as it is."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._template = context.template
-        self._special_tokens = context.tokenizer.special_tokens
+    def __init__(self, renderer: ChatRenderer) -> None:
+        self._renderer = renderer
 
     def shown(self, messages: Sequence[Message], *, tools: bool) -> list[Message]:
         """The conversation; where need be, those at its beginning are one, and those within it the user's."""
-        probe = self._template.probe(tools=tools, special_tokens=self._special_tokens)
+        probe = self._renderer.probe(tools=tools)
         if probe is None:
             return list(messages)
         if not probe.developer:  # a developer whom the template does not know is a system

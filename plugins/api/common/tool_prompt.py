@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maxserve.interfaces.errors import RequestError
+from maxserve.plugins.api.common.chat_messages import joined_content
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.tools import Mode
-from maxserve.text import ChatTemplate, joined_content
 
 _STRANGER = "qzxjk_tool"  # a name no template prints of itself
 _HOW = {
@@ -19,16 +20,14 @@ _HOW = {
 }
 
 
-def knows_tools(template: ChatTemplate, special_tokens: Mapping[str, str]) -> bool:
+def knows_tools(renderer: ChatRenderer) -> bool:
     """Whether the template tells the model of tools."""
-    if not template.present:
+    if not renderer.template.present:
         return False
     function = {"name": _STRANGER, "description": "", "parameters": {"type": "object", "properties": {}}}
     messages = [{"role": "user", "content": "?"}]
     try:
-        text = template.render(
-            messages, tools=[{"type": "function", "function": function}], special_tokens=special_tokens
-        )
+        text = renderer.render(messages, tools=[{"type": "function", "function": function}])
     except RequestError:
         return False
     return _STRANGER in text

@@ -6,7 +6,6 @@ from typing import Any
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
-from maxserve.plugins.api.common.reasoning import ReasoningControls
 from maxserve.plugins.api.common.system_messages import SystemMessages
 from maxserve.plugins.api.common.translation import Translator
 from maxserve.plugins.api.openai.responses_body import ResponseBody, ResponseChat, TextConfig, check_response
@@ -19,8 +18,8 @@ class ResponseTranslation:
 
     def __init__(self, answering: Answering) -> None:
         self._translator = Translator(answering, ResponseChat)
-        self._controls = ReasoningControls.of(answering.context.template, answering.context.tokenizer.special_tokens)
-        self._systems = SystemMessages(answering.context)
+        self._controls = answering.conversations.controls
+        self._systems = SystemMessages(answering.conversations.renderer)
 
     def chat_body(self, body: ResponseBody) -> tuple[ResponseChat, ResponseTools, list[str]]:
         """The chat body, the tools by the names that the model knows them by, and the warnings.

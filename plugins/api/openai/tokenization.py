@@ -15,8 +15,9 @@ from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.api.common.requests import encoded
+from maxserve.plugins.api.common.truncation import truncation_of
 from maxserve.plugins.api.common.unsupported import warnings_of
-from maxserve.text import Side, truncation_of
+from maxserve.text import Side
 
 MOST_TOKENS = 1 << 20
 PREFIXES = ("", "/v1")  # clients know these paths with and without

@@ -34,7 +34,7 @@ from maxserve.core.engine.step import Step
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
 from maxserve.core.interfaces.request import Image, Request
 from maxserve.core.interfaces.step_context import StepContext
-from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import ArchitectureChecks, Case

@@ -26,7 +26,7 @@ from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import randomised

@@ -107,6 +107,22 @@ TEMPLATES = {
     ),
     "the eos of the tokenizer": ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ["</s>"]),
     "plain text": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", []),
+    "parts only": (
+        "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>{% endfor %}",
+        ["<|im_end|>"],
+    ),
+    "arguments that are text": (
+        "{% for m in messages %}{{ m.content }}<|end|>{% for c in m.tool_calls or [] %}"
+        "{{ '<|return|>' + c.function.arguments }}<|end|>{% endfor %}{% endfor %}",
+        [],
+    ),
+    "text beside a call only in thoughts": (
+        "{% for m in messages %}{% if m.tool_calls %}{{ raise_exception('both') if m.content and m.thinking }}"
+        "{{ m.thinking }}<|end|>{{ m.tool_calls[0].function.arguments }}{% else %}{{ m.content }}<|end|>{% endif %}"
+        "{% endfor %}",
+        [],
+    ),
+    "an answer that is left out": ("<s>{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", []),
     "a template that takes nothing": ("{{ raise_exception('no') }}", []),
     "a template that needs tools": (
         "{% if not tools %}{{ raise_exception('no') }}{% endif %}" + CHATML,

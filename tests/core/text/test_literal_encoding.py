@@ -14,8 +14,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer
 
-from maxserve.core.text.literal_encoding import LiteralEncoder
-from maxserve.core.text.prompt_text import PromptText
+from maxserve.core.text.literal_encoding import LiteralEncoder, PromptText
 from maxserve.core.text.tokenizer import Tokenizer, _PythonBackend
 
 SPECIAL = ("<s>", "</s>")
@@ -179,3 +178,30 @@ def test_tokenizers_of_python(tokenizer_folders: dict[str, Path]) -> None:
     assert reference.decode(found) == prompt.text
     assert tokenizer.special_spans("a<s>") == [(1, 4)]
     assert tokenizer.special_spans("a") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "literal", "pieces"),
+    [
+        ("a<i>b<i>c", (), [("a", ()), ("b", ()), ("c", ())]),
+        ("a<i>b<i>c", (6,), [("a", ()), ("b<i>c", (2,))]),
+        ("a<i>b<i>c", (2, 5), [("a<i>b<i>c", (2, 5))]),
+        ("<i>", (), [("", ()), ("", ())]),
+        ("<<i>", (0,), [("<", (0,)), ("", ())]),
+        ("", (), [("", ())]),
+    ],
+)
+def test_pieces_between_separators_that_are_no_clients_text(
+    text: str, literal: tuple[int, ...], pieces: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    prompt = PromptText(text, literal)
+    found = prompt.split("<i>")
+    assert [(piece.text, piece.literal) for piece in found] == pieces
+    assert prompt.holds("<i>") is (len(pieces) > 1)
+
+
+def test_pieces_joined_again() -> None:
+    prompt = PromptText("a<i>b<i>c", (6, 8))
+    first, second = prompt.split("<i>")
+    whole = PromptText.join([first, PromptText("<i>"), second])
+    assert whole == prompt

@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from maxserve.core.interfaces.encoder import VectorInfo
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.tokenizer import Tokenizer
-from maxserve.core.text.truncation import Side, Truncation
+from maxserve.core.text.tokenizer import Side, Tokenizer, Truncation
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "query", ":", *"abcdefgh"]

@@ -14,6 +14,7 @@ from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
@@ -111,8 +112,8 @@ def host() -> Host:
     return PluginHost.discover(PluginOptions(), strict=True)
 
 
-def template(name: str) -> ChatTemplate:
-    return ChatTemplate({"default": source(name)})
+def template(name: str) -> ChatRenderer:
+    return ChatRenderer(ChatTemplate({"default": source(name)}), SPECIAL)
 
 
 def source(name: str) -> str:
@@ -138,12 +139,12 @@ def test_a_template_is_claimed_by_one_parser_of_each_kind(name: str, host: Host)
 @pytest.mark.parametrize("name", WROTE)
 def test_what_was_read_renders_as_it_was_written(name: str, host: Host) -> None:
     chat = template(name)
-    prompt = chat.render([USER], tools=SHOWN, special_tokens=SPECIAL)
+    prompt = chat.render([USER], tools=SHOWN)
     message = read(choose_parsers(resolve({}, environ={}), host, source(name)), prompt, WROTE[name])
     first = message["tool_calls"][0]
     assert first["function"]["name"] == "weather"
     assert json.loads(first["function"]["arguments"])["days"] == 3
-    history = chat.render([USER, message, RESULT | {"tool_call_id": first["id"]}], tools=SHOWN, special_tokens=SPECIAL)
+    history = chat.render([USER, message, RESULT | {"tool_call_id": first["id"]}], tools=SHOWN)
     assert history.startswith(prompt + WROTE[name]), history.removeprefix(prompt)
 
 
@@ -152,12 +153,10 @@ def test_thoughts_and_text_of_gpt_oss_go_back_beside_a_call(host: Host) -> None:
         template("gpt_oss"),
         "<|channel|>commentary<|message|>Look.<|end|><|start|>assistant" + WROTE["gpt_oss"],
     )
-    prompt = chat.render([USER], tools=SHOWN, special_tokens=SPECIAL)
+    prompt = chat.render([USER], tools=SHOWN)
     message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
     assert (message["content"], message["reasoning_content"]) == ("Look.", "Hm.")
-    history = chat.render(
-        [USER, message, RESULT], tools=SHOWN, special_tokens=SPECIAL
-    )  # the template takes one of both
+    history = chat.render([USER, message, RESULT], tools=SHOWN)  # the template takes one of both
     assert "Look." in history
     assert f"to=functions.weather<|channel|>commentary json<|message|>{OSLO}<|call|>" in history
 
@@ -167,12 +166,12 @@ def test_the_final_message_of_gpt_oss_goes_back(host: Host) -> None:
         template("gpt_oss"),
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>A.",
     )
-    prompt = chat.render([USER], special_tokens=SPECIAL)
+    prompt = chat.render([USER])
     message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
     message.pop("tool_calls")
-    whole = chat.render([USER, message], add_generation_prompt=False, special_tokens=SPECIAL)
+    whole = chat.render([USER, message], add_generation_prompt=False)
     assert whole == prompt + text + "<|return|>"
-    later = chat.render([USER, message, USER], special_tokens=SPECIAL)
+    later = chat.render([USER, message, USER])
     assert "Hm." not in later
     assert "<|start|>assistant<|channel|>final<|message|>A.<|end|>" in later
 

@@ -37,6 +37,7 @@ def prompt(template: str, messages: list[Any], **fields: Any) -> str:
     context: Any = SimpleNamespace(
         template=ChatTemplate({"default": template}), images=None, model=None, tokenizer=tokenizer
     )
+    context.once = lambda make: make(context)
     return Conversations(context).text(body, read_tools(body))
 
 

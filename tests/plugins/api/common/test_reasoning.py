@@ -6,6 +6,7 @@ import pytest
 
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.reasoning import ReasoningControls, ReasoningFields
 
 
@@ -22,7 +23,7 @@ from maxserve.plugins.api.common.reasoning import ReasoningControls, ReasoningFi
     ],
 )
 def test_what_the_template_reads(sources: dict[str, str], switch: str | None, degree: str | None) -> None:
-    controls = ReasoningControls.of(ChatTemplate(sources))
+    controls = ReasoningControls.of(ChatRenderer(ChatTemplate(sources), {}))
     assert (controls.switch, controls.degree) == (switch, degree)
 
 
@@ -48,7 +49,7 @@ PICKY = """\
 
 
 def test_an_effort_that_the_template_refuses_becomes_the_nearest_that_it_renders() -> None:
-    controls = ReasoningControls.of(ChatTemplate({"default": PICKY}), {"bos_token": "<s>"})
+    controls = ReasoningControls.of(ChatRenderer(ChatTemplate({"default": PICKY}), {"bos_token": "<s>"}))
     rendered = {}
     for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"):
         rendered[effort], warnings = controls.effort(effort, param="reasoning_effort")

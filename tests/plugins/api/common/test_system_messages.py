@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_renderer import chat_renderer
 from maxserve.plugins.api.common.system_messages import SystemMessages
 from maxserve.testing.scripted import context, engine, host, recorder, tokenizer  # noqa: F401 (fixtures)
 
@@ -30,7 +31,8 @@ TOOLS = [message("user", "c"), message("assistant", "x"), message("tool", "r"), 
 
 def shown(context: Any, template: str, messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:  # noqa: F811
     served = dataclasses.replace(context, template=ChatTemplate({"default": template}))
-    return [(each["role"], each["content"]) for each in SystemMessages(served).shown(messages, tools=False)]
+    shown = SystemMessages(chat_renderer(served)).shown(messages, tools=False)
+    return [(each["role"], each["content"]) for each in shown]
 
 
 def test_what_the_template_shows_stays(context: Any) -> None:  # noqa: F811
@@ -61,4 +63,4 @@ def test_images_stay_parts(context: Any) -> None:  # noqa: F811
 
 def test_without_a_template_nothing_changes(context: Any) -> None:  # noqa: F811
     served = dataclasses.replace(context, template=ChatTemplate({}))
-    assert SystemMessages(served).shown(BEGUN, tools=False) == BEGUN
+    assert SystemMessages(chat_renderer(served)).shown(BEGUN, tools=False) == BEGUN

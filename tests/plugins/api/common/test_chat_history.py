@@ -8,6 +8,7 @@ import pytest
 
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 
 LIKE_GEMMA = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% for m in messages %}"
@@ -27,7 +28,7 @@ USER = {"role": "user", "content": "a"}
 
 
 def render(source: str, *messages: dict[str, Any], **options: Any) -> str:
-    return ChatTemplate({"default": source}).render(messages, special_tokens={}, **options)
+    return ChatRenderer(ChatTemplate({"default": source}), {}).render(messages, **options)
 
 
 def said(role: str, content: Any) -> dict[str, Any]:

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.prompt_text import PromptText
-from maxserve.core.text.template_environment import stand_ins
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.interfaces.errors import RequestError
+from maxserve.text import PromptText, Tokenizer, stand_ins
 
 Message = Mapping[str, Any]
 Tools = Sequence[Any] | None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.past_calls import CallForm
-from maxserve.core.text.template_probe import TemplateProbe
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.past_calls import CallForm
+from maxserve.plugins.api.common.template_probe import TemplateProbe
 
 PRINTS_ANY = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 BOTH = "{% for m in messages %}{{ 'S' if m.role in ('system', 'developer') else 'U' }}{{ m.content }}{% endfor %}"
@@ -22,7 +23,7 @@ CALLS = (
 
 
 def probe(source: str) -> TemplateProbe:
-    found = ChatTemplate({"default": source}).probe(tools=False, special_tokens={})
+    found = ChatRenderer(ChatTemplate({"default": source}), {}).probe(tools=False)
     assert found is not None
     return found
 
@@ -42,7 +43,7 @@ def test_a_template_knows_developers_or_not(source: str, known: bool) -> None:
 
 
 def test_without_a_template_nothing_is_known() -> None:
-    assert ChatTemplate({}).probe(tools=False, special_tokens={}) is None
+    assert ChatRenderer(ChatTemplate({}), {}).probe(tools=False) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.interfaces.errors import RequestError
+from maxserve.interfaces.errors import RequestError
 
 IMAGE_PART = {"type": "image"}  # what chat templates know an image by
 

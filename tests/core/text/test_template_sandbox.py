@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
-from maxserve.core.text import chat_template, template_budget
+from maxserve.core.text import template_sandbox
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.core.text.template_sandbox import OutOfTime, within
 
 USER = [{"role": "user", "content": "x"}]
 LOOPS = "".join(f"{{% for {name} in range(99999) %}}" for name in "abcd") + "{% endfor %}" * 4
@@ -41,8 +44,8 @@ ENDLESS = [
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that are reached soon."""
-    monkeypatch.setattr(template_budget, "LONGEST_TEXT", 1 << 20)
-    monkeypatch.setattr(template_budget, "MOST_STEPS", 200_000)
+    monkeypatch.setattr(template_sandbox, "LONGEST_TEXT", 1 << 20)
+    monkeypatch.setattr(template_sandbox, "MOST_STEPS", 200_000)
 
 
 @pytest.mark.parametrize("source", ENDLESS)
@@ -55,10 +58,10 @@ def test_at_the_start(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ENDLESS)
 def test_in_a_request(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "_PROBE_STEPS", 20_000)
+    monkeypatch.setattr(template_sandbox, "PROBE_STEPS", 20_000)
     guarded = "{% if messages | length == 1 %}" + source + "{% endif %}"
     with pytest.raises(RequestError, match="refused the conversation: it "):
-        ChatTemplate({"default": guarded}).render(USER, special_tokens={})
+        ChatTemplate({"default": guarded}).render({"messages": USER})
 
 
 def test_long_conversations_are_within_the_bounds() -> None:
@@ -67,7 +70,7 @@ def test_long_conversations_are_within_the_bounds() -> None:
         "{{ ('<' ~ m.role ~ '>') + m.content + '\\n' }}{% endfor %}"
     )
     turns = [{"role": "user", "content": "x" * 100}] * 5000
-    assert len(ChatTemplate({"default": source}).render(turns, special_tokens={})) == 5000 * 116
+    assert len(ChatTemplate({"default": source}).render({"messages": turns})) == 5000 * 116
 
 
 @pytest.mark.parametrize(
@@ -95,5 +98,24 @@ def test_what_the_compiler_cannot_take_is_one_line(source: str) -> None:
 )
 def test_numbers_that_are_shown_are_no_widths(text: str) -> None:
     template = ChatTemplate({"default": text})
-    shown = template.render([{"role": "user", "content": "x"}], special_tokens={})
+    shown = template.render({"messages": USER})
     assert "9007199254740991" in shown
+
+
+def test_gives_what_the_call_gives() -> None:
+    assert within(60, lambda: 7) == 7
+    with pytest.raises(KeyError, match="a"):
+        within(60, lambda: {}["a"])
+
+
+def test_a_call_without_end_is_ended() -> None:
+    def forever() -> None:
+        while True:
+            pass
+
+    begun = time.monotonic()
+    with pytest.raises(OutOfTime, match=r"it took more than 0\.2 s"):
+        within(0.2, forever)
+    while any(thread.name == "limited" for thread in threading.enumerate()):
+        assert time.monotonic() - begun < 60, "the thread goes on"
+        time.sleep(0.05)

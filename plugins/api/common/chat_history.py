@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
-from maxserve.core.text.chat_messages import join_text_parts, joined_content, split_text
-from maxserve.core.text.past_calls import CallForm, has_calls, in_words, with_form
-from maxserve.core.text.template_probe import TemplateProbe
+from maxserve.plugins.api.common.chat_messages import join_text_parts, joined_content, split_text
+from maxserve.plugins.api.common.past_calls import CallForm, has_calls, in_words, with_form
+from maxserve.plugins.api.common.template_probe import TemplateProbe
 
 Message = dict[str, Any]
 

@@ -8,8 +8,8 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, Literal
 
-from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.past_calls import CallForm, Empty
+from maxserve.interfaces.errors import RequestError
+from maxserve.plugins.api.common.past_calls import CallForm, Empty
 
 Message = dict[str, Any]
 Run = Callable[[list[Message]], str]

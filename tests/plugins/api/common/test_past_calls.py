@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.text.past_calls import CallForm, arguments_object, arguments_text, has_calls, in_words, with_form
+from maxserve.plugins.api.common.past_calls import (
+    CallForm,
+    arguments_object,
+    arguments_text,
+    has_calls,
+    in_words,
+    with_form,
+)
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

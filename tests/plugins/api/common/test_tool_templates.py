@@ -11,6 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from tests.core.text.conftest import tokenizer_folders  # noqa: F401 (fixture)
 
 LIKE_HERMES = """\
 {%- if tools %}<|im_start|>system
@@ -67,7 +69,7 @@ CHAT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("source", [LIKE_HERMES, LIKE_LLAMA, LIKE_MISTRAL])
-def test_calls_with_arguments_as_text(source: str, tokenizer_folders: dict[str, Path]) -> None:
+def test_calls_with_arguments_as_text(source: str, tokenizer_folders: dict[str, Path]) -> None:  # noqa: F811
     reference: Any = AutoTokenizer.from_pretrained(tokenizer_folders["byte_level"])
     expected = reference.apply_chat_template(
         CHAT, tools=TOOLS, chat_template=source, add_generation_prompt=True, tokenize=False
@@ -75,5 +77,5 @@ def test_calls_with_arguments_as_text(source: str, tokenizer_folders: dict[str, 
     sent = copy.deepcopy(CHAT)
     sent[1]["tool_calls"][0]["function"]["arguments"] = json.dumps(ARGUMENTS)
     special = {name: str(token) for name, token in reference.special_tokens_map.items()}
-    assert ChatTemplate({"default": source}).render(sent, tools=TOOLS, special_tokens=special) == expected
+    assert ChatRenderer(ChatTemplate({"default": source}), special).render(sent, tools=TOOLS) == expected
     assert json.dumps(ARGUMENTS["city"], ensure_ascii=False) in expected

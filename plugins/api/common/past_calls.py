@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from maxserve.core.text.chat_messages import content_text, joined_content
+from maxserve.plugins.api.common.chat_messages import content_text, joined_content
 
 Message = dict[str, Any]
 Empty = Literal["absent", "text", "null"]  # what stands for the content of a message that only calls
