@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.environment import BEFORE_SETTINGS
 from maxserve.core.config.limits import limits
 from maxserve.core.config.options import value_text
-from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES
 from maxserve.testing.sections import built_in_sections
 
 FLAT = """\
@@ -165,7 +165,7 @@ def document() -> str:
     early = "\n".join(f"- `{name}`: {meaning}" for name, meaning in BEFORE_SETTINGS.items())
     parts = [INTRODUCTION.format(sections=sections, early=early)]
     parts += [_table(title, options) for title, options in titles.items()]
-    return "\n".join([*parts, _values_table()])
+    return "\n".join([*parts, _values_table(options)])
 
 
 def _table(title: str, options: list[OptionSpec]) -> str:
@@ -182,7 +182,7 @@ def _row(option: OptionSpec) -> str:
 def _value(option: OptionSpec) -> str:
     if option.shape.switch:
         return "switch"
-    what = f"`{option.metavar or option.shape.metavar}`"
+    what = f"`{option.metavar}`"
     return ", ".join(filter(None, (what, limits(option), "repeatable" if option.shape.many else "")))
 
 
@@ -191,15 +191,15 @@ def _default(option: OptionSpec) -> str:
 
 
 def _meaning(option: OptionSpec) -> str:
-    refused = [f"**Not supported yet:** {each.reason}." for each in UNSUPPORTED if each.path == option.path]
+    refused = [f"**Not supported yet:** {option.unsupported}."] if option.unsupported else []
     others = option.env[1:]
     also = [f"Also {' and '.join(f'`{name}`' for name in others)}."] if others else []
     return " ".join([option.help, *also, *refused])
 
 
-def _values_table() -> str:
-    flags = {option.path: option.flag for option in catalog()}
-    rows = [f"| `{flags[each.path]}` {each.what} | {each.instead} |\n" for each in UNSUPPORTED_VALUES]
+def _values_table(options: Iterable[OptionSpec]) -> str:
+    some = [(option.flag, option.unsupported_values) for option in options if not option.unsupported]
+    rows = [f"| `{flag}` {values.what} | {values.instead} |\n" for flag, values in some if values is not None]
     return "## Values that are not supported yet\n\n| Value | Instead |\n|---|---|\n" + "".join(rows)
 
 

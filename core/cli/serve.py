@@ -11,9 +11,9 @@ from click.core import ParameterSource
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
+from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
 from maxserve.core.config.policy_options import validate_used
-from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.interfaces.errors import SettingsError
 
 MODEL = "positional_model"
@@ -79,7 +79,7 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     """The settings of a command; raises when they ask for something that is not there, before a model is read."""
     sections = invocation.host.plugin_sections()
     settings = resolve(given, environ=invocation.environ, sections=sections)
-    validate_supported(settings)
+    validate_supported(settings, sections)
     validate_used(settings, invocation.host.schedulers, sections)
     _look_up(settings, invocation.host, sections)
     return settings
@@ -98,5 +98,5 @@ def _look_up(settings: Settings, host: Host, sections: Sequence[PluginSection]) 
     if settings.model.model_runner != "auto":
         host.model_runners.get(settings.model.model_runner)
     for option in catalog(sections):
-        if option.registry:
-            getattr(host, option.registry).get(option.value(settings))
+        if option.marker.registry:
+            getattr(host, option.marker.registry).get(option.value(settings))

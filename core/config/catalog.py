@@ -6,19 +6,28 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from maxserve.core.config.section import Section
 from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
 from maxserve.core.config.values import Reader, Shape, hints, shape_of
-from maxserve.core.interfaces.config import Option
+from maxserve.core.interfaces.config import Option, UnsupportedValues
 from maxserve.core.interfaces.errors import PluginError
 
 PREFIX = "MAX_SERVE_"
 REQUIRED: Any = PydanticUndefined
+SHARED = ("model", "kv_cache", "scheduling", "sampling", "server", "files")
+"""The sections of the core in which plugins may have flat options."""
+
+RESERVED = frozenset(SECTIONS) | {name.replace("_", "-") for name in SECTIONS}
+OWN = tuple(
+    PluginSection(name=name, schema=section, within=name, title=section.title) for name, section in SECTIONS.items()
+)
+"""The core's sections, as a plugin would declare them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +36,9 @@ class OptionSpec:
 
     `name` is the Python name, `flag` what is typed, `env` its variables with the most specific first, `key` what a
     file says below the `page`: the section that the option is shown with, which is another than the `section` that
-    holds its value for flat options of plugins. `limits` are the marks of its range. `plugin` is empty for the core's
-    own.
+    holds its value for flat options of plugins. `marker` is the field's, `limits` are all of its marks, of which some
+    are those of its range. `plugin` is empty for the core's own. `unsupported` says why the option is refused,
+    `unsupported_values` which of its values are.
     """
 
     section: str
@@ -41,15 +51,12 @@ class OptionSpec:
     help: str
     title: str
     env: tuple[str, ...]
-    alias: str = ""
-    metavar: str = ""
-    registry: str = ""
-    server: bool = False
-    policy: bool = False
-    negatable: bool = True
-    secret: bool = False
+    marker: Option
     limits: tuple[Any, ...] = ()
     plugin: str = ""
+    prefix: str = ""
+    unsupported: str = ""
+    unsupported_values: UnsupportedValues | None = None
 
     @property
     def path(self) -> str:
@@ -57,9 +64,19 @@ class OptionSpec:
         return f"{self.section}.{self.key}"
 
     @property
+    def alias(self) -> str:
+        """The second Python name, else empty."""
+        return self.marker.alias
+
+    @property
     def alias_flag(self) -> str:
         """The second flag that means the same, else empty."""
         return "--" + self.alias.replace("_", "-") if self.alias else ""
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in help."""
+        return self.marker.metavar or self.shape.metavar
 
     @property
     def spellings(self) -> frozenset[str]:
@@ -73,7 +90,7 @@ class OptionSpec:
     @property
     def off_flag(self) -> str:
         """--no-x of a switch that has it, else empty."""
-        return f"--no-{self.flag[2:]}" if self.shape.switch and self.negatable else ""
+        return f"--no-{self.flag[2:]}" if self.shape.switch and self.marker.negatable else ""
 
     def value(self, settings: Settings) -> Any:
         """What was chosen for it, else its default."""
@@ -102,104 +119,59 @@ class Catalog:
 
 def catalog(sections: Sequence[PluginSection] = ()) -> Catalog:
     """The core's options, then those of the given plugin sections; PluginError when two share a spelling."""
-    options = [option for name, section in SECTIONS.items() for option in _core_options(name, section)]
+    return _catalog(tuple(sections))
+
+
+@lru_cache(maxsize=8)
+def _catalog(sections: tuple[PluginSection, ...]) -> Catalog:
     for each in sections:
-        options.extend(_plugin_options(each))
+        _validate_section(each)
+    options = tuple(option for section in (*OWN, *sections) for option in _options(section))
     _validate_clashes(options)
-    return Catalog(tuple(options))
+    return Catalog(options)
 
 
-def _core_options(section: str, model: type[Section]) -> Iterator[OptionSpec]:
-    for key, field in model.model_fields.items():
-        marker = next((item for item in field.metadata if isinstance(item, Option)), Option())
-        if not marker.hidden:
-            yield _core_option(section, model, key, field, marker)
-
-
-def _core_option(section: str, model: type[Section], key: str, field: FieldInfo, marker: Option) -> OptionSpec:
-    name = f"draft_{key}" if section == "draft_model" else key
-    reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
-    return OptionSpec(
-        section=section,
-        page=section,
-        key=key,
-        name=name,
-        flag="--" + name.replace("_", "-"),
-        shape=shape_of(field.annotation, reader),
-        default=field.get_default(call_default_factory=True, validated_data={}),
-        help=_twin_help(field.description) if section == "draft_model" else str(field.description),
-        title=model.title,
-        env=tuple(PREFIX + each.upper() for each in (name, marker.alias) if each) + marker.env,
-        alias=marker.alias,
-        metavar=marker.metavar,
-        registry=marker.registry,
-        server=marker.server,
-        policy=marker.policy,
-        negatable=marker.negatable,
-        secret=marker.secret,
-        limits=tuple(field.metadata),
-    )
-
-
-def _twin_help(text: str | None) -> str:
-    return f"For the draft model. {text}".replace("--", "--draft-")
-
-
-def _plugin_options(section: PluginSection) -> Iterator[OptionSpec]:
+def _validate_section(section: PluginSection) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", section.name) or section.name in RESERVED:
         raise PluginError(
             f"plugin {section.plugin!r} calls its settings {section.name!r}; a section needs a name of its own, of "
             "small letters, digits and single dashes"
         )
-    if not dataclasses.is_dataclass(section.schema):
+    if not dataclasses.is_dataclass(section.schema) and not _is_model(section.schema):
         raise PluginError(f"plugin {section.plugin!r}: the schema of section {section.name!r} must be a dataclass")
-    if section.within and section.within not in SHARED:
+    if section.within and section.within not in (*SHARED, section.name):
         raise PluginError(
             f"plugin {section.plugin!r}: its settings {section.name!r} cannot be within {section.within!r}"
             f"{near(section.within, SHARED)}; sections that take a plugin's options are {', '.join(SHARED)}"
         )
+
+
+def _is_model(schema: type[Any]) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
+
+
+def _options(section: PluginSection) -> Iterator[OptionSpec]:
+    for key, field, default in _fields(section):
+        marker = next((item for item in field.metadata if isinstance(item, Option)), Option())
+        if not marker.hidden:
+            yield _option(section, key, field, default, marker)
+
+
+def _fields(section: PluginSection) -> Iterator[tuple[str, FieldInfo, Any]]:
+    """The fields of a schema by name, and their defaults."""
+    if _is_model(section.schema):
+        for key, info in section.schema.model_fields.items():
+            yield key, info, info.get_default(call_default_factory=True, validated_data={})
+        return
     for field in dataclasses.fields(section.schema):
-        if field.init:
-            yield _plugin_option(section, field)
-
-
-def _plugin_option(section: PluginSection, field: dataclasses.Field[Any]) -> OptionSpec:
-    try:
-        hint = hints(section.schema)[field.name]
-        shape, info = shape_of(hint), FieldInfo.from_annotation(hint)
-    except (TypeError, NameError) as error:
-        raise PluginError(f"plugin {section.plugin!r}, setting {section.name}.{field.name}: {error}") from None
-    marker = next((item for item in info.metadata if isinstance(item, Option)), Option())
-    return OptionSpec(
-        section=section.name,
-        key=field.name,
-        shape=shape,
-        default=_default(field),
-        help=info.description or str(field.metadata.get("help", f"A setting of plugin {section.plugin}.")),
-        metavar=marker.metavar,
-        registry=marker.registry,
-        server=marker.server,
-        policy=marker.policy,
-        negatable=marker.negatable,
-        secret=marker.secret,
-        limits=tuple(info.metadata),
-        plugin=section.plugin or section.name,
-        **_spelled(section, field.name, marker.env),
-    )
-
-
-def _spelled(section: PluginSection, key: str, env: tuple[str, ...]) -> dict[str, Any]:
-    """The names of a plugin's option and where it is shown: with its plugin, or flat in a section of the core."""
-    prefix, under, page, title = f"{section.name}.", section.name.replace("-", "_"), section.name, ""
-    if section.within:
-        prefix, page, title = "", section.within, SECTIONS[section.within].title
-    return {
-        "page": page,
-        "name": f"{under}__{key}" if prefix else key,
-        "flag": f"--{prefix}{key.replace('_', '-')}",
-        "title": title or f"Plugin {section.plugin}",
-        "env": (PREFIX + (f"{under}_{key}" if prefix else key).upper(), *env),
-    }
+        if not field.init:
+            continue
+        try:
+            info = FieldInfo.from_annotation(hints(section.schema)[field.name])
+            info.description = info.description or field.metadata.get("help")
+            yield field.name, info, _default(field)
+        except (TypeError, NameError) as error:
+            raise PluginError(_no_option(section, field.name, error)) from None
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -208,10 +180,50 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return REQUIRED if field.default is dataclasses.MISSING else field.default
 
 
-SHARED = ("model", "kv_cache", "scheduling", "sampling", "server")
-"""The sections of the core in which plugins may have flat options."""
+def _option(section: PluginSection, key: str, field: FieldInfo, default: Any, marker: Option) -> OptionSpec:
+    reader = next((item for item in field.metadata if isinstance(item, Reader)), None)
+    try:
+        shape = shape_of(field.annotation, reader)
+    except TypeError as error:
+        raise PluginError(_no_option(section, key, error)) from None
+    name, flag, variable = _spelled(section, key)
+    return OptionSpec(
+        section=section.name,
+        page=section.within or section.name,
+        key=key,
+        name=name,
+        flag=flag,
+        shape=shape,
+        default=default,
+        help=str(field.description or f"A setting of plugin {section.plugin}."),
+        title=_title(section),
+        env=tuple(PREFIX + each.upper() for each in (variable, marker.alias) if each) + marker.env,
+        marker=marker,
+        limits=tuple(field.metadata),
+        plugin="" if section in OWN else section.plugin or section.name,
+        prefix=section.prefix,
+        unsupported=section.unsupported,
+        unsupported_values=next((each for each in field.metadata if isinstance(each, UnsupportedValues)), None),
+    )
 
-RESERVED = frozenset(SECTIONS) | {name.replace("_", "-") for name in SECTIONS}
+
+def _spelled(section: PluginSection, key: str) -> tuple[str, str, str]:
+    """The Python name, the flag and the variable of an option, which is flat or below its plugin's section."""
+    if section.within:
+        name = section.prefix + key
+        return name, "--" + name.replace("_", "-"), name
+    under = section.name.replace("-", "_")
+    return f"{under}__{key}", f"--{section.name}.{key.replace('_', '-')}", f"{under}_{key}"
+
+
+def _title(section: PluginSection) -> str:
+    if section.within in SECTIONS:
+        return SECTIONS[section.within].title
+    return section.title or f"Plugin {section.plugin}"
+
+
+def _no_option(section: PluginSection, key: str, error: Exception) -> str:
+    return f"plugin {section.plugin!r}, setting {section.name}.{key}: {error}"
 
 
 def _validate_clashes(options: Iterable[OptionSpec]) -> None:

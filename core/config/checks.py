@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maxserve.core.config.catalog import catalog
 from maxserve.core.config.enums import gpu_numbers
-from maxserve.core.config.sections import CheckpointSettings, Settings
-from maxserve.core.config.task_args import read_audio_arguments
-from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
-from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.config.sections import CheckpointSettings, PluginSection, Settings
+from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 log = logging.getLogger("maxserve.settings")
 
@@ -24,13 +25,8 @@ def check(settings: Settings) -> Settings:
     settings = _model_from_weight_path(settings)
     settings = _adjust_scheduling(settings)
     settings = _adjust_server(settings)
-    _check_checkpoint(settings.model, "--")
-    if settings.draft_model.model_path:
-        _check_checkpoint(settings.draft_model, "--draft-")
-    else:
-        _validate_draft_options(settings.chosen - UNSUPPORTED_PATHS)
+    check_checkpoint(settings.model, "--")
     _check_chat_template(settings.model.chat_template)
-    _check_task(settings)
     _check_cache(settings)
     if settings.server.zmq_endpoint_base is not None:
         check_endpoint(settings.server.zmq_endpoint_base)
@@ -90,7 +86,8 @@ def _adjust_server(settings: Settings) -> Settings:
     return _replace(settings, "server", sim_failure=100)
 
 
-def _check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
+def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
+    """SettingsError where the options of a model, whose flags begin with `prefix`, contradict each other."""
     cast = "allow-safetensors-weights-fp32-bf6-bidirectional-cast"
     if model.allow_safetensors_weights_fp32_bf6_bidirectional_cast and model.quantization_encoding is None:
         raise SettingsError(f"{prefix}{cast}: cast to what? Give {prefix}quantization-encoding float32 or bfloat16")
@@ -102,25 +99,9 @@ def _check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
         )
 
 
-def _validate_draft_options(chosen: Set[str]) -> None:
-    """Options that have no feature yet are left to `validate_supported`, which has better advice."""
-    keys = sorted(path.removeprefix("draft_model.") for path in chosen if path.startswith("draft_model."))
-    if keys:
-        flags = ", ".join("--draft-" + key.replace("_", "-") for key in keys)
-        raise SettingsError(f"{flags}: there is no draft model; give --draft-model-path too")
-
-
 def _check_chat_template(path: str | None) -> None:
     if path is not None and not Path(path).expanduser().is_file():
         raise SettingsError(f"--chat-template {path}: there is no such file")
-
-
-def _check_task(settings: Settings) -> None:
-    model = settings.model
-    if model.task == "audio_generation":
-        read_audio_arguments(model.task_arg)
-    elif model.task_arg:
-        log.warning("--task-arg %s means nothing to --task %s, which takes no arguments", model.task_arg[0], model.task)
 
 
 def _check_cache(settings: Settings) -> None:
@@ -153,3 +134,26 @@ def check_endpoint(base: str) -> None:
         raise SettingsError(f"{flag}: expected a path after ipc://")
     if scheme == "ipc" and len(rest.encode()) > SOCKET_PATH_LIMIT:
         raise SettingsError(f"{flag}: the path is longer than the {SOCKET_PATH_LIMIT} bytes a socket's may have")
+
+
+def validate_supported(settings: Settings, sections: Sequence[PluginSection] = ()) -> None:
+    """Raises UnsupportedError naming every chosen option whose feature is not there yet.
+
+    A value that is the default asks for nothing, as --no-enable-lora does, and is taken. `sections` are those of
+    plugins.
+    """
+    refused = []
+    for option in catalog(sections):
+        value, some = option.value(settings), option.unsupported_values
+        if option.unsupported:
+            if option.path in settings.chosen and _plain(value) != _plain(option.default):
+                refused.append(f"{option.flag} is not supported yet ({option.unsupported})")
+        elif some is not None and some.refused(value):
+            refused.append(f"{option.flag} {some.what} is not supported yet ({some.instead})")
+    if refused:
+        raise UnsupportedError("; ".join(refused))
+
+
+def _plain(value: Any) -> Any:
+    """A value as it travels, in types that JSON has."""
+    return list(value) if isinstance(value, tuple) else value

@@ -66,14 +66,20 @@ def _one_line(error: yaml.YAMLError) -> str:
 
 
 def file_source(
-    options: Catalog, content: Mapping[Any, Any], path: str, *, strict: bool = True, draft: bool = False
+    options: Catalog,
+    content: Mapping[Any, Any],
+    path: str,
+    *,
+    strict: bool = True,
+    scope: str = EVERYTHING,
+    prefix: str = "",
 ) -> Source:
     """What the content of a file sets; SettingsError lists every unknown key, unless not `strict`.
 
-    With `draft`, the file is about the draft model only and needs no prefix draft_.
+    A file with a `scope` is about that section only, and its keys need no `prefix`.
     """
-    walk = _Walk(options, path, _draft_scopes() if draft else _scopes(options))
-    walk.read(content, "draft_model" if draft else EVERYTHING, "")
+    walk = _Walk(options, path, _scopes(options) if scope == EVERYTHING else _one_scope(scope, prefix))
+    walk.read(content, scope, "")
     if strict and walk.unknown:
         raise SettingsError(f"{path}: unknown key{'s' * (len(walk.unknown) > 1)} {', '.join(walk.unknown)}{walk.hint}")
     return walk.source
@@ -86,8 +92,9 @@ def _scopes(options: Catalog) -> dict[str, str]:
     return {"pipeline_config": EVERYTHING} | {f"{key}_config": name for key, name in scopes.items()} | scopes
 
 
-def _draft_scopes() -> dict[str, str]:
-    return dict.fromkeys(("draft_model", "draft_model_config", "model", "model_config"), "draft_model")
+def _one_scope(scope: str, prefix: str) -> dict[str, str]:
+    bare = scope.removeprefix(prefix)
+    return dict.fromkeys((scope, f"{scope}_config", bare, f"{bare}_config"), scope)
 
 
 @dataclass(slots=True)
@@ -115,7 +122,7 @@ class _Walk:
                 self._unknown(name, spot, value, known)
 
     def _known(self, scope: str) -> dict[str, OptionSpec]:
-        named = {name: each for name, each in self.options.by_name().items() if each.section != "files"}
+        named = {name: each for name, each in self.options.by_name().items() if each.page != "files"}
         if scope == EVERYTHING:
             return named
         inside = {name: each for name, each in named.items() if each.page == scope}

@@ -1,4 +1,4 @@
-"""How the model is run: cache, batches, sampling, adapters, speculation, profiling."""
+"""How the model is run: cache, batches, sampling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from maxserve.core.config.enums import CacheFormat, CacheStrategyName, Method, ProfilingMode, Role
+from maxserve.core.config.enums import CacheFormat, CacheStrategyName
 from maxserve.core.config.section import Section
 from maxserve.core.interfaces.config import Option
 
@@ -119,9 +119,6 @@ class SchedulingSettings(Section):
             "the model runs in a thread beside the planning. Not with several --max-num-steps."
         ),
     ] = False
-    device_graph_capture: Annotated[
-        bool, Field(description="Record the decode step as device graphs before serving, and replay them.")
-    ] = False
     execute_empty_batches: Annotated[
         bool,
         Field(
@@ -129,10 +126,6 @@ class SchedulingSettings(Section):
             "each other. The architecture must support it."
         ),
     ] = False
-    ep_size: Annotated[int, Field(description="Devices over which experts are spread; 1 is not spread.", ge=1)] = 1
-    pipeline_role: Annotated[Role, Field(description="Whether this server runs prompts, answers, or both.")] = (
-        "prefill_and_decode"
-    )
 
 
 class SamplingSettings(Section):
@@ -157,41 +150,3 @@ class SamplingSettings(Section):
         Field(description="Let requests have the logprobs of their prompt, which takes logits of all its positions."),
     ] = True
     enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
-
-
-class LoRASettings(Section):
-    """Adapters that requests choose by model name."""
-
-    title: ClassVar[str] = "LoRA"
-
-    enable_lora: Annotated[bool, Field(description="Serve LoRA adapters beside the base model.")] = False
-    lora_paths: Annotated[
-        tuple[str, ...],
-        Option(metavar="[NAME=]PATH"),
-        Field(description="Folder of an adapter to load at start, with the name clients use."),
-    ] = ()
-    max_lora_rank: Annotated[int, Field(description="Largest rank that an adapter may have.", ge=1)] = 16
-    max_num_loras: Annotated[int, Field(description="Adapters that can be in use in one step.", ge=1)] = 1
-
-
-class SpeculativeSettings(Section):
-    """Guessing several tokens and checking them at once."""
-
-    title: ClassVar[str] = "Speculative decoding"
-
-    speculative_method: Annotated[
-        Method | None, Field(description="Who guesses: a draft model, EAGLE or MTP heads; unset, none.")
-    ] = None
-    num_speculative_tokens: Annotated[int, Field(description="Tokens guessed before each check.", ge=1)] = 5
-
-
-class ProfilingSettings(Section):
-    """Marks for profilers of the device."""
-
-    title: ClassVar[str] = "Profiling"
-
-    gpu_profiling: Annotated[
-        ProfilingMode,
-        Option(env=("MODULAR_ENABLE_PROFILING",)),
-        Field(description="Mark steps, or with detailed also kernels, for the GPU profiler."),
-    ] = "off"

@@ -1,4 +1,4 @@
-"""Options whose values have a spelling of their own: names of a set, devices, switches written as text."""
+"""Options whose values have a spelling of their own: names of a set, devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-OFF = frozenset({"false", "off", "no", "0", ""})
 DEVICES = re.compile(r"gpu(?::(\d+(?:,\d+)*))?")
 
 
@@ -68,16 +67,6 @@ class Devices:
         return "gpu:" + ",".join(map(str, numbers))
 
 
-@dataclass(frozen=True, slots=True)
-class TextSwitch:
-    """On or off written as a value; whatever does not say off says on."""
-
-    metavar: str = "on|off"
-
-    def read(self, value: object) -> bool:
-        return value if isinstance(value, bool) else str(value).strip().lower() not in OFF
-
-
 def gpu_numbers(devices: str) -> tuple[int, ...]:
     """The GPUs that a `devices` value names; none for cpu and default."""
     _, _, numbers = devices.partition(":")
@@ -95,19 +84,11 @@ TASKS = Choice(
 )
 CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=True)
 CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))
-ROLES = Choice("PipelineRole", ("prefill_and_decode", "prefill_only", "decode_only"))
-METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp"), open=True)
-PROFILING = Choice("GPUProfilingMode", ("off", "on", "detailed"))
 DEVICE_LIST = Devices()
-TEXT_SWITCH = TextSwitch()
 
 Encoding = Annotated[str, ENCODINGS, BeforeValidator(ENCODINGS.read)]
 RopeType = Annotated[str, ROPE_TYPES, BeforeValidator(ROPE_TYPES.read)]
 Task = Annotated[str, TASKS, BeforeValidator(TASKS.read)]
 CacheStrategyName = Annotated[str, CACHE_STRATEGIES, BeforeValidator(CACHE_STRATEGIES.read)]
 CacheFormat = Annotated[str, CACHE_FORMATS, BeforeValidator(CACHE_FORMATS.read)]
-Role = Annotated[str, ROLES, BeforeValidator(ROLES.read)]
-Method = Annotated[str, METHODS, BeforeValidator(METHODS.read)]
-ProfilingMode = Annotated[str, PROFILING, BeforeValidator(PROFILING.read)]
 DeviceList = Annotated[str, DEVICE_LIST, BeforeValidator(DEVICE_LIST.read)]
-Switch = Annotated[bool, TEXT_SWITCH, BeforeValidator(TEXT_SWITCH.read)]

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from maxserve.core.config.enums import DeviceList, Encoding, RopeType, Switch, Task
+from maxserve.core.config.enums import DeviceList, Encoding, RopeType, Task, gpu_numbers
 from maxserve.core.config.section import Section
-from maxserve.core.interfaces.config import Option
+from maxserve.core.interfaces.config import Option, UnsupportedValues
 
 DEMO = "maxserve/demo"
 
@@ -34,6 +34,11 @@ class CheckpointSettings(Section):
     ] = ()
     quantization_encoding: Annotated[
         Encoding | None,
+        UnsupportedValues(
+            refused=lambda encoding: encoding not in (None, "float32", "bfloat16"),
+            what="with a quantized encoding",
+            instead="use float32 or bfloat16",
+        ),
         Field(
             description="How the weights are stored, and so the type they are computed in; unset, it is found out, and "
             "a CPU computes 16-bit weights in float32."
@@ -79,10 +84,17 @@ class CheckpointSettings(Section):
         "such as max_pixels or max_dynamic_patch.",
     )
     data_parallel_degree: Annotated[
-        int, Field(description="Replicas of the whole model; 1, or as many as there are devices.", ge=1)
+        int,
+        UnsupportedValues(refused=lambda degree: degree != 1, what="with several replicas", instead="use 1"),
+        Field(description="Replicas of the whole model; 1, or as many as there are devices.", ge=1),
     ] = 1
     devices: Annotated[
         DeviceList,
+        UnsupportedValues(
+            refused=lambda devices: len(gpu_numbers(devices)) > 1,
+            what="with several GPUs",
+            instead="name one, such as gpu:0",
+        ),
         Field(description="Where the model runs: gpu is GPU 0, default is GPU 0 if there is one and else the CPU."),
     ] = "default"
 
@@ -121,16 +133,16 @@ class ModelSettings(CheckpointSettings):
     ] = None
     task: Annotated[
         Task,
+        UnsupportedValues(
+            refused=lambda task: task in ("audio_generation", "speech_token_generation"),
+            what="with a task of audio or speech",
+            instead="use text_generation, embeddings_generation or scoring",
+        ),
         Field(
             description="What the model is for; unset, its architecture knows. Where that serves several tasks, the "
             "pipeline tag of the repository decides, or the files of sentence-transformers in the folder."
         ),
     ] = "text_generation"
-    task_arg: Annotated[
-        tuple[str, ...],
-        Option(metavar="NAME=VALUE"),
-        Field(description="Argument of the task audio_generation, such as audio_decoder=NAME; others take none."),
-    ] = ()
     use_legacy_module: Annotated[
         bool,
         Field(
@@ -176,12 +188,6 @@ class ModelSettings(CheckpointSettings):
             min_length=1,
         ),
     ] = "auto"
-    use_experimental_kernels: Annotated[
-        Switch, Option(env=("USE_EXPERIMENTAL_KERNELS",)), Field(description="Use kernels that are still being tried.")
-    ] = False
-    use_vendor_blas: Annotated[
-        Switch, Field(description="Leave matrix products to the device vendor's library instead of our kernels.")
-    ] = False
     defer_resolve: Annotated[
         bool,
         Option(env=("MODULAR_PIPELINE_DEFER_RESOLVE",)),
@@ -193,9 +199,3 @@ class ModelSettings(CheckpointSettings):
     force: Annotated[
         bool, Field(description="Keep what was chosen where an architecture insists on another value.")
     ] = False
-
-
-class DraftModelSettings(CheckpointSettings):
-    """The smaller model that proposes tokens; used when it has a path."""
-
-    title: ClassVar[str] = "Draft model"

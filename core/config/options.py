@@ -11,7 +11,6 @@ from click.shell_completion import CompletionItem
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.enums import Choice
 from maxserve.core.config.sections import PluginSection
-from maxserve.core.config.unsupported import UNSUPPORTED_PATHS
 from maxserve.core.registry.entries import nearest
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class SettingType(_ParamType):
 
     def __init__(self, option: OptionSpec) -> None:
         self.option = option
-        self.name = option.metavar or option.shape.metavar
+        self.name = option.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -76,7 +75,7 @@ class SettingType(_ParamType):
             return [CompletionItem(incomplete, type="file")]
         reader = self.option.shape.reader
         names = set(reader.names) if isinstance(reader, Choice) else set()
-        registry = REGISTRIES.get(self.option.path) or self.option.registry
+        registry = REGISTRIES.get(self.option.path) or self.option.marker.registry
         names.update(getattr(ctx.obj, registry).names() if registry and ctx.obj is not None else ())
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
@@ -134,8 +133,7 @@ class GroupedCommand(click.Command):
         own = [param for param in self.get_params(ctx) if not isinstance(param, SettingOption | click.Argument)]
         blocks: dict[str, list[tuple[str, str]]] = {}
         for each in _on_page(settings, page):
-            later = each.option.path in UNSUPPORTED_PATHS
-            title = LATER if later else "Common options" if page == COMMON_PAGE else each.title
+            title = LATER if each.option.unsupported else "Common options" if page == COMMON_PAGE else each.title
             blocks.setdefault(title, []).extend(_records(ctx, [each]))
         if page in (COMMON_PAGE, ALL):
             blocks["Options"] = _records(ctx, own)
@@ -179,7 +177,7 @@ def _on_page(settings: Sequence[SettingOption], page: str) -> list[SettingOption
         shown = [each for each in settings if each.option.path in COMMON and each.name == each.option.name]
         return sorted(shown, key=lambda each: COMMON.index(each.option.path))
     shown = [each for each in settings if page in (ALL, each.page)]
-    return sorted(shown, key=lambda each: each.option.path in UNSUPPORTED_PATHS)
+    return sorted(shown, key=lambda each: bool(each.option.unsupported))
 
 
 def _records(ctx: click.Context, params: Iterable[click.Parameter]) -> list[tuple[str, str]]:
@@ -193,7 +191,7 @@ def serve_options(sections: Sequence[PluginSection] = ()) -> list[click.Option]:
 
 def engine_options(sections: Sequence[PluginSection] = ()) -> list[click.Option]:
     """The options that mean something without an HTTP server."""
-    return [made for option in catalog(sections) if not option.server for made in _options(option)]
+    return [made for option in catalog(sections) if not option.marker.server for made in _options(option)]
 
 
 def _options(option: OptionSpec) -> list[click.Option]:
@@ -214,7 +212,7 @@ def _option(option: OptionSpec, name: str, flag: str, text: str) -> SettingOptio
         title=option.title,
         option=option,
         type=SettingType(option),
-        metavar=option.metavar or option.shape.metavar,
+        metavar=option.metavar,
         multiple=option.shape.many,
         default=None,
         help=text,
@@ -224,7 +222,7 @@ def _option(option: OptionSpec, name: str, flag: str, text: str) -> SettingOptio
 def help_text(option: OptionSpec) -> str:
     """The help of an option, with the default it really has, and whether it is repeatable or refused."""
     repeatable = "repeatable" if option.shape.many else ""
-    refused = "not supported yet" if option.path in UNSUPPORTED_PATHS else ""
+    refused = "not supported yet" if option.unsupported else ""
     notes = "; ".join(note for note in (default_text(option), repeatable, refused) if note)
     return f"{option.help}  [{notes}]" if notes else option.help
 

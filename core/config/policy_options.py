@@ -24,7 +24,7 @@ def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections:
     A switch that is turned off where off is the default asks for nothing and is no reason to refuse. `sections` are
     the settings of plugins, which have such options too.
     """
-    options = {option.name: option for option in catalog(sections) if option.policy}
+    options = {option.name: option for option in catalog(sections) if option.marker.policy}
     entry = schedulers.get(settings.scheduling.scheduler)
     _check_names(entry, options)
     refused = [

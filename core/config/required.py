@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from maxserve.core.config.catalog import OptionSpec, catalog, near
-from maxserve.core.config.checks import check
+from maxserve.core.config.checks import check, validate_supported
 from maxserve.core.config.limits import expectation
 from maxserve.core.config.options import value_text
 from maxserve.core.config.sections import SECTIONS, Settings
-from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.settings")
 
-_SECTIONS = ("model", "kv_cache", "scheduling", "sampling", "lora", "speculative")
+_SECTIONS = ("model", "kv_cache", "scheduling", "sampling")
 # They say which model it is and how it is stored: they have done their work once its architecture is known.
 _TOO_EARLY = frozenset(
     {
@@ -35,7 +34,6 @@ _TOO_EARLY = frozenset(
         "trust_remote_code",
         "force_download",
         "task",
-        "task_arg",
         "use_legacy_module",
         "defer_resolve",
         "force",

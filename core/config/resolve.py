@@ -33,7 +33,11 @@ def resolve(
     """
     options = catalog(sections)
     choices = _Choices(options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
-    return check(choices.settings(sections))
+    settings = check(choices.settings(sections))
+    for each in sections:
+        if each.check is not None:
+            each.check(settings, each.load(settings.plugins.sections[each.name]))
+    return settings
 
 
 def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dotenv: Path = DOTENV) -> PluginsSettings:

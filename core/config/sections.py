@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -11,13 +11,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from maxserve.core.config.engine import (
     KVCacheSettings,
-    LoRASettings,
-    ProfilingSettings,
     SamplingSettings,
     SchedulingSettings,
-    SpeculativeSettings,
 )
-from maxserve.core.config.model import CheckpointSettings, DraftModelSettings, ModelSettings
+from maxserve.core.config.model import CheckpointSettings, ModelSettings
 from maxserve.core.config.section import Section
 from maxserve.core.config.serving import FilesSettings, PluginsSettings, ServerSettings
 from maxserve.core.interfaces.errors import SettingsError
@@ -25,21 +22,17 @@ from maxserve.core.interfaces.errors import SettingsError
 __all__ = [
     "SECTIONS",
     "CheckpointSettings",
-    "DraftModelSettings",
     "FilesSettings",
     "KVCacheSettings",
-    "LoRASettings",
     "ModelSettings",
     "Origin",
     "PluginSection",
     "PluginsSettings",
-    "ProfilingSettings",
     "SamplingSettings",
     "SchedulingSettings",
     "Section",
     "ServerSettings",
     "Settings",
-    "SpeculativeSettings",
 ]
 
 Origin: TypeAlias = Literal["command line", "file", "environment"]
@@ -55,13 +48,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: ModelSettings = ModelSettings()
-    draft_model: DraftModelSettings = DraftModelSettings()
     kv_cache: KVCacheSettings = KVCacheSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     sampling: SamplingSettings = SamplingSettings()
-    lora: LoRASettings = LoRASettings()
-    speculative: SpeculativeSettings = SpeculativeSettings()
-    profiling: ProfilingSettings = ProfilingSettings()
     server: ServerSettings = ServerSettings()
     plugins: PluginsSettings = PluginsSettings()
     files: FilesSettings = FilesSettings()
@@ -75,13 +64,9 @@ class Settings(BaseModel):
 
 SECTIONS: Mapping[str, type[Section]] = {
     "model": ModelSettings,
-    "draft_model": DraftModelSettings,
     "kv_cache": KVCacheSettings,
     "scheduling": SchedulingSettings,
     "sampling": SamplingSettings,
-    "lora": LoRASettings,
-    "speculative": SpeculativeSettings,
-    "profiling": ProfilingSettings,
     "server": ServerSettings,
     "plugins": PluginsSettings,
     "files": FilesSettings,
@@ -90,19 +75,23 @@ SECTIONS: Mapping[str, type[Section]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSection:
-    """A plugin's own settings: `schema` is a frozen dataclass, `plugin` who declared it.
+    """A plugin's own settings, as `ConfigSection` describes them, with what its references stand for.
 
-    Those `within` a section of the core are flat options that are shown with its own.
+    `plugin` is who declared it.
     """
 
     name: str
     schema: type[Any]
     plugin: str = ""
     within: str = ""
+    title: str = ""
+    prefix: str = ""
+    check: Callable[[Settings, Any], None] | None = None
+    unsupported: str = ""
 
     def load(self, values: Mapping[str, Any]) -> Any:
         """An instance of the schema; fields that `values` lacks have their defaults."""
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(self.schema)})
+        unknown = sorted(set(values) - set(self._names()))
         if unknown:
             raise SettingsError(f"--{self.name} (plugin {self.plugin!r}): there is no setting {', '.join(unknown)}")
         try:
@@ -112,6 +101,13 @@ class PluginSection:
             where = ".".join(map(str, (self.name, *first["loc"][:1])))
             cause = first["msg"].removeprefix("Value error, ")
             raise SettingsError(f"--{where} (plugin {self.plugin!r}): {cause}") from None
+
+    def _names(self) -> Iterable[str]:
+        """The fields of the schema."""
+        if dataclasses.is_dataclass(self.schema):
+            return (field.name for field in dataclasses.fields(self.schema))
+        names: Iterable[str] = self.schema.model_fields
+        return names
 
     def validate(self, values: Mapping[str, Any]) -> Any:
         """An instance of the schema; pydantic's ValidationError for values that it refuses."""

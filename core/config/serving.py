@@ -23,9 +23,6 @@ class ServerSettings(Section):
     port: Annotated[
         int, Option(server=True), Field(description="TCP port to listen on; 0 takes any free one.", ge=0, le=65535)
     ] = 8000
-    headless: Annotated[
-        bool, Option(server=True, negatable=False), Field(description="Start the worker without HTTP.")
-    ] = False
     log_prefix: Annotated[
         str | None, Option(server=True), Field(description="Text in front of every log line, in every process.")
     ] = None
@@ -33,11 +30,6 @@ class ServerSettings(Section):
         bool,
         Option(server=True, negatable=False),
         Field(description="Log every setting at start, with where it came from."),
-    ] = False
-    profile_serve: Annotated[
-        bool,
-        Option(server=True, negatable=False),
-        Field(description="Let a request ask with ?profile=1 for a profile of the API process."),
     ] = False
     sim_failure: Annotated[
         int, Field(description="Percent of steps that fail on purpose, to try how clients take it.", ge=0)
@@ -253,14 +245,4 @@ class FilesSettings(Section):
             description="Key of the file below which the settings are; unset, the whole file. As many as files, one "
             "for each; one for all files; or several of one file, of which the later one wins."
         ),
-    ] = ()
-    draft_config_file: Annotated[
-        tuple[str, ...],
-        Option(metavar="FILE"),
-        Field(description="YAML file with settings of the draft model."),
-    ] = ()
-    draft_section_name: Annotated[
-        tuple[str, ...],
-        Option(metavar="TEXT"),
-        Field(description="Key of that file below which the settings are; unset, the whole file."),
     ] = ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.options import value_text
-from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
+from maxserve.core.config.sections import PluginSection, Settings
 
 MOST_PATHS = 5
 
@@ -27,7 +27,7 @@ def describe(
     groups: dict[str, dict[str, str]] = {}
     for option in catalog(sections):
         rows = groups.setdefault(option.title, {})
-        rows[option.name if option.page in SECTIONS else option.path] = _row(option, settings)
+        rows[option.path if "." in option.flag else option.name] = _row(option, settings)
     return blocks + [_block(title, rows) for title, rows in groups.items()]
 
 
@@ -38,7 +38,7 @@ def _block(title: str, rows: Mapping[str, str]) -> str:
 
 def _row(option: OptionSpec, settings: Settings) -> str:
     value = option.value(settings)
-    if option.secret and value:
+    if option.marker.secret and value:
         value = "(not shown)"
     text = "-" if value is None or value in ("", (), [], {}) else value_text(abbreviated(value))
     origin = settings.origins.get(option.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from maxserve.core.config.catalog import Catalog, near
-from maxserve.core.config.config_file import file_source, read_mapping
+from maxserve.core.config.config_file import EVERYTHING, file_source, read_mapping
 from maxserve.core.config.environment import environment_source
 from maxserve.core.config.sections import Origin
 from maxserve.core.config.source_value import Source, SourceValue
@@ -35,8 +35,8 @@ def read_sources(options: Catalog, inputs: Inputs) -> Sources:
     chosen = environment | typed
     return [
         ("command line", typed),
-        ("file", _draft_file(options, chosen, strict=inputs.strict)),
-        ("file", _file(options, chosen, strict=inputs.strict)),
+        ("file", _own_files(options, chosen, strict=inputs.strict)),
+        ("file", _files(options, chosen, strict=inputs.strict)),
         ("environment", environment),
     ]
 
@@ -60,21 +60,30 @@ def typed_source(options: Catalog, typed: Mapping[str, Any], *, strict: bool) ->
     return source
 
 
-def _file(options: Catalog, chosen: Source, *, strict: bool) -> Source:
-    paths, sections = _texts(chosen, "files.config_file"), _texts(chosen, "files.section_name")
-    if not paths:
+def _files(options: Catalog, chosen: Source, *, strict: bool) -> Source:
+    """What the files of `--config-file` set."""
+    if "files.config_file" not in chosen:
         _validate_section_has_file(chosen)
+    return _read_files(options, chosen, "", EVERYTHING, strict=strict)
+
+
+def _own_files(options: Catalog, chosen: Source, *, strict: bool) -> Source:
+    """What files say that are about one section only: those of `--PREFIX-config-file`, where a plugin has that."""
     source: Source = {}
-    for path, section in pairs(paths, sections):
-        source |= file_source(options, read_mapping(path, section), path, strict=strict)
+    prefixed = {(option.page, option.prefix) for option in options if option.prefix and option.page != "files"}
+    for page, prefix in sorted(prefixed):
+        source |= _read_files(options, chosen, prefix, page, strict=strict)
     return source
 
 
-def _draft_file(options: Catalog, chosen: Source, *, strict: bool) -> Source:
-    paths, sections = _texts(chosen, "files.draft_config_file"), _texts(chosen, "files.draft_section_name")
+def _read_files(options: Catalog, chosen: Source, prefix: str, scope: str, *, strict: bool) -> Source:
+    names = {option.name: option.path for option in options if option.page == "files"}
+    paths, sections = (_texts(chosen, names.get(prefix + key, "")) for key in ("config_file", "section_name"))
+    flags = prefix.replace("_", "-")
     source: Source = {}
-    for path, section in pairs(paths, sections if paths else (), prefix="draft-"):  # a section alone is refused later
-        source |= file_source(options, read_mapping(path, section, prefix="draft-"), path, strict=strict, draft=True)
+    for path, section in pairs(paths, sections if paths else (), prefix=flags):  # a section alone is refused elsewhere
+        content = read_mapping(path, section, prefix=flags)
+        source |= file_source(options, content, path, strict=strict, scope=scope, prefix=prefix)
     return source
 
 

@@ -57,4 +57,4 @@ def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSecti
 
 def _of_text(option: OptionSpec) -> bool:
     """Whether only generation acts on it, as on all that schedulers and samplers are told, from any plugin."""
-    return option.path in _OF_TEXT or option.policy or option.page == "sampling"
+    return option.path in _OF_TEXT or option.marker.policy or option.page == "sampling"

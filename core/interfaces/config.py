@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["ConfigSection", "Option"]
+__all__ = ["ConfigSection", "Option", "UnsupportedValues"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigSection:
     """A plugin's own settings: a frozen dataclass; `[name]` in the file, `--name.field`, MAX_SERVE_NAME_FIELD.
 
-    With `within`, which names a section of the core such as `scheduling`, they are flat and stand beside that section's
-    own: `--field`, MAX_SERVE_FIELD, `field` in the file, in help on the page of that section.
+    With `within` they are flat: `--field`, MAX_SERVE_FIELD, `field` in the file. It names the section of the core whose
+    page of help they are on, such as `scheduling`; where it is the `name` itself, the page is their own and `title` its
+    heading. With a `prefix` such as `draft_`, flat options are called `--draft-field`, and `field` below `[name]`.
+    `check` is given all settings and an object of the schema, and raises SettingsError where they contradict each
+    other. Of a feature that is not there yet, `unsupported` says why: its options are listed, and refused when chosen.
     """
 
     kind: ClassVar[str] = "config"
@@ -25,6 +29,22 @@ class ConfigSection:
     name: str
     schema: Ref
     within: str = ""
+    title: str = ""
+    prefix: str = ""
+    check: Ref | None = None
+    unsupported: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsupportedValues:
+    """Values of an option that are refused until their feature is there, as a marker in its field's annotation.
+
+    `refused` picks them, `what` names them as in "with several GPUs", `instead` says what is there.
+    """
+
+    refused: Callable[[Any], bool]
+    what: str
+    instead: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import click
 
 # Fields of declarations that hold a Ref.
-REFERENCES = ("build", "config", "max_started", "params", "recognises", "schema")
+REFERENCES = ("build", "check", "config", "max_started", "params", "recognises", "schema")
 REFERENCE = re.compile(r"[\w.]+:[\w.]+")
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_"))
 

@@ -226,13 +226,24 @@ class PluginHost:
 
         sections = []
         for entry in self._sections:
+            own = entry.component
             try:
-                schema = self.load(entry, entry.component.schema)
+                schema = self.load(entry, own.schema)
+                check = None if own.check is None else self.load(entry, own.check)
             except PluginError as error:
                 self._complaints.report(error)
                 continue
             sections.append(
-                PluginSection(name=entry.name, schema=schema, plugin=entry.plugin, within=entry.component.within)
+                PluginSection(
+                    name=entry.name,
+                    schema=schema,
+                    plugin=entry.plugin,
+                    within=own.within,
+                    title=own.title,
+                    prefix=own.prefix,
+                    check=check,
+                    unsupported=own.unsupported,
+                )
             )
         return sections
 

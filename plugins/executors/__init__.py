@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
+from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.executor import Executor
 
 
@@ -13,3 +14,15 @@ def maxserve_executors() -> Iterable[Executor]:
     yield Executor(
         name="local", build="maxserve.plugins.executors.local:LocalLauncher", summary="a process of this machine"
     )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    """What a server does of a larger one's work."""
+    yield ConfigSection(
+        name="headless",
+        schema="maxserve.plugins.executors.options:HeadlessOptions",
+        within="server",
+        unsupported="there is one role, with HTTP; leave it out",
+    )
+    yield ConfigSection(name="sharing", schema="maxserve.plugins.executors.options:SharingOptions", within="scheduling")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import ModelRunner, hookimpl
+from maxserve.interfaces.config import ConfigSection
 
 
 @hookimpl
@@ -13,4 +14,15 @@ def maxserve_model_runners() -> Iterable[ModelRunner]:
         name="eager",
         build="maxserve.plugins.runners.eager:EagerRunner",
         summary="calls the model as it is written, operation by operation; any device",
+    )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    """Whether steps are recorded."""
+    yield ConfigSection(
+        name="graphs",
+        schema="maxserve.plugins.runners.options:GraphOptions",
+        within="scheduling",
+        unsupported="steps are not recorded; leave it out",
     )

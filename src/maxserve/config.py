@@ -10,16 +10,26 @@ if TYPE_CHECKING:
     from maxserve.core.cli.early import plugin_options
     from maxserve.core.cli.serve import settle, typed
     from maxserve.core.config import Settings
-    from maxserve.core.config.catalog import catalog
+    from maxserve.core.config.catalog import catalog, near
+    from maxserve.core.config.checks import check_checkpoint
+    from maxserve.core.config.enums import Choice
     from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
+    from maxserve.core.config.sections import CheckpointSettings
+    from maxserve.core.config.values import read_bool, read_int
 
 __all__ = [
+    "CheckpointSettings",
+    "Choice",
     "GroupedCommand",
     "HELP_WIDTH",
     "Settings",
     "catalog",
+    "check_checkpoint",
     "engine_options",
+    "near",
     "plugin_options",
+    "read_bool",
+    "read_int",
     "settle",
     "typed",
 ]
@@ -27,12 +37,18 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "CheckpointSettings": "maxserve.core.config.sections",
+        "Choice": "maxserve.core.config.enums",
         "GroupedCommand": "maxserve.core.config.options",
         "HELP_WIDTH": "maxserve.core.config.options",
         "Settings": "maxserve.core.config",
         "catalog": "maxserve.core.config.catalog",
+        "check_checkpoint": "maxserve.core.config.checks",
         "engine_options": "maxserve.core.config.options",
+        "near": "maxserve.core.config.catalog",
         "plugin_options": "maxserve.core.cli.early",
+        "read_bool": "maxserve.core.config.values",
+        "read_int": "maxserve.core.config.values",
         "settle": "maxserve.core.cli.serve",
         "typed": "maxserve.core.cli.serve",
     },

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxserve.core.config import Settings, resolve, resolve_plugins
+from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.options import engine_options, serve_options
 from maxserve.core.config.policy_options import validate_used
 from maxserve.core.config.required import with_required
 from maxserve.core.config.task_options import asked_task, check_for_task
-from maxserve.core.config.unsupported import validate_supported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields
@@ -89,7 +89,7 @@ class LLM:
         plugins = PluginOptions.from_choice(chosen).with_environment(variables)
         self.host = host or PluginHost.discover(plugins, strict=True)
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
-        validate_supported(self.settings)
+        validate_supported(self.settings, self.host.plugin_sections())
         validate_used(self.settings, self.host.schedulers, self.host.plugin_sections())
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())

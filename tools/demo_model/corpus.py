@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_VALUES, Unsupported, UnsupportedValue
+from maxserve.testing.sections import built_in_sections
 
 FACTS = Path(__file__).parent / "facts"
 HELD_OUT = 0.06  # share of the paraphrases that only the evaluation sees
@@ -85,7 +85,7 @@ def normal(question: str) -> str:
 def option_answer(flag: str, entry: Mapping[str, str]) -> str:
     """The full answer about an option: what it does, its default, one command, whether to expect a refusal."""
     answer = f"`{flag}` {entry['does']}. Default: {entry['default']}. Example: `{entry['example']}`"
-    return _honest(answer, [flag], _flags_of(UNSUPPORTED_VALUES))
+    return _honest(answer, [flag], _refused_by_value())
 
 
 def _yaml(name: str) -> dict[str, Any]:
@@ -187,15 +187,21 @@ def _widened(facts: Sequence[Fact], phrases: Mapping[str, Any]) -> list[Fact]:
 def _honest(answer: str, flags: Iterable[str], some: frozenset[str] = frozenset()) -> str:
     """The answer, with a warning when one of the flags is refused today, or refused for `some` of its values."""
     named, end = frozenset(flags), "." if answer.endswith("`") else ""
-    if named & _flags_of(UNSUPPORTED):
+    if named & _refused():
         return f"{answer}{end} {LATER}"
     return f"{answer}{end} {SOME_LATER}" if named & some else answer
 
 
 @cache
-def _flags_of(table: tuple[Unsupported | UnsupportedValue, ...]) -> frozenset[str]:
-    paths = {each.path for each in table}
-    return frozenset(option.flag for option in catalog() if option.path in paths)
+def _refused() -> frozenset[str]:
+    """The flags of options whose feature is not there yet."""
+    return frozenset(option.flag for option in catalog(built_in_sections()) if option.unsupported)
+
+
+@cache
+def _refused_by_value() -> frozenset[str]:
+    """The flags of options of which some values are refused."""
+    return frozenset(option.flag for option in catalog(built_in_sections()) if option.unsupported_values)
 
 
 def _slots(pattern: str, slots: Mapping[str, Sequence[str]]) -> list[str]:

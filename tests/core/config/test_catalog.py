@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
-from maxserve.core.config import PluginSection, resolve
+from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
+from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.sections import SECTIONS
 from maxserve.core.interfaces.config import Option
-from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
+from maxserve.testing.sections import built_in_sections
+
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 
 def test_every_field_is_an_option_once() -> None:
@@ -23,7 +27,7 @@ def test_every_field_is_an_option_once() -> None:
 
 
 def test_every_option_has_its_variable_and_some_have_more() -> None:
-    env = {option.name: option.env for option in catalog()}
+    env = {option.name: option.env for option in catalog(SHARED)}
     assert all(variables[0] == f"MAX_SERVE_{name.upper()}" for name, variables in env.items())
     assert {name: variables[1:] for name, variables in env.items() if variables[1:]} == {
         "model_path": ("MAX_SERVE_MODEL",),
@@ -67,7 +71,7 @@ def test_flat_options_of_a_plugin_are_spelled_and_shown_as_the_cores_own() -> No
     pace = options["pace"]
     assert (pace.flag, pace.env, pace.path) == ("--pace", ("MAX_SERVE_PACE", "ACME_PACE"), "acme.pace")
     assert (pace.title, pace.page, pace.help) == ("Scheduling", "scheduling", "Steps a second.")
-    assert (pace.policy, options["rush"].policy, options["rush"].off_flag) == (True, False, "--no-rush")
+    assert (pace.marker.policy, options["rush"].marker.policy, options["rush"].off_flag) == (True, False, "--no-rush")
 
 
 @pytest.mark.parametrize(
@@ -130,3 +134,35 @@ def test_a_variable_that_would_mean_two_things_names_both_owners() -> None:
     section = PluginSection(name="max", schema=Length, plugin="acme")
     with pytest.raises(PluginError, match=r"MAX_SERVE_MAX_LENGTH.*model.max_length.*acme"):
         catalog([section])
+
+
+def _must_be_quick(settings: Settings, pace: Pace) -> None:
+    if pace.pace < (settings.scheduling.max_batch_size or 0):
+        raise SettingsError("--race-pace is less than --max-batch-size")
+
+
+RACE = PluginSection(
+    name="race", schema=Pace, plugin="acme", within="race", title="Races", prefix="race_", check=_must_be_quick
+)
+
+
+def test_flat_options_may_have_a_page_of_their_own_and_a_prefix(yaml_file: Callable[..., str]) -> None:
+    pace = next(option for option in catalog([RACE]) if option.key == "pace" and option.plugin)
+    assert (pace.name, pace.flag, pace.env[0]) == ("race_pace", "--race-pace", "MAX_SERVE_RACE_PACE")
+    assert (pace.title, pace.page) == ("Races", "race")
+    for content in ("race_pace: 2\n", "race: {pace: 2}\n", "race: {race_pace: 2}\n"):
+        settings = resolve({"config_file": yaml_file(content)}, environ={}, sections=[RACE])
+        assert settings.plugins.sections["race"]["pace"] == 2
+
+
+def test_a_section_checks_its_values_against_the_others() -> None:
+    resolve({"race_pace": 4.0, "max_batch_size": 4}, environ={}, sections=[RACE])
+    with pytest.raises(SettingsError, match=r"^--race-pace is less than --max-batch-size$"):
+        resolve({"race_pace": 3.0, "max_batch_size": 4}, environ={}, sections=[RACE])
+
+
+def test_options_of_a_feature_to_come_are_listed_and_refused() -> None:
+    later = replace(RACE, unsupported="nobody races; leave it out")
+    settings = resolve({"race_rush": True}, environ={}, sections=[later])
+    with pytest.raises(UnsupportedError, match=r"^--race-rush is not supported yet \(nobody races; leave it out\)$"):
+        validate_supported(settings, [later])

@@ -9,13 +9,16 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.config.checks import check_endpoint
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.testing.sections import built_in_sections
+
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
 
 
 def test_a_batch_larger_than_its_tokens_is_lowered_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        settings = resolve({"max_batch_size": 100, "max_batch_input_tokens": 64}, environ={})
+        settings = resolve({"max_batch_size": 100, "max_batch_input_tokens": 64}, environ={}, sections=SHARED)
     assert settings.scheduling.max_batch_size == 64
     assert "--max-batch-size 100 is more than --max-batch-input-tokens and is lowered to 64" in caplog.text
     assert settings.scheduling.max_batch_input_tokens == 64
@@ -23,7 +26,7 @@ def test_a_batch_larger_than_its_tokens_is_lowered_and_said(caplog: pytest.LogCa
 
 def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert resolve({"sim_failure": 250}, environ={}).server.sim_failure == 100
+        assert resolve({"sim_failure": 250}, environ={}, sections=SHARED).server.sim_failure == 100
     assert "lowered to 100" in caplog.text
 
 
@@ -54,7 +57,7 @@ def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> No
 )
 def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
-        resolve(typed, environ={})
+        resolve(typed, environ={}, sections=SHARED)
     assert "\n" not in str(caught.value)
 
 
@@ -73,36 +76,37 @@ def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: s
     ],
 )
 def test_what_goes_together_is_taken(typed: dict[str, Any]) -> None:
-    assert len(resolve(typed, environ={}).chosen) == len(typed)
+    assert len(resolve(typed, environ={}, sections=SHARED).chosen) == len(typed)
 
 
 def test_draft_options_need_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = {"draft_devices": "cpu", "draft_rope_type": "yarn"}
-    assert len(resolve(typed, environ={}).chosen) == 2  # left to validate_supported as long as they are in its table
-    monkeypatch.setattr("maxserve.core.config.checks.UNSUPPORTED_PATHS", frozenset())
+    assert len(resolve(typed, environ={}, sections=SHARED).chosen) == 2  # left to validate_supported for now
+    monkeypatch.setattr("maxserve.plugins.speculation.options.NO_DRAFT", "")
     with pytest.raises(SettingsError, match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path too$"):
-        resolve(typed, environ={})
+        resolve(typed, environ={}, sections=SHARED)
 
 
 def test_a_chat_template_that_is_there(here: Path) -> None:
     (here / "t.jinja").write_text("{{ messages }}")
-    assert resolve({"chat_template": "t.jinja"}, environ={}).model.chat_template == "t.jinja"
+    assert resolve({"chat_template": "t.jinja"}, environ={}, sections=SHARED).model.chat_template == "t.jinja"
 
 
 def test_weights_of_a_repository_name_the_model(here: Path) -> None:
-    assert resolve({"weight_path": ["org/repo/a/w.safetensors"]}, environ={}).model.model_path == "org/repo"
-    given = resolve({"weight_path": ["org/repo/w.safetensors"], "model": "other/one"}, environ={})
+    named = resolve({"weight_path": ["org/repo/a/w.safetensors"]}, environ={}, sections=SHARED)
+    assert named.model.model_path == "org/repo"
+    given = resolve({"weight_path": ["org/repo/w.safetensors"], "model": "other/one"}, environ={}, sections=SHARED)
     assert given.model.model_path == "other/one"
     (here / "org/repo").mkdir(parents=True)
     (here / "org/repo/w.safetensors").touch()
     with pytest.raises(SettingsError, match="give --model-path"):
-        resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={})
+        resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={}, sections=SHARED)
 
 
 @pytest.mark.parametrize("base", ["tcp://127.0.0.1:5555", "tcp://[::1]:1", "ipc:///tmp/x", "ipc://x"])
 def test_endpoints_that_zmq_knows(base: str) -> None:
     check_endpoint(base)
-    assert resolve({"zmq_endpoint_base": base}, environ={}).server.zmq_endpoint_base == base
+    assert resolve({"zmq_endpoint_base": base}, environ={}, sections=SHARED).server.zmq_endpoint_base == base
 
 
 NAMELESS = ["", "ipc", "ipc:/x", "ipc://", "tcp://", "tcp://:5", "udp://host:1"]
@@ -121,7 +125,7 @@ def test_an_endpoint_that_joins_no_processes() -> None:
 
 
 def test_the_size_of_a_host_tier_that_is_not_there_is_said_to_mean_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    resolve({"host_kvcache_swap_space_gb": 2.0, "enable_kvcache_swapping_to_host": True}, environ={})
+    resolve({"host_kvcache_swap_space_gb": 2.0, "enable_kvcache_swapping_to_host": True}, environ={}, sections=SHARED)
     assert not caplog.records
-    resolve({"host_kvcache_swap_space_gb": 2.0}, environ={})
+    resolve({"host_kvcache_swap_space_gb": 2.0}, environ={}, sections=SHARED)
     assert "--host-kvcache-swap-space-gb 2 means nothing without --enable-kvcache-swapping-to-host" in caplog.text

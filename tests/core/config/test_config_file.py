@@ -1,18 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.testing.sections import built_in_sections
+
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 Write = Callable[..., str]
 
 
-def from_file(name: str, sections: tuple[PluginSection, ...] = (), **typed: Any) -> Settings:
+def from_file(name: str, sections: Sequence[PluginSection] = SHARED, **typed: Any) -> Settings:
     return resolve({"config_file": name, **typed}, environ={}, sections=sections)
+
+
+def draft_of(settings: Settings) -> tuple[str, str]:
+    """The draft model and its device."""
+    draft = settings.plugins.sections["draft_model"]
+    return draft["model_path"], draft["devices"]
 
 
 FLAT = "model-path: m\nmax_length: 64\nkv_cache_page_size: 32\nenable_echo: false\nport: 9\nplugin: [a, b]\n"
@@ -136,12 +145,12 @@ def test_values_of_yaml(yaml_file: Write) -> None:
     text = "pipeline_role: PrefillOnly\ngpu_profiling: off\nmax_length: null\nlora_paths: x=y\n"
     text += "vision_config_overrides: {a: 1}\n"
     settings = from_file(yaml_file(text))
-    assert settings.scheduling.pipeline_role == "prefill_only"
-    assert settings.profiling.gpu_profiling == "off"
+    assert settings.plugins.sections["sharing"]["pipeline_role"] == "prefill_only"
+    assert settings.plugins.sections["profiling"] == {"gpu_profiling": "off"}
     assert settings.model.max_length is None
     assert "model.max_length" in settings.chosen
     assert settings.model.vision_config_overrides == {"a": 1}
-    assert settings.lora.lora_paths == ("x=y",)
+    assert settings.plugins.sections["lora"]["lora_paths"] == ["x=y"]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +162,8 @@ def test_values_of_yaml(yaml_file: Write) -> None:
     ],
 )
 def test_the_draft_model_in_the_file(text: str, yaml_file: Write) -> None:
-    draft = from_file(yaml_file(text)).draft_model
-    assert (draft.model_path, draft.devices) == ("d", "gpu:1")
+    draft = draft_of(from_file(yaml_file(text)))
+    assert draft == ("d", "gpu:1")
 
 
 @pytest.mark.parametrize(
@@ -167,18 +176,22 @@ def test_the_draft_model_in_the_file(text: str, yaml_file: Write) -> None:
     ],
 )
 def test_the_draft_model_in_a_file_of_its_own(text: str, yaml_file: Write) -> None:
-    settings = resolve({"draft_config_file": yaml_file(text, "draft.yaml")}, environ={})
-    assert (settings.draft_model.model_path, settings.draft_model.devices) == ("d", "gpu:1")
+    settings = resolve({"draft_config_file": yaml_file(text, "draft.yaml")}, environ={}, sections=SHARED)
+    assert draft_of(settings) == ("d", "gpu:1")
     assert settings.model == Settings().model
 
 
 def test_the_draft_file_wins_over_the_common_one_and_has_sections_too(yaml_file: Write) -> None:
     name = yaml_file("draft_model_path: common\ndraft_devices: cpu\n")
     own = yaml_file("one: {model_path: own}\n", "draft.yaml")
-    draft = from_file(name, draft_config_file=own, draft_section_name="one").draft_model
-    assert (draft.model_path, draft.devices) == ("own", "cpu")
+    draft = draft_of(from_file(name, draft_config_file=own, draft_section_name="one"))
+    assert draft == ("own", "cpu")
     with pytest.raises(SettingsError, match=r"draft.yaml: unknown key max_length"):
-        resolve({"draft_config_file": yaml_file("model_path: d\nmax_length: 5\n", "draft.yaml")}, environ={})
+        resolve(
+            {"draft_config_file": yaml_file("model_path: d\nmax_length: 5\n", "draft.yaml")},
+            environ={},
+            sections=SHARED,
+        )
 
 
 def test_the_file_may_be_named_by_the_environment(yaml_file: Write) -> None:

@@ -6,12 +6,11 @@ from maxserve.core.config.enums import (
     CACHE_STRATEGIES,
     DEVICE_LIST,
     ENCODINGS,
-    METHODS,
-    PROFILING,
-    ROLES,
-    TEXT_SWITCH,
     gpu_numbers,
 )
+from maxserve.plugins.executors.options import ROLES
+from maxserve.plugins.profiling.options import MODES
+from maxserve.plugins.speculation.options import METHODS
 
 
 @pytest.mark.parametrize(
@@ -51,8 +50,8 @@ def test_closed_sets_refuse_other_names_and_list_their_own(value: object) -> Non
 
 
 def test_a_bare_off_of_yaml_is_the_name_off() -> None:
-    assert PROFILING.read(False) == "off"
-    assert PROFILING.read(True) == "on"
+    assert MODES.read(False) == "off"
+    assert MODES.read(True) == "on"
 
 
 @pytest.mark.parametrize(
@@ -72,10 +71,3 @@ def test_other_devices_are_refused(text: object) -> None:
 def test_which_gpus() -> None:
     assert gpu_numbers("gpu:2,0") == (2, 0)
     assert gpu_numbers("cpu") == gpu_numbers("default") == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "on"), [("false", False), ("OFF", False), ("0", False), ("no", False), ("vendor", True)]
-)
-def test_a_text_switch_is_on_unless_it_says_off(text: str, on: bool) -> None:
-    assert TEXT_SWITCH.read(text) is on

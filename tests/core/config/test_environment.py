@@ -39,17 +39,22 @@ def test_named_variables() -> None:
         "MAX_SERVE_LOG_PREFIX": "A",
         "MAX_SERVE_HEADLESS": "1",
     }
-    server = resolve({}, environ=environ).server
-    assert (server.host, server.port, server.log_prefix, server.headless) == ("0.0.0.0", 81, "A", True)
-    model = resolve({}, environ={"USE_EXPERIMENTAL_KERNELS": "yes", "MAX_SERVE_USE_VENDOR_BLAS": "0"}).model
-    assert (model.use_experimental_kernels, model.use_vendor_blas) == (True, False)
-    assert resolve({}, environ={"MODULAR_ENABLE_PROFILING": "Detailed"}).profiling.gpu_profiling == "detailed"
+    settings = resolve({}, environ=environ, sections=SHARED)
+    server = settings.server
+    assert (server.host, server.port, server.log_prefix) == ("0.0.0.0", 81, "A")
+    assert settings.plugins.sections["headless"] == {"headless": True}
+    environ = {"USE_EXPERIMENTAL_KERNELS": "yes", "MAX_SERVE_USE_VENDOR_BLAS": "0"}
+    kernels = resolve({}, environ=environ, sections=SHARED).plugins.sections["cuda"]
+    assert kernels == {"use_experimental_kernels": True, "use_vendor_blas": False}
+    profiling = resolve({}, environ={"MODULAR_ENABLE_PROFILING": "Detailed"}, sections=SHARED)
+    assert profiling.plugins.sections["profiling"] == {"gpu_profiling": "detailed"}
     assert resolve({}, environ={"MODULAR_PIPELINE_DEFER_RESOLVE": "yes"}).model.defer_resolve
 
 
 def test_the_uniform_name_wins_over_the_other() -> None:
     environ = {"USE_EXPERIMENTAL_KERNELS": "on", "MAX_SERVE_USE_EXPERIMENTAL_KERNELS": "off"}
-    assert resolve({}, environ=environ).model.use_experimental_kernels is False
+    settings = resolve({}, environ=environ, sections=SHARED)
+    assert settings.plugins.sections["cuda"]["use_experimental_kernels"] is False
 
 
 def test_a_list_in_a_variable() -> None:

@@ -16,7 +16,7 @@ def lines(settings: Settings, **more: object) -> dict[str, str]:
 
 def test_every_setting_is_shown_in_its_block() -> None:
     blocks = describe(Settings())
-    assert [block.splitlines()[0] for block in blocks][:4] == ["Model", "Draft model", "KV cache", "Scheduling"]
+    assert [block.splitlines()[0] for block in blocks][:4] == ["Model", "KV cache", "Scheduling", "Sampling"]
     assert set(lines(Settings(), sections=SHARED)) == {option.name for option in catalog(SHARED)}
 
 

@@ -7,7 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from maxserve.core.config import PluginSection, resolve
+from maxserve.core.config.catalog import catalog
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.testing.sections import built_in_sections
+
+SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 ORIGINS = ("command line", "file", "environment")
 CASES = {
@@ -36,10 +40,10 @@ def test_typed_wins_over_file_over_environment_over_default(
     settings = resolve(
         {name: values[0] if typed else None, "config_file": file},
         environ={"PATH": "", **({f"MAX_SERVE_{name.upper()}": variable} if environ else {})},
+        sections=SHARED,
     )
     winner = next((i for i in range(3) if present[i]), None)
-    section, _, key = path.partition(".")
-    assert getattr(getattr(settings, section), key) == (default if winner is None else values[winner])
+    assert catalog(SHARED).by_path()[path].value(settings) == (default if winner is None else values[winner])
     assert settings.origins.get(path) == (None if winner is None else ORIGINS[winner])
     assert (path in settings.chosen) == any(present)
 

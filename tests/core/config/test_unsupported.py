@@ -8,12 +8,15 @@ import pytest
 
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.unsupported import UNSUPPORTED, UNSUPPORTED_PATHS, UNSUPPORTED_VALUES, validate_supported
+from maxserve.core.config.checks import validate_supported
 from maxserve.core.interfaces.errors import UnsupportedError
 from maxserve.testing.sections import built_in_sections
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
 SHARED = [each for each in built_in_sections() if each.within]
+UNSUPPORTED = [option for option in catalog(SHARED) if option.unsupported]
+UNSUPPORTED_PATHS = {option.path for option in UNSUPPORTED}
+UNSUPPORTED_VALUES = [option for option in catalog(SHARED) if option.unsupported_values and not option.unsupported]
 SUPPORTED = {option.path for option in catalog(SHARED)} - UNSUPPORTED_PATHS
 SAMPLES: dict[type, Any] = {bool: False, int: 3, float: 1.0, str: "x", dict: {"a": 1}}
 
@@ -31,9 +34,9 @@ def sample(option: OptionSpec) -> Any:
 def test_the_tuple_is_printed_and_has_no_strangers() -> None:
     """With `pytest -s`, what is not supported yet can be read here."""
     options = catalog(SHARED).by_path()
-    lines = [f"{options[each.path].flag}: {each.reason}" for each in UNSUPPORTED]
+    lines = [f"{each.flag}: {each.unsupported}" for each in UNSUPPORTED]
     print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
-    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED)
+    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 28
     assert set(options) >= UNSUPPORTED_PATHS
     assert {each.path for each in UNSUPPORTED_VALUES} <= SUPPORTED
 
@@ -53,7 +56,7 @@ def test_each_is_refused_with_every_value_that_asks_for_something(path: str, her
     settings = resolve(typed, environ={}, sections=SHARED)
     assert path in settings.chosen
     with pytest.raises(UnsupportedError) as caught:
-        validate_supported(settings)
+        validate_supported(settings, SHARED)
     assert f"{option.flag} is not supported yet" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -80,7 +83,7 @@ def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
     if option.default is None or option.default == ():
         return  # such an option has no value that asks for nothing
     settings = resolve({option.name: option.default}, environ={}, sections=SHARED)
-    validate_supported(settings)
+    validate_supported(settings, SHARED)
 
 
 def test_a_switch_is_typed_off() -> None:
@@ -89,11 +92,11 @@ def test_a_switch_is_typed_off() -> None:
     from maxserve.core.config.options import GroupedCommand, serve_options
 
     taken: dict[str, Any] = {}
-    command = GroupedCommand("serve", params=list(serve_options()), callback=lambda **typed: taken.update(typed))
+    command = GroupedCommand("serve", params=list(serve_options(SHARED)), callback=lambda **typed: taken.update(typed))
     for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
         assert CliRunner().invoke(command, [flag]).exit_code == 0
         validate_supported(
-            resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}, sections=SHARED)
+            resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}, sections=SHARED), SHARED
         )
 
 
@@ -106,11 +109,11 @@ def test_what_is_supported_is_not_refused(here: Path) -> None:
     typed = {options[path].name: special.get(options[path].name, sample(options[path])) for path in SUPPORTED}
     settings = resolve(typed, environ={}, sections=SHARED)
     assert settings.chosen == SUPPORTED
-    validate_supported(settings)
+    validate_supported(settings, SHARED)
 
 
 def test_defaults_are_not_refused() -> None:
-    validate_supported(Settings())
+    validate_supported(Settings(), SHARED)
 
 
 def test_every_option_of_the_list_is_supported_or_refused() -> None:
@@ -120,10 +123,9 @@ def test_every_option_of_the_list_is_supported_or_refused() -> None:
 
 
 def test_all_are_named_at_once() -> None:
+    typed = {"enable_lora": True, "device_graph_capture": True, "ep_size": 8}
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
-        validate_supported(
-            resolve({"enable_lora": True, "device_graph_capture": True, "ep_size": 8}, environ={}, sections=SHARED)
-        )
+        validate_supported(resolve(typed, environ={}, sections=SHARED), SHARED)
     assert all(
         flag in str(caught.value) for flag in ("--enable-lora is", "--device-graph-capture is", "--ep-size with")
     )
@@ -143,8 +145,8 @@ def test_all_are_named_at_once() -> None:
 def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) -> None:
     flag = "--" + next(iter(typed)).replace("_", "-")
     with pytest.raises(UnsupportedError, match=f"{flag} with .* is not supported yet"):
-        validate_supported(resolve(typed, environ={}, sections=SHARED))
-    validate_supported(resolve(fine, environ={}, sections=SHARED))
+        validate_supported(resolve(typed, environ={}, sections=SHARED), SHARED)
+    validate_supported(resolve(fine, environ={}, sections=SHARED), SHARED)
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
@@ -153,4 +155,4 @@ def test_the_table_of_values_is_tested_whole() -> None:
 
 def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:
     with pytest.raises(UnsupportedError, match="--draft-section-name is not supported yet"):
-        validate_supported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED))
+        validate_supported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED), SHARED)

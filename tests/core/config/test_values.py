@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from maxserve.core.config.enums import ROLES, Role
+from maxserve.core.config.enums import TASKS, Task
 from maxserve.core.config.values import Shape, items, read_bool, read_int, read_json, read_str, shape_of
 
 
@@ -18,8 +18,8 @@ from maxserve.core.config.values import Shape, items, read_bool, read_int, read_
         (list[int] | None, Shape(scalar=int, many=True, optional=True)),
         (dict[str, Any], Shape(scalar=dict)),
         (Annotated[bool, "a note"], Shape(scalar=bool)),
-        (Role, Shape(scalar=str, reader=ROLES)),
-        (Role | None, Shape(scalar=str, reader=ROLES, optional=True)),
+        (Task, Shape(scalar=str, reader=TASKS)),
+        (Task | None, Shape(scalar=str, reader=TASKS, optional=True)),
     ],
 )
 def test_the_shape_of_an_annotation(annotation: Any, shape: Shape) -> None:

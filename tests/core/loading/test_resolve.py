@@ -264,14 +264,14 @@ def test_missing_models_are_one_clear_line(hub: FakeHub, tmp_path: Path) -> None
 
 
 def test_a_draft_without_path_is_found_by_its_weights(hub: FakeHub) -> None:
-    from maxserve.core.config.model import DraftModelSettings
+    from maxserve.plugins.speculation.options import DraftModel
 
     write_model(hub.repository("org/m"))
-    draft = DraftModelSettings(weight_path=("org/m/model.safetensors",))
+    draft = DraftModel(weight_path=("org/m/model.safetensors",))
     host: Any = FakeHost("LlamaForCausalLM", hub=hub)
     assert resolve_model(draft, host, progress=NullProgress()).ref == "org/m"
     with pytest.raises(ModelError, match="no model is named"):
-        resolve_model(DraftModelSettings(), host, progress=NullProgress())
+        resolve_model(DraftModel(), host, progress=NullProgress())
 
 
 def test_damaged_folders_are_one_clear_line(tmp_path: Path) -> None:

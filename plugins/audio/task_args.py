@@ -1,13 +1,39 @@
-"""The values of `--task-arg`. Arguments of tasks, which only audio generation has."""
+"""Arguments of tasks, which only audio generation has: the values of `--task-arg`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from maxserve.core.config.catalog import near
-from maxserve.core.config.values import read_bool, read_int, read_str
-from maxserve.core.interfaces.errors import SettingsError
+from pydantic import Field
+
+from maxserve.config import Settings, near, read_bool, read_int
+from maxserve.interfaces.config import Option
+from maxserve.interfaces.errors import SettingsError
+
+log = logging.getLogger("maxserve.settings")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What a task is told beside its name."""
+
+    task_arg: Annotated[
+        tuple[str, ...],
+        Option(metavar="NAME=VALUE"),
+        Field(description="Argument of the task audio_generation, such as audio_decoder=NAME; others take none."),
+    ] = ()
+
+
+def check(settings: Settings, options: TaskOptions) -> None:
+    """SettingsError for arguments that audio generation does not take; a warning where the task is another one."""
+    task = settings.model.task
+    if task == "audio_generation":
+        read_audio_arguments(options.task_arg)
+    elif options.task_arg:
+        log.warning("--task-arg %s means nothing to --task %s, which takes no arguments", options.task_arg[0], task)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +98,8 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
-    "audio_decoder": read_str,
-    "audio_decoder_weights": read_str,
+    "audio_decoder": str,
+    "audio_decoder_weights": str,
     "chunk_size": _numbers,
     "buffer": read_int,
     "block_causal": read_bool,

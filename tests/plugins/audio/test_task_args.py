@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.config.task_args import read_audio_arguments
-from maxserve.core.config.unsupported import validate_supported
+from maxserve.core.config.checks import validate_supported
 from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
+from maxserve.plugins.audio.task_args import read_audio_arguments
+from maxserve.testing.sections import built_in_sections
+
+SHARED = [each for each in built_in_sections() if each.within]
 
 
 def test_arguments_are_read_by_their_types() -> None:
@@ -36,20 +37,20 @@ def test_arguments_are_read_by_their_types() -> None:
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        resolve({"task": "audio_generation", "task_arg": ["audio_decoder=Mimi", text]}, environ={})
+        resolve({"task": "audio_generation", "task_arg": ["audio_decoder=Mimi", text]}, environ={}, sections=SHARED)
 
 
 def test_audio_generation_needs_a_decoder() -> None:
     for given in ([], ["audio_decoder="], ["buffer=1"]):
         with pytest.raises(SettingsError, match="--task audio_generation needs --task-arg audio_decoder=NAME"):
-            resolve({"task": "audio_generation", "task_arg": given}, environ={})
-    settings = resolve({"task": "audio_generation", "task_arg": ["audio_decoder=Mimi"]}, environ={})
+            resolve({"task": "audio_generation", "task_arg": given}, environ={}, sections=SHARED)
+    settings = resolve({"task": "audio_generation", "task_arg": ["audio_decoder=Mimi"]}, environ={}, sections=SHARED)
     with pytest.raises(UnsupportedError, match="--task"):
         validate_supported(settings)
 
 
-def test_other_tasks_do_not_read_them_and_say_so(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = resolve({"task_arg": ["--nonsense"]}, environ={})
-    assert settings.model.task_arg == ("--nonsense",)
+def test_other_tasks_do_not_read_them_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    settings = resolve({"task_arg": ["--nonsense"]}, environ={}, sections=SHARED)
+    assert settings.plugins.sections["audio"] == {"task_arg": ["--nonsense"]}
     assert "--task-arg --nonsense means nothing to --task text_generation" in caplog.text
     validate_supported(settings)

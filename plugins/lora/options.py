@@ -1,0 +1,24 @@
+"""Options of LoRA adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from maxserve.interfaces.config import Option
+
+
+@dataclass(frozen=True, slots=True)
+class LoRAOptions:
+    """Adapters that requests choose by model name."""
+
+    enable_lora: Annotated[bool, Field(description="Serve LoRA adapters beside the base model.")] = False
+    lora_paths: Annotated[
+        tuple[str, ...],
+        Option(metavar="[NAME=]PATH"),
+        Field(description="Folder of an adapter to load at start, with the name clients use."),
+    ] = ()
+    max_lora_rank: Annotated[int, Field(description="Largest rank that an adapter may have.", ge=1)] = 16
+    max_num_loras: Annotated[int, Field(description="Adapters that can be in use in one step.", ge=1)] = 1

@@ -1,0 +1,70 @@
+"""Options of speculative decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from maxserve.config import CheckpointSettings, Choice, Settings, check_checkpoint
+from maxserve.interfaces.config import Option
+from maxserve.interfaces.errors import SettingsError
+from maxserve.plugins.speculation import NO_DRAFT
+
+METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp"), open=True)
+
+
+class DraftModel(CheckpointSettings):
+    """The smaller model that proposes tokens; used when it has a path."""
+
+
+for _field in DraftModel.model_fields.values():
+    _field.description = f"For the draft model. {_field.description}".replace("--", "--draft-")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftFiles:
+    """Files with settings of the draft model."""
+
+    config_file: Annotated[
+        tuple[str, ...],
+        Option(metavar="FILE"),
+        Field(description="YAML file with settings of the draft model."),
+    ] = ()
+    section_name: Annotated[
+        tuple[str, ...],
+        Option(metavar="TEXT"),
+        Field(description="Key of that file below which the settings are; unset, the whole file."),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculativeOptions:
+    """Guessing several tokens and checking them at once."""
+
+    speculative_method: Annotated[
+        str | None,
+        METHODS,
+        Field(description="Who guesses: a draft model, EAGLE or MTP heads; unset, none."),
+    ] = None
+    num_speculative_tokens: Annotated[int, Field(description="Tokens guessed before each check.", ge=1)] = 5
+
+
+def check_draft(settings: Settings, draft: DraftModel) -> None:
+    """SettingsError where the options of the draft model contradict each other.
+
+    Those that have no feature yet are refused later, with better advice.
+    """
+    if draft.model_path:
+        check_checkpoint(draft, "--draft-")
+    elif not NO_DRAFT:
+        _validate_needed(settings.chosen)
+
+
+def _validate_needed(chosen: Set[str]) -> None:
+    keys = sorted(path.removeprefix("draft_model.") for path in chosen if path.startswith("draft_model."))
+    if keys:
+        flags = ", ".join("--draft-" + key.replace("_", "-") for key in keys)
+        raise SettingsError(f"{flags}: there is no draft model; give --draft-model-path too")
