@@ -99,7 +99,7 @@ class DeclaredTokens:
     def _vocabulary(self) -> Mapping[str, int]:
         try:
             vocab = msgspec.json.decode(self._file.model, type=_Model).vocab
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return {}  # the build of the tokenizer says what is wrong with it
         return vocab if isinstance(vocab, dict) else {str(entry[0]): i for i, entry in enumerate(vocab) if entry}
 
@@ -109,7 +109,7 @@ def _read(file: Path) -> _File:
         return _File()
     try:
         return msgspec.json.decode(file.read_bytes(), type=_File)
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}; the file may be damaged, fetch it again") from error
 
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from maxserve.core.interfaces.errors import MaxserveError, ModelError
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.testing.architecture import ArchitectureChecks, Case, QuirkChecks, randomised
 
 MODELS = Path(__file__).parent / "models"
 SIZES = {
@@ -82,6 +82,16 @@ FAILS = {
 @pytest.mark.parametrize("name", FAILS)
 def test_what_is_wrong_fails_the_checks_that_are_about_it(name: str, checkpoint: tuple[Path, LlamaForCausalLM]) -> None:
     assert failures(case_of(name, checkpoint)) == FAILS[name]
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_a_quirk_fails_in_its_one_test(name: str, checkpoint: tuple[Path, LlamaForCausalLM]) -> None:
+    case = case_of(name, checkpoint)
+    if not FAILS[name] & STEPS:
+        QuirkChecks().test_computes_as_the_reference(case)
+        return
+    with pytest.raises(AssertionError, match="logits of token"):
+        QuirkChecks().test_computes_as_the_reference(case)
 
 
 @pytest.mark.parametrize(("name", "fails"), [("Shortsighted", CACHED), ("LlamaForCausalLM", set())])

@@ -9,7 +9,7 @@ from transformers import DeepseekV2Config
 
 from maxserve.architectures.deepseek_v2 import config
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> DeepseekV2Config:
@@ -45,10 +45,10 @@ YARN = {
 GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
 
 
-class TestDeepseekV2(ArchitectureChecks):
+class TestDeepseekV2(QuirkChecks):
     architecture = "DeepseekV2ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
+        "a dense layer before those of experts": tiny(),
         "queries at once": tiny(q_lora_rank=None),
         "groups": tiny(**GROUPS, num_experts_per_tok=3, routed_scaling_factor=1.7),
         "yarn": tiny(rope_parameters=YARN),

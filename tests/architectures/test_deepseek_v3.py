@@ -16,7 +16,7 @@ from transformers import DeepseekV3Config
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.fallback import read_spec
 from maxserve.core.loading.folder import ModelFolder
-from maxserve.testing.architecture import ArchitectureChecks, Case, run_step
+from maxserve.testing.architecture import ArchitectureCases, Case, QuirkChecks, run_step
 
 
 def tiny(**changes: Any) -> DeepseekV3Config:
@@ -56,16 +56,8 @@ YARN = {
 }
 
 
-class TestDeepseekV3(ArchitectureChecks):
+class Corrected(ArchitectureCases):
     architecture = "DeepseekV3ForCausalLM"
-    hf_configs: ClassVar = {
-        "plain": tiny(),
-        "one group": tiny(n_group=1, topk_group=1),
-        "weights as they are": tiny(norm_topk_prob=False, routed_scaling_factor=1.3),
-        "yarn": tiny(rope_parameters=YARN),
-        "halves, queries at once": tiny(rope_interleave=False, q_lora_rank=None),
-        "biases, all layers sparse": tiny(attention_bias=True, first_k_dense_replace=0),
-    }
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
@@ -76,6 +68,21 @@ class TestDeepseekV3(ArchitectureChecks):
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
         return model
+
+
+class TestDeepseekV3(Corrected, QuirkChecks):
+    hf_configs: ClassVar = {
+        "corrections": tiny(),
+        "one group": tiny(n_group=1, topk_group=1),
+        "weights as they are": tiny(norm_topk_prob=False, routed_scaling_factor=1.3),
+        "yarn": tiny(rope_parameters=YARN),
+        "halves, queries at once": tiny(rope_interleave=False, q_lora_rank=None),
+        "biases, all layers sparse": tiny(attention_bias=True, first_k_dense_replace=0),
+    }
+
+
+class TestFurtherLayers(Corrected):
+    hf_configs: ClassVar = {"plain": tiny()}
 
     @pytest.mark.parametrize(("count", "more"), [(None, [2]), (1, [2]), (2, [2, 3]), (0, [2])])
     def test_layers_that_predict_further_tokens_follow_the_models_own(

@@ -8,7 +8,7 @@ import pytest
 
 from maxserve.architectures import deepseek_v32
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 pytest.importorskip("transformers.models.deepseek_v32", reason="this transformers has no DeepSeek V3.2")
 
@@ -55,7 +55,7 @@ YARN = {
 }
 
 
-class TestDeepseekV32(ArchitectureChecks):
+class TestDeepseekV32(QuirkChecks):
     architecture = "DeepseekV32ForCausalLM"
     hf_configs: ClassVar = {
         "five of all": lambda: tiny(),

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaConfig
 
 from maxserve.architectures import exaone
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
 
 NAMES = (
     (r"^model\.embed_tokens\.", "transformer.wte."),
@@ -70,13 +70,8 @@ LLAMA3 = {
 }
 
 
-class TestExaone(ArchitectureChecks):
+class Renamed(ArchitectureCases):
     architecture = "ExaoneForCausalLM"
-    hf_configs: ClassVar = {
-        "3.0": tiny(),
-        "3.5, tied": tiny(tie_word_embeddings=True, rope_parameters=LLAMA3),
-        "a key head each, wide heads": tiny(num_key_value_heads=6, head_dim=20, rms_norm_eps=1e-3),
-    }
 
     @classmethod
     def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
@@ -87,12 +82,23 @@ class TestExaone(ArchitectureChecks):
             tensors[name] = parameter.detach()
         save_file(tensors, folder / "model.safetensors")
         rope = dict(hf_config.rope_parameters)
-        said = {key: getattr(hf_config, key) for key in SAME}
-        said |= {theirs: getattr(hf_config, ours) for ours, theirs in KEYS.items()}
-        said |= {"model_type": "exaone", "eos_token_id": 2, "rope_theta": rope.pop("rope_theta")}
+        content = {key: getattr(hf_config, key) for key in SAME}
+        content |= {theirs: getattr(hf_config, ours) for ours, theirs in KEYS.items()}
+        content |= {"model_type": "exaone", "eos_token_id": 2, "rope_theta": rope.pop("rope_theta")}
         if rope["rope_type"] != "default":
-            said["rope_scaling"] = rope
-        (folder / "config.json").write_text(json.dumps(said))
+            content["rope_scaling"] = rope
+        (folder / "config.json").write_text(json.dumps(content))
+
+
+class TestExaone(Renamed, ArchitectureChecks):
+    hf_configs: ClassVar = {"3.0": tiny()}
+
+
+class TestQuirks(Renamed, QuirkChecks):
+    hf_configs: ClassVar = {
+        "3.5, tied": tiny(tie_word_embeddings=True, rope_parameters=LLAMA3),
+        "a key head each, wide heads": tiny(num_key_value_heads=6, head_dim=20, rms_norm_eps=1e-3),
+    }
 
 
 def test_defaults_are_those_of_the_family() -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Exaone4Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Exaone4Config:
@@ -24,7 +24,7 @@ def tiny(**changes: Any) -> Exaone4Config:
     return Exaone4Config(**{**sizes, **changes})
 
 
-class TestExaone4(ArchitectureChecks):
+class TestExaone4(QuirkChecks):
     architecture = "Exaone4ForCausalLM"
     hf_configs: ClassVar = {
         "hybrid": tiny(),

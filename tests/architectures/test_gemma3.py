@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Gemma3TextConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Gemma3TextConfig:
@@ -26,10 +26,10 @@ def tiny(**changes: Any) -> Gemma3TextConfig:
     return Gemma3TextConfig(**{**sizes, **changes})
 
 
-class TestGemma3(ArchitectureChecks):
+class TestGemma3(QuirkChecks):
     architecture = "Gemma3ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(sliding_window_pattern=2),
+        "every other layer sees everything": tiny(sliding_window_pattern=2),
         "no layer sees everything": tiny(sliding_window_pattern=6),
         "every layer sees everything": tiny(layer_types=["full_attention"] * 4),
         "untied, biases": tiny(tie_word_embeddings=False, attention_bias=True, sliding_window_pattern=2),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import GptOssConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> GptOssConfig:
@@ -29,10 +29,9 @@ def tiny(**changes: Any) -> GptOssConfig:
 YARN = {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 
 
-class TestGptOss(ArchitectureChecks):
+class TestGptOss(QuirkChecks):
     architecture = "GptOssForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "yarn": tiny(rope_parameters={**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0}),
         "no rope scaling, no biases": tiny(
             rope_parameters={"rope_type": "default", "rope_theta": 1e4}, attention_bias=False

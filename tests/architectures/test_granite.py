@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import GraniteConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> GraniteConfig:
@@ -22,10 +22,9 @@ def tiny(**changes: Any) -> GraniteConfig:
     return GraniteConfig(**{**sizes, **changes})
 
 
-class TestGranite(ArchitectureChecks):
+class TestGranite(QuirkChecks):
     architecture = "GraniteForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "embeddings": tiny(embedding_multiplier=12.0),
         "scores": tiny(attention_multiplier=0.0625),
         "residuals": tiny(residual_multiplier=0.22),

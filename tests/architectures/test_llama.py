@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import LlamaConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 LONGROPE = {"short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5], "long_factor": [1.0, 1.5, 2, 3, 4, 6, 8, 9]}
 
@@ -28,10 +28,9 @@ def rope(kind: str, **fields: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **fields}}
 
 
-class TestLlama(ArchitectureChecks):
+class TestLlama(QuirkChecks):
     architecture = "LlamaForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied": tiny(tie_word_embeddings=True),
         "biases": tiny(attention_bias=True, mlp_bias=True),
         "one key head": tiny(num_key_value_heads=1),

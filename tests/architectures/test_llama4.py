@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import nn
-from transformers import Llama4Config, Llama4ForCausalLM, Llama4ForConditionalGeneration, Llama4TextConfig
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 SIZES = {
     "vocab_size": 67,
@@ -41,10 +41,10 @@ LLAMA3 = {
 }
 
 
-class TestLlama4(ArchitectureChecks):
+class TestLlama4(QuirkChecks):
     architecture = "Llama4ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
+        "chunks and growth that prompts meet": tiny(),
         "mixtures in every other layer": tiny(num_hidden_layers=4, interleave_moe_layer_step=2, use_qk_norm=False),
         "two experts a token, llama3": tiny(num_experts_per_tok=2, rope_parameters=LLAMA3),
         "no chunks, no growth": tiny(attention_chunk_size=None, attn_temperature_tuning=False),
@@ -55,31 +55,3 @@ class TestLlama4(ArchitectureChecks):
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
         return Llama4ForCausalLM._from_config(hf_config, attn_implementation="eager")
-
-
-class TestTextOfLlama4WithImages(ArchitectureChecks):
-    architecture = "Llama4ForConditionalGeneration"
-    hf_configs: ClassVar = {
-        "plain": Llama4Config(
-            text_config=SIZES,
-            vision_config={
-                "hidden_size": 16,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "intermediate_size": 64,
-                "vision_output_dim": 16,
-                "projector_input_dim": 16,
-                "projector_output_dim": 16,
-                "image_size": 28,
-                "patch_size": 14,
-            },
-            image_token_index=66,
-        )
-    }
-
-    @classmethod
-    def reference(cls, hf_config: Any) -> nn.Module:
-        """The whole model, to be saved, which answers as its text part does."""
-        model = Llama4ForConditionalGeneration._from_config(hf_config, attn_implementation="eager")
-        model.forward = model.language_model.forward
-        return model

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import MistralConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> MistralConfig:
@@ -23,7 +23,7 @@ def tiny(**changes: Any) -> MistralConfig:
     return MistralConfig(**{**sizes, **changes})
 
 
-class TestMistral(ArchitectureChecks):
+class TestMistral(QuirkChecks):
     architecture = "MistralForCausalLM"
     hf_configs: ClassVar = {
         "no window": tiny(),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import MixtralConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> MixtralConfig:
@@ -24,10 +24,9 @@ def tiny(**changes: Any) -> MixtralConfig:
     return MixtralConfig(**{**sizes, **changes})
 
 
-class TestMixtral(ArchitectureChecks):
+class TestMixtral(QuirkChecks):
     architecture = "MixtralForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "window": tiny(sliding_window=7),
         "many experts": tiny(num_local_experts=13, num_experts_per_tok=5),
         "one expert a token": tiny(num_experts_per_tok=1),

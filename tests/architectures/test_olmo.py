@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import OlmoConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> OlmoConfig:
@@ -23,10 +23,9 @@ def tiny(**changes: Any) -> OlmoConfig:
     return OlmoConfig(**{**sizes, **changes})
 
 
-class TestOlmo(ArchitectureChecks):
+class TestOlmo(QuirkChecks):
     architecture = "OlmoForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "clipped": tiny(clip_qkv=0.7),
         "tied, biases, clipped": tiny(tie_word_embeddings=True, attention_bias=True, clip_qkv=1.0),
         "one key head": tiny(num_key_value_heads=1),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Olmo2Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Olmo2Config:
@@ -23,10 +23,9 @@ def tiny(**changes: Any) -> Olmo2Config:
     return Olmo2Config(**{**sizes, **changes})
 
 
-class TestOlmo2(ArchitectureChecks):
+class TestOlmo2(QuirkChecks):
     architecture = "Olmo2ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied, biases": tiny(tie_word_embeddings=True, attention_bias=True),
         "one key head, wide eps": tiny(num_key_value_heads=1, rms_norm_eps=1e-2),
         "a key head each": tiny(num_key_value_heads=6),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Olmo3Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Olmo3Config:
@@ -24,10 +24,9 @@ def tiny(**changes: Any) -> Olmo3Config:
     return Olmo3Config(**{**sizes, **changes})
 
 
-class TestOlmo3(ArchitectureChecks):
+class TestOlmo3(QuirkChecks):
     architecture = "Olmo3ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied, biases, one key head": tiny(tie_word_embeddings=True, attention_bias=True, num_key_value_heads=1),
         "layer types": tiny(layer_types=["full_attention", "sliding_attention"] * 2, num_key_value_heads=6),
         "no windows": tiny(layer_types=["full_attention"] * 4),

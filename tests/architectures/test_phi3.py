@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Phi3Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def longrope(pairs: int) -> dict[str, Any]:
@@ -33,10 +33,9 @@ def tiny(**changes: Any) -> Phi3Config:
     return Phi3Config(**{**sizes, **changes})
 
 
-class TestPhi3(ArchitectureChecks):
+class TestPhi3(QuirkChecks):
     architecture = "Phi3ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied, one key head": tiny(tie_word_embeddings=True, num_key_value_heads=1),
         "a key head each, window": tiny(num_key_value_heads=4, sliding_window=7),
         "half rotated": tiny(partial_rotary_factor=0.5),

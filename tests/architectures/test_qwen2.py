@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Qwen2Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Qwen2Config:
@@ -22,10 +22,9 @@ def tiny(**changes: Any) -> Qwen2Config:
     return Qwen2Config(**{**sizes, **changes})
 
 
-class TestQwen2(ArchitectureChecks):
+class TestQwen2(QuirkChecks):
     architecture = "Qwen2ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied, a key head each": tiny(tie_word_embeddings=True, num_key_value_heads=4),
         "windows": tiny(use_sliding_window=True, sliding_window=7, max_window_layers=1),
         "windows by layer": tiny(

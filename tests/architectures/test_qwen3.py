@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Qwen3Config
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Qwen3Config:
@@ -23,10 +23,9 @@ def tiny(**changes: Any) -> Qwen3Config:
     return Qwen3Config(**{**sizes, **changes})
 
 
-class TestQwen3(ArchitectureChecks):
+class TestQwen3(QuirkChecks):
     architecture = "Qwen3ForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "tied": tiny(tie_word_embeddings=True),
         "bias": tiny(attention_bias=True),
         "one key head": tiny(num_key_value_heads=1),

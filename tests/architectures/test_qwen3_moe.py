@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import Qwen3MoeConfig
 
-from maxserve.testing.architecture import ArchitectureChecks
+from maxserve.testing.architecture import QuirkChecks
 
 
 def tiny(**changes: Any) -> Qwen3MoeConfig:
@@ -25,10 +25,9 @@ def tiny(**changes: Any) -> Qwen3MoeConfig:
     return Qwen3MoeConfig(**{**sizes, **changes})
 
 
-class TestQwen3Moe(ArchitectureChecks):
+class TestQwen3Moe(QuirkChecks):
     architecture = "Qwen3MoeForCausalLM"
     hf_configs: ClassVar = {
-        "plain": tiny(),
         "weights that sum to 1": tiny(norm_topk_prob=True, head_dim=16),
         "every other layer": tiny(num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[3]),
         "window": tiny(use_sliding_window=True, sliding_window=9),

@@ -14,7 +14,7 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.folder import ModelFolder
 from maxserve.plugins.transformers.model import Model
 from maxserve.plugins.transformers.spec import Source, read, spec_of
-from maxserve.testing.architecture import ArchitectureChecks, Case, randomised
+from maxserve.testing.architecture import Case, QuirkChecks, randomised
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -76,15 +76,15 @@ FAMILIES: dict[str, Any] = {
 }
 
 
-class TestFallback(ArchitectureChecks):
+class TestFallback(QuirkChecks):
     architecture = "transformers"
     hf_configs: ClassVar = FAMILIES
 
-    def test_text_of_the_whole_engine(self, case: Case) -> None:
+    def check_texts(self, case: Case) -> None:
         """By the fallback also where another architecture is named after the class."""
         file = case.folder / "config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": ["transformers"]}))
-        super().test_text_of_the_whole_engine(case)
+        super().check_texts(case)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from maxserve.testing import VisionChecks
+from maxserve.testing import VisionChecks, VisionQuirkChecks
+from maxserve.testing.vision import VisionCases
 
 TEXT: dict[str, Any] = {
     "hidden_size": 64,
@@ -57,27 +58,35 @@ TOWER: dict[str, Any] = {
 }
 
 
-class TestLlava(VisionChecks):
+class _Llava(VisionCases):
     architecture = "LlavaForConditionalGeneration"
     tokens = ("<image>",)
-    hf_configs: ClassVar = {
-        "default": lambda: LlavaConfig(
-            vision_config=CLIPVisionConfig(**TOWER), text_config=LlamaConfig(**TEXT), image_token_index=0
-        ),
-        "full, several layers": lambda: LlavaConfig(
-            vision_config=CLIPVisionConfig(**TOWER),
-            text_config=LlamaConfig(**TEXT),
-            image_token_index=0,
-            vision_feature_select_strategy="full",
-            vision_feature_layer=[-1, 1],
-        ),
-    }
 
     @classmethod
     def processor(cls, hf_config: Any) -> Any:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         return CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+
+
+class TestLlava(_Llava, VisionChecks):
+    hf_configs: ClassVar = {
+        "default": lambda: LlavaConfig(
+            vision_config=CLIPVisionConfig(**TOWER), text_config=LlamaConfig(**TEXT), image_token_index=0
+        )
+    }
+
+
+class TestLlavaQuirks(_Llava, VisionQuirkChecks):
+    hf_configs: ClassVar = {
+        "full, several layers": lambda: LlavaConfig(
+            vision_config=CLIPVisionConfig(**TOWER),
+            text_config=LlamaConfig(**TEXT),
+            image_token_index=0,
+            vision_feature_select_strategy="full",
+            vision_feature_layer=[-1, 1],
+        )
+    }
 
 
 class TestPixtral(VisionChecks):
@@ -146,24 +155,36 @@ class TestMistral3(TestPixtral):
         return PixtralImageProcessorPil(size={"longest_edge": 84}, patch_size={"height": 28, "width": 28})
 
 
-class TestInternVL(VisionChecks):
+class _InternVL(VisionCases):
     architecture = "InternVLForConditionalGeneration"
     tokens = ("<IMG_CONTEXT>", "<img>", "</img>")
-    hf_configs: ClassVar = {
-        name: lambda text=text: InternVLConfig(
-            vision_config=InternVLVisionConfig(**TOWER),
-            text_config=text(**TEXT),
-            image_token_id=0,
-            tie_word_embeddings=False,
-        )
-        for name, text in (("qwen 2", Qwen2Config), ("qwen 3", Qwen3Config), ("llama", LlamaConfig))
-    }
 
     @classmethod
     def processor(cls, hf_config: Any) -> Any:
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
         return GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4)
+
+
+def internvl(text: Any, **tower: Any) -> InternVLConfig:
+    """A config around a language model of that class."""
+    return InternVLConfig(
+        vision_config=InternVLVisionConfig(**{**TOWER, **tower}),
+        text_config=text(**TEXT),
+        image_token_id=0,
+        tie_word_embeddings=False,
+    )
+
+
+OTHER_TEXTS: dict[str, Any] = {"qwen 3": lambda: internvl(Qwen3Config), "llama": lambda: internvl(LlamaConfig)}
+
+
+class TestInternVL(_InternVL, VisionChecks):
+    hf_configs: ClassVar = {"qwen 2": lambda: internvl(Qwen2Config)}
+
+
+class TestInternVLQuirks(_InternVL, VisionQuirkChecks):
+    hf_configs: ClassVar = OTHER_TEXTS
 
 
 class TestGemma3(VisionChecks):
@@ -197,7 +218,7 @@ class TestGemma3(VisionChecks):
         return {"pixel_values": made["pixel_values"], "token_type_ids": types}
 
 
-class _QwenVL(VisionChecks):
+class _QwenVL(VisionCases):
     tokens = ("<|image_pad|>",)
 
     @classmethod
@@ -213,7 +234,7 @@ class _QwenVL(VisionChecks):
         return {**made, "mm_token_type_ids": (torch.tensor([tokens]) == 0).long()}
 
 
-class TestQwen25VL(_QwenVL):
+class TestQwen25VL(_QwenVL, VisionChecks):
     architecture = "Qwen2_5_VLForConditionalGeneration"
     hf_configs: ClassVar = {
         "plain": lambda: Qwen2_5_VLConfig(
@@ -250,7 +271,7 @@ DEEP: dict[str, Any] = {
 IN_TURNS = {"rope_type": "default", "mrope_section": [3, 3, 2], "rope_theta": 1e4}
 
 
-class TestQwen3VL(_QwenVL):
+class TestQwen3VL(_QwenVL, VisionChecks):
     architecture = "Qwen3VLForConditionalGeneration"
     hf_configs: ClassVar = {
         "two deeper looks": lambda: Qwen3VLConfig(
@@ -265,7 +286,7 @@ class TestQwen3VL(_QwenVL):
     }
 
 
-class TestQwen3VLMoe(_QwenVL):
+class _Qwen3VLMoe(_QwenVL):
     architecture = "Qwen3VLMoeForConditionalGeneration"
     hf_configs: ClassVar = {
         "a dense layer, two deeper looks": lambda: Qwen3VLMoeConfig(
@@ -284,37 +305,27 @@ class TestQwen3VLMoe(_QwenVL):
     }
 
 
-class TestQwen3VLMoeOfItsAuthors(TestQwen3VLMoe):
+class TestQwen3VLMoe(_Qwen3VLMoe, VisionChecks):
+    pass
+
+
+class TestQwen3VLMoeOfItsAuthors(_Qwen3VLMoe, VisionQuirkChecks):
     """Their checkpoints have the experts' matrices the other way round."""
 
     @classmethod
     def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
         super().write(folder, hf_config, model)
         tensors = load_file(folder / "model.safetensors")
-        turned = {name: t.mT.contiguous() if ".experts." in name else t for name, t in tensors.items()}
+        transposed = {name: t.mT.contiguous() if ".experts." in name else t for name, t in tensors.items()}
         assert any(".experts." in name for name in tensors)
-        save_file(turned, folder / "model.safetensors")
+        save_file(transposed, folder / "model.safetensors")
 
 
-class TestInternVLChat(TestInternVL):
+class _InternVLChat(_InternVL):
     """transformers' InternVL, written as its authors write theirs."""
 
     architecture = "InternVLChatModel"
-    hf_configs: ClassVar = {
-        **TestInternVL.hf_configs,
-        "tiles larger than the tower's": lambda: InternVLConfig(
-            vision_config=InternVLVisionConfig(**{**TOWER, "image_size": 28}),
-            text_config=Qwen2Config(**TEXT),
-            image_token_id=0,
-            tie_word_embeddings=False,
-        ),
-        "norms of queries and keys, tied": lambda: InternVLConfig(
-            vision_config=InternVLVisionConfig(**TOWER, use_qk_norm=True, attention_bias=True, norm_type="rms_norm"),
-            text_config=Qwen2Config(**TEXT, tie_word_embeddings=True),
-            image_token_id=0,
-            vision_feature_layer=-2,
-        ),
-    }
+    MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
     @classmethod
     def write(cls, folder: Path, hf_config: Any, model: nn.Module) -> None:
@@ -325,13 +336,28 @@ class TestInternVLChat(TestInternVL):
         numbers = {"image_mean": cls.MEAN, "image_std": cls.STD}
         (folder / "preprocessor_config.json").write_text(json.dumps(numbers))
 
-    MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-
     @classmethod
     def processor(cls, hf_config: Any) -> Any:
         made = super().processor(hf_config)
         made.image_mean, made.image_std = cls.MEAN, cls.STD
         return made
+
+
+class TestInternVLChat(_InternVLChat, VisionChecks):
+    hf_configs: ClassVar = {"qwen 2": lambda: internvl(Qwen2Config)}
+
+
+class TestInternVLChatQuirks(_InternVLChat, VisionQuirkChecks):
+    hf_configs: ClassVar = {
+        **OTHER_TEXTS,
+        "tiles larger than the tower's": lambda: internvl(Qwen2Config, image_size=28),
+        "norms of queries and keys, tied": lambda: InternVLConfig(
+            vision_config=InternVLVisionConfig(**TOWER, use_qk_norm=True, attention_bias=True, norm_type="rms_norm"),
+            text_config=Qwen2Config(**TEXT, tie_word_embeddings=True),
+            image_token_id=0,
+            vision_feature_layer=-2,
+        ),
+    }
 
 
 def chat_config(config: InternVLConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.registry.options import PluginOptions
-    from maxserve.testing.architecture import ArchitectureChecks
+    from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.commands import CommandChecks
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from maxserve.testing.scheduler import SchedulerChecks
     from maxserve.testing.scripted import ScriptedEngine
     from maxserve.testing.tiny_configs import tiny_config
-    from maxserve.testing.vision import VisionChecks
+    from maxserve.testing.vision import VisionCases, VisionChecks, VisionQuirkChecks
 
 __all__ = [
+    "ArchitectureCases",
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
@@ -47,6 +48,7 @@ __all__ = [
     "ModelSourceChecks",
     "ObserverChecks",
     "PluginOptions",
+    "QuirkChecks",
     "ReasoningParserChecks",
     "RoutesChecks",
     "SamplerChecks",
@@ -54,7 +56,9 @@ __all__ = [
     "ScriptedEngine",
     "ThreadLauncher",
     "ToolParserChecks",
+    "VisionCases",
     "VisionChecks",
+    "VisionQuirkChecks",
     "generic_checks",
     "light_import",
     "max_cli",
@@ -66,6 +70,7 @@ __all__ = [
 
 FIXTURES = ("light_import", "max_cli", "plugin_folder", "plugin_host", "spawned")
 LAZY = {
+    "ArchitectureCases": "maxserve.testing.architecture",
     "ArchitectureChecks": "maxserve.testing.architecture",
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",
@@ -78,6 +83,7 @@ LAZY = {
     "ModelSourceChecks": "maxserve.testing.model_source",
     "ObserverChecks": "maxserve.testing.observer",
     "PluginOptions": "maxserve.core.registry.options",
+    "QuirkChecks": "maxserve.testing.architecture",
     "ReasoningParserChecks": "maxserve.testing.parsers",
     "RoutesChecks": "maxserve.testing.routes",
     "SamplerChecks": "maxserve.testing.sampler",
@@ -85,7 +91,9 @@ LAZY = {
     "ScriptedEngine": "maxserve.testing.scripted",
     "ThreadLauncher": "maxserve.testing.executor",
     "ToolParserChecks": "maxserve.testing.parsers",
+    "VisionCases": "maxserve.testing.vision",
     "VisionChecks": "maxserve.testing.vision",
+    "VisionQuirkChecks": "maxserve.testing.vision",
     "generic_checks": "maxserve.testing.generic",
     "tiny_config": "maxserve.testing.tiny_configs",
     **dict.fromkeys(FIXTURES, "maxserve.testing.fixtures"),

@@ -1,10 +1,15 @@
 """Checks of architectures: as transformers computes, however tokens are cut into steps.
 
-A plugin author subclasses `ArchitectureChecks` in a test file, names the architecture and gives tiny configs:
+A plugin author subclasses `ArchitectureChecks` in a test file, names the architecture and gives a tiny config; what a
+config may have besides is a quirk, which `QuirkChecks` check in one test each:
 
     class TestAcme(ArchitectureChecks):
         architecture = "AcmeForCausalLM"
-        hf_configs = {"plain": AcmeConfig(hidden_size=32, ...), "tied": AcmeConfig(..., tie_word_embeddings=True)}
+        hf_configs = {"plain": AcmeConfig(hidden_size=32, ...)}
+
+    class TestQuirks(QuirkChecks):
+        architecture = "AcmeForCausalLM"
+        hf_configs = {"tied": AcmeConfig(..., tie_word_embeddings=True)}
 """
 
 from __future__ import annotations
@@ -38,10 +43,12 @@ from maxserve.testing.served import CLOSE, Answer, Expected, Served, continuatio
 from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_step, plain_attention, run_step
 
 __all__ = [
+    "ArchitectureCases",
     "ArchitectureChecks",
     "Case",
     "Part",
     "PlainAttention",
+    "QuirkChecks",
     "TinyCache",
     "make_step",
     "plain_attention",
@@ -50,7 +57,7 @@ __all__ = [
 
 PROMPT = 29  # tokens: several pages, and no multiple of a page
 ANSWER = 5  # tokens that follow a prompt one by one
-TEXT = 64  # tokens of a whole answer
+TEXT = 40  # tokens of a whole answer
 AGAIN = 16  # tokens of an answer whose prompt is found in the cache
 TEXTS = 2  # prompts that are answered side by side
 UNDECIDED = 1e-3  # a reference whose two best logits are nearer than this might as well have taken the other
@@ -152,8 +159,8 @@ class Case:
         raise AssertionError("the reference is undecided about every text: it has no weights that matter")
 
 
-class ArchitectureChecks:
-    """What every architecture must pass. `hf_configs`: tiny configs of transformers, or what makes one, maybe by name.
+class ArchitectureCases:
+    """A case for each of `hf_configs`: tiny configs of transformers, or what makes one, maybe by name.
 
     `plugins` says where the architecture comes from, if not from an installed plugin. Override `reference` where
     transformers does not know the architecture, and `write` where it knows it by other names. With `exact` the
@@ -211,7 +218,63 @@ class ArchitectureChecks:
             folder=folder, host=host, entry=entry, config=config, reference=reference, files=files, exact=cls.exact
         )
 
-    # --- the checks ----------------------------------------------------------------------------------------------
+    # --- comparisons ----------------------------------------------------------------------------------------------
+
+    def check(self, logits: Tensor, expected: Tensor) -> None:
+        """Fails, saying by how much and where, if the logits differ by more than `tolerance`."""
+        assert logits.shape == expected.shape, f"logits are {tuple(logits.shape)}, expected {tuple(expected.shape)}"
+        error = (logits.double() - expected.double()).abs().amax(dim=-1)
+        worst = int(error.argmax())
+        assert error.isfinite().all(), "logits are not finite"
+        assert error[worst] <= self.tolerance, f"logits of token {worst} differ by {error[worst]:.2e}"
+
+    def check_mixed_batch(self, case: Case) -> None:
+        """A later chunk, a generated token and a whole prompt in one step, each with every length of prompt."""
+        model, lengths = case.load(), case.lengths
+        for start in range(len(lengths)):
+            own = [lengths[(start + i) % len(lengths)] for i in range(3)]
+            a, b, c = (case.prompt(4 + i, length + (i == 1)) for i, length in enumerate(own))
+            cache = case.cache(scatter=2)
+            run_step(model, cache, [(3, a[:10]), (0, b[:-1])], prompt_lens=own[:2])
+            logits = run_step(model, cache, [(3, a[10:]), (0, b[-1:]), (1, c)], prompt_lens=own)
+            expected = (case.expected(a)[10:], case.continued(b, own[1])[-1:], case.expected(c))
+            self.check(logits, torch.cat(expected))
+
+    def check_texts(self, case: Case) -> None:
+        """Texts of a whole engine are the reference's, also where their prompts are found in the cache."""
+        served, texts = case.served(), case.texts()
+        together = served.answers([prompt for prompt, _ in texts], TEXT)
+        alone = [served.answers([prompt], AGAIN)[0] for prompt, _ in texts]
+        for answers, count in ((together, TEXT), (alone, AGAIN)):
+            for answer, (_, expected) in zip(answers, texts, strict=True):
+                self.check_answer(answer, expected, count)
+        again = zip(alone, texts, strict=True)
+        found = [answer.cached > 0 for answer, (prompt, _) in again if len(prompt) > CLOSE["kv_cache_page_size"]]
+        assert found, "no prompt is longer than a page, so that it could be found again"
+        assert all(found), "a prompt that came again was not found in the prefix cache"
+
+    def check_answer(self, answer: Answer, expected: Expected, count: int) -> None:
+        """Its tokens are the reference's first ones, so many or as many as there are, and as likely."""
+        assert answer.error is None, answer.error
+        assert answer.tokens == expected.tokens[:count], "the text is not the reference's"
+        error = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs[:count], strict=True))
+        assert error <= self.tolerance, f"log-probabilities differ by {error:.2e}"
+
+    def check_bfloat16(self, case: Case) -> None:
+        """Rounding differs, and leads a few tokens to other experts; half of the tokens are near the reference."""
+        prompt, model = case.prompt(10), case.load(torch.bfloat16)
+        logits = run_step(model, case.cache(dtype=torch.bfloat16), [(0, prompt)])
+        expected = case.expected(prompt)
+        exact = case.weights.exact
+        for name, parameter in model.named_parameters():
+            wanted = torch.float32 if any(re.search(pattern, name) for pattern in exact) else torch.bfloat16
+            assert parameter.dtype == wanted, f"{name} was loaded as {parameter.dtype}"
+        error = ((logits.float() - expected).norm(dim=-1) / expected.norm(dim=-1)).median()
+        assert error < 0.1, f"bfloat16 logits are {error:.0%} away from the reference"
+
+
+class ArchitectureChecks(ArchitectureCases):
+    """What every architecture must pass, with each of its cases."""
 
     def test_builds_on_the_meta_device(self, case: Case) -> None:
         model = case.build()
@@ -263,16 +326,7 @@ class ArchitectureChecks:
                 self.check(in_steps(model, case.cache(), tokens, cuts=cuts, prompt_length=length), expected)
 
     def test_mixed_batch(self, case: Case) -> None:
-        """A later chunk, a generated token and a whole prompt in one step, each with every length of prompt."""
-        model, lengths = case.load(), case.lengths
-        for start in range(len(lengths)):
-            own = [lengths[(start + i) % len(lengths)] for i in range(3)]
-            a, b, c = (case.prompt(4 + i, length + (i == 1)) for i, length in enumerate(own))
-            cache = case.cache(scatter=2)
-            run_step(model, cache, [(3, a[:10]), (0, b[:-1])], prompt_lens=own[:2])
-            logits = run_step(model, cache, [(3, a[10:]), (0, b[-1:]), (1, c)], prompt_lens=own)
-            expected = (case.expected(a)[10:], case.continued(b, own[1])[-1:], case.expected(c))
-            self.check(logits, torch.cat(expected))
+        self.check_mixed_batch(case)
 
     def test_a_row_does_not_depend_on_its_batch(self, case: Case) -> None:
         model, prompt = case.load(), case.prompt(7)
@@ -282,35 +336,10 @@ class ArchitectureChecks:
 
     def test_text_of_the_whole_engine(self, case: Case) -> None:
         """Greedy texts side by side, their prompts in chunks; and each again alone, its prompt found in the cache."""
-        served, texts = case.served(), case.texts()
-        together = served.answers([prompt for prompt, _ in texts], TEXT)
-        alone = [served.answers([prompt], AGAIN)[0] for prompt, _ in texts]
-        for answers, count in ((together, TEXT), (alone, AGAIN)):
-            for answer, (_, expected) in zip(answers, texts, strict=True):
-                self.check_answer(answer, expected, count)
-        again = zip(alone, texts, strict=True)
-        found = [answer.cached > 0 for answer, (prompt, _) in again if len(prompt) > CLOSE["kv_cache_page_size"]]
-        assert found, "no prompt is longer than a page, so that it could be found again"
-        assert all(found), "a prompt that came again was not found in the prefix cache"
-
-    def check_answer(self, answer: Answer, expected: Expected, count: int) -> None:
-        """Its tokens are the reference's first ones, so many or as many as there are, and as likely."""
-        assert answer.error is None, answer.error
-        assert answer.tokens == expected.tokens[:count], "the text is not the reference's"
-        error = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs[:count], strict=True))
-        assert error <= self.tolerance, f"log-probabilities differ by {error:.2e}"
+        self.check_texts(case)
 
     def test_loads_as_bfloat16(self, case: Case) -> None:
-        """Rounding differs, and leads a few tokens to other experts; half of the tokens are near the reference."""
-        prompt, model = case.prompt(10), case.load(torch.bfloat16)
-        logits = run_step(model, case.cache(dtype=torch.bfloat16), [(0, prompt)])
-        expected = case.expected(prompt)
-        exact = case.weights.exact
-        for name, parameter in model.named_parameters():
-            wanted = torch.float32 if any(re.search(pattern, name) for pattern in exact) else torch.bfloat16
-            assert parameter.dtype == wanted, f"{name} was loaded as {parameter.dtype}"
-        error = ((logits.float() - expected).norm(dim=-1) / expected.norm(dim=-1)).median()
-        assert error < 0.1, f"bfloat16 logits are {error:.0%} away from the reference"
+        self.check_bfloat16(case)
 
     def test_declaration_imports_no_torch(self) -> None:
         host = PluginHost.discover(self.plugins, strict=True)
@@ -325,13 +354,27 @@ class ArchitectureChecks:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"importing {source.module} imports torch, or fails: {done.stderr}"
 
-    def check(self, logits: Tensor, expected: Tensor) -> None:
-        """Fails, saying by how much and where, if the logits differ by more than `tolerance`."""
-        assert logits.shape == expected.shape, f"logits are {tuple(logits.shape)}, expected {tuple(expected.shape)}"
-        error = (logits.double() - expected.double()).abs().amax(dim=-1)
-        worst = int(error.argmax())
-        assert error.isfinite().all(), "logits are not finite"
-        assert error[worst] <= self.tolerance, f"logits of token {worst} differ by {error[worst]:.2e}"
+
+class QuirkChecks(ArchitectureCases):
+    """What each quirk of an architecture must pass that has passed `ArchitectureChecks`: configs with one more thing.
+
+    One test for each case; the texts of a whole engine are among it where the quirk is about the cache.
+    """
+
+    def test_computes_as_the_reference(self, case: Case) -> None:
+        model = case.load()
+        assert not any(parameter.is_meta for parameter in model.parameters()), "a parameter was not loaded"
+        for length in case.lengths:
+            prompt = case.prompt(1, length)
+            self.check(run_step(model, case.cache(), [(0, prompt)]), case.expected(prompt))
+            tokens = case.prompt(11, length + ANSWER)
+            cuts = (*(cut for cut in (8, 9, 20) if cut < length), *range(length, len(tokens)))
+            expected = case.continued(tokens, length)
+            self.check(in_steps(model, case.cache(scatter=1), tokens, cuts=cuts, prompt_length=length), expected)
+        self.check_mixed_batch(case)
+        self.check_bfloat16(case)
+        if case.config.prompt_regimes or any(layer.window or layer.chunk for layer in case.config.cache_layers):
+            self.check_texts(case)
 
 
 def in_steps(model: Any, cache: TinyCache, tokens: Sequence[int], *, cuts: Iterable[int], prompt_length: int) -> Tensor:

@@ -37,10 +37,10 @@ from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
-from maxserve.testing.architecture import ArchitectureChecks, Case
+from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, Case, QuirkChecks
 from maxserve.testing.tiny_cache import TinyCache
 
-__all__ = ["Prompt", "Steps", "VisionChecks", "tiny_tokenizer"]
+__all__ = ["Prompt", "Steps", "VisionCases", "VisionChecks", "VisionQuirkChecks", "tiny_tokenizer"]
 
 Picture = Pictures.Image
 
@@ -112,8 +112,8 @@ class Steps:
         return torch.cat(parts)
 
 
-class VisionChecks(ArchitectureChecks):
-    """What every architecture with `images` must pass, beside what all must pass as text."""
+class VisionCases(ArchitectureCases):
+    """Cases of architectures with `images`: models with their processors, and prompts with pictures."""
 
     tokens: ClassVar[Sequence[str]]
     sizes: ClassVar[Sequence[tuple[int, int]]] = ((40, 56), (64, 36))  # of the pictures, width and height
@@ -192,22 +192,20 @@ class VisionChecks(ArchitectureChecks):
     def steps(self, case: Case) -> Steps:
         return Steps(case.load(), case.cache(max_length=512, scatter=1))
 
-    # --- the checks ----------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("count", [1, 2])
-    def test_images_whole(self, case: Case, count: int) -> None:
+    def check_whole(self, case: Case, count: int) -> None:
+        """A prompt with so many images, in one step."""
         prompt, steps = self.prompt(case, count), self.steps(case)
         row = steps.row(prompt.tokens, prompt.images)
         self.check(steps.run({row: row.length}), self.seen(case, prompt))
 
-    def test_images_in_chunks(self, case: Case) -> None:
+    def check_chunks(self, case: Case) -> None:
         """Cut in the middle of each image, where its tokens do not see each other, and elsewhere."""
         prompt, steps = self.prompt(case, 2), self.steps(case)
         row = steps.row(prompt.tokens, prompt.images)
         middles = [image.start + image.length // 2 for image in prompt.images]
         self.check(steps.cut(row, (2, *middles, len(prompt.tokens) - 1, len(prompt.tokens))), self.seen(case, prompt))
 
-    def test_tokens_after_images(self, case: Case) -> None:
+    def check_answer_to_images(self, case: Case) -> None:
         """An answer token by token, and the whole again at once, as after a preemption."""
         prompt, more = self.prompt(case, 1), [20, 21, 22]
         expected = self.seen(case, prompt, more)
@@ -222,6 +220,20 @@ class VisionChecks(ArchitectureChecks):
         for token in more:
             again.append(token)
         self.check(steps.run({again: again.length}), expected)
+
+
+class VisionChecks(VisionCases, ArchitectureChecks):
+    """What every architecture with `images` must pass, beside what all must pass as text."""
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_images_whole(self, case: Case, count: int) -> None:
+        self.check_whole(case, count)
+
+    def test_images_in_chunks(self, case: Case) -> None:
+        self.check_chunks(case)
+
+    def test_tokens_after_images(self, case: Case) -> None:
+        self.check_answer_to_images(case)
 
     def test_images_beside_text(self, case: Case) -> None:
         """A decoding row with an image, a prompt of text, a decoding text, and a prompt with images, in one step."""
@@ -267,3 +279,13 @@ class VisionChecks(ArchitectureChecks):
         again = steps.row(prompt.tokens, prompt.images)
         steps.run({again: again.length})
         assert len(calls) == 1
+
+
+class VisionQuirkChecks(VisionCases, QuirkChecks):
+    """What each quirk of an architecture with `images` must pass, in one test, as QuirkChecks have it."""
+
+    def test_computes_as_the_reference(self, case: Case) -> None:
+        super().test_computes_as_the_reference(case)
+        self.check_whole(case, 2)
+        self.check_chunks(case)
+        self.check_answer_to_images(case)

@@ -73,6 +73,24 @@ def text(name: str, content: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(content)
 
 
+def not_utf8(name: str) -> Callable[[Path], object]:
+    """The first letter of the file becomes a byte that no text has."""
+
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        at = content.index(b'"') + 1
+        (folder / name).write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+
+    return change
+
+
+def broken_vocabulary(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    before, key, after = file.read_bytes().partition(b'"vocab"')
+    at = after.index(b'"') + 1
+    file.write_bytes(before + key + after[:at] + b"\xff" + after[at + 1 :])
+
+
 DEEP = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
 SEES = {
     "architectures": ["Mistral3ForConditionalGeneration"],
@@ -105,6 +123,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "deep config": (text("config.json", DEEP), r"config\.json cannot be read as JSON: it is nested too deeply"),
     "deep tokenizer": (text("tokenizer.json", DEEP), r"tokenizer\.json cannot be read"),
     "deep tokenizer config": (text("tokenizer_config.json", DEEP), r"tokenizer_config\.json cannot be read"),
+    "config without UTF-8": (not_utf8("config.json"), r"config\.json cannot be read"),
+    "tokenizer without UTF-8": (not_utf8("tokenizer.json"), r"tokenizer\.json cannot be read"),
+    "tokenizer config without UTF-8": (not_utf8("tokenizer_config.json"), r"tokenizer_config\.json cannot be read"),
+    "vocabulary without UTF-8": (broken_vocabulary, r"tokenizer\.json"),
     "deep index": (text("model.safetensors.index.json", DEEP), r"index\.json cannot be read as JSON"),
     "an index of nothing": (text("model.safetensors.index.json", '{"weight_map": {"a": [1]}}'), None),
     "a long number": (text("config.json", '{"a":' + "9" * 100_000 + "}"), r"config\.json cannot be read as JSON"),

@@ -411,3 +411,17 @@ def test_the_limit_of_open_files_is_raised_or_kept_to(monkeypatch: pytest.Monkey
         set_to.clear()
         assert allow_connections(5000) == allowed
         assert set_to == raised
+
+
+def test_clients_that_read_and_send_slowly_at_once_keep_no_other_waiting(start: Start) -> None:
+    address = start(send_seconds=30, body_seconds=30, header_seconds=30)
+    with opened(address) as reads, opened(address) as sends, opened(address) as begins:
+        reads.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")  # and takes nothing of the answer
+        sends.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n1234")
+        begins.sendall(b"GET /a HT")
+        for _ in range(5):
+            assert asked(address, GET + b"Connection: close\r\n\r\n").endswith(b"GET /a")
+        begins.sendall(b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert everything(begins).endswith(b"GET /a")
+        sends.sendall(b"56789")
+        assert everything(sends).endswith(b"9")

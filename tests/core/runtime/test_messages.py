@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.encoder import VectorInfo
@@ -104,3 +106,57 @@ def test_a_constraint_travels_with_its_request() -> None:
 def test_a_message_for_the_other_direction_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="Shutdown"):
         msgspec.msgpack.decode(msgspec.msgpack.encode(Shutdown()), type=FromWorker)
+
+
+# --- whatever a client asks, and whatever bytes come ----------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+constraints = st.builds(Constraint, kind=st.text(max_size=9), text=st.text(max_size=30), backend=st.text(max_size=9))
+sampling = st.builds(
+    SamplingParams,
+    max_tokens=st.none() | st.integers(1, 2**31),
+    stop_token_ids=st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
+    ignore_eos=st.booleans(),
+    seed=st.none() | st.integers(-(2**63), 2**64 - 1),
+    fields=st.dictionaries(
+        st.text(max_size=6), st.dictionaries(st.text(max_size=6), json_values, max_size=2), max_size=2
+    ),
+    constraint=st.none() | constraints,
+)
+requests = st.builds(
+    Request,
+    id=st.text(max_size=20),
+    prompt=st.lists(st.integers(0, 2**31), min_size=1, max_size=20).map(tuple),
+    params=sampling,
+    salt=st.text(max_size=9),
+    user=st.text(max_size=9),
+    priority=st.integers(-(2**31), 2**31),
+)
+sent = st.lists(requests, max_size=3).map(lambda found: Submit(requests=tuple(found)))
+TO_WORKER = msgspec.msgpack.Decoder(ToWorker)
+
+
+@given(message=sent)
+@settings(deadline=None, max_examples=100)
+def test_any_request_arrives_as_it_was(message: Submit) -> None:
+    assert TO_WORKER.decode(msgspec.msgpack.encode(message)) == message
+
+
+@given(data=st.data(), message=sent)
+@settings(deadline=None, max_examples=200)
+def test_a_damaged_frame_is_a_message_or_an_error_of_its_own_kind(data: st.DataObject, message: Submit) -> None:
+    """Bytes are changed, left out or put in, one or several: nothing else is raised, and nothing else comes out."""
+    frame = bytearray(msgspec.msgpack.encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(frame)))
+        frame[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    for decoder in (TO_WORKER, msgspec.msgpack.Decoder(FromWorker)):
+        try:
+            found = decoder.decode(bytes(frame))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        assert isinstance(found, Message)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from maxserve.core.interfaces.errors import SettingsError
@@ -100,13 +101,31 @@ def test_a_receiver_that_fails_does_not_keep_the_rest_from_being_heard(addresses
             if message.text in ("1", "2", "7"):
                 raise KeyError(message.text)
 
-        asyncio.get_running_loop().set_exception_handler(lambda _, told: failures.append(told["exception"]))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
         api.listen(receive)
         for n in range(9):
             worker.send(Phase(text=str(n)))
         await until(lambda: len(heard) == 9)
         assert heard == list("012345678")
         assert [str(failure) for failure in failures] == ["'1'", "'2'", "'7'"]
+        worker.close()
+        api.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x81\xa4type", b"\x93\x01\x02\x03", bytes(100)])
+def test_a_frame_that_is_no_message_does_not_keep_the_rest_from_being_heard(addresses: Endpoints, frame: bytes) -> None:
+    async def main() -> None:
+        api, worker = ApiChannel(addresses), WorkerChannel(addresses)
+        heard: list[FromWorker] = []
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        api.listen(heard.append)
+        worker._outputs.send(frame)
+        worker.send(Phase(text="after"))
+        await until(lambda: heard == [Phase(text="after")])
+        assert [isinstance(failure, msgspec.MsgspecError) for failure in failures] == [True]
         worker.close()
         api.close()
 

@@ -184,6 +184,23 @@ def test_an_engine_that_breaks_ends_the_worker_with_a_reason(
     assert "RuntimeError: the engine broke" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x81\xa4type\xa6Submit", bytes(50)])
+def test_a_frame_that_is_no_message_ends_the_worker_with_a_reason(
+    addresses: Endpoints, start_of: Callable[..., Start], capfd: pytest.CaptureFixture[str], frame: bytes
+) -> None:
+    async def main() -> None:
+        async with worker(start_of(addresses)) as talk:
+            await talk.ready()
+            talk.channel._requests.send(frame)
+            failed = await talk.next()
+            assert isinstance(failed, Failed)
+            assert failed.kind == "engine"
+            assert "Error: " in failed.message
+
+    asyncio.run(main())
+    assert "the worker failed" in capfd.readouterr().err
+
+
 def test_other_plugins_than_the_server_has_stop_the_start(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
     async def main() -> None:
         manifest = Manifest(sources=(), declared=("scheduler gone plugin=acme target=a:b distribution=acme",))
