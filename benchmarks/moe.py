@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maxserve.architectures.layers.expert_linear import ExpertLinear
 from maxserve.architectures.layers.moe import Experts, gated
 from maxserve.architectures.layers.routing import Choice, softmax_top_k
 from maxserve.core.interfaces.linear import LinearContext, SupportsExperts
-from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.registry.host import PluginHost, PluginOptions
 
 TOKENS = (1, 8, 32, 128, 512)  # decode batches, then prompts

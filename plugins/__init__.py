@@ -1,4 +1,4 @@
-"""The built-in plugins, by name. The core loads this tuple and imports none of them itself."""
+"""The built-in plugins, by name: what the package `maxserve` ships. The core imports none of them itself."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.config import ModelConfig, from_transformers
     from maxserve.architectures.layers.decoder import DecoderModel
     from maxserve.architectures.layers.encoder import EncoderModel
+    from maxserve.architectures.layers.expert_linear import ExpertLinear
     from maxserve.architectures.layers.mla import LatentAttention
     from maxserve.architectures.layers.mlp import GatedMLP
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
     from maxserve.architectures.layers.rotary import LayerRotary, Rotary
-    from maxserve.loading import Embedding, ExpertLinear, Linear, Part
+    from maxserve.loading import Embedding, Linear, Part
 
 __all__ = [
     "Attention",
@@ -48,7 +49,7 @@ LAZY = {
     "DecoderModel": "maxserve.architectures.layers.decoder",
     "Embedding": "maxserve.core.loading.linear",
     "EncoderModel": "maxserve.architectures.layers.encoder",
-    "ExpertLinear": "maxserve.core.loading.expert_linear",
+    "ExpertLinear": "maxserve.architectures.layers.expert_linear",
     "Experts": "maxserve.architectures.layers.moe",
     "GatedMLP": "maxserve.architectures.layers.mlp",
     "LatentAttention": "maxserve.architectures.layers.mla",

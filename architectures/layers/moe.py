@@ -11,10 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from maxserve.architectures.layers.expert_linear import ExpertLinear
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS, gate_up_parts
 from maxserve.architectures.layers.routing import Choice
-from maxserve.loading import ExpertLinear, Linear, Part
+from maxserve.loading import Linear, Part
 
 
 class Experts(nn.Module):

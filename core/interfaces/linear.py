@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuiltLinearMethod",
+    "ExpertLayer",
     "LinearContext",
     "LinearMethod",
     "PackedExperts",
@@ -96,6 +97,17 @@ class PackedExperts(Protocol):
         `ends` [experts] int64 on the device of `x`; an expert without rows ends where the one before does. `bias` is
         [experts, outputs].
         """
+        ...
+
+
+@runtime_checkable
+class ExpertLayer(Protocol):
+    """A module of a model with a `weight` [experts, outputs, inputs], which a method may store instead."""
+
+    experts: int
+
+    def set_packed(self, packed: PackedExperts) -> None:
+        """From now on `packed` has the weights."""
         ...
 
 

@@ -27,7 +27,7 @@ class Shard:
 
 @runtime_checkable
 class Shared(Protocol):
-    """A module whose weight ranks may share: Linear, ExpertLinear, Embedding and what is like them."""
+    """A module whose weight ranks may share: Linear, Embedding and what is like them."""
 
     role: Role
     parts: Mapping[str, Part]

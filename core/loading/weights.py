@@ -21,9 +21,8 @@ from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.linear import SupportsEmbedding, SupportsExperts, SupportsQuantized
+from maxserve.core.interfaces.linear import ExpertLayer, SupportsEmbedding, SupportsExperts, SupportsQuantized
 from maxserve.core.interfaces.progress import Progress
-from maxserve.core.loading.expert_linear import ExpertLinear
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint, Part
 from maxserve.core.loading.safetensors_header import read_header
@@ -281,7 +280,7 @@ class _Loaded:
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
             if quantization is not None and self._create_quantized(names, storage, own, quantization):
                 continue
-            if own and modules and isinstance(modules[0][1], ExpertLinear):
+            if own and modules and isinstance(modules[0][1], ExpertLayer):
                 self._create_experts(names[0], modules[0][1], storage, own)
                 continue
             if not own or not modules or not all(isinstance(module, Linear | Embedding) for _, module in modules):
@@ -320,7 +319,7 @@ class _Loaded:
     def _reorders(self, read: Read) -> bool:
         return self._order is not None and self._order.changes(read.name)
 
-    def _create_experts(self, name: str, module: ExpertLinear, storage: LinearStorage, reads: Sequence[Read]) -> None:
+    def _create_experts(self, name: str, module: ExpertLayer, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""
         if not isinstance(storage.method, SupportsExperts):
             return

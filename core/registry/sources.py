@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
 from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.registry.builtins import shipped
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.entries import provider
 from maxserve.core.registry.options import PluginOptions, split_commas
@@ -73,12 +74,11 @@ class Foreign:
 
 
 def builtin_sources() -> list[Source]:
-    """The plugins that ship with maxserve, read by name: the core imports none of them statically."""
-    builtins: tuple[tuple[str, str], ...] = import_module("maxserve.plugins").BUILTINS
+    """The plugins that ship with maxserve."""
     version = own_version()
     return [
         Source(name=name, target=target, origin=BUILT_IN, distribution=DISTRIBUTION, version=version)
-        for name, target in builtins
+        for name, target in shipped()
     ]
 
 

@@ -24,6 +24,8 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.registry.builtins import ship
+from maxserve.plugins import BUILTINS
 
 if TYPE_CHECKING:
     from maxserve.llm import LLM
@@ -56,6 +58,9 @@ __all__ = [
     "WeightMap",
     "hookimpl",
 ]
+
+
+ship(BUILTINS)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from maxserve.core.engine.strategy import choose_strategy
     from maxserve.core.loading.build import build_module, fill, prepare
     from maxserve.core.loading.device import choose_device
-    from maxserve.core.loading.expert_linear import ExpertLinear
     from maxserve.core.loading.fallback import read_spec, read_weight_map
     from maxserve.core.loading.folder import ModelFolder
     from maxserve.core.loading.free_memory import free_memory
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
-    from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, weight
+    from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, checked_parts, weight
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, weight_bytes
     from maxserve.core.loading.memory_table import size_text
     from maxserve.core.loading.next_tokens import after
@@ -37,7 +36,6 @@ __all__ = [
     "Counters",
     "Embedding",
     "ExactLinear",
-    "ExpertLinear",
     "Folder",
     "GroupedAttention",
     "Linear",
@@ -51,6 +49,7 @@ __all__ = [
     "activation_bytes",
     "after",
     "build_module",
+    "checked_parts",
     "choose_device",
     "choose_strategy",
     "choose_weights",
@@ -83,7 +82,6 @@ __getattr__ = exports(
         "Counters": "maxserve.core.engine.parts",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
-        "ExpertLinear": "maxserve.core.loading.expert_linear",
         "Folder": "maxserve.core.loading.places",
         "GroupedAttention": "maxserve.core.engine.grouped_attention",
         "Linear": "maxserve.core.loading.linear",
@@ -97,6 +95,7 @@ __getattr__ = exports(
         "activation_bytes": "maxserve.core.loading.memory",
         "after": "maxserve.core.loading.next_tokens",
         "build_module": "maxserve.core.loading.build",
+        "checked_parts": "maxserve.core.loading.linear",
         "choose_device": "maxserve.core.loading.device",
         "choose_strategy": "maxserve.core.engine.strategy",
         "choose_weights": "maxserve.core.loading.weight_files",

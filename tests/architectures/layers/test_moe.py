@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maxserve.architectures.layers.expert_linear import ExpertLinear, grouped, one_by_one
 from maxserve.architectures.layers.moe import Experts, gated
 from maxserve.architectures.layers.routing import (
     Choice,
@@ -19,7 +20,6 @@ from maxserve.architectures.layers.routing import (
     top_k_sigmoid,
     top_k_softmax,
 )
-from maxserve.core.loading.expert_linear import ExpertLinear, grouped, one_by_one
 
 EXPERTS, DIM, INNER = 6, 16, 24
 silu = gated(F.silu)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.loading.linear import Part, Role, checked_parts, weight
+from maxserve.loading import Part, Role, checked_parts, weight
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import PackedExperts
+    from maxserve.interfaces.linear import PackedExperts
 
 _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
 
