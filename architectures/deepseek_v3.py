@@ -21,7 +21,7 @@ from maxserve.architectures.layers.routing import Choice, corrected_sigmoid
 from maxserve.architectures.weight_maps import LATENT
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
-from maxserve.loading import ExactLinear, after, weight
+from maxserve.loading import ExactLinear, layer_pattern, weight
 
 # What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -102,5 +102,5 @@ def config(raw: Mapping[str, Any]) -> DeepseekConfig:
 
 def weights(config: DeepseekConfig) -> WeightMap:
     """Where a checkpoint of that config has the parameters."""
-    optional = (after(config.layers, max(config.next_layers, 1)),)  # 0 switches it off; checkpoints keep it
+    optional = (layer_pattern(config.layers, max(config.next_layers, 1)),)  # 0 switches it off; checkpoints keep it
     return replace(LATENT, optional=optional, exact=(r"\.e_score_correction_bias$",))

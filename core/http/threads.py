@@ -34,6 +34,6 @@ class Threads:
         self._executor.shutdown(wait=False)
 
 
-async def beside(work: Callable[[], T], large: bool) -> T:
+async def in_thread_if(large: bool, work: Callable[[], T]) -> T:
     """What `work` returns or raises, which is run in a thread where it is `large`, and at once where it is not."""
     return await asyncio.to_thread(work) if large else work()

@@ -18,13 +18,14 @@ def next_token_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
     for raw in (config, part if isinstance(part, Mapping) else {}):
         first, count = raw.get("num_hidden_layers"), next((raw[key] for key in _COUNTS if key in raw), None)
         if _is_count(first) and _is_count(count):
-            return (after(first, min(max(count, 1), _MOST)),)  # 0 switches them off; the checkpoint keeps its own
+            layers = min(max(count, 1), _MOST)  # 0 switches them off; the checkpoint keeps its own
+            return (layer_pattern(first, layers),)
     return ()
 
 
-def after(layers: int, count: int) -> str:
-    """An expression of the names of `count` layers that follow the first `layers`."""
-    return rf"(^|\.)layers\.({'|'.join(str(layers + i) for i in range(count))})\."
+def layer_pattern(first: int, count: int) -> str:
+    """An expression of the names of `count` layers from number `first` on."""
+    return rf"(^|\.)layers\.({'|'.join(str(first + i) for i in range(count))})\."
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

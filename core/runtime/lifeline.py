@@ -19,7 +19,7 @@ import msgspec
 from maxserve.core.runtime.messages import Start
 
 HEADER = struct.Struct("!Q")
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1
 ORPHANED = 3  # exit status of a worker whose parent went away
 
 
@@ -43,13 +43,18 @@ def hold(fd: int, parent: int) -> threading.Thread:
 
     Returns the thread that waits for it; it sleeps in a read and costs nothing.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the kernel was asked
-        os._exit(ORPHANED)
+    end_with_parent(parent)
     thread = threading.Thread(target=_await_end, args=(fd,), name="lifeline", daemon=True)
     thread.start()
     return thread
+
+
+def end_with_parent(parent: int) -> None:
+    """Has the kernel, which is Linux', end this process when `parent` ends; ends it at once when that is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the kernel was asked
+        os._exit(ORPHANED)
 
 
 def _await_end(fd: int) -> None:

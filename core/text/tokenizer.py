@@ -31,7 +31,7 @@ _CUT_MARGIN = 64  # tokens that are encoded beyond those that are kept of a text
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
-Side = Literal["left", "right"]
+TruncationSide = Literal["left", "right"]
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class Truncation:
     """Texts are cut to `most` tokens, special ones included, at the end or, `side` "left", at the start."""
 
     most: int
-    side: Side = "right"
+    side: TruncationSide = "right"
 
     def ids(self, ids: Sequence[T]) -> Sequence[T]:
         """What is kept of token ids."""

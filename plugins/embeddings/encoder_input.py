@@ -11,7 +11,7 @@ from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
 from maxserve.plugins.api.common.truncation import FIELD, truncation_of
-from maxserve.text import Side, Tokenizer, Truncation
+from maxserve.text import Tokenizer, Truncation, TruncationSide
 
 TOO_LONG = "context_length_exceeded"
 
@@ -116,7 +116,7 @@ class EncoderInputs:
         )
         return RequestError(message, param=place, code=TOO_LONG)
 
-    def truncation(self, wanted: int | None, side: Side | None = None) -> Truncation | None:
+    def truncation(self, wanted: int | None, side: TruncationSide | None = None) -> Truncation | None:
         """How texts are cut, of what a request says: -1 is to as many tokens as the model takes."""
         return truncation_of(wanted, self._info.max_length, side or "right")
 

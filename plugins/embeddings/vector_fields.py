@@ -11,7 +11,7 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.unsupported import EMPTY, OFF, Neutral, one_of, warnings_of
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs
-from maxserve.text import Side, Truncation
+from maxserve.text import Truncation, TruncationSide
 
 # Known fields that would change vectors or scores and cannot be done, with the values that ask for nothing.
 UNSUPPORTED_OF_VECTORS: Mapping[str, Neutral] = {
@@ -36,7 +36,7 @@ UNSUPPORTED_OF_VECTORS: Mapping[str, Neutral] = {
     "images": EMPTY,
 }
 
-_CUT_BY_WORD: Mapping[str, Side | None] = {"none": None, "start": "left", "end": "right"}
+_CUT_BY_WORD: Mapping[str, TruncationSide | None] = {"none": None, "start": "left", "end": "right"}
 
 
 def _lower(value: Any) -> Any:
@@ -84,7 +84,7 @@ class VectorFields(Body):
 
     def truncated(self, inputs: EncoderInputs) -> Truncation | None:
         """How the request wants texts cut; RequestError for what cannot be done."""
-        named: Side | None = _CUT_BY_WORD.get(str(self.truncate))
+        named: TruncationSide | None = _CUT_BY_WORD.get(str(self.truncate))
         side = self.truncation_side or self.truncation_direction or named
         wanted = self.truncate_prompt_tokens
         if wanted is None and (self.truncate or self.truncation):

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from maxserve.core.http.errors import Failure, capped, failure_of, log_unforeseen
     from maxserve.core.http.keys import key_in
     from maxserve.core.http.sse import EventStream, event
-    from maxserve.core.http.threads import Threads, beside
+    from maxserve.core.http.threads import Threads, in_thread_if
 
 __all__ = [
     "ClientGone",
     "EventStream",
     "Failure",
     "Threads",
-    "beside",
     "body_schema",
     "capped",
     "event",
     "failure_of",
+    "in_thread_if",
     "key_in",
     "log_unforeseen",
     "read_body",
@@ -37,11 +37,11 @@ __getattr__ = exports(
         "EventStream": "maxserve.core.http.sse",
         "Failure": "maxserve.core.http.errors",
         "Threads": "maxserve.core.http.threads",
-        "beside": "maxserve.core.http.threads",
         "body_schema": "maxserve.core.http.body",
         "capped": "maxserve.core.http.errors",
         "event": "maxserve.core.http.sse",
         "failure_of": "maxserve.core.http.errors",
+        "in_thread_if": "maxserve.core.http.threads",
         "key_in": "maxserve.core.http.keys",
         "log_unforeseen": "maxserve.core.http.errors",
         "read_body": "maxserve.core.http.body",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, checked_parts, weight
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, weight_bytes
     from maxserve.core.loading.memory_table import size_text
-    from maxserve.core.loading.next_tokens import after
+    from maxserve.core.loading.next_tokens import layer_pattern
     from maxserve.core.loading.places import Folder, is_repository
     from maxserve.core.loading.rotary_order import rotary_order
     from maxserve.core.loading.weight_files import choose_weights
@@ -47,7 +47,6 @@ __all__ = [
     "Role",
     "SamplerFields",
     "activation_bytes",
-    "after",
     "build_module",
     "checked_parts",
     "choose_device",
@@ -57,6 +56,7 @@ __all__ = [
     "fill",
     "free_memory",
     "is_repository",
+    "layer_pattern",
     "load_weights",
     "place_weights",
     "preferred_backend",
@@ -93,7 +93,6 @@ __getattr__ = exports(
         "Role": "maxserve.core.loading.linear",
         "SamplerFields": "maxserve.core.engine.params",
         "activation_bytes": "maxserve.core.loading.memory",
-        "after": "maxserve.core.loading.next_tokens",
         "build_module": "maxserve.core.loading.build",
         "checked_parts": "maxserve.core.loading.linear",
         "choose_device": "maxserve.core.loading.device",
@@ -103,6 +102,7 @@ __getattr__ = exports(
         "fill": "maxserve.core.loading.build",
         "free_memory": "maxserve.core.loading.free_memory",
         "is_repository": "maxserve.core.loading.places",
+        "layer_pattern": "maxserve.core.loading.next_tokens",
         "load_weights": "maxserve.core.loading.weights",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",

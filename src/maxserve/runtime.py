@@ -1,4 +1,4 @@
-"""Processes: observers of statistics, and the signal that ends an orphan."""
+"""Processes: observers of statistics, and the end of a process with its parent."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.runtime.lifeline import PR_SET_PDEATHSIG
+    from maxserve.core.runtime.lifeline import end_with_parent
     from maxserve.core.runtime.observing import Observers
 
 __all__ = [
     "Observers",
-    "PR_SET_PDEATHSIG",
+    "end_with_parent",
 ]
 
 __getattr__ = exports(
     __name__,
     {
         "Observers": "maxserve.core.runtime.observing",
-        "PR_SET_PDEATHSIG": "maxserve.core.runtime.lifeline",
+        "end_with_parent": "maxserve.core.runtime.lifeline",
     },
 )

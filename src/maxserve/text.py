@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from maxserve.core.text.grammar_vocabulary import grammar_context
     from maxserve.core.text.literal_encoding import PromptText
     from maxserve.core.text.template_sandbox import TemplateOverrun, stand_ins, template_budget
-    from maxserve.core.text.tokenizer import Side, Tokenizer, Truncation
+    from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide
 
 __all__ = [
     "ChatTemplate",
     "Detokenizer",
     "PromptText",
-    "Side",
+    "TruncationSide",
     "TemplateOverrun",
     "Tokenizer",
     "Truncation",
@@ -34,7 +34,7 @@ __getattr__ = exports(
         "ChatTemplate": "maxserve.core.text.chat_template",
         "Detokenizer": "maxserve.core.text.detokenizer",
         "PromptText": "maxserve.core.text.literal_encoding",
-        "Side": "maxserve.core.text.tokenizer",
+        "TruncationSide": "maxserve.core.text.tokenizer",
         "TemplateOverrun": "maxserve.core.text.template_sandbox",
         "Tokenizer": "maxserve.core.text.tokenizer",
         "Truncation": "maxserve.core.text.tokenizer",

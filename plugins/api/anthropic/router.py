@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from maxserve.http import beside
+from maxserve.http import in_thread_if
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message, usage
@@ -31,7 +31,7 @@ class Messages:
         self._translation = MessageTranslation(answering)
 
     async def plan(self, body: MessageBody, call: Call) -> ResponsePlan:
-        chat, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
+        chat, warnings = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         head = message(call.id, self._answering.context.model.name, call.meter, [*generation.warnings, *warnings])
         return ResponsePlan(
@@ -42,7 +42,7 @@ class Messages:
         )
 
     async def count(self, body: CountBody, call: Call) -> Response:
-        chat, _ = await beside(lambda: self._translation.chat_body(body), call.large)
+        chat, _ = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         counted = {"input_tokens": len(await self._answering.prompt(chat))}
         return Response(msgspec.json.encode(counted), media_type="application/json", headers={"request-id": call.id})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from maxserve.http import beside
+from maxserve.http import in_thread_if
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Constraint, Image
@@ -116,7 +116,7 @@ class Answering:
         warnings = [*self._checked(body)]
         sampling, constraint = self._fields.sampling(body), await self._constraint(body, warnings)
         work = partial(plan_requests, body, prompts, sampling, limits, user=user, constraint=constraint)
-        plan = await beside(work, len(prompts) * (body.n or 1) > MANY)
+        plan = await in_thread_if(len(prompts) * (body.n or 1) > MANY, work)
         return self._begin(plan, warnings, [None] * len(plan.requests))
 
     def _checked(self, body: TextBody) -> Sequence[str]:

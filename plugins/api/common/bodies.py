@@ -15,7 +15,7 @@ from maxserve.plugins.api.common.images import Placed, placed_image
 from maxserve.plugins.api.common.reasoning import ReasoningFields
 from maxserve.plugins.api.common.tools import ToolFields
 from maxserve.plugins.api.common.truncation import truncation_of
-from maxserve.text import Side, Truncation
+from maxserve.text import Truncation, TruncationSide
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
@@ -80,7 +80,7 @@ class TextBody(ConstraintFields):
     truncate_prompt_tokens: int | None = Field(
         None, description="cut longer prompts to so many tokens, -1 to what leaves room for the answer"
     )
-    truncation_side: Side | None = Field(
+    truncation_side: TruncationSide | None = Field(
         None, description="where prompts are cut: at the start (left, the default) or at the end"
     )
     add_special_tokens: bool | None = Field(

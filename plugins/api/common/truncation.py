@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from maxserve.interfaces.errors import RequestError
-from maxserve.text import Side, Truncation
+from maxserve.text import Truncation, TruncationSide
 
 FIELD = "truncate_prompt_tokens"
 
 
-def truncation_of(wanted: int | None, longest: int, side: Side, *, room: int | None = None) -> Truncation | None:
+def truncation_of(
+    wanted: int | None, longest: int, side: TruncationSide, *, room: int | None = None
+) -> Truncation | None:
     """What a request's `truncate_prompt_tokens` asks for; RequestError when it is more than `longest`.
 
     -1 stands for as many as there is `room` for: None is `longest`.

@@ -9,7 +9,6 @@ when standard input does.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import os
@@ -32,7 +31,7 @@ from maxserve.interfaces.host import Host
 from maxserve.loading import Compilers
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
 from maxserve.registry import PluginHost
-from maxserve.runtime import PR_SET_PDEATHSIG
+from maxserve.runtime import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -232,9 +231,7 @@ def _limit(parent: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the kernel was asked
-        os._exit(0)
+    end_with_parent(parent)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     _lower(resource.RLIMIT_AS, _address_space() + MEMORY)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from maxserve.http import Failure, beside
+from maxserve.http import Failure, in_thread_if
 from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
@@ -39,7 +39,7 @@ class Responses:
         self._translation = ResponseTranslation(answering)
 
     async def plan(self, body: ResponseBody, call: Call) -> ResponsePlan:
-        chat, tools, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
+        chat, tools, warnings = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         warnings = [*generation.warnings, *warnings]
         response = ResponseObject(body, self._answering.context.model, call.id, warnings)
@@ -52,7 +52,7 @@ class Responses:
 
     async def count(self, body: ResponseBody, call: Call) -> Response:
         """How many tokens the prompt of a response would have."""
-        chat, _, warnings = await beside(lambda: self._translation.chat_body(body), call.large)
+        chat, _, warnings = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         counted = {"object": "response.input_tokens", "input_tokens": len(await self._answering.prompt(chat))}
         answer = {**counted, "warnings": warnings} if warnings else counted
         return Response(msgspec.json.encode(answer), media_type="application/json")

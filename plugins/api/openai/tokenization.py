@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from maxserve.http import beside, body_schema, read_body
+from maxserve.http import body_schema, in_thread_if, read_body
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
@@ -17,7 +17,7 @@ from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.truncation import truncation_of
 from maxserve.plugins.api.common.unsupported import warnings_of
-from maxserve.text import Side
+from maxserve.text import TruncationSide
 
 MOST_TOKENS = 1 << 20
 PREFIXES = ("", "/v1")  # clients know these paths with and without
@@ -33,7 +33,7 @@ class TokenizeBody(Body):
         None, description="put those in that begin a text; default true, false for `messages`"
     )
     truncate_prompt_tokens: int | None = Field(None, description="cut the tokens to so many, -1 to the model's length")
-    truncation_side: Side | None = Field(None, description="where they are cut: left (the default) or right")
+    truncation_side: TruncationSide | None = Field(None, description="where they are cut: left (the default) or right")
     return_token_strs: bool | None = Field(None, description="also what the vocabulary calls each token")
 
     @model_validator(mode="after")
@@ -109,7 +109,7 @@ class Tokenization:
         }
         fields = {"messages": body.messages, **named, **body.unknown()}
         many = len(body.messages or ()) > MANY
-        chat = await beside(lambda: self._chat.model_validate(fields, strict=True), many)
+        chat = await in_thread_if(many, lambda: self._chat.model_validate(fields, strict=True))
         self._warned(chat)
         return await self._answering.prompt(chat)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from maxserve.core.interfaces.encoder import VectorInfo
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.tokenizer import Side, Tokenizer, Truncation
+from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "query", ":", *"abcdefgh"]
@@ -80,7 +80,7 @@ def test_texts_and_pairs_get_their_special_tokens(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("most", [4, 5, 6, 7, 8, 9, 20])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_what_is_cut_is_what_transformers_cuts(
-    folder: Path, tokenizer: Tokenizer, first: str, second: str | None, most: int, side: Side
+    folder: Path, tokenizer: Tokenizer, first: str, second: str | None, most: int, side: TruncationSide
 ) -> None:
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), truncation_side=side)
     pairs = None if second is None else [second]  # in a list, since a lone empty text would count as none
