@@ -1,6 +1,7 @@
-"""Schemas as llguidance takes them: its bounds are 64-bit floats, from which it makes whole numbers of 64 bits.
+"""Schemas as llguidance takes them: its bounds are 64-bit floats.
 
-A bound that such a number cannot hold is moved inwards, to the next one that can: what is written stays valid.
+A bound of real numbers that such a float cannot hold is moved inwards, to the next one that can: what is written stays
+valid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ EXACT = 2**53  # whole numbers up to here are floats
 LARGEST = 2**63 - 1  # a float that is larger becomes this one
 LOWEST = -(2**63) + 1024  # the next float above what has no counterpart
 MOST_DIGITS = 10**18  # a range without an end begins below this
-LARGEST_STEP = 1_000_000  # states of an automaton that divides
+LARGEST_STEP = 100_000  # states of an automaton that divides
+LARGEST_STEP_WITHIN = 4_096  # and of one that compares as well: larger ones end while a text is written
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -26,16 +28,25 @@ def lowered(schema: Any, path: str = "$") -> Any:
     """`schema`, as the reader of schemas writes it, with numbers that llguidance keeps."""
     if not isinstance(schema, dict):
         return schema
+    schema = _without_numbers(schema)
     made = {keyword: _value(keyword, value, f"{path}.{keyword}") for keyword, value in schema.items()}
     _check_constants(made, path)
     if "multipleOf" in schema:
-        _check_step(schema["multipleOf"], path)
+        _check_step(schema, path)
     if schema.keys() & set(BOUNDS):
         for keyword in BOUNDS:
             made.pop(keyword, None)
         bounds = Bounds.of(schema)
         made |= _whole(bounds, path) if bounds.integer else _real(bounds, path)
     return made
+
+
+def _without_numbers(schema: Schema) -> Schema:
+    """Without what is said of numbers, where none is valid."""
+    types = schema.get("type", "number")
+    if {"integer", "number"} & ({types} if isinstance(types, str) else set(types)):
+        return schema
+    return {keyword: value for keyword, value in schema.items() if keyword not in (*BOUNDS, "multipleOf")}
 
 
 def _check_constants(made: Schema, path: str) -> None:
@@ -64,36 +75,38 @@ def _value(keyword: str, value: Any, path: str) -> Any:
     return lowered(value, path) if keyword in ("items", "additionalProperties") else value
 
 
-def _check_step(step: Any, path: str) -> None:
-    """What llguidance makes of a `multipleOf` must be that number: it multiplies floats by ten until they are whole."""
+def needs_remainders(schema: Schema) -> bool:
+    """Whether a step is too large for llguidance."""
+    step = schema.get("multipleOf")
+    return step is not None and _scaled(step)[0] > _largest_step(schema)
+
+
+def _largest_step(schema: Schema) -> int:
+    return LARGEST_STEP_WITHIN if schema.keys() & set(BOUNDS) else LARGEST_STEP
+
+
+def _scaled(step: Any) -> tuple[float, int]:
+    """What llguidance makes of a `multipleOf`: it multiplies floats by ten until they are whole."""
     value, digits = float(step), 0
     while value % 1 and digits < 20:
         value, digits = value * 10, digits + 1
-    if value > LARGEST_STEP or Decimal(int(value)).scaleb(-digits) != decimal_of(step):
+    return value, digits
+
+
+def _check_step(schema: Schema, path: str) -> None:
+    step = schema["multipleOf"]
+    value, digits = _scaled(step)
+    if value > _largest_step(schema) or Decimal(int(value)).scaleb(-digits) != decimal_of(step):
         raise GrammarUnsupported(f"keyword 'multipleOf' at {path} is not supported with {step}", path=path)
 
 
 def _whole(bounds: Bounds, path: str) -> Schema:
-    low = None if bounds.low is None else int(bounds.low)
-    high = None if bounds.high is None else int(bounds.high)
-    if low is not None and low >= MOST_DIGITS and high is None:
-        high = LARGEST
-    if high is not None and high <= -MOST_DIGITS and low is None:
-        low = LOWEST
-    low = None if low is None else max(_inwards(low, up=True), LOWEST)
-    high = None if high is None else LARGEST if high >= LARGEST else _inwards(high, up=False)
-    if low is not None and high is not None and low > high:
-        raise GrammarUnsupported(f"keyword 'minimum' at {path} is not supported with so many digits", path=path)
-    return {k: v for k, v in (("minimum", low), ("maximum", high)) if v is not None}
-
-
-def _inwards(value: int, *, up: bool) -> int:
-    if abs(value) <= EXACT:
-        return value
-    found = int(float(value))
-    if (found < value) if up else (found > value):
-        found = int(math.nextafter(float(value), math.inf if up else -math.inf))
-    return found
+    """Bounds that floats hold; schemas with others are written by wide_integers.py."""
+    made = {key: int(end) for key, end in (("minimum", bounds.low), ("maximum", bounds.high)) if end is not None}
+    for keyword, end in made.items():
+        if abs(end) > EXACT:
+            raise GrammarUnsupported(f"keyword {keyword!r} at {path} is not supported with so many digits", path=path)
+    return made
 
 
 def _real(bounds: Bounds, path: str) -> Schema:

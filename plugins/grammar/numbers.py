@@ -53,6 +53,10 @@ class Bounds:
             return False
         return self.low > self.high or (self.low == self.high and (self.open_low or self.open_high))
 
+    def has(self, number: Decimal) -> bool:
+        """Whether a number is within."""
+        return not self.apart(Bounds(number, number))
+
     def apart(self, other: Bounds) -> bool:
         """Whether no number is within both."""
         return self._below(other) or other._below(self)

@@ -128,7 +128,7 @@ class _Writer:
             return f'"{CHAR}{{{low},{"" if high is None else high}}}"'
         if low or high is not None:
             raise _cannot("pattern", path, "beside a length")
-        return f'"{_within_string(schema["pattern"])}"'
+        return f'"{within_string(schema["pattern"])}"'
 
     def _integer(self, schema: dict[str, Any], path: str, depth: int) -> str:
         return Bounds.of(schema).expression() if BOUNDS & schema.keys() else INTEGER
@@ -148,15 +148,15 @@ def _repeated(item: str, low: int, high: int | None) -> str:
     return rf"\[{some}\]" if low else rf"\[(?:{some})?\]"
 
 
-def _within_string(pattern: str) -> str:
+def within_string(pattern: str) -> str:
     """An expression of our own notation (regex.py) for the inside of a string: nothing in it needs to be escaped,
     but for single characters, which are.
     """
     start, end = ("" if pattern.startswith("^") else f"{CHAR}*"), ("" if pattern.endswith("$") else f"{CHAR}*")
-    return start + _ATOM.sub(_atom_within_string, pattern.removeprefix("^").removesuffix("$")) + end
+    return start + _ATOM.sub(_atom_in_string, pattern.removeprefix("^").removesuffix("$")) + end
 
 
-def _atom_within_string(atom: re.Match[str]) -> str:
+def _atom_in_string(atom: re.Match[str]) -> str:
     if atom[1] is None:
         return f"[{atom[0]}&&{PLAIN}]"
     return f"(?:{regex.literal(json.dumps(chr(int(atom[1], 16)))[1:-1])})"
