@@ -25,6 +25,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.kserve", "maxserve.plugins.api.kserve"),
     ("builtin.embeddings", "maxserve.plugins.embeddings"),
     ("builtin.audio", "maxserve.plugins.audio"),
+    ("builtin.vision", "maxserve.plugins.vision"),
     ("builtin.rerank", "maxserve.plugins.embeddings.rerank"),
     ("builtin.admin", "maxserve.plugins.api.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maxserve.interfaces.errors import SettingsError
+from maxserve.plugins.vision.options import SECTION, ImageOptions
 
 if TYPE_CHECKING:
     from maxserve.config import Settings
@@ -29,15 +30,15 @@ class ImageLimits:
     @classmethod
     def of(cls, settings: Settings) -> ImageLimits:
         """Those that were chosen; SettingsError for a folder that is not there."""
-        server = settings.server
+        chosen = ImageOptions(**settings.plugins.sections.get(SECTION, {}))
         return cls(
-            count=server.max_images,
-            size=server.max_image_bytes,
-            pixels=server.max_image_pixels,
-            seconds=server.image_timeout,
-            hosts=tuple(host.lower().rstrip(".") for host in server.allowed_image_domains),
-            roots=tuple(map(_root, server.allowed_image_roots)),
-            private=server.allow_private_image_addresses,
+            count=chosen.max_images,
+            size=chosen.max_image_bytes,
+            pixels=chosen.max_image_pixels,
+            seconds=chosen.image_timeout,
+            hosts=tuple(host.lower().rstrip(".") for host in chosen.allowed_image_domains),
+            roots=tuple(map(_root, chosen.allowed_image_roots)),
+            private=chosen.allow_private_image_addresses,
         )
 
     def allows(self, scheme: str, host: str, port: int) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from maxserve.core.config import Settings, resolve
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.vision.limits import ImageLimits
+from maxserve.testing.sections import built_in_sections
 
 
 def limits(*hosts: str) -> ImageLimits:
@@ -40,6 +41,7 @@ def test_the_settings_say_it(tmp_path: Path) -> None:
     settings = resolve(
         {"allowed_image_domains": ["A.Example."], "allowed_image_roots": [str(tmp_path)], "max_images": 2},
         environ={},
+        sections=built_in_sections(),
     )
     made = ImageLimits.of(settings)
     assert made.hosts == ("a.example",)
@@ -49,5 +51,6 @@ def test_the_settings_say_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "none")
     with pytest.raises(SettingsError, match="--allowed-image-roots"):
-        ImageLimits.of(resolve({"allowed_image_roots": [str(tmp_path / "none")]}, environ={}))
+        ImageLimits.of(resolve({"allowed_image_roots": [nowhere]}, environ={}, sections=built_in_sections()))
