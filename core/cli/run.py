@@ -9,7 +9,7 @@ import click
 
 from maxserve.core.cli.early import read_plugin_options, wants_debug
 from maxserve.core.cli.group import build_cli
-from maxserve.core.cli.unknown_option import hint
+from maxserve.core.cli.unknown_option import hint, switch_hint
 from maxserve.core.interfaces.commands import Invocation
 from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError
 from maxserve.core.registry.entries import cause
@@ -57,6 +57,9 @@ def _plugin_options(argv: list[str], environ: Mapping[str, str]) -> PluginOption
 
 def _show_usage(error: click.ClickException, argv: Sequence[str]) -> None:
     text = error.format_message()
+    if isinstance(error, click.BadOptionUsage) and "does not take a value" in text:
+        click.echo(f"Error: {text.rstrip('.')}: {switch_hint(error.option_name)}", err=True)  # it has no context
+        return
     if isinstance(error, click.NoSuchOption) and (known := hint(error.option_name, argv)):
         text = f"No such option '{error.option_name}'{known}"
     if not isinstance(error, click.UsageError) or error.ctx is None or "\n" in text:

@@ -14,6 +14,7 @@ from maxserve.core.config.catalog import catalog
 from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
 from maxserve.core.config.policy_options import validate_used
+from maxserve.core.config.values import FALSE, TRUE
 from maxserve.core.interfaces.errors import SettingsError
 
 MODEL = "positional_model"
@@ -53,6 +54,11 @@ def with_model(given: dict[str, Any], commands: Collection[str] = ()) -> dict[st
         return given
     if named in commands and not Path(named).exists():
         raise SettingsError(f"{named} is a command of max, not a model: type it once, and then the model's name")
+    if named.lower() in TRUE | FALSE and not Path(named).exists():
+        raise SettingsError(
+            f"{named} stands where a model may be named; options that are on or off take no value: write --NAME or "
+            "--no-NAME"
+        )
     for flag in ("model_path", "model"):
         if flag in given:
             raise SettingsError(

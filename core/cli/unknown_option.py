@@ -1,4 +1,4 @@
-"""Hints for options that do not exist: two arguments in one, one dash, the names of other servers."""
+"""Hints for options that do not exist or take no value: two arguments in one, one dash, the names of other servers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ ELSEWHERE: Mapping[str, str] = {
     "--data-parallel-size": "--data-parallel-degree",
 }
 """What vLLM, SGLang and llama.cpp call an option, and what it is called here."""
+
+
+def switch_hint(flag: str) -> str:
+    """How an option that takes no value is switched on and off."""
+    name = flag.removeprefix("--").removeprefix("no-")
+    return f"write --{name} for on, --no-{name} for off"
 
 
 def hint(name: str, argv: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from maxserve.core.config.catalog import Catalog, OptionSpec, near
 from maxserve.core.config.source_value import Source, SourceValue
+from maxserve.core.config.values import read_bool
 from maxserve.core.interfaces.errors import SettingsError
 
 EVERYTHING = ""  # a scope in which every option may be named
@@ -118,6 +119,8 @@ class _Walk:
                 continue  # a section without a key below it
             elif name in known:
                 self._set(known[name], value, spot)
+            elif (positive := known.get(name.removeprefix("no_"))) and positive.off_flag and name.startswith("no_"):
+                self._set(positive, _opposite(value), spot)
             else:
                 self._unknown(name, spot, value, known)
 
@@ -145,6 +148,14 @@ class _Walk:
         if not self.foreign_sections:
             return ""
         return f"; if one is a section to read, name it with --section-name ({' or '.join(self.foreign_sections)})"
+
+
+def _opposite(value: Any) -> Any:
+    """What a key like `no-enable-echo` says of the option; what is no boolean is left to be refused."""
+    try:
+        return not read_bool(value)
+    except ValueError:
+        return value
 
 
 def _snake(key: str) -> str:

@@ -64,6 +64,7 @@ class MemoryPlan:
     max_batch_size: int
     max_length: int
     soft_pages: int | None = None
+    shares_prefixes: bool = True
     host_pages: int = 0
     page_size_chosen: bool = False
     page_bounds: Bounds = (None,)
@@ -97,7 +98,7 @@ class MemoryPlan:
             ("KV cache", self.cache, self._pages_text()),
             ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
         ]
-        if self.soft_pages is not None:
+        if self.soft_pages is not None and self.shares_prefixes:
             kept = "of the cache, for prefixes no request uses; requests may have all of it"
             rows.insert(4, ("kept at most", self.soft_pages * self.page_bytes, kept))
         if self.host_pages:
@@ -164,6 +165,7 @@ def plan_memory(
         page_size=page_size,
         max_batch_size=batch,
         max_length=length,
+        shares_prefixes=settings.kv_cache.enable_prefix_caching,
         soft_pages=_soft_pages(settings, device, weights, per_page, pages),
         host_pages=host_pages(settings, per_page, host_left, warnings),
         page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,

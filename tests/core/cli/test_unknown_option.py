@@ -31,3 +31,21 @@ def test_hints(typed: str, told: str, max_cli: Any) -> None:
     assert ran.status == 2
     assert told in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--enable-echo=false",), "does not take a value: write --enable-echo for on, --no-enable-echo for off"),
+        (("--no-enable-echo=true",), "write --enable-echo for on, --no-enable-echo for off"),
+        (
+            ("--enable-echo", "false"),
+            "false stands where a model may be named; options that are on or off take no value",
+        ),
+    ],
+)
+def test_values_of_options_that_take_none(words: tuple[str, ...], told: str, max_cli: Any) -> None:
+    ran = max_cli("serve", *words)
+    assert ran.status != 0
+    assert told in ran.err
+    assert ran.err.count("\n") == 1

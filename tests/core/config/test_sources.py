@@ -3,11 +3,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from maxserve.core.config import PluginSection, resolve
-from maxserve.core.config.catalog import catalog
+from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.testing.sections import built_in_sections
 
@@ -107,3 +108,37 @@ def test_three_spellings_of_a_plugin_setting_agree(
         }
     }
     assert settings.origins["shortest-first.aging"] == where
+
+
+SWITCHES = [option for option in catalog(SHARED) if option.shape.switch]
+OFF = ("false", "no", "off", '"off"', "0", "False")
+
+
+@pytest.mark.parametrize("option", SWITCHES, ids=lambda option: option.name)
+def test_false_is_never_dropped(option: OptionSpec, yaml_file: Callable[..., str]) -> None:
+    """vllm#51401: what a file or the environment says is off is off, whatever the default; the command line wins."""
+
+    def value(environ: dict[str, str] | None = None, **typed: Any) -> Any:
+        needed = {"quantization_encoding": "bfloat16"}  # by one of them
+        return option.value(resolve(needed | typed, environ=environ or {}, sections=SHARED))
+
+    for text in OFF:
+        assert value(config_file=yaml_file(f"{option.name}: {text}\n")) is False, text
+        assert value({name: text.strip('"') for name in option.env[:1]}) is False, text
+    on, off = yaml_file(f"{option.name}: true\n", name="on.yaml"), yaml_file(f"{option.name}: false\n")
+    assert value(config_file=on) is True
+    assert value({option.env[0]: "true"}, config_file=off) is False
+    if option.off_flag:
+        assert value(config_file=on, **{option.name: False}) is False
+        assert value(config_file=yaml_file(f"no-{option.flag[2:]}: true\n")) is False
+        assert value(config_file=yaml_file(f"{option.off_flag[2:].replace('-', '_')}: 'off'\n")) is True
+
+
+def test_an_option_and_its_opposite_in_one_file_are_refused(yaml_file: Callable[..., str]) -> None:
+    for text, words in (
+        ("enable_echo: true\nno-enable-echo: true\n", "mean the same"),
+        ("no-enable-echo: maybe\n", "expected true or false, not 'maybe'"),
+        ("no-port: true\n", "unknown key no-port"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            resolve({"config_file": yaml_file(text)}, environ={}, sections=SHARED)

@@ -141,6 +141,7 @@ def test_unused_prefixes_keep_a_third_of_the_weights_on_a_shared_cpu_only() -> N
     assert planned(100 * GIB, device="cuda").soft_pages is None
     assert planned(100 * GIB, max_batch_size=1, max_length=1024).soft_pages is None, "the whole cache is smaller"
     assert "kept at most" in planned(100 * GIB).table()
+    assert "kept at most" not in planned(100 * GIB, enable_prefix_caching=False).table(), "there are no prefixes"
 
 
 TIER: dict[str, Any] = {"enable_kvcache_swapping_to_host": True}
