@@ -17,15 +17,21 @@ TEMPLATES = Path(__file__).parent / "new"  # one folder per kind; files end in .
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
 COMMON = "any"  # the folder of what every kind has, where its own does not say otherwise
 KINDS = {  # what it is, and how it is used
+    "adapter": ("Adapters", "`max serve --{{distribution}}.scales a=0.5` has an adapter `a` for requests to name."),
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
+    "attention-backend": ("An attention back end", "`max serve --attention-backend {{distribution}}` runs it."),
     "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
     "command": ("A command", "`max {{distribution}}` runs it."),
+    "engine": ("An engine", "`max serve --model FOLDER` runs it for models of its task."),
     "eviction-policy": ("An eviction policy", "`max serve --paged.eviction {{distribution}}` runs it."),
+    "executor": ("An executor", "`max serve --executor {{distribution}}` runs it."),
     "grammar-backend": ("A grammar back end", "`max serve --structured-output-backend {{distribution}}` runs it."),
     "layer-compiler": ("A layer compiler", "`max serve --layer-compiler {{distribution}}` runs it."),
     "linear-method": ("A linear method", "`max serve --linear-method {{distribution}}` runs it."),
+    "model-runner": ("A model runner", "`max serve --model-runner {{distribution}}` runs it."),
     "model-source": ("A model source", "`max serve --model {{distribution}}:NAME` asks it."),
     "observer": ("An observer", "Every server tells it what happens."),
+    "quantization-format": ("A quantization format", "Checkpoints whose quant_method it is are read by it."),
     "reasoning-parser": ("A reasoning parser", "`max serve --reasoning-parser {{package}}` runs it."),
     "routes": ("HTTP routes", "`max serve --enable-routes {{package}}` mounts them at /plugins/{{package}}."),
     "sampler": ("A sampler", 'Requests may carry `"{{package}}": 0.5`.'),

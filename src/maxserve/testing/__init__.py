@@ -12,13 +12,15 @@ from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.registry.options import PluginOptions
+    from maxserve.testing.adapter import AdapterChecks
     from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.commands import CommandChecks
     from maxserve.testing.encoder import EncoderChecks
+    from maxserve.testing.engine import EngineChecks
     from maxserve.testing.eviction import EvictionPolicyChecks
-    from maxserve.testing.executor import ThreadLauncher
+    from maxserve.testing.executor import ExecutorChecks, ThreadLauncher
     from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
     from maxserve.testing.generic import generic_checks
     from maxserve.testing.grammar import GrammarBackendChecks
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from maxserve.testing.model_source import ModelSourceChecks
     from maxserve.testing.observer import ObserverChecks
     from maxserve.testing.parsers import ReasoningParserChecks, ToolParserChecks
+    from maxserve.testing.quantization import QuantizationFormatChecks
     from maxserve.testing.routes import RoutesChecks
+    from maxserve.testing.runner import ModelRunnerChecks
     from maxserve.testing.sampler import SamplerChecks
     from maxserve.testing.scheduler import SchedulerChecks
     from maxserve.testing.scripted import ScriptedEngine
@@ -36,19 +40,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchitectureCases",
+    "AdapterChecks",
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
     "CommandChecks",
     "EncoderChecks",
+    "EngineChecks",
     "EvictionPolicyChecks",
+    "ExecutorChecks",
     "GrammarBackendChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
     "ModelSourceChecks",
+    "ModelRunnerChecks",
     "ObserverChecks",
     "PluginOptions",
     "QuirkChecks",
+    "QuantizationFormatChecks",
     "ReasoningParserChecks",
     "RoutesChecks",
     "SamplerChecks",
@@ -71,19 +80,24 @@ __all__ = [
 FIXTURES = ("light_import", "max_cli", "plugin_folder", "plugin_host", "spawned")
 LAZY = {
     "ArchitectureCases": "maxserve.testing.architecture",
+    "AdapterChecks": "maxserve.testing.adapter",
     "ArchitectureChecks": "maxserve.testing.architecture",
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",
     "CommandChecks": "maxserve.testing.commands",
     "EncoderChecks": "maxserve.testing.encoder",
+    "EngineChecks": "maxserve.testing.engine",
+    "ExecutorChecks": "maxserve.testing.executor",
     "EvictionPolicyChecks": "maxserve.testing.eviction",
     "GrammarBackendChecks": "maxserve.testing.grammar",
     "LayerCompilerChecks": "maxserve.testing.layers",
     "LinearMethodChecks": "maxserve.testing.linear",
     "ModelSourceChecks": "maxserve.testing.model_source",
+    "ModelRunnerChecks": "maxserve.testing.runner",
     "ObserverChecks": "maxserve.testing.observer",
     "PluginOptions": "maxserve.core.registry.options",
     "QuirkChecks": "maxserve.testing.architecture",
+    "QuantizationFormatChecks": "maxserve.testing.quantization",
     "ReasoningParserChecks": "maxserve.testing.parsers",
     "RoutesChecks": "maxserve.testing.routes",
     "SamplerChecks": "maxserve.testing.sampler",

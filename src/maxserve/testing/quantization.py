@@ -1,24 +1,183 @@
-"""A quantization format of two nibbles a byte, and a linear method that multiplies by them: stubs for both seams."""
+"""Checks of quantization formats; and a format of two nibbles a byte with a linear method: stubs for both seams.
+
+class TestAcme(QuantizationFormatChecks):
+    quantization_format = "acme4"
+    config = {"quant_method": "acme4"}
+
+    def quantize(self, weight):
+        return {"codes": ..., "scale": ...}
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.linear import LinearContext, LinearMethod
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
+from maxserve.core.loading.quantization import Checkpoint, quantization_of
+from maxserve.testing.resolve import declaring, resolve
 
-__all__ = ["NibbleFormat", "NibbleLinear", "NibbleMethod", "nibble_plugin", "quantize_checkpoint"]
+__all__ = [
+    "NibbleFormat",
+    "NibbleLinear",
+    "NibbleMethod",
+    "QuantizationFormatChecks",
+    "nibble_plugin",
+    "quantize_checkpoint",
+]
 
+NAME = "model.layers.0.self_attn.q_proj.weight"
+TYPES = {  # as safetensors names them
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+PLAIN = frozenset({"F32", "F16", "BF16"})
+# Projections of all sizes that `quantize` is given are multiples of 32.
+SIZES: Mapping[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16}
 ROLES = ("codes", "scale", "zero")
+
+
+class QuantizationFormatChecks:
+    """Subclass it and name a registered `quantization_format`, or give the `component` itself.
+
+    `quantize` is to be written: the tensors of a weight [outputs, inputs] by role, as a checkpoint has them. `config`
+    is the "quantization_config" of such a checkpoint. An unpacked value may be off by the share `tolerance` of the
+    largest. With `stacked`, the format also has stacks [n, outputs, inputs] of weights, whose tensors are stacks.
+    """
+
+    quantization_format: ClassVar[str] = ""
+    component: ClassVar[QuantizationFormat | None] = None
+    config: ClassVar[Mapping[str, Any]] = {}
+    tolerance: ClassVar[float] = 0.1
+    stacked: ClassVar[bool] = False
+
+    def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} has no quantize(weight)")
+
+    @pytest.fixture
+    def host(self, plugin_host: Callable[..., Host]) -> Host:
+        return declaring(plugin_host, self.component)
+
+    @pytest.fixture
+    def built(self, host: Host) -> BuiltQuantizationFormat:
+        return self.found(host).format
+
+    def found(self, host: Host) -> Checkpoint:
+        """What a checkpoint with the config is found to be."""
+        found = quantization_of(host, {"quantization_config": dict(self.config)}, "the checkpoint")
+        assert found is not None, f"no format takes a checkpoint with {dict(self.config)}"
+        return found
+
+    def test_its_checkpoints_are_known_and_no_others(self, host: Host) -> None:
+        name = resolve(QuantizationFormat, self.quantization_format, self.component).name
+        assert self.found(host).name == name
+        assert quantization_of(host, {}, "the checkpoint") is None
+        with pytest.raises(ModelError, match="which is not supported yet"):
+            quantization_of(host, {"quantization_config": {"quant_method": "no such method"}}, "the checkpoint")
+
+    def test_every_tensor_belongs_to_its_weight(self, built: BuiltQuantizationFormat) -> None:
+        tensors, names = self.quantize(random(64, 96)), built.tensors(NAME)
+        assert set(names) == set(tensors), "tensors() has other roles than quantize()"
+        assert len(set(names.values())) == len(names), "two roles have one name"
+        for role, tensor in tensors.items():
+            assert built.weight(names[role], TYPES[tensor.dtype]) == NAME, f"{names[role]} belongs to another weight"
+
+    def test_tensors_that_are_not_packed_are_left_alone(self, built: BuiltQuantizationFormat) -> None:
+        for name in ("model.norm.weight", "lm_head.weight", "model.layers.0.mlp.down_proj.bias"):
+            for dtype in sorted(PLAIN):
+                assert built.weight(name, dtype) is None, f"{name} of {dtype} is no packed tensor"
+
+    def test_types_are_those_of_packed_tensors(self, built: BuiltQuantizationFormat) -> None:
+        stored = {TYPES[tensor.dtype] for tensor in self.quantize(random(64, 96)).values()}
+        assert built.dtype in PLAIN, "dtype is the type of unpacked weights"
+        assert stored - PLAIN <= built.types, f"types lack {sorted(stored - PLAIN - built.types)}"
+        assert stored & built.types, "no tensor is of one of the types"
+
+    @pytest.mark.parametrize("size", [(64, 96), (32, 64), (128, 32)], ids=str)
+    def test_the_weight_comes_out(self, built: BuiltQuantizationFormat, size: tuple[int, int]) -> None:
+        weight = random(*size)
+        self.check(built, self.quantize(weight), weight)
+
+    def test_a_stack_of_weights_comes_out(self, built: BuiltQuantizationFormat) -> None:
+        if not self.stacked:
+            return
+        weights = random(3, 64, 96)
+        each = [self.quantize(weight) for weight in weights]
+        self.check(built, {role: torch.stack([tensors[role] for tensors in each]) for role in each[0]}, weights)
+
+    def check(self, built: BuiltQuantizationFormat, tensors: Mapping[str, Tensor], weight: Tensor) -> None:
+        """The shape is known from those of the tensors, and unpack gives a weight of it."""
+        assert tuple(built.shape({role: tuple(each.shape) for role, each in tensors.items()})) == tuple(weight.shape)
+        unpacked = built.unpack({role: tensor.clone() for role, tensor in tensors.items()})
+        assert unpacked.shape == weight.shape
+        assert TYPES[unpacked.dtype] == built.dtype
+        allowed = self.tolerance * float(weight.abs().max())
+        torch.testing.assert_close(unpacked.float(), weight, atol=allowed, rtol=0)
+
+    def test_tensors_that_do_not_fit_are_refused(self, built: BuiltQuantizationFormat) -> None:
+        tensors = self.quantize(random(64, 96))
+        for role, tensor in tensors.items():
+            if len(tensors) > 1:
+                with pytest.raises(ModelError):
+                    built.unpack({**tensors, role: tensor[: len(tensor) // 2]})
+
+    def test_a_model_in_the_format_computes_with_its_weights(self, host: Host, tmp_path: Path) -> None:
+        """As a checkpoint does that has the unpacked weights."""
+        from maxserve.testing.served import Served
+
+        built, packed, plain = self.found(host).format, tmp_path / "packed", tmp_path / "plain"
+        tiny_llama(packed, built.dtype)
+        tiny_llama(plain, built.dtype)
+        stored = load_file(packed / "model.safetensors")
+        weights = dict(stored)
+        for name in [name for name in stored if name.endswith("_proj.weight")]:
+            tensors = self.quantize(stored.pop(name).float())
+            stored |= {built.tensors(name)[role]: each.contiguous() for role, each in tensors.items()}
+            weights[name] = built.unpack(tensors).contiguous()
+        save_file(stored, packed / "model.safetensors")
+        save_file(weights, plain / "model.safetensors")
+        config = packed / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": dict(self.config)}))
+        answer, expected = (Served(each, host).answers([PROMPT], 6)[0] for each in (packed, plain))
+        assert answer.tokens == expected.tokens
+        assert answer.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+
+
+PROMPT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def tiny_llama(folder: Path, dtype: str) -> None:
+    """Writes the checkpoint of a small model with random weights of a type, as safetensors names it."""
+    from maxserve.testing.architecture import ArchitectureChecks, randomised
+    from maxserve.testing.tiny_configs import tiny_config
+
+    config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"], **SIZES)
+    kind = next(each for each, name in TYPES.items() if name == dtype)
+    randomised(ArchitectureChecks.reference(config)).to(kind).save_pretrained(folder)  # type: ignore[operator]
 
 
 def quantize(weight: Tensor) -> dict[str, Tensor]:
@@ -70,6 +229,9 @@ class NibbleFormat:
         return rows, 2 * columns
 
     def unpack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        rows = {role: len(tensor) for role, tensor in tensors.items()}
+        if len(set(rows.values())) > 1:
+            raise ModelError(f"tensors of a weight in nibbles have different numbers of rows: {rows}")
         return dequantize(tensors)
 
 

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
+from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.component import Component, Ref
-from maxserve.core.interfaces.grammar import GrammarBackend
-from maxserve.core.interfaces.observer import Observer
-from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
-from maxserve.core.interfaces.routes import Routes
-from maxserve.core.interfaces.sampler import Sampler
-from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.host import Host
 from maxserve.core.registry.entries import load_ref
+from maxserve.core.registry.kinds import KINDS
 
 T = TypeVar("T", bound=Component)
-
-REGISTRIES: dict[type[Component], str] = {
-    CacheStrategy: "cache_strategies",
-    EvictionPolicy: "eviction_policies",
-    GrammarBackend: "grammar_backends",
-    Scheduler: "schedulers",
-    Sampler: "samplers",
-    ToolParser: "tool_parsers",
-    ReasoningParser: "reasoning_parsers",
-    Routes: "routes",
-    Observer: "observers",
-}
 
 
 def resolve(kind: type[T], name: str, given: T | None) -> T:
@@ -34,11 +20,24 @@ def resolve(kind: type[T], name: str, given: T | None) -> T:
     if given is not None:
         return given
     assert name, f"the check class names no {kind.kind}: set its class attribute, or `component`"
+    component: T = installed().of(kind).get(name).component
+    return component
+
+
+def installed() -> Any:
+    """A host of everything that is installed."""
     from maxserve.core.registry.host import PluginHost, PluginOptions
 
-    registry = getattr(PluginHost.discover(PluginOptions(), strict=True), REGISTRIES[kind])
-    component: T = registry.get(name).component
-    return component
+    return PluginHost.discover(PluginOptions(), strict=True)
+
+
+def declaring(plugin_host: Callable[..., Host], given: Component | None) -> Host:
+    """A host of the built-ins and `given`, or of everything that is installed; `plugin_host` is the fixture."""
+    if given is None:
+        host: Host = installed()
+        return host
+    hook = next(kind.hook for kind in KINDS if kind.name == given.kind)
+    return plugin_host(SimpleNamespace(**{hook: hookimpl(lambda: [given])}))
 
 
 def load(ref: Ref) -> Any:
