@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["GrammarBackend", "GrammarCompiler", "GrammarContext", "Matcher", "Prepared"]
+__all__ = ["GrammarBackend", "GrammarCompiler", "GrammarContext", "Matcher", "Prepared", "allow_tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,14 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
 
+def allow_tokens(row: NDArray[np.int32], ids: Iterable[int]) -> None:
+    """Makes `row`, which a matcher fills, allow these ids and no others."""
+    row[:] = 0
+    bits = row.view("uint32")
+    for id in ids:
+        bits[id // 32] |= 1 << id % 32
+
+
 class Matcher(Protocol):
     """Follows one text, token by token. One thread at a time uses it.
 
@@ -84,7 +92,7 @@ class Matcher(Protocol):
 
 
 class GrammarCompiler(Protocol):
-    """Makes matchers for one vocabulary. Several threads may call it at once.
+    """Makes matchers for one vocabulary. Several threads may call it at once. To be subclassed, for what has a default.
 
     `check` and `compile` raise GrammarUnsupported for what they cannot express, naming keyword and path. A server calls
     both in a process that is ended when it takes too much time, memory or stack; what came out well there is compiled
@@ -95,11 +103,11 @@ class GrammarCompiler(Protocol):
         """Refuses, in a few milliseconds, what can be told without compiling. `compile` then gets what is returned,
         in the worker too, or `kind` and `text` as they were.
         """
-        ...
+        return None
 
     def cached(self, kind: str, text: str) -> bool:
-        """Whether `compile` would return at once."""
-        ...
+        """Whether `compile` would return at once, as it does where nothing else is said here."""
+        return True
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
         """What makes a matcher for each text; takes its time, within bounds."""

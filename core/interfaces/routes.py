@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from uuid import uuid4
 
 from maxserve.core.interfaces.component import Component, Context
+from maxserve.core.interfaces.errors import EngineError, RequestError
+from maxserve.core.interfaces.request import Request, SamplingParams
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.images import ReadsImages
     from maxserve.core.interfaces.observer import StatsObserver
-    from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+    from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output
     from maxserve.core.interfaces.sampler import S
     from maxserve.core.text.chat_template import ChatTemplate
     from maxserve.core.text.tokenizer import Tokenizer
@@ -100,6 +103,30 @@ class ServerContext(Context):
     observers: Iterable[StatsObserver] = ()
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _owned: list[Closeable] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    async def complete(self, prompt: str, *, max_tokens: int, **fields: Any) -> str:
+        """The text that continues a prompt. `fields` are request fields of samplers, with the samplers' own defaults.
+
+        RequestError for a field that no sampler has; EngineError where the request fails.
+        """
+        ids = self.tokenizer.encode(prompt, add_special_tokens=True)
+        params = SamplingParams(max_tokens=max_tokens, fields=self._by_sampler(fields))
+        tokens: list[int] = []
+        async for output in self.engine.generate(Request(id=uuid4().hex, prompt=tuple(ids), params=params)):
+            if output.error:
+                raise EngineError(output.error)
+            tokens += output.tokens
+        if tokens and tokens[-1] in self.model.eos_token_ids:
+            tokens.pop()
+        return self.tokenizer.decode(tokens)
+
+    def _by_sampler(self, fields: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        owners, grouped = self.host.request_fields(), dict[str, dict[str, Any]]()
+        for name, value in fields.items():
+            if name not in owners:
+                raise RequestError(f"no sampler has the field {name!r}", param=name)
+            grouped.setdefault(owners[name].name, {})[name] = value
+        return grouped
 
     def owned(self, resource: K) -> K:
         """`resource`, which is closed with the application."""

@@ -1,10 +1,9 @@
 """A grammar back end for choices: the answer is one string of a list, followed byte by byte."""
 
-from __future__ import annotations
-
 import json
 
 from maxserve import GrammarBackend, hookimpl
+from maxserve.interfaces.grammar import GrammarCompiler, allow_tokens
 
 
 class Matcher:
@@ -23,29 +22,19 @@ class Matcher:
         del self.written[len(self.written) - count :]
 
     def fill(self, row):
-        row[:] = 0
-        bits = row.view("uint32")
-        for rest in self.rest():
-            beginnings = [rest[:end] for end in range(1, len(rest) + 1)] or [b""]
-            for token in (token for beginning in beginnings for token in self.compiler.ids.get(beginning, ())):
-                bits[token // 32] |= 1 << token % 32
+        beginnings = {rest[:end] for rest in self.rest() for end in range(1, len(rest) + 1)}
+        ids = [id for text in beginnings for id in self.compiler.ids.get(text, ())]
+        allow_tokens(row, [*ids, *self.compiler.eos] if b"" in self.rest() else ids)
 
     def finished(self):
         return self.rest() == [b""]
 
 
-class Compiler:
+class Compiler(GrammarCompiler):
     def __init__(self, context):
-        self.vocabulary, self.ids = context.vocabulary, {}
+        self.vocabulary, self.eos, self.ids = context.vocabulary, context.eos_token_ids, {}
         for token, text in enumerate(context.vocabulary):
             self.ids.setdefault(text, []).append(token)
-        self.ids[b""] = context.eos_token_ids  # what ends an answer; other tokens without text are never allowed
-
-    def check(self, kind, text):
-        return None
-
-    def cached(self, kind, text):
-        return True
 
     def compile(self, kind, text):
         choices = [choice.encode() for choice in json.loads(text)]
