@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.environment import BEFORE_SETTINGS
-from maxserve.core.config.limits import limits
-from maxserve.core.config.options import value_text
+from maxserve.core.config.catalog import OptionSpec, catalog, limits
+from maxserve.core.config.sources import BEFORE_SETTINGS
+from maxserve.core.config.values import value_text
 from maxserve.testing.sections import built_in_sections
 
 FLAT = """\

@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.checks import validate_supported
+from maxserve.core.config.components import validate_used
 from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, serve_options
-from maxserve.core.config.policy_options import validate_used
 from maxserve.core.config.values import FALSE, TRUE
 from maxserve.core.interfaces.errors import SettingsError
 

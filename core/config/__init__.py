@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from maxserve.core.config.resolve import resolve, resolve_plugins
-from maxserve.core.config.sections import PluginSection, Settings
+from maxserve.core.config.settings import PluginSection, Settings
 
 __all__ = ["PluginSection", "Settings", "resolve", "resolve_plugins"]

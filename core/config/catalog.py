@@ -7,16 +7,21 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import annotated_types as at
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from maxserve.core.config.sections import SECTIONS, PluginSection, Settings
+from maxserve.core.config.settings import SECTIONS, PluginSection, Settings
 from maxserve.core.config.values import Reader, Shape, hints, shape_of
 from maxserve.core.interfaces.config import Option, UnsupportedValues
 from maxserve.core.interfaces.errors import PluginError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 
 PREFIX = "MAX_SERVE_"
 REQUIRED: Any = PydanticUndefined
@@ -248,3 +253,26 @@ def near(name: str, known: Iterable[str], *, most: int = 2) -> str:
 
     found = difflib.get_close_matches(name, list(known), n=most, cutoff=0.7)
     return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def expectation(option: OptionSpec, error: ErrorDetails) -> str:
+    """What the option takes instead of the value that pydantic refused."""
+    if error["type"] == "string_too_short":
+        return "some text"
+    return limits(option) or error["msg"].removeprefix("Value error, ")
+
+
+def limits(option: OptionSpec) -> str:
+    """The range of the option's values, such as `from 0 to 65535`; empty when every value of its type will do."""
+    multiples = [f"a multiple of {mark.multiple_of}" for mark in option.limits if isinstance(mark, at.MultipleOf)]
+    return " and ".join([*_range(option.limits), *multiples])
+
+
+def _range(marks: tuple[Any, ...]) -> list[str]:
+    low: Any = next((mark.ge for mark in marks if isinstance(mark, at.Ge)), None)
+    above: Any = next((mark.gt for mark in marks if isinstance(mark, at.Gt)), None)
+    high: Any = next((mark.le for mark in marks if isinstance(mark, at.Le)), None)
+    if low is not None and high is not None:
+        return [f"from {low} to {high}"]
+    words = [f"at least {low}"] if low is not None else [f"above {above}"] if above is not None else []
+    return words if high is None else [*words, f"at most {high}"]

@@ -1,19 +1,17 @@
-"""Checks over several settings, which no field alone can make."""
+"""Checks over several settings, which no field alone can make, and of what is not there yet."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.enums import gpu_numbers
-from maxserve.core.config.sections import CheckpointSettings, PluginSection, Settings
+from maxserve.core.config.settings import CheckpointSettings, PluginSection, Settings
+from maxserve.core.config.values import gpu_numbers
 from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("maxserve.settings")
 

@@ -9,8 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.enums import Choice
-from maxserve.core.config.sections import PluginSection
+from maxserve.core.config.settings import PluginSection
+from maxserve.core.config.values import Choice, value_text
 from maxserve.core.registry.entries import nearest
 
 if TYPE_CHECKING:
@@ -234,12 +234,3 @@ def default_text(option: OptionSpec) -> str:
     if option.default is None or option.default in ("", (), [], {}):
         return ""
     return f"default: {value_text(option.default)}"
-
-
-def value_text(value: object) -> str:
-    """A value as it would be written in a settings file, on one line."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(value_text, value))
-    return str(value)

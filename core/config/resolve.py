@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maxserve.core.config.catalog import Catalog, OptionSpec, catalog
+from maxserve.core.config.catalog import Catalog, OptionSpec, catalog, expectation
 from maxserve.core.config.checks import check
-from maxserve.core.config.limits import expectation
-from maxserve.core.config.sections import Origin, PluginSection, PluginsSettings, Settings
+from maxserve.core.config.settings import Origin, PluginSection, PluginsSettings, Settings
 from maxserve.core.config.sources import Inputs, Sources, read_sources
 from maxserve.core.interfaces.errors import SettingsError
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.options import value_text
-from maxserve.core.config.sections import PluginSection, Settings
+from maxserve.core.config.settings import PluginSection, Settings
+from maxserve.core.config.values import value_text
 
 MOST_PATHS = 5
 

@@ -1,19 +1,238 @@
-"""Sources of option values: command line, file and environment, one source each."""
+"""Sources of option values: command line, files, environment variables and .env."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from maxserve.core.config.catalog import Catalog, near
-from maxserve.core.config.config_file import EVERYTHING, file_source, read_mapping
-from maxserve.core.config.environment import environment_source
-from maxserve.core.config.sections import Origin
-from maxserve.core.config.source_value import Source, SourceValue
-from maxserve.core.config.values import items
+import yaml
+
+from maxserve.core.config.catalog import PREFIX, Catalog, OptionSpec, near
+from maxserve.core.config.settings import Origin
+from maxserve.core.config.values import items, read_bool
 from maxserve.core.interfaces.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceValue:
+    """A value as it was written; `where` names the spot in messages."""
+
+    value: Any
+    where: str
+
+
+Source: TypeAlias = dict[str, SourceValue]  # by the option's path, "section.field"
+
+
+log = logging.getLogger("maxserve.settings")
+
+# Read before there are settings, because they decide which plugins may add some: by the command line, not here.
+BEFORE_SETTINGS = {
+    "MAX_SERVE_PLUGIN_AUTOLOAD": "`0`: leave every installed plugin out, only built-ins and `--plugin` are there",
+    "MAX_SERVE_PLUGIN_ALLOW": "of the installed plugins, only these, with commas between",
+    "MAX_SERVE_DISABLE_PLUGINS": "plugins to leave out, with commas between",
+    "MAX_SERVE_PLUGIN_ERRORS": "`warn`: start although a plugin cannot be loaded; `strict`: do not",
+}
+
+ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*")
+QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
+
+
+def environment_source(options: Catalog, environ: Mapping[str, str], dotenv: Path, *, strict: bool) -> Source:
+    """What the variables set; the real environment wins over `.env`, a variable without text sets nothing.
+
+    An empty `environ` stands for no environment at all, `.env` included. With `strict`, variables that begin with
+    ours and mean nothing are warned of.
+    """
+    if not environ:
+        return {}
+    from_file = read_dotenv(dotenv)
+    if strict:
+        _warn_of_unknown(options, {**from_file, **environ})
+    source: Source = {}
+    for variables, where in ((from_file, f" in {dotenv}"), (environ, "")):
+        for option in options:
+            for name in reversed(option.env):
+                if variables.get(name):
+                    source[option.path] = SourceValue(variables[name], name + where)
+    return source
+
+
+def _warn_of_unknown(options: Catalog, variables: Mapping[str, str]) -> None:
+    known = {name for option in options for name in option.env} | set(BEFORE_SETTINGS)
+    for name in sorted(variables):
+        if name.startswith(PREFIX) and name not in known:
+            log.warning("the environment variable %s means nothing to maxserve%s", name, near(name, known, most=1))
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """The KEY=VALUE lines of a file, empty when there is none; quotes and comments are taken off."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}; correct or remove it") from None
+    matches = (ASSIGNMENT.fullmatch(line) for line in text.splitlines())
+    return {match[1]: _unquoted(match[2]) for match in matches if match}
+
+
+def _unquoted(text: str) -> str:
+    quoted = QUOTED.fullmatch(text)
+    return quoted[2] if quoted else re.sub(r"(^|\s+)#.*$", "", text)
+
+
+EVERYTHING = ""  # a scope in which every option may be named
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key must not come twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} comes twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: str, section: str | None, *, prefix: str = "") -> dict[Any, Any]:
+    """The mapping in a YAML file, or in its `section`; `prefix` is that of the flags that named them."""
+    root = _read_yaml(path, f"--{prefix}config-file")
+    if section is None:
+        return root
+    present = ", ".join(str(key) for key, value in root.items() if isinstance(value, Mapping)) or "none"
+    if section not in root:
+        raise SettingsError(f"--{prefix}section-name {section}: {path} has no such section; it has: {present}")
+    if not isinstance(root[section], Mapping):
+        raise SettingsError(f"--{prefix}section-name {section}: not a section of {path}, which has: {present}")
+    return dict(root[section])
+
+
+def _read_yaml(path: str, flag: str) -> dict[Any, Any]:
+    try:
+        root = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise SettingsError(f"{flag} {path}: there is no such file below {Path.cwd()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{flag} {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{flag} {path} is not YAML: {_one_line(error)}") from None
+    if root is None:
+        return {}
+    if not isinstance(root, Mapping):
+        found = "a list" if isinstance(root, list) else "one plain value"
+        raise SettingsError(f"{flag} {path}: expected keys with values, such as max_length: 2048, not {found}")
+    return dict(root)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem or error.context} in line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
+
+
+def file_source(
+    options: Catalog,
+    content: Mapping[Any, Any],
+    path: str,
+    *,
+    strict: bool = True,
+    scope: str = EVERYTHING,
+    prefix: str = "",
+) -> Source:
+    """What the content of a file sets; SettingsError lists every unknown key, unless not `strict`.
+
+    A file with a `scope` is about that section only, and its keys need no `prefix`.
+    """
+    walk = _Walk(options, path, _scopes(options) if scope == EVERYTHING else _one_scope(scope, prefix))
+    walk.read(content, scope, "")
+    if strict and walk.unknown:
+        raise SettingsError(f"{path}: unknown key{'s' * (len(walk.unknown) > 1)} {', '.join(walk.unknown)}{walk.hint}")
+    return walk.source
+
+
+def _scopes(options: Catalog) -> dict[str, str]:
+    """Which keys open a section, and which."""
+    names = {option.page for option in options} - {"files"}
+    scopes = {_snake(name): name for name in names}
+    return {"pipeline_config": EVERYTHING} | {f"{key}_config": name for key, name in scopes.items()} | scopes
+
+
+def _one_scope(scope: str, prefix: str) -> dict[str, str]:
+    bare = scope.removeprefix(prefix)
+    return dict.fromkeys((scope, f"{scope}_config", bare, f"{bare}_config"), scope)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One way through a file: what it set so far, and which keys are unknown."""
+
+    options: Catalog
+    path: str
+    scopes: Mapping[str, str]
+    source: Source = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    foreign_sections: list[str] = field(default_factory=list)
+
+    def read(self, content: Mapping[Any, Any], scope: str, above: str) -> None:
+        known = self._known(scope)
+        for key, value in content.items():
+            name, spot = _snake(str(key)), f"{above}{key}"
+            if name in self.scopes and isinstance(value, Mapping):
+                self.read(value, self.scopes[name], f"{spot}.")
+            elif name in self.scopes and value is None:
+                continue  # a section without a key below it
+            elif name in known:
+                self._set(known[name], value, spot)
+            elif (positive := known.get(name.removeprefix("no_"))) and positive.off_flag and name.startswith("no_"):
+                self._set(positive, _opposite(value), spot)
+            else:
+                self._unknown(name, spot, value, known)
+
+    def _known(self, scope: str) -> dict[str, OptionSpec]:
+        named = {name: each for name, each in self.options.by_name().items() if each.page != "files"}
+        if scope == EVERYTHING:
+            return named
+        inside = {name: each for name, each in named.items() if each.page == scope}
+        return inside | {each.key: each for each in inside.values()}
+
+    def _set(self, option: OptionSpec, value: Any, spot: str) -> None:
+        where = f"{spot} in {self.path}"
+        if option.path in self.source:
+            raise SettingsError(f"{self.source[option.path].where} and {spot} mean the same; keep one of them")
+        self.source[option.path] = SourceValue(value, where)
+
+    def _unknown(self, name: str, spot: str, value: Any, known: Mapping[str, OptionSpec]) -> None:
+        if isinstance(value, Mapping) and spot == name:
+            self.foreign_sections.append(spot)
+        below = " (it takes keys with values below it)" if name in self.scopes else near(name, [*known, *self.scopes])
+        self.unknown.append(spot + below)
+
+    @property
+    def hint(self) -> str:
+        if not self.foreign_sections:
+            return ""
+        return f"; if one is a section to read, name it with --section-name ({' or '.join(self.foreign_sections)})"
+
+
+def _opposite(value: Any) -> Any:
+    """What a key like `no-enable-echo` says of the option; what is no boolean is left to be refused."""
+    try:
+        return not read_bool(value)
+    except ValueError:
+        return value
+
+
+def _snake(key: str) -> str:
+    return key.replace("-", "_")
+
 
 Sources: TypeAlias = list[tuple[Origin, Source]]
 

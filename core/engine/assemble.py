@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.config.policy_options import unused_chunking
+from maxserve.core.config.components import unused_chunking
 from maxserve.core.engine.adapters import AdapterRunner, adapt
 from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend

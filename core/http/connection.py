@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from maxserve.core.config.sections import ServerSettings
+    from maxserve.core.config.settings import ServerSettings
 
 log = logging.getLogger("maxserve.server")
 

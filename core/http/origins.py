@@ -23,7 +23,7 @@ from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.errors import Failure
 
 if TYPE_CHECKING:
-    from maxserve.core.config.sections import ServerSettings
+    from maxserve.core.config.settings import ServerSettings
 
 # Top-level names that are not in the public DNS: reserved ones, and those of container networks and of homes.
 PRIVATE_NAMES = frozenset(

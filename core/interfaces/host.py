@@ -9,7 +9,7 @@ from maxserve.core.interfaces.component import Component
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.config.sections import PluginSection
+    from maxserve.core.config.settings import PluginSection
     from maxserve.core.interfaces.adapter import Adapter
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.attention import AttentionBackend

@@ -26,7 +26,7 @@ from maxserve.core.loading.weight_files import validate_readable
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
-    from maxserve.core.config.model import CheckpointSettings
+    from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.host import Host
 

@@ -70,7 +70,7 @@ def check_declaration(item: Any) -> None:
 
 
 def _check_required(what: str, architecture: Architecture) -> None:
-    from maxserve.core.config.required import check_required  # imports every setting, and most declare none
+    from maxserve.core.config.components import check_required  # imports every setting, and most declare none
 
     try:
         check_required(architecture.required_arguments)

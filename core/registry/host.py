@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     import click
 
     from maxserve.core.config import Settings
-    from maxserve.core.config.sections import PluginSection
+    from maxserve.core.config.settings import PluginSection
     from maxserve.core.interfaces.commands import Invocation
 
 __all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
@@ -222,7 +222,7 @@ class PluginHost:
 
     def plugin_sections(self) -> list[PluginSection]:
         """The settings sections of plugins, with their schemas imported; those that fail to are left out."""
-        from maxserve.core.config.sections import PluginSection
+        from maxserve.core.config.settings import PluginSection
 
         sections = []
         for entry in self._sections:

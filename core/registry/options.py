@@ -11,7 +11,7 @@ from maxserve.core.registry.entries import unknown
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.config.serving import PluginsSettings
+    from maxserve.core.config.settings import PluginsSettings
 
 ON = ("1", "true", "yes", "on")
 OFF = ("0", "false", "no", "off")

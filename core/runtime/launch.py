@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from maxserve.core.config.required import with_required
-from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import EngineError, PluginError
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.process import ProcessInfo

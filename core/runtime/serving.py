@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
-from maxserve.core.config.required import with_required
+from maxserve.core.config.components import with_required
 from maxserve.core.http import listener
 from maxserve.core.http.app import create_app
 from maxserve.core.http.connection import ConnectionLimits, allow_connections

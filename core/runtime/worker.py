@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
-from maxserve.core.config.required import with_required
-from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.engine import EngineContext
 from maxserve.core.interfaces.errors import RequestError, UsageError
 from maxserve.core.interfaces.host import Host

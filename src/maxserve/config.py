@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.config.catalog import catalog, near
     from maxserve.core.config.checks import check_checkpoint
-    from maxserve.core.config.enums import Choice
     from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
-    from maxserve.core.config.sections import CheckpointSettings
-    from maxserve.core.config.values import read_bool, read_int
+    from maxserve.core.config.settings import CheckpointSettings
+    from maxserve.core.config.values import Choice, read_bool, read_int
 
 __all__ = [
     "CheckpointSettings",
@@ -37,8 +36,8 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        "CheckpointSettings": "maxserve.core.config.sections",
-        "Choice": "maxserve.core.config.enums",
+        "CheckpointSettings": "maxserve.core.config.settings",
+        "Choice": "maxserve.core.config.values",
         "GroupedCommand": "maxserve.core.config.options",
         "HELP_WIDTH": "maxserve.core.config.options",
         "Settings": "maxserve.core.config",

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maxserve.core.config import Settings, resolve, resolve_plugins
 from maxserve.core.config.checks import validate_supported
+from maxserve.core.config.components import asked_task, check_for_task, validate_used, with_required
 from maxserve.core.config.options import engine_options, serve_options
-from maxserve.core.config.policy_options import validate_used
-from maxserve.core.config.required import with_required
-from maxserve.core.config.task_options import asked_task, check_for_task
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import SamplerFields

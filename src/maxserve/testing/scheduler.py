@@ -62,7 +62,7 @@ class SchedulerChecks:
 
     def test_declares_options_that_are_up_to_schedulers(self) -> None:
         from maxserve.core.config.catalog import catalog
-        from maxserve.core.config.sections import PluginSection
+        from maxserve.core.config.settings import PluginSection
         from maxserve.testing.sections import built_in_sections
 
         own = [PluginSection(name=f"own-{i}", schema=each, plugin="own") for i, each in enumerate(self.sections)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.config.sections import PluginSection
+from maxserve.core.config.settings import PluginSection
 from maxserve.core.registry.host import PluginHost, PluginOptions
 
 

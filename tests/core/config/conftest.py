@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from maxserve.core.config.sections import PluginSection
+from maxserve.core.config.settings import PluginSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.checks import validate_supported
-from maxserve.core.config.sections import SECTIONS
+from maxserve.core.config.settings import SECTIONS
 from maxserve.core.interfaces.config import Option
 from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
 from maxserve.testing.sections import built_in_sections

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from maxserve.core.config.enums import TASKS, Task
-from maxserve.core.config.values import Shape, items, read_bool, read_int, read_json, read_str, shape_of
+from maxserve.core.config.values import TASKS, Shape, Task, items, read_bool, read_int, read_json, read_str, shape_of
 
 
 @pytest.mark.parametrize(

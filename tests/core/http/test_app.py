@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError
 

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from pydantic import field_validator
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http import body as bodies
 from maxserve.core.http import body_memory
 from maxserve.core.http.app import create_app

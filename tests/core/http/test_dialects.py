@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.http.dialects import EncodesFailure, FailureDialects
 from maxserve.core.http.errors import Failure

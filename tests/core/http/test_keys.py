@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.config.show import describe
 from maxserve.core.http.app import create_app
 from maxserve.core.http.health_gate import PROBES, HealthGate

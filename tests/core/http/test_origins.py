@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.http.body import read_body
 from maxserve.core.http.dialects import FailureDialects

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
-from maxserve.core.config.model import ModelSettings
+from maxserve.core.config.settings import ModelSettings
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from maxserve.core.config import Settings
-from maxserve.core.config.sections import ServerSettings
+from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.openai.router import router

@@ -7,7 +7,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.policy_options import unused_chunking, validate_used
+from maxserve.core.config.components import unused_chunking, validate_used
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.registry.entries import Entry, Registry

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from maxserve.core.config import PluginSection, Settings, resolve
-from maxserve.core.config.sections import SECTIONS, ModelSettings
+from maxserve.core.config.settings import SECTIONS, ModelSettings
 from maxserve.core.interfaces.errors import SettingsError
 
 

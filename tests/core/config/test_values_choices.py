@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.config.enums import (
+from maxserve.core.config.values import (
     CACHE_STRATEGIES,
     DEVICE_LIST,
     ENCODINGS,

@@ -7,7 +7,7 @@ import pytest
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.environment import BEFORE_SETTINGS, read_dotenv
+from maxserve.core.config.sources import BEFORE_SETTINGS, read_dotenv
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.testing.sections import built_in_sections
 

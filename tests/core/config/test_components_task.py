@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.config.task_options import asked_task, check_for_task
+from maxserve.core.config.components import asked_task, check_for_task
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.testing.sections import built_in_sections
 

@@ -8,7 +8,7 @@ import pytest
 
 from maxserve import hookimpl
 from maxserve.core.config import Settings, resolve
-from maxserve.core.config.required import with_required
+from maxserve.core.config.components import with_required
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
 from maxserve.core.interfaces.host import Host

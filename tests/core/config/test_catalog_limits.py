@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from maxserve.core.config import PluginSection
-from maxserve.core.config.catalog import catalog
-from maxserve.core.config.limits import limits
+from maxserve.core.config.catalog import catalog, limits
 
 
 @pytest.mark.parametrize(

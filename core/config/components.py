@@ -1,0 +1,197 @@
+"""Options that an architecture insists on, and those that a scheduler or an engine does not act on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from maxserve.core.config.catalog import OptionSpec, catalog, expectation, near
+from maxserve.core.config.checks import check, validate_supported
+from maxserve.core.config.settings import SECTIONS, PluginSection, Settings
+from maxserve.core.config.values import value_text
+from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
+from maxserve.core.interfaces.errors import PluginError, SettingsError
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.architecture import Architecture
+    from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.registry.entries import Entry, Registry
+
+log = logging.getLogger("maxserve.settings")
+
+_SECTIONS = ("model", "kv_cache", "scheduling", "sampling")
+# They say which model it is and how it is stored: they have done their work once its architecture is known.
+_TOO_EARLY = frozenset(
+    {
+        "model_path",
+        "served_model_name",
+        "weight_path",
+        "quantization_encoding",
+        "allow_safetensors_weights_fp32_bf6_bidirectional_cast",
+        "huggingface_model_revision",
+        "huggingface_weight_revision",
+        "trust_remote_code",
+        "force_download",
+        "task",
+        "use_legacy_module",
+        "defer_resolve",
+        "force",
+    }
+)
+
+
+def check_required(arguments: Mapping[str, Any]) -> None:
+    """SettingsError for a name that is no option of a model's engine, and for a value that the option cannot have."""
+    options = _options()
+    for name, value in arguments.items():
+        if name not in options:
+            raise SettingsError(f"there is no option {name!r} that an architecture may set{near(name, options)}")
+        _read(options[name], value)
+
+
+def with_required(settings: Settings, architecture: Architecture, *, tell: bool = True) -> Settings:
+    """The settings with what the architecture insists on, a warning for each change; as they are with `--force`."""
+    if settings.model.force:
+        return settings
+    changed = settings
+    for name, value in architecture.required_arguments.items():
+        option = _options()[name]
+        section = getattr(changed, option.section)
+        before, wanted = getattr(section, option.key), _read(option, value)
+        if before == wanted:
+            continue
+        if tell:
+            overruled = f"{_typed(option, before)} is overruled (--force keeps it)"
+            log.warning("architecture %r insists on %s; %s", architecture.name, _typed(option, wanted), overruled)
+        changed = changed.model_copy(update={option.section: section.model_copy(update={option.key: wanted})})
+    if changed is settings:
+        return settings
+    changed = check(changed)
+    validate_supported(changed)
+    return changed
+
+
+def _options() -> dict[str, OptionSpec]:
+    return {o.name: o for o in catalog() if o.section in _SECTIONS and o.name not in _TOO_EARLY}
+
+
+def _read(option: OptionSpec, value: Any) -> Any:
+    """The value as the option's section has it."""
+    try:
+        read = None if value is None and option.default is None else option.shape.read(value)
+        return getattr(SECTIONS[option.section].model_validate({option.key: read}), option.key)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{option.name}: expected {expectation(option, first)}, not {value!r}") from None
+    except ValueError as error:
+        raise SettingsError(f"{option.name}: {error}") from None
+
+
+def _typed(option: OptionSpec, value: Any) -> str:
+    """The option as it would be typed."""
+    if isinstance(value, bool):
+        return option.flag if value else option.off_flag
+    return f"no {option.flag}" if value is None else f"{option.flag} {value_text(value)}"
+
+
+CHUNKS = "enable_chunked_prefill"
+
+
+def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
+    """SettingsError naming each chosen option that the chosen scheduler does not act on, and who would.
+
+    A switch that is turned off where off is the default asks for nothing and is no reason to refuse. `sections` are
+    the settings of plugins, which have such options too.
+    """
+    options = {option.name: option for option in catalog(sections) if option.marker.policy}
+    entry = schedulers.get(settings.scheduling.scheduler)
+    _check_names(entry, options)
+    refused = [
+        _refusal(option, entry, schedulers)
+        for option in options.values()
+        if option.path in settings.chosen and _asks(option, settings) and not _knows(entry, option.name)
+    ]
+    if refused:
+        raise SettingsError("; ".join(refused))
+
+
+def _check_names(entry: Entry[Scheduler], options: dict[str, OptionSpec]) -> None:
+    for name in entry.component.honours:
+        if name not in options:
+            raise PluginError(
+                f"{entry.title} honours {name!r}, which is no option that is up to schedulers{near(name, options)}"
+            )
+
+
+def _asks(option: OptionSpec, settings: Settings) -> bool:
+    return option.default is not False or option.value(settings) is not False
+
+
+def _knows(entry: Entry[Scheduler], name: str) -> bool:
+    """One that never cuts prompts says so at start instead; see `unused_chunking`."""
+    return name in entry.component.honours or (name == CHUNKS and not entry.component.chunks_prompts)
+
+
+def _refusal(option: OptionSpec, entry: Entry[Scheduler], schedulers: Registry[Scheduler]) -> str:
+    others = [other.name for other in schedulers if option.name in other.component.honours]
+    fix = f"choose {' or '.join(others)} instead, or leave the option out" if others else "leave the option out"
+    return f"{option.flag} means nothing with --scheduler {entry.name}, which does not use it; {fix}"
+
+
+def unused_chunking(settings: Settings, scheduler: Scheduler) -> str | None:
+    """What to tell an operator who asked for chunks of a scheduler that runs every prompt whole."""
+    asked = f"scheduling.{CHUNKS}" in settings.chosen and settings.scheduling.enable_chunked_prefill
+    if scheduler.chunks_prompts or not asked:
+        return None
+    return f"--enable-chunked-prefill has no effect: scheduler {scheduler.name!r} runs every prompt whole"
+
+
+# What is about the cache, the next token, or text that is read while it is generated: an encoder has none of it.
+_OF_TEXT = frozenset(
+    {
+        "model.chat_template",
+        "model.special_tokens_in_content",
+        "model.attention_backend",
+        "model.model_runner",
+        "kv_cache.cache_strategy",
+        "kv_cache.kv_cache_page_size",
+        "kv_cache.enable_prefix_caching",
+        "kv_cache.enable_kvcache_swapping_to_host",
+        "kv_cache.host_kvcache_swap_space_gb",
+        "kv_cache.kv_cache_format",
+        "scheduling.scheduler",
+        "scheduling.max_num_steps",
+        "scheduling.enable_overlap_scheduler",
+        "scheduling.execute_empty_batches",
+        "server.tool_parser",
+        "server.reasoning_parser",
+    }
+)
+
+
+def asked_task(settings: Settings) -> str | None:
+    """The task that was chosen, None where the model is to be asked."""
+    return settings.model.task if "model.task" in settings.chosen else None
+
+
+def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSection] = ()) -> None:
+    """Says which chosen options mean nothing for `task`; SettingsError for one that would change what is answered.
+
+    `sections` are the settings of plugins.
+    """
+    if task != EMBEDDINGS and "model.pool_embeddings" in settings.chosen:
+        what = "gives scores" if task == SCORING else "generates text"
+        raise SettingsError(f"--pool-embeddings is for embedding models, and this one {what}; leave it out")
+    if task == TEXT:
+        return
+    idle = [option.flag for option in catalog(sections) if option.path in settings.chosen and _of_text(option)]
+    if idle:
+        log.warning("the model encodes texts and generates none, so these options have no effect: %s", ", ".join(idle))
+
+
+def _of_text(option: OptionSpec) -> bool:
+    """Whether only generation acts on it, as on all that schedulers and samplers are told, from any plugin."""
+    return option.path in _OF_TEXT or option.marker.policy or option.page == "sampling"
