@@ -43,3 +43,16 @@ def test_every_path_named_in_the_docs_exists() -> None:
     for page in ("CONTRIBUTING.md", "README.md", *pages):
         missing = [path for path in named.findall((ROOT / page).read_text()) if not (ROOT / path).exists()]
         assert missing == [], str(page)
+
+
+def test_the_path_of_a_chat_is_as_short_as_it_is_said_to_be() -> None:
+    """At most 15 files in, 10 in the step and 7 out, each of them there, with a sentence."""
+    page = (ROOT / "docs" / "structure.md").read_text()
+    section = page.partition("## The files of a chat, counted\n")[2].partition("\n## ")[0]
+    entry = re.compile(r"^(\d+)\. `([\w/.]+)`: .+[.]$", re.MULTILINE)
+    ways = re.split(r"^(?:In|The step|Out), .+:$", section, flags=re.MULTILINE)[1:]
+    found = [entry.findall(way) for way in ways]
+    for entries, most in zip(found, (15, 10, 7), strict=True):
+        assert [int(number) for number, _ in entries] == list(range(1, len(entries) + 1))
+        assert 3 <= len(entries) <= most
+        assert [path for _, path in entries if not (ROOT / path).is_file()] == []
