@@ -87,7 +87,7 @@ class Closeable(Protocol):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
-    `images` reads the pictures of prompts, where the model takes images.
+    `images` reads the images of prompts, where the model takes images.
 
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes. What is
     `owned`, such as threads, is closed with the application, which a new worker may need another one of.

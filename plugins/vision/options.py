@@ -20,31 +20,31 @@ class ImageOptions:
         tuple[str, ...],
         Option(metavar="HOST[:PORT]", server=True),
         Field(
-            description="Host from which pictures may be fetched by http or https; *.example.org means all below it, * "
+            description="Host from which images may be fetched by http or https; *.example.org means all below it, * "
             "any host. Unset, none are fetched."
         ),
     ] = ()
     allow_private_image_addresses: Annotated[
         bool,
         Option(server=True),
-        Field(description="Fetch pictures also from allowed hosts whose addresses are private or of this machine."),
+        Field(description="Fetch images also from allowed hosts whose addresses are private or of this machine."),
     ] = False
     allowed_image_roots: Annotated[
         tuple[str, ...],
         Option(metavar="FOLDER", server=True),
-        Field(description="Folder from which requests may name pictures by file: URLs. Unset, no files are read."),
+        Field(description="Folder from which requests may name images by file: URLs. Unset, no files are read."),
     ] = ()
-    max_images: Annotated[int, Option(server=True), Field(description="Most pictures in one request.", ge=1)] = 16
+    max_images: Annotated[int, Option(server=True), Field(description="Most images in one request.", ge=1)] = 16
     max_image_bytes: Annotated[
         int,
         Option(env=("MAX_SERVE_MAX_LOCAL_IMAGE_BYTES",), server=True),
-        Field(description="Largest file of a picture.", ge=1),
+        Field(description="Largest file of an image.", ge=1),
     ] = 20 * 1024 * 1024
     max_image_pixels: Annotated[
         int,
         Option(server=True),
-        Field(description="Most pixels of a picture, told from its header before it is decoded.", ge=1),
+        Field(description="Most pixels of an image, told from its header before it is decoded.", ge=1),
     ] = 32 * 1024 * 1024
     image_timeout: Annotated[
-        float, Option(server=True), Field(description="Seconds within which a picture must have been fetched.", gt=0)
+        float, Option(server=True), Field(description="Seconds within which an image must have been fetched.", gt=0)
     ] = 10.0

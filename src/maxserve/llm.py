@@ -165,14 +165,14 @@ class LLM:
         return self._run([self._rendered(p) for p in _as_list(prompts)], self.params(**fields), stop)
 
     def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
-        """The assistant's answer to a conversation, in which image_url parts may show pictures."""
+        """The assistant's answer to a conversation, in which image_url parts may show images."""
         _ = self._engine
         return self._run([self.render(messages)], self.params(**fields), stop)[0]
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
         limits = ImageLimits.of(self.settings)
-        return render(messages, self._renderer, self.tokenizer, self._pictures, limits, client=self._client_text)
+        return render(messages, self._renderer, self.tokenizer, self._images, limits, client=self._client_text)
 
     @cached_property
     def _renderer(self) -> ChatRenderer:
@@ -280,7 +280,7 @@ class LLM:
         return Rendered(tokens=tuple(prompt))
 
     @cached_property
-    def _pictures(self) -> ReadsImages | None:
+    def _images(self) -> ReadsImages | None:
         files = self._files
         return image_reader(self.settings, self.host, files.path, files.architecture, self.tokenizer)
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
-from PIL import Image as Pictures
 
 from maxserve.architectures import internvl_chat
 from maxserve.core.interfaces.errors import ModelError
@@ -63,7 +63,7 @@ def test_other_models_are_refused_by_name(changes: dict[str, Any], reason: str) 
 )
 def test_tiles_are_cut_as_config_json_says(tmp_path: Path, changes: dict[str, Any], tiles: int) -> None:
     reader = images(tmp_path, changes)
-    read = reader.read(Pictures.new("RGB", (56, 28), (255, 0, 0)))
+    read = reader.read(PIL.Image.new("RGB", (56, 28), (255, 0, 0)))
     pixels = read.tensors["pixel_values"]
     assert pixels.shape == (tiles, 3, 28, 28)
     assert read.text == "<img>" + "<IMG_CONTEXT>" * tiles + "</img>"
@@ -75,7 +75,7 @@ def test_tiles_are_cut_as_config_json_says(tmp_path: Path, changes: dict[str, An
 
 def test_tiles_of_another_size_are_so_many_tokens_more(tmp_path: Path) -> None:
     """Twice the side the tower was made for: 4 by 4 patches, of which 4 make a token, instead of 2 by 2."""
-    read = images(tmp_path, {"force_image_size": 56}).read(Pictures.new("RGB", (56, 56)))
+    read = images(tmp_path, {"force_image_size": 56}).read(PIL.Image.new("RGB", (56, 56)))
     assert read.tensors["pixel_values"].shape == (1, 3, 56, 56)
     assert read.text.count("<IMG_CONTEXT>") == 4
 
@@ -92,7 +92,7 @@ def test_the_template_tells_what_it_writes_for_an_image(tmp_path: Path, template
     (tmp_path / "chat_template.jinja").write_text(template)
     reader = images(tmp_path, {})
     assert reader.placeholder == placeholder
-    assert reader.read(Pictures.new("RGB", (28, 28))).token == "<IMG_CONTEXT>"
+    assert reader.read(PIL.Image.new("RGB", (28, 28))).token == "<IMG_CONTEXT>"
 
 
 def images(folder: Path, changes: dict[str, Any]) -> internvl_chat.Images:

@@ -40,14 +40,14 @@ TOKENS_OF_IMAGE = 16
 MODEL = "tiny-llava"
 
 
-def picture(seed: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
+def image(seed: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def png(seed: int) -> bytes:
     file = io.BytesIO()
-    picture(seed).save(file, "PNG")
+    image(seed).save(file, "PNG")
     return file.getvalue()
 
 
@@ -109,7 +109,7 @@ class Dripping(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def dripping() -> Iterator[str]:
-    """A host of pictures that takes longer than any may."""
+    """A host of images that takes longer than any may."""
     host = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
     host.daemon_threads, host.block_on_close = True, False
     thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01})
@@ -153,7 +153,7 @@ def expected(folder: Path, seeds: list[int], count: int) -> list[int]:
     tokenizer = Tokenizer.load(str(folder))
     text = "user:" + IMAGE * TOKENS_OF_IMAGE * len(seeds) + "what is it\nassistant:"
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
-    pixels = processor(images=[picture(seed) for seed in seeds], return_tensors="pt")["pixel_values"]
+    pixels = processor(images=[image(seed) for seed in seeds], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         for _ in range(count):
             logits = model(ids, pixel_values=pixels).logits[0, -1]
@@ -295,8 +295,8 @@ def test_max_generate(folder: Path) -> None:
     assert [int(id) for id in done.stdout.split("Prompt size")[0].split()] == expected(folder, [1, 2], 12)
 
 
-def test_slow_pictures_hold_up_nobody_else(client: openai.OpenAI, dripping: str) -> None:
-    """32 threads of pictures wait for a host; chats without pictures, and pictures that are there, go on."""
+def test_slow_images_hold_up_nobody_else(client: openai.OpenAI, dripping: str) -> None:
+    """32 threads of images wait for a host; chats without images, and images that are there, go on."""
     slow = asked(*[f"http://{dripping}/{i}.png" for i in range(3)])
 
     def ask(messages: list[Any]) -> float:

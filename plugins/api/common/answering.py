@@ -18,7 +18,7 @@ from maxserve.plugins.api.common.constraint_fields import Asked, ConstraintField
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.fields import Body, RequestFields
 from maxserve.plugins.api.common.generation import Deltas, generate_text
-from maxserve.plugins.api.common.images import Pictures, details
+from maxserve.plugins.api.common.images import RequestImages, details
 from maxserve.plugins.api.common.models import require_served, require_text
 from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
@@ -52,7 +52,7 @@ class Answering:
         self._bodies: dict[type[Any], type[Any]] = {}
         self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
         self.constraints = context.owned(Constraints(context))
-        self._pictures = Pictures(context)
+        self._images = RequestImages(context)
         self._parsers = OutputParsers(context)
 
     def body(self, base: type[B]) -> type[B]:
@@ -70,7 +70,7 @@ class Answering:
     async def prompt(self, body: ChatBody) -> list[int]:
         """The tokens of a conversation, as `chat` would go on with them."""
         self._checked(body)
-        images = await self._pictures.read(body.images)
+        images = await self._images.read(body.images)
         return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
 
     def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
@@ -94,8 +94,8 @@ class Answering:
         warnings = [*self._checked(body), *details(body.images), *self.conversations.thinking(body).warnings]
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, warnings, choice)
-        pictures = await self._pictures.read(body.images)
-        text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, pictures))
+        read_images = await self._images.read(body.images)
+        text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, read_images))
         if constraint is not None:
             constraint = replace(constraint, thoughts=self._parsers.thoughts(body, choice, text))
         limits = RequestLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
@@ -148,10 +148,10 @@ class Answering:
         return chosen.constraint
 
     def _chat_prompt(
-        self, body: ChatBody, choice: ToolChoice, pictures: Sequence[ReadImage]
+        self, body: ChatBody, choice: ToolChoice, read_images: Sequence[ReadImage]
     ) -> tuple[str, list[int], tuple[Image, ...]]:
         written = self.conversations.prompt(body, choice)
-        prompt, images = self.conversations.tokens(written, pictures)
+        prompt, images = self.conversations.tokens(written, read_images)
         if body.add_special_tokens:
             before, after = self.context.tokenizer.affixes
             prompt = [*before, *prompt, *after]

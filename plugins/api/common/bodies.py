@@ -131,7 +131,7 @@ class ContentPart(Body):
     text: str | None = None
     refusal: str | None = None
     image_url: Any = Field(
-        None, description="an object with the url of a picture: data:, and https: or file: if allowed"
+        None, description="an object with the url of an image: data:, and https: or file: if allowed"
     )
 
     @model_validator(mode="after")
@@ -175,7 +175,7 @@ class ChatBody(TextBody, ToolFields, ReasoningFields):
 
     @property
     def images(self) -> list[Placed]:
-        """The pictures of the conversation in order, each with where it is said."""
+        """The images of the conversation in order, each with where it is said."""
         return [
             placed_image(part.image_url, f"messages[{i}].content[{j}].image_url")
             for i, message in enumerate(self.messages)

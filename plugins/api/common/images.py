@@ -18,13 +18,13 @@ from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits
 from maxserve.plugins.vision.sources import read_source, scheme_of
 
-AT_ONCE = 4  # pictures of one request that are fetched and decoded at the same time
+AT_ONCE = 4  # images of one request that are fetched and decoded at the same time
 FETCHING = 32  # threads that wait for other hosts
 DECODING = 2  # threads that decode: more would only take turns with those that answer
 
 
 class ImageURL(Body):
-    """Where a picture is. `_place` is where that is in a body of another dialect."""
+    """Where an image is. `_place` is where that is in a body of another dialect."""
 
     url: str
     detail: str | None = None
@@ -45,7 +45,7 @@ Placed = tuple[str, ImageURL]
 
 
 def placed_image(value: Any, where: str) -> Placed:
-    """What a part says of its picture, and where; RequestError naming what is wrong with it."""
+    """What a part says of its image, and where; RequestError naming what is wrong with it."""
     if isinstance(value, ImageURL):
         return value.place(where), value
     if value is None:
@@ -58,8 +58,8 @@ def placed_image(value: Any, where: str) -> Placed:
         raise _refused(place, first["msg"]) from error
 
 
-class Pictures:
-    """Reads the pictures of requests for the served model."""
+class RequestImages:
+    """Reads the images of requests for the served model."""
 
     def __init__(self, context: ServerContext) -> None:
         self._reader = context.images
@@ -81,7 +81,7 @@ class Pictures:
         return list(await asyncio.gather(*(self._read(gate, self._reader, *each) for each in placed)))
 
     async def _read(self, gate: asyncio.Semaphore, reader: ReadsImages, place: str, image: ImageURL) -> ReadImage:
-        """Fetched and decoded in threads of their own: a slow host holds up no picture that is there already."""
+        """Fetched and decoded in threads of their own: a slow host holds up no image that is there already."""
         async with gate:
             deadline = Deadline(self._limits.seconds)  # waiting for a thread counts too
             threads = self._fetching if scheme_of(image.url) in PORTS else self._decoding

@@ -45,7 +45,7 @@ def render(
 ) -> Rendered:
     """The prompt of `messages`, whose content may be a list of text and image_url parts, as /v1/chat/completions has.
 
-    Whoever writes the program decides what it reads: pictures may come from any host, and from any file. RequestError
+    Whoever writes the program decides what it reads: images may come from any host, and from any file. RequestError
     for those that cannot be used. With `client`, special tokens that the user or a tool spelled out are text.
     """
     rendered, urls = _with_image_parts(messages)
@@ -69,7 +69,7 @@ def render(
 
 
 def _with_image_parts(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-    """The messages as templates take them, and where their pictures are."""
+    """The messages as templates take them, and where their images are."""
     urls: list[str] = []
 
     def part(given: Mapping[str, Any]) -> Mapping[str, Any]:

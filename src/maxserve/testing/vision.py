@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from PIL import Image as Pictures
 from torch import Tensor, nn
 
 from maxserve.core.engine.inputs import InputsBuilder
@@ -41,8 +41,6 @@ from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks,
 from maxserve.testing.tiny_cache import TinyCache
 
 __all__ = ["Prompt", "Steps", "VisionCases", "VisionChecks", "VisionQuirkChecks", "tiny_tokenizer"]
-
-Picture = Pictures.Image
 
 
 def tiny_tokenizer(folder: Path, tokens: Sequence[str]) -> int:
@@ -62,7 +60,7 @@ def tiny_tokenizer(folder: Path, tokens: Sequence[str]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A text with pictures in it, as tokens and as transformers' inputs."""
+    """A text with images in it, as tokens and as transformers' inputs."""
 
     tokens: list[int]
     images: tuple[Image, ...]
@@ -113,10 +111,10 @@ class Steps:
 
 
 class VisionCases(ArchitectureCases):
-    """Cases of architectures with `images`: models with their processors, and prompts with pictures."""
+    """Cases of architectures with `images`: models with their processors, and prompts with images."""
 
     tokens: ClassVar[Sequence[str]]
-    sizes: ClassVar[Sequence[tuple[int, int]]] = ((40, 56), (64, 36))  # of the pictures, width and height
+    sizes: ClassVar[Sequence[tuple[int, int]]] = ((40, 56), (64, 36))  # of the images, width and height
 
     @classmethod
     def reference(cls, hf_config: Any) -> nn.Module:
@@ -144,22 +142,22 @@ class VisionCases(ArchitectureCases):
         tiny_tokenizer(folder, cls.tokens)
 
     def prompt(self, case: Case, count: int, *, seed: int = 0) -> Prompt:
-        """A text with so many pictures."""
+        """A text with so many images."""
         folder = Path(case.files[0]).parent
         tokenizer = Tokenizer.load(str(folder))
         reader = self.reader(case, folder, tokenizer)
-        pictures = [self.picture(seed + i, self.sizes[i % len(self.sizes)]) for i in range(count)]
+        files = [self.image(seed + i, self.sizes[i % len(self.sizes)]) for i in range(count)]
         text = "one " + " two ".join([reader.placeholder] * count) + " three"
         tokens, images = image_prompt(
             PromptText(text),
-            [reader.read(picture) for picture in pictures],
+            [reader.read(image) for image in files],
             reader.placeholder,
             tokenizer,
             tokenizer.encode_prompt,
         )
         made = {}
-        if pictures:
-            made = dict(self.processor(case.reference.config)(images=pictures, return_tensors="pt"))
+        if files:
+            made = dict(self.processor(case.reference.config)(images=files, return_tensors="pt"))
         return Prompt(tokens=tokens, images=images, inputs=self.inputs(tokens, made) if made else {})
 
     def reader(self, case: Case, folder: Path, tokenizer: Tokenizer) -> ReadsImages:
@@ -170,10 +168,10 @@ class VisionCases(ArchitectureCases):
         return reader
 
     @staticmethod
-    def picture(seed: int, size: tuple[int, int]) -> Picture:
-        """A picture of coloured noise."""
+    def image(seed: int, size: tuple[int, int]) -> PIL.Image.Image:
+        """An image of coloured noise."""
         width, height = size
-        return Pictures.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
     def seen(self, case: Case, prompt: Prompt, more: Sequence[int] = ()) -> Tensor:
         """transformers' logits of every token of the prompt and of `more` behind it."""
@@ -253,7 +251,7 @@ class VisionChecks(VisionCases, ArchitectureChecks):
         self.check(logits, torch.cat(expected))
 
     def test_images_decide(self, case: Case) -> None:
-        """Another picture of the same size gives other logits, and is another image to the cache."""
+        """Another image of the same size gives other logits, and is another image to the cache."""
         first, other = self.prompt(case, 1, seed=1), self.prompt(case, 1, seed=2)
         steps = self.steps(case)
         rows = [steps.row(p.tokens, p.images) for p in (first, other)]

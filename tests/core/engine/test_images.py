@@ -119,7 +119,7 @@ class Seeing:
         reader = image_reader(Settings(), HOST, str(self.folder), llm.info.architecture, llm.tokenizer)
         assert reader is not None
         text = "some words first " + " and ".join([reader.placeholder] * len(seeds)) + " what?"
-        read = [reader.read(self.checks.picture(seed, (48, 40))) for seed in seeds]
+        read = [reader.read(self.checks.image(seed, (48, 40))) for seed in seeds]
         return image_prompt(PromptText(text), read, reader.placeholder, llm.tokenizer, llm.tokenizer.encode_prompt)
 
     def expected(self, tokens: list[int], inputs: dict[str, Any], count: int) -> list[int]:
@@ -291,17 +291,17 @@ def test_images_must_lie_in_the_prompt(seeing: Seeing, wrong: tuple[Image, ...])
         llm._engine.add(Request(id="x", prompt=(1, 7, 7, 2), images=wrong))
 
 
-def test_a_template_that_expects_strings_shows_pictures_too(seeing: Seeing, tmp_path: Path) -> None:
+def test_a_template_that_expects_strings_shows_images_too(seeing: Seeing, tmp_path: Path) -> None:
     template, file = tmp_path / "strings.jinja", tmp_path / "picture.png"
     template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
-    picture = seeing.checks.picture(3, (48, 40))
-    picture.save(file)
+    image = seeing.checks.image(3, (48, 40))
+    image.save(file)
     llm = seeing.start(chat_template=str(template))
     parts = [{"type": "image_url", "image_url": {"url": file.as_uri()}}, {"type": "text", "text": "what?"}]
     rendered = llm.render([{"role": "user", "content": parts}])
     reader = image_reader(Settings(), HOST, str(seeing.folder), llm.info.architecture, llm.tokenizer)
     assert reader is not None
-    shown = reader.read(picture).text
+    shown = reader.read(image).text
     assert list(rendered.tokens) == llm.tokenizer.encode(f"[{shown}\nwhat?]", add_special_tokens=False)
     assert [len(image.tensors) > 0 for image in rendered.images] == [True]
 
@@ -311,7 +311,7 @@ def test_the_tokenizer_of_the_checks(tmp_path: Path) -> None:
 
 
 def overridden(seeing: Seeing, overrides: dict[str, Any]) -> ReadsImages:
-    """Who reads pictures for the model with `--vision-config-overrides`."""
+    """Who reads images for the model with `--vision-config-overrides`."""
     settings = resolve({"model_path": str(seeing.folder), "vision_config_overrides": overrides}, environ={})
     files = resolve_model(settings.model, HOST, progress=NullProgress())
     assert overrides.items() <= files.config["vision_config"].items()
@@ -321,11 +321,11 @@ def overridden(seeing: Seeing, overrides: dict[str, Any]) -> ReadsImages:
 
 
 def test_overrides_reach_the_processor(seeing: Seeing) -> None:
-    picture = seeing.checks.picture(0, (64, 64))
-    plain = overridden(seeing, {}).read(picture)
+    image = seeing.checks.image(0, (64, 64))
+    plain = overridden(seeing, {}).read(image)
     sides = {"height": 28, "width": 28, "shortest_edge": 256, "longest_edge": 1024}
     keys = ("shortest_edge", "longest_edge") if seeing.checks is QwenChecks else ("height", "width")
-    smaller = overridden(seeing, {"size": {key: sides[key] for key in keys}}).read(picture)
+    smaller = overridden(seeing, {"size": {key: sides[key] for key in keys}}).read(image)
     assert smaller.tensors["pixel_values"].size < plain.tensors["pixel_values"].size
 
 

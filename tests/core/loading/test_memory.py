@@ -96,7 +96,7 @@ def test_room_for_the_rows_of_experts() -> None:
     assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == per_token * 7 * 2 + 3 * 2 * 50 * 4
 
 
-def test_room_for_pictures_beside_the_rows_of_experts() -> None:
+def test_room_for_images_beside_the_rows_of_experts() -> None:
     text = {
         "hidden_size": 64,
         "num_experts": 8,
@@ -108,8 +108,8 @@ def test_room_for_pictures_beside_the_rows_of_experts() -> None:
     raw = {"model_type": "qwen3_vl_moe", "text_config": text, "vision_config": tower}
     config = qwen3_vl.mixture_config(raw)
     step = (20 * 64 + 3 * (4 * 64 + 3 * 20)) * 7 * 2 + 3 * 2 * 50 * 4
-    picture = 20 * 24 * (2 * 1024 * 1024 // (16 * 16)) * 2
-    assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == step + picture + FEATURES_KEPT
+    image = 20 * 24 * (2 * 1024 * 1024 // (16 * 16)) * 2
+    assert activation_bytes(config, tokens=7, rows=2, itemsize=2) == step + image + FEATURES_KEPT
 
 
 def test_no_more_pages_than_all_requests_could_use() -> None:

@@ -94,7 +94,7 @@ def test_the_first_of_what_a_camera_puts_into_one_file() -> None:
     assert np.abs(np.asarray(seen).astype(int) - (200, 0, 0)).max() < 12
 
 
-def test_ordinary_pictures_are_what_transformers_makes_of_them() -> None:
+def test_ordinary_images_are_what_transformers_makes_of_them() -> None:
     rng = np.random.default_rng(0)
     for mode, channels in (("L", 1), ("RGB", 3), ("RGBA", 4), ("LA", 2)):
         pixels = rng.integers(0, 256, (5, 6, channels), dtype=np.uint8)
@@ -122,7 +122,7 @@ def test_bombs_are_known_by_their_header(size: tuple[int, int]) -> None:
         decode(bomb(*size), LIMITS)
 
 
-def test_moving_pictures() -> None:
+def test_animated_images() -> None:
     frames = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in (0, 200)]
     moving = written(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="it moves"):

@@ -1,4 +1,4 @@
-"""Pictures over HTTP, from a server of the test on loopback; and whom the server must not talk to."""
+"""Images over HTTP, from a server of the test on loopback; and whom the server must not talk to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hosts and folders may pictures come from?"""
+"""Which hosts and folders may images come from?"""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_resolver_that_does_not_answer(answering: threading.Event) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_name_may_not_take_all_the_time_of_a_picture(
+def test_a_name_may_not_take_all_the_time_of_an_image(
     answering: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolving, "LONGEST", 0.1)

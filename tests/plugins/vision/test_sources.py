@@ -1,4 +1,4 @@
-"""What the URLs of pictures lead to, and what they may not lead to."""
+"""What the URLs of images lead to, and what they may not lead to."""
 
 from __future__ import annotations
 
