@@ -31,8 +31,7 @@ import psutil
 from soak_traffic import COMPLETIONS, Answer, Call, Traffic, ask, complaint
 
 from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.loading.free_memory import free_host_memory
-from maxserve.core.loading.memory import activation_bytes, page_bytes
+from maxserve.core.loading.memory import activation_bytes, free_host_memory, page_bytes
 from maxserve.testing.live import LiveServer
 
 LENGTH, STEP_TOKENS, ROWS, PAGE, PAGES = 512, 128, 16, 16, 72  # of the server; a cache of 72 pages of 16 tokens

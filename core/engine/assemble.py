@@ -32,13 +32,12 @@ from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
+from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_cache_dtype, choose_device
-from maxserve.core.loading.fallback import read_spec, read_weight_map
-from maxserve.core.loading.folder import ModelFolder
-from maxserve.core.loading.free_memory import free_memory
 from maxserve.core.loading.kernels import Chooser, chosen_names
-from maxserve.core.loading.memory import MemoryPlan, plan_memory, weight_bytes
+from maxserve.core.loading.location import ModelFolder
+from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory, weight_bytes
 from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens

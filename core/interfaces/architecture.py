@@ -26,7 +26,7 @@ class WeightMap:
     `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
     before; `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the
     model has no such parameter. Prefixes that checkpoints leave out or add are seen to for all families
-    (core/loading/weight_names.py). `fused` says which neighbouring parameters lie one after another, along the output
+    (core/loading/weight_plan.py). `fused` says which neighbouring parameters lie one after another, along the output
     axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor
     that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked` names lists whose members are entries
     along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The

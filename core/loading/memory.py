@@ -16,14 +16,15 @@ holds no more of them than the group's window needs, however long it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.cache import Bounds, CacheGroup, longest, pages_of
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.host_tier import host_pages
-from maxserve.core.loading.memory_table import aligned, size_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,128 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.architecture import ModelSpec
     from maxserve.core.interfaces.cache import CacheLayer
+
+
+def size_text(size: int) -> str:
+    """Bytes in the unit that fits: "512 B", "1.5 MiB", "23.4 GiB"."""
+    value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(value) >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def aligned(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Lines of name, size (to the right) and note."""
+    names = max(len(name) for name, _, _ in rows)
+    sizes = max(len(size) for _, size, _ in rows)
+    return "\n".join(f"{name:<{names}}  {size:>{sizes}}  {note}".rstrip() for name, size, note in rows)
+
+
+GIB = 1 << 30
+FLAG = "--host-kvcache-swap-space-gb"
+
+
+def host_pages(settings: Settings, page_bytes: int, left: int, warnings: list[str]) -> int:
+    """Pages of `page_bytes` that fit into what was chosen; 0 when no second tier is wanted.
+
+    `left` is what the host has free once everything else is placed. Nobody chose the default, so it gives way to half
+    of that; a number that was chosen and cannot be had is a ModelError.
+    """
+    if not settings.kv_cache.enable_kvcache_swapping_to_host:
+        return 0
+    chosen = settings.kv_cache.host_kvcache_swap_space_gb
+    size = int(chosen * GIB)
+    if size > left and "kv_cache.host_kvcache_swap_space_gb" in settings.chosen:
+        raise ModelError(
+            f"{FLAG} {chosen:g} is {size_text(size)}, and {size_text(max(left, 0))} of the host's memory is free "
+            "beside the rest of the plan; lower it or free some memory"
+        )
+    if size > left:
+        size = max(left, 0) // 2
+        warnings.append(
+            f"the host tier gets {size_text(size)}, half of the host's memory that is free, and not the default of "
+            f"{chosen:g} GiB; {FLAG} chooses another size"
+        )
+    if size < page_bytes:
+        raise ModelError(
+            f"{size_text(size)} for the host tier is less than one page of {size_text(page_bytes)}; give {FLAG} "
+            f"{math.ceil(page_bytes / GIB * 1e4) / 1e4:g} or more, lower --kv-cache-page-size, or drop "
+            "--enable-kvcache-swapping-to-host"
+        )
+    return size // page_bytes
+
+
+_UNLIMITED = 1 << 60  # control groups write "no limit" as a number about this large
+
+
+def free_memory(device_type: str, index: int = 0) -> int:
+    """Bytes that can be allocated now: on a GPU what its driver says, on a CPU what system and control group leave."""
+    if device_type == "cpu":
+        return free_host_memory()
+    import torch
+
+    return int(torch.cuda.mem_get_info(index)[0])
+
+
+def free_host_memory(root: Path = Path("/")) -> int:
+    """The least of what the system has available and what each control group around this process leaves.
+
+    `root` stands for the file system's, for tests.
+    """
+    return min(_available(root), *(_left(group) for group in _groups(root)), _UNLIMITED)
+
+
+def _available(root: Path) -> int:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:  # no Linux: half of what is installed is a careful guess
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of the memory control groups that this process is in, the outer ones too."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup" / ("" if number == "0" else "memory")
+            group = base / path.lstrip("/")
+            # In a container the path may be the host's, where only the base itself is visible.
+            yield from [group, *group.parents[: len(Path(path).parts) - 1]] if group.is_dir() else [base]
+
+
+def _left(group: Path) -> int:
+    """Bytes a control group may still take; what it holds of the page cache can be had back."""
+    for limit, usage, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        allowed, used = _number(group / limit), _number(group / usage)
+        if allowed is not None and used is not None and allowed < _UNLIMITED:
+            return max(0, allowed - max(0, used - _statistic(group / "memory.stat", inactive)))
+    return _UNLIMITED
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _statistic(file: Path, name: str) -> int:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(name + " ")), 0)
+
 
 # CPUs gain nothing from long runs of one page, and small pages waste less and share more; a GPU wants fewer of them.
 PAGE_SIZE = {"cpu": 64}

@@ -13,13 +13,11 @@ from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
 from maxserve.core.interfaces.progress import Progress
-from maxserve.core.loading.config_limits import check_limits
+from maxserve.core.loading.architecture import find_fallback
 from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
-from maxserve.core.loading.fallback import find_fallback
-from maxserve.core.loading.folder import ModelFolder
 from maxserve.core.loading.images import with_overrides
-from maxserve.core.loading.json_files import read_object, read_optional_object
-from maxserve.core.loading.places import Folder, is_repository
+from maxserve.core.loading.json_files import check_limits, read_object, read_optional_object
+from maxserve.core.loading.location import Folder, ModelFolder, is_repository
 from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import validate_readable

@@ -12,21 +12,17 @@ if TYPE_CHECKING:
     from maxserve.core.engine.params import ResolvedParams, SamplerFields
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.strategy import choose_strategy
+    from maxserve.core.loading.architecture import layer_pattern, read_spec, read_weight_map
     from maxserve.core.loading.build import build_module, fill, prepare
     from maxserve.core.loading.device import choose_device
-    from maxserve.core.loading.fallback import read_spec, read_weight_map
-    from maxserve.core.loading.folder import ModelFolder
-    from maxserve.core.loading.free_memory import free_memory
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, checked_parts, weight
-    from maxserve.core.loading.memory import NeedsRoom, activation_bytes, weight_bytes
-    from maxserve.core.loading.memory_table import size_text
-    from maxserve.core.loading.next_tokens import layer_pattern
-    from maxserve.core.loading.places import Folder, is_repository
+    from maxserve.core.loading.location import Folder, ModelFolder, is_repository
+    from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.rotary_order import rotary_order
     from maxserve.core.loading.weight_files import choose_weights
-    from maxserve.core.loading.weight_names import unwrapped
+    from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 __all__ = [
@@ -82,11 +78,11 @@ __getattr__ = exports(
         "Counters": "maxserve.core.engine.parts",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
-        "Folder": "maxserve.core.loading.places",
+        "Folder": "maxserve.core.loading.location",
         "GroupedAttention": "maxserve.core.engine.grouped_attention",
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.weights",
-        "ModelFolder": "maxserve.core.loading.folder",
+        "ModelFolder": "maxserve.core.loading.location",
         "NeedsRoom": "maxserve.core.loading.memory",
         "Part": "maxserve.core.loading.linear",
         "ResolvedParams": "maxserve.core.engine.params",
@@ -100,21 +96,21 @@ __getattr__ = exports(
         "choose_weights": "maxserve.core.loading.weight_files",
         "chosen_names": "maxserve.core.loading.kernels",
         "fill": "maxserve.core.loading.build",
-        "free_memory": "maxserve.core.loading.free_memory",
-        "is_repository": "maxserve.core.loading.places",
-        "layer_pattern": "maxserve.core.loading.next_tokens",
+        "free_memory": "maxserve.core.loading.memory",
+        "is_repository": "maxserve.core.loading.location",
+        "layer_pattern": "maxserve.core.loading.architecture",
         "load_weights": "maxserve.core.loading.weights",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
         "prepare": "maxserve.core.loading.build",
         "read_object": "maxserve.core.loading.json_files",
         "read_optional_object": "maxserve.core.loading.json_files",
-        "read_spec": "maxserve.core.loading.fallback",
+        "read_spec": "maxserve.core.loading.architecture",
         "read_value": "maxserve.core.loading.json_files",
-        "read_weight_map": "maxserve.core.loading.fallback",
+        "read_weight_map": "maxserve.core.loading.architecture",
         "rotary_order": "maxserve.core.loading.rotary_order",
-        "size_text": "maxserve.core.loading.memory_table",
-        "unwrapped": "maxserve.core.loading.weight_names",
+        "size_text": "maxserve.core.loading.memory",
+        "unwrapped": "maxserve.core.loading.weight_plan",
         "weight": "maxserve.core.loading.linear",
         "weight_bytes": "maxserve.core.loading.memory",
     },

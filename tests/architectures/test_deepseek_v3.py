@@ -14,8 +14,8 @@ from torch import nn
 from transformers import DeepseekV3Config
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.fallback import read_spec
-from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.architecture import read_spec
+from maxserve.core.loading.location import ModelFolder
 from maxserve.testing.architecture import ArchitectureCases, Case, QuirkChecks, run_step
 
 

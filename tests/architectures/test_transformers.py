@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.location import ModelFolder
 from maxserve.plugins.transformers.model import Model
 from maxserve.plugins.transformers.spec import Source, read, spec_of
 from maxserve.testing.architecture import Case, QuirkChecks, randomised

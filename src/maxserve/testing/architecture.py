@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.host import Host
-from maxserve.core.loading.fallback import read_spec, read_weight_map
-from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.architecture import read_spec, read_weight_map
+from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions

@@ -26,7 +26,7 @@ from maxserve.core.interfaces.encoder import TextContext
 from maxserve.core.interfaces.engine import SCORING
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest
-from maxserve.core.loading.fallback import read_weight_map
+from maxserve.core.loading.architecture import read_weight_map
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry

@@ -22,9 +22,9 @@ from maxserve.core.loading.memory import (
     activation_bytes,
     page_bytes,
     plan_memory,
+    size_text,
     weight_bytes,
 )
-from maxserve.core.loading.memory_table import size_text
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -21,7 +21,7 @@ from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.quantization import QuantizationFormat
-from maxserve.core.loading.places import is_repository
+from maxserve.core.loading.location import is_repository
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import Entry, Registry, load_ref

@@ -1,10 +1,13 @@
-"""Folders of models, and what else a model's files can be had from."""
+"""Where the files of a model lie."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.json_files import read_object
@@ -40,3 +43,16 @@ class Folder:
 def is_repository(ref: str) -> bool:
     """Whether `ref` can be the name of a repository: not a path, at most one slash."""
     return not ref.startswith((".", "/", "~", os.sep)) and _REPOSITORY.fullmatch(ref) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """Where a model's config and tokenizer lie, for architectures that read more than config.json.
+
+    `config` is the content of config.json. Python code that lies there may run only if it is `trusted`
+    (`--trust-remote-code`).
+    """
+
+    path: str
+    config: Mapping[str, Any]
+    trusted: bool = False

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.config_limits import check_limits
+from maxserve.core.loading.json_files import check_limits
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.host import Host
-from maxserve.core.loading.fallback import find_fallback, read_spec
-from maxserve.core.loading.folder import ModelFolder
+from maxserve.core.loading.architecture import find_fallback, read_spec
+from maxserve.core.loading.location import ModelFolder
 
 FOLDER = ModelFolder(path="here", config={"architectures": ["AcmeForCausalLM"], "kind": "acme"}, trusted=True)
 
