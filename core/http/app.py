@@ -11,14 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from maxserve.core.http.body_memory import BodyMemory
-from maxserve.core.http.dialects import FailureDialects
-from maxserve.core.http.errors import failure_of, log_unforeseen, unrouted
+from maxserve.core.http.access import KeyCheck, OriginCheck
+from maxserve.core.http.failures import FailureDialects, failure_of, log_unforeseen, unrouted
 from maxserve.core.http.health_gate import PROBES
-from maxserve.core.http.keys import KeyCheck
 from maxserve.core.http.mounting import RouteMount, mount_routes
-from maxserve.core.http.origins import OriginCheck
-from maxserve.core.http.request_middleware import RequestMiddleware
+from maxserve.core.http.request_middleware import BodyMemory, RequestMiddleware
 from maxserve.core.http.threads import Threads
 from maxserve.core.interfaces.errors import EngineError, RequestError
 from maxserve.core.interfaces.routes import ServerContext

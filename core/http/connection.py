@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from maxserve.core.http.dialects import FailureDialects
-from maxserve.core.http.errors import Failure, unavailable
+from maxserve.core.http.failures import Failure, FailureDialects, unavailable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

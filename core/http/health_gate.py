@@ -10,8 +10,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from maxserve.core.http.dialects import FailureDialects
-from maxserve.core.http.errors import RETRY_AFTER, Failure, unavailable
+from maxserve.core.http.failures import RETRY_AFTER, Failure, FailureDialects, unavailable
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.routes import Probe
 

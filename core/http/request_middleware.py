@@ -1,9 +1,11 @@
-"""Middleware of all requests, whatever their path: ids, limits of bodies, statistics, answers even when code fails."""
+"""Middleware of all requests, whatever their path: ids, memory of bodies, statistics, answers even when code fails."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from contextlib import suppress
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,15 +13,52 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maxserve.core.http.body_memory import UNCOUNTED, BodyMemory
-from maxserve.core.http.dialects import FailureDialects
 from maxserve.core.http.disconnect import ClientGone
-from maxserve.core.http.errors import Failure, failure_of, log
+from maxserve.core.http.failures import RETRY_AFTER, Failure, FailureDialects, failure_of, log
 from maxserve.core.http.mounting import ANY_METHOD, RouteTemplates
+from maxserve.core.http.threads import Threads
+from maxserve.core.interfaces.errors import WorkerDied
 from maxserve.core.interfaces.observer import ResponseStats
+from maxserve.core.runtime.heap import give_back
 from maxserve.core.runtime.observing import Observers
 
+UNCOUNTED = 64 * 1024  # bytes of a body that is always taken
+LARGE = 1 << 20  # bytes of bodies after which freed memory is given back to the system
+LARGEST_AT_ONCE = 16  # bodies of the largest size for which there is memory
+PAUSE = 1.0  # seconds between two times that memory is given back
+
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+
+
+class BodyMemory:
+    """Counts the bytes of bodies larger than UNCOUNTED. `largest` is what one may have. One event loop owns it."""
+
+    def __init__(self, largest: int, threads: Threads) -> None:
+        self.largest = largest
+        self._threads = threads
+        self._left = LARGEST_AT_ONCE * largest
+        self._freed = 0
+        self._trimming: asyncio.Task[None] | None = None
+
+    def take(self, size: int) -> None:
+        """HTTPException 503 where there is no room for `size` bytes more."""
+        if size > self._left:
+            message = "the server has as many large bodies as it has memory for; try again later"
+            raise HTTPException(503, message, {"Retry-After": str(RETRY_AFTER)})
+        self._left -= size
+
+    def release(self, size: int) -> None:
+        """The bytes are needed no more; what objects were made of them goes in a moment."""
+        self._left += size
+        self._freed += size
+        if self._freed > LARGE and self._trimming is None:
+            self._trimming = asyncio.ensure_future(self._trim())
+
+    async def _trim(self) -> None:
+        await asyncio.sleep(PAUSE)
+        self._freed, self._trimming = 0, None
+        with suppress(WorkerDied):
+            await self._threads.run(give_back)
 
 
 class RequestMiddleware:

@@ -15,11 +15,11 @@ import uvloop
 
 from maxserve.core.config.components import with_required
 from maxserve.core.http import listener
+from maxserve.core.http.access import allow_origins, headers_for
 from maxserve.core.http.app import create_app
 from maxserve.core.http.connection import ConnectionLimits, allow_connections
-from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
-from maxserve.core.http.origins import allow_origins, headers_for
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext

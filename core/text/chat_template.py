@@ -18,7 +18,7 @@ import jinja2.nodes
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.loading.json_files import read_optional_object
-from maxserve.core.text.template_sandbox import TemplateOverrun, some_budget, template_budget, template_environment
+from maxserve.core.text.template_sandbox import TemplateOverrun, is_bounded, template_budget, template_environment
 
 # What a template does wrong with a conversation it was not written for surfaces as one of these.
 _TEMPLATE_FAULTS = (
@@ -87,7 +87,9 @@ class ChatTemplate:
         Templates read `messages`, `tools`, `documents`, `add_generation_prompt` and the special tokens by role
         (`Tokenizer.special_tokens`). RequestError when there is no template or it refuses the conversation.
         """
-        with some_budget():
+        if is_bounded():
+            return self._render(self._choose(tools), variables)
+        with template_budget():
             return self._render(self._choose(tools), variables)
 
     def _choose(self, tools: bool) -> str:

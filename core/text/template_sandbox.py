@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -233,11 +233,9 @@ def template_budget(*, probe: bool = False) -> Iterator[None]:
         _current.reset(token)
 
 
-@contextmanager
-def some_budget() -> Iterator[None]:
-    """The bounds that there are, or those of one rendering."""
-    with nullcontext() if _current.get() else template_budget():
-        yield
+def is_bounded() -> bool:
+    """Whether there are bounds already on this thread."""
+    return _current.get() is not None
 
 
 def _spend(count: int = 1) -> None:

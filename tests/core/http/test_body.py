@@ -18,7 +18,7 @@ from pydantic import field_validator
 from maxserve.core.config import Settings
 from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http import body as bodies
-from maxserve.core.http import body_memory
+from maxserve.core.http import request_middleware
 from maxserve.core.http.app import create_app
 from maxserve.core.http.body import (
     MOST_CONTAINERS,
@@ -29,7 +29,7 @@ from maxserve.core.http.body import (
     read_body,
     without_lone_surrogates,
 )
-from maxserve.core.http.body_memory import UNCOUNTED, BodyMemory
+from maxserve.core.http.request_middleware import UNCOUNTED, BodyMemory
 from maxserve.core.http.threads import Threads
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.fields import Body
@@ -220,7 +220,7 @@ async def test_counts_are_those_of_the_parsed_value(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_memory, "LARGEST_AT_ONCE", 1)
+    monkeypatch.setattr(request_middleware, "LARGEST_AT_ONCE", 1)
 
 
 async def test_all_bodies_together_are_bounded(little_memory: None, client: httpx.AsyncClient) -> None:
@@ -247,8 +247,8 @@ async def test_all_bodies_together_are_bounded(little_memory: None, client: http
 
 async def test_memory_is_given_back_after_large_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
-    monkeypatch.setattr(body_memory, "give_back", lambda: given.append(threading.current_thread().name))
-    monkeypatch.setattr(body_memory, "PAUSE", 0.01)
+    monkeypatch.setattr(request_middleware, "give_back", lambda: given.append(threading.current_thread().name))
+    monkeypatch.setattr(request_middleware, "PAUSE", 0.01)
     threads = Threads(1, "bodies")
     memory = BodyMemory(10 << 20, threads)
     for size in (1000, 500_000, 3 << 20, 3 << 20):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.http.errors import Failure
+from maxserve.core.http.failures import Failure
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.fields import Body

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.failures import FailureDialects
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.router import router as anthropic
 from maxserve.plugins.api.kserve.router import router as kserve

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.failures import FailureDialects
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.router import router

@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from maxserve.core.http.errors import failure_of
+from maxserve.core.http.failures import failure_of
 from maxserve.core.interfaces.errors import EngineError, QueueFullError, RequestError, WorkerDied
 from maxserve.plugins.api.openai.failures import failure_body, failure_response
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.failures import FailureDialects
 from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.router import router
 

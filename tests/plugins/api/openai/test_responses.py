@@ -8,7 +8,7 @@ import openai
 import pydantic
 import pytest
 
-from maxserve.core.http.errors import Failure
+from maxserve.core.http.failures import Failure
 from maxserve.core.interfaces.errors import WorkerDied
 from maxserve.core.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import Answer, TextDelta

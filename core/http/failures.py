@@ -1,20 +1,23 @@
-"""Failures: the status, the message and the code that stand for an error."""
+"""Failures: the status, the message and the code that stand for an error, and the form that an answer gives them."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
+import msgspec
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
 
-from maxserve.core.interfaces.errors import QueueFullError, RequestError, WorkerDied
+from maxserve.core.interfaces.errors import PluginError, QueueFullError, RequestError, WorkerDied
 
 log = logging.getLogger("maxserve.server")
 
@@ -26,7 +29,7 @@ _UNION_TAG = re.compile(r"^(str|int|float|bool|list|dict|none|(list|dict|tuple|u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A failure as the client hears of it, in the form that the dialect of its path has (see dialects.py)."""
+    """A failure as the client hears of it, in the form that the dialect of its path has (FailureDialects)."""
 
     status: int
     message: str
@@ -38,6 +41,44 @@ class Failure:
     def phrase(self) -> str:
         """What the status is called."""
         return HTTPStatus(self.status).phrase
+
+
+EncodesFailure: TypeAlias = Callable[[Failure, str], Response]  # of a failure and the request's id
+
+
+class FailureDialects:
+    """What answers failures below some paths, by plugin; all others are plain objects.
+
+    PluginError when two plugins want the same path.
+    """
+
+    def __init__(self, given: Iterable[tuple[str, Mapping[str, EncodesFailure]]] = ()) -> None:
+        self._encoders: dict[str, EncodesFailure] = {}
+        owners: dict[str, str] = {}
+        for plugin, encoders in given:
+            for path, encode in encoders.items():
+                root = path.rstrip("/")
+                if root in owners:
+                    raise PluginError(
+                        f"plugins {owners[root]!r} and {plugin!r} both word failures below {path}; leave one of them "
+                        "out of --enable-routes"
+                    )
+                owners[root], self._encoders[root] = plugin, encode
+
+    def response(self, failure: Failure, scope: Scope) -> Response:
+        """The answer to a request; the longest of the paths that it is below decides."""
+        path = str(scope.get("path", ""))
+        while path and path not in self._encoders:
+            path = path.rpartition("/")[0]
+        encode = self._encoders.get(path, plain_failure)
+        return encode(failure, str(scope.get("state", {}).get("request_id", "")))
+
+
+def plain_failure(failure: Failure, request_id: str = "") -> Response:
+    """A failure as an object of message, field at fault and code."""
+    error = {"message": capped(failure.message), "param": failure.param, "code": failure.code}
+    body = msgspec.json.encode({"error": error})
+    return Response(body, failure.status, dict(failure.headers), media_type="application/json")
 
 
 def capped(text: str) -> str:

@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from maxserve.core.http.dialects import plain_failure
-from maxserve.core.http.errors import LONGEST_MESSAGE, Failure, failure_of
+from maxserve.core.http.failures import LONGEST_MESSAGE, Failure, failure_of, plain_failure
 from maxserve.core.interfaces.errors import EngineError, QueueFullError, RequestError, WorkerDied
 
 

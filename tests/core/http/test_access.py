@@ -12,11 +12,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from maxserve.core.config import Settings
 from maxserve.core.config.settings import ServerSettings
+from maxserve.core.http.access import OriginCheck, allow_origins, headers_for
 from maxserve.core.http.app import create_app
 from maxserve.core.http.body import read_body
-from maxserve.core.http.dialects import FailureDialects
+from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate
-from maxserve.core.http.origins import OriginCheck, allow_origins, headers_for
 from maxserve.plugins.api.common.endpoint import Endpoint
 from maxserve.plugins.api.common.fields import Body
 

@@ -14,8 +14,7 @@ from starlette.responses import JSONResponse, Response
 from maxserve.core.config import Settings
 from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
-from maxserve.core.http.dialects import EncodesFailure, FailureDialects
-from maxserve.core.http.errors import Failure
+from maxserve.core.http.failures import EncodesFailure, Failure, FailureDialects
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.host import PluginHost, PluginOptions

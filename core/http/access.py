@@ -1,14 +1,16 @@
-"""Pages in browsers: those of listed sites may use the server (CORS), those of others may not make it work.
+"""Who may use the server: clients with an API key (`--api-key`), or else no pages of foreign sites.
 
 Without an API key, whatever reaches the port is answered, and a page of any site that a user of this machine looks at
-can reach it. Two fields of a request tell such pages from other clients, because a page cannot choose them: `Origin`,
-the site that the page is of, and `Host`, the name by which the server was asked for. A page of evil.example whose name
-was made to mean 127.0.0.1 after it was loaded (DNS rebinding) is of the same site as the server, for the browser, and
-may read what it answers: only the `Host` gives it away. So only names that cannot be registered are taken.
+can reach it. Pages of listed sites may use the server (CORS), those of others may not make it work. Two fields of a
+request tell pages from other clients, because a page cannot choose them: `Origin`, the site that the page is of, and
+`Host`, the name by which the server was asked for. A page of evil.example whose name was made to mean 127.0.0.1 after
+it was loaded (DNS rebinding) is of the same site as the server, for the browser, and may read what it answers: only the
+`Host` gives it away. So only names that cannot be registered are taken.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from maxserve.core.http.dialects import FailureDialects
-from maxserve.core.http.errors import Failure
+from maxserve.core.http.failures import Failure, FailureDialects
 
 if TYPE_CHECKING:
     from maxserve.core.config.settings import ServerSettings
@@ -32,6 +33,7 @@ PRIVATE_NAMES = frozenset(
 EXPOSED = ("X-Request-ID", "Retry-After")
 _USUAL_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.IGNORECASE)
+_REALM = {"WWW-Authenticate": "Bearer"}
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -51,8 +53,68 @@ def headers_for(origin: str, origins: Sequence[str]) -> Mapping[str, str]:
     return {"access-control-allow-origin": allowed, "access-control-expose-headers": exposed, "vary": "Origin"}
 
 
-class OriginCheck:
-    """ASGI middleware that refuses requests of foreign pages with 403, and those without a usable Host with 400.
+class _AccessCheck:
+    """ASGI middleware that hands a request on, or answers it with the failure that `_refusal` says.
+
+    `reason` is what a web socket is closed with instead of the failure's message.
+    """
+
+    reason = ""
+
+    def __init__(self, app: ASGIApp, dialects: FailureDialects) -> None:
+        self._app, self._dialects = app, dialects
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        failure = None
+        if scope["type"] in ("http", "websocket"):
+            failure = self._refusal(Headers(scope=scope), scope)
+        if failure is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": self.reason or failure.message})
+        else:
+            await self._dialects.response(failure, scope)(scope, receive, send)
+
+    def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
+        raise NotImplementedError
+
+
+def key_in(headers: Headers) -> str:
+    """The key a client brings, in `Authorization: Bearer` or in `x-api-key`."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+class KeyCheck(_AccessCheck):
+    """Refuses requests without one of `keys`.
+
+    All keys are compared, each in constant time, so that an answer's delay tells nothing of them. Probes of health
+    never come here: the gate answers them.
+    """
+
+    reason = "an API key is needed"
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], dialects: FailureDialects) -> None:
+        super().__init__(app, dialects)
+        self._keys = [key.encode() for key in keys]
+
+    def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
+        key = key_in(headers)
+        if self._knows(key):
+            return None
+        reason = "the API key is not one this server knows" if key else "an API key is needed"
+        message = f"{reason}; send one that was given to --api-key as `Authorization: Bearer KEY`"
+        return Failure(status=401, message=message, code="invalid_api_key", headers=_REALM)
+
+    def _knows(self, key: str) -> bool:
+        given = key.encode("utf-8", "surrogatepass")
+        return bool(sum([hmac.compare_digest(given, known) for known in self._keys]))
+
+
+class OriginCheck(_AccessCheck):
+    """Refuses requests of foreign pages with 403, and those without a usable Host with 400.
 
     A page is foreign unless its site is in `--allowed-origins`, is what the server was asked for as, is this machine
     or one of `--allowed-hosts`; sites are of http or https: extensions and applications have other schemes, and pass.
@@ -61,22 +123,10 @@ class OriginCheck:
     """
 
     def __init__(self, app: ASGIApp, *, server: ServerSettings, dialects: FailureDialects) -> None:
-        self._app, self._dialects = app, dialects
+        super().__init__(app, dialects)
         self._origins = frozenset(server.allowed_origins)
         self._hosts = tuple(host.lower() for host in (*server.allowed_hosts, server.host))
         self._local = _is_loopback(server.host)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        failure = self._refusal(Headers(scope=scope), scope)
-        if failure is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": failure.message})
-        else:
-            await self._dialects.response(failure, scope)(scope, receive, send)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
         hosts = headers.getlist("host")
