@@ -1,4 +1,4 @@
-"""How long do other clients wait while one of them attacks the server?
+"""The time that other clients wait while one of them attacks the server.
 
     python benchmarks/attacks.py [NAME …] [--python PYTHON] [-- options of max serve]
 

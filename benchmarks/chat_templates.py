@@ -1,4 +1,4 @@
-"""Whether conversations come out of chat templates as transformers renders them.
+"""A comparison of chat templates as they are rendered here and by transformers.
 
     python benchmarks/chat_templates.py FOLDER [--show TEMPLATE[:CONVERSATION]] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""How fast are texts encoded, beside sentence-transformers in the same process?
+"""The speed of encoding texts, beside sentence-transformers in the same process.
 
     python benchmarks/embeddings.py FOLDER [--sentences 50 500] [--threads 2] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""Writes a Llama or Qwen3 folder as a GGUF file, in the precision it has, for peers that read no other format.
+"""A writer of Llama and Qwen3 folders as GGUF files, in their own precision, for peers that read no other format.
 
 `PYTHON benchmarks/gguf_file.py FOLDER FILE`, where PYTHON has the packages gguf and numpy; maxserve is not needed.
 """

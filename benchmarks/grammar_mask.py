@@ -1,4 +1,4 @@
-"""What do grammars cost? Compile times, and the masks of a step, on a large vocabulary made here.
+"""The cost of grammars: compile times, and the masks of a step, on a large vocabulary made here.
 
     python benchmarks/grammar_mask.py [--vocab 152000] [--rows 32] [--model FOLDER]
 

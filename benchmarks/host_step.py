@@ -1,4 +1,4 @@
-"""What does a decode step cost on the host, whatever the model?
+"""The cost of a decode step on the host, whatever the model.
 
     python benchmarks/host_step.py
 

@@ -1,4 +1,4 @@
-"""How much of the public JSON-Schema-Test-Suite is honoured? Usage: json_schema_suite.py FOLDER [MODEL]
+"""The share of the public JSON-Schema-Test-Suite that is honoured. Usage: json_schema_suite.py FOLDER [MODEL]
 
 FOLDER holds the JSON files of one draft, such as tests/draft2020-12 of a checkout. Each schema is refused, or texts of
 a model under it are held against the `jsonschema` package, per keyword:

@@ -1,4 +1,4 @@
-"""How many tokens a second does a server give, and how soon? A streaming client for /v1/completions.
+"""Throughput and latency of a server, measured by a streaming client of /v1/completions.
 
 `python benchmarks/load.py --url http://127.0.0.1:8000 --tokenizer FOLDER [--scenario a b c d e] [--runs 3]`
 

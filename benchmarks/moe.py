@@ -1,4 +1,4 @@
-"""How long do experts take on a CPU, beside loops over them? Run: python benchmarks/moe.py [--dim 1024 --ffn 512]
+"""The time of experts on a CPU, beside loops over them. Run: python benchmarks/moe.py [--dim 1024 --ffn 512]
 
 Random weights, float32 everywhere, 64 experts of which each token uses 8 unless said otherwise. Four ways, in turns in
 one process, each the best of some rounds:

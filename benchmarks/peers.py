@@ -1,4 +1,4 @@
-"""How does maxserve compare with llama.cpp's server on this machine, in the same half hour?
+"""A comparison with llama.cpp's server on this machine, in the same half hour.
 
     python benchmarks/peers.py FOLDER --llama-server PROGRAM --gguf FILE [--gguf-python PYTHON]
         [--scenario a b c d e] [--runs 3] [--threads 2] [-- options of max serve]

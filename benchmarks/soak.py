@@ -1,4 +1,4 @@
-"""Does a server stay well under mixed load for a long time?
+"""A long run of a server under mixed load.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py [--minutes 20] [--model FOLDER] [-- further options of max serve]
 

@@ -1,4 +1,4 @@
-"""What do the clients of a soak send, and what comes back?"""
+"""The clients of a soak: what they send and what must come back."""
 
 from __future__ import annotations
 

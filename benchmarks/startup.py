@@ -1,4 +1,4 @@
-"""How long from the command to a healthy server, and where does the time go? How much memory, how much CPU while idle?
+"""Time from the command to a healthy server, step by step; memory, and CPU while idle.
 
     python benchmarks/startup.py [FOLDER] [--runs 5] [--idle 30] [--load c] [-- options of max serve]
 

@@ -1,4 +1,4 @@
-"""How many requests fit into the same memory when pages that windows have passed are given back?
+"""The requests that fit into the same memory when pages that windows have passed are given back.
 
     python benchmarks/window_pages.py
 

@@ -42,7 +42,7 @@ def test_every_block_is_one_that_is_run() -> None:
     """Of files of the repository test_docs.py sees to it that they are shown as they are; other tests run them."""
     assert PAGE.read_text().count("```") == 2 * len(blocks())
     for block in blocks():
-        assert block.mark or block.language in ("sh", "python"), f"nobody runs this:\n{block.text}"
+        assert block.mark or block.language in ("sh", "python"), f"this is not run:\n{block.text}"
         assert block.language in ("sh", "python", "toml")
 
 

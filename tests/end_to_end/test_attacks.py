@@ -81,7 +81,7 @@ def test_a_header_without_end(server: Any) -> None:
 
 @pytest.mark.parametrize(("count", "code"), [(1_700_000, "too_many_values"), (16_000, "context_length_exceeded")])
 def test_a_flood_of_messages(server: Any, count: int, code: str) -> None:
-    """Megabytes of tiny messages: those beyond the bound are never made, the others hold up nobody."""
+    """Megabytes of tiny messages: those beyond the bound are never made, the others hold up no request."""
     body = b'{"messages":[' + (TURN + b",") * (count - 1) + TURN + b"]}"
     with others_wait(server) as waits:
         line = http.client.HTTPConnection(*address(server), timeout=120)

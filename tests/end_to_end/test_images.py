@@ -295,7 +295,7 @@ def test_max_generate(folder: Path) -> None:
     assert [int(id) for id in done.stdout.split("Prompt size")[0].split()] == expected(folder, [1, 2], 12)
 
 
-def test_slow_images_hold_up_nobody_else(client: openai.OpenAI, dripping: str) -> None:
+def test_slow_images_hold_up_no_other_request(client: openai.OpenAI, dripping: str) -> None:
     """32 threads of images wait for a host; chats without images, and images that are there, go on."""
     slow = asked(*[f"http://{dripping}/{i}.png" for i in range(3)])
 

@@ -120,7 +120,7 @@ PARAM = "response_format.json_schema.schema"
         ({"guided_regex": 3}, "guided_regex", []),
         ({"guided_grammar": "root ::= "}, "guided_grammar", []),
         ({"guided_grammar": 'start: start "a"'}, "guided_grammar", []),
-        ({"guided_grammar": "start: nobody"}, "guided_grammar", ["nobody"]),
+        ({"guided_grammar": "start: absent"}, "guided_grammar", ["absent"]),
     ],
 )
 def test_what_cannot_be_kept_is_refused(

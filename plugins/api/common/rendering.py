@@ -45,7 +45,7 @@ def render(
 ) -> Rendered:
     """The prompt of `messages`, whose content may be a list of text and image_url parts, as /v1/chat/completions has.
 
-    Whoever writes the program decides what it reads: images may come from any host, and from any file. RequestError
+    The author of the program decides what it reads: images may come from any host, and from any file. RequestError
     for those that cannot be used. With `client`, special tokens that the user or a tool spelled out are text.
     """
     rendered, urls = _with_image_parts(messages)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.loading.progress import NullProgress
 
-OTHERS = ("", ".", "/", "./some/folder", "somebody/some-model", "C:\\models\\one", "https://127.0.0.1:9/x", "ünï")
+OTHERS = ("", ".", "/", "./some/folder", "other/some-model", "C:\\models\\one", "https://127.0.0.1:9/x", "ünï")
 
 
 class ModelSourceChecks:

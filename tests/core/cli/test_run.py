@@ -130,7 +130,7 @@ def test_custom_architectures_fail_on_one_line(max_cli: Any, spec: str) -> None:
     ("environ", "message"),
     [
         ({"MAX_SERVE_DISABLE_PLUGINS": "builtin.cach"}, "did you mean 'builtin.cache'?"),
-        ({"MAX_SERVE_PLUGIN_ALLOW": "nobody"}, "MAX_SERVE_PLUGIN_ALLOW: no plugin is called 'nobody'"),
+        ({"MAX_SERVE_PLUGIN_ALLOW": "absent"}, "MAX_SERVE_PLUGIN_ALLOW: no plugin is called 'absent'"),
         ({"MAX_SERVE_PREFER": "nonsense"}, "must read KIND:NAME=PLUGIN"),
         ({"MAX_SERVE_PLUGIN_ERRORS": "maybe"}, "must be warn or strict"),
     ],

@@ -162,7 +162,7 @@ def test_a_section_checks_its_values_against_the_others() -> None:
 
 
 def test_options_of_a_feature_to_come_are_listed_and_refused() -> None:
-    later = replace(RACE, unsupported="nobody races; leave it out")
+    later = replace(RACE, unsupported="no race is held; leave it out")
     settings = resolve({"race_rush": True}, environ={}, sections=[later])
-    with pytest.raises(UnsupportedError, match=r"^--race-rush is not supported yet \(nobody races; leave it out\)$"):
+    with pytest.raises(UnsupportedError, match=r"^--race-rush is not supported yet \(no race is held; leave it out\)$"):
         validate_supported(settings, [later])

@@ -63,7 +63,7 @@ def test_observers_hear_of_the_tokens() -> None:
             return None
 
         def apply(self, logits: torch.Tensor, state: None) -> torch.Tensor:
-            raise AssertionError("nobody asked")
+            raise AssertionError("it was not asked for")
 
         def observe(self, rows: object, tokens: object) -> None:
             heard.append(tokens)

@@ -1,4 +1,4 @@
-"""`--execute-empty-batches`: the model runs when there is nobody to run it for, where its architecture says it can."""
+"""`--execute-empty-batches`: the model runs on empty batches, where its architecture says it can."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_a_stop_string_ends_it(llms: Callable[[str], Any]) -> None:
 
 def test_what_cannot_be_compiled_ends_its_own_request(llms: Callable[[str], Any]) -> None:
     llm = llms("plain")
-    for wanted in (constraint("regex", "("), constraint("regex", "a", "nobody")):
+    for wanted in (constraint("regex", "("), constraint("regex", "a", "absent")):
         with pytest.raises(EngineError, match="grammar"):
             llm.generate("x", constraint=wanted)
     assert llm.generate("x", max_tokens=2)[0].finish == "length"

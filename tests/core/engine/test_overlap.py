@@ -92,7 +92,7 @@ def test_the_next_step_is_planned_and_launched_while_the_device_is_busy(make_eng
             self.logits = model.logits
 
         def forward(self, step: Any) -> Any:
-            assert freed.wait(30), "nobody planned while the first forward pass ran"
+            assert freed.wait(30), "no step was planned while the first forward pass ran"
             finished.set()
             return self.model.forward(step)
 
@@ -169,7 +169,7 @@ def test_an_id_may_come_again_while_its_first_step_is_on_its_way(make_engine: An
 @pytest.mark.parametrize("mode", [{"overlap": True}, {"steps": 4}, {}], ids=["overlap", "steps", "plain"])
 @pytest.mark.parametrize("seed", range(6))
 def test_comings_and_goings_at_any_time(make_engine: Any, seed: int, mode: Any) -> None:
-    """Requests arrive and are given up between steps, batches fail, pages are few: whoever stays gets its text."""
+    """Requests arrive and are given up between steps, batches fail, pages are few: the rest get their texts."""
     rng = random.Random(seed)
     engine = make_engine(pages=16, tokens=40, in_flight=seed % 2 == 1, failure_percent=3.0 * (seed % 3), **mode)
     wanted = requests(seed, 40)
@@ -233,7 +233,7 @@ def test_a_sampler_that_fails_ends_its_own_requests_only(make_engine: Any, run: 
                 raise ZeroDivisionError("a plugin's mistake")
 
         def apply(self, logits: Any, state: None) -> Any:
-            raise AssertionError("nobody asked")
+            raise AssertionError("it was not asked for")
 
     engine = make_engine(overlap=True, rows=1, stages=[Stage.of("fails", Fails(), keeps_argmax=False)])
     params = SamplingParams(max_tokens=3, ignore_eos=True, fields=GREEDY)

@@ -21,7 +21,7 @@ def request(id: str, priority: int = 0, user: str = "") -> Request:
 def test_lower_numbers_first_then_arrival(make_engine: Any, run: Any, scheduler: str) -> None:
     engine = make_engine(rows=1, scheduler=scheduler)
     engine.add(request("first", priority=9))
-    engine.step()  # it runs, and nobody takes its place
+    engine.step()  # it runs, and no other request takes its row
     for id, priority in (("a", 1), ("b", 0), ("c", -5), ("d", 0), ("e", 1)):
         engine.add(request(id, priority))
     assert list(run(engine)) == ["first", "c", "b", "d", "a", "e"]

@@ -1,4 +1,4 @@
-"""Several steps of decoding between two looks of the policy (`--max-num-steps`), and steps of nobody."""
+"""Several steps of decoding between two looks of the policy (`--max-num-steps`), and empty steps."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Engine:
         (False, None, None),  # nothing to do: until a message comes
         (False, 0.0, 0.0),  # a step waits: only a look
         (False, 30.0, 30.0),  # the policy wants to be asked again then
-        (True, None, PAUSE),  # others may wait for this device's part of a step of nobody
+        (True, None, PAUSE),  # others may wait for this device's part of an empty step
         (True, 0.0, 0.0),
         (True, 30.0, PAUSE),
         (True, PAUSE / 2, PAUSE / 2),

@@ -223,7 +223,7 @@ async def test_websockets_are_asked_too() -> None:
 async def test_posts_across_sites_without_an_origin() -> None:
     host, across = (b"host", b"localhost"), (b"sec-fetch-site", b"cross-site")
     assert await status_of([host, across], method="POST") == 403
-    assert await status_of([host, across], method="GET") == 200  # somebody followed a link
+    assert await status_of([host, across], method="GET") == 200  # a user followed a link
 
 
 async def test_a_key_is_enough() -> None:

@@ -207,7 +207,7 @@ def test_routers_in_routers() -> None:
 
 
 def test_routes_whose_schema_cannot_be_built_are_refused() -> None:
-    """Otherwise /openapi.json would answer 500 for the routes of everybody."""
+    """Otherwise /openapi.json would answer 500 for all routes."""
 
     class Odd:
         """Nothing that pydantic can describe."""

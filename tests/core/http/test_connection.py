@@ -327,7 +327,7 @@ def test_where_all_are_being_answered_there_is_no_room(start: Start) -> None:
         assert b"data: 19" in everything(first)
 
 
-# --- bodies nobody waits for, other versions and methods --------------------------------------------------------------
+# --- bodies that no route waits for, other versions and methods ----------------------------------------------------
 
 
 def test_an_answer_that_does_not_wait_for_the_body_arrives(start: Start) -> None:

@@ -440,7 +440,7 @@ def test_model_source_that_answers_with_something_else(plugin_host: Any) -> None
 
 
 def test_no_model_source_knows_the_reference(plugin_host: Any) -> None:
-    assert plugin_host().model_source("./nobody/knows", QUERY) is None
+    assert plugin_host().model_source("./not/known", QUERY) is None
 
 
 def test_process_start_tells_every_plugin(plugin_host: Any) -> None:

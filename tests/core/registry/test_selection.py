@@ -1,4 +1,4 @@
-"""Which plugins take part: the switches, and names that nobody has."""
+"""Which plugins take part: the switches, and names that no plugin has."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_closing_early_aborts() -> None:
             await waiting
         assert channel.aborted() == ["a"]
         assert client.open == 0
-        client.deliver(step(Output(id="a", tokens=(2,))))  # it was on its way: nobody minds
+        client.deliver(step(Output(id="a", tokens=(2,))))  # it was on its way, and is ignored
 
     asyncio.run(main())
 

@@ -1,4 +1,4 @@
-"""Programs and commands wait as the server's worker does, unless somebody chose otherwise."""
+"""Programs and commands wait as the server's worker does, unless the environment says otherwise."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_wake_ends_the_sleep_once(addresses: Endpoints) -> None:
             assert list(worker.receive(timeout=None)) == []  # would sleep for ever
             waker.join()
         for _ in range(20_000):
-            worker.wake()  # whoever wakes never waits
+            worker.wake()  # a wake never waits
     finally:
         worker.close()
 

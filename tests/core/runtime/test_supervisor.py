@@ -246,7 +246,7 @@ def test_worker_with_other_plugins_is_not_heard_further(house: Callable[..., Hou
     async def scene() -> None:
         it = house(fingerprint="not this one")
         it.supervisor.spawn()
-        time.sleep(1.5)  # the worker says that it is ready, and nobody has listened yet
+        time.sleep(1.5)  # the worker says that it is ready, and the channel has no listener yet
         async with running(it) as supervised:
             with pytest.raises(PluginError, match="not this one"):
                 await supervised

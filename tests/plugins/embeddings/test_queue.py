@@ -1,4 +1,4 @@
-"""Who is encoded next: everybody gets a turn, within the bounds of a step."""
+"""The order of encoding: requests take turns, within the bounds of a step."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_literal_is_itself(guidance: GrammarCompiler, text: str) -> None:
 @given(text=st.text(alphabet=r"ab()[]{}|*+?^$\.,-:0123456789dDwWsSnPxu<>=!#", max_size=25))
 @settings(deadline=None, max_examples=400)
 def test_any_text_is_an_expression_or_refused(text: str) -> None:
-    """Nothing but GrammarUnsupported, and what `re` does not take is taken by nobody."""
+    """Nothing but GrammarUnsupported, and what `re` does not take no back end takes."""
     try:
         found = regex.read(text)
     except GrammarUnsupported:

@@ -98,7 +98,7 @@ def test_every_text_is_valid(data: st.DataObject, schema: dict[str, Any]) -> Non
 def test_both_back_ends_agree(
     guidance: GrammarCompiler, schema: dict[str, Any], seed: int, random_text: Callable[[Matcher, int], str | None]
 ) -> None:
-    """What llguidance writes of plain schemas matches, but for members that nobody declared."""
+    """What llguidance writes of plain schemas matches, but for members that are not declared."""
     closed = json.loads(
         json.dumps(schema).replace('"type": "object"', '"type": "object", "additionalProperties": false')
     )

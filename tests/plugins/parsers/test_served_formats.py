@@ -60,7 +60,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture
 def served(context: ServerContext, engine: ScriptedEngine) -> Served:  # noqa: F811
-    """A client of a server whose model has the template of a name, and says a text to everybody."""
+    """A client of a server whose model has the template of a name, and says a text to every request."""
 
     def make(name: str, text: str) -> httpx.AsyncClient:
         said = engine.tokenizer.encode(text, add_special_tokens=False)

@@ -68,9 +68,9 @@ class ThrowsDice(Continuous):
     """Another order in each run."""
 
     def plan(self, view: View, plan: Plan) -> None:
-        everyone = [*view.running, *view.waiting]
-        random.SystemRandom().shuffle(everyone)
-        for sequence in everyone:
+        sequences = [*view.running, *view.waiting]
+        random.SystemRandom().shuffle(sequences)
+        for sequence in sequences:
             plan.add(sequence, sequence.todo)
 
 

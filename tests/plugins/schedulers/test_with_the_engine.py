@@ -140,7 +140,7 @@ def house(
     )
 
 
-# --- everybody gets everything --------------------------------------------------------------------------------
+# --- every request gets everything --------------------------------------------------------------------------------
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -386,7 +386,7 @@ def test_first_decode_comes_right_after_the_prompts() -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which goes on while somebody sleeps and at no other moment."""
+    """The time, which goes on while a thread sleeps and at no other moment."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
@@ -490,7 +490,7 @@ def test_samplers_see_the_original_prompt_after_a_preemption(scheduler: str) -> 
     while subject.engine.busy:
         subject.step()
     assert subject.engine.stats().preemptions > 0
-    assert any(n > 1 for step in subject.nothing.steps[1:] for n in step.values()), "somebody was computed anew"
+    assert any(n > 1 for step in subject.nothing.steps[1:] for n in step.values()), "a sequence was computed anew"
     for first in (2, 3):
         assert diary.seen[first] == [(20 + drawn, 20) for drawn in range(20)]
 

@@ -131,4 +131,4 @@ def build_dying(context: EngineContext) -> CountingEngine:
 def build_never(context: EngineContext) -> CountingEngine:
     context.progress.phase("waiting for ever")
     time.sleep(600)
-    raise AssertionError("somebody waited ten minutes")
+    raise AssertionError("a test waited ten minutes")

@@ -237,11 +237,11 @@ async def test_without_a_user_requests_are_those_of_their_key(
         await client.post(PATH, json=chat(), headers={"Authorization": f"Bearer {key}"})
     await client.post(PATH, json=chat(user="ann"), headers={"Authorization": "Bearer sk-1"})
     await client.post(PATH, json=chat())
-    first, second, third, named, nobody = [request.user for request in engine.requests]
+    first, second, third, named, unnamed = [request.user for request in engine.requests]
     assert first == third != second
     assert first.startswith("key-")
     assert "sk-1" not in first
-    assert (named, nobody) == ("ann", "")
+    assert (named, unnamed) == ("ann", "")
 
 
 @pytest.mark.parametrize("stream", [False, True])

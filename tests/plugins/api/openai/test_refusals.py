@@ -172,7 +172,7 @@ async def test_prompts_of_no_known_form(client: httpx.AsyncClient, prompt: Any) 
 
 
 class Unread:
-    """A tokenizer that nobody may ask for tokens."""
+    """A tokenizer that must not be asked for tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.fewest_tokens = tokenizer.fewest_tokens
