@@ -168,15 +168,15 @@ def _fields(section: PluginSection) -> Iterator[tuple[str, FieldInfo, Any]]:
         for key, info in section.schema.model_fields.items():
             yield key, info, info.get_default(call_default_factory=True, validated_data={})
         return
-    for field in dataclasses.fields(section.schema):
-        if not field.init:
-            continue
-        try:
-            info = FieldInfo.from_annotation(hints(section.schema)[field.name])
-            info.description = info.description or field.metadata.get("help")
-            yield field.name, info, _default(field)
-        except (TypeError, NameError) as error:
-            raise PluginError(_no_option(section, field.name, error)) from None
+    fields = [field for field in dataclasses.fields(section.schema) if field.init]
+    try:
+        annotations = hints(section.schema)
+    except (TypeError, NameError) as error:
+        raise PluginError(_no_option(section, fields[0].name, error)) from None
+    for field in fields:
+        info = FieldInfo.from_annotation(annotations[field.name])
+        info.description = info.description or field.metadata.get("help")
+        yield field.name, info, _default(field)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

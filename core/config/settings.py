@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -660,4 +661,11 @@ class PluginSection:
 
     def validate(self, values: Mapping[str, Any]) -> Any:
         """An instance of the schema; pydantic's ValidationError for values that it refuses."""
-        return TypeAdapter(self.schema).validate_python(dict(values))
+        schema: Any = self.schema  # which mypy does not see to be hashable
+        return _adapter(schema).validate_python(dict(values))
+
+
+@lru_cache(maxsize=64)
+def _adapter(schema: type[Any]) -> TypeAdapter[Any]:
+    """Made once for each schema: values are read at several points of a start."""
+    return TypeAdapter(schema)
