@@ -93,16 +93,7 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
 
 def _look_up(settings: Settings, host: Host, sections: Sequence[PluginSection]) -> None:
     """Raises PluginError for a component that was named and is not there."""
-    if settings.kv_cache.cache_strategy != "model_default":
-        host.cache_strategies.get(settings.kv_cache.cache_strategy)
-    if settings.model.attention_backend != "auto":
-        host.attention_backends.get(settings.model.attention_backend)
-    if settings.model.linear_method not in ("auto", "none"):
-        host.linear_methods.get(settings.model.linear_method)
-    if settings.model.layer_compiler not in ("auto", "none"):
-        host.layer_compilers.get(settings.model.layer_compiler)
-    if settings.model.model_runner != "auto":
-        host.model_runners.get(settings.model.model_runner)
     for option in catalog(sections):
-        if option.marker.registry:
-            getattr(host, option.marker.registry).get(option.value(settings))
+        marker, name = option.marker, option.value(settings)
+        if marker.registry and marker.checked and name not in marker.no_names:
+            getattr(host, marker.registry).get(name)

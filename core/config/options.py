@@ -18,19 +18,6 @@ if TYPE_CHECKING:
 else:
     _ParamType = click.ParamType  # not generic before click 8.4
 
-REGISTRIES = {
-    "scheduling.scheduler": "schedulers",
-    "kv_cache.cache_strategy": "cache_strategies",
-    "model.attention_backend": "attention_backends",
-    "model.linear_method": "linear_methods",
-    "model.layer_compiler": "layer_compilers",
-    "model.model_runner": "model_runners",
-    "sampling.structured_output_backend": "grammar_backends",
-    "server.tool_parser": "tool_parsers",
-    "server.reasoning_parser": "reasoning_parsers",
-}
-"""Where the names of an option are registered, by the registry's name in the host, which is a context's `obj`."""
-
 HELP_WIDTH = 110  # columns that help takes at most
 COMMON_PAGE, ALL = "common", "all"
 LATER = "Not supported yet"
@@ -75,7 +62,7 @@ class SettingType(_ParamType):
             return [CompletionItem(incomplete, type="file")]
         reader = self.option.shape.reader
         names = set(reader.names) if isinstance(reader, Choice) else set()
-        registry = REGISTRIES.get(self.option.path) or self.option.marker.registry
+        registry = self.option.marker.registry
         names.update(getattr(ctx.obj, registry).names() if registry and ctx.obj is not None else ())
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 

@@ -175,7 +175,7 @@ class ModelSettings(CheckpointSettings):
     ] = True
     attention_backend: Annotated[
         str,
-        Option(metavar="NAME"),
+        Option(metavar="NAME", registry="attention_backends", no_names=("auto",)),
         Field(
             description="What attends over the cache: the name of a back end (`max list attention-backends`); auto "
             "takes the best that works here.",
@@ -184,7 +184,7 @@ class ModelSettings(CheckpointSettings):
     ] = "auto"
     linear_method: Annotated[
         str,
-        Option(metavar="NAME"),
+        Option(metavar="NAME", registry="linear_methods", no_names=("auto", "none")),
         Field(
             description="What keeps the weights of projections and multiplies by them: the name of a method; auto "
             "takes the best that works here, none leaves them to torch.",
@@ -193,7 +193,7 @@ class ModelSettings(CheckpointSettings):
     ] = "auto"
     layer_compiler: Annotated[
         str,
-        Option(metavar="NAME"),
+        Option(metavar="NAME", registry="layer_compilers", no_names=("auto", "none")),
         Field(
             description="What makes one call of a whole layer: the name of a compiler; auto takes the best that works "
             "here, none runs layers as they are written.",
@@ -202,7 +202,7 @@ class ModelSettings(CheckpointSettings):
     ] = "auto"
     model_runner: Annotated[
         str,
-        Option(metavar="NAME"),
+        Option(metavar="NAME", registry="model_runners", no_names=("auto",)),
         Field(
             description="What runs the model, a step at a time: the name of a runner (`max list model-runners`); auto "
             "takes the best that works here.",
@@ -229,6 +229,7 @@ class KVCacheSettings(Section):
 
     cache_strategy: Annotated[
         CacheStrategyName,
+        Option(registry="cache_strategies", no_names=("model_default",)),
         Field(description="Keeper of keys and values: model_default, paged, or a name that a plugin registers."),
     ] = "model_default"
     kv_cache_page_size: Annotated[
@@ -283,7 +284,9 @@ class SchedulingSettings(Section):
     title: ClassVar[str] = "Scheduling"
 
     scheduler: Annotated[
-        str, Option(metavar="NAME"), Field(description="Policy that decides who runs in a step.", min_length=1)
+        str,
+        Option(metavar="NAME", registry="schedulers"),
+        Field(description="Policy that decides who runs in a step.", min_length=1),
     ] = "continuous"
     max_batch_size: Annotated[
         int | None,
@@ -349,7 +352,7 @@ class SamplingSettings(Section):
     ] = True
     structured_output_backend: Annotated[
         str,
-        Option(metavar="NAME"),
+        Option(metavar="NAME", registry="grammar_backends", no_names=("auto",), checked=False),
         Field(
             description="Who keeps texts within grammars: llguidance, outlines, or a name that a plugin registers; "
             "auto takes, per request, the first that can and starts at once.",
@@ -495,7 +498,7 @@ class ServerSettings(Section):
     ] = False
     tool_parser: Annotated[
         str,
-        Option(metavar="NAME", server=True),
+        Option(metavar="NAME", server=True, registry="tool_parsers", no_names=("auto", "none"), checked=False),
         Field(
             description="How tool calls are read out of answers: the name of a parser (docs/parsers.md lists them), "
             "auto to go by the chat template, none to leave them in the text.",
@@ -504,7 +507,7 @@ class ServerSettings(Section):
     ] = "auto"
     reasoning_parser: Annotated[
         str,
-        Option(metavar="NAME", server=True),
+        Option(metavar="NAME", server=True, registry="reasoning_parsers", no_names=("auto", "none"), checked=False),
         Field(
             description="How reasoning is set apart from answers: the name of a parser (docs/parsers.md lists them), "
             "auto to go by the chat template, none to leave it in the text.",

@@ -52,16 +52,18 @@ class Option:
     """How a field's option deviates from the rule, as a marker in its annotation.
 
     `alias` is a second Python name, `env` further variables besides MAX_SERVE_<NAME>. Where `registry` names one of a
-    host, such as "eviction_policies", the value is the name of a component in it, which is checked at start. A `server`
-    option makes no sense without HTTP. A `policy` option is up to the scheduler: those act on it that declare it in
-    `honours`. A switch that is not `negatable` has no --no-x. The values of `secret` ones are never shown. `hidden`
-    fields have no option.
+    host, such as "eviction_policies", the value is the name of a component in it, or one of `no_names`; that is checked
+    at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP. A
+    `policy` option is up to the scheduler: those act on it that declare it in `honours`. A switch that is not
+    `negatable` has no --no-x. The values of `secret` ones are never shown. `hidden` fields have no option.
     """
 
     alias: str = ""
     env: tuple[str, ...] = ()
     metavar: str = ""
     registry: str = ""
+    no_names: tuple[str, ...] = ()
+    checked: bool = True
     server: bool = False
     policy: bool = False
     negatable: bool = True
