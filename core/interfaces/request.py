@@ -209,12 +209,12 @@ class EncodeRequest:
 class Encoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one step gave one EncodeRequest: vectors of some of its texts, and at the end why it ended.
 
-    `places` are numbers of texts. `data` holds, for each in this order, one vector, or `rows` of them, of float32 in
+    `indices` are numbers of texts. `data` holds, for each in this order, one vector, or `rows` of them, of float32 in
     the order of this machine's bytes.
     """
 
     id: str
-    places: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
     data: bytes = b""
     finish: FinishReason | None = None

@@ -94,7 +94,7 @@ class Embedder:
     async def scores(
         self, pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]], meter: Meter, options: ScoreOptions
     ) -> list[float]:
-        """How well the texts of each pair go together; `names` are their places in the request.
+        """How well the texts of each pair go together; `names` are their parameters in the request.
 
         From a model of pairs what it says, from one of embeddings the cosine.
         """
@@ -111,7 +111,7 @@ class Embedder:
         def read() -> list[Input]:
             cases = zip(self._cut(pairs, options), names, strict=True)
             truncation = options.truncation
-            return [self.inputs.pair(one, other, place, truncation=truncation) for (one, other), (_, place) in cases]
+            return [self.inputs.pair(one, other, param, truncation=truncation) for (one, other), (_, param) in cases]
 
         inputs = await self.threads.run(read)
         vectors = await self.encode(inputs, meter, activation=options.activation)
@@ -123,17 +123,17 @@ class Embedder:
         """Every different text is encoded once: one query has many documents."""
         prompt = self.inputs.prompt(None)
         shortened = await self.threads.run(lambda: self._cut(pairs, options))
-        places = {
+        params = {
             text: name
             for pair, both in zip(shortened, names, strict=True)
             for text, name in zip(pair, both, strict=True)
         }
-        texts = list(places)
+        texts = list(params)
         self._check_capacity(len(texts), names[0][1].partition("[")[0])
 
         def read() -> list[Input]:
             truncation = options.truncation
-            return [self.inputs.text(text, places[text], prompt=prompt, truncation=truncation) for text in texts]
+            return [self.inputs.text(text, params[text], prompt=prompt, truncation=truncation) for text in texts]
 
         skip = self.inputs.skipped(prompt)
         vectors = dict(zip(texts, await self.encode(await self.threads.run(read), meter, skip=skip), strict=True))

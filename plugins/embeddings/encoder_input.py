@@ -56,65 +56,65 @@ class EncoderInputs:
     def text(
         self,
         text: str,
-        place: str,
+        param: str,
         *,
         prompt: str = "",
         truncation: Truncation | None = None,
         add_special_tokens: bool = True,
     ) -> Input:
         """One text, cut where `truncation` says so."""
-        return self._encoded(prompt + text, None, place, truncation, add_special_tokens)
+        return self._encoded(prompt + text, None, param, truncation, add_special_tokens)
 
-    def pair(self, first: str, second: str, place: str, *, truncation: Truncation | None = None) -> Input:
+    def pair(self, first: str, second: str, param: str, *, truncation: Truncation | None = None) -> Input:
         """Two texts that are scored together."""
-        return self._encoded(first, second, place, truncation)
+        return self._encoded(first, second, param, truncation)
 
     def cut_text(self, text: str, most: int | None) -> str:
         """The text up to its token number `most`; None: all of it."""
         return text if most is None else self._tokenizer.cut_text(text.lower() if self._vectors.lower else text, most)
 
-    def ids(self, ids: Sequence[int], place: str, *, truncation: Truncation | None = None) -> Input:
+    def ids(self, ids: Sequence[int], param: str, *, truncation: Truncation | None = None) -> Input:
         """Token ids, as they are."""
         bad = next((id for id in ids if not 0 <= id < self._info.vocab_size), None)
         if bad is not None:
-            message = f"{place}: token id {bad} is outside the vocabulary of {self._info.vocab_size} tokens"
-            raise RequestError(message, param=place)
-        return self._checked(Input(tuple(ids if truncation is None else truncation.ids(ids))), place)
+            message = f"{param}: token id {bad} is outside the vocabulary of {self._info.vocab_size} tokens"
+            raise RequestError(message, param=param)
+        return self._checked(Input(tuple(ids if truncation is None else truncation.ids(ids))), param)
 
     def _encoded(
-        self, text: str, second: str | None, place: str, truncation: Truncation | None, add_special_tokens: bool = True
+        self, text: str, second: str | None, param: str, truncation: Truncation | None, add_special_tokens: bool = True
     ) -> Input:
         if self._vectors.lower:
             text, second = text.lower(), second.lower() if second is not None else None
         if truncation is None:
-            self._validate_feasible(len(text) + len(second or ""), text + (second or ""), place)
+            self._validate_feasible(len(text) + len(second or ""), text + (second or ""), param)
         ids, start = self._tokenizer.encode_input(
             text, second, truncation=truncation, add_special_tokens=add_special_tokens
         )
         if truncation is not None and len(ids) > truncation.most:
             message = f"{FIELD} is {truncation.most}, less than the special tokens of a text; {len(ids)} is the least"
             raise RequestError(message, param=FIELD)
-        return self._checked(Input(tuple(ids), start), place)
+        return self._checked(Input(tuple(ids), start), param)
 
-    def _validate_feasible(self, characters: int, text: str, place: str) -> None:
+    def _validate_feasible(self, characters: int, text: str, param: str) -> None:
         """Megabytes that no model holds are not looked at, token by token."""
         tokens = self._tokenizer.fewest_tokens(text)
         if tokens > self._info.max_length:
-            raise self._too_long(f"{characters} characters, which is at least {tokens} tokens", place)
+            raise self._too_long(f"{characters} characters, which is at least {tokens} tokens", param)
 
-    def _checked(self, made: Input, place: str) -> Input:
+    def _checked(self, made: Input, param: str) -> Input:
         if not made.ids:
-            raise RequestError(f"{place}: the text has no tokens", param=place)
+            raise RequestError(f"{param}: the text has no tokens", param=param)
         if len(made.ids) > self._info.max_length:
-            raise self._too_long(f"{len(made.ids)} tokens", place)
+            raise self._too_long(f"{len(made.ids)} tokens", param)
         return made
 
-    def _too_long(self, size: str, place: str) -> RequestError:
+    def _too_long(self, size: str, param: str) -> RequestError:
         message = (
-            f"{place}: the text has {size}, and this model takes {self._info.max_length}; reduce its length, or let it "
+            f"{param}: the text has {size}, and this model takes {self._info.max_length}; reduce its length, or let it "
             "be cut with truncate_prompt_tokens"
         )
-        return RequestError(message, param=place, code=TOO_LONG)
+        return RequestError(message, param=param, code=TOO_LONG)
 
     def truncation(self, wanted: int | None, side: TruncationSide | None = None) -> Truncation | None:
         """How texts are cut, of what a request says: -1 is to as many tokens as the model takes."""

@@ -43,12 +43,12 @@ class Encoding:
             self._inputs.truncation(cut),
         )
         found: dict[int, Vector] = {}
-        spelled = [place for place, text in enumerate(texts) if isinstance(text, str)]
-        coded = [place for place, text in enumerate(texts) if not isinstance(text, str)]
-        for places, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
-            inputs = [self._input(texts[place], f"texts[{place}]", prompt, most) for place in places]
-            found.update(zip(places, self._run(inputs, size=size, skip=skip), strict=True))
-        return [found[place] for place in range(len(texts))]
+        spelled = [index for index, text in enumerate(texts) if isinstance(text, str)]
+        coded = [index for index, text in enumerate(texts) if not isinstance(text, str)]
+        for indices, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
+            inputs = [self._input(texts[index], f"texts[{index}]", prompt, most) for index in indices]
+            found.update(zip(indices, self._run(inputs, size=size, skip=skip), strict=True))
+        return [found[index] for index in range(len(texts))]
 
     def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
         """How well each of `seconds` goes with `first`."""
@@ -61,10 +61,10 @@ class Encoding:
         if self._engine.info.task != task:
             raise RequestError(f"{self._engine.info.name!r} {otherwise}")
 
-    def _input(self, text: str | Sequence[int], place: str, prompt: str, truncation: Truncation | None) -> Input:
+    def _input(self, text: str | Sequence[int], param: str, prompt: str, truncation: Truncation | None) -> Input:
         if isinstance(text, str):
-            return self._inputs.text(text, place, prompt=prompt, truncation=truncation)
-        return self._inputs.ids(text, place, truncation=truncation)
+            return self._inputs.text(text, param, prompt=prompt, truncation=truncation)
+        return self._inputs.ids(text, param, truncation=truncation)
 
     def _run(self, inputs: Sequence[Input], *, size: int | None = None, skip: int = 0) -> list[Vector]:
         if not inputs:

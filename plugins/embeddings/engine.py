@@ -91,8 +91,8 @@ class EncoderEngine:
             raise RequestError(f"{self.info.name!r} encodes texts and generates none", code="unsupported_model")
         if request.id in self._queue:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        for place, text in enumerate(request.texts):
-            self._check(text, f"input[{place}]")
+        for index, text in enumerate(request.texts):
+            self._check(text, f"input[{index}]")
         if not request.texts:
             raise RequestError("there is no text to encode", param="input")
         self._queue.add(request)
@@ -149,7 +149,7 @@ class EncoderEngine:
         except Exception as error:
             log.error("a batch of %d texts failed", len(taken), exc_info=error)
             return [self._end(id, f"{type(error).__name__}: {error}") for id in _by_request(taken)]
-        return [self._given(id, places, taken, rows) for id, places in _by_request(taken).items()]
+        return [self._given(id, indices, taken, rows) for id, indices in _by_request(taken).items()]
 
     def next_outputs(self) -> list[Encoded]:
         return self.step()
@@ -181,7 +181,7 @@ class EncoderEngine:
             self._queue.drop(id)
         return Encoded(
             id=id,
-            places=tuple(taken[number].place for number in numbers),
+            indices=tuple(taken[number].index for number in numbers),
             rows=() if self._parts.finish is not None else tuple(map(len, own)),
             data=b"".join(each.tobytes() for each in own),
             finish="stop" if over else None,

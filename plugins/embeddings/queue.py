@@ -11,20 +11,20 @@ from maxserve.interfaces.request import EncodeRequest
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Text number `place` of a request, taken for a step."""
+    """Text number `index` of a request, taken for a step."""
 
     work: EncodeWork
-    place: int
+    index: int
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.work.request.texts[self.place]
+        return self.work.request.texts[self.index]
 
     @property
     def second(self) -> int:
         """Where the second part of the text begins; 0 where there is none."""
         seconds = self.work.request.seconds
-        return seconds[self.place] if seconds else 0
+        return seconds[self.index] if seconds else 0
 
 
 class EncodeWork:
@@ -32,7 +32,7 @@ class EncodeWork:
 
     def __init__(self, request: EncodeRequest) -> None:
         self.request = request
-        self._todo = sorted(range(len(request.texts)), key=lambda place: len(request.texts[place]))
+        self._todo = sorted(range(len(request.texts)), key=lambda index: len(request.texts[index]))
         self.begun = False
 
     @property

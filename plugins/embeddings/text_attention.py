@@ -103,13 +103,13 @@ class WithinTexts:
 
 def _hidden(layer: CacheLayer, length: int, device: torch.device) -> Tensor:
     """What a token (a row) does not see of its text (the columns), [length, length]."""
-    places = torch.arange(length, device=device)
-    back = places[:, None] - places[None, :]
+    positions = torch.arange(length, device=device)
+    back = positions[:, None] - positions[None, :]
     hidden = back < 0
     if layer.window is not None:
         hidden |= back >= layer.window
     if layer.chunk is not None:
-        hidden |= places[:, None] // layer.chunk != places[None, :] // layer.chunk
+        hidden |= positions[:, None] // layer.chunk != positions[None, :] // layer.chunk
     return hidden
 
 

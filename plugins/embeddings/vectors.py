@@ -27,10 +27,10 @@ class Collected:
             raise EngineError(encoded.error)
         numbers = np.frombuffer(encoded.data, dtype=np.float32).reshape(-1, self._info.size)
         start = 0
-        for index, place in enumerate(encoded.places):
-            rows = encoded.rows[index] if encoded.rows else 1
+        for number, index in enumerate(encoded.indices):
+            rows = encoded.rows[number] if encoded.rows else 1
             part = numbers[start : start + rows]
-            self._vectors[place] = part if encoded.rows else part[0]
+            self._vectors[index] = part if encoded.rows else part[0]
             start += rows
 
     def vectors(self, size: int | None = None, *, normalized: bool | None = None) -> list[Vector]:

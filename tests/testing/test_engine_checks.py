@@ -55,18 +55,20 @@ WEIGHTS = "model.safetensors"
 
 def lose_a_text(self: Any) -> Sequence[Encoded]:
     (only,) = type(self).__mro__[1].step(self) or (None,)
-    return [] if only is None else [Encoded(id=only.id, places=only.places[:1], data=only.data[:16], finish="stop")]
+    return [] if only is None else [Encoded(id=only.id, indices=only.indices[:1], data=only.data[:16], finish="stop")]
 
 
 def never_end(self: Any) -> Sequence[Encoded]:
-    return [Encoded(id=each.id, places=each.places, data=each.data) for each in type(self).__mro__[1].step(self)]
+    return [Encoded(id=each.id, indices=each.indices, data=each.data) for each in type(self).__mro__[1].step(self)]
 
 
 def add_the_others(self: Any) -> Sequence[Encoded]:
     """The vectors depend on how many wait."""
     noise = np.float32(len(self.waiting))
     return [
-        Encoded(id=each.id, places=each.places, data=(np.frombuffer(each.data, "f4") + noise).tobytes(), finish="stop")
+        Encoded(
+            id=each.id, indices=each.indices, data=(np.frombuffer(each.data, "f4") + noise).tobytes(), finish="stop"
+        )
         for each in type(self).__mro__[1].step(self)
     ]
 

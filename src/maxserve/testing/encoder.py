@@ -82,7 +82,7 @@ class EncoderCase:
                 found = list(model.scores(hidden[torch.from_numpy(inputs.query_start[:-1])])[:, None])
             else:
                 found = list(hidden.split(inputs.seq_lens.tolist()))
-        ordered = dict(zip((each.place for each in taken), found, strict=True))
+        ordered = dict(zip((each.index for each in taken), found, strict=True))
         return [ordered[place] for place in range(len(texts))]
 
     def expected(self, text: tuple[int, ...], second: int = 0) -> Tensor:

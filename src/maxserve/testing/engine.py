@@ -96,7 +96,7 @@ class EngineChecks:
     def check(self, request: Request | EncodeRequest, outputs: Sequence[Output | Encoded]) -> None:
         """Every text is answered once, with numbers of four bytes; may say more of the answer."""
         if isinstance(request, EncodeRequest):
-            answered = [number for each in outputs if isinstance(each, Encoded) for number in each.places]
+            answered = [number for each in outputs if isinstance(each, Encoded) for number in each.indices]
             assert sorted(answered) == list(range(len(request.texts))), f"texts of {request.id!r} that were answered"
             assert not any(len(each.data) % 4 for each in outputs if isinstance(each, Encoded))
 
@@ -116,14 +116,14 @@ class EngineChecks:
             own = found.setdefault(each.id, [])
             if isinstance(each, Output):
                 own += each.tokens
-            elif each.places:
-                size = len(each.data) // len(each.places)
+            elif each.indices:
+                size = len(each.data) // len(each.indices)
                 cut = (
                     [each.data]
                     if each.rows
-                    else [each.data[i * size : (i + 1) * size] for i in range(len(each.places))]
+                    else [each.data[i * size : (i + 1) * size] for i in range(len(each.indices))]
                 )
-                own += [each.places, *cut] if each.rows else zip(each.places, cut, strict=True)
+                own += [each.indices, *cut] if each.rows else zip(each.indices, cut, strict=True)
         return {id: sorted(own) if own and isinstance(own[0], tuple) else own for id, own in found.items()}
 
     def test_what_is_aborted_gives_nothing_more(self, engine: ServedEngine) -> None:

@@ -141,17 +141,17 @@ class ScriptedEngine:
         self.active.add(request.id)
         try:
             await asyncio.sleep(self.delay)
-            for place in reversed(range(len(request.texts))):
+            for index in reversed(range(len(request.texts))):
                 if self.failure is not None:
                     raise self.failure
-                yield self._encoded(request, place)
+                yield self._encoded(request, index)
         finally:
             self.active.remove(request.id)
 
-    def _encoded(self, request: EncodeRequest, place: int) -> Encoded:
-        text = request.texts[place]
+    def _encoded(self, request: EncodeRequest, index: int) -> Encoded:
+        text = request.texts[index]
         vector = np.array([len(text), *text, *[0] * self.size][: self.size], dtype=np.float32)
-        return Encoded(id=request.id, places=(place,), data=vector.tobytes(), finish=None if place else "stop")
+        return Encoded(id=request.id, indices=(index,), data=vector.tobytes(), finish=None if index else "stop")
 
     async def reset_prefix_cache(self) -> None: ...
 

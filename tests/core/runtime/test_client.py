@@ -290,7 +290,7 @@ def encoded(*answers: Encoded) -> Outputs:
 
 
 async def places(client: WorkerClient, request: EncodeRequest) -> list[int]:
-    return [place async for answer in client.encode(request) for place in answer.places]
+    return [index async for answer in client.encode(request) for index in answer.indices]
 
 
 def test_texts_are_encoded_like_requests() -> None:
@@ -299,8 +299,8 @@ def test_texts_are_encoded_like_requests() -> None:
         waiting = asyncio.ensure_future(places(client, texts("a", 3)))
         await asyncio.sleep(0)
         assert channel.sent == [Encode(requests=(texts("a", 3),))]
-        client.deliver(encoded(Encoded(id="a", places=(2,))))
-        client.deliver(encoded(Encoded(id="a", places=(0, 1), finish="stop"), Encoded(id="gone", places=(0,))))
+        client.deliver(encoded(Encoded(id="a", indices=(2,))))
+        client.deliver(encoded(Encoded(id="a", indices=(0, 1), finish="stop"), Encoded(id="gone", indices=(0,))))
         assert await waiting == [2, 0, 1]
         assert (client.open, client.served, channel.aborted()) == (0, 1, [])
 

@@ -82,7 +82,7 @@ def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
         Outputs(
             outputs=(),
             stats=STATS,
-            encoded=(Encoded(id="e", places=(1, 0), rows=(2, 1), data=b"\0\x80?!", finish="stop"),),
+            encoded=(Encoded(id="e", indices=(1, 0), rows=(2, 1), data=b"\0\x80?!", finish="stop"),),
         ),
         Failed(message="m", kind="usage"),
         Outputs(outputs=(Output(id="r", tokens=(1,), finish="stop", cached=3),), stats=STATS),

@@ -11,12 +11,12 @@ def request(id: str, *lengths: int) -> EncodeRequest:
 
 
 def step(queue: EncodeQueue, tokens: int = 100, texts: int = 100) -> list[tuple[str, int]]:
-    """The (request, place) of each text of a step; requests of which all is taken leave, as in the engine."""
+    """The (request, index) of each text of a step; requests of which all is taken leave, as in the engine."""
     taken = queue.take(tokens, texts)
     for work in list(queue):
         if not work.left:
             queue.drop(work.request.id)
-    return [(each.work.request.id, each.place) for each in taken]
+    return [(each.work.request.id, each.index) for each in taken]
 
 
 def test_texts_of_a_step_are_sorted_by_length_and_keep_their_places() -> None:

@@ -21,14 +21,14 @@ def bytes_of(*numbers: float) -> bytes:
 
 def test_parts_come_in_any_order() -> None:
     collected = Collected(3, PLAIN)
-    collected.add(Encoded(id="a", places=(2,), data=bytes_of(5, 6)))
-    collected.add(Encoded(id="a", places=(1, 0), data=bytes_of(3, 4, 1, 2), finish="stop"))
+    collected.add(Encoded(id="a", indices=(2,), data=bytes_of(5, 6)))
+    collected.add(Encoded(id="a", indices=(1, 0), data=bytes_of(3, 4, 1, 2), finish="stop"))
     assert [vector.tolist() for vector in collected.vectors()] == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_a_text_may_have_many_vectors() -> None:
     collected = Collected(2, PLAIN)
-    collected.add(Encoded(id="a", places=(1, 0), rows=(2, 1), data=bytes_of(1, 2, 3, 4, 5, 6)))
+    collected.add(Encoded(id="a", indices=(1, 0), rows=(2, 1), data=bytes_of(1, 2, 3, 4, 5, 6)))
     assert [vector.tolist() for vector in collected.vectors()] == [[[5, 6]], [[1, 2], [3, 4]]]
 
 
@@ -43,7 +43,7 @@ def test_cut_vectors_have_length_one_where_the_whole_ones_have() -> None:
     whole = bytes_of(0.6, 0.8)
     for info, expected in ((VectorInfo(size=2, sizes=(), normalized=True), 1.0), (VectorInfo(size=2, sizes=()), 0.6)):
         collected = Collected(1, info)
-        collected.add(Encoded(id="a", places=(0,), data=whole))
+        collected.add(Encoded(id="a", indices=(0,), data=whole))
         assert collected.vectors(1)[0].tolist() == pytest.approx([expected])
 
 
