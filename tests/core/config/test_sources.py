@@ -15,7 +15,7 @@ from maxserve.testing.sections import built_in_sections
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 ORIGINS = ("command line", "file", "environment")
-CASES = {
+CASES: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "max_length": ("model.max_length", (11, 22, 33), None),
     "model_path": ("model.model_path", ("a", "b", "c"), "maxserve/demo"),
     "kv_cache_format": ("kv_cache.kv_cache_format", ("float32", "bfloat16", "float8_e4m3fn"), None),
@@ -129,7 +129,7 @@ def test_false_is_never_dropped(option: OptionSpec, yaml_file: Callable[..., str
     assert value(config_file=on) is True
     assert value({option.env[0]: "true"}, config_file=off) is False
     if option.off_flag:
-        assert value(config_file=on, **{option.name: False}) is False
+        assert value({}, config_file=on, **{option.name: False}) is False
         assert value(config_file=yaml_file(f"no-{option.flag[2:]}: true\n")) is False
         assert value(config_file=yaml_file(f"{option.off_flag[2:].replace('-', '_')}: 'off'\n")) is True
 
