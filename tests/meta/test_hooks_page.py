@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from maxserve.core import hookspecs
+from maxserve.core.registry.contracts import _members
+from maxserve.core.registry.kinds import KINDS, Kind
 
 HOOKS: dict[str, FunctionType] = {
     name: value for name, value in vars(hookspecs).items() if name.startswith("maxserve_")
@@ -46,6 +48,17 @@ def test_signature_and_sentence_are_the_true_ones(parts: dict[str, str], name: s
 def test_it_says_when_and_where(parts: dict[str, str], name: str) -> None:
     assert "*When*: " in parts[head(name)]
     assert "*Where*: " in parts[head(name)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_it_says_what_to_build(parts: dict[str, str], kind: Kind) -> None:
+    """Each method and attribute of what a build gives, by its true signature."""
+    part = parts[head(kind.hook)]
+    assert "*Build*: " in part
+    for name, member in ({} if kind.builds is None else _members(kind.builds)).items():
+        arguments = list(inspect.signature(member).parameters)[1:] if inspect.isfunction(member) else None
+        shown = name if arguments is None else f"{name}({', '.join(arguments)})"
+        assert f"`{shown}`" in part, f"{kind.hook}: {shown} is not explained"
 
 
 @pytest.mark.parametrize("name", HOOKS)
