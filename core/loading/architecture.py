@@ -16,8 +16,6 @@ from maxserve.core.interfaces.errors import MaxserveError, ModelError
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
     from maxserve.core.interfaces.host import Host
     from maxserve.core.loading.location import ModelFolder

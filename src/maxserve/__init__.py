@@ -24,8 +24,8 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
-from maxserve.core.registry.builtins import ship
-from maxserve.plugins import BUILTINS
+from maxserve.core.registry.builtins import ship as _ship
+from maxserve.plugins import BUILTINS as _BUILTINS
 
 if TYPE_CHECKING:
     from maxserve.llm import LLM
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-ship(BUILTINS)
+_ship(_BUILTINS)
 
 
 def __getattr__(name: str) -> Any:
