@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import maxserve
@@ -25,6 +26,10 @@ if (
 ):  # tried in place: the processes that tests start see it too
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
 
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)  # of .ci/run
+hypothesis.settings.load_profile("local")
+
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -36,8 +41,29 @@ CORPUS = [
 ] * 20
 
 
+# Files and folders with few tests that take long each. They come first, so that no process has one to do at the end.
+LONG = (
+    "tests/test_write_a_plugin.py",
+    "tests/plugins/commands/test_new_plugin.py",
+    "tests/examples",
+    "tests/meta/test_layout.py",
+    "tests/compat",
+    "tests/core/runtime",
+    "tests/end_to_end",
+    "tests/architectures/test_every_architecture.py",
+)
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((i for i, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what needs a C++ compiler where there is none: those tests ask for kernels that cannot be made."""
+    """The files that take long come first, for `--no-loadscope-reorder`.
+
+    What needs a C++ compiler is left out where there is none: those tests ask for kernels that cannot be made.
+    """
+    items.sort(key=_rank)
     if any(map(shutil.which, ("g++", "clang++", "c++"))):
         return
     for item in items:
@@ -103,10 +129,11 @@ def write_model(
     return folder
 
 
-def run(*command: str, **kwargs: Any) -> str:
-    """The output of a command that must succeed; it does not see the checkout that is tested in place."""
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env, **kwargs)
+def run(*command: str, in_place: bool = False, timeout: float = 300, **kwargs: Any) -> str:
+    """The output of a command that must succeed; it sees the checkout that is tested only where it is `in_place`."""
+    hidden = ("PYTEST_ADDOPTS",) if in_place else ("PYTHONPATH", "PYTEST_ADDOPTS")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=env, **kwargs)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -132,6 +159,19 @@ class FreshEnvironment:
         """Installs without a network; what is borrowed does not count as installed."""
         pip = [sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-index", "--no-deps"]
         run(*pip, "--no-build-isolation", "--ignore-installed", *arguments)
+
+
+@pytest.fixture(scope="session")
+def forked_pytest() -> Callable[..., list[dict[str, Any]]]:
+    """Runs pytest several times by one interpreter, as forked_pytest.py says; the status and output of each run."""
+
+    def forked(runs: list[dict[str, Any]], python: str | None = None) -> list[dict[str, Any]]:
+        driver = str(Path(__file__).with_name("forked_pytest.py"))
+        output = run(python or sys.executable, driver, json.dumps(runs), in_place=python is None, timeout=900)
+        found: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
+        return found
+
+    return forked
 
 
 @pytest.fixture(scope="session")

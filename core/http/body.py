@@ -7,6 +7,8 @@ hundred times the memory of its bytes, and validation holds the interpreter.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -159,13 +161,20 @@ def body_schema(model: type[BaseModel], path: str = "") -> BodySchema:
 
     With the route's `path`, its parameters as well, which FastAPI does not find in a handler of the bare request.
     """
-    schema = model.model_json_schema()
-    schema = _inlined(schema, schema.pop("$defs", {}))
+    schema = _json_schema(model)
+    definitions = schema.get("$defs", {})
+    schema = _inlined({key: value for key, value in schema.items() if key != "$defs"}, definitions)
     described = BodySchema(requestBody={"required": True, "content": {"application/json": {"schema": schema}}})
     if names := _PARAMETER.findall(path):
         text = {"type": "string"}
         described["parameters"] = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
     return described
+
+
+@lru_cache(maxsize=64)
+def _json_schema(model: type[BaseModel]) -> Mapping[str, Any]:
+    """The schema of a body, which several routes may have, and the routers of several plugins."""
+    return model.model_json_schema()
 
 
 def _check_type(declared: str, *, from_page: bool) -> None:

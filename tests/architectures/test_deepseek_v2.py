@@ -61,7 +61,7 @@ SIZES = tiny(**GROUPS).to_dict()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"topk_method": "noaux_tc"}, "topk_method 'noaux_tc' is not known"),
         ({"n_group": 3}, "8 experts in 3 groups"),
@@ -70,8 +70,8 @@ SIZES = tiny(**GROUPS).to_dict()
         ({"moe_layer_freq": 2}, "moe_layer_freq"),
     ],
 )
-def test_what_cannot_work_is_said(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         config({**SIZES, **changes})
 
 

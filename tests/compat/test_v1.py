@@ -7,10 +7,7 @@ copy of examples/ renew both.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -45,28 +42,30 @@ def test_every_package_is_tried() -> None:
     assert {folder.name for folder in V1.iterdir() if folder.is_dir()} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_of_v1_loads_builds_and_passes(name: str, tmp_path: Path) -> None:
-    """As if it were installed: its tests ask the registries for what it declares."""
+@pytest.fixture(scope="module")
+def tried(forked_pytest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Each package as if it were installed, by itself: its tests ask the registries for what it declares."""
+    runs = [_run_of(name, tmp_path_factory.mktemp(name)) for name in PACKAGES]
+    return dict(zip(PACKAGES, forked_pytest(runs), strict=True))
+
+
+def _run_of(name: str, folder: Path) -> dict[str, Any]:
     module = PACKAGES[name]
-    info = tmp_path / "site" / f"{module}-1.0.dist-info"
+    info = folder / "site" / f"{module}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[maxserve.v1]\n{module} = {module}\n")
-    package = shutil.copytree(V1 / name, tmp_path / name)  # away from the conftest of our own tests
-    path = os.pathsep.join([str(package), str(info.parent), os.environ.get("PYTHONPATH", "")])
-    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(package / "tests")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert " passed" in ran.stdout
+    package = shutil.copytree(V1 / name, folder / name)  # away from the conftest of our own tests
+    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    args = [*options, str(package / "tests")]
+    return {"cwd": str(folder), "path": [str(package), str(info.parent)], "args": args}
+
+
+@pytest.mark.timeout(900)  # the first waits for all
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_of_v1_loads_builds_and_passes(name: str, tried: dict[str, Any]) -> None:
+    assert tried[name]["status"] == 0, tried[name]["output"]
+    assert " passed" in tried[name]["output"]
 
 
 def test_no_hook_disappears_or_loses_an_argument(names: Any) -> None:

@@ -41,12 +41,23 @@ def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> 
         assert name in plugins
 
 
+@pytest.fixture(scope="module")
+def tried(fresh: Any, forked_pytest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Each example's own tests, run by themselves where the wheels are installed."""
+    runs = []
+    for name in EXAMPLES:
+        folder = str(tmp_path_factory.mktemp(name))
+        options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", folder]
+        runs.append({"cwd": folder, "path": [], "args": [*options, str(ROOT / "examples" / name / "tests")]})
+    return dict(zip(EXAMPLES, forked_pytest(runs, fresh.python), strict=True))
+
+
 @pytest.mark.install
+@pytest.mark.timeout(900)  # the first waits for all
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_their_own_tests_pass(fresh: Any, name: str, tmp_path: Path) -> None:
-    tests = ROOT / "examples" / name / "tests"
-    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    assert "passed" in fresh.run("-m", "pytest", *options, str(tests), cwd=tmp_path)
+def test_their_own_tests_pass(tried: dict[str, Any], name: str) -> None:
+    assert tried[name]["status"] == 0, tried[name]["output"]
+    assert " passed" in tried[name]["output"]
 
 
 @pytest.mark.install

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
@@ -50,17 +52,16 @@ class RequestFields:
 
     def model(self, name: str, base: type[B]) -> type[B]:
         """`base` with the samplers' fields, all optional."""
-        fields: dict[str, Any] = {}
         for sampler, params in self._samplers.classes.items():
-            for field, hint in self._hints(params).items():
+            for field in _hints(params):
                 if field in base.model_fields:
                     owner = self._samplers.entries[sampler]
                     raise PluginError(
                         f"{owner}: its request field {field!r} is one that {name} has already; leave the plugin out "
                         f"with --no-plugin {owner.plugin}"
                     )
-                fields[field] = (hint | None, Field(default=None, description=_summary(params)))
-        return create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+        extended: type[B] = _extended(name, base, tuple(self._samplers.classes.values()))
+        return extended
 
     @property
     def allowed(self) -> frozenset[str]:
@@ -82,14 +83,25 @@ class RequestFields:
             param = next(iter(named), error.param)
             raise RequestError(error.message, param=param, code=error.code or "invalid_value") from error
 
-    @staticmethod
-    def _hints(params: type[Any]) -> dict[str, Any]:
-        try:
-            hints = get_type_hints(params)
-        except NameError as error:
-            where = f"{params.__module__}.{params.__qualname__}"
-            raise PluginError(f"{where}: {error}; types of request fields must be importable at run time") from error
-        return {field.name: hints[field.name] for field in dataclasses.fields(params)}
+
+@lru_cache(maxsize=64)
+def _extended(name: str, base: type[Body], classes: tuple[type[Any], ...]) -> Any:
+    """`base` with the fields of these classes; the routers of a server share what they extend alike."""
+    fields: dict[str, Any] = {
+        field: (hint | None, Field(default=None, description=_summary(params)))
+        for params in classes
+        for field, hint in _hints(params).items()
+    }
+    return create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+
+
+def _hints(params: type[Any]) -> Mapping[str, Any]:
+    try:
+        hints = get_type_hints(params)
+    except NameError as error:
+        where = f"{params.__module__}.{params.__qualname__}"
+        raise PluginError(f"{where}: {error}; types of request fields must be importable at run time") from error
+    return {field.name: hints[field.name] for field in dataclasses.fields(params)}
 
 
 def _check_size(field: str, value: Any) -> None:

@@ -22,16 +22,16 @@ SOON = 60.0  # seconds, on a machine that others use too; each takes less than o
 
 def start(folder: Path) -> str:
     """What a start says that fails; "" for one that answers."""
-    begun, said = time.monotonic(), ""
+    begun, message = time.monotonic(), ""
     try:
         maxserve.LLM(str(folder)).chat([{"role": "user", "content": "hi"}], max_tokens=2)
     except UsageError as error:
-        said = str(error)
+        message = str(error)
     except RequestError as error:  # a model that serves, but no conversation of this length
         assert "the model's length" in error.message  # noqa: PT017
     assert time.monotonic() - begun < SOON
-    assert "\n" not in said
-    return said
+    assert "\n" not in message
+    return message
 
 
 def config(**entries: Any) -> Callable[[Path], None]:
@@ -148,9 +148,9 @@ def test_a_hostile_folder_ends_the_start_in_one_line(
     monkeypatch.setattr(end_tokens, "_SECONDS", 0.5)
     change, reason = HOSTILE[name]
     change(demo_copy)
-    said = start(demo_copy)
-    assert bool(said) == (reason is not None)
-    assert re.search(reason or "", said), said
+    message = start(demo_copy)
+    assert bool(message) == (reason is not None)
+    assert re.search(reason or "", message), message
 
 
 WRONG = (None, True, -1, 0, 3, 10**12, 1.5, float("nan"), float("inf"), "", "4", [], [1], {}, {"a": 1}, [[[]]])

@@ -105,13 +105,13 @@ def opened(address: tuple[str, int]) -> closing[socket.socket]:
 
 def everything(line: socket.socket) -> bytes:
     """What the server says until it closes."""
-    said = b""
+    answer = b""
     try:
         while piece := line.recv(65536):
-            said += piece
+            answer += piece
     except ConnectionResetError:
         pass
-    return said
+    return answer
 
 
 def asked(address: tuple[str, int], data: bytes) -> bytes:
@@ -130,8 +130,8 @@ def sent_until_cut(line: socket.socket, piece: bytes, times: int) -> int:
     return times * len(piece)
 
 
-def failure(said: bytes) -> tuple[int, str]:
-    head, _, body = said.partition(b"\r\n\r\n")
+def failure(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
     error = json.loads(body)["error"]
     assert error.keys() == {"message", "param", "code"}
     assert b"x-origin:" in head
@@ -177,7 +177,7 @@ def test_headers_that_are_refused(start: Start, request_: bytes, status: int) ->
     assert message
 
 
-def test_the_origin_of_a_refused_request_is_told(start: Start) -> None:
+def test_the_origin_of_a_refused_request_is_known(start: Start) -> None:
     request = GET + b"Origin: https://chat.example\r\nX: " + b"a" * 100_000
     assert b"x-origin: https://chat.example\r\n" in asked(start(), request)
 
@@ -206,14 +206,14 @@ def test_a_header_that_comes_too_slowly(start: Start) -> None:
         line.sendall(b"GET /a HTTP/1.1\r\n")
         begun = time.monotonic()
         line.settimeout(0.05)
-        said = b""
-        while not said:
+        answer = b""
+        while not answer:
             assert time.monotonic() - begun < 10
             line.sendall(b"X: y\r\n")
             with suppress(TimeoutError):
-                said = line.recv(65536)
+                answer = line.recv(65536)
         line.settimeout(10)
-        status, message = failure(said + everything(line))
+        status, message = failure(answer + everything(line))
         assert status == 408
         assert "--header-timeout" in message
 
@@ -242,9 +242,9 @@ def test_a_body_that_comes_just_fast_enough(start: Start) -> None:
 
 def test_streams_and_slow_answers_are_not_cut(start: Start) -> None:
     address = start(header_seconds=0.2, body_seconds=0.2, idle_seconds=0.2, send_seconds=0.2)
-    said = asked(address, b"GET /stream?count=12 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    assert said.endswith(b"0\r\n\r\n")
-    assert b"data: 11" in said
+    answer = asked(address, b"GET /stream?count=12 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer.endswith(b"0\r\n\r\n")
+    assert b"data: 11" in answer
 
 
 def test_idle_connections_are_closed(start: Start) -> None:
@@ -265,22 +265,22 @@ def test_who_does_not_read_is_cut_off(start: Start) -> None:
 
 def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     requests = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % i for i in range(8)]
-    said = asked(start(), b"".join(requests) + GET + b"Connection: close\r\n\r\n")
-    places = [said.index(b"GET /%d" % i) for i in range(8)]
+    answer = asked(start(), b"".join(requests) + GET + b"Connection: close\r\n\r\n")
+    places = [answer.index(b"GET /%d" % i) for i in range(8)]
     assert places == sorted(places)
-    assert said.endswith(b"GET /a")
+    assert answer.endswith(b"GET /a")
 
 
 def test_too_many_pipelined_requests(start: Start) -> None:
     """The first ones are answered, and the connection ends: a client sends the others anew."""
-    said = asked(start(), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + (GET + b"\r\n") * 20_000)
-    assert said.count(b"HTTP/1.1 200") == connection.MOST_PIPELINED + 1
+    answer = asked(start(), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + (GET + b"\r\n") * 20_000)
+    assert answer.count(b"HTTP/1.1 200") == connection.MOST_PIPELINED + 1
 
 
 def test_nonsense_behind_a_request_does_not_disturb_its_answer(start: Start) -> None:
-    said = asked(start(), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 200")
-    assert said.endswith(b"GET /slow")
+    answer = asked(start(), b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"GET /slow")
 
 
 def test_tiny_chunks(start: Start) -> None:
@@ -305,7 +305,7 @@ def test_the_oldest_idle_connection_makes_room(start: Start) -> None:
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_a_flood_of_connections_that_say_nothing_keeps_nobody_out(start: Start) -> None:
+def test_a_flood_of_connections_that_say_nothing_keeps_no_other_out(start: Start) -> None:
     address = start(connections=10)
     lines = [socket.create_connection(address, timeout=20) for _ in range(50)]
     try:
@@ -321,9 +321,9 @@ def test_where_all_are_being_answered_there_is_no_room(start: Start) -> None:
         for line in (first, second):
             line.sendall(b"GET /stream?count=20 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert line.recv(65536).startswith(b"HTTP/1.1 200")
-        said = asked(address, b"")
-        assert failure(said)[0] == 503
-        assert b"retry-after" in said
+        answer = asked(address, b"")
+        assert failure(answer)[0] == 503
+        assert b"retry-after" in answer
         assert b"data: 19" in everything(first)
 
 
@@ -337,7 +337,7 @@ def test_an_answer_that_does_not_wait_for_the_body_arrives(start: Start) -> None
         assert client.get("/a").status_code == 200
 
 
-def test_a_body_that_nobody_wants_may_not_go_on_for_ever(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_not_wanted_may_not_go_on_for_ever(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "UNWANTED_BYTES", 1_000_000)
     with opened(start()) as line:
         line.sendall(b"POST /refused HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -355,8 +355,8 @@ def test_expect_100_continue(start: Start) -> None:
 
 def test_http_1_0_gets_no_chunks(start: Start) -> None:
     address = start()
-    said = asked(address, b"GET /stream?count=2 HTTP/1.0\r\n\r\n")
-    head, _, body = said.partition(b"\r\n\r\n")
+    answer = asked(address, b"GET /stream?count=2 HTTP/1.0\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
     assert body == b"data: 0\n\ndata: 1\n\n"
     assert asked(address, b"GET /a HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\nGET /a")

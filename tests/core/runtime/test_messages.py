@@ -65,7 +65,7 @@ STATS = StepStats(time=1.5, running=1, waiting=2, cache=CacheSizes(total=4, free
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
+def test_messages_to_the_worker_arrive_unchanged(message: Message) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ToWorker) == message
 
 
@@ -92,7 +92,7 @@ def test_what_the_worker_is_told_arrives_as_it_was(message: Message) -> None:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_what_the_worker_says_arrives_as_it_was(message: Message) -> None:
+def test_messages_of_the_worker_arrive_unchanged(message: Message) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=FromWorker) == message
 
 

@@ -54,10 +54,10 @@ def exchange(pair: Endpoints, count: int) -> tuple[list[FromWorker], list[str]]:
                 worker.send(Phase(text=str(n)))
                 api.send(Abort(ids=(str(n),)))
             await until(lambda: len(heard) == count + 1)
-            told: list[str] = []
-            while len(told) < count:
-                told += [id for m in worker.receive(timeout=None) if isinstance(m, Abort) for id in m.ids]
-            return heard, told
+            received: list[str] = []
+            while len(received) < count:
+                received += [id for m in worker.receive(timeout=None) if isinstance(m, Abort) for id in m.ids]
+            return heard, received
         finally:
             worker.close()
             api.close()
@@ -66,9 +66,9 @@ def exchange(pair: Endpoints, count: int) -> tuple[list[FromWorker], list[str]]:
 
 
 def test_everything_arrives_in_order_however_much_comes_at_once(addresses: Endpoints) -> None:
-    heard, told = exchange(addresses, 2000)
+    heard, received = exchange(addresses, 2000)
     assert heard == [Phase(text="early"), *(Phase(text=str(n)) for n in range(2000))]
-    assert told == [str(n) for n in range(2000)]
+    assert received == [str(n) for n in range(2000)]
 
 
 def test_messages_after_a_silence_are_heard(addresses: Endpoints) -> None:

@@ -49,7 +49,7 @@ def start_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Start]:
 
 
 class Talk:
-    """A worker and everything it said."""
+    """A worker and every message of it."""
 
     def __init__(self, child: LocalWorker, channel: ApiChannel) -> None:
         self.child = child
@@ -62,11 +62,11 @@ class Talk:
             return await self._heard.get()
 
     async def ready(self) -> list[FromWorker]:
-        said = [await self.next()]
-        while not isinstance(said[-1], Ready | Failed):
-            said.append(await self.next())
+        heard = [await self.next()]
+        while not isinstance(heard[-1], Ready | Failed):
+            heard.append(await self.next())
         self.channel.connect()
-        return said
+        return heard
 
     async def outputs(self) -> Outputs:
         message = await self.next()
@@ -89,7 +89,7 @@ def request(id: str, kind: int = 0, max_tokens: int | None = None) -> Request:
     return Request(id=id, prompt=(kind,), params=SamplingParams(max_tokens=max_tokens))
 
 
-def test_start_is_told_step_by_step(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
+def test_the_start_is_reported_step_by_step(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
     async def main() -> None:
         async with worker(start_of(addresses)) as talk:
             hello, *phases, ready = await talk.ready()
@@ -143,7 +143,7 @@ def test_abort_frees_a_running_request_and_stats_say_so(addresses: Endpoints, st
     asyncio.run(main())
 
 
-def test_prefix_cache_is_reset_when_told(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
+def test_the_prefix_cache_is_reset_on_request(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
     async def main() -> None:
         async with worker(start_of(addresses)) as talk:
             await talk.ready()

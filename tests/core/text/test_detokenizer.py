@@ -1,9 +1,15 @@
+"""Text of a stream, against the text of the whole."""
+
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
@@ -19,27 +25,45 @@ def fallback(tokenizer_folders: dict[str, Path]) -> Tokenizer:
     return Tokenizer.load(str(tokenizer_folders["byte_fallback"]))
 
 
-def cut(ids: list[int], rng: random.Random) -> list[list[int]]:
-    """`ids` in random pieces, empty ones among them."""
-    pieces = []
-    while ids:
-        size = rng.choice([0, 1, 1, 1, 2, 3, 7])
-        pieces.append(ids[:size])
-        ids = ids[size:]
-    return pieces
+THOROUGH = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+
+cuts = st.lists(st.integers(0, 40), max_size=12)
+numbers = st.lists(st.integers(-1, 400), max_size=40)  # taken modulo the size of a vocabulary, and a little more
+
+
+def cut(whole: list[int], places: Sequence[int]) -> list[list[int]]:
+    """`whole` in pieces, some of them empty."""
+    ends = sorted(min(place, len(whole)) for place in places)
+    return [whole[start:end] for start, end in pairwise([0, *ends, len(whole)])]
+
+
+def ids_of(tokenizer: Tokenizer, numbers: Sequence[int]) -> list[int]:
+    """Ids of all kinds: of tokens, and a few that no token has."""
+    return [number if number < 0 else number % (tokenizer.vocab_size + 3) for number in numbers]
 
 
 def pieces_of(detokenizer: Detokenizer, chunks: list[list[int]]) -> list[str]:
     return [*[detokenizer.add(chunk) for chunk in chunks], detokenizer.finish()]
 
 
-@pytest.mark.parametrize("skip", [True, False])
-def test_pieces_of_random_tokens_make_up_the_whole_text(tokenizer: Tokenizer, skip: bool) -> None:
-    rng = random.Random(1)
-    for _ in range(400):
-        ids = [rng.randrange(-1, tokenizer.vocab_size + 3) for _ in range(rng.randrange(40))]
-        pieces = pieces_of(Detokenizer(tokenizer, skip_special_tokens=skip), cut(ids, rng))
-        assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=skip)
+@given(numbers=numbers, cuts=cuts, skip=st.booleans())
+@THOROUGH
+def test_pieces_of_any_tokens_make_up_the_whole_text(
+    tokenizer: Tokenizer, numbers: list[int], cuts: list[int], skip: bool
+) -> None:
+    ids = ids_of(tokenizer, numbers)
+    pieces = pieces_of(Detokenizer(tokenizer, skip_special_tokens=skip), cut(ids, cuts))
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+@given(text=st.text(max_size=30), cuts=cuts)
+@THOROUGH
+def test_pieces_of_any_text_never_show_half_a_character(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
+    ids = tokenizer.encode(text.encode(errors="ignore").decode(), add_special_tokens=False)
+    whole = tokenizer.decode(ids)
+    pieces = pieces_of(Detokenizer(tokenizer), cut(ids, cuts))
+    assert "".join(pieces) == whole
+    assert "".join(pieces).count("\ufffd") == whole.count("\ufffd")
 
 
 def test_pieces_of_text_make_up_the_text_and_never_show_half_a_character(
@@ -53,13 +77,13 @@ def test_pieces_of_text_make_up_the_text_and_never_show_half_a_character(
         assert "".join(pieces).count("\ufffd") == ("é<x>" in text and tokenizer.joins_bytes)
 
 
-def test_a_prompt_keeps_the_leading_space(tokenizer: Tokenizer) -> None:
-    rng = random.Random(2)
-    for _ in range(300):
-        prompt = tokenizer.encode("Hello world fish", add_special_tokens=True)[: rng.randrange(1, 9)]
-        ids = tokenizer.encode("One fish. It's 日本語 😀!", add_special_tokens=False)[: rng.randrange(30)]
-        pieces = pieces_of(Detokenizer(tokenizer, prompt=prompt), cut(ids, rng))
-        assert tokenizer.decode(prompt) + "".join(pieces) == tokenizer.decode(prompt + ids)
+@given(length=st.integers(1, 8), more=st.integers(0, 30), cuts=cuts)
+@THOROUGH
+def test_a_prompt_keeps_the_leading_space(tokenizer: Tokenizer, length: int, more: int, cuts: list[int]) -> None:
+    prompt = tokenizer.encode("Hello world fish", add_special_tokens=True)[:length]
+    ids = tokenizer.encode("One fish. It's 日本語 😀!", add_special_tokens=False)[:more]
+    pieces = pieces_of(Detokenizer(tokenizer, prompt=prompt), cut(ids, cuts))
+    assert tokenizer.decode(prompt) + "".join(pieces) == tokenizer.decode(prompt + ids)
 
 
 def test_a_prompt_may_end_in_the_middle_of_a_character(tokenizer_folders: dict[str, Path]) -> None:

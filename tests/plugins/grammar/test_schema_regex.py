@@ -93,6 +93,33 @@ def test_every_text_is_valid(data: st.DataObject, schema: dict[str, Any]) -> Non
     assert Draft202012Validator(schema).is_valid(json.loads(text)), (schema, text)
 
 
+@given(data=st.data(), schema=schemas)
+@SLOWLY
+def test_what_a_schema_does_not_take_is_not_written(
+    guidance: GrammarCompiler, data: st.DataObject, schema: dict[str, Any]
+) -> None:
+    """Any value that jsonschema refuses, and any it takes that comes in the order of the schema's properties."""
+    value = data.draw(values)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        make = guidance.compile("json_schema", json.dumps(schema))
+    except GrammarUnsupported:
+        return
+    if written(make(), text):
+        assert Draft202012Validator(schema).is_valid(value), (schema, text)
+    elif not isinstance(value, dict | list):
+        assert not Draft202012Validator(schema).is_valid(value), (schema, text)
+
+
+@given(schema=schemas, seed=st.integers(0, 2))
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_what_llguidance_writes_is_valid(
+    guidance: GrammarCompiler, schema: dict[str, Any], seed: int, random_text: Callable[[Matcher, int], str | None]
+) -> None:
+    text = random_text(guidance.compile("json_schema", json.dumps(schema))(), seed)
+    assert text is None or Draft202012Validator(schema).is_valid(json.loads(text)), (schema, text)
+
+
 @given(schema=schemas, seed=st.integers(0, 2))
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 def test_both_back_ends_agree(

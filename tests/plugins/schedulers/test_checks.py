@@ -95,10 +95,10 @@ class PreemptsAlways(Continuous):
 def failing(checks: SchedulerChecks) -> list[str]:
     """The tests of the class that fail."""
     tests = {
-        "finishes": checks.test_everyone_finishes,
+        "finishes": checks.test_every_request_finishes,
         "repeats": checks.test_same_input_gives_same_plans,
-        "empty": checks.test_an_empty_house_is_fine,
-        "flood": checks.test_a_flood_of_prompts_holds_nobody_back,
+        "empty": checks.test_an_empty_batch_is_fine,
+        "flood": checks.test_a_flood_of_prompts_holds_no_other_back,
     }
     names: list[str] = []
     for name, test in tests.items():

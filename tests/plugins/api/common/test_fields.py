@@ -148,3 +148,9 @@ def test_numbers_that_no_message_holds_are_refused(body: str, param: str) -> Non
     with pytest.raises(RequestError, match="64 bits") as caught:
         sampling(fields(Bias), body)
     assert (caught.value.param, caught.value.status) == (param, 400)
+
+
+def test_routers_with_the_same_samplers_share_a_model() -> None:
+    assert fields(Heat).model("Ask", Ask) is fields(Heat).model("Ask", Ask)
+    assert fields(Heat).model("Ask", Ask) is not fields(Heat, Dry).model("Ask", Ask)
+    assert "dry_strength" not in fields(Heat).model("Ask", Ask).model_fields

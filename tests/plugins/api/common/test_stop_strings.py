@@ -1,14 +1,22 @@
+"""Where stop strings end a text, against a plain search in the whole."""
+
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.stop_strings import StopStrings
 from tests.core.text.conftest import folder, tokenizer_folders  # noqa: F401 (fixtures)
+
+S = TypeVar("S", str, list[int])
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +33,42 @@ def expected_stop(text: str, stops: list[str]) -> tuple[str, str | None]:
     return text[:position], stop
 
 
-@pytest.mark.parametrize("include", [False, True])
-def test_stops_end_random_text_where_the_first_one_starts(include: bool) -> None:
-    rng = random.Random(4)
-    for _ in range(5000):
-        text = "".join(rng.choice("aab. ") for _ in range(rng.randrange(24)))
-        stops = ["".join(rng.choice("aab. ") for _ in range(rng.randrange(1, 6))) for _ in range(rng.randrange(4))]
-        stop_strings = StopStrings(stops, include=include)
-        shown = ""
-        rest = text
-        while rest:
-            size = rng.randrange(1, 5)
-            shown += stop_strings.feed(rest[:size])
-            rest = rest[size:]
-        shown += stop_strings.flush()
-        before, matched = expected_stop(text, stops)
-        assert stop_strings.matched == matched
-        assert shown == before + (matched or "" if include else "")
+cuts = st.lists(st.integers(0, 40), max_size=12)
+few = st.text(alphabet="aab. ", max_size=24)  # of few letters, so that stops are met
+
+
+def cut(whole: S, places: Sequence[int]) -> list[S]:
+    """`whole` in pieces, some of them empty."""
+    ends = sorted(min(place, len(whole)) for place in places)
+    return [whole[start:end] for start, end in pairwise([0, *ends, len(whole)])]
+
+
+@given(text=few, stops=st.lists(few.filter(bool), max_size=4), cuts=cuts, include=st.booleans())
+@settings(deadline=None, max_examples=1000)
+def test_stops_end_any_text_where_the_first_one_starts(
+    text: str, stops: list[str], cuts: list[int], include: bool
+) -> None:
+    stop_strings = StopStrings(stops, include=include)
+    shown = "".join(stop_strings.feed(piece) for piece in cut(text, cuts)) + stop_strings.flush()
+    before, matched = expected_stop(text, stops)
+    assert stop_strings.matched == matched
+    assert shown == before + (matched or "" if include else "")
+
+
+@given(data=st.data(), numbers=st.lists(st.integers(0, 400), max_size=40), cuts=cuts)
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_stops_taken_from_the_text_of_any_tokens(
+    tokenizer: Tokenizer, data: st.DataObject, numbers: list[int], cuts: list[int]
+) -> None:
+    """A stop string that the whole text has somewhere, however its tokens are cut."""
+    ids = [number % tokenizer.vocab_size for number in numbers]
+    whole = tokenizer.decode(ids)
+    start = data.draw(st.integers(0, len(whole)))
+    stop = whole[start : start + data.draw(st.integers(1, 6))] or "never"
+    detokenizer, stops = Detokenizer(tokenizer), StopStrings([stop])
+    shown = "".join(stops.feed(detokenizer.add(piece)) for piece in cut(ids, cuts))
+    shown += stops.feed(detokenizer.finish()) + stops.flush()
+    assert shown == whole.partition(stop)[0]
 
 
 def test_only_what_may_start_a_stop_is_held_back() -> None:
