@@ -37,7 +37,7 @@ class Images(TransformersImages):
         count = int(self.config.get("mm_tokens_per_image", 256))
         self._shown = f"\n\n{self.placeholder}{self._token * count}{end}\n\n"
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         crops = len(made["pixel_values"]) - 1
         text = self._shown if not crops else _WHOLE.format(self._shown) + " ".join([self._shown] * crops)
         return ReadImage(

@@ -37,7 +37,7 @@ class Images(TransformersImages):
     def made(self, image: PILImage) -> dict[str, Any]:
         return dict(self.processor(images=[image], return_row_col_info=True, return_tensors="np"))
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         rows, columns = (int(made[name][0][0]) for name in ("rows", "cols"))
         return ReadImage(
             text=self._text(rows, columns),

@@ -59,7 +59,7 @@ class Images(TransformersImages):
     def made(self, image: Any) -> dict[str, Any]:
         return dict(self.processor(images=[image], crop_to_patches=True, return_tensors="np"))
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         pixels = made["pixel_values"]
         shown = self._feature * (self._tokens * len(pixels))
         return ReadImage(text=f"{self._start}{shown}{self._end}", token=self._feature, tensors={"pixel_values": pixels})

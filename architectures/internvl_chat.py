@@ -49,29 +49,29 @@ def config(raw: Mapping[str, Any]) -> VisionConfig:
 
 def translated(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What `raw` says, in the words of transformers' InternVLConfig."""
-    said = {**_DEFAULTS, **raw}
-    text = {key: value for key, value in (said.get("llm_config") or {}).items() if key not in _OTHER_THINGS}
+    values = {**_DEFAULTS, **raw}
+    text = {key: value for key, value in (values.get("llm_config") or {}).items() if key not in _OTHER_THINGS}
     if "model_type" not in text:
         raise ModelError(
             'config.json: its "llm_config" names no "model_type"; that of a Qwen 2, Qwen 3 or Llama is needed'
         )
-    if said["ps_version"] != "v2":
+    if values["ps_version"] != "v2":
         raise ModelError(
-            f'config.json: "ps_version" {said["ps_version"]!r} shuffles pixels as InternVL 1 did, which is not served; '
+            f'config.json: "ps_version" {values["ps_version"]!r} mixes pixels as InternVL 1 did, which is not served; '
             "versions from 2 on have v2"
         )
     return {
         "model_type": "internvl",
         "text_config": text,
-        "vision_config": _tower(said.get("vision_config") or {}),
-        "downsample_ratio": said["downsample_ratio"],
-        "vision_feature_layer": said["select_layer"],
+        "vision_config": _tower(values.get("vision_config") or {}),
+        "downsample_ratio": values["downsample_ratio"],
+        "vision_feature_layer": values["select_layer"],
         "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
     }
 
 
-def _tower(said: Mapping[str, Any]) -> dict[str, Any]:
-    known = {key: said.get(key, default) for key, default in _TOWER_DEFAULTS.items()}
+def _tower(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key: values.get(key, default) for key, default in _TOWER_DEFAULTS.items()}
     return {_TOWER_KEYS.get(key, key): value for key, value in known.items()}
 
 
@@ -82,11 +82,11 @@ class Images(internvl.Images):
         raw = context.model
         self._tiles = bool(raw.get("dynamic_image_size", True))
         self._thumbnail = bool(raw.get("use_thumbnail", True))
-        said = translated(raw)
+        values = translated(raw)
         # Tiles may be of another size than the tower was made for, which then stretches its positions.
-        side = raw.get("force_image_size") or said["vision_config"]["image_size"]
-        tower = {**said["vision_config"], "image_size": side}
-        super().__init__(replace(context, model={**raw, **said, "vision_config": tower}))
+        side = raw.get("force_image_size") or values["vision_config"]["image_size"]
+        tower = {**values["vision_config"], "image_size": side}
+        super().__init__(replace(context, model={**raw, **values, "vision_config": tower}))
         templates = "".join(find_templates(context.path, None)[0].values())
         if _OTHER_PLACEHOLDER in templates and self.placeholder not in templates:
             self.placeholder = _OTHER_PLACEHOLDER

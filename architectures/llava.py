@@ -32,7 +32,7 @@ class Images(TransformersImages):
         cut = self.config.get("vision_feature_select_strategy", "default") == "default"
         self._more = int(has_class) - int(cut)
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         height, width = made["pixel_values"].shape[-2:]
         count = (height // self._patch) * (width // self._patch) + self._more
         return ReadImage(

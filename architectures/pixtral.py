@@ -1,4 +1,4 @@
-"""Pixtral: images of any size, told as rows of tokens; for models with this tower."""
+"""Pixtral: images of any size, as rows of tokens; for models with this tower."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RowsOfTokens(TransformersImages):
         self._patch = int(self.vision.get("patch_size", 16)) * merge
         self.processor.patch_size = {"height": self._patch, "width": self._patch}
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         height, width = (int(size) // self._patch for size in made["image_sizes"][0])
         rows = (self.placeholder * width + self._break) * height
         return ReadImage(

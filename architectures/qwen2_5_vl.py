@@ -47,7 +47,7 @@ class Images(TransformersImages):
         self.processor.size = {**dict(self.processor.size), side: value}
         return True
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         grid = made["image_grid_thw"]
         times, rows, columns = (int(size) for size in grid[0])
         rows, columns = rows // self._merge, columns // self._merge

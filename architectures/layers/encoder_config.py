@@ -15,7 +15,7 @@ from maxserve.interfaces.errors import ModelError
 class EncoderConfig:
     """Sizes and choices of an encoder whose tokens see their whole text.
 
-    `token_types` is how many kinds of parts a text may have, 0 where they are not told apart. With a `pad` token the
+    `token_types` is how many kinds of parts a text may have, 0 where they are not distinguished. With a `pad` token the
     positions begin after its number, and it has none itself. `buckets`: relative positions add to the scores of
     attention, through so many numbers per head. `labels` is how many numbers a classifier on top gives.
     """
@@ -110,7 +110,7 @@ def _labels(raw: Mapping[str, Any]) -> int:
 
 
 def scorer_config(config: EncoderConfig) -> EncoderConfig:
-    """The same, of a model that scores pairs; ModelError when it tells classes apart."""
+    """The same, of a model that scores pairs; ModelError when it distinguishes classes."""
     if config.labels != 1:
         raise ModelError(
             f"config.json: the model has {config.labels} labels, so it is a classifier; what is served gives one score "

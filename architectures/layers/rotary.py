@@ -46,7 +46,7 @@ class Rotary(nn.Module):
     def forward(self, step: StepContext, dtype: torch.dtype) -> StepContext:
         """The step with the rotations of its positions in `dtype`."""
         rows = self._rows(step.inputs)
-        if self.table.device != rows.device:  # `prepare` was told of no device, for want of parameters
+        if self.table.device != rows.device:  # `prepare` got no device, for want of parameters
             self.table = self.table.to(rows.device)
         cos, sin = self.table.index_select(0, rows).to(dtype)[:, None].chunk(2, dim=-1)
         return step.with_rope(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))

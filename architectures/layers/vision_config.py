@@ -96,6 +96,6 @@ def vision_config(
         raise ModelError(
             f"config.json: its text part is a {kind!r}, which is not served here; {', '.join(readers)} are"
         )
-    said = {key: value for key, value in text.items() if key not in _OTHER_THINGS}
-    config = readers[kind]({**said, "tie_word_embeddings": bool(whole.tie_word_embeddings)})
+    fields = {key: value for key, value in text.items() if key not in _OTHER_THINGS}
+    config = readers[kind]({**fields, "tie_word_embeddings": bool(whole.tie_word_embeddings)})
     return VisionConfig(text=config, whole=whole)

@@ -23,7 +23,7 @@ PREFIX = "MAX_SERVE_"
 
 
 def read_plugin_options(argv: Sequence[str], environ: Mapping[str, str]) -> PluginOptions:
-    """What was typed, else said in the settings file, else in the environment; SettingsError for what reads wrongly."""
+    """What was typed, else in the settings file, else in the environment; SettingsError for what reads wrongly."""
     typed = typed_options(argv)
     chosen = PluginOptions()
     if typed or any(name.startswith(PREFIX) for name in environ) or Path(".env").is_file():

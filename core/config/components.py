@@ -193,5 +193,5 @@ def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSecti
 
 
 def _of_text(option: OptionSpec) -> bool:
-    """Whether only generation acts on it, as on all that schedulers and samplers are told, from any plugin."""
+    """Whether only generation acts on it, as on all that schedulers and samplers are given, from any plugin."""
     return option.path in _OF_TEXT or option.marker.policy or option.page == "sampling"

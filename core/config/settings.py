@@ -35,7 +35,7 @@ DEMO = "maxserve/demo"
 
 
 class CheckpointSettings(Section):
-    """What can be said of any checkpoint, of the target's as of a draft's."""
+    """What is true of any checkpoint, of the target's as of a draft's."""
 
     model_path: Annotated[
         str, Field(description="Hugging Face repository, or local folder with config.json and weights.")
@@ -520,7 +520,7 @@ class ServerSettings(Section):
 
 
 class PluginsSettings(Section):
-    """Which plugins are there, and what they were told."""
+    """Which plugins are there, and what they were given."""
 
     title: ClassVar[str] = "Plugins"
 

@@ -106,7 +106,7 @@ class _Count(NamedTuple):
 def check_count(body: bytes) -> None:
     """RequestError 400 for JSON of more values than are taken; in slices, and no further than it takes to know.
 
-    At first what is within strings is counted too; only where that is too much is it told from the rest.
+    At first what is within strings is counted too; only where that is too much is it distinguished from the rest.
     """
     try:
         _check_slices(body, 0, len(body), _Count())

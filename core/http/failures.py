@@ -117,7 +117,7 @@ def validation_failure(errors: Sequence[Any]) -> Failure:
 
 
 def log_unforeseen(error: BaseException, what: str) -> None:
-    """Writes the traceback of what a client is only told "500" about."""
+    """Writes the traceback of what a client gets only "500" about."""
     if failure_of(error).status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s failed", what, exc_info=error)
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from maxserve.core.http.connection import CloseDelimited, Connection, ConnectionLimits, Crowd, Headers
 from maxserve.core.http.failures import FailureDialects
 
-GRACE = 5.0  # seconds that requests have to finish once the server is told to stop
+GRACE = 5.0  # seconds that requests have to finish once the server is asked to stop
 LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
 
 

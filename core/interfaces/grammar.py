@@ -100,13 +100,13 @@ class GrammarCompiler(Protocol):
     """
 
     def check(self, kind: str, text: str) -> Prepared | None:
-        """Refuses, in a few milliseconds, what can be told without compiling. `compile` then gets what is returned,
+        """Refuses, in a few milliseconds, what can be known without compiling. `compile` then gets what is returned,
         in the worker too, or `kind` and `text` as they were.
         """
         return None
 
     def cached(self, kind: str, text: str) -> bool:
-        """Whether `compile` would return at once, as it does where nothing else is said here."""
+        """Whether `compile` would return at once, as it does by default."""
         return True
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:

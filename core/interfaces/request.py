@@ -193,7 +193,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 class EncodeRequest:
     """Texts whose vectors, or scores, are wanted, as token ids.
 
-    `seconds` says of each text where its second part begins, for models that tell the parts of a pair apart (their
+    `seconds` says of each text where its second part begins, for models that distinguish the parts of a pair (their
     token types are 0 before and 1 from there on); 0 where there is none. The first `skip` tokens of every text are
     those of a prompt that is not pooled. Without `activation`, the last function of the model (that divides a vector by
     its length, or makes a score of a logit) is left out.

@@ -370,7 +370,7 @@ def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pa
 
 
 def _shared_machine(settings: Settings, device: str) -> bool:
-    """Whether memory is to be left to others: on a CPU, unless the operator said how much may be used."""
+    """Whether memory is to be left to others: on a CPU, unless the operator chose how much may be used."""
     return device == "cpu" and "kv_cache.device_memory_utilization" not in settings.chosen
 
 

@@ -84,7 +84,7 @@ def _root(source: Source, path: str) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """The cause on one line; what uses names or fields that this version does not know is said to be too new."""
+    """The cause on one line; what uses names or fields that this version does not know is declared to be too new."""
     if isinstance(error, ImportError):
         missing = _MISSING.match(str(error))
         if missing is not None:

@@ -75,7 +75,7 @@ class WorkerClient:
                 if item.finish is not None:
                     return
         finally:
-            # Still listed: the worker runs it, or what it last said was not delivered yet. Both are well aborted.
+            # Still listed: the worker runs it, or what it last sent was not delivered yet. Both are well aborted.
             if self._streams.get(id) is stream:
                 del self._streams[id]
                 channel.send(Abort(ids=(id,)))

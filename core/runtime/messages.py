@@ -1,6 +1,6 @@
 """Messages between the API process and a worker.
 
-Everything travels as msgpack; nothing is ever pickled. The worker is told how to start over its standard input, which
+Everything travels as msgpack; nothing is ever pickled. The worker gets its start over its standard input, which
 stays open as its lifeline; all else goes over the sockets of sockets.py.
 """
 
@@ -88,7 +88,7 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class Phase(Message, frozen=True, kw_only=True):
-    """What the start is at; `fraction` of it is done, if that can be told."""
+    """What the start is at; `fraction` of it is done, if that is known."""
 
     text: str
     fraction: float | None = None

@@ -14,7 +14,7 @@ log = logging.getLogger("maxserve.server")
 class Observers:
     """Tells each observer of steps and requests; what one raises is logged once for each of its methods.
 
-    Answers are the clients': a broken observer neither takes one away nor fills the log. It is told of what comes
+    Answers are the clients': a broken observer neither takes one away nor fills the log. It receives what comes
     later all the same, since one odd request need not be the end of all statistics.
     """
 

@@ -31,7 +31,7 @@ log = logging.getLogger("maxserve.ipc")
 
 DRAIN = 256  # messages read before other tasks of the event loop get their turn
 IN_USE = "another server uses it; give each a base of its own, or leave the option out"
-LAST_WORDS_MS = 2000  # how long a closing worker waits for what it said to be read
+LAST_WORDS_MS = 2000  # how long a closing worker waits for what it declared to be read
 
 
 @contextmanager
@@ -227,7 +227,7 @@ class ApiChannel:
         return True
 
     def connect(self) -> None:
-        """Opens the way to the worker; call it when the worker said hello, for then it has bound its address."""
+        """Opens the way to the worker; call it when the worker sent its hello, for then it has bound its address."""
         self._requests.connect(self._addresses.requests)
 
     def send(self, message: ToWorker) -> None:

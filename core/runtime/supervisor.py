@@ -35,7 +35,7 @@ class Watcher(Protocol):
 
 
 class Worker:
-    """A worker process with its channel, and what it said of itself."""
+    """A worker process with its channel, and what it reported of itself."""
 
     def __init__(self, start: Start, launcher: WorkerLauncher) -> None:
         self.channel = ApiChannel(start.endpoints)

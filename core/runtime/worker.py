@@ -1,7 +1,7 @@
 """The process that owns an engine: `python -m maxserve.core.runtime.worker`, started by the API process only.
 
 It reads a Start message from its standard input, makes the plugins and the engine, and then takes requests and gives
-outputs over its sockets. SIGINT and SIGTERM are the parent's to answer; a worker ends when it is told to, or when its
+outputs over its sockets. SIGINT and SIGTERM are the parent's to answer; a worker ends when it is asked to, or when its
 parent is gone.
 """
 
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def work(start: Start, settings: Settings, wait_for_end: Callable[[], object]) -> None:
-    """Serves until it is told to stop. After a failure it calls `wait_for_end`: the parent hears of it first."""
+    """Serves until it is asked to stop. After a failure it calls `wait_for_end`: the parent hears of it first."""
     channel = WorkerChannel(start.endpoints)
     process = ProcessInfo(kind="worker")
     try:

@@ -94,7 +94,7 @@ class _Probe:
     def render(self, *, answers: int = 1, calls: int = 0) -> str:
         """A conversation that ends with an answer, after thoughts where it has `calls`; "" where it is not taken.
 
-        The first form of it in which the template shows all that was said, or else the first that it takes.
+        The first form of it in which the template shows all that was written, or else the first that it takes.
         """
         words = [_ANSWER, _ARGUMENT] if calls else [_ANSWER]
         taken = []

@@ -1,4 +1,4 @@
-"""What grammar back ends are told of a model's vocabulary."""
+"""What grammar back ends know of a model's vocabulary."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ _EXTRA, _EXTRA_BEFORE = "extra_special_tokens", "additional_special_tokens"
 
 def read_roles(folder: Path) -> dict[str, Any]:
     """What tokenizer_config.json says and, unless it declares tokens, the older special_tokens_map.json over it."""
-    said = {k: v for k, v in read_optional_object(folder / _CONFIG).items() if v is not None}
-    if not said.get(_EXTRA) and _EXTRA_BEFORE in said:
-        said[_EXTRA] = said.pop(_EXTRA_BEFORE)
-    if _DECLARED in said:
-        return said
-    return said | {k: v for k, v in read_optional_object(folder / "special_tokens_map.json").items() if v is not None}
+    fields = {k: v for k, v in read_optional_object(folder / _CONFIG).items() if v is not None}
+    if not fields.get(_EXTRA) and _EXTRA_BEFORE in fields:
+        fields[_EXTRA] = fields.pop(_EXTRA_BEFORE)
+    if _DECLARED in fields:
+        return fields
+    return fields | {k: v for k, v in read_optional_object(folder / "special_tokens_map.json").items() if v is not None}
 
 
 def named_tokens(roles: Mapping[str, Any]) -> dict[str, str]:

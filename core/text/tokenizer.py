@@ -159,7 +159,7 @@ class Tokenizer:
     ) -> tuple[list[int], int]:
         """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
 
-        Also says where the second part begins, if the model tells parts apart, else 0. With `truncation`, what is too
+        Also says where the second part begins, if the model distinguishes parts, else 0. With `truncation`, what is too
         much is cut off, in a pair off the longer part first, so that all special tokens stay.
         """
         for each in (text, second or ""):
@@ -185,7 +185,7 @@ class Tokenizer:
         return text[:room] if truncation.side == "right" else text[-room:]
 
     def fewest_tokens(self, text: str) -> int:
-        """How many tokens `text` has at least, told from its length alone.
+        """How many tokens `text` has at least, known from its length alone.
 
         For texts that no model holds: encoding megabytes takes minutes and gigabytes. What a tokenizer drops or
         takes for one unknown word is counted by its length all the same.

@@ -10,7 +10,7 @@ from maxserve.interfaces.config import ConfigSection
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """What the task is told."""
+    """What the task is given."""
     yield ConfigSection(
         name="audio",
         schema="maxserve.plugins.audio.task_args:TaskOptions",

@@ -18,7 +18,7 @@ log = logging.getLogger("maxserve.settings")
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """What a task is told beside its name."""
+    """What a task is given beside its name."""
 
     task_arg: Annotated[
         tuple[str, ...],
@@ -38,7 +38,7 @@ def check(settings: Settings, options: TaskOptions) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioArguments:
-    """What audio generation is told. `audio_decoder` is the name of an architecture."""
+    """What audio generation is given. `audio_decoder` is the name of an architecture."""
 
     audio_decoder: str
     audio_decoder_weights: str = ""

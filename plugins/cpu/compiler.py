@@ -101,14 +101,14 @@ def _compile(command: Sequence[str], library: Path) -> None:
 
 def _run(commands: Sequence[Sequence[str]]) -> None:
     running = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for c in commands]
-    said = []
+    complaints = []
     for process in running:
         try:
-            said.append(process.communicate(timeout=TIME_LIMIT)[1])
+            complaints.append(process.communicate(timeout=TIME_LIMIT)[1])
         except subprocess.TimeoutExpired:
             process.kill()
-            said.append(process.communicate()[1] + f"gave up after {TIME_LIMIT} s")
-    for process, text, command in zip(running, said, commands, strict=True):
+            complaints.append(process.communicate()[1] + f"gave up after {TIME_LIMIT} s")
+    for process, text, command in zip(running, complaints, commands, strict=True):
         if process.returncode:
             reason = " ".join(text.replace(f"{Path(command[-1]).parent}{os.sep}", "").split())[:500]
             raise Unavailable(f"{command[0]} cannot compile the kernels: {reason}")

@@ -119,7 +119,7 @@ class _Program:
 
     def run(self, x: Tensor, context: StepContext) -> Tensor:
         """[T, dim] to [T, dim]. `context` has cosines and sines, where the layer applies rope."""
-        if not x.shape[0]:  # an empty step, of which the attention was told nothing
+        if not x.shape[0]:  # an empty step, of which the attention knows nothing
             return x
         x = rows(x).contiguous()
         tokens, step = x.shape[0], self._attention.step

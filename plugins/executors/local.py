@@ -25,9 +25,9 @@ class LocalWorker:
     """One child process. It must be started by a thread that outlives it: Linux ends it with that thread."""
 
     def __init__(self, context: ExecutorContext, start: bytes) -> None:
-        said = None if context.relay is None else subprocess.PIPE
+        errors = None if context.relay is None else subprocess.PIPE
         environ = {**context.environ, **os.environ}
-        self._process = subprocess.Popen(context.command, stdin=subprocess.PIPE, stderr=said, env=environ)
+        self._process = subprocess.Popen(context.command, stdin=subprocess.PIPE, stderr=errors, env=environ)
         if context.relay is not None and self._process.stderr is not None:
             context.relay(self._process.stderr)
         self.pid = self._process.pid

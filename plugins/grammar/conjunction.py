@@ -25,7 +25,7 @@ _COUNTS = {
 def conjunction(schema: Schema, resolve: Callable[[str], Any], path: str) -> Any:
     """A schema without `$ref` and `allOf`, and with `anyOf` as its only keyword or not at all; False for never.
 
-    GrammarUnsupported with keyword and path for what cannot be said by one schema.
+    GrammarUnsupported with keyword and path for what cannot be expressed by one schema.
     """
     parts = list(_parts(schema, resolve, set()))
     if any(part is False for part in parts):
@@ -51,8 +51,8 @@ def all_of(schemas: Sequence[Any]) -> Any:
     """The same as a schema, in the shortest way."""
     if any(schema is False for schema in schemas):
         return False
-    said = {key_of(schema): schema for schema in schemas if schema is not True and schema != {}}
-    return {"allOf": list(said.values())} if len(said) > 1 else next(iter(said.values()), True)
+    distinct = {key_of(schema): schema for schema in schemas if schema is not True and schema != {}}
+    return {"allOf": list(distinct.values())} if len(distinct) > 1 else next(iter(distinct.values()), True)
 
 
 def key_of(value: Any) -> str:
@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parts(schema: Any, resolve: Callable[[str], Any], seen: set[str]) -> Iterator[Any]:
-    """What is said about the same value, each `anyOf` alone."""
+    """What is required of the same value, each `anyOf` alone."""
     if not isinstance(schema, dict):
         yield from () if schema is True else (False,)
         return

@@ -24,9 +24,9 @@ class Exclusive:
         self._compared = 0
 
     def branches(self, branches: Sequence[Any]) -> list[tuple[Any, str | None]] | None:
-        """Branches that are valid exactly where one of `branches` is, or less often; None when that cannot be said.
+        """Branches that are valid exactly where one of `branches` is, or less often; None if that cannot be written.
 
-        Each comes with a property that it has to need: it tells objects apart, and what is valid then was valid before.
+        Each comes with a property that it has to need: it distinguishes objects; what is valid then was so before.
         """
         tag = self._tag(branches) if len(branches) > 1 else None
         if tag is not None:

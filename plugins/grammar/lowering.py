@@ -42,7 +42,7 @@ def lowered(schema: Any, path: str = "$") -> Any:
 
 
 def _without_numbers(schema: Schema) -> Schema:
-    """Without what is said of numbers, where none is valid."""
+    """Without what is written of numbers, where none is valid."""
     types = schema.get("type", "number")
     if {"integer", "number"} & ({types} if isinstance(types, str) else set(types)):
         return schema

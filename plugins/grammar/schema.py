@@ -161,14 +161,14 @@ class _Reader:
         for _ in range(DEEPEST_REFERENCE):
             if not isinstance(schema, dict):
                 return []
-            said = schema.keys() - ANNOTATIONS
-            if said == {"$ref"} and isinstance(schema["$ref"], str):
+            present = schema.keys() - ANNOTATIONS
+            if present == {"$ref"} and isinstance(schema["$ref"], str):
                 target = self._references.resolve(schema["$ref"], at.resource)
                 schema = None if target is None else target.schema
-            elif said in ({"enum"}, {"enum", "type"}) and isinstance(schema["enum"], list):
+            elif present in ({"enum"}, {"enum", "type"}) and isinstance(schema["enum"], list):
                 return schema["enum"] if schema.get("type", "string") == "string" else []
             else:
-                return [False, True] if said == {"type"} and schema["type"] == "boolean" else []
+                return [False, True] if present == {"type"} and schema["type"] == "boolean" else []
         return []
 
     def _keyword(self, made: Schema, keyword: str, value: Any, at: _At) -> None:
@@ -351,7 +351,7 @@ class _Writer:
         branches = self._exclusive.branches(possible)
         if branches is None:
             path = self._path_of.get(id(schema), "$")
-            raise _unsupported("oneOf", path, ": two of its branches may be valid at once; tell them apart by type, or "
+            raise _unsupported("oneOf", path, ": two branches may be valid at once; distinguish them by type, or "
                                "by a required property with constants of its own, or write anyOf")  # fmt: skip
         written = [self._needing(branch, name) for branch, name in branches]
         if "anyOf" in made:
@@ -406,10 +406,10 @@ def _names_of_properties(schema: Schema) -> Schema:
     if not isinstance(names, dict) or not _strings(names) or "properties" in schema or "patternProperties" in schema:
         return schema
     others = made.pop("additionalProperties", True)
-    said = set(names) - ANNOTATIONS - {"type"}
-    if said == {"pattern"}:
+    present = set(names) - ANNOTATIONS - {"type"}
+    if present == {"pattern"}:
         return {**made, "patternProperties": {names["pattern"]: others}, "additionalProperties": False}
-    values = names["enum"] if said == {"enum"} else [names.get("const")] if said == {"const"} else None
+    values = names["enum"] if present == {"enum"} else [names.get("const")] if present == {"const"} else None
     if not isinstance(values, list):
         return schema
     members = {value: others for value in values if isinstance(value, str)}

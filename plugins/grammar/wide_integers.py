@@ -413,7 +413,7 @@ def _counts(schema: Schema, members: Sequence[tuple[str, bool]], path: str) -> t
 
 
 def _constants(schema: Schema, path: str) -> str:
-    """The values of a list that are valid under what else is said of numbers."""
+    """The values of a list that are valid under what else is required of numbers."""
     values = schema["enum"] if "enum" in schema else [schema["const"]]
     if others := schema.keys() - {"enum", "const", "type", "multipleOf", *BOUNDS}:
         raise _cannot("enum" if "enum" in schema else "const", path, f"beside {min(others)!r}")
@@ -422,7 +422,7 @@ def _constants(schema: Schema, path: str) -> str:
 
 
 def _is_never(schema: Any) -> bool:
-    """Whether what is said of constants and whole numbers is valid for none of them."""
+    """Whether what is written of constants and whole numbers is valid for none of them."""
     if not isinstance(schema, dict):
         return False
     if "enum" in schema or "const" in schema:

@@ -191,7 +191,7 @@ class StepTallies:
 
 
 class CacheInfo:
-    """vLLM's `cache_config_info`: the sizes of the cache as labels, once a worker has told them."""
+    """vLLM's `cache_config_info`: the sizes of the cache as labels, once a worker has sent them."""
 
     LABELS = ("block_size", "num_gpu_blocks", "num_cpu_blocks", "kv_cache_size_tokens", "kv_cache_max_concurrency")
 

@@ -48,8 +48,8 @@ class DeepSeekV3(Script):
         if (yield from self.peek()) != "{":
             line, end = yield from self.text_until("\n", _CALL_END)
             blanks += line + end
-            said, fence, _ = line.partition(_FENCE)
-            name = said.strip() or name
+            head, fence, _ = line.partition(_FENCE)
+            name = head.strip() or name
         return (yield from self._arguments(before + blanks, name, fence))
 
     def _arguments(self, before: str, name: str, fence: str) -> Reading:

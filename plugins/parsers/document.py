@@ -41,7 +41,7 @@ _REASONING = """
 
 _TAIL = """
 Reasoning ends where its last tag is, or where the answer does. Messages of GPT-OSS to no function are content (`final`,
-`commentary`) or reasoning (`analysis`); several of a kind are told as lines.
+`commentary`) or reasoning (`analysis`); several of a kind are given as lines.
 """
 
 

@@ -24,7 +24,7 @@ _CUT = object()
 
 
 class Gemma4(TypedCalls):
-    """A member is told when it is whole. A value without the tokens of strings is what JSON takes it for.
+    """A member is given when it is whole. A value without the tokens of strings is what JSON takes it for.
 
     What the schema wants goes before: a number where a string is declared becomes one.
     """
@@ -146,11 +146,11 @@ def gemma4(template: str) -> int:
 
 
 def _scalar(text: str) -> Any:
-    said = text.strip()
+    stripped = text.strip()
     try:
-        return json.loads(said, parse_constant=str, parse_float=_finite)
+        return json.loads(stripped, parse_constant=str, parse_float=_finite)
     except (ValueError, RecursionError):
-        return said
+        return stripped
 
 
 def _finite(text: str) -> float:

@@ -33,18 +33,18 @@ class GraniteReasoning(Think):
             return Delta()
         if not self._tagged:
             return super()._content()
-        told = self._held[: len(self._held) - _closing(self._held)]
-        self._held = self._held[len(told) :]
-        return Delta(content=told)
+        visible = self._held[: len(self._held) - _closing(self._held)]
+        self._held = self._held[len(visible) :]
+        return Delta(content=visible)
 
     def _opened(self) -> bool:
         """Takes the first tag of a response away; False while it is not certain that there is none."""
-        said = self._held.lstrip()
-        if not said.startswith(_RESPONSE) and _RESPONSE.startswith(said):
+        held = self._held.lstrip()
+        if not held.startswith(_RESPONSE) and _RESPONSE.startswith(held):
             return False
-        self._tagged = said.startswith(_RESPONSE)
+        self._tagged = held.startswith(_RESPONSE)
         if self._tagged:
-            self._held = said.removeprefix(_RESPONSE)
+            self._held = held.removeprefix(_RESPONSE)
         return True
 
 

@@ -65,13 +65,13 @@ class _Messages(Script):
 class HarmonyReasoning(_Messages):
     """Tells analysis as reasoning, calls as they were written, for a tool parser, and other messages as content.
 
-    Several messages of the same kind are told as lines.
+    Several messages of the same kind are given as lines.
     """
 
     def __init__(self, context: ReasoningContext) -> None:
         self._thoughts: list[str] = []
         self._kind = ""  # of the message whose body is read: analysis, content; "" within what stays as it is
-        self._seen: set[str] = set()  # kinds of which something was told
+        self._seen: set[str] = set()  # kinds of which something was given
         self._joint = ""  # what goes before the text of a message
         super().__init__()
         self.unread(_opened(context.prompt))
@@ -200,8 +200,10 @@ def _may_open(held: str) -> bool:
     text, bracket, rest = held.partition("<")
     if bracket and not any(marker.startswith(bracket + rest) for marker in _MARKERS):
         return False
-    said = text.strip()
-    return "assistant to=".startswith(said) or "to=".startswith(said) or _OPENING.fullmatch(text) is not None
+    header_text = text.strip()
+    return (
+        "assistant to=".startswith(header_text) or "to=".startswith(header_text) or _OPENING.fullmatch(text) is not None
+    )
 
 
 def _is_analysis(header: str) -> bool:
@@ -221,8 +223,8 @@ def _recipient(header: str) -> str:
 
 def _opened(prompt: str) -> str:
     """What the end of a prompt has of the header of the message that the answer goes on with, behind its role."""
-    _, start, said = prompt.rpartition(_START)
-    if not start or said.endswith(_ENDS):
+    _, start, header_text = prompt.rpartition(_START)
+    if not start or header_text.endswith(_ENDS):
         return ""
-    header, message, _ = said.partition(_MESSAGE)
+    header, message, _ = header_text.partition(_MESSAGE)
     return header.strip().removeprefix("assistant") + message

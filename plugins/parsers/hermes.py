@@ -11,7 +11,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Hermes(Script):
-    """The marker makes the call: names that the request did not declare are told as well.
+    """The marker makes the call: names that the request did not declare are given as well.
 
     Within one pair of markers there may be several calls, one behind the other or in an array. An answer that begins
     with a call to a declared tool is one though the markers were forgotten.

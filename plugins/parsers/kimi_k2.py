@@ -19,7 +19,7 @@ def recognises(template: str) -> int:
 
 
 class KimiK2(Script):
-    """A call's id says its name; it is told as the id, since the template shows the results of calls by it.
+    """A call's id says its name; it is given as the id, since the template shows the results of calls by it.
 
     An id that is a number alone means the only tool, if there is no other. The markers of the section around all calls
     say nothing; what stands between them and the calls is content.

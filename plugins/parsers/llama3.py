@@ -15,7 +15,7 @@ _LONGEST_NAME = 256
 class Llama3(Script):
     """Without the tag an object is a call only if it has the name of a declared tool.
 
-    <function=name>{…}</function> is how these models call tools that they are told of in words.
+    <function=name>{…}</function> is how these models call tools that they know of in words.
     """
 
     def __init__(self, context: ToolContext) -> None:

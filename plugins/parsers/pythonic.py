@@ -1,4 +1,4 @@
-"""[f(a=1), g()]: calls as a Python list, told when the list is whole."""
+"""[f(a=1), g()]: calls as a Python list, given when the list is whole."""
 
 from __future__ import annotations
 

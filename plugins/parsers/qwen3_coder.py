@@ -18,7 +18,7 @@ _LONGEST_NAME = 256
 
 
 class Qwen3Coder(Script):
-    """A parameter is told when it is whole: what its text means is told by the tool's schema.
+    """A parameter is given when it is whole: what its text means is known by the tool's schema.
 
     One line break on either side belongs to the tags. A forgotten `</parameter>` is made up for where the next tag
     can only be the function's own: a parameter that is declared, on a line of its own, or the end of the function with
@@ -114,8 +114,8 @@ def _tag() -> Reading:
     read = ""
     while char := (yield):
         read += char
-        said = read.lstrip()
-        if said in _AFTER or not any(tag.startswith(said) for tag in _AFTER):
+        stripped = read.lstrip()
+        if stripped in _AFTER or not any(tag.startswith(stripped) for tag in _AFTER):
             break
     return read
 

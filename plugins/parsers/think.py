@@ -22,9 +22,9 @@ class Think:
     answer, which goes on there.
 
     Only the first tag that an answer begins with counts: later ones are content, as the model may speak of them.
-    Families with other tags are subclasses. `ends` are texts that end the reasoning as well, and are told as content:
+    Families with other tags are subclasses. `ends` are texts that end the reasoning as well, and are given as content:
     a model that calls a tool may forget to end its thoughts. With `calls` it may also try a call out: on a line of its
-    own it is one only if the reasoning does not go on, up to its end, behind it, and until then nothing more is told.
+    own it is one only if the reasoning does not go on, up to its end, behind it, and until then nothing more is given.
     """
 
     openings: ClassVar[tuple[str, ...]] = ("<think>",)
@@ -37,12 +37,12 @@ class Think:
         self._read = self._start if begun is None else self._reasoning
         self._held = ""
         self._calls = tuple(f"\n{call}" for call in self.calls) if context.tools else ()
-        self._at_start = self.calls if context.tools and not begun else ()  # calls before anything was told
+        self._at_start = self.calls if context.tools and not begun else ()  # calls before anything was given
         self._blank = not begun  # nothing but blanks so far, of the reasoning or of the content after it
 
     @classmethod
     def _begun(cls, prompt: str) -> str | None:
-        """The reasoning in which the prompt ends, "" where nothing is said of it yet; None where it is not open."""
+        """The reasoning in which the prompt ends, "" where nothing is known of it yet; None where it is not open."""
         after = max((prompt.rfind(tag) + len(tag) for tag in cls.openings if tag in prompt), default=-1)
         thought = prompt[max(after, 0) :]
         if after < 0 or any(tag in thought for tag in cls.closings) or _MESSAGE_MARK.search(thought):
@@ -76,11 +76,11 @@ class Think:
         return Delta(content=held if self._read != self._after else "")
 
     def _start(self) -> Delta:
-        said = self._held.lstrip()
-        if (opening := _first(self.openings, said)) is not None:
-            self._held = said.removeprefix(opening)
+        stripped = self._held.lstrip()
+        if (opening := _first(self.openings, stripped)) is not None:
+            self._held = stripped.removeprefix(opening)
             self._read = self._reasoning
-        elif not _may_begin(self.openings, said):
+        elif not _may_begin(self.openings, stripped):
             self._read = self._content
         else:
             return Delta()
@@ -88,10 +88,10 @@ class Think:
 
     def _reasoning(self) -> Delta:
         if self._blank:
-            while (opening := _first(self.openings, said := self._held.lstrip())) is not None:
-                self._held = said.removeprefix(opening)  # a model may repeat what its template wrote
-            self._held = said
-            if _may_begin(self.openings, said):
+            while (opening := _first(self.openings, stripped := self._held.lstrip())) is not None:
+                self._held = stripped.removeprefix(opening)  # a model may repeat what its template wrote
+            self._held = stripped
+            if _may_begin(self.openings, stripped):
                 return Delta()
             self._blank = False
         index, tag = _earliest((*self.closings, *self.ends), self._held)

@@ -125,7 +125,7 @@ def _several(what: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers shows no bar of its own and no table of what does not fit: both are said here."""
+    """transformers shows no bar of its own and no table of what does not fit: both are logged here."""
     from transformers.utils import logging as module
 
     theirs: Any = module

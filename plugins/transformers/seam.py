@@ -1,6 +1,6 @@
 """The seam between attention modules of transformers and the cache.
 
-They call a function that is registered by name. Ours is told by the module itself which model and so which step it
+They call a function that is registered by name. Ours is known by the module itself which model and so which step it
 works for. The calls of one step come in the same order every time: the n-th is that of layer n.
 """
 
@@ -53,10 +53,10 @@ class Call:
         )
 
 
-def given(query: Tensor, key: Tensor, value: Tensor, said: dict[str, Any]) -> tuple[Any, ...]:
+def given(query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Any, ...]:
     """The same of a call that happens, as `Call.given`."""
     sizes = (query.shape[1], key.shape[1], query.shape[3], value.shape[3])
-    return (*sizes, said.get("scaling"), said.get("softcap"), said.get("s_aux") is not None)
+    return (*sizes, options.get("scaling"), options.get("softcap"), options.get("s_aux") is not None)
 
 
 class Seam:
@@ -80,7 +80,7 @@ class Seam:
         if self._next != len(self._expected):
             raise ModelError(f"only {self._next} of {len(self._expected)} layers attended in a step")
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, said: dict[str, Any]) -> Tensor:
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         """[1, T, heads, value_size] for query [1, heads, T, head_dim], keys and values likewise."""
         step, layer = self._step, self._next
         if step is None or layer == len(self._expected):
@@ -88,24 +88,24 @@ class Seam:
         expected, rules = self._expected[layer]
         if (
             module is not expected
-            or given(query, key, value, said) != rules
+            or given(query, key, value, options) != rules
             or query.shape[2] != len(step.inputs.positions)
         ):
             raise ModelError(
                 f"layer {layer}: {type(module).__name__} attends by other rules than when the model was looked at: "
-                f"{given(query, key, value, said)} for {query.shape[2]} tokens instead of {rules}"
+                f"{given(query, key, value, options)} for {query.shape[2]} tokens instead of {rules}"
             )
         self._next += 1
         q, k, v = (each[0].transpose(0, 1).contiguous() for each in (query, key, value))
-        return step.attend(layer, q, k, v, said.get("s_aux"))[None]
+        return step.attend(layer, q, k, v, options.get("s_aux"))[None]
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, **said: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, **options: Any
 ) -> tuple[Tensor, None]:
     """The function that is registered. Which tokens see which is the cache's business: the mask is none."""
     seam: Seam = getattr(module, SEAM)
-    return seam.attend(module, query, key, value, said), None
+    return seam.attend(module, query, key, value, options), None
 
 
 def register() -> None:

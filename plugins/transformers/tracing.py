@@ -179,18 +179,18 @@ class _Listener:
         return mask
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **said: Any
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
     ) -> tuple[Tensor, None]:
         name = type(module).__name__
-        strange = {key for key, given in said.items() if key not in HARMLESS and isinstance(given, Tensor)}
-        scale = said.get("scaling")
+        strange = {key for key, given in options.items() if key not in HARMLESS and isinstance(given, Tensor)}
+        scale = options.get("scaling")
         if strange:
             raise ModelError(f"{name} gives its attention what is not understood here: {', '.join(sorted(strange))}")
         if scale is not None and not isinstance(scale, float | int):
             raise ModelError(f"{name} scales scores by a {type(scale).__name__}, which is no number")
         if query.shape[2] != TOKENS or key.shape[2] != TOKENS:
             raise ModelError(f"{name} attends to other tokens than those of the text")
-        heads, kv_heads, head_dim, value_dim, scale, softcap, sinks = given(query, key, value, said)
+        heads, kv_heads, head_dim, value_dim, scale, softcap, sinks = given(query, key, value, options)
         call = Call(
             module=self._names[id(module)],
             heads=heads,

@@ -2,7 +2,7 @@
 
 Classes differ in what they do after the last layer (scales, caps), and have no method for it alone. So the class's own
 forward runs twice: once for all tokens, with nothing for its head to do, and once for the rows whose logits are
-wanted, with its trunk giving back what it is told.
+wanted, with its trunk giving back what it gets.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _FLAG = "--vision-config-overrides"
 
 
 class TransformersImages:
-    """A ReadsImages over the processor in the model's folder; a subclass says in `told` what its model calls for.
+    """A ReadsImages over the processor in the model's folder; a subclass says in `described` what its model calls for.
 
     Images are processed one by one, so that one does not depend on the others of its prompt.
     """
@@ -42,13 +42,13 @@ class TransformersImages:
 
     def read(self, image: PILImage) -> ReadImage:
         """What the processor makes of the image."""
-        return self.told(self.made(image))
+        return self.described(self.made(image))
 
     def made(self, image: PILImage) -> dict[str, Any]:
         """The arrays that the processor makes of it."""
         return dict(self.processor(images=[image], return_tensors="np"))
 
-    def told(self, made: dict[str, Any]) -> ReadImage:
+    def described(self, made: dict[str, Any]) -> ReadImage:
         """The image, from the arrays the processor `made` of a single image."""
         raise NotImplementedError
 
@@ -96,8 +96,8 @@ def _processor(path: str) -> Any:
 def _class_name(path: str) -> str:
     """What transformers calls that class: the name in the folder's files, whichever implementation they mean by it."""
     nested = read_optional_object(Path(path) / "processor_config.json").get("image_processor")
-    said = read_optional_object(Path(path) / "preprocessor_config.json") or nested
-    name = str(said.get("image_processor_type", "")) if isinstance(said, Mapping) else ""
+    preprocessor = read_optional_object(Path(path) / "preprocessor_config.json") or nested
+    name = str(preprocessor.get("image_processor_type", "")) if isinstance(preprocessor, Mapping) else ""
     return f"{name.removesuffix('Fast').removesuffix('Pil')}Pil" if name else ""
 
 

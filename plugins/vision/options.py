@@ -43,7 +43,7 @@ class ImageOptions:
     max_image_pixels: Annotated[
         int,
         Option(server=True),
-        Field(description="Most pixels of an image, told from its header before it is decoded.", ge=1),
+        Field(description="Most pixels of an image, known from its header before it is decoded.", ge=1),
     ] = 32 * 1024 * 1024
     image_timeout: Annotated[
         float, Option(server=True), Field(description="Seconds within which an image must have been fetched.", gt=0)

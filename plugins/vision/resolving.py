@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 LONGEST = 5.0  # seconds for a name, whatever time the whole fetch has
-MOST_LOOKUPS = 32  # threads that may wait for the resolver; it cannot be told to stop
+MOST_LOOKUPS = 32  # threads that may wait for the resolver; it cannot be asked to stop
 
 Location = tuple[int, Any]  # an address family and what its sockets connect to
 

@@ -88,7 +88,7 @@ def _base64_decoded(text: bytes, limits: ImageLimits) -> bytes:
 
 
 def _file(url: str, limits: ImageLimits) -> bytes:
-    """What lies in an allowed folder, links followed; nothing is said of what lies elsewhere."""
+    """What lies in an allowed folder, links followed; nothing is known of what lies elsewhere."""
     if not limits.roots:
         raise ValueError("files are not read (--allowed-image-roots allows it); send data:")
     parts = urlsplit(url)

@@ -38,7 +38,7 @@ def test_what_is_not_said_is_what_the_authors_classes_have() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"ps_version": "v1"}, "\"ps_version\" 'v1' shuffles pixels as InternVL 1 did"),
+        ({"ps_version": "v1"}, "\"ps_version\" 'v1' mixes pixels as InternVL 1 did"),
         ({"ps_version": None}, '"ps_version" None'),
         ({"llm_config": {"model_type": "internlm2"}}, "internlm2"),
         ({"llm_config": {}}, '"llm_config" names no "model_type"'),

@@ -19,7 +19,7 @@ class PrefixCache:
     async def reset(self) -> PlainTextResponse:
         """Forgets the cached prefixes that no running request uses, the copies in host memory included.
 
-        The answer comes when the worker has been told: requests sent after it find nothing of what was sent before.
+        The answer comes when the worker has done it: requests sent after it find nothing of what was sent before.
         """
         refusal = _nothing_to_forget(self._context)
         if refusal:

@@ -41,7 +41,7 @@ class Text(Body):
 
 
 class Block(Text):
-    """A block of content of any type; which fields it needs is told when it is translated."""
+    """A block of content of any type; which fields it needs is known once it is translated."""
 
     id: str | None = None
     name: str | None = None

@@ -123,7 +123,7 @@ def _call(where: str, block: Block) -> dict[str, Any]:
 
 
 def _result(where: str, block: Block, names: Names) -> Message:
-    """A tool's message; that the tool failed is said in words, since chat templates know no other way."""
+    """A tool's message; that the tool failed is written in words, since chat templates know no other way."""
     content: str | list[dict[str, Any]] = block.content if isinstance(block.content, str) else ""
     if isinstance(block.content, list):
         content = _joined([_block_content(f"{where}.content[{i}]", part) for i, part in enumerate(block.content)])

@@ -74,7 +74,7 @@ def _summary(where: str, block: Text) -> str:
 
 
 def _reference(where: str, block: Text) -> str:
-    """A tool that a search has found. The model was told of all tools from the start."""
+    """A tool that a search has found. The model knew of all tools from the start."""
     if block.tool_name is None:
         raise missing(f"{where}.tool_name")
     return f"The tool {block.tool_name} can be called."

@@ -87,7 +87,7 @@ class TextBody(ConstraintFields):
         None, description="put those in that begin a text; default true, in chats false: their template does it"
     )
     return_tokens_as_token_ids: bool | None = Field(
-        None, description="logprobs call each token token_id:N, so that all can be told apart"
+        None, description="logprobs call each token token_id:N, so that all can be distinguished"
     )
 
     @field_validator("stop")
@@ -175,7 +175,7 @@ class ChatBody(TextBody, ToolFields, ReasoningFields):
 
     @property
     def images(self) -> list[Placed]:
-        """The images of the conversation in order, each with where it is said."""
+        """The images of the conversation in order, each with where it is."""
         return [
             placed_image(part.image_url, f"messages[{i}].content[{j}].image_url")
             for i, message in enumerate(self.messages)

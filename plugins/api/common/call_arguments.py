@@ -25,7 +25,7 @@ class CallArguments:
         self._ended = False  # or cannot be understood any further
 
     def feed(self, text: str) -> str:
-        """What is certain of the arguments with this fragment and was not told before."""
+        """What is certain of the arguments with this fragment and was not given before."""
         if not self._begun and self._string is None:
             text = text.lstrip()
             if text.startswith(('"', "'")):

@@ -1,4 +1,4 @@
-"""A tool call that is written as a JSON object, told while it is being written."""
+"""A tool call that is written as a JSON object, given while it is being written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CallText:
 
     `declared`: the names that count, and then no member but the usual ones is let pass, so that an object which is
     no call is known at its first member; None takes any name. A call is `ready` once its name is known and its
-    arguments have begun, or it is over without any: only then is it certain enough to be told. What is told of the
+    arguments have begun, or it is over without any: only then is it certain enough to be given. What is given of the
     arguments is as it was written: an object, or the JSON text of one.
     """
 

@@ -1,6 +1,6 @@
 """What is tried of a conversation until a chat template takes it.
 
-What a template takes stays as it came, so that its text is transformers'. What it refuses is said in another way: a
+What a template takes stays as it came, so that its text is transformers'. What it refuses is written in another way: a
 system message where there is no such role in the user's, calls and results in words, and so on.
 """
 
@@ -24,7 +24,7 @@ _JOINED = {"content": "\n\n", "reasoning_content": "\n", "thinking": "\n"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryOptions:
-    """`in_words`: the tools are told in words, and so are past calls. `image_text` stands for an image in a string.
+    """`in_words`: tools are described in words, and so are past calls. `image_text` stands for an image in a string.
 
     `strings`: where nothing is known of a role's contents, they are strings.
     """
@@ -37,33 +37,33 @@ class HistoryOptions:
 def histories(messages: Sequence[Message], probe: TemplateProbe, options: HistoryOptions) -> Iterator[list[Message]]:
     """The conversation as it is, and then what to try where the template refuses that; nothing twice in a row."""
     tried: list[Message] = []
-    for told in _told(messages, probe, options):
-        conversation = [_with_content(message, probe, options) for message in told]
+    for attempt in _attempts(messages, probe, options):
+        conversation = [_with_content(message, probe, options) for message in attempt]
         if conversation != tried:
             yield (tried := conversation)
 
 
-def _told(messages: Sequence[Message], probe: TemplateProbe, options: HistoryOptions) -> Iterator[list[Message]]:
+def _attempts(messages: Sequence[Message], probe: TemplateProbe, options: HistoryOptions) -> Iterator[list[Message]]:
     form = probe.calls if has_calls(messages) and not options.in_words else None
     known = [_with_known_developer(message, probe) for message in messages]
     yield in_words(known) if options.in_words else with_form(known, form or CallForm())
     filled = [message if "content" in message else message | {"content": ""} for message in known]
     yield in_words(filled) if options.in_words else with_form(filled, form or CallForm())
-    told = in_words(filled) if form is None else with_form(_said_once(filled, probe), form)
-    yield _in_order([_with_known_role(message, probe) for message in told], probe)
+    attempt = in_words(filled) if form is None else with_form(_given_once(filled, probe), form)
+    yield _in_order([_with_known_role(message, probe) for message in attempt], probe)
     yield _plainest(filled, probe)
 
 
 def _plainest(messages: Sequence[Message], probe: TemplateProbe) -> list[Message]:
     """The conversation of users and assistants who take turns, a user first; only a system before them."""
-    told = [_of_three_roles(message) for message in in_words(messages) if _says_something(message)]
-    told = _with_systems(told, probe)
-    if not any(message.get("role") == "user" for message in told):
-        told = [message | {"role": "user"} if message.get("role") == "system" else message for message in told]
-    return _opened(_merged(told))
+    attempt = [_of_three_roles(message) for message in in_words(messages) if _says_something(message)]
+    attempt = _with_systems(attempt, probe)
+    if not any(message.get("role") == "user" for message in attempt):
+        attempt = [message | {"role": "user"} if message.get("role") == "system" else message for message in attempt]
+    return _opened(_merged(attempt))
 
 
-def _said_once(messages: Sequence[Message], probe: TemplateProbe) -> Sequence[Message]:
+def _given_once(messages: Sequence[Message], probe: TemplateProbe) -> Sequence[Message]:
     """Messages whose text is part of their thoughts, beside calls, where a template takes only one of the two."""
     several = any(_has_all(message) for message in messages)
     return [_in_thoughts(m) for m in messages] if several and not probe.text_beside_thoughts else messages
@@ -72,8 +72,8 @@ def _said_once(messages: Sequence[Message], probe: TemplateProbe) -> Sequence[Me
 def _in_thoughts(message: Message) -> Message:
     if not _has_all(message):
         return message
-    said = joined_content(message["reasoning_content"], message["content"], between="\n")
-    return message | {"content": "", **{name: said for name in _THOUGHTS if name in message}}
+    joined = joined_content(message["reasoning_content"], message["content"], between="\n")
+    return message | {"content": "", **{name: joined for name in _THOUGHTS if name in message}}
 
 
 def _has_all(message: Message) -> bool:

@@ -105,8 +105,8 @@ def _old_id(name: str) -> str:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    said = next((message[name] for name in _REASONING if name in message), None)
-    return message if said is None else {"thinking": said, **message, "reasoning_content": said}
+    thoughts = next((message[name] for name in _REASONING if name in message), None)
+    return message if thoughts is None else {"thinking": thoughts, **message, "reasoning_content": thoughts}
 
 
 def _has_images(content: Any) -> bool:

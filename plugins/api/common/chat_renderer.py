@@ -1,7 +1,7 @@
 """Conversations as the text of one prompt.
 
 What a client says is brought into the form that the model's chat template takes (`chat_messages`), and what the
-template does not show of it is said to it in another way (`chat_history`).
+template does not show of it is given to it in another way (`chat_history`).
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class ChatRenderer:
         """
         probe, strings = self._probed(tools is not None)
         conversation = as_messages(messages)
-        said = None
+        opening = None
         if continue_final_message:
-            said, conversation = _open_last(conversation)
+            opening, conversation = _open_last(conversation)
         values = {
             "documents": None,
             **self._special_tokens,
@@ -86,7 +86,7 @@ class ChatRenderer:
         options = HistoryOptions(in_words=calls_in_words, image_text=image_text, strings=strings)
         with template_budget():
             text = self._first(values, partial(histories, conversation, probe, options))
-        return text if said is None else _cut_open_end(text, said)
+        return text if opening is None else _cut_open_end(text, opening)
 
     def probe(self, *, tools: bool) -> TemplateProbe | None:
         """What is known of the template with or without tools; None where there is none."""
@@ -148,16 +148,16 @@ def _open_last(messages: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]
         return content, [*messages[:-1], messages[-1] | {"content": content + _OPEN_END}]
     parts = list(content) if isinstance(content, list) else []
     for i in reversed(range(len(parts))):
-        if isinstance(parts[i], dict) and isinstance(said := parts[i].get("text"), str):
-            parts[i] = parts[i] | {"text": said + _OPEN_END}
-            return said, [*messages[:-1], messages[-1] | {"content": parts}]
+        if isinstance(parts[i], dict) and isinstance(opening := parts[i].get("text"), str):
+            parts[i] = parts[i] | {"text": opening + _OPEN_END}
+            return opening, [*messages[:-1], messages[-1] | {"content": parts}]
     raise RequestError("continue_final_message needs a last message with text to continue", param="messages")
 
 
-def _cut_open_end(text: str, said: str) -> str:
+def _cut_open_end(text: str, opening: str) -> str:
     mark = _OPEN_END.strip()
     position = text.rfind(mark)
-    if position < 0 or said.strip() not in text:
+    if position < 0 or opening.strip() not in text:
         raise RequestError(
             "continue_final_message: the chat template leaves the last message out or rewrites it",
             param="continue_final_message",

@@ -144,7 +144,7 @@ def _fields(conversation: Conversation) -> list[Any]:
 
 
 def client_texts(conversation: Conversation) -> Iterator[str]:
-    """The texts that are no tokens: what the user and the tools say, and what is said of tools and documents."""
+    """The texts that are no tokens: what the user and the tools say, and what is written of tools and documents."""
     for message in conversation.messages:
         if message.get("role") not in _TRUSTED:
             yield from _texts(message)

@@ -17,7 +17,7 @@ class NamedSchema(Body):
 
     name: str | None = None
     description: str | None = None
-    # Any, and not an object: what is wrong with a schema is told with its keyword and path.
+    # Any, and not an object: what is wrong with a schema is named with its keyword and path.
     schema_: Any = Field(None, alias="schema")
     strict: bool | None = None
 

@@ -43,7 +43,7 @@ class Conversations:
         return self.controls.asked(body)
 
     def text(self, body: ChatBody, choice: ToolChoice) -> str:
-        """The prompt's text, special tokens spelled out. A template that knows no tools is told of them in words."""
+        """The prompt's text, special tokens spelled out. A template that knows no tools has them described in words."""
         return self._written(body, choice, self._conversation(body, choice))
 
     def prompt(self, body: ChatBody, choice: ToolChoice) -> PromptText:
@@ -110,7 +110,7 @@ class Conversations:
 
 
 def _callable(tools: Sequence[Any], choice: ToolChoice) -> list[Any]:
-    """The functions that are told in words: of several, the one that must be called."""
+    """The functions that are described in words: of several, the one that must be called."""
     functions = [tool["function"] for tool in tools]
     if choice.mode != "named":
         return functions
@@ -151,7 +151,7 @@ def _is_thought(part: ContentPart, role: str) -> bool:
 
 
 def _thought(part: ContentPart) -> str:
-    """What a part of an assistant's says that it thought; nothing where that is not told in words."""
+    """What a part of an assistant's says that it thought; nothing where that is not described in words."""
     text = (part.model_extra or {}).get(part.type, part.text)
     if isinstance(text, list):
         text = "".join(str(each.get("text") or "") for each in text if isinstance(each, dict))

@@ -1,4 +1,4 @@
-"""Whose request is it? What schedulers and others that tell clients apart go by."""
+"""Whose request is it? What schedulers and others that distinguish clients go by."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class JsonText:
         self.in_string = False
         self.in_key = False
         self._out: list[str] = []
-        self._held: list[str] = []  # a comma, a key and a colon, told with the value after them
+        self._held: list[str] = []  # a comma, a key and a colon, given with the value after them
         self._open: list[str] = []
         self._expect = "value"
         self._token = ""  # a number or word that is not over yet

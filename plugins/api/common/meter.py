@@ -1,4 +1,4 @@
-"""How long did a request take, and what did it cost? Measured where it is answered, told to the observers."""
+"""The meter of a request: how long it took and what it cost, for the observers."""
 
 from __future__ import annotations
 

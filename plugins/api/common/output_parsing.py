@@ -156,7 +156,7 @@ class OutputParsers:
     def thoughts(self, body: ChatBody, choice: ToolChoice, prompt: str) -> ThoughtTokens | None:
         """What the model may think before it writes what a constraint holds it to.
 
-        None where it does not think, and where its thoughts would not be told from its answer.
+        None where it does not think, and where its thoughts could not be distinguished from its answer.
         """
         if self._parsers.thoughts is None or body.separate_reasoning is False:
             return None

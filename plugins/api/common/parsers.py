@@ -94,4 +94,4 @@ def _score(entry: Entry[P], recognises: Callable[[str], Any], template: str) -> 
 def _described(entry: Entry[P] | None, asked: str) -> str:
     if entry is None:
         return NONE if asked == NONE else "none, as the chat template shows no form that is known"
-    return f"{entry.name} (told by the chat template)" if asked == AUTO else entry.name
+    return f"{entry.name} (found in the chat template)" if asked == AUTO else entry.name

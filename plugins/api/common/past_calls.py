@@ -146,8 +146,8 @@ def _in_words(message: Message) -> Message:
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message
-    said = [_described(call) for call in calls if isinstance(call, Mapping)]
-    content = "\n".join(filter(None, (content_text(message.get("content")), json.dumps(said, ensure_ascii=False))))
+    described = [_described(call) for call in calls if isinstance(call, Mapping)]
+    content = "\n".join(filter(None, (content_text(message.get("content")), json.dumps(described, ensure_ascii=False))))
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     return rest | {"content": content}
 

@@ -149,12 +149,12 @@ def _message(role: str, content: Any) -> Message:
 
 def _beside(role: str, content: Any) -> list[Message]:
     """A conversation in which a message of a role stands where it usually does."""
-    user, said = _message("user", _ASK), _message(role, content)
+    user, probed = _message("user", _ASK), _message(role, content)
     if role == "user":
-        return [said]
+        return [probed]
     if role == "assistant":
-        return [user, said, _message("user", _LAST)]
-    return [said, user] if role in ("system", "developer", _STRANGER) else [user, said]
+        return [user, probed, _message("user", _LAST)]
+    return [probed, user] if role in ("system", "developer", _STRANGER) else [user, probed]
 
 
 def _conversation(form: CallForm, arguments: Any, result: Any) -> list[Message]:

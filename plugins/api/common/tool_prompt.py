@@ -1,4 +1,4 @@
-"""Tools told in words, for models whose chat template knows none."""
+"""Tools described in words, for models whose chat template knows none."""
 
 from __future__ import annotations
 

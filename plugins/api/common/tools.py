@@ -62,7 +62,7 @@ class ToolFields(Body):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChoice:
-    """What a request says of tools. `tools` may be called, `declared` are all that the template is told of."""
+    """What a request says of tools. `tools` may be called, `declared` are all that the template gets."""
 
     mode: Mode = "none"
     tools: tuple[Tool, ...] = ()

@@ -1,7 +1,7 @@
 """Which fields of OpenAI's API and its relatives are known, but not served yet?
 
 Each is accepted with the values that ask for nothing. A sampler that brings such a field takes it out of here by
-declaring it. What is in none of the lists is unknown: accepted, and told to the client in `warnings`.
+declaring it. What is in none of the lists is unknown: accepted, and listed for the client in `warnings`.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ def _key(name: str, kind: str, text: str) -> Key:
 
 
 def _size(outcome: Outcome) -> int:
-    said = (outcome.text, outcome.refused or "", *outcome.warnings)
-    return 512 + sum(map(sys.getsizeof, said))
+    texts = (outcome.text, outcome.refused or "", *outcome.warnings)
+    return 512 + sum(map(sys.getsizeof, texts))
 
 
 def _refused(error: GrammarUnsupported, kind: str, param: str) -> RequestError:

@@ -96,7 +96,7 @@ class Trials:
         self._forks: dict[int, _Fork] = {}  # by pipe
         self._preferred = begin.preferred
         if begin.preferred is not None:
-            with suppress(MaxserveError):  # the request that asks for it is told
+            with suppress(MaxserveError):  # the request that asks for it gets
                 self._compilers(begin.preferred)
 
     def run(self, frames: Frames, first: Iterable[ToTrials]) -> None:
@@ -304,7 +304,7 @@ def _walk(matcher: Matcher, row: Any, ends: Sequence[int]) -> None:
 
 
 def _of_status(status: int) -> Outcome:
-    """The outcome of a constraint whose process said nothing."""
+    """The outcome of a constraint whose process gave nothing."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Outcome(refused=f"compiling it was ended; the limits are {limits()}")
     return _too_much()

@@ -35,7 +35,7 @@ class TriesConstraints(Protocol):
     """Compiles a constraint to find out whether it can be; a task that is cancelled stops it."""
 
     async def outcome(self, backend: str, kind: str, text: str) -> Outcome:
-        """RequestError 429 or 503 when it cannot be told now."""
+        """RequestError 429 or 503 when it cannot be found out now."""
         ...
 
     def close(self) -> None: ...
@@ -81,7 +81,7 @@ class Sandbox:
             self._leave(job)
 
     def close(self) -> None:
-        """Ends the process; what is under way there is told to be refused."""
+        """Ends the process; what is under way there is refused."""
         self._closed = True
         if self._process is not None:
             self._process.end()
@@ -124,7 +124,7 @@ class Sandbox:
             return
         if job.timer is not None:
             job.timer.cancel()
-            if not job.told:
+            if not job.answered:
                 self._send(job, Signal(id=job.id, signal=signal.SIGKILL))
         for lane in (self._quick, self._slow):
             lane.discard(job)
@@ -174,7 +174,7 @@ class Sandbox:
                 self._leave(job)
             return
         for job in [job for job in self._jobs.values() if job.process is process]:
-            job.told = True
+            job.answered = True
             job.fail(RequestError("what compiles constraints ended unexpectedly; try again", status=503))
             self._leave(job)
 
@@ -188,10 +188,10 @@ class _Job:
         self.process = process
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None  # set when it began
-        self.told = False
+        self.answered = False
 
     def tell(self, outcome: Outcome) -> None:
-        self.told = True
+        self.answered = True
         if not self.done.done():
             self.done.set_result(outcome)
 
@@ -216,7 +216,7 @@ class _Process:
         return self._process.pid
 
     def write(self, message: Message) -> None:
-        with suppress(BrokenPipeError, ValueError):  # it ended, which is told otherwise
+        with suppress(BrokenPipeError, ValueError):  # it ended, which is reported otherwise
             self._pipe(self._process.stdin).write(packed(message))
             self._pipe(self._process.stdin).flush()
 
@@ -251,6 +251,6 @@ class _Process:
 
 
 def _forget(started: asyncio.Future[_Process]) -> None:
-    """Whoever asks for a constraint is told why there is none."""
+    """The answer to requests for a constraint: why there is none."""
     if not started.cancelled():
         started.exception()

@@ -41,7 +41,7 @@ class InnerTool(Body):
     format: dict[str, Any] | None = Field(None, description="of the input of a custom tool")
     execution: str | None = Field(None, description="whose search for tools it is: the client's, or the server's")
     environment: dict[str, Any] | None = Field(None, description="of a shell")
-    defer_loading: bool | None = Field(None, description="no effect: the model is told of all tools at once")
+    defer_loading: bool | None = Field(None, description="no effect: the model reads of all tools at once")
     output_schema: Any = None
     allowed_callers: list[Any] | None = None
 
@@ -53,7 +53,7 @@ class Tool(InnerTool):
 
 
 class Item(Body):
-    """An item of the input, of any type; which fields it needs is told when it is translated."""
+    """An item of the input, of any type; which fields it needs is known once it is translated."""
 
     type: str | None = Field(None, description="a message, if it has a role and no type")
     id: str | None = None

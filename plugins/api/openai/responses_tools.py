@@ -55,7 +55,7 @@ class CallKind:
     """What a call to a kind of tool looks like: the type of its item, and of its output's.
 
     `fields` are those of the item whose arguments are a text; `arguments` those of an item that the client sends back.
-    `parameters` are what the model is told, where the tool's declaration does not say.
+    `parameters` are what the model reads, where the tool's declaration does not say.
     """
 
     item: str

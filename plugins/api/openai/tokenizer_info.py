@@ -1,6 +1,6 @@
 """GET /tokenizer_info: the configuration of the served model's tokenizer, as vLLM tells it.
 
-Nothing in it is secret: what a chat template does to messages is told by /tokenize as well, and asks for the same key.
+Nothing in it is secret: what a chat template does to messages is shown by /tokenize as well, and asks for the same key.
 """
 
 from __future__ import annotations

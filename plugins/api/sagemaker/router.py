@@ -1,4 +1,4 @@
-"""POST /invocations: every kind of request that the model answers by one path, told apart by what the body has."""
+"""POST /invocations: every kind of request that the model answers by one path, distinguished by what the body has."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATH = "/invocations"
 
 
 class _Kind(msgspec.Struct):
-    """What tells the bodies apart; the rest of a body is skipped, not decoded."""
+    """What distinguishes the bodies; the rest of a body is skipped, not decoded."""
 
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()

@@ -60,7 +60,7 @@ class _Pairs(VectorFields):
 
     @property
     def activation(self) -> bool | None:
-        """Whether scores pass through the model's last function; None: not said."""
+        """Whether scores pass through the model's last function; None: not given."""
         return self.use_activation if self.raw_scores is None else not self.raw_scores
 
     @model_validator(mode="after")

@@ -144,7 +144,7 @@ class AttentionChecks:
         try:
             stage = _Stage(self, [order, list(range(40, 50))], (6, 2, 16), **rule)
         except Unavailable:
-            pytest.skip("said to be unavailable, so that another back end serves")
+            pytest.skip("declared to be unavailable, so that another back end serves")
         for counts in ({0: 17, 1: 1}, {0: 1, 1: 1}, {1: 30, 0: 9}, {0: 1, 1: 5}):
             self.check(stage.step(counts))
 
@@ -155,7 +155,7 @@ class AttentionChecks:
         try:
             stage = _Stage(self, [order, list(range(40, 50))], bidirectional=True, **rule)
         except Unavailable:
-            pytest.skip("said to be unavailable, so that another back end serves")
+            pytest.skip("declared to be unavailable, so that another back end serves")
         spans = {0: [(2, 9), (20, 21), (21, 40)], 1: [(0, 16)]}
         for counts in ({0: 12, 1: 20}, {1: 1, 0: 9}, {0: 22, 1: 3}, {0: 1, 1: 1}, {0: 5}):
             self.check(stage.step(counts, spans))
@@ -166,7 +166,7 @@ class AttentionChecks:
         try:
             stage = _Stage(self, [np.random.default_rng(0).permutation(160).tolist()], bidirectional=True)
         except Unavailable:
-            pytest.skip("said to be unavailable, so that another back end serves")
+            pytest.skip("declared to be unavailable, so that another back end serves")
         spans = {0: [(10, 700), (900, 1000)]}
         for count in (5, 800, 200, 1):
             self.check(stage.step({0: count}, spans))
@@ -177,7 +177,7 @@ class AttentionChecks:
         try:
             stage = _Stage(self, [ORDERS["scattered"]], **rule)
         except Unavailable:
-            pytest.skip("said to be unavailable, so that another back end serves")
+            pytest.skip("declared to be unavailable, so that another back end serves")
         tested, group = stage.caches[0], CacheGroup(layers=(0,), **rule)
         tested.block_tables = tested.block_tables.copy()
         tested.layers[0].keys[0], tested.layers[0].values[0] = 7.0, 7.0

@@ -88,7 +88,7 @@ class Model:
         peeked = self.cache.peek(tokens, salt)
         assert self.cache.sizes() == before, "peek changed the sizes"
         found = self.cache.open(row, tokens, salt)
-        assert found == peeked, f"peek said {peeked} tokens, open found {found}"
+        assert found == peeked, f"peek found {peeked} tokens, open found {found}"
         assert 0 <= found < len(tokens), f"{found} tokens of {len(tokens)} were found: one must stay to be computed"
         most, least = self._match(ids, self._known), self._match(ids, self._held())
         assert found <= most, f"{found} tokens were found, only {most} of them were ever committed"
@@ -138,7 +138,7 @@ class Model:
         need = more * len(self._groups)
         granted = self.cache.reserve(row, length)
         assert granted == (need <= before.available), (
-            f"row {row} wants {need} more pages, {before.available} are available, and reserve said {granted}"
+            f"row {row} wants {need} more pages, {before.available} are available, and reserve returned {granted}"
         )
         if not granted:
             assert self.cache.sizes() == before, "a refused reserve changed the sizes"

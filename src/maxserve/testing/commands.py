@@ -22,7 +22,7 @@ class CommandChecks:
     """Subclass it and give the `plugin`, a module with `maxserve_commands`.
 
     `cases` are arguments of `max` and what is printed among other things, with exit status 0; `wrong` are arguments
-    that are refused with status 2. `environ` is the environment that commands are told of.
+    that are refused with status 2. `environ` is the environment that commands know of.
     """
 
     plugin: ClassVar[ModuleType]

@@ -46,7 +46,7 @@ class EvictionPolicyChecks:
         keys = [order.key(_node(rng, page)) for page in range(200)]
         assert len({len(key) for key in keys}) == 1, "keys have different lengths"
         assert all(isinstance(key, tuple) and all(map(math.isfinite, key)) for key in keys), "keys are finite numbers"
-        assert len(set(keys)) > 1, "all pages have one key: nothing is said about their order"
+        assert len(set(keys)) > 1, "all pages have one key: they have no order"
 
     def test_a_node_that_did_not_change_keeps_its_key(self) -> None:
         order, rng = self.order(), random.Random(1)

@@ -144,7 +144,7 @@ class ThreadLauncher:
 
 
 class ThreadWorker:
-    """One worker. It ends when it is told to; one that failed ends when it is cut off."""
+    """One worker. It ends when it is asked to; one that failed ends when it is cut off."""
 
     def __init__(self, start: bytes) -> None:
         self.pid = os.getpid()

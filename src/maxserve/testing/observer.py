@@ -101,7 +101,7 @@ class ObserverChecks:
         return build(ObserverContext(model="acme", max_length=4096, sections=self.sections))
 
     def heard(self, observer: StatsObserver, steps: Sequence[StepStats], requests: Sequence[RequestStats]) -> None:
-        """Called once the observer was told of all of these."""
+        """Called once the observer received all of these."""
 
     def test_it_hears_of_steps_and_requests(self) -> None:
         observer = self.made()

@@ -148,7 +148,7 @@ def tokens_of(counts: dict[int, int], seed: int) -> list[Part]:
 class ReplayRunner:
     """A Runner around another one, which is asked only for steps that were not seen before.
 
-    Steps are told apart by their tokens, positions and lengths alone: what earlier steps stored must follow from these.
+    Steps are distinguished by tokens, positions and lengths alone: what earlier steps stored must follow from these.
     """
 
     inner: Runner

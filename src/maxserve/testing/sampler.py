@@ -62,7 +62,7 @@ class SamplerChecks:
         return logits.clone() if state is None else transform.apply(logits.clone(), state)
 
     def rows(self, wanted: Sequence[Any]) -> Rows:
-        """A row for each of `wanted`: a params value, or None where the request said nothing."""
+        """A row for each of `wanted`: a params value, or None where the request gave nothing."""
         import torch
 
         rng = np.random.default_rng(0)

@@ -70,7 +70,7 @@ class CheckedPlan(StepPlan):
 
 
 class CountedCache:
-    """Pages that are counted and hold nothing. What of a prompt is cached is said beforehand, by its first token."""
+    """Pages that are counted and hold nothing. What of a prompt is cached is set beforehand, by its first token."""
 
     def __init__(self, limits: Limits) -> None:
         self.block_tables: NDArray[np.int32] = np.zeros((limits.rows, 1), dtype=np.int32)
@@ -228,7 +228,7 @@ class SimulatedEngine(Engine):
         return super()._run_step(entries)
 
     def _ask_policy(self, plan: StepPlan) -> None:
-        """As a server does it, but that failures are told and what the policy touched is looked at."""
+        """As a server does it, but that failures are reported and what the policy touched is looked at."""
         self._resume = None
         before = self._untouched(plan)
         began = time.perf_counter()

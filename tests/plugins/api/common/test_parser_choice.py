@@ -38,7 +38,7 @@ def test_the_template_chooses(host: Host, caplog: Any) -> None:
     parsers = chosen(host)
     assert (parsers.tools, parsers.reasoning) == (Hermes, Think)
     assert parsers.tool_markers == ("<tool_call>", "</tool_call>")
-    assert "tool calls: hermes (told by the chat template); reasoning: think" in caplog.text
+    assert "tool calls: hermes (found in the chat template); reasoning: think" in caplog.text
     assert chosen(host, "").reasoning is None
 
 
