@@ -43,6 +43,7 @@ class DeepStack(VisionLanguageModel):
             for rows, levels in deeper:
                 if index < len(levels):
                     x = x.index_add(0, rows, levels[index])
+            step.keep(index, x)
         out: Tensor = self.model.norm(x)
         return out
 

@@ -29,6 +29,7 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.speculator import Speculator
 
 if TYPE_CHECKING:
     import click
@@ -167,6 +168,15 @@ def maxserve_model_runners() -> Iterable[ModelRunner]:
     """Ways to run a model on the inputs of a step.
 
     Example: ``yield ModelRunner(name="acme", build="acme.runner:Runner", devices=("cuda",))``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_speculators() -> Iterable[Speculator]:
+    """Speculative methods: who drafts tokens that the model then verifies.
+
+    Example: ``yield Speculator(name="acme", build="acme.drafter:Drafter")``
     """
     return ()
 

@@ -57,8 +57,9 @@ class DecoderModel(nn.Module):
     def forward(self, step: StepContext) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
         x = self.embed(step)
-        for block, rotary in zip(self.model.layers, self.rotary(step, x.dtype), strict=True):
+        for layer, (block, rotary) in enumerate(zip(self.model.layers, self.rotary(step, x.dtype), strict=True)):
             x = block(x, rotary)
+            step.keep(layer, x)
         out: Tensor = self.model.norm(x)
         return out
 

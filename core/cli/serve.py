@@ -95,5 +95,5 @@ def _look_up(settings: Settings, host: Host, sections: Sequence[PluginSection]) 
     """Raises PluginError for a component that was named and is not there."""
     for option in catalog(sections):
         marker, name = option.marker, option.value(settings)
-        if marker.registry and marker.checked and name not in marker.no_names:
+        if marker.registry and marker.checked and name is not None and name not in marker.no_names:
             getattr(host, marker.registry).get(name)

@@ -26,6 +26,7 @@ def check(settings: Settings) -> Settings:
     check_checkpoint(settings.model, "--")
     _check_chat_template(settings.model.chat_template)
     _check_cache(settings)
+    _check_speculation(settings)
     if settings.server.zmq_endpoint_base is not None:
         check_endpoint(settings.server.zmq_endpoint_base)
     return settings
@@ -100,6 +101,18 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
 def _check_chat_template(path: str | None) -> None:
     if path is not None and not Path(path).expanduser().is_file():
         raise SettingsError(f"--chat-template {path}: there is no such file")
+
+
+def _check_speculation(settings: Settings) -> None:
+    name, scheduling = settings.speculative.speculative_method, settings.scheduling
+    if name is None:
+        return
+    for chosen, flag in (
+        (scheduling.enable_overlap_scheduler, "--enable-overlap-scheduler, which plans steps before tokens are known"),
+        (scheduling.max_num_steps > 1, "--max-num-steps above 1, which plans several steps at once"),
+    ):
+        if chosen:
+            raise SettingsError(f"--speculative-method {name} goes without {flag}; leave one of them out")
 
 
 def _check_cache(settings: Settings) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.settings")
 
-_SECTIONS = ("model", "kv_cache", "scheduling", "sampling")
+_SECTIONS = ("model", "kv_cache", "scheduling", "sampling", "speculative")
 # They say which model it is and how it is stored: they have done their work once its architecture is known.
 _TOO_EARLY = frozenset(
     {
@@ -101,10 +101,10 @@ CHUNKS = "enable_chunked_prefill"
 
 
 def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
-    """SettingsError naming each chosen option that the chosen scheduler does not act on, and who would.
+    """SettingsError naming each chosen option that nothing which was chosen acts on, and who would.
 
-    A switch that is turned off where off is the default asks for nothing and is no reason to refuse. `sections` are
-    the settings of plugins, which have such options too.
+    Nearly all of them are up to the scheduler. A switch that is turned off where off is the default asks for nothing
+    and is no reason to refuse. `sections` are the settings of plugins, which have such options too.
     """
     options = {option.name: option for option in catalog(sections) if option.marker.policy}
     entry = schedulers.get(settings.scheduling.scheduler)
@@ -114,6 +114,8 @@ def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections:
         for option in options.values()
         if option.path in settings.chosen and _asks(option, settings) and not _knows(entry, option.name)
     ]
+    if "speculative.num_speculative_tokens" in settings.chosen and settings.speculative.speculative_method is None:
+        refused.append("--num-speculative-tokens: nothing drafts tokens; name a --speculative-method, too")
     if refused:
         raise SettingsError("; ".join(refused))
 

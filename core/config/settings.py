@@ -16,6 +16,7 @@ from maxserve.core.config.values import (
     DeviceList,
     Encoding,
     RopeType,
+    SpeculativeMethod,
     Task,
     gpu_numbers,
 )
@@ -366,6 +367,24 @@ class SamplingSettings(Section):
     enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
 
 
+class SpeculativeSettings(Section):
+    """Drafting several tokens and verifying them at once."""
+
+    title: ClassVar[str] = "Speculative decoding"
+
+    speculative_method: Annotated[
+        SpeculativeMethod | None,
+        Option(registry="speculators"),
+        Field(
+            description="Who drafts tokens: a name that a plugin registers; unset, none. Standalone, EAGLE and MTP are "
+            "not there yet."
+        ),
+    ] = None
+    num_speculative_tokens: Annotated[
+        int, Field(description="Tokens drafted for a request before each step that verifies them.", ge=1)
+    ] = 5
+
+
 class ServerSettings(Section):
     """The HTTP server and its processes."""
 
@@ -586,6 +605,7 @@ __all__ = [
     "Section",
     "ServerSettings",
     "Settings",
+    "SpeculativeSettings",
 ]
 
 Origin: TypeAlias = Literal["command line", "file", "environment"]
@@ -604,6 +624,7 @@ class Settings(BaseModel):
     kv_cache: KVCacheSettings = KVCacheSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     sampling: SamplingSettings = SamplingSettings()
+    speculative: SpeculativeSettings = SpeculativeSettings()
     server: ServerSettings = ServerSettings()
     plugins: PluginsSettings = PluginsSettings()
     files: FilesSettings = FilesSettings()
@@ -620,6 +641,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "kv_cache": KVCacheSettings,
     "scheduling": SchedulingSettings,
     "sampling": SamplingSettings,
+    "speculative": SpeculativeSettings,
     "server": ServerSettings,
     "plugins": PluginsSettings,
     "files": FilesSettings,

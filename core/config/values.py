@@ -88,6 +88,7 @@ TASKS = Choice(
     ("text_generation", "embeddings_generation", "audio_generation", "speech_token_generation", "scoring"),
 )
 CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=True)
+METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp"), open=True)
 CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))
 DEVICE_LIST = Devices()
 
@@ -95,6 +96,7 @@ Encoding = Annotated[str, ENCODINGS, BeforeValidator(ENCODINGS.read)]
 RopeType = Annotated[str, ROPE_TYPES, BeforeValidator(ROPE_TYPES.read)]
 Task = Annotated[str, TASKS, BeforeValidator(TASKS.read)]
 CacheStrategyName = Annotated[str, CACHE_STRATEGIES, BeforeValidator(CACHE_STRATEGIES.read)]
+SpeculativeMethod = Annotated[str, METHODS, BeforeValidator(METHODS.read)]
 CacheFormat = Annotated[str, CACHE_FORMATS, BeforeValidator(CACHE_FORMATS.read)]
 DeviceList = Annotated[str, DEVICE_LIST, BeforeValidator(DEVICE_LIST.read)]
 

@@ -14,6 +14,7 @@ from maxserve.core.config.components import unused_chunking
 from maxserve.core.engine.adapters import AdapterRunner, adapt
 from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
+from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
+    from maxserve.core.interfaces.speculator import DraftNeeds
     from maxserve.core.registry.entries import Entry
 
 log = logging.getLogger("maxserve.engine")
@@ -81,6 +83,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, computation.compute),
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
+        speculator=choose_speculator(settings, host),
     )
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
@@ -89,6 +92,8 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     warm_up(
         Engine(replace(parts, failure_percent=0.0)), blamed
     )  # --sim-failure is for clients, the start must not meet it
+    if parts.drafting is not None:
+        parts.drafting.insist()
     return Engine(parts)
 
 
@@ -129,18 +134,35 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    groups = choose_groups(target.settings, target.strategy.component, spec)
-    plan = _plan_memory(target, spec, module, files, groups)
+    needs = draft_needs(target, spec, files)
+    layers = (*spec.cache_layers, *needs.layers)
+    groups = choose_groups(target.settings, target.strategy.component, layers, spec.max_length)
+    plan = _plan_memory(target, spec, module, files, needs, groups)
     weight_map = read_weight_map(target.host, architecture, spec, files.config)
     order = rotary_order(target.settings.model.rope_type, spec, weight_map, architecture.name)
     fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map, order)
     model = cast("Model", module)  # it is both, which was checked when it was built
     prepare(model, files)
-    return Loaded(files=files, spec=spec, model=model, parameters=parameters, plan=plan, groups=groups, ends=ends)
+    return Loaded(
+        files=files,
+        spec=spec,
+        model=model,
+        parameters=parameters,
+        plan=plan,
+        needs=needs,
+        layers=layers,
+        groups=groups,
+        ends=ends,
+    )
 
 
 def _plan_memory(
-    target: Target, spec: ModelSpec, model: torch.nn.Module, files: ModelFiles, groups: Sequence[CacheGroup]
+    target: Target,
+    spec: ModelSpec,
+    model: torch.nn.Module,
+    files: ModelFiles,
+    needs: DraftNeeds,
+    groups: Sequence[CacheGroup],
 ) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
@@ -149,10 +171,11 @@ def _plan_memory(
         spec,
         device=device.type,
         free=free_memory(device.type, device.index or 0),
-        weights=weight_bytes(model, target.computation.storage_dtype(files.encoding).itemsize),
+        weights=weight_bytes(model, target.computation.storage_dtype(files.encoding).itemsize) + needs.weight_bytes,
         itemsize=compute.itemsize,
         cache_itemsize=target.cache_dtype.itemsize,
         host_free=free_memory("cpu"),
+        layers=(*spec.cache_layers, *needs.layers),
         groups=groups,
         whole_prompts=not target.scheduler.component.chunks_prompts,
     )
@@ -204,6 +227,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/
         device_queue=_device_queue(target.settings, target.device),
+        drafting=build_drafting(target, loaded, attention),
         empty_steps=target.settings.scheduling.execute_empty_batches,
         priorities=scheduler.component.priorities,
         variable_logits=target.settings.sampling.enable_variable_logits,
@@ -219,6 +243,7 @@ def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:
         attention=attention,
         vocab_size=loaded.spec.vocab_size,
         device=target.device,
+        aux_layers=loaded.needs.aux_layers,
     )
     runner: Runner | None = target.chooser.best(target.host.model_runners, context)
     if runner is None:
@@ -304,7 +329,8 @@ def warm_up(engine: Engine, blamed: str = "") -> None:
     PluginError when it fails; `blamed` names who may be the cause, with "; " before.
     """
     prompt = (0, 0) if engine.info.max_length > 3 else (0,)
-    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    tokens = min(2 + engine.draft_tokens, engine.info.max_length - len(prompt))
+    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
     engine.simulates_failures = False  # --sim-failure is for clients
     engine.add(Request(id="warm-up", prompt=prompt, params=params))
     while engine.busy:

@@ -24,7 +24,7 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
     plan, shares = loaded.plan, target.strategy.component.shares_prefixes
     context = CacheContext(
         sections=target.sections,
-        layers=loaded.spec.cache_layers,
+        layers=loaded.layers,
         pages=plan.pages,
         page_size=plan.page_size,
         rows=rows,
@@ -60,7 +60,7 @@ def group_block_tables(loaded: Loaded, cache: Cache) -> NDArray[np.int32] | None
 
 def build_attention(target: Target, loaded: Loaded, cache: Cache) -> Attention:
     """The back end of highest priority that runs on the device; for several groups of layers, one for each."""
-    layers = range(len(loaded.spec.cache_layers))
+    layers = range(len(loaded.layers))
     if len(loaded.groups) < 2:
         return _attention_of(target, loaded, cache, layers)
     return GroupedAttention(
@@ -71,7 +71,7 @@ def build_attention(target: Target, loaded: Loaded, cache: Cache) -> Attention:
 def _attention_of(target: Target, loaded: Loaded, cache: Cache, layers: Sequence[int]) -> Attention:
     context = AttentionContext(
         sections=target.sections,
-        layers=tuple(loaded.spec.cache_layers[layer] for layer in layers),
+        layers=tuple(loaded.layers[layer] for layer in layers),
         storage=[cache.layers[layer] for layer in layers],
         page_size=loaded.plan.page_size,
         device=target.device,

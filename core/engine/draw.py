@@ -16,6 +16,8 @@ import torch
 
 from maxserve.core.engine.grammar import Mask, Masks
 from maxserve.core.engine.logprobs import Scores
+from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
+from maxserve.core.engine.verification import Verification
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause
@@ -25,14 +27,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces.sampler import LogitTransform
 
 log = logging.getLogger("maxserve.engine")
-
-INVALID = -1  # stands for the token of a row whose logits hold nothing to choose from
-NO_ALLOWED_TOKEN = -2  # for that of a row which the request's own params left nothing
-FAILED = -3  # for that of a row whose request asked for a sampler that raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,13 +92,17 @@ class Wanted:
 
 
 class SamplingBatch:
-    """Who draws together, and what of that does not change while the same do: answers of steady stages."""
+    """Who draws together, and what of that does not change while the same do: answers of steady stages.
 
-    def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
+    A sequence with drafts has several rows in a row, each with one draft more behind its tokens.
+    """
+
+    def __init__(self, sequences: SequenceOf[Sequence], device: torch.device, *, drafts: bool = False) -> None:
         self.sequences = sequences
+        self._offsets = _offsets(sequences) if drafts else None
         self.rows = Rows(
             [s.params for s in sequences],
-            _Histories(sequences),
+            _Histories(sequences, self._offsets),
             [s.prompt_length for s in sequences],
             device,
             [s.ends for s in sequences],
@@ -111,6 +114,13 @@ class SamplingBatch:
         self.failures: dict[Stage, Exception] = {}  # of stages that raised before the logits were there
         self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
         self._states: dict[str, Any] = {}
+
+    def drafts(self) -> dict[int, int] | None:
+        """The drafts that lead to rows; None where there are none."""
+        if self._offsets is None:
+            return None
+        pairs = enumerate(zip(self.sequences, self._offsets, strict=True))
+        return {row: sequence.drafts[offset - 1] for row, (sequence, offset) in pairs if offset}
 
     def drawing(self, stages: SequenceOf[Stage]) -> tuple[NDArray[np.int64], torch.Tensor]:
         """The rows that no stage wants to take their likeliest token without a draw; on the device, too."""
@@ -174,6 +184,12 @@ class Draw:
         """What `choose` gave beside the tokens, by row."""
         return {} if self.wanted is None or scores is None else self.wanted.read(scores)
 
+    def uniforms_by_row(self) -> dict[int, float]:
+        """The random numbers that rows were drawn with."""
+        if self.drawing is None or self.uniforms is None:
+            return {}
+        return dict(zip(self.drawing.tolist(), self.uniforms.tolist(), strict=True))
+
     def faults(self) -> dict[Sequence, str]:
         """The sequences that asked for a stage which raised, and what it said: the others drew without it."""
         failures = {**self.batch.failures, **self.failures}
@@ -211,6 +227,14 @@ class Pipeline:
         self._masks = Masks(device)
         self._batch = SamplingBatch((), device)
 
+    def decide(self, logits: torch.Tensor, in_flight: InFlightStep) -> None:
+        """Gives a step its tokens, by the logits of its rows."""
+        if in_flight.step.drafts is not None:
+            self._verify(logits, in_flight)
+            return
+        in_flight.tokens, in_flight.logprobs, faults = self.draw(logits, in_flight.drawing)
+        in_flight.fail(faults)
+
     def draw(
         self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
     ) -> tuple[list[int], Mapping[int, TokenLogprob], dict[Sequence, str]]:
@@ -224,10 +248,29 @@ class Pipeline:
         heard = self.observe(sequences, tokens)
         return tokens, draw.read(scores), draw.faults() | heard
 
-    def prepare(self, sequences: SequenceOf[Sequence]) -> Draw:
-        """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers."""
-        batch = self._batch_of(sequences)
-        mask = self._masks.of(batch.grammars, len(sequences))
+    def _verify(self, logits: torch.Tensor, in_flight: InFlightStep) -> None:
+        """Draws for the rows of a step with drafts, and gives it the tokens that stand."""
+        verification = Verification(in_flight.step)
+        draw = self.prepare(verification.rows, drafts=True)
+        chosen, scores = draw.choose(logits)
+        tokens, logprobs, faults = chosen.tolist(), draw.read(scores), draw.faults()
+        if faults:
+            tokens = [FAILED if s in faults else t for s, t in zip(verification.rows, tokens, strict=True)]
+        verification.accept(tokens, draw.uniforms_by_row())
+        kept = verification.kept
+        owners = [verification.rows[row] for row in kept]
+        in_flight.tokens = [tokens[row] for row in kept]
+        in_flight.logprobs = {i: logprobs[row] for i, row in enumerate(kept) if row in logprobs}
+        in_flight.accept(owners, verification.counts)
+        in_flight.fail(faults | self.observe(owners, in_flight.tokens, drafts=True))
+
+    def prepare(self, sequences: SequenceOf[Sequence], *, drafts: bool = False) -> Draw:
+        """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers.
+
+        One row for each sequence; with `drafts`, for those that have some the rows of these follow it.
+        """
+        batch = self._batch_of(sequences, drafts=drafts)
+        mask = self._masks.of(batch.grammars, len(sequences), batch.drafts())
         drawing, sent = batch.drawing(self._stages)
         states = []
         for stage in self._stages:
@@ -240,21 +283,23 @@ class Pipeline:
         uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
         return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask)
 
-    def observe(self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> dict[Sequence, str]:
+    def observe(
+        self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int], *, drafts: bool = False
+    ) -> dict[Sequence, str]:
         """Tells the stages that want to know which tokens were taken; the faults of those that raise."""
         faults: dict[Sequence, str] = {}
         for stage in self._stages:
             if stage.observe is not None:
-                batch = self._batch_of(sequences)
+                batch = self._batch_of(sequences, drafts=drafts)
                 try:
                     stage.observe(batch.rows, tokens)
                 except Exception as error:
                     faults.update(_blamed(batch, stage, error))
         return faults
 
-    def _batch_of(self, sequences: SequenceOf[Sequence]) -> SamplingBatch:
+    def _batch_of(self, sequences: SequenceOf[Sequence], *, drafts: bool = False) -> SamplingBatch:
         if self._batch.sequences is not sequences and self._batch.sequences != sequences:
-            self._batch = SamplingBatch(sequences, self._device)
+            self._batch = SamplingBatch(sequences, self._device, drafts=drafts)
         return self._batch
 
 
@@ -272,11 +317,20 @@ def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> ND
     return np.array([s.uniforms.pop() if s.uniforms else s.uniform() for s in rows], dtype=np.float64)
 
 
+def _offsets(sequences: SequenceOf[Sequence]) -> list[int]:
+    """How many rows of the same sequence come before each."""
+    offsets: list[int] = []
+    for row, sequence in enumerate(sequences):
+        offsets.append(offsets[-1] + 1 if row and sequences[row - 1] is sequence else 0)
+    return offsets
+
+
 class _Histories(SequenceOf["NDArray[np.int64]"]):
     """The tokens of each sequence, looked up when a transform asks: most never do."""
 
-    def __init__(self, sequences: SequenceOf[Sequence]) -> None:
+    def __init__(self, sequences: SequenceOf[Sequence], offsets: SequenceOf[int] | None) -> None:
         self._sequences = sequences
+        self._offsets = offsets  # drafts behind the tokens of each
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -287,8 +341,9 @@ class _Histories(SequenceOf["NDArray[np.int64]"]):
     def __getitem__(self, index: slice) -> SequenceOf[NDArray[np.int64]]: ...
     def __getitem__(self, index: int | slice) -> NDArray[np.int64] | SequenceOf[NDArray[np.int64]]:
         if isinstance(index, slice):
-            return _Histories(self._sequences[index])
-        return self._sequences[index].tokens
+            return _Histories(self._sequences[index], None if self._offsets is None else self._offsets[index])
+        sequence = self._sequences[index]
+        return sequence.tokens if self._offsets is None else sequence.drafted(self._offsets[index])
 
 
 def inverse_cdf(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

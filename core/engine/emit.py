@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from maxserve.core.engine.draw import FAILED, INVALID, NO_ALLOWED_TOKEN
+from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
 from maxserve.core.interfaces.request import FinishReason, Output
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ class Emitter:
         self.drawn = 0
 
     def outputs(self, in_flight: InFlightStep) -> list[Output]:
-        """One per sequence that drew and still lives."""
+        """One per sequence that drew and still lives; one more where an error follows tokens."""
         self.ended = []
+        if in_flight.counts is not None:
+            return self._outputs_of_several(in_flight, in_flight.counts)
         outputs: list[Output] = []
         for sequence, token in zip(in_flight.drawing, in_flight.tokens, strict=True):
             sequence.fresh.append(token)
@@ -58,6 +60,41 @@ class Emitter:
             outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
         self.drawn = sum(len(output.tokens) for output in outputs)
         return outputs
+
+    def _outputs_of_several(self, in_flight: InFlightStep, counts: NDArray[np.int64]) -> list[Output]:
+        """The same of a step in which drafts were accepted: each sequence has its tokens one after another."""
+        outputs: list[Output] = []
+        ends = np.cumsum(counts).tolist()
+        for i, (sequence, count, end) in enumerate(zip(in_flight.drawing, counts.tolist(), ends, strict=True)):
+            if sequence.alive:
+                first = Output(id=sequence.id, cached=sequence.cached, preemptions=sequence.preemptions)
+                first = _with_prompt(_with_time(first, sequence), sequence)
+                outputs += self._run(in_flight, sequence, range(end - count, end), int(in_flight.lengths[i]), first)
+        self.drawn = sum(len(output.tokens) for output in outputs)
+        return outputs
+
+    def _run(
+        self, in_flight: InFlightStep, sequence: Sequence, indices: range, length: int, output: Output
+    ) -> list[Output]:
+        """`output` with the tokens at `indices`, as far as none ends the sequence, and with that end."""
+        tokens: list[int] = []
+        last: Output | None = None
+        for i in indices:
+            token = in_flight.tokens[i]
+            sequence.fresh.append(token)
+            last = self._last(in_flight, sequence, token, length - (indices.stop - 1 - i))
+            if last is not None and not last.tokens:  # an error, or nothing that may follow
+                break
+            tokens.append(token)
+            if last is not None:
+                break
+        logprobs = tuple(in_flight.logprobs[i] for i in indices[: len(tokens)] if i in in_flight.logprobs)
+        output = msgspec.structs.replace(output, tokens=tuple(tokens), logprobs=logprobs)
+        if last is None:
+            return [output]
+        if last.error is not None:
+            return [output, last] if tokens else [last]
+        return [msgspec.structs.replace(output, finish=last.finish)]
 
     def failures(self, in_flight: InFlightStep) -> list[Output]:
         """The end of all requests in a step that failed."""
@@ -114,10 +151,16 @@ def _with_logprobs(outputs: list[Output], in_flight: InFlightStep) -> list[Outpu
 def _with_times(outputs: list[Output], in_flight: InFlightStep) -> list[Output]:
     """The first output of a sequence tells how long it waited; none does in a step that only decodes."""
     for i, sequence in enumerate(in_flight.drawing) if in_flight.prompt_tokens else ():
-        if sequence.scheduled:
-            outputs[i] = msgspec.structs.replace(outputs[i], queued=sequence.queued, scheduled=sequence.scheduled)
-            sequence.scheduled = 0.0
+        outputs[i] = _with_time(outputs[i], sequence)
     return outputs
+
+
+def _with_time(output: Output, sequence: Sequence) -> Output:
+    if not sequence.scheduled:
+        return output
+    output = msgspec.structs.replace(output, queued=sequence.queued, scheduled=sequence.scheduled)
+    sequence.scheduled = 0.0
+    return output
 
 
 def _with_prompt(output: Output, sequence: Sequence) -> Output:

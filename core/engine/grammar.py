@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from maxserve.core.engine.grammar_state import WORD, GrammarState
+from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
 
 if TYPE_CHECKING:
@@ -139,9 +140,6 @@ class GrammarManager:
                 self.wake()
 
 
-NOTHING = -1  # INVALID of draw.py
-
-
 class Mask:
     """Allows tokens twice: before the transforms, so that top-k and the like choose among the allowed ones, and after
     them, so that none can bring back what is not allowed.
@@ -157,7 +155,7 @@ class Mask:
     def likeliest(self, logits: torch.Tensor) -> torch.Tensor:
         """The likeliest token of each row of logits that were masked, for where transforms leave nothing else."""
         best, tokens = logits.max(dim=-1)
-        return torch.where(best.isfinite(), tokens, NOTHING)
+        return torch.where(best.isfinite(), tokens, INVALID)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocab] with -inf for what is not allowed; in place."""
@@ -166,7 +164,7 @@ class Mask:
 
     def settle(self, tokens: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
         """`tokens` with those of `fallback` where transforms left a constrained row nothing: the grammar wins."""
-        fallback_here = torch.full_like(tokens, NOTHING)
+        fallback_here = torch.full_like(tokens, INVALID)
         fallback_here[self._rows] = fallback[self._rows]
         return torch.where(tokens < 0, fallback_here, tokens)
 
@@ -185,20 +183,44 @@ class Masks:
         self._device = device
         self._table = bars_of_bytes().to(device)
 
-    def of(self, grammars: Mapping[int, GrammarState], rows: int) -> Mask | None:
-        """What the grammars allow next, of so many rows those that have one, by row; None when none has."""
+    def of(
+        self, grammars: Mapping[int, GrammarState], rows: int, drafts: Mapping[int, int] | None = None
+    ) -> Mask | None:
+        """What the grammars allow next, of so many rows those that have one, by row; None when none has.
+
+        `drafts` are the tokens that lead to a row from the one before it, by the rows for which there is one.
+        """
         if not grammars:
             return None
         words = next(iter(grammars.values())).words
         packed: NDArray[np.int32] = np.zeros((len(grammars), words), dtype=np.int32)
-        for line, grammar in zip(packed, grammars.values(), strict=True):
-            grammar.fill(line)
+        if drafts is None:
+            for line, grammar in zip(packed, grammars.values(), strict=True):
+                grammar.fill(line)
+        else:
+            self._fill_along(packed, grammars, drafts)
         return Mask(
             torch.tensor(list(grammars), device=self._device),
             torch.from_numpy(packed).to(self._device),
             self._table,
             all_rows=len(grammars) == rows,
         )
+
+    def _fill_along(
+        self, packed: NDArray[np.int32], grammars: Mapping[int, GrammarState], drafts: Mapping[int, int]
+    ) -> None:
+        """Fills the lines of rows that follow each other by drafts; nothing may follow one that ends its text."""
+        goes_on = True
+        for line, (row, grammar) in zip(packed, grammars.items(), strict=True):
+            if row not in drafts:
+                grammar.rewind()
+            goes_on = row not in drafts or (goes_on and grammar.follow(drafts[row]))
+            if goes_on:
+                grammar.fill(line)
+            else:
+                line[:] = -1  # the row stands for nothing
+        for grammar in grammars.values():
+            grammar.rewind()
 
 
 def bars_of_bytes() -> torch.Tensor:

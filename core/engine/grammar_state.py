@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as SequenceOf
+
     from numpy.typing import NDArray
 
     from maxserve.core.interfaces.grammar import Matcher
@@ -31,6 +34,12 @@ class _Thinking:
         self._closed = False
         self.may_skip = bool(thoughts.opening) and not thoughts.needed
         self.over = False
+
+    def copy(self) -> _Thinking:
+        """A second one at the same place, which goes on by itself."""
+        made = copy(self)
+        made._forced = list(self._forced)
+        return made
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Adds what may come next to a row of bits."""
@@ -57,9 +66,12 @@ class _Thinking:
 
 
 class GrammarState:
-    """Follows the text of one request. `fault` says why it cannot any more; the request ends then."""
+    """Follows the text of one request. `fault` says why it cannot any more; the request ends then.
 
-    __slots__ = ("_ends", "_keeps_on", "_matcher", "_thinking", "fault", "words")
+    `follow` goes on by drafts, which `rewind` takes back: the matcher's, and what was known of the thoughts before.
+    """
+
+    __slots__ = ("_before", "_ends", "_followed", "_keeps_on", "_matcher", "_thinking", "fault", "words")
 
     def __init__(
         self,
@@ -76,6 +88,8 @@ class GrammarState:
         self._ends = ends  # eos ids
         self._keeps_on = keeps_on  # the request ignores eos: it ends where the grammar does
         self.fault: str | None = None
+        self._before: _Thinking | None = None  # its thoughts where the drafts begin
+        self._followed = -1  # drafts that the matcher has accepted; -1: none is followed
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Writes the bits of what may come next; none at all when the matcher fails."""
@@ -106,6 +120,40 @@ class GrammarState:
         if kept.any():
             row[:] = kept
 
+    def allows(self, tokens: SequenceOf[int]) -> int:
+        """How many of `tokens`, in their order, the text may go on with: up to the first that ends it, at most."""
+        row: NDArray[np.int32] = np.zeros(self.words, dtype=np.int32)
+        allowed = 0
+        for token in tokens:
+            self.fill(row)
+            if not row.view(np.uint32)[token // WORD] >> np.uint32(token % WORD) & 1:
+                break
+            allowed += 1
+            if not self.follow(token):
+                break
+        self.rewind()
+        return allowed
+
+    def follow(self, token: int) -> bool:
+        """The text goes on with a draft that is allowed; whether anything may follow it."""
+        if self._followed < 0:
+            self._before = None if self._thinking is None else self._thinking.copy()
+            self._followed = 0
+        ends = token in self._ends or self.take(token)
+        return not ends and self.fault is None
+
+    def rewind(self) -> None:
+        """Takes back what was followed."""
+        if self._followed < 0:
+            return
+        followed, self._followed = self._followed, -1
+        self._thinking, self._before = self._before, None
+        if followed and self.fault is None:
+            try:
+                self._matcher.rollback(followed)
+            except Exception as error:
+                self._fail(error)
+
     def take(self, token: int) -> bool:
         """The text goes on with `token`, which is no eos; whether it is whole now. A failure is kept in `fault`."""
         if self._thinking is not None:
@@ -116,6 +164,7 @@ class GrammarState:
                 return False
         try:
             self._matcher.accept(token)
+            self._followed += self._followed >= 0
             return self._matcher.finished()
         except Exception as error:
             self._fail(error)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.core.engine.draw import FAILED
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.engine.logprobs import PromptScores
+from maxserve.core.engine.step import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,22 +24,27 @@ if TYPE_CHECKING:
 class InFlightStep:
     """`launch` tells the ledger what will be when the step is complete; carries tokens, or why there are none.
 
+    Each of those who draw has one token, and all drafts are rejected, unless `accept` says otherwise.
+
     What a plan sees after the launch are the sequences as they will be, all but the drawn tokens, which it does not
     need. That is why a step can be planned before the one before it is done.
     """
 
     __slots__ = (
+        "counts",
         "drawing",
         "error",
         "faults",
         "lengths",
         "logprobs",
         "number",
+        "owners",
         "prompt_tokens",
         "prompts",
         "rows",
         "slots",
         "step",
+        "stops",
         "tokens",
     )
 
@@ -49,29 +54,40 @@ class InFlightStep:
         self.rows: NDArray[np.int64] = step.ledger.row[step.slots]
         self.drawing = step.drawing
         self.slots = step.drawing_slots  # of those who draw
-        self.tokens: SequenceOf[int] = ()  # theirs
-        self.logprobs: Mapping[int, TokenLogprob] = {}  # of some of them, by their index, for who wants them
+        self.tokens: SequenceOf[int] = ()  # theirs, one after another
+        self.owners = step.drawing  # of each token
+        self.counts: NDArray[np.int64] | None = None  # how many tokens each of those who draw has; None: one
+        self.logprobs: Mapping[int, TokenLogprob] = {}  # of some tokens, by their index, for who wants them
         self.prompts = PromptScores.of(step)
         self.prompt_tokens = step.prompt_tokens
         self.error: Exception | None = None
         self.faults: Mapping[Sequence, str] = {}  # why one of those who draw has failed, though the step has not
-        self.lengths: NDArray[np.int64] = step.stops[step.draws] + 1  # of those who draw, their new token included
+        self.stops: NDArray[np.int64] = step.stops if step.drafts is None else step.stops - step.drafts
+        self.lengths: NDArray[np.int64] = self.stops[step.draws] + 1  # of those who draw, new tokens included
 
     def launch(self) -> list[Sequence]:
         """Returns those whose last token it draws."""
         ledger, step = self.step.ledger, self.step
-        ledger.computed[step.slots] = step.stops
+        ledger.computed[step.slots] = self.stops
         ledger.launched[step.slots] = self.number
         ledger.length[self.slots] = self.lengths
         ledger.drawn_at[self.slots] = np.arange(len(self.slots))
         last = self.lengths >= ledger.limit[self.slots]
         return [self.drawing[i] for i in np.flatnonzero(last).tolist()] if last.any() else []
 
+    def accept(self, owners: list[Sequence], counts: NDArray[np.int64]) -> None:
+        """Those who draw have so many tokens each: drafts were accepted."""
+        more = counts - 1
+        self.owners, self.counts = owners, counts
+        self.step.ledger.extend(self.slots, more)
+        self.stops[self.step.draws] += more
+        self.lengths = self.lengths + more
+
     def fail(self, faults: Mapping[Sequence, str]) -> None:
         """Ends some of those who draw, and no others, with what went wrong for them; `tokens` are there."""
         self.faults = faults
         if faults:
-            pairs = zip(self.drawing, self.tokens, strict=True)
+            pairs = zip(self.owners, self.tokens, strict=True)
             self.tokens = [FAILED if sequence in faults else token for sequence, token in pairs]
 
     def complete(self) -> NDArray[np.int64]:
@@ -81,8 +97,9 @@ class InFlightStep:
         """
         ledger, step = self.step.ledger, self.step
         here = ledger.alive[step.slots] & (ledger.row[step.slots] == self.rows)
-        ledger.written[step.slots[here]] = step.stops[here]
-        ledger.last[self.slots] = self.tokens
+        ledger.written[step.slots[here]] = self.stops[here]
+        tokens = self.tokens
+        ledger.last[self.slots] = tokens if self.counts is None else np.asarray(tokens)[np.cumsum(self.counts) - 1]
         settled = ledger.launched[self.slots] == self.number  # none of a later step, whose token is not known yet
         ledger.drawn_at[self.slots[settled]] = KNOWN
-        return np.flatnonzero(here & (step.stops >= ledger.commit_at[step.slots]))
+        return np.flatnonzero(here & (self.stops >= ledger.commit_at[step.slots]))

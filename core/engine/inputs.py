@@ -65,7 +65,7 @@ class InputsBuilder:
             seq_lens=stops,
             prompt_lens=step.ledger.prompt_length[step.slots],
             block_tables=self._cache.block_tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
-            logit_rows=self._to_device(query_start[1:][step.draws] - 1),
+            logit_rows=self._to_device(_logit_rows(step, query_start)),
         )
         if self._images is not None:
             self._images.fill(step, inputs)
@@ -124,6 +124,17 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
+def _logit_rows(step: Step, query_start: Ints) -> Ints:
+    """The last tokens of those who draw: one of each, and the one before for each of its drafts."""
+    last: Ints = query_start[1:][step.draws] - 1
+    if step.drafts is None:
+        return last
+    counts = step.draw_counts
+    ends = np.cumsum(counts)
+    rows: Ints = np.arange(ends[-1]) - np.repeat(ends - 1, counts) + np.repeat(last, counts)
+    return rows
+
+
 def _new_tokens(step: Step) -> Ints:
     """The tokens to compute, one after another; 0 for one that is still being drawn, as Unknown says."""
     if step.decodes:  # each brings its last token
@@ -132,7 +143,8 @@ def _new_tokens(step: Step) -> Ints:
     tokens = np.zeros(int((step.stops - step.starts).sum()), dtype=np.int64)
     at = 0
     for sequence, start, stop in zip(step.sequences, step.starts.tolist(), step.stops.tolist(), strict=True):
-        found = sequence.tokens[start:stop]
+        known = sequence.tokens if step.drafts is None else sequence.drafted(len(sequence.drafts))
+        found = known[start:stop]
         tokens[at : at + len(found)] = found
         at += stop - start
     return tokens

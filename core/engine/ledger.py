@@ -84,6 +84,11 @@ class Ledger:
         self.alive[slot] = True
         return slot
 
+    def extend(self, slots: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """So many tokens more of each are drawn and, but for the last, computed: drafts that were accepted."""
+        self.computed[slots] += counts
+        self.length[slots] += counts
+
     def close(self, slot: int) -> None:
         """Gives a slot back; no step on its way may refer to it."""
         self._free.append(slot)

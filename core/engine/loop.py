@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from maxserve.core.engine.cache_pressure import CachePressureLog
 from maxserve.core.engine.emit import Emitter, merged
@@ -21,6 +23,9 @@ from maxserve.core.engine.validation import validate_request
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import EncodeRequest, Output, Request
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger("maxserve.engine")
 
@@ -38,6 +43,7 @@ class Engine:
         self.empty_steps = parts.empty_steps
         self._parts = parts
         self._cache = parts.cache
+        self._drafting = parts.drafting
         self._limits = parts.limits
         self._grammars = parts.grammars
         self._ledger = Ledger()
@@ -61,6 +67,11 @@ class Engine:
         self._policy_failed = False
 
     # --- requests come and go -----------------------------------------------------------------------------------
+
+    @property
+    def draft_tokens(self) -> int:
+        """The most drafts that a step verifies for a sequence."""
+        return 0 if self._drafting is None else self._drafting.most
 
     @property
     def busy(self) -> bool:
@@ -192,11 +203,14 @@ class Engine:
             if in_flight.prompts is not None:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
-                in_flight.tokens, in_flight.logprobs, faults = pipeline.draw(output.logits, in_flight.drawing)
-                in_flight.fail(faults)
+                pipeline.decide(output.logits, in_flight)
         except Exception as error:
             in_flight.error = error
-        return self._complete(in_flight)
+            return self._complete(in_flight)
+        outputs = self._complete(in_flight)
+        if self._drafting is not None:
+            self._drafting.propose(in_flight, inputs, output)
+        return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:
         """The next plan is launched before the step in flight completes: outputs come one call later."""
@@ -231,7 +245,7 @@ class Engine:
     def _new_step(self, entries: Mapping[Sequence, int]) -> InFlightStep:
         self._counters.steps += 1
         self._launched += 1
-        self._latest = Step(entries, self._ledger, self._latest)
+        self._latest = Step(entries, self._ledger, self._latest, drafting=self._drafting is not None)
         return InFlightStep(self._latest, self._launched)
 
     def _mark_launched(self, in_flight: InFlightStep) -> None:
@@ -252,6 +266,9 @@ class Engine:
             outputs = self._emitter.outputs(in_flight)
             self._counters.generated_tokens += self._emitter.drawn
             self._counters.batch_sizes.count(in_flight.step.size)
+            if in_flight.step.drafts is not None:
+                self._counters.draft_tokens += int(in_flight.step.drafts.sum())
+                self._counters.accepted_tokens += len(in_flight.tokens) - len(in_flight.drawing)
             self._counters.iteration_tokens.count(in_flight.prompt_tokens + self._emitter.drawn)
         for sequence in self._emitter.ended:
             self._queues.pop(sequence.id)
@@ -353,9 +370,24 @@ class Engine:
         """Shares the pages that the step has filled; a token of a step too many is never part of one."""
         step, ledger, size = in_flight.step, self._ledger, self._limits.page_size
         for i in in_flight.complete().tolist():
-            sequence, stop = step.sequences[i], int(step.stops[i])
-            self._cache.commit(sequence.row, sequence.keys[:stop])
+            sequence, stop = step.sequences[i], int(in_flight.stops[i])
+            self._cache.commit(sequence.row, self._written(sequence, in_flight, stop))
             ledger.commit_at[sequence.slot] = (stop // size + 1) * size
+        if step.drafts is not None:
+            self._take_back(in_flight)
+
+    def _written(self, sequence: Sequence, in_flight: InFlightStep, stop: int) -> NDArray[np.int64]:
+        """Its tokens as the cache knows them, with drafts that were accepted and are no outputs yet."""
+        missing = 0 if in_flight.step.drafts is None else stop - len(sequence.tokens)
+        return sequence.keys[:stop] if missing <= 0 else sequence.keyed(sequence.drafted(missing))
+
+    def _take_back(self, in_flight: InFlightStep) -> None:
+        """Gives back the pages that only rejected drafts have reached."""
+        rejected = np.flatnonzero(in_flight.stops < in_flight.step.stops)
+        for i in rejected.tolist():
+            sequence, stop = in_flight.step.sequences[i], int(in_flight.stops[i])
+            self._cache.truncate(sequence.row, stop)
+            sequence.room = -stop % self._limits.page_size
 
     def _leave(self, sequence: Sequence) -> None:
         """It is over. What it holds is given back when no step that is on its way works on it."""
@@ -391,6 +423,8 @@ class Engine:
             preemptions=counters.preemptions,
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
+            draft_tokens=counters.draft_tokens,
+            accepted_tokens=counters.accepted_tokens,
             steps=counters.steps,
             deferred=len(self._grammars),
             page_size=self._limits.page_size,

@@ -12,6 +12,7 @@ from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
+    from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.overlap import DeviceQueue
@@ -54,6 +55,8 @@ class Counters:
     prefix_hits: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +64,10 @@ class Parts:
     """What an engine is put together from; see assemble.py.
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
-    `device_queue`, each step is launched before the tokens of the one before it are known. `grammar_backend` is the
-    one worth having ready. `empty_steps`: the model also runs when there is no request. `variable_logits`: requests
-    may have logprobs of their prompts; `priorities`: they may have one; `sees`: their prompts may have images.
-    `adapters`: the slots of the adapters they may name.
+    `device_queue`, each step is launched before the tokens of the one before it are known. With `drafting`, which goes
+    with neither, steps verify drafts. `grammar_backend` is the one worth having ready. `empty_steps`: the model also
+    runs when there is no request. `variable_logits`: requests may have logprobs of their prompts; `priorities`: they
+    may have one; `sees`: their prompts may have images. `adapters`: the slots of the adapters they may name.
     """
 
     info: ModelInfo
@@ -80,6 +83,7 @@ class Parts:
     grammar_backend: str | None = None
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
+    drafting: Drafting | None = None
     empty_steps: bool = False
     sees: bool = False
     variable_logits: bool = True

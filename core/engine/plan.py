@@ -109,6 +109,7 @@ class StepPlan:
         self._unlimited = not limits.chunked_prefill
         self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
+        self._tokens_for_drafts = self.tokens_left - len(queues.running)
         self.pending = PendingPrefixes(queues.computing(), limits.page_size) if limits.shares_prefixes else None
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
@@ -159,6 +160,8 @@ class StepPlan:
         if granted < todo and wanted.images is not None:
             granted = wanted.images.uncut(computed, granted)
         if granted and self._have_pages(wanted, computed + granted):
+            if wanted.drafts:
+                granted += self._keep_drafts(wanted, computed + granted, self.tokens_left - granted)
             self._grant(wanted, granted, computed + granted)
             if fresh:
                 self.opened.append(wanted)
@@ -169,6 +172,19 @@ class StepPlan:
         if fresh and wanted.started:
             self._close(wanted)
         return 0
+
+    def _keep_drafts(self, wanted: Sequence, length: int, tokens: int) -> int:
+        """Cuts its drafts to what the budget and the pages have left, and returns how many it keeps.
+
+        No other one loses a page for drafts, or its own token to them.
+        """
+        count = min(len(wanted.drafts), max(0, min(tokens, self._tokens_for_drafts)))
+        if not self._cache.reserve(wanted.row, length + count):
+            count = min(count, -length % self._page_size)
+        if count < len(wanted.drafts):
+            wanted.drafts = wanted.drafts[:count]
+        self._tokens_for_drafts -= count
+        return count
 
     def _grant(self, wanted: Sequence, granted: int, length: int) -> None:
         self.entries[wanted] = granted

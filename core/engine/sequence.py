@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ class Sequence:
         "buffer",
         "cached",
         "counted",
+        "drafts",
         "ends",
         "fresh",
         "grammar",
@@ -83,6 +85,7 @@ class Sequence:
         self.fresh: list[int] = []  # tokens that are not in the buffer yet; new ones are appended here
         self.cached = 0  # prompt tokens found in the prefix cache when it first took a row
         self.counted = False  # whether that was noted
+        self.drafts: list[int] = []  # tokens that may follow, to be verified in its next step
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was
@@ -118,20 +121,38 @@ class Sequence:
             self._flush()
         return self.buffer[: self._filled]
 
+    def draft(self, tokens: list[int]) -> None:
+        """These may follow. They lie behind its tokens until the next one is known."""
+        start, stop = len(self.tokens), len(self.tokens) + len(tokens)
+        self._make_room(stop)
+        self.buffer[start:stop] = tokens
+        self.drafts = tokens
+
+    def drafted(self, count: int) -> NDArray[np.int64]:
+        """`tokens` and the first `count` drafts behind them."""
+        return self.buffer[: len(self.tokens) + count]
+
     @property
     def keys(self) -> NDArray[np.int64]:
         """What the cache knows the tokens by: themselves, but for those of images."""
-        return self.tokens if self.images is None else self.images.keyed(self.tokens)
+        return self.keyed(self.tokens)
+
+    def keyed(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens from its first on, as the cache knows them."""
+        return tokens if self.images is None else self.images.keyed(tokens)
 
     def _flush(self) -> None:
         start, stop = self._filled, self._filled + len(self.fresh)
-        if stop > len(self.buffer):
-            grown = np.empty(max(stop, min(self.limit, 2 * stop)), dtype=np.int64)
-            grown[:start] = self.buffer[:start]
-            self.buffer = grown
+        self._make_room(stop)
         self.buffer[start:stop] = self.fresh
         self._filled = stop
         self.fresh.clear()
+
+    def _make_room(self, length: int) -> None:
+        if length > len(self.buffer):
+            grown = np.empty(max(length, min(self.limit, 2 * length)), dtype=np.int64)
+            grown[: self._filled] = self.buffer[: self._filled]
+            self.buffer = grown
 
     @property
     def wants_scores(self) -> bool:
@@ -183,6 +204,7 @@ class Sequence:
         ledger, slot, row = self.ledger, self.slot, self.row
         ledger.row[slot], ledger.computed[slot], ledger.written[slot] = NO_ROW, 0, 0
         self.room = 0
+        self.drafts = []
         return row
 
     def append(self, token: int) -> None:
@@ -191,6 +213,10 @@ class Sequence:
         self.fresh.append(token)
         ledger.last[slot] = token
         ledger.length[slot] += 1
+
+    def put_back(self, uniforms: SequenceOf[float]) -> None:
+        """Random numbers that decided no token, in their order: they are the next ones again."""
+        self.uniforms.extend(reversed(uniforms))
 
     def uniform(self) -> float:
         """Its next random number in [0, 1), which depends on its seed and on how many came before."""

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from maxserve.core.engine.ledger import Ledger
     from maxserve.core.engine.sequence import Sequence
 
+# What stands for the token of a row:
+INVALID = -1  # whose logits hold nothing to choose from
+NO_ALLOWED_TOKEN = -2  # which the request's own params left nothing
+FAILED = -3  # whose request asked for a sampler that raised
+
 
 class Step:
     """B sequences in the order of the plan, as the ledger knows them when the step is made.
 
     Sequence i computes its tokens `starts[i]` … `stops[i]` - 1; `draws` are the indices of those who draw the token
-    that follows, which `drawing` are.
+    that follows, which `drawing` are. The last `drafts[i]` of its tokens are drafts: it draws one token more for each,
+    in place of the draft or after the last. `drafts` is None where nobody has any.
     """
 
     sequences: list[Sequence]
@@ -26,9 +32,11 @@ class Step:
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
 
-    __slots__ = ("decodes", "drawing", "draws", "ledger", "sequences", "slots", "starts", "stops")
+    __slots__ = ("decodes", "drafts", "drawing", "draws", "ledger", "sequences", "slots", "starts", "stops")
 
-    def __init__(self, entries: Mapping[Sequence, int], ledger: Ledger, before: Step | None = None) -> None:
+    def __init__(
+        self, entries: Mapping[Sequence, int], ledger: Ledger, before: Step | None = None, *, drafting: bool = False
+    ) -> None:
         self.ledger = ledger
         sequences = list(entries)
         counts = np.fromiter(entries.values(), dtype=np.int64, count=len(sequences))
@@ -39,10 +47,16 @@ class Step:
             self.slots = np.array([s.slot for s in sequences], dtype=np.int64)
         self.starts = ledger.computed[self.slots]
         self.stops = self.starts + counts
+        self.drafts = self._drafts() if drafting else None
         self._find_draws(counts)
 
+    def _drafts(self) -> NDArray[np.int64] | None:
+        drafts: NDArray[np.int64] = np.maximum(self.stops - self.ledger.length[self.slots], 0)
+        return drafts if drafts.any() else None
+
     def _find_draws(self, counts: NDArray[np.int64]) -> None:
-        complete = self.stops == self.ledger.length[self.slots]
+        lengths = self.ledger.length[self.slots]
+        complete = self.stops == lengths if self.drafts is None else self.stops >= lengths
         all_of_them = bool(complete.all())
         self.decodes = all_of_them and bool((counts == 1).all())
         self.draws: NDArray[np.int64] = np.flatnonzero(complete)
@@ -57,6 +71,12 @@ class Step:
         """Tokens of prompts that it computes; looked up before the slots can be another's."""
         ends = self.ledger.prompt_length[self.slots]
         return int((np.minimum(self.stops, ends) - np.minimum(self.starts, ends)).sum())
+
+    @property
+    def draw_counts(self) -> NDArray[np.int64]:
+        """How many tokens each of those who draw draws."""
+        counts: NDArray[np.int64] = np.ones(len(self.draws), dtype=np.int64)
+        return counts if self.drafts is None else counts + self.drafts[self.draws]
 
     @property
     def drawing_slots(self) -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ from maxserve.core.interfaces.cache import CacheGroup, cache_groups
 from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.architecture import ModelSpec
-    from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.cache import CacheLayer, CacheStrategy
     from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
 
@@ -39,11 +40,16 @@ def choose_strategy(settings: Settings, host: Host, architecture: str) -> Entry[
     return entry
 
 
-def choose_groups(settings: Settings, strategy: CacheStrategy, spec: ModelSpec) -> tuple[CacheGroup, ...]:
-    """The groups of the model's layers whose pages are given back when windows have passed them; none without any."""
+def choose_groups(
+    settings: Settings, strategy: CacheStrategy, layers: Sequence[CacheLayer], max_length: int
+) -> tuple[CacheGroup, ...]:
+    """The groups of layers whose pages are given back when windows have passed them; none without any.
+
+    `max_length` is the model's.
+    """
     if not strategy.windows:
         return ()
-    groups = cache_groups(spec.cache_layers, settings.model.max_length or spec.max_length)
+    groups = cache_groups(layers, settings.model.max_length or max_length)
     if groups and settings.kv_cache.enable_kvcache_swapping_to_host:
         log.warning(
             "--enable-kvcache-swapping-to-host: the host tier copies whole prefixes, so pages that the model's windows "

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.architecture import Model, ModelSpec
-    from maxserve.core.interfaces.cache import CacheGroup, CacheStrategy
+    from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
     from maxserve.core.loading.kernels import Chooser, Computation
     from maxserve.core.loading.memory import MemoryPlan
     from maxserve.core.registry.entries import Entry
@@ -33,6 +34,7 @@ class Target:
     cache_dtype: torch.dtype
     strategy: Entry[CacheStrategy]
     scheduler: Entry[Scheduler]
+    speculator: Entry[Speculator] | None
 
     @property
     def compute(self) -> torch.dtype:
@@ -43,7 +45,8 @@ class Target:
 class Loaded:
     """A model with its weights in place, and the memory planned around it.
 
-    `groups` are those of its layers that have tables of their own, `ends` the tokens that end an answer.
+    `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
+    those of them that have tables of their own, `ends` the tokens that end an answer.
     """
 
     files: ModelFiles
@@ -51,5 +54,7 @@ class Loaded:
     model: Model
     parameters: int
     plan: MemoryPlan
+    needs: DraftNeeds
+    layers: tuple[CacheLayer, ...]
     groups: tuple[CacheGroup, ...]
     ends: tuple[int, ...]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.runner import ModelRunner
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.interfaces.speculator import Speculator
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.manifest import Manifest
     from maxserve.core.registry.selection import Plugin
@@ -50,6 +51,7 @@ class Host(Protocol):
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]
+    speculators: Registry[Speculator]
     grammar_backends: Registry[GrammarBackend]
     tool_parsers: Registry[ToolParser]
     reasoning_parsers: Registry[ReasoningParser]

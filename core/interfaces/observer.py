@@ -49,7 +49,8 @@ class StepStats:
     """What the worker says of its state, at most once per step; counters are totals since it started.
 
     `waiting` wait for their first step, and `deferred` for their grammar before that. `iteration_tokens` are the tokens
-    of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them.
+    of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them. `draft_tokens`
+    were verified, and of these `accepted_tokens` stood.
     """
 
     time: float
@@ -61,6 +62,8 @@ class StepStats:
     preemptions: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     deferred: int = 0
     page_size: int = 0

@@ -34,12 +34,16 @@ class ModelRunner(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerContext(Context):
-    """The model has its weights, and its layers are compiled where they can be."""
+    """The model has its weights, and its layers are compiled where they can be.
+
+    `aux_layers`, ascending, are those whose outputs shall be in `ModelOutput.aux_hidden`.
+    """
 
     model: Model
     attention: Attention
     vocab_size: int
     device: torch.device
+    aux_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class ModelOutput:
     """What a forward pass gives.
 
     `logits` [R, vocab_size] of the step's `logit_rows`, None where it has none; `hidden` [T, dim] after the last norm;
-    `aux_hidden`, hidden states of further layers, each [T, dim], from runners that keep them.
+    `aux_hidden`, the outputs of the layers that were asked for, each [T, dim].
     """
 
     logits: torch.Tensor | None

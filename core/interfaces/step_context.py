@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -22,12 +22,20 @@ class StepContext:
     """What a runner hands to a model, and a model to its layers, for one forward pass.
 
     `cos` and `sin` are those of the rope of the layer that is called, gathered once a step; None where it has no rope.
+    `aux_hidden` are the outputs of the layers `aux_layers`, once these have run.
     """
 
     inputs: StepInputs
     attention: Attention
     cos: Tensor | None = None  # [T, 1, width]
     sin: Tensor | None = None  # [T, 1, width], negative in the first half
+    aux_layers: tuple[int, ...] = ()
+    aux_hidden: list[Tensor] = field(default_factory=list)
+
+    def keep(self, layer: int, hidden: Tensor) -> None:
+        """Keeps the output [T, dim] of a layer, if it is one of `aux_layers`; called by the model after each layer."""
+        if layer in self.aux_layers:
+            self.aux_hidden.append(hidden.clone())  # what follows may write into it
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None, index: Index | None = None

@@ -251,6 +251,7 @@ def plan_memory(
     itemsize: int,
     cache_itemsize: int,
     host_free: int = 0,
+    layers: Sequence[CacheLayer] | None = None,
     groups: Sequence[CacheGroup] = (),
     whole_prompts: bool = False,
 ) -> MemoryPlan:
@@ -258,7 +259,8 @@ def plan_memory(
 
     `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
     `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
-    for the second tier. `groups` are those of the cache's layers; with `whole_prompts` each prompt takes one step.
+    for the second tier. `layers` are what the cache keeps, the model's own unless said otherwise, `groups` those that
+    have tables of their own; with `whole_prompts` each prompt takes one step.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
@@ -266,7 +268,8 @@ def plan_memory(
     batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
     activations = activation_bytes(spec, tokens=tokens, rows=batch, itemsize=itemsize)
     bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
-    per_page = page_bytes(_layers_of_a_page(spec.cache_layers, groups), page_size, cache_itemsize)
+    layers = spec.cache_layers if layers is None else layers
+    per_page = page_bytes(_layers_of_a_page(layers, groups), page_size, cache_itemsize)
     affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
     if affordable < len(bounds):
         raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))

@@ -33,6 +33,7 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.speculator import Speculator
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
 from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
@@ -84,6 +85,7 @@ class PluginHost:
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]
+    speculators: Registry[Speculator]
     grammar_backends: Registry[GrammarBackend]
     routes: Registry[Routes]
     tool_parsers: Registry[ToolParser]

@@ -22,6 +22,7 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner, Runner
 from maxserve.core.interfaces.sampler import LogitTransform, Sampler
 from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
+from maxserve.core.interfaces.speculator import Drafter, Speculator
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ KINDS = (
     Kind(QuantizationFormat, "maxserve_quantization_formats", BuiltQuantizationFormat),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(ModelRunner, "maxserve_model_runners", Runner),
+    Kind(Speculator, "maxserve_speculators", Drafter),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
     Kind(Routes, "maxserve_routes", in_workers=False),

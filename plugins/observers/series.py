@@ -96,6 +96,8 @@ class StepCounters:
                 vllm.counter("generation_tokens", "Tokens generated"),
                 ours.counter("num_output_tokens", "Tokens generated"),
             ],
+            "draft_tokens": [vllm.counter("spec_decode_num_draft_tokens", "Draft tokens that the model verified")],
+            "accepted_tokens": [vllm.counter("spec_decode_num_accepted_tokens", "Draft tokens that it accepted")],
         }
         for name in ("mm_cache_queries", "mm_cache_hits"):
             vllm.counter(

@@ -16,18 +16,22 @@ class EagerRunner:
         self._model = context.model
         self._attention = context.attention
         self._vocab_size = context.vocab_size
+        self._aux_layers = context.aux_layers
 
     @torch.inference_mode()
     def run(self, inputs: StepInputs) -> ModelOutput:
         """Computes the step; the attention hears nothing of an empty one, but the model runs all the same."""
         if len(inputs.seq_lens):
             self._attention.begin(inputs)
-        hidden = self._model.forward(StepContext(inputs=inputs, attention=self._attention))
+        step = StepContext(inputs=inputs, attention=self._attention, aux_layers=self._aux_layers)
+        hidden = self._model.forward(step)
         tokens = len(inputs.input_ids)
         if hidden.shape[:1] != (tokens,):
             raise ValueError(f"forward returned {list(hidden.shape)} for {tokens} tokens; [{tokens}, dim] is due")
+        if len(step.aux_hidden) != len(self._aux_layers):
+            raise ValueError(f"the model kept outputs of {len(step.aux_hidden)} layers; {self._aux_layers} are due")
         logits = self._logits(hidden[inputs.logit_rows]) if len(inputs.logit_rows) else None
-        return ModelOutput(logits=logits, hidden=hidden)
+        return ModelOutput(logits=logits, hidden=hidden, aux_hidden=tuple(step.aux_hidden))
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

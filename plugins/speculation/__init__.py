@@ -1,4 +1,4 @@
-"""Speculative decoding: so far, its options."""
+"""Draft models of speculative decoding: so far, their options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NO_DRAFT = "there are no draft models; leave it out"
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """The draft model, the files that settings of it come from, and who proposes tokens."""
+    """The draft model, and the files that settings of it come from."""
     yield ConfigSection(
         name="draft_model",
         schema="maxserve.plugins.speculation.options:DraftModel",
@@ -28,11 +28,4 @@ def maxserve_config() -> Iterable[ConfigSection]:
         within="files",
         prefix="draft_",
         unsupported=NO_DRAFT,
-    )
-    yield ConfigSection(
-        name="speculative",
-        schema="maxserve.plugins.speculation.options:SpeculativeOptions",
-        within="speculative",
-        title="Speculative decoding",
-        unsupported="nothing speculates; leave it out",
     )

@@ -1,4 +1,4 @@
-"""Options of speculative decoding."""
+"""Options of draft models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from maxserve.config import CheckpointSettings, Choice, Settings, check_checkpoint
+from maxserve.config import CheckpointSettings, Settings, check_checkpoint
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.speculation import NO_DRAFT
-
-METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp"), open=True)
 
 
 class DraftModel(CheckpointSettings):
@@ -38,18 +36,6 @@ class DraftFiles:
         Option(metavar="TEXT"),
         Field(description="Key of that file below which the settings are; unset, the whole file."),
     ] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SpeculativeOptions:
-    """Guessing several tokens and checking them at once."""
-
-    speculative_method: Annotated[
-        str | None,
-        METHODS,
-        Field(description="Who guesses: a draft model, EAGLE or MTP heads; unset, none."),
-    ] = None
-    num_speculative_tokens: Annotated[int, Field(description="Tokens guessed before each check.", ge=1)] = 5
 
 
 def check_draft(settings: Settings, draft: DraftModel) -> None:

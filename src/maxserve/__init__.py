@@ -24,6 +24,7 @@ from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.speculator import Speculator
 from maxserve.core.registry.builtins import ship as _ship
 from maxserve.plugins import BUILTINS as _BUILTINS
 
@@ -54,6 +55,7 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "Scheduler",
+    "Speculator",
     "ToolParser",
     "WeightMap",
     "hookimpl",

@@ -201,6 +201,15 @@ def maxserve_model_runners():
     assert host.build(entry, "context").given == "context"
 
 
+def test_maxserve_speculators(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_speculators():
+    yield maxserve.Speculator(name="acme", build=built("speculator"))
+""")
+    assert host.build(host.speculators.get("acme"), "context").given == "context"
+
+
 def test_maxserve_grammar_backends(load: Load) -> None:
     host = load("""
 @hookimpl

@@ -25,6 +25,7 @@ from maxserve.core.interfaces.scheduler import Limits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.interfaces.cache import KVLayer
     from maxserve.core.interfaces.request import Output
     from maxserve.core.interfaces.scheduler import SequenceView, StepPolicy
@@ -125,8 +126,8 @@ class Nothing:
     def run(self, inputs: Any) -> Any:
         return ModelOutput(logits=inputs, hidden=inputs)
 
-    def draw(self, logits: Any, sequences: list[Sequence]) -> tuple[list[int], dict[int, Any], dict[Sequence, str]]:
-        return [1] * len(sequences), {}, {}
+    def decide(self, logits: Any, in_flight: InFlightStep) -> None:
+        in_flight.tokens = [1] * len(in_flight.drawing)
 
 
 class SimulatedEngine(Engine):

@@ -6,11 +6,11 @@ from maxserve.core.config.values import (
     CACHE_STRATEGIES,
     DEVICE_LIST,
     ENCODINGS,
+    METHODS,
     gpu_numbers,
 )
 from maxserve.plugins.executors.options import ROLES
 from maxserve.plugins.profiling.options import MODES
-from maxserve.plugins.speculation.options import METHODS
 
 
 @pytest.mark.parametrize(

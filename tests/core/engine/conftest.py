@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.engine.drafting import Drafting
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.engine.inputs import InputsBuilder
@@ -32,6 +33,7 @@ from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.plugins.schedulers.tts import Config
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
+from maxserve.testing.speculator import ScriptedDrafter
 
 VOCAB = 211
 EOS = 7
@@ -88,6 +90,27 @@ def component(found: Any, name: str) -> Any:
     return next(c for c in found if c.name == name)
 
 
+def drafting_of(drafter: Any, draft_tokens: int, vocab_size: int = VOCAB, *, rolls_back: bool = True) -> Drafting:
+    return Drafting(
+        drafter,
+        title="speculator 'test'",
+        draft_tokens=draft_tokens,
+        vocab_size=vocab_size,
+        rolls_back=lambda name: rolls_back,
+    )
+
+
+def recalling(texts: dict[str, list[int]], wrong: float, vocab_size: int = VOCAB) -> ScriptedDrafter:
+    """Knows the texts, and says something else with a probability of `wrong`."""
+    random_numbers = random.Random(0)
+
+    def drafts(sequence: Any, wanted: int) -> list[int]:
+        text = texts[sequence.id][len(sequence.tokens) - sequence.prompt_length :][:wanted]
+        return [token if random_numbers.random() >= wrong else random_numbers.randrange(vocab_size) for token in text]
+
+    return ScriptedDrafter(drafts)
+
+
 @pytest.fixture
 def make_engine() -> Iterator[Callable[..., Engine]]:
     """Makes engines, which are recounted and closed when the test is over."""
@@ -113,6 +136,8 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         empty: bool = False,
         stages: Sequence[Stage] = (),
         groups: tuple[CacheGroup, ...] = (),
+        drafter: Any = None,
+        draft_tokens: int = 4,
     ) -> Engine:
         device = torch.device("cpu")
         declared, turns = component(maxserve_schedulers(), scheduler), turns or Config()
@@ -182,6 +207,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
                 max_steps=steps,
                 device_queue=ThreadQueue() if overlap else None,
+                drafting=drafter and drafting_of(drafter, draft_tokens),
                 empty_steps=empty,
                 failure_percent=failure_percent,
                 check_when_idle=True,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from maxserve.core.engine.draw import INVALID, Pipeline, Stage, inverse_cdf
+from maxserve.core.engine.draw import Pipeline, Stage, inverse_cdf
 from maxserve.core.engine.sequence import Sequence
+from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.samplers.temperature import Temperature, TemperatureTransform

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 import maxserve
+from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import EngineError
 from maxserve.core.interfaces.request import Constraint, Request, SamplingParams, ThoughtTokens
 from maxserve.plugins.api.constraints import process as constraint_process
+from tests.core.engine.conftest import drafting_of, recalling
 
 SCHEMA = json.dumps(
     {
@@ -275,3 +277,60 @@ def test_a_matcher_that_fails_ends_its_own_request(slow: Any, where: str) -> Non
     assert "broken" in ends["bound"].error
     assert ends["fine"].finish == "length"
     engine.check()
+
+
+def requests_of(llm: Any, wanted: Constraint, bias: dict[str, float] | None = None) -> list[Request]:
+    """Greedy and sampled ones under a constraint, with one beside them that has none."""
+    prompt = tuple(llm.tokenizer.encode("the quick brown fox", add_special_tokens=True))
+    given: list[dict[str, Any]] = [{"temperature": 0}, *({"temperature": 1, "seed": seed} for seed in range(4))]
+    params = [llm.params(max_tokens=60, constraint=wanted, logit_bias=bias, **fields) for fields in given]
+    params.append(llm.params(max_tokens=60, temperature=0))
+    return [Request(id=str(i), prompt=prompt, params=each) for i, each in enumerate(params)]
+
+
+def outcomes(engine: Any, requests: list[Request]) -> dict[str, tuple[list[int], str | None]]:
+    """Tokens and end of each."""
+    found: dict[str, tuple[list[int], str | None]] = {request.id: ([], None) for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.busy:
+        for output in engine.next_outputs():
+            assert output.error is None
+            found[output.id] = (found[output.id][0] + list(output.tokens), output.finish)
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wrong", [0.0, 0.3])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_drafts_change_no_text_within_a_grammar(
+    llms: Callable[[str], Any], backend: str, wrong: float, thinking: bool
+) -> None:
+    """Also where thoughts end, and the grammar begins, amid the drafts of a step."""
+    llm = llms("plain")
+    wanted, bias = constraint("json_schema", SCHEMA, backend), None
+    if thinking:
+        opening, closing, *lead = llm.tokenizer.encode("abcd", add_special_tokens=False)
+        thoughts = ThoughtTokens(closing=closing, lead=tuple(lead), opening=(opening,))
+        wanted, bias = replace(wanted, thoughts=thoughts), {str(closing): 6.0, str(opening): 4.0}
+    requests = requests_of(llm, wanted, bias)
+    expected = outcomes(llm._engine, requests)
+    size = llm._engine.info.vocab_size
+    drafter = recalling({id: tokens for id, (tokens, _) in expected.items()}, wrong, size)
+    drafting = drafting_of(drafter, 6, size)
+    engine = Engine(replace(llm._engine._parts, drafting=drafting))
+    assert outcomes(engine, requests) == expected
+    engine.check()
+    drafting.insist()
+    assert engine.stats().accepted_tokens > engine.stats().draft_tokens / 4
+
+
+def test_without_rollback_a_grammar_has_no_drafts(llms: Callable[[str], Any]) -> None:
+    llm = llms("plain")
+    requests = requests_of(llm, constraint("regex", "[a-z]{20}"))[:1]
+    expected = outcomes(llm._engine, requests)
+    drafter = recalling({id: tokens for id, (tokens, _) in expected.items()}, 0.0, 1)
+    drafting = drafting_of(drafter, 6, llm._engine.info.vocab_size, rolls_back=False)
+    engine = Engine(replace(llm._engine._parts, drafting=drafting))
+    assert outcomes(engine, requests) == expected
+    assert engine.stats().draft_tokens == 0

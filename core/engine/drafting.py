@@ -1,0 +1,165 @@
+"""The drafts of sequences: asked of the drafter after each step, and cut to what can be verified."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, SpeculatorContext
+from maxserve.core.registry.entries import cause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence as SequenceOf
+
+    from numpy.typing import NDArray
+
+    from maxserve.core.config import Settings
+    from maxserve.core.engine.in_flight import InFlightStep
+    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.target import Loaded, Target
+    from maxserve.core.interfaces.architecture import ModelSpec
+    from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.inputs import StepInputs
+    from maxserve.core.interfaces.runner import ModelOutput
+    from maxserve.core.interfaces.speculator import Drafter, Speculator
+    from maxserve.core.registry.entries import Entry
+
+log = logging.getLogger("maxserve.engine")
+
+
+class Drafting:
+    """Gives sequences their drafts. A drafter that fails costs speed, and no request anything else.
+
+    `rolls_back` says of a grammar back end whether its matchers can take tokens back; with others there are none.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        *,
+        title: str,
+        draft_tokens: int,
+        vocab_size: int,
+        rolls_back: Callable[[str], bool],
+    ) -> None:
+        self._drafter = drafter
+        self._title = title
+        self.most = draft_tokens
+        self._vocab_size = vocab_size
+        self._rolls_back = rolls_back
+        self._complaint: str | None = None
+
+    def propose(self, in_flight: InFlightStep, inputs: StepInputs, output: ModelOutput) -> None:
+        """Has drafts proposed for the next step of those who have drawn and live on."""
+        step = in_flight.step
+        wanted = self._wanted(in_flight)
+        for sequence in step.sequences:
+            sequence.drafts = []
+        found = self._ask(
+            DraftStep(
+                inputs=inputs,
+                output=output,
+                sequences=step.sequences,
+                kept=in_flight.stops - step.starts,
+                wanted=wanted,
+            )
+        )
+        for i in np.flatnonzero(wanted).tolist() if found else ():
+            sequence = step.sequences[i]
+            drafts = self._cut(sequence, found[i][: int(wanted[i])])
+            if drafts:
+                sequence.draft(drafts)
+                sequence.room = 0  # the plan must look: it needs pages for them
+
+    def insist(self) -> None:
+        """PluginError with the first thing that the drafter did wrong so far."""
+        if self._complaint is not None:
+            raise PluginError(self._complaint)
+
+    def _wanted(self, in_flight: InFlightStep) -> NDArray[np.int64]:
+        """The most drafts for each: none is worth it behind the last token that may be drawn."""
+        step, ledger = in_flight.step, in_flight.step.ledger
+        wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
+        left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
+        wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.clip(left, 0, self.most), 0)
+        return wanted
+
+    def _ask(self, step: DraftStep) -> SequenceOf[SequenceOf[int]]:
+        try:
+            found = self._drafter.propose(step)
+            if len(found) != len(step.sequences):
+                raise ValueError(f"propose returned drafts for {len(found)} sequences of {len(step.sequences)}")
+            return [[int(token) for token in drafts] for drafts in found]
+        except Exception as error:
+            self._complain(f"failed: {cause(error)}", error)
+            return ()
+
+    def _cut(self, sequence: Sequence, drafts: SequenceOf[int]) -> list[int]:
+        """The drafts that can be verified: tokens that there are, that the grammar allows, up to one that ends it."""
+        kept: list[int] = []
+        for token in drafts:
+            if not 0 <= token < self._vocab_size:
+                self._complain(f"proposed the token {token}, the vocabulary has {self._vocab_size}")
+                break
+            kept.append(token)
+            if token in sequence.ends:
+                break
+        constraint = sequence.request.params.constraint
+        if sequence.grammar is None or constraint is None:
+            return kept
+        return kept[: sequence.grammar.allows(kept)] if self._rolls_back(constraint.backend) else []
+
+    def _complain(self, what: str, error: Exception | None = None) -> None:
+        if self._complaint is None:
+            self._complaint = f"{self._title} {what}"
+            log.error("%s; the steps go on without its drafts, and this is said once", self._complaint, exc_info=error)
+
+
+def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | None:
+    """The speculative method that was named; PluginError when there is none of that name."""
+    name = settings.speculative.speculative_method
+    return None if name is None else host.speculators.get(name)
+
+
+def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles) -> DraftNeeds:
+    """What the drafter needs beside its own objects; nothing where none was named."""
+    entry = target.speculator
+    if entry is None or entry.component.needs is None:
+        return DraftNeeds()
+    needs = target.host.load(entry, entry.component.needs)
+    drafts = target.settings.speculative.num_speculative_tokens
+    context = NeedsContext(sections=target.sections, spec=spec, raw=files.config, path=files.path, draft_tokens=drafts)
+    found: DraftNeeds = needs(context)
+    return found
+
+
+def build_drafting(target: Target, loaded: Loaded, attention: Attention) -> Drafting | None:
+    """The drafts of an engine; None where no speculative method was named."""
+    entry = target.speculator
+    if entry is None:
+        return None
+    drafts = target.settings.speculative.num_speculative_tokens
+    context = SpeculatorContext(
+        sections=target.sections,
+        draft_tokens=drafts,
+        model=loaded.model,
+        attention=attention,
+        first_layer=len(loaded.spec.cache_layers),
+        vocab_size=loaded.spec.vocab_size,
+        max_length=loaded.plan.max_length,
+        dtype=target.compute,
+        device=target.device,
+    )
+    return Drafting(
+        target.host.build(entry, context),
+        title=str(entry),
+        draft_tokens=drafts,
+        vocab_size=loaded.spec.vocab_size,
+        rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
+    )

@@ -1,0 +1,305 @@
+"""Drafts change how many steps a text takes, and never the text."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maxserve.core.engine.draw import Stage
+from maxserve.core.engine.loop import Engine
+from maxserve.core.interfaces.cache import CacheGroup
+from maxserve.core.interfaces.request import Output, Request, SamplingParams
+from maxserve.core.interfaces.sampler import Rows
+from maxserve.testing.speculator import ScriptedDrafter
+from tests.core.engine.conftest import EOS, VOCAB, next_token, recalling
+
+Run = Callable[..., dict[str, list[Output]]]
+
+
+def oracle(wrong: float = 0.0, seed: int = 0) -> ScriptedDrafter:
+    """Knows how the hashing model goes on, and says something else with a probability of `wrong`."""
+    random_numbers = random.Random(seed)
+
+    def drafts(sequence: Any, wanted: int) -> list[int]:
+        history = sequence.tokens.tolist()
+        for _ in range(wanted):
+            token = next_token(history)
+            history.append(token if random_numbers.random() >= wrong else random_numbers.randrange(VOCAB))
+        return [int(token) for token in history[len(history) - wanted :]]
+
+    return ScriptedDrafter(drafts)
+
+
+def answers(run: Run, engine: Engine, **params: Any) -> dict[str, list[int]]:
+    """Greedy and sampled texts, of prompts shorter and longer than a step and of several lengths."""
+    for index, temperature in enumerate((0.0, 1.0, 0.7, 1.5, 0.0)):
+        given = SamplingParams(
+            max_tokens=17 + index,
+            ignore_eos=index != 4,
+            seed=index,
+            fields={"temperature": {"temperature": temperature}},
+            **params,
+        )
+        prompt = tuple((7 * index + 3 * i) % 200 for i in range(20 * index + 5))
+        engine.add(Request(id=str(index), prompt=prompt, params=given))
+    return {id: [token for output in outputs for token in output.tokens] for id, outputs in run(engine).items()}
+
+
+def greedy(**params: Any) -> SamplingParams:
+    """The likeliest tokens, whatever ends a text."""
+    return SamplingParams(fields={"temperature": {"temperature": 0.0}}, **{"ignore_eos": True, **params})
+
+
+def steps_of(engine: Engine) -> int:
+    return engine.stats().steps
+
+
+WINDOWS = (CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=24))
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rows": 2, "tokens": 24},
+        {"pages": 14},
+        {"pages": 13, "page_size": 8, "max_length": 120},
+        {"groups": WINDOWS},
+        {"in_flight": True, "draft_tokens": 1},
+        {"draft_tokens": 30},
+        {"scheduler": "fair"},
+        {"scheduler": "tts"},
+    ],
+    ids=str,
+)
+def test_texts_are_the_same_as_without_drafts(
+    make_engine: Callable[..., Engine], run: Run, options: dict[str, Any], wrong: float
+) -> None:
+    plain = make_engine(**{k: v for k, v in options.items() if k != "draft_tokens"})
+    expected = answers(run, plain)
+    drafting = make_engine(drafter=recalling(expected, wrong), **options)
+    assert answers(run, drafting) == expected
+    if wrong < 1:
+        assert steps_of(drafting) < steps_of(plain)
+
+
+def test_drafts_that_are_right_take_fewer_steps(make_engine: Callable[..., Engine], run: Run) -> None:
+    engine = make_engine(drafter=oracle(), draft_tokens=4)
+    engine.add(Request(id="a", prompt=(1, 2, 3), params=greedy(max_tokens=21)))
+    outputs = run(engine)["a"]
+    assert [len(output.tokens) for output in outputs] == [1, 5, 5, 5, 5]
+    assert outputs[-1].finish == "length"
+    stats = engine.stats()
+    assert (stats.steps, stats.draft_tokens, stats.accepted_tokens, stats.generated_tokens) == (5, 16, 16, 21)
+
+
+def test_no_draft_is_behind_the_last_token(make_engine: Callable[..., Engine], run: Run) -> None:
+    drafter = oracle()
+    engine = make_engine(drafter=drafter, draft_tokens=8)
+    engine.add(Request(id="a", prompt=(1, 2, 3), params=greedy(max_tokens=4)))
+    assert [len(output.tokens) for output in run(engine)["a"]] == [1, 3]
+    assert [step.wanted.tolist() for step in drafter.seen] == [[2], [0]]
+
+
+def test_a_token_that_ends_a_text_ends_it_amid_drafts(make_engine: Callable[..., Engine], run: Run) -> None:
+    texts = {}
+    for drafter in (None, oracle()):
+        engine = make_engine(drafter=drafter, draft_tokens=6)
+        for index in range(40):
+            params = greedy(ignore_eos=False, max_tokens=60, stop_token_ids=(index + 20,))
+            engine.add(Request(id=str(index), prompt=(index,), params=params))
+        found = run(engine)
+        texts[drafter is None] = {
+            id: ([t for o in outputs for t in o.tokens], outputs[-1].finish) for id, outputs in found.items()
+        }
+    assert texts[True] == texts[False]
+    assert any(tokens[-1] == EOS for tokens, _ in texts[True].values())
+    assert sum(finish == "stop" for _, finish in texts[True].values()) > 5
+
+
+def test_logprobs_are_those_of_the_tokens(make_engine: Callable[..., Engine], run: Run) -> None:
+    found = []
+    for drafter in (None, oracle(0.3)):
+        engine = make_engine(drafter=drafter)
+        params = greedy(max_tokens=20, logprobs=2, prompt_logprobs=1)
+        engine.add(Request(id="a", prompt=tuple(range(30)), params=params))
+        engine.add(Request(id="b", prompt=(5,), params=greedy(max_tokens=9)))
+        outputs = run(engine)
+        assert all(len(output.logprobs) == len(output.tokens) for output in outputs["a"])
+        found.append(
+            (
+                [logprob for output in outputs["a"] for logprob in output.logprobs],
+                [logprob for output in outputs["a"] for logprob in output.prompt_logprobs],
+                [logprob for output in outputs["b"] for logprob in output.logprobs],
+            )
+        )
+    for plain, drafted in zip(*found, strict=True):
+        assert [(each.token, each.rank, each.ids) for each in drafted] == [(e.token, e.rank, e.ids) for e in plain]
+        assert [each.logprob for each in drafted] == pytest.approx([each.logprob for each in plain], abs=1e-5)
+    assert len(found[0][0]) == 20
+
+
+class CountingTransform:
+    """Bars the tokens of a row's text, and hears of each token once."""
+
+    def __init__(self) -> None:
+        self.heard: dict[str, list[int]] = {}
+
+    def prepare(self, rows: Rows) -> list[list[int]]:
+        return [rows.tokens[i][rows.prompt_lengths[i] :].tolist() for i in range(len(rows))]
+
+    def apply(self, logits: torch.Tensor, state: list[list[int]]) -> torch.Tensor:
+        for row, tokens in enumerate(state):
+            logits[row, tokens] = -torch.inf
+        return logits
+
+    def observe(self, rows: Rows, tokens: Sequence[int]) -> None:
+        for owner, token in zip(rows.owners, tokens, strict=True):
+            self.heard.setdefault(owner.id, []).append(token)
+
+
+def test_samplers_see_the_drafts_before_a_row_and_hear_of_tokens_that_stand(
+    make_engine: Callable[..., Engine], run: Run
+) -> None:
+    found = []
+    for drafter in (None, oracle(0.2)):
+        transform = CountingTransform()
+        stage = Stage.of("counting", transform, keeps_argmax=False)
+        texts = answers(run, make_engine(drafter=drafter, stages=[stage]))
+        assert transform.heard == texts
+        assert all(len(set(tokens)) == len(tokens) for tokens in texts.values())
+        found.append(texts)
+    assert found[0] == found[1]
+
+
+class FailingTransform:
+    """Fails for the requests whose last token is even, when several rows are there."""
+
+    def prepare(self, rows: Rows) -> bool:
+        return True
+
+    def apply(self, logits: torch.Tensor, state: bool) -> torch.Tensor:
+        if len(logits) > 2:
+            raise ValueError("too many rows")
+        return logits
+
+
+def test_a_sampler_that_fails_for_drafts_ends_its_requests(make_engine: Callable[..., Engine], run: Run) -> None:
+    stage = Stage.of("failing", FailingTransform(), keeps_argmax=False)
+    engine = make_engine(drafter=oracle(), stages=[stage])
+    engine.add(Request(id="a", prompt=(1, 2), params=greedy(max_tokens=9)))
+    outputs = run(engine)["a"]
+    assert outputs[-1].error is not None
+    assert "too many rows" in outputs[-1].error
+
+
+@pytest.mark.parametrize(
+    ("drafts", "complaint"),
+    [
+        (lambda sequence, wanted: [VOCAB] * wanted, f"proposed the token {VOCAB}"),
+        (lambda sequence, wanted: [-1], "proposed the token -1"),
+        (lambda sequence, wanted: 1 / 0, "failed"),
+        (lambda sequence, wanted: None, "failed"),
+    ],
+)
+def test_a_drafter_that_is_wrong_is_logged_once_and_does_no_harm(
+    make_engine: Callable[..., Engine], run: Run, caplog: pytest.LogCaptureFixture, drafts: Any, complaint: str
+) -> None:
+    expected = answers(run, make_engine())
+    with caplog.at_level(logging.ERROR, "maxserve.engine"):
+        assert answers(run, make_engine(drafter=ScriptedDrafter(drafts))) == expected
+    assert [record.getMessage() for record in caplog.records if complaint in record.getMessage()] != []
+    assert len(caplog.records) == 1
+
+
+def test_more_drafts_than_wanted_are_cut(make_engine: Callable[..., Engine], run: Run) -> None:
+    expected = answers(run, make_engine())
+    long = ScriptedDrafter(lambda sequence, wanted: [next_token(sequence.tokens.tolist())] + [3] * 50)
+    assert answers(run, make_engine(drafter=long)) == expected
+
+
+def test_the_drafter_sees_every_token_that_is_computed(make_engine: Callable[..., Engine], run: Run) -> None:
+    """Its own cache would be whole: kept rows are all tokens of each sequence, in order."""
+    drafter = oracle(0.3)
+    engine = make_engine(drafter=drafter, tokens=24)
+    texts = answers(run, engine)
+    seen: dict[str, list[int]] = {}
+    for step in drafter.seen:
+        for i, sequence in enumerate(step.sequences):
+            start = int(step.inputs.query_start[i])
+            assert step.kept[i] <= step.inputs.query_start[i + 1] - start
+            seen.setdefault(sequence.id, []).extend(step.inputs.input_ids[start : start + int(step.kept[i])].tolist())
+            assert step.output.hidden.shape[0] == len(step.inputs.input_ids)
+    for id, tokens in seen.items():
+        assert tokens[-len(texts[id]) :][:-1] == texts[id][:-1] or tokens[-len(texts[id]) + 1 :] == texts[id][:-1]
+
+
+def test_drafts_take_no_page_and_no_token_from_others(make_engine: Callable[..., Engine], run: Run) -> None:
+    engine = make_engine(drafter=oracle(), draft_tokens=16, tokens=20, rows=8)
+    for index in range(8):
+        params = greedy(max_tokens=30)
+        engine.add(Request(id=str(index), prompt=(index, 1), params=params))
+    while engine.stats().running < 8 or engine.stats().waiting:
+        engine.step()
+    for _ in range(3):
+        assert len({output.id for output in engine.step()}) == 8, "each has a token in each step"
+    assert all(outputs[-1].finish == "length" for outputs in run(engine).values())
+
+
+def test_aborted_requests_leave_nothing(make_engine: Callable[..., Engine], run: Run) -> None:
+    engine = make_engine(drafter=oracle(0.5))
+    for index in range(6):
+        params = greedy(max_tokens=40)
+        engine.add(Request(id=str(index), prompt=(index, 1, 2), params=params))
+    for round in range(6):
+        engine.step()
+        engine.abort([str(round)])
+        engine.check()
+    assert not engine.busy
+
+
+def test_random_numbers_go_back_in_their_order() -> None:
+    from maxserve.core.engine.sequence import Sequence as EngineSequence
+
+    def sequence() -> EngineSequence:
+        request = Request(id="a", prompt=(1,), params=SamplingParams(seed=3))
+        return EngineSequence(request, limit=9, ends=frozenset(), params={})
+
+    plain, other = sequence(), sequence()
+    expected = [plain.uniform() for _ in range(40)]
+    drawn = [other.uniform() for _ in range(5)]
+    other.put_back(drawn[2:])
+    np.testing.assert_array_equal(drawn[:2] + [other.uniform() for _ in range(38)], expected)
+
+
+def test_rejected_drafts_give_their_pages_back(make_engine: Callable[..., Engine], run: Run) -> None:
+    """What is computed next has pages of its own, also in steps without drafts."""
+    options = {"page_size": 4, "pages": 80}
+    expected = answers(run, make_engine(**options))
+    seldom = ScriptedDrafter(lambda sequence, wanted: [1] * wanted if len(sequence.tokens) % 3 == 0 else [])
+    engine = make_engine(drafter=seldom, draft_tokens=15, **options)
+    assert answers(run, engine) == expected
+    engine.add(Request(id="alone", prompt=(1, 2, 3), params=greedy(max_tokens=60)))
+    for length in range(4, 40):
+        engine.step()
+        assert engine.stats().cache.owned <= -(-(length + 1) // 4), "a page for what stands, and none for drafts"
+    run(engine)
+
+
+def test_accepted_drafts_are_cached_as_any_token(make_engine: Callable[..., Engine], run: Run) -> None:
+    found = []
+    for drafter in (None, oracle()):
+        engine = make_engine(drafter=drafter, draft_tokens=6)
+        engine.add(Request(id="first", prompt=(1, 2, 3), params=greedy(max_tokens=70)))
+        tokens = [token for output in run(engine)["first"] for token in output.tokens]
+        engine.add(Request(id="second", prompt=(1, 2, 3, *tokens), params=greedy(max_tokens=2)))
+        found.append((tokens, run(engine)["second"][0].cached))
+    assert found[0] == found[1]
+    assert found[0][1] == 64

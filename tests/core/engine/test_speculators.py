@@ -1,0 +1,155 @@
+"""A speculative method of a plugin: chosen by name, with layers of its own in the cache and outputs of the model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, Speculator, SpeculatorContext
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.served import Answer, Served
+from maxserve.testing.speculator import RepeatingDrafter, repeating_speculator
+from maxserve.testing.tiny_configs import tiny_config
+
+WIDTH = 16
+PROMPTS = [[5, 6, 7] * 9, [9, 8], [5, 6, 7] * 9 + [11], list(range(40))]
+
+
+def folder_of(family: str, made: Path, **changes: Any) -> Path:
+    config = tiny_config(family, architectures=[family], **changes)
+    randomised(ArchitectureChecks.reference(config)).save_pretrained(made)  # type: ignore[operator]
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of("LlamaForCausalLM", tmp_path_factory.mktemp("llama"))
+
+
+class AttendingDrafter(RepeatingDrafter):
+    """Attends over embeddings of all tokens, which it keeps in a cache layer of its own, and checks what it sees.
+
+    `outputs` are the last outputs of the model's layers, with its own last hidden states.
+    """
+
+    def __init__(self, context: SpeculatorContext) -> None:
+        super().__init__(context)
+        self._attention, self._layer = context.attention, context.first_layer
+        self._model: Any = context.model
+        generator = torch.Generator().manual_seed(0)
+        self._embedding = torch.randn(context.vocab_size, 1, WIDTH, generator=generator)
+        self.compared = 0
+        self.outputs: list[torch.Tensor] = []
+
+    def propose(self, step: DraftStep) -> list[list[int]]:
+        x = self._embedding[step.inputs.input_ids]
+        seen = self._attention.attend(self._layer, x, x, x, step.inputs, None, None)
+        for i in range(len(step.sequences)):
+            last = int(step.inputs.query_start[i] + step.kept[i]) - 1
+            written = int(step.inputs.positions[last]) + 1
+            keys = self._embedding[torch.from_numpy(step.sequences[i].tokens[:written].copy())][:, 0]
+            expected = (keys @ keys[-1] * WIDTH**-0.5).softmax(-1) @ keys
+            torch.testing.assert_close(seen[last, 0], expected, rtol=1e-3, atol=1e-3)
+            self.compared += 1
+        (output,) = step.output.aux_hidden
+        torch.testing.assert_close(self._model.model.norm(output), step.output.hidden)
+        return super().propose(step)
+
+
+def attending(made: list[AttendingDrafter], **needs: Any) -> SimpleNamespace:
+    def build(context: SpeculatorContext) -> AttendingDrafter:
+        made.append(AttendingDrafter(context))
+        return made[-1]
+
+    def needed(context: NeedsContext) -> DraftNeeds:
+        last = len(context.spec.cache_layers) - 1
+        layer = CacheLayer(kv_heads=1, head_dim=WIDTH)
+        return DraftNeeds(**{"layers": (layer,), "aux_layers": (last,), "weight_bytes": 1 << 20, **needs})
+
+    declared = Speculator(name="attending", build=build, needs=needed)
+    return SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared]))
+
+
+def same(found: list[Answer], expected: list[Answer]) -> None:
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
+def test_the_one_that_is_named_serves_and_changes_no_text(plugin_host: Any, folder: Path) -> None:
+    expected = Served(folder, plugin_host()).answers(PROMPTS, 30)
+    served = Served(folder, plugin_host(repeating_speculator()), speculative_method="repeating")
+    same(served.answers(PROMPTS, 30), expected)
+    stats = served.engine.stats()
+    assert stats.draft_tokens > 0
+    assert served.engine.draft_tokens == 5
+    served.engine.check()
+
+
+def test_without_a_name_none_serves(plugin_host: Any, folder: Path) -> None:
+    served = Served(folder, plugin_host(repeating_speculator()))
+    served.answers(PROMPTS[:1], 4)
+    assert (served.engine.draft_tokens, served.engine.stats().draft_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("family", ["LlamaForCausalLM", "Gemma3ForCausalLM"])
+def test_its_layers_are_kept_with_those_of_the_model(plugin_host: Any, tmp_path: Path, family: str) -> None:
+    """Through chunks of prompts, cached prefixes, rejected drafts and windows: it sees all tokens that stand."""
+    made: list[AttendingDrafter] = []
+    folder = folder_of(family, tmp_path)
+    options = {"num_speculative_tokens": 4, "max_length": 200}
+    expected = Served(folder, plugin_host(), max_length=200).answers(PROMPTS, 40)
+    served = Served(folder, plugin_host(attending(made)), speculative_method="attending", **options)
+    same(served.answers(PROMPTS, 40), expected)
+    again = served.answers(PROMPTS, 40)
+    same(again, expected)
+    assert max(answer.cached for answer in again) > 0
+    assert made[-1].compared > 50
+    served.engine.check()
+
+
+def test_what_its_weights_take_is_planned(plugin_host: Any, folder: Path) -> None:
+    plugin = attending([], weight_bytes=1 << 60)
+    with pytest.raises(ModelError, match="does not fit"):
+        Served(folder, plugin_host(plugin), speculative_method="attending")
+
+
+def test_layers_that_the_model_does_not_have_end_the_start(plugin_host: Any, folder: Path) -> None:
+    with pytest.raises(PluginError, match="kept outputs of 0 layers"):
+        Served(folder, plugin_host(attending([], aux_layers=(99,))), speculative_method="attending")
+
+
+def test_a_drafter_that_fails_in_the_warm_up_ends_the_start(plugin_host: Any, folder: Path) -> None:
+    def propose(step: DraftStep) -> list[list[int]]:
+        raise ValueError("no weights")
+
+    declared = Speculator(name="broken", build=lambda context: SimpleNamespace(propose=propose))
+    host = plugin_host(SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared])))
+    with pytest.raises(PluginError, match=r"broken.*no weights"):
+        Served(folder, host, speculative_method="broken")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speculative_method": "repeating", "enable_overlap_scheduler": True}, "--enable-overlap-scheduler"),
+        ({"speculative_method": "repeating", "max_num_steps": 4}, "--max-num-steps"),
+    ],
+)
+def test_options_that_rule_each_other_out(
+    plugin_host: Any, folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Served(folder, plugin_host(repeating_speculator()), **options)
+
+
+def test_an_unknown_name_says_which_there_are(plugin_host: Any, folder: Path) -> None:
+    with pytest.raises(PluginError, match=r"'eagle'.*repeating"):
+        Served(folder, plugin_host(repeating_speculator()), speculative_method="eagle")
