@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from maxserve.testing.sampler import SamplerChecks
     from maxserve.testing.scheduler import SchedulerChecks
     from maxserve.testing.scripted import ScriptedEngine
+    from maxserve.testing.speculator import SpeculatorChecks
     from maxserve.testing.tiny_configs import tiny_config
     from maxserve.testing.vision import VisionCases, VisionChecks, VisionQuirkChecks
 
@@ -63,6 +64,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ScriptedEngine",
+    "SpeculatorChecks",
     "ThreadLauncher",
     "ToolParserChecks",
     "VisionCases",
@@ -103,6 +105,7 @@ LAZY = {
     "SamplerChecks": "maxserve.testing.sampler",
     "SchedulerChecks": "maxserve.testing.scheduler",
     "ScriptedEngine": "maxserve.testing.scripted",
+    "SpeculatorChecks": "maxserve.testing.speculator",
     "ThreadLauncher": "maxserve.testing.executor",
     "ToolParserChecks": "maxserve.testing.parsers",
     "VisionCases": "maxserve.testing.vision",

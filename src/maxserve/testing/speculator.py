@@ -1,15 +1,26 @@
-"""Drafters that need no weights: stubs for the seam, and what a speculative method is tried with."""
+"""Checks of speculative methods; and drafters that need no weights.
+
+class TestAcme(SpeculatorChecks):
+    speculator = "acme"
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
 
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.host import Host
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.speculator import DraftSequence, DraftStep, Speculator, SpeculatorContext
+from maxserve.testing.resolve import declaring, resolve
 
-__all__ = ["RepeatingDrafter", "ScriptedDrafter", "repeating_speculator"]
+__all__ = ["RepeatingDrafter", "ScriptedDrafter", "SpeculatorChecks", "repeating_speculator"]
 
 
 class RepeatingDrafter:
@@ -40,3 +51,77 @@ def repeating_speculator(name: str = "repeating") -> SimpleNamespace:
     """A plugin with a speculative method of that name."""
     declared = Speculator(name=name, build=RepeatingDrafter, summary="the last tokens once more")
     return SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared]))
+
+
+class SpeculatorChecks:
+    """Subclass it and name a registered `speculator`, or give the `component` itself.
+
+    The method serves a small model with random weights, which the checks write unless `write_model` says otherwise;
+    `options` are those of `max serve`, by Python name. Texts must be those without drafts, whatever is proposed, and
+    nothing may go wrong on the way.
+    """
+
+    speculator: ClassVar[str] = ""
+    component: ClassVar[Speculator | None] = None
+    options: ClassVar[dict[str, Any]] = {}
+    prompts: ClassVar[Sequence[Sequence[int]]] = ([5, 6, 7] * 9, [9, 8], [5, 6, 7] * 9 + [11], list(range(3, 40)))
+
+    def write_model(self, folder: Path) -> None:
+        """Writes config.json and weights of the target, and what the speculator needs beside them."""
+        from maxserve.testing.architecture import ArchitectureChecks, randomised
+        from maxserve.testing.tiny_configs import tiny_config
+
+        config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"])
+        randomised(ArchitectureChecks.reference(config)).save_pretrained(folder)  # type: ignore[operator]
+
+    @pytest.fixture
+    def served(self, plugin_host: Callable[..., Host], tmp_path: Path) -> Callable[..., Any]:
+        """An engine, with the method or without."""
+        from maxserve.testing.served import Served
+
+        folder = tmp_path / "target"
+        folder.mkdir()
+        self.write_model(folder)
+
+        def make(*, drafting: bool, **options: Any) -> Any:
+            host = declaring(plugin_host, self.component)
+            name = resolve(Speculator, self.speculator, self.component).name
+            chosen = {"speculative_method": name} if drafting else {}
+            return Served(folder, host, max_length=128, **{**self.options, **chosen, **options}).engine
+
+        return make
+
+    def texts(self, engine: Any, requests: Sequence[Request]) -> dict[str, list[int]]:
+        """What the requests are answered, all running at once; pages are recounted after each step."""
+        for request in requests:
+            engine.add(request)
+        found: dict[str, list[int]] = {request.id: [] for request in requests}
+        while engine.busy:
+            for output in engine.next_outputs():
+                assert output.error is None, output.error
+                found[output.id] += output.tokens
+            engine.check()
+        return found
+
+    def requests(self) -> list[Request]:
+        """Greedy ones, and some that are drawn with a seed."""
+        made = []
+        for index, prompt in enumerate(self.prompts):
+            for temperature in (0.0, 0.9):
+                fields = {"temperature": {"temperature": temperature}}
+                params = SamplingParams(max_tokens=30, ignore_eos=True, seed=index, fields=fields)
+                made.append(Request(id=f"{index} at {temperature}", prompt=tuple(prompt), params=params))
+        return made
+
+    @pytest.mark.parametrize("draft_tokens", [1, 4])
+    def test_texts_are_those_without_drafts(self, served: Callable[..., Any], draft_tokens: int) -> None:
+        expected = self.texts(served(drafting=False), self.requests())
+        engine = served(drafting=True, num_speculative_tokens=draft_tokens)
+        assert self.texts(engine, self.requests()) == expected
+        assert self.texts(engine, self.requests()) == expected, "with cached prefixes"
+
+    def test_it_proposes_tokens(self, served: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+        engine = served(drafting=True)
+        self.texts(engine, self.requests())
+        assert engine.stats().draft_tokens > 0
+        assert [record.getMessage() for record in caplog.records if "speculator" in record.getMessage()] == []

@@ -152,9 +152,9 @@ def test_unknown_field_needs_a_newer_maxserve(write: Any, plugin_host: Any) -> N
 
 
 def test_unknown_name_needs_a_newer_maxserve(write: Any, plugin_host: Any) -> None:
-    folder = write("acme_newest.py", "from maxserve import Speculator")
+    folder = write("acme_newest.py", "from maxserve import Telepath")
     text = error(plugin_host, f"{folder}:acme_newest")
-    assert "there is no maxserve.Speculator in this maxserve" in text
+    assert "there is no maxserve.Telepath in this maxserve" in text
     assert "needs a newer maxserve" in text
 
 

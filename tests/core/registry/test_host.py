@@ -87,6 +87,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "quantization_format",
         "layer_compiler",
         "model_runner",
+        "speculator",
         "grammar_backend",
         "executor",
         "routes",

@@ -32,6 +32,7 @@ WRITTEN = {
     "engine": ("mean-rows", "mean_rows", "mean-rows"),
     "executor": ("far-away", "far_away", "far-away"),
     "model-runner": ("plain-run", "plain_run", "plain-run"),
+    "speculator": ("foresight", "foresight", "foresight"),
     "quantization-format": ("bytewise", "bytewise", "bytewise"),
     "command": ("say-name", "say_name", ""),
     "model-source": ("shelf", "shelf", ""),
@@ -152,7 +153,7 @@ def test_what_is_there_is_left_alone(max_cli: Any, tmp_path: Path) -> None:
 def test_unknown_kind_and_options_of_the_list(max_cli: Any) -> None:
     ran = max_cli("plugins", "new", "route", "x")
     assert ran.status == 2
-    assert "'architecture', 'cache-strategy', 'command'" in ran.err
+    assert "'cache-strategy', 'command', 'engine'" in ran.err
     ran = max_cli("plugins", "--json", "new", "sampler", "x")
     assert ran.status == 2
     assert "--json and --trace are not for plugins new" in ran.err
