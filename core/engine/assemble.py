@@ -201,7 +201,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     module = cast("torch.nn.Module", loaded.model)
     adapters, slots = adapt(target.host, target.sections, module, target.compute, target.device)
     target.chooser.compile_layers(module, attention, target.compute)
-    info = _info(target, loaded)
+    info = _info(target, loaded, tuple(adapters))
     sees = target.host.architectures.get(info.architecture).component.images is not None
     runner = _runner(target, loaded, attention)
     return Parts(
@@ -305,7 +305,7 @@ def _grammars(target: Target, info: ModelInfo) -> GrammarManager:
     return GrammarManager(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
 
 
-def _info(target: Target, loaded: Loaded) -> ModelInfo:
+def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInfo:
     files, plan = loaded.files, loaded.plan
     return ModelInfo(
         name=target.settings.model.served_model_name or files.ref,
@@ -320,6 +320,7 @@ def _info(target: Target, loaded: Loaded) -> ModelInfo:
         max_batch_size=plan.max_batch_size,
         created=int(time.time()),
         defaults=dict(files.generation_config),
+        adapters=adapters,
     )
 
 

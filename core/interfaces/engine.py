@@ -58,6 +58,7 @@ class ModelInfo:
     max_batch_size: int
     created: int
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
+    adapters: tuple[str, ...] = ()  # that requests may name from the start
     task: str = "text_generation"
     vectors: VectorInfo | None = None  # of models that encode texts
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 from maxserve.core.interfaces.component import Component, Context
 from maxserve.core.interfaces.errors import EngineError, RequestError
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.served_names import ServedNames
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
@@ -87,7 +88,8 @@ class Closeable(Protocol):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
-    `images` reads the images of prompts, where the model takes images.
+    `images` reads the images of prompts, where the model takes images. `names` are those under which requests are
+    answered; routes that load adapters add to them.
 
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes. What is
     `owned`, such as threads, is closed with the application, which a new worker may need another one of.
@@ -101,8 +103,12 @@ class ServerContext(Context):
     template: ChatTemplate
     images: ReadsImages | None = None
     observers: Iterable[StatsObserver] = ()
+    names: ServedNames = field(init=False, repr=False, compare=False)
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _owned: list[Closeable] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", ServedNames(self.model))
 
     async def complete(self, prompt: str, *, max_tokens: int, **fields: Any) -> str:
         """The text that continues a prompt. `fields` are request fields of samplers, with the samplers' own defaults.

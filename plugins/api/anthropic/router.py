@@ -33,7 +33,7 @@ class Messages:
     async def plan(self, body: MessageBody, call: Call) -> ResponsePlan:
         chat, warnings = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
-        head = message(call.id, self._answering.context.model.name, call.meter, [*generation.warnings, *warnings])
+        head = message(call.id, generation.plan.model, call.meter, [*generation.warnings, *warnings])
         return ResponsePlan(
             generation=generation,
             whole=partial(_whole, head, call),

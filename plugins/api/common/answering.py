@@ -19,7 +19,7 @@ from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.fields import Body, RequestFields
 from maxserve.plugins.api.common.generation import Deltas, generate_text
 from maxserve.plugins.api.common.images import RequestImages, details
-from maxserve.plugins.api.common.models import require_served, require_text
+from maxserve.plugins.api.common.models import require_text
 from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
@@ -91,6 +91,7 @@ class Answering:
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""
+        served = self.context.names.get(body.model)
         warnings = [*self._checked(body), *details(body.images), *self.conversations.thinking(body).warnings]
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, warnings, choice)
@@ -98,7 +99,9 @@ class Answering:
         text, prompt, images = await self.threads.run(partial(self._chat_prompt, body, choice, read_images))
         if constraint is not None:
             constraint = replace(constraint, thoughts=self._parsers.thoughts(body, choice, text))
-        limits = RequestLimits(info=self.context.model, capacity=self.context.engine.capacity, prompt_field="messages")
+        limits = RequestLimits(
+            info=self.context.model, served=served, capacity=self.context.engine.capacity, prompt_field="messages"
+        )
         plan = plan_requests(body, [prompt], sampling, limits, user=user, constraint=constraint, images=images)
         parsers = [self._parsers.of(body, choice, text, constraint) for _ in plan.requests]
         return self._begin(plan, warnings, parsers)
@@ -109,6 +112,7 @@ class Answering:
         """Goes on with each of `prompts`; RequestError when that cannot be done."""
         limits = RequestLimits(
             info=self.context.model,
+            served=self.context.names.get(body.model),
             capacity=self.context.engine.capacity,
             prompt_field="prompt",
             default_limit=default_limit,
@@ -120,7 +124,7 @@ class Answering:
         return self._begin(plan, warnings, [None] * len(plan.requests))
 
     def _checked(self, body: TextBody) -> Sequence[str]:
-        require_served(body.model, self.context.model)
+        self.context.names.get(body.model)
         require_text(self.context.model)
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 

@@ -1,15 +1,9 @@
-"""Which model does a request mean?"""
+"""Requests for what another kind of model does."""
 
 from __future__ import annotations
 
 from maxserve.interfaces.engine import SCORING, TEXT, ModelInfo
 from maxserve.interfaces.errors import RequestError
-
-
-def require_served(name: str | None, info: ModelInfo) -> None:
-    """RequestError 404 for another model's name; none, or an empty one, stands for the served model."""
-    if name and name != info.name:
-        raise unknown_model(name, info)
 
 
 def require_text(info: ModelInfo) -> None:
@@ -31,8 +25,3 @@ def no_vectors(info: ModelInfo) -> RequestError:
         "ask a server that has an embedding model"
     )
     return RequestError(message, param="model", code="unsupported_model")
-
-
-def unknown_model(name: str, info: ModelInfo) -> RequestError:
-    message = f"the model {name[:200]!r} does not exist; this server has {info.name!r}"
-    return RequestError(message, param="model", code="model_not_found", status=404)

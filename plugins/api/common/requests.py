@@ -9,6 +9,7 @@ from uuid import uuid4
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Constraint, Image, Request, SamplingParams
+from maxserve.interfaces.served_names import ServedName
 from maxserve.loading import ResolvedParams
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.text import Tokenizer, Truncation
@@ -21,9 +22,11 @@ _TOO_LONG = "context_length_exceeded"
 class RequestPlan:
     """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
 
+    `model` is the name under which they are answered.
     `prompt_only`: the prompt was asked about, and the one token that the engine draws after it is dropped.
     """
 
+    model: str
     requests: tuple[Request, ...]
     stops: tuple[str, ...]
     n: int
@@ -38,10 +41,12 @@ class RequestPlan:
 class RequestLimits:
     """What bounds a job: the model, and how many requests the server takes at once (None: any number).
 
+    `served` is the name that the client asks for.
     `prompt_field` is what the prompt is called in the body; `default_limit` the tokens of an answer that sets no limit.
     """
 
     info: ModelInfo
+    served: ServedName
     capacity: int | None
     prompt_field: str
     default_limit: int | None = None
@@ -66,11 +71,15 @@ def plan_requests(
     requests: list[Request] = []
     for prompt in prompts:
         limit = _limit(body, len(prompt), limits)
-        samples = (_request(body, tuple(prompt), sampling, limit, sample, user, constraint) for sample in range(n))
+        samples = (
+            _request(body, tuple(prompt), sampling, limit, sample, user, constraint, limits.served.adapter)
+            for sample in range(n)
+        )
         requests += [replace(request, images=images) for request in samples] if images else samples
     limit = body.token_limit[1]
     _check_minimum(sampling, *body.token_limit)
     return RequestPlan(
+        model=limits.served.name,
         requests=tuple(requests),
         stops=body.stops,
         n=n,
@@ -136,6 +145,7 @@ def _request(
     sample: int,
     user: str,
     constraint: Constraint | None,
+    adapter: str,
 ) -> Request:
     params = SamplingParams(
         max_tokens=limit,
@@ -155,6 +165,7 @@ def _request(
         params=params,
         salt=body.cache_salt or "",
         user=user,
+        adapter=adapter,
         priority=body.priority or 0,
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from maxserve.http import Failure, event
-from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answer import Answer, TextDelta
+from maxserve.plugins.api.common.answering import Generation
 from maxserve.plugins.api.common.endpoint import Call
 from maxserve.plugins.api.common.text_route import ResponsePlan, StreamEncoder
 from maxserve.plugins.api.kserve.bodies import GenerateBody
@@ -18,26 +18,25 @@ from maxserve.plugins.api.kserve.completing import VERSION, Completing
 from maxserve.plugins.api.kserve.failures import failure_body
 
 
-def head_of(request_id: str | None, info: ModelInfo, warnings: Any) -> dict[str, Any]:
+def head_of(request_id: str | None, generation: Generation) -> dict[str, Any]:
     """What every answer begins with."""
     head: dict[str, Any] = {"id": request_id} if request_id is not None else {}
-    head |= {"model_name": info.name, "model_version": VERSION}
-    return head | {"warnings": list(warnings)} if warnings else head
+    head |= {"model_name": generation.plan.model, "model_version": VERSION}
+    return head | {"warnings": list(generation.warnings)} if generation.warnings else head
 
 
 class Generate:
     """The `Dialect` of both paths; one of them streams."""
 
-    def __init__(self, completing: Completing, info: ModelInfo, *, stream: bool) -> None:
+    def __init__(self, completing: Completing, *, stream: bool) -> None:
         self._completing = completing
-        self._info = info
         self._stream = stream
 
     async def plan(self, body: GenerateBody, call: Call) -> ResponsePlan:
         generation = await self._completing.begin(
             [body.text_input], {**body.unknown(), **(body.parameters or {})}, call
         )
-        head = head_of(body.id, self._info, generation.warnings)
+        head = head_of(body.id, generation)
         return ResponsePlan(
             generation=generation,
             whole=partial(_whole, head),

@@ -11,15 +11,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from maxserve.http import failure_of
-from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedNames
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.text_route import TextRoute
 from maxserve.plugins.api.kserve.bodies import INPUTS, OUTPUTS, GenerateBody, InferBody
-from maxserve.plugins.api.kserve.completing import VERSION, Completing, check_model
+from maxserve.plugins.api.kserve.completing import VERSION, Completing, named_by
 from maxserve.plugins.api.kserve.failures import failure_response
 from maxserve.plugins.api.kserve.generate import Generate
 from maxserve.plugins.api.kserve.infer import Infer
@@ -31,8 +31,8 @@ MODELS = ("/v2/models/{name:path}/versions/{version}", "/v2/models/{name:path}")
 class Facts:
     """What may be asked of the server and its model without generating anything."""
 
-    def __init__(self, info: ModelInfo) -> None:
-        self._info = info
+    def __init__(self, names: ServedNames) -> None:
+        self._names = names
 
     async def server(self) -> dict[str, Any]:
         return {"name": "maxserve", "version": version_of("maxserve"), "extensions": ["generate"]}
@@ -46,20 +46,20 @@ class Facts:
 
     def _about(self, request: Request, facts: dict[str, Any]) -> Response:
         try:
-            check_model(request.path_params, self._info)
+            served = named_by(request.path_params, self._names)
         except RequestError as error:
             return failure_response(failure_of(error))
-        return Response(msgspec.json.encode({"name": self._info.name, **facts}), media_type="application/json")
+        return Response(msgspec.json.encode({"name": served.name, **facts}), media_type="application/json")
 
 
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
-    facts, completing = Facts(context.model), Completing(context.once(Answering))
+    facts, completing = Facts(context.names), Completing(context.once(Answering))
     routes.add_api_route("/v2", facts.server, methods=["GET"], response_model=None)
     runs: tuple[tuple[str, type[Body], Callable[[Any, Call], Awaitable[Response]]], ...] = (
-        ("infer", InferBody, TextRoute(Infer(completing, context.model)).answer),
-        ("generate", GenerateBody, TextRoute(Generate(completing, context.model, stream=False)).answer),
-        ("generate_stream", GenerateBody, TextRoute(Generate(completing, context.model, stream=True)).answer),
+        ("infer", InferBody, TextRoute(Infer(completing, context.names)).answer),
+        ("generate", GenerateBody, TextRoute(Generate(completing, stream=False)).answer),
+        ("generate_stream", GenerateBody, TextRoute(Generate(completing, stream=True)).answer),
     )
     for model in MODELS:
         for name, body, run in runs:

@@ -82,7 +82,7 @@ class Choices:
 
         def head(kind: str) -> dict[str, Any]:
             request_id = self._route.id_prefix + (body.request_id or call.id)
-            return {"id": request_id, "object": kind, "created": int(time.time()), "model": self._info.name}
+            return {"id": request_id, "object": kind, "created": int(time.time()), "model": generation.plan.model}
 
         def whole(answers: Sequence[Answer]) -> dict[str, Any]:
             choices = [encoder.choice(i, answer) for i, answer in enumerate(answers)]

@@ -17,7 +17,6 @@ from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
-from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.api.common.tools import read_tools
 from maxserve.plugins.api.openai.completion_body import Prompt
 from maxserve.plugins.api.openai.vector_format import FormatFields, VectorFormat
@@ -97,7 +96,7 @@ class Embeddings:
         self._conversations = Conversations(context)
 
     async def embeddings(self, body: EmbeddingsBody, call: Call) -> Response:
-        require_served(body.model, self._context.model)
+        self._context.names.get(body.model)
         embedder = require_embeddings(self._context)
         warnings = body.warnings(strict=self._context.settings.server.strict_fields)
         vectors = await self._vectors(body, embedder, call)
@@ -106,7 +105,7 @@ class Embeddings:
 
     async def pooling(self, body: PoolingBody, call: Call) -> Response:
         context = self._context
-        require_served(body.model, context.model)
+        context.names.get(body.model)
         embedder = require_vectors(context)
         self._check_task(body.task)
         warnings = body.warnings(strict=context.settings.server.strict_fields, taken=frozenset({"task"}))

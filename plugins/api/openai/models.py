@@ -10,9 +10,9 @@ from fastapi import Header
 
 from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.engine import SCORING
+from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
-from maxserve.plugins.api.common.models import unknown_model
 from maxserve.plugins.api.openai.completion_body import CompletionBody
 from maxserve.plugins.api.openai.embeddings import EmbeddingsBody
 
@@ -22,41 +22,41 @@ Version: TypeAlias = Annotated[str | None, Header()]
 class Models:
     def __init__(self, answering: Answering) -> None:
         self._info = answering.context.model
+        self._names = answering.context.names
         self._root = _root(answering.context.settings.model.model_path or self._info.name)
         self._capabilities = _capabilities(answering)
 
     async def list(self, anthropic_version: Version = None) -> dict[str, Any]:
-        """The one model there is; as Anthropic lists them for its clients, who send a version of its API."""
+        """The model and its adapters; as Anthropic lists them for its clients, who send a version of its API."""
         if anthropic_version is None:
-            return {"object": "list", "data": [self._card()]}
-        name = self._info.name
-        return {"data": [self._anthropic_card()], "has_more": False, "first_id": name, "last_id": name}
+            return {"object": "list", "data": [self._card(served) for served in self._names]}
+        cards = [self._anthropic_card(served) for served in self._names]
+        return {"data": cards, "has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
 
     async def one(self, name: str, anthropic_version: Version = None) -> dict[str, Any]:
         """The model by its name, or by the part of it after the last slash."""
-        if name not in (self._info.name, self._info.name.rpartition("/")[2]):
-            raise unknown_model(name, self._info)
-        return self._card() if anthropic_version is None else self._anthropic_card()
+        served = self._names.find(name)
+        return self._card(served) if anthropic_version is None else self._anthropic_card(served)
 
-    def _anthropic_card(self) -> dict[str, Any]:
+    def _anthropic_card(self, served: ServedName) -> dict[str, Any]:
         return {
             "type": "model",
-            "id": self._info.name,
-            "display_name": self._info.name,
+            "id": served.name,
+            "display_name": served.name,
             "created_at": datetime.fromtimestamp(self._info.created, UTC).isoformat().replace("+00:00", "Z"),
             "lifecycle": "active",
             "max_input_tokens": self._info.max_length,
             "max_tokens": self._info.max_length,
         }
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self, served: ServedName) -> dict[str, Any]:
         return {
-            "id": self._info.name,
+            "id": served.name,
             "object": "model",
             "created": self._info.created,
             "owned_by": "maxserve",
-            "root": self._root,
-            "parent": None,
+            "root": served.root or (self._root if served.parent is None else served.name),
+            "parent": served.parent,
             "permission": [],
             "max_model_len": self._info.max_length,
             "capabilities": self._capabilities,

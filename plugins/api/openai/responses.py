@@ -42,7 +42,7 @@ class Responses:
         chat, tools, warnings = await in_thread_if(call.large, lambda: self._translation.chat_body(body))
         generation = await self._answering.chat(chat, user=client_of(chat.user, call.headers))
         warnings = [*generation.warnings, *warnings]
-        response = ResponseObject(body, self._answering.context.model, call.id, warnings)
+        response = ResponseObject(body, self._answering.context.model, generation.plan.model, call.id, warnings)
         new = NewItems(call.id, tools, seals=SEALED in (body.include or ()))
         return ResponsePlan(
             generation=generation,

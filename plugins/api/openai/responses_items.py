@@ -94,12 +94,14 @@ def statuses(count: int, finish: str | None) -> tuple[str, list[str]]:
 class ResponseObject:
     """The response around its items, with what was asked for as it was understood."""
 
-    def __init__(self, body: ResponseBody, info: ModelInfo, request_id: str, warnings: Sequence[str]) -> None:
+    def __init__(
+        self, body: ResponseBody, info: ModelInfo, name: str, request_id: str, warnings: Sequence[str]
+    ) -> None:
         self._fields = {
             "id": f"resp_{request_id}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": info.name,
+            "model": name,
             **_echoed(body, info),
         } | ({"warnings": list(warnings)} if warnings else {})
 

@@ -13,7 +13,6 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
-from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.truncation import truncation_of
 from maxserve.plugins.api.common.unsupported import warnings_of
@@ -70,7 +69,7 @@ class Tokenization:
 
     async def tokenize(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, TokenizeBody)
-        require_served(body.model, self._context.model)
+        self._context.names.get(body.model)
         ids = await self._ids(body)
         answer: dict[str, Any] = {"count": len(ids), "max_model_len": self._context.model.max_length, "tokens": ids}
         names = [self._context.tokenizer.token(id) for id in ids] if body.return_token_strs else None
@@ -78,7 +77,7 @@ class Tokenization:
 
     async def detokenize(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, DetokenizeBody)
-        require_served(body.model, self._context.model)
+        self._context.names.get(body.model)
         tokenizer = self._context.tokenizer
         for place, id in enumerate(body.tokens):
             if not tokenizer.token(id):

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
-from maxserve.plugins.api.common.models import require_served
 from maxserve.plugins.embeddings.embedder import Embedder, ScoreOptions, require_vectors
 from maxserve.plugins.embeddings.rerank.bodies import RerankBody, ScoreBody, text_of
 
@@ -55,7 +54,7 @@ class Ranking:
 
     def _checked(self, body: RerankBody | ScoreBody) -> tuple[Embedder, list[str]]:
         context = self._context
-        require_served(body.model, context.model)
+        context.names.get(body.model)
         embedder = require_vectors(context)
         return embedder, body.warnings(strict=context.settings.server.strict_fields)
 

@@ -98,3 +98,8 @@ def _renamed(plugin: Any) -> Any:
 
     declared = [replace(each, name="other") for each in plugin.maxserve_adapters()]
     return SimpleNamespace(maxserve_adapters=hookimpl(lambda: declared))
+
+
+def test_the_model_says_which_adapters_it_has(plugin_host: Any, folder: Path) -> None:
+    assert Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info.adapters == ("small", "large")
+    assert Served(folder, plugin_host()).engine.info.adapters == ()

@@ -4,6 +4,9 @@ import httpx
 import pytest
 
 import maxserve.plugins.api.openai as declared
+from maxserve.core.interfaces.routes import ServerContext
+from maxserve.core.interfaces.served_names import ServedName
+from maxserve.testing.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +56,30 @@ async def test_schema_shows_the_samplers_fields(client: httpx.AsyncClient) -> No
 def test_declaration() -> None:
     [routes] = declared.maxserve_routes()
     assert (routes.name, routes.prefix, routes.build) == ("openai", "/", "maxserve.plugins.api.openai.router:router")
+
+
+async def test_adapters_answer_under_their_names(
+    client: httpx.AsyncClient, context: ServerContext, engine: ScriptedEngine
+) -> None:
+    """Also one that came while the server runs; the model itself has none."""
+    context.names.add(ServedName(name="polite", adapter="polite", parent="acme/tiny"))
+    cards = {card["id"]: card for card in (await client.get("/v1/models")).json()["data"]}
+    assert {id: (card["parent"], card["root"]) for id, card in cards.items()} == {
+        "acme/tiny": (None, "maxserve/demo"),
+        "polite": ("acme/tiny", "polite"),
+    }
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    paths = (
+        ("/v1/chat/completions", chat),
+        ("/v1/completions", {"prompt": ["Hi", "Ho"], "max_tokens": 3}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 3}),
+    )
+    for path, body in paths:
+        for name in ("polite", "acme/tiny"):
+            engine.requests.clear()
+            response = await client.post(path, json={**body, "model": name})
+            assert response.status_code == 200, response.text
+            assert response.json()["model"] == name
+            assert {request.adapter for request in engine.requests} == {"polite" if name == "polite" else ""}
+    context.names.remove("polite")
+    assert (await client.post(paths[0][0], json={**chat, "model": "polite"})).status_code == 404

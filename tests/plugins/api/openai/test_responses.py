@@ -143,7 +143,7 @@ NEW = NewItems("r", ResponseTools((), None))
 
 
 def test_reasoning_and_calls_whole_and_streamed(context: Any) -> None:
-    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
+    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, context.model.name, "r", ())
     encoder, answer = ResponseEvents(response, NEW, Meter((), PATH)), Answer()
     text = encoder.opening()
     for delta in deltas():
@@ -310,7 +310,7 @@ def test_official_client_reassembles_calls(context: Any) -> None:
     from openai.lib.streaming.responses._responses import ResponseStreamState
     from openai.types.responses import ResponseStreamEvent
 
-    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
+    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, context.model.name, "r", ())
     encoder = ResponseEvents(response, NEW, Meter((), PATH))
     text = (
         encoder.opening() + b"".join(encoder.delta(0, delta) for delta in deltas()) + encoder.closing(0, deltas()[-1])

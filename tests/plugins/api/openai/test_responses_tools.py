@@ -87,7 +87,7 @@ CALLED: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [  # tool, name 
 
 
 def events_of(tools: ResponseTools, context: Any, *deltas: TextDelta) -> list[Any]:
-    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, "r", ())
+    response = ResponseObject(ResponseBody.model_validate({"input": "Hi"}), context.model, context.model.name, "r", ())
     encoder = ResponseEvents(response, NewItems("r", tools), Meter((), "/v1/responses"))
     text = encoder.opening() + b"".join(encoder.delta(0, delta) for delta in deltas) + encoder.closing(0, deltas[-1])
     return [json.loads(lines.split("data: ")[1]) for lines in text.decode().split("\n\n")[:-1]]

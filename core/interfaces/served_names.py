@@ -1,0 +1,76 @@
+"""The names under which a server answers: the model's own, and those of adapters of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maxserve.core.interfaces.errors import RequestError
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.engine import ModelInfo
+
+
+__all__ = ["ServedName", "ServedNames"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedName:
+    """A name that requests may give as their model.
+
+    `adapter` is the one that requests under it are answered with, "" for none; `parent` the name of the model that it
+    adapts. `root` is what was loaded, where that is another name.
+    """
+
+    name: str
+    adapter: str = ""
+    parent: str | None = None
+    root: str = ""
+
+
+class ServedNames:
+    """The registry of names, in the API process; the event loop owns it. The model's own name is the first."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._own = ServedName(name=info.name)
+        self._names = {info.name: self._own}
+        for adapter in info.adapters:
+            self.add(ServedName(name=adapter, adapter=adapter, parent=info.name))
+
+    def __iter__(self) -> Iterator[ServedName]:
+        return iter(tuple(self._names.values()))
+
+    def get(self, name: str | None) -> ServedName:
+        """Who answers under a name; none, or an empty one, stands for the model itself. RequestError 404 for others."""
+        if not name:
+            return self._own
+        found = self._names.get(name)
+        if found is None:
+            raise self.unknown(name)
+        return found
+
+    def find(self, name: str) -> ServedName:
+        """The same of a path, where the part of a name after its last slash will do."""
+        short = [served for served in self._names.values() if served.name.rpartition("/")[2] == name]
+        return self._names[name] if name in self._names else short[0] if short else self.get(name)
+
+    def add(self, served: ServedName) -> None:
+        """One name more; ValueError when it is taken."""
+        if served.name in self._names:
+            raise ValueError(f"the name {served.name!r} is taken")
+        self._names[served.name] = served
+
+    def remove(self, name: str) -> None:
+        """One name less; requests under way go on. ValueError for the model's own name, and one that is not there."""
+        if name == self._own.name or name not in self._names:
+            raise ValueError(f"the name {name!r} cannot be removed: {self._listed()} are served")
+        del self._names[name]
+
+    def unknown(self, name: str) -> RequestError:
+        """What is answered for a name that is not served."""
+        message = f"the model {name[:200]!r} does not exist; this server has {self._listed()}"
+        return RequestError(message, param="model", code="model_not_found", status=404)
+
+    def _listed(self) -> str:
+        return ", ".join(repr(name) for name in self._names)
