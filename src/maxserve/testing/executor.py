@@ -48,14 +48,12 @@ class ExecutorChecks:
     component: ClassVar[Executor | None] = None
     sections: ClassVar[dict[type[Any], Any]] = {}
 
-    def launcher(
-        self, relay: Callable[[IO[bytes]], None] | None = None, program: str = sys.executable
-    ) -> WorkerLauncher:
-        """A fresh launcher of the small program."""
+    def launcher(self, relay: Callable[[IO[bytes]], None] | None = None, program: str = "") -> WorkerLauncher:
+        """A fresh launcher of the small program, run by this Python or another `program`."""
         build = load(resolve(Executor, self.executor, self.component).build)
         launcher: WorkerLauncher = build(
             ExecutorContext(
-                command=(program, "-c", WORKER),
+                command=(program or sys.executable, "-c", WORKER),
                 environ={"MAXSERVE_TESTED": "yes"},
                 relay=relay,
                 sections=self.sections,

@@ -60,8 +60,8 @@ class Nothing:
     def run(self, inputs: Any) -> ModelOutput:
         return ModelOutput(logits=torch.zeros(len(inputs), VOCAB), hidden=torch.zeros(len(inputs), 1))
 
-    def draw(self, logits: torch.Tensor, sequences: list[Any]) -> tuple[list[int], dict[int, Any], dict[Any, str]]:
-        return [1] * len(sequences), {}, {}
+    def decide(self, logits: torch.Tensor, in_flight: Any) -> None:
+        in_flight.tokens = [1] * len(in_flight.drawing)
 
 
 @dataclass
