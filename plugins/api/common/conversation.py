@@ -31,7 +31,7 @@ class Conversations:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self.renderer = context.once(chat_renderer)
+        self.renderer = chat_renderer(context)
         self._tokenizer = context.tokenizer
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
