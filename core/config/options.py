@@ -57,9 +57,11 @@ class SettingType(_ParamType):
             self.fail(str(error), param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The names of a closed set, those that plugins register, or files."""
-        if self.name == "FILE":
-            return [CompletionItem(incomplete, type="file")]
+        """The names of a closed set, those that plugins register, files, or folders of models."""
+        if self.name in ("FILE", "PATH", "FOLDER"):
+            return [CompletionItem(incomplete, type="dir" if self.name == "FOLDER" else "file")]
+        if self.option.path == "model.model_path":
+            return [CompletionItem(incomplete, type="dir")]
         reader = self.option.shape.reader
         names = set(reader.names) if isinstance(reader, Choice) else set()
         registry = self.option.marker.registry
@@ -100,8 +102,15 @@ class GroupedCommand(click.Command):
             is_eager=True,
             expose_value=False,
             callback=show,
+            shell_complete=lambda ctx, param, word: [
+                page for page in sorted(self._pages(ctx)) if page.startswith(word)
+            ],
             help=f"Show this page, that of a section, or {ALL} of them.",
         )
+
+    def _pages(self, ctx: click.Context) -> set[str]:
+        """What may be typed after --help."""
+        return {each.page for each in self.get_params(ctx) if isinstance(each, SettingOption)} | {COMMON_PAGE, ALL}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         page = ctx.meta.get(PAGE, COMMON_PAGE)
@@ -137,7 +146,7 @@ class GroupedCommand(click.Command):
     def _known_page(self, ctx: click.Context, page: str) -> str:
         """The page that is meant; the name of an option stands for its section."""
         settings = [param for param in self.get_params(ctx) if isinstance(param, SettingOption)]
-        pages = {each.page for each in settings} | {COMMON_PAGE, ALL}
+        pages = self._pages(ctx)
         by_flag = {name: each.page for each in settings for flag in each.opts for name in (flag, flag.lstrip("-"))}
         wanted = page.lower().replace("_", "-")
         if wanted in pages:

@@ -47,7 +47,9 @@ def list_command(invocation: Invocation) -> click.Command:
         "list",
         callback=listing,
         params=[
-            click.Argument(["kind"], required=False),
+            click.Argument(
+                ["kind"], required=False, shell_complete=lambda ctx, param, word: kinds(invocation.host, word)
+            ),
             click.Option(["as_json", "--json"], is_flag=True, help="Print everything as JSON."),
             *plugin_options(),
         ],
@@ -65,6 +67,12 @@ def choose(host: Host, kind: str | None) -> Sequence[Registry[Any]]:
             return [registry]
     kinds = [plural(registry.kind) for registry in host.registries]
     raise UsageError(f"there is no kind {kind!r}{nearest(wanted, kinds)}; the kinds are: {', '.join(kinds)}")
+
+
+def kinds(host: Host, beginning: str) -> list[str]:
+    """The kinds whose names begin so."""
+    names = (plural(registry.kind).replace("_", "-") for registry in host.registries)
+    return sorted(name for name in names if name.startswith(beginning))
 
 
 def plural(kind: str) -> str:
