@@ -120,6 +120,7 @@ def test_the_cache_is_kept_in_the_format_asked_for(build: Build, format: str | N
     assert engine._cache.layers[0].keys.dtype == dtype
 
 
+@pytest.mark.compiler
 def test_weights_are_held_in_the_encoding_of_the_checkpoint_where_kernels_can(build: Build) -> None:
     assert build(model={"dtype": "bfloat16"}).info.dtype == "bfloat16"
     assert build(model={"dtype": "bfloat16"}, quantization_encoding="bfloat16").info.dtype == "bfloat16"

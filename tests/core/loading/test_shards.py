@@ -101,6 +101,7 @@ def test_shards_make_up_the_model(host: Any, name: str, ranks: int, tmp_path: Pa
     assert split >= 4 * 2, "attention and the feed-forward part of every layer are shared out"
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "MixtralForCausalLM"])
 def test_a_linear_method_gets_the_shard(host: Any, name: str, tmp_path: Path) -> None:
     raw, shard = written(name, tmp_path), Shard(rank=1, size=2)

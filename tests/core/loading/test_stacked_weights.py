@@ -121,6 +121,7 @@ def test_exact_parameters_keep_their_digits(load: Load) -> None:
     assert load(made, dtype=torch.bfloat16).correction.dtype == torch.bfloat16
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["one by one", "in one tensor", "the other way round"])
 def test_a_linear_method_may_store_them(load: Load, dtype: torch.dtype, form: str) -> None:
