@@ -103,7 +103,7 @@ CHUNKS = "enable_chunked_prefill"
 def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
     """SettingsError naming each chosen option that nothing which was chosen acts on, and who would.
 
-    Nearly all of them are up to the scheduler. A switch that is turned off where off is the default asks for nothing
+    Nearly all of them are up to the scheduler. A switch that is off where off is the default asks for nothing
     and is no reason to refuse. `sections` are the settings of plugins, which have such options too.
     """
     options = {option.name: option for option in catalog(sections) if option.marker.policy}

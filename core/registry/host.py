@@ -346,7 +346,7 @@ class PluginHost:
         """
         plugins = {plugin.name: plugin for plugin in self._plugins if plugin.active}
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-            if implementation.plugin_name in plugins:  # what turned out broken is registered still, and left out
+            if implementation.plugin_name in plugins:  # what proved broken is registered still, and left out
                 plugin = plugins[implementation.plugin_name]
                 yield plugin, self._blaming(plugin, hook, implementation)
 

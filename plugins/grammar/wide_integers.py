@@ -38,7 +38,7 @@ SAID = {kind: frozenset(keywords) for kind, keywords in KNOWN.items()} | {
 }
 
 
-def wide_grammar(schema: Schema, wording: Mapping[str, Any]) -> str | None:
+def wide_grammar(schema: Schema, guidance: Mapping[str, Any]) -> str | None:
     """Lark for a schema as the reader of schemas writes it; None where no number of it needs that.
 
     GrammarUnsupported with keyword and path for what cannot be written exactly.
@@ -51,7 +51,7 @@ def wide_grammar(schema: Schema, wording: Mapping[str, Any]) -> str | None:
     never: set[str] = set()
     while len(never) < MOST_NEVER and ROOT not in never:
         try:
-            text = _Writer(root, definitions, found, wording, never).run()
+            text = _Writer(root, definitions, found, guidance, never).run()
         except _NeverNamed as error:
             never.add(error.name)
         except RecursionError:
@@ -153,12 +153,12 @@ class _Writer:
     """Gives each schema a rule, equal ones the same."""
 
     def __init__(
-        self, root: Schema, definitions: Mapping[str, Any], wide: _Wide, wording: Mapping[str, Any], never: set[str]
+        self, root: Schema, definitions: Mapping[str, Any], wide: _Wide, guidance: Mapping[str, Any], never: set[str]
     ) -> None:
         self._root = root
         self._definitions = definitions
         self._wide = wide
-        self._wording = dict(wording)
+        self._guidance = dict(guidance)
         self._rules: dict[str, str] = {}  # names by bodies
         self._keys: dict[str, str] = {}  # terminals of names that are not declared
         self._multiples = Multiples()
@@ -237,7 +237,7 @@ class _Writer:
                     needed[name] = self._definitions[name]
                     waiting.append(needed[name])
         whole: Schema = lowered({**schema, **({"$defs": needed} if needed else {})}, path)
-        return whole | {"x-guidance": self._wording}
+        return whole | {"x-guidance": self._guidance}
 
     def _body(self, schema: Schema, path: str) -> str:
         keywords = set(schema)

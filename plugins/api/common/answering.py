@@ -69,6 +69,7 @@ class Answering:
 
     async def prompt(self, body: ChatBody) -> list[int]:
         """The tokens of a conversation, as `chat` would go on with them."""
+        self.context.names.get(body.model)
         self._checked(body)
         images = await self._images.read(body.images)
         return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
@@ -124,7 +125,6 @@ class Answering:
         return self._begin(plan, warnings, [None] * len(plan.requests))
 
     def _checked(self, body: TextBody) -> Sequence[str]:
-        self.context.names.get(body.model)
         require_text(self.context.model)
         return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
 

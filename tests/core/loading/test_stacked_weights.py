@@ -97,9 +97,9 @@ def test_all_in_one_tensor(load: Load, dtype: torch.dtype) -> None:
     gate_up, down = stacked(made)
     given = {"correction": made["correction"], "experts.gate_up_proj": gate_up, "experts.down_proj": down}
     check(load(given, dtype=dtype), (gate_up, down))
-    turned = {**given, "experts.gate_up_proj": gate_up.mT, "experts.down_proj": down.mT}
+    transposed = {**given, "experts.gate_up_proj": gate_up.mT, "experts.down_proj": down.mT}
     other_way_round = replace(MAP, transposed=(r"_proj\.weight$",))
-    check(load(turned, weight_map=other_way_round, dtype=dtype), (gate_up, down))
+    check(load(transposed, weight_map=other_way_round, dtype=dtype), (gate_up, down))
 
 
 def test_a_shape_tells_which_way_round_a_tensor_is(load: Load) -> None:
@@ -131,8 +131,8 @@ def test_a_linear_method_may_store_them(load: Load, dtype: torch.dtype, form: st
     made = {name: tensor.to(dtype) for name, tensor in tensors().items()}
     gate_up, down = stacked(made)
     whole = {"correction": made["correction"], "experts.gate_up_proj": gate_up, "experts.down_proj": down}
-    turned = {name: tensor.mT if tensor.dim() == 3 else tensor for name, tensor in whole.items()}
-    given = {"one by one": made, "in one tensor": whole, "the other way round": turned}[form]
+    transposed = {name: tensor.mT if tensor.dim() == 3 else tensor for name, tensor in whole.items()}
+    given = {"one by one": made, "in one tensor": whole, "the other way round": transposed}[form]
     weight_map = replace(MAP, transposed=(r"_proj\.weight$",)) if form == "the other way round" else MAP
     model = load(given, weight_map=weight_map, storage=LinearStorage(method=method))
     assert model.experts.gate_up_proj.weight is None
