@@ -26,12 +26,9 @@ class MinP:
 class MinPTransform:
     steady = True
 
-    def prepare(self, rows: Rows) -> Tensor | None:
+    def prepare(self, rows: Rows) -> Tensor:
         """How far below the best logit a token may lie, [rows, 1]."""
-        wanted = [p.min_p for p in rows.params(MinP)]
-        if not any(wanted):
-            return None
-        return rows.tensor([-math.log(p) if p else math.inf for p in wanted])[:, None]
+        return rows.tensor([-math.log(p.min_p) if p.min_p else math.inf for p in rows.params(MinP)])[:, None]
 
     def apply(self, logits: Tensor, distance: Tensor) -> Tensor:
         # p < min_p * max(p) is the same as logit < max(logit) + log(min_p): no softmax is needed.

@@ -29,9 +29,8 @@ class TopP:
 class TopPTransform:
     steady = True
 
-    def prepare(self, rows: Rows) -> Tensor | None:
-        wanted = [p.top_p for p in rows.params(TopP)]
-        return None if all(p >= 1.0 for p in wanted) else rows.tensor(wanted)[:, None]
+    def prepare(self, rows: Rows) -> Tensor:
+        return rows.tensor([p.top_p for p in rows.params(TopP)])[:, None]
 
     def apply(self, logits: Tensor, wanted: Tensor) -> Tensor:
         # A device sorts faster than it tells the host how many tokens there are to look at.

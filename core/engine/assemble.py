@@ -40,6 +40,7 @@ from maxserve.core.loading.kernels import Chooser, chosen_names
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory, weight_bytes
 from maxserve.core.loading.rotary_order import rotary_order
+from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
 from maxserve.core.text.grammar_vocabulary import grammar_context
@@ -358,5 +359,5 @@ def _try_empty_step(engine: Engine) -> None:
     except Exception as error:
         raise PluginError(
             f"architecture {engine.info.architecture!r} says that it supports empty batches, but failed in a step "
-            f"without requests: {error}"
+            f"without requests: {cause(error)}"
         ) from error

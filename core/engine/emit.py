@@ -9,6 +9,7 @@ import numpy as np
 
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
 from maxserve.core.interfaces.request import FinishReason, Output
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +100,8 @@ class Emitter:
     def failures(self, in_flight: InFlightStep) -> list[Output]:
         """The end of all requests in a step that failed."""
         self.ended = [sequence for sequence in in_flight.step.sequences if sequence.alive]
-        error = f"the model step failed: {in_flight.error}"
+        assert in_flight.error is not None
+        error = f"the model step failed: {cause(in_flight.error)}"
         return [Output(id=s.id, finish="error", error=error, cached=s.cached) for s in self.ended]
 
     def _special(self, in_flight: InFlightStep) -> NDArray[np.int64]:

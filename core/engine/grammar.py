@@ -18,6 +18,7 @@ import torch
 from maxserve.core.engine.grammar_state import WORD, GrammarState
 from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +104,7 @@ class GrammarManager:
         if error is not None:
             if not isinstance(error, MaxserveError):
                 log.error("a grammar could not be compiled", exc_info=error)
-            return f"the grammar could not be compiled: {error}"
+            return f"the grammar could not be compiled: {cause(error)}"
         params = sequence.request.params
         thoughts = None if params.constraint is None else params.constraint.thoughts
         sequence.grammar = GrammarState(

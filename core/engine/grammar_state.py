@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.core.registry.entries import cause
+
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
@@ -172,4 +174,4 @@ class GrammarState:
 
     def _fail(self, error: Exception) -> None:
         log.error("a grammar's matcher failed; its request ends", exc_info=error)
-        self.fault = f"the grammar could not be followed any further: {error}"
+        self.fault = f"the grammar could not be followed any further: {cause(error)}"

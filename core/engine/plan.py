@@ -133,7 +133,9 @@ class StepPlan:
             self.tokens_left -= 1
             self.entries[wanted] = 1
             return 1
-        return 0 if wanted in self.preempted else self._add(wanted, tokens, whole)
+        if wanted in self.preempted or (not self.tokens_left and self.entries):
+            return 0
+        return self._add(wanted, tokens, whole)
 
     def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
         # The first lines of `add`, here for as many sequences as decode: half of a step's planning is calls.

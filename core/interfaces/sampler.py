@@ -60,7 +60,10 @@ class LogitTransform(Protocol[S]):
     """
 
     def prepare(self, rows: Rows) -> S | None:
-        """What `apply` needs, or None when no row asked for this transform (it is then skipped)."""
+        """What `apply` needs, or None when there is nothing to do (it is then skipped).
+
+        Of a sampler with `params`, it is called only when some row's request asks for more than the defaults.
+        """
         ...
 
     def apply(self, logits: torch.Tensor, state: S) -> torch.Tensor:

@@ -10,10 +10,8 @@ def router(context):
 
     @routes.get("/count")
     def count(text: str) -> dict[str, int]:
-        return {
-            "tokens": len(context.tokenizer.encode(text, add_special_tokens=True)),
-            "most": context.model.max_length,
-        }
+        tokens = len(context.tokenizer.encode(text, add_special_tokens=True))
+        return {"tokens": tokens, "most": context.model.max_length}
 
     @routes.get("/next")
     async def next_token(text: str) -> dict[str, str]:

@@ -75,7 +75,7 @@ def test_a_server_serves_with_all_of_them(
     options = ["--model", str(folder), "--served-model-name", "acme", "--scheduler", "shortest-first"]
     options += ["--enable-routes", "next_token", "--structured-output-backend", "choice-tree"]
     options += ["--paged.eviction", "dear-prefixes"]
-    server = start(*options, "--shortest-first.aging", "80", python=fresh.python).wait_ready()
+    server = start(*options, python=fresh.python).wait_ready()
     plain = start("--model", str(source), "--served-model-name", "acme", python=fresh.python).wait_ready()
     body = {"model": "acme", "prompt": "the quick brown", "max_tokens": 16, "temperature": 0}
     answers = [httpx.post(s.url + "/v1/completions", json=body, timeout=60).json() for s in (server, plain)]

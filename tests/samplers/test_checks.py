@@ -74,11 +74,6 @@ class TouchesEveryone(Right):
         return super().apply(logits, state) / 2
 
 
-class NeverIdle(Right):
-    def prepare(self, rows: Rows) -> Tensor:
-        return rows.tensor([p.push for p in rows.params(Push)])
-
-
 class OtherType(Right):
     def apply(self, logits: Tensor, state: Tensor) -> Tensor:
         return super().apply(logits, state).half()
@@ -122,7 +117,6 @@ def test_the_right_one_passes() -> None:
         (MixesRows, "a_row_depends_on_itself_only"),
         (FirstRowForAll, "permuted_rows_give_permuted_results"),
         (TouchesEveryone, "rows_that_did_not_ask_keep_their_distribution"),
-        (NeverIdle, "nobody_asked"),
         (OtherType, "shape_dtype_and_device_stay"),
         (DropsATokenPerRow, "shape_dtype_and_device_stay"),
     ],

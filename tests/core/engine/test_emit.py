@@ -131,18 +131,22 @@ def test_an_aborted_request_has_no_more_outputs(make_engine: Any, run: Run) -> N
     assert tokens_of([output for output in before if output.id == "other"] + after["other"]) == continuation(8)
 
 
-def test_a_step_that_fails_ends_each_of_its_requests_with_the_cause(make_engine: Any, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RuntimeError("out of memory"), "RuntimeError: out of memory"), (AssertionError(), "AssertionError")],
+)
+def test_a_step_that_fails_ends_each_of_its_requests_with_the_cause(
+    make_engine: Any, run: Run, error: Exception, reason: str
+) -> None:
     class Fails:
         def forward(self, step: Any) -> Any:
-            raise RuntimeError("out of memory")
+            raise error
 
     engine = make_engine(model=Fails())
     for id in "ab":
         engine.add(asking(id, max_tokens=3))
     for outputs in run(engine).values():
-        assert [(o.finish, o.tokens, o.error) for o in outputs] == [
-            ("error", (), "the model step failed: out of memory")
-        ]
+        assert [(o.finish, o.tokens, o.error) for o in outputs] == [("error", (), f"the model step failed: {reason}")]
 
 
 # --- outputs of several steps as those of one -----------------------------------------------------------------------
