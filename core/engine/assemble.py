@@ -203,7 +203,6 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     adapters, slots = adapt(target.host, target.sections, module, target.compute, target.device)
     target.chooser.compile_layers(module, attention, target.compute)
     info = _info(target, loaded, tuple(adapters))
-    sees = target.host.architectures.get(info.architecture).component.images is not None
     runner = _runner(target, loaded, attention)
     return Parts(
         info=info,
@@ -215,13 +214,11 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             cache,
             plan.page_size,
             target.device,
-            images=sees,
+            images=info.images,
             block_tables=group_block_tables(loaded, cache),
             adapters=adapters,
         ),
-        sees=sees,
         runner=AdapterRunner(runner, slots) if adapters else runner,
-        adapters=adapters,
         pipeline=_build_pipeline(target, spec),
         read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
@@ -230,8 +227,6 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         device_queue=_device_queue(target.settings, target.device),
         drafting=build_drafting(target, loaded, attention),
         empty_steps=target.settings.scheduling.execute_empty_batches,
-        priorities=scheduler.component.priorities,
-        variable_logits=target.settings.sampling.enable_variable_logits,
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
@@ -322,7 +317,25 @@ def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInf
         created=int(time.time()),
         defaults=dict(files.generation_config),
         adapters=adapters,
+        images=target.host.architectures.get(files.architecture).component.images is not None,
+        unsupported=_unsupported(target),
     )
+
+
+def _unsupported(target: Target) -> dict[str, str]:
+    """The request fields that this engine does not take, with the reason."""
+    found = {}
+    if not target.scheduler.component.priorities:
+        found["priority"] = (
+            f"means nothing with --scheduler {target.scheduler.name}, which does not look at it; leave it out, or "
+            "start the server with another scheduler"
+        )
+    if not target.settings.sampling.enable_variable_logits:
+        found["prompt_logprobs"] = (
+            "cannot be used: this server was started with --no-enable-variable-logits; leave it out, or start the "
+            "server with --enable-variable-logits"
+        )
+    return found
 
 
 def warm_up(engine: Engine, blamed: str = "") -> None:

@@ -19,7 +19,7 @@ from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
-from maxserve.core.engine.validation import validate_request
+from maxserve.core.engine.validation import validate_ids, validate_request
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import EncodeRequest, Output, Request
@@ -99,7 +99,8 @@ class Engine:
             raise RequestError(f"{self.info.name!r} generates text and encodes none", code="unsupported_model")
         if request.id in self._queues or request.id in self._grammars:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
-        validate_request(request, self._parts)
+        validate_request(request, self.info)
+        validate_ids(request.prompt, self.info, "prompt")
         sequence = self._sequence(request)
         if request.params.constraint is None:
             self._queues.wait(sequence)
@@ -117,7 +118,7 @@ class Engine:
             ends=frozenset((*eos, *params.stop_token_ids)),
             params=self._parts.read_params(params.fields),
             regimes=self._limits.prompt_regimes,
-            adapters=bool(self._parts.adapters),
+            adapters=bool(self.info.adapters),
             ledger=self._ledger,
         )
 

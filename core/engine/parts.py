@@ -66,8 +66,7 @@ class Parts:
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
     `device_queue`, each step is launched before the tokens of the one before it are known. With `drafting`, which goes
     with neither, steps verify drafts. `grammar_backend` is the one worth having ready. `empty_steps`: the model also
-    runs when there is no request. `variable_logits`: requests may have logprobs of their prompts; `priorities`: they
-    may have one; `sees`: their prompts may have images. `adapters`: the slots of the adapters they may name.
+    runs when there is no request.
     """
 
     info: ModelInfo
@@ -85,10 +84,6 @@ class Parts:
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None
     empty_steps: bool = False
-    sees: bool = False
-    variable_logits: bool = True
-    priorities: bool = True
-    adapters: Mapping[str, int] = field(default_factory=dict)
     failure_percent: float = 0.0
     check_when_idle: bool = False
     random: random.Random = field(default_factory=random.Random)

@@ -44,7 +44,11 @@ class Engine(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What the API process knows of the served model once it is ready."""
+    """What the API process knows of the served model once it is ready.
+
+    `images`: prompts may have some. `unsupported` says of the request fields `priority` and `prompt_logprobs` why this
+    server does not take them, where it does not.
+    """
 
     name: str
     path: str
@@ -59,6 +63,8 @@ class ModelInfo:
     created: int
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
     adapters: tuple[str, ...] = ()  # that requests may name from the start
+    images: bool = False
+    unsupported: Mapping[str, str] = field(default_factory=dict)
     task: str = "text_generation"
     vectors: VectorInfo | None = None  # of models that encode texts
 

@@ -10,6 +10,7 @@ from maxserve.interfaces.encoder import VectorInfo
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
+from maxserve.loading import validate_ids
 from maxserve.plugins.api.common.truncation import FIELD, truncation_of
 from maxserve.text import Tokenizer, Truncation, TruncationSide
 
@@ -75,10 +76,7 @@ class EncoderInputs:
 
     def ids(self, ids: Sequence[int], param: str, *, truncation: Truncation | None = None) -> Input:
         """Token ids, as they are."""
-        bad = next((id for id in ids if not 0 <= id < self._info.vocab_size), None)
-        if bad is not None:
-            message = f"{param}: token id {bad} is outside the vocabulary of {self._info.vocab_size} tokens"
-            raise RequestError(message, param=param)
+        validate_ids(ids, self._info, param)
         return self._checked(Input(tuple(ids if truncation is None else truncation.ids(ids))), param)
 
     def _encoded(
@@ -100,21 +98,11 @@ class EncoderInputs:
         """Megabytes that no model holds are not looked at, token by token."""
         tokens = self._tokenizer.fewest_tokens(text)
         if tokens > self._info.max_length:
-            raise self._too_long(f"{characters} characters, which is at least {tokens} tokens", param)
+            raise _too_long(f"{characters} characters, which is at least {tokens} tokens", self._info, param)
 
     def _checked(self, made: Input, param: str) -> Input:
-        if not made.ids:
-            raise RequestError(f"{param}: the text has no tokens", param=param)
-        if len(made.ids) > self._info.max_length:
-            raise self._too_long(f"{len(made.ids)} tokens", param)
+        validate_text(made.ids, self._info, param)
         return made
-
-    def _too_long(self, size: str, param: str) -> RequestError:
-        message = (
-            f"{param}: the text has {size}, and this model takes {self._info.max_length}; reduce its length, or let it "
-            "be cut with truncate_prompt_tokens"
-        )
-        return RequestError(message, param=param, code=TOO_LONG)
 
     def truncation(self, wanted: int | None, side: TruncationSide | None = None) -> Truncation | None:
         """How texts are cut, of what a request says: -1 is to as many tokens as the model takes."""
@@ -124,6 +112,22 @@ class EncoderInputs:
         """The tokens of a prompt alone, less the special one at its end."""
         ids = self._tokenizer.encode_input(prompt)[0]
         return len(ids) - (bool(ids) and ids[-1] in self._tokenizer.special_ids)
+
+
+def validate_text(ids: Sequence[int], info: ModelInfo, param: str) -> None:
+    """RequestError for a text of a length that the model cannot encode."""
+    if not ids:
+        raise RequestError(f"{param}: the text has no tokens", param=param)
+    if len(ids) > info.max_length:
+        raise _too_long(f"{len(ids)} tokens", info, param)
+
+
+def _too_long(size: str, info: ModelInfo, param: str) -> RequestError:
+    message = (
+        f"{param}: the text has {size}, and this model takes {info.max_length}; reduce its length, or let it be cut "
+        "with truncate_prompt_tokens"
+    )
+    return RequestError(message, param=param, code=TOO_LONG)
 
 
 def encode_request(id: str, inputs: Sequence[Input], skip: int = 0, *, activation: bool = True) -> EncodeRequest:

@@ -18,7 +18,8 @@ from maxserve.interfaces.encoder import TextContext, TextInputs
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.observer import StepStats
 from maxserve.interfaces.request import Encoded, EncodeRequest, Request
-from maxserve.loading import Counters
+from maxserve.loading import Counters, validate_ids
+from maxserve.plugins.embeddings.encoder_input import validate_text
 from maxserve.plugins.embeddings.pooling import Spans
 from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
 
@@ -92,25 +93,11 @@ class EncoderEngine:
         if request.id in self._queue:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         for index, text in enumerate(request.texts):
-            self._check(text, f"input[{index}]")
+            validate_text(text, self.info, f"input[{index}]")  # as an assertion: plugins may send requests of their own
+            validate_ids(text, self.info, f"input[{index}]")
         if not request.texts:
             raise RequestError("there is no text to encode", param="input")
         self._queue.add(request)
-
-    def _check(self, text: Sequence[int], where: str) -> None:
-        if not text:
-            raise RequestError(f"{where}: the text has no tokens", param=where)
-        if len(text) > self.info.max_length:
-            raise RequestError(
-                f"{where}: the text has {len(text)} tokens, and the model takes {self.info.max_length}",
-                param=where,
-                code="context_length_exceeded",
-            )
-        if min(text) < 0 or max(text) >= self.info.vocab_size:
-            bad = next(id for id in text if not 0 <= id < self.info.vocab_size)
-            raise RequestError(
-                f"{where}: token id {bad} is outside the vocabulary of {self.info.vocab_size} tokens", param=where
-            )
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forgets requests; unknown ids are those that ended meanwhile."""

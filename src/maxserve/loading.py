@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.params import ResolvedParams, SamplerFields
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.strategy import choose_strategy
+    from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern, read_spec, read_weight_map
     from maxserve.core.loading.build import build_module, fill, prepare
     from maxserve.core.loading.device import choose_device
@@ -65,6 +66,8 @@ __all__ = [
     "rotary_order",
     "size_text",
     "unwrapped",
+    "validate_ids",
+    "validate_request",
     "weight",
     "weight_bytes",
 ]
@@ -111,6 +114,8 @@ __getattr__ = exports(
         "rotary_order": "maxserve.core.loading.rotary_order",
         "size_text": "maxserve.core.loading.memory",
         "unwrapped": "maxserve.core.loading.weight_plan",
+        "validate_ids": "maxserve.core.engine.validation",
+        "validate_request": "maxserve.core.engine.validation",
         "weight": "maxserve.core.loading.linear",
         "weight_bytes": "maxserve.core.loading.memory",
     },

@@ -10,7 +10,7 @@ from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Constraint, Image, Request, SamplingParams
 from maxserve.interfaces.served_names import ServedName
-from maxserve.loading import ResolvedParams
+from maxserve.loading import ResolvedParams, validate_request
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.text import Tokenizer, Truncation
 
@@ -76,6 +76,7 @@ def plan_requests(
             for sample in range(n)
         )
         requests += [replace(request, images=images) for request in samples] if images else samples
+        validate_request(requests[-1], limits.info, prompt_field=limits.prompt_field)
     limit = body.token_limit[1]
     _check_minimum(sampling, *body.token_limit)
     return RequestPlan(
@@ -180,12 +181,5 @@ def _limit(body: TextBody, prompt: int, limits: RequestLimits) -> int | None:
 
     A limit is an upper bound, and agents send the same large one to every model: the answer ends with "length".
     """
-    prompt_field, max_length, default = limits.prompt_field, limits.info.max_length, limits.default_limit
-    if prompt == 0:
-        raise RequestError(f"{prompt_field}: the prompt has no tokens", param=prompt_field)
-    room = max_length - prompt
-    if room < 1:
-        message = f"the prompt has {prompt} tokens, and this model's context of {max_length} leaves no room for more"
-        raise RequestError(message, param=prompt_field, code=_TOO_LONG)
-    wanted = body.token_limit[1]
+    room, default, wanted = limits.info.max_length - prompt, limits.default_limit, body.token_limit[1]
     return max(1, min(wanted, room)) if wanted is not None else default and min(default, room)

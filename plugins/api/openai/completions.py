@@ -9,6 +9,7 @@ from typing import Any
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
+from maxserve.loading import validate_ids
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
@@ -70,11 +71,7 @@ class Completions:
                 prompt_field="prompt",
                 truncation=truncation,
             )
-        vocab_size = self._info.vocab_size
-        bad = next((token for token in prompt if token >= vocab_size), None)
-        if bad is not None:
-            message = f"prompt: token id {bad} is outside the vocabulary of {vocab_size} tokens"
-            raise RequestError(message, param="prompt")
+        validate_ids(prompt, self._info, "prompt")
         return prompt if truncation is None else list(truncation.ids(prompt))
 
 

@@ -259,7 +259,7 @@ def test_prompts_that_block_each_other_are_relieved(make_engine: Any, run: Run) 
 @pytest.mark.parametrize(
     ("prompt", "params", "words"),
     [
-        ((), SamplingParams(), "holds no token"),
+        ((), SamplingParams(), "has no tokens"),
         ((1,) * 200, SamplingParams(), "leaves no room"),
         ((1, VOCAB), SamplingParams(), "outside the vocabulary"),
         ((-1,), SamplingParams(), "outside the vocabulary"),

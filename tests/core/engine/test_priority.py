@@ -38,7 +38,8 @@ def test_those_who_are_gone_leave_no_line_behind(make_engine: Any, run: Any) -> 
 
 def test_a_scheduler_that_ignores_it_refuses_it(make_engine: Any) -> None:
     engine = make_engine()
-    other = Engine(replace(engine._parts, priorities=False, policy_name="mine"))
+    unsupported = {"priority": "means nothing with --scheduler mine"}
+    other = Engine(replace(engine._parts, info=replace(engine.info, unsupported=unsupported)))
     other.add(request("none"))
     with pytest.raises(RequestError, match="priority means nothing with --scheduler mine") as caught:
         other.add(request("some", priority=1))

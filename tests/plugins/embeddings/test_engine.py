@@ -178,7 +178,7 @@ def test_aborted_requests_are_dropped(make: Make) -> None:
     ("texts", "message", "param"),
     [
         (((1,), ()), "input[1]: the text has no tokens", "input[1]"),
-        (((1,) * 21,), "input[0]: the text has 21 tokens, and the model takes 20", "input[0]"),
+        (((1,) * 21,), "input[0]: the text has 21 tokens, and this model takes 20", "input[0]"),
         (((1, 50),), "input[0]: token id 50 is outside the vocabulary of 50 tokens", "input[0]"),
         (((-1,),), "input[0]: token id -1 is outside", "input[0]"),
         ((), "there is no text to encode", "input"),
