@@ -105,7 +105,7 @@ class GroupedCommand(click.Command):
             shell_complete=lambda ctx, param, word: [
                 page for page in sorted(self._pages(ctx)) if page.startswith(word)
             ],
-            help=f"Show this page, that of a section, or {ALL} of them.",
+            help=f"Show this page, that of a section, {ALL} of them, or the options with that word.",
         )
 
     def _pages(self, ctx: click.Context) -> set[str]:
@@ -144,7 +144,7 @@ class GroupedCommand(click.Command):
             formatter.write_dl([(page, f"{title}: {count}") for page, (title, count) in counts.items()], col_max=34)
 
     def _known_page(self, ctx: click.Context, page: str) -> str:
-        """The page that is meant; the name of an option stands for its section."""
+        """The page that is meant; the name of an option stands for its section, a part of names for each with it."""
         settings = [param for param in self.get_params(ctx) if isinstance(param, SettingOption)]
         pages = self._pages(ctx)
         by_flag = {name: each.page for each in settings for flag in each.opts for name in (flag, flag.lstrip("-"))}
@@ -153,8 +153,10 @@ class GroupedCommand(click.Command):
             return wanted
         if wanted in by_flag:
             return by_flag[wanted]
+        if any(wanted in flag for flag in by_flag):
+            return wanted
         raise click.UsageError(
-            f"--help {page}: there is no section of that name{nearest(wanted, pages)}; there are: "
+            f"--help {page}: no section or option has that name{nearest(wanted, pages)}; the sections are: "
             f"{', '.join(sorted(pages))}",
             ctx,
         )
@@ -173,6 +175,7 @@ def _on_page(settings: Sequence[SettingOption], page: str) -> list[SettingOption
         shown = [each for each in settings if each.option.path in COMMON and each.name == each.option.name]
         return sorted(shown, key=lambda each: COMMON.index(each.option.path))
     shown = [each for each in settings if page in (ALL, each.page)]
+    shown = shown or [each for each in settings if any(page in flag for flag in each.opts)]
     return sorted(shown, key=lambda each: bool(each.option.unsupported))
 
 

@@ -145,10 +145,18 @@ def test_every_option_is_on_the_page_of_its_section() -> None:
     assert CliRunner().invoke(command({}), ["-h", "cache-strategy"], terminal_width=200).output == asked
 
 
+def test_help_finds_options_by_a_part_of_their_names() -> None:
+    result = CliRunner().invoke(command({}), ["--help", "max-batch"], terminal_width=200)
+    assert result.exit_code == 0
+    assert "--max-batch-size" in result.output
+    assert "--max-batch-input-tokens" in result.output
+    assert "--port" not in result.output
+
+
 def test_a_page_that_is_not_there() -> None:
     result = CliRunner().invoke(command({}), ["--help", "lorra"])
     assert result.exit_code == 2
-    assert "there is no section of that name (did you mean 'lora'?)" in result.output
+    assert "no section or option has that name (did you mean 'lora'?)" in result.output
 
 
 def completed(incomplete: str, *before: str, obj: Any = None) -> list[str]:
