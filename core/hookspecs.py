@@ -30,6 +30,7 @@ from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.interfaces.speculator import Speculator
+from maxserve.core.interfaces.weight_format import WeightFormat
 
 if TYPE_CHECKING:
     import click
@@ -141,6 +142,15 @@ def maxserve_adapters() -> Iterable[Adapter]:
     """Ways to adapt a model to requests.
 
     Example: ``yield Adapter(name="acme", build="acme.adapters:Table")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_weight_formats() -> Iterable[WeightFormat]:
+    """Formats of the files that hold weights.
+
+    Example: ``yield WeightFormat(name="acme", build="acme.files:Format", suffixes=(".acme",))``
     """
     return ()
 

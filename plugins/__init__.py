@@ -13,6 +13,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.runners", "maxserve.plugins.runners"),
     ("builtin.executors", "maxserve.plugins.executors"),
     ("builtin.native", "maxserve.plugins.cpu"),
+    ("builtin.safetensors", "maxserve.plugins.safetensors"),
     ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.cuda", "maxserve.plugins.cuda"),
     ("builtin.speculation", "maxserve.plugins.speculation"),

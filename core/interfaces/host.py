@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import Speculator
+    from maxserve.core.interfaces.weight_format import WeightFormat
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.manifest import Manifest
     from maxserve.core.registry.selection import Plugin
@@ -48,6 +49,7 @@ class Host(Protocol):
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
     adapters: Registry[Adapter]
+    weight_formats: Registry[WeightFormat]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -22,16 +23,16 @@ class ModelLocation(Protocol):
         """A local folder with config and tokenizer."""
         ...
 
-    def weights(self) -> list[str]:
-        """Paths of the weight files."""
+    def names(self) -> Collection[str]:
+        """The names of the files that are there, with / between folders."""
+        ...
+
+    def fetch(self, names: Sequence[str]) -> list[str]:
+        """Local paths of these files; ModelError if there is none of a name."""
         ...
 
     def pipeline_tag(self) -> str | None:
         """What the page of the model says that it is for, where there is one and it can be asked."""
-        ...
-
-    def file(self, name: str) -> str:
-        """The path of one weight file; ModelError if there is none of this name."""
         ...
 
 

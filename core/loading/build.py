@@ -9,6 +9,7 @@ import torch
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.loading.weights import LinearStorage
 from maxserve.core.registry.entries import cause
 
@@ -66,7 +67,7 @@ def fill(
     load = host.load(architecture, architecture.component.load)
     load(
         module,
-        files.weights,
+        open_weights(host, files.weights, files.config),
         weight_map,
         dtype=computation.compute,
         device=device,

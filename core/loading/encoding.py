@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.safetensors_header import TensorInfo, read_header
+from maxserve.core.interfaces.weight_format import TensorInfo, WeightFile
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
@@ -19,16 +19,16 @@ _CASTABLE = ("float32", "bfloat16")
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 
 
-def stored_encoding(files: Sequence[str], packed: frozenset[str] = frozenset()) -> str:
+def stored_encoding(files: Sequence[WeightFile], packed: frozenset[str] = frozenset()) -> str:
     """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
 
     `packed` types do not count: what is unpacked is served as the other weights are.
     """
     sizes: Counter[str] = Counter()
     for file in files:
-        for name, tensor in read_header(file).items():
+        for name, tensor in file.tensors.items():
             if tensor.dtype not in _INDICES | packed:
-                sizes[_encoding(file, name, tensor)] += tensor.size
+                sizes[_encoding(file.path, name, tensor)] += tensor.size
     if not sizes:
         raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")
     return sizes.most_common(1)[0][0]
@@ -75,5 +75,5 @@ def _encoding(file: str, name: str, tensor: TensorInfo) -> str:
     return STORED[tensor.dtype]
 
 
-def _listed(files: Sequence[str]) -> str:
-    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+def _listed(files: Sequence[WeightFile]) -> str:
+    return ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

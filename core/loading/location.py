@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.json_files import read_object
-from maxserve.core.loading.weight_files import choose_weights
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -26,18 +26,64 @@ class Folder:
     def folder(self) -> Path:
         return self._path
 
-    def weights(self) -> list[str]:
-        names = {file.name for file in self._path.iterdir() if file.is_file()}
-        chosen = choose_weights(names, lambda index: read_object(self._path / index), self.ref)
-        return [str(self._path / name) for name in chosen]
+    def names(self) -> Collection[str]:
+        return {file.name for file in self._path.iterdir() if file.is_file()}
+
+    def fetch(self, names: Sequence[str]) -> list[str]:
+        for name in names:
+            if not (self._path / name).is_file():
+                raise ModelError(f"--weight-path {name}: there is no such file, neither here nor in {self._path}")
+        return [str(self._path / name) for name in names]
 
     def pipeline_tag(self) -> str | None:
         return None
 
-    def file(self, name: str) -> str:
-        if not (self._path / name).is_file():
-            raise ModelError(f"--weight-path {name}: there is no such file, neither here nor in {self._path}")
-        return str(self._path / name)
+
+class LoneFile(Folder):
+    """A model in a weight file that holds config and tokenizer, too; `unpacked` is a folder with these."""
+
+    def __init__(self, path: Path, ref: str, unpacked: Path) -> None:
+        super().__init__(path.parent, ref)
+        self._name = path.name
+        self._unpacked = unpacked
+
+    def folder(self) -> Path:
+        return self._unpacked
+
+    def names(self) -> Collection[str]:
+        return {self._name}
+
+
+def unpacked(contents: Mapping[str, bytes]) -> Path:
+    """A folder with files of these contents, by name; one that an earlier start made is used again."""
+    strange = next((name for name in contents if Path(name).name != name), None)
+    if strange is not None:
+        raise ModelError(f"{strange!r} is no name of a file of a model")
+    digest = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    folder = _writable() / digest.hexdigest()[:32]
+    if not folder.is_dir():
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+        for name, content in contents.items():
+            (unfinished / name).write_bytes(content)
+        try:
+            unfinished.rename(folder)
+        except OSError:  # another process was first
+            return unfinished
+    return folder
+
+
+def _writable() -> Path:
+    """The parent of such folders: below HOME, or a private temporary one where that cannot be written."""
+    try:
+        parent = Path.home() / ".cache" / "maxserve" / "models"
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(parent, os.W_OK):
+            return parent
+    except (OSError, RuntimeError):  # the latter where no user has that id
+        pass
+    return Path(tempfile.mkdtemp(prefix="maxserve-model-"))
 
 
 def is_repository(ref: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
-from maxserve.core.loading.safetensors_header import TensorInfo
+from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:

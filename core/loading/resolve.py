@@ -6,6 +6,7 @@ A plugin may know the reference, or it is a folder.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,22 @@ from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
 from maxserve.core.interfaces.progress import Progress
+from maxserve.core.interfaces.weight_format import WeightQuery
 from maxserve.core.loading.architecture import find_fallback
 from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
 from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import check_limits, read_object, read_optional_object
-from maxserve.core.loading.location import Folder, ModelFolder, is_repository
+from maxserve.core.loading.location import Folder, LoneFile, ModelFolder, is_repository, unpacked
 from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
-from maxserve.core.loading.weight_files import validate_readable
+from maxserve.core.loading.weight_files import (
+    choose_weights,
+    holds_config,
+    model_files,
+    open_weights,
+    weight_format,
+    weight_suffixes,
+)
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
@@ -29,8 +38,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.host import Host
 
 log = logging.getLogger("maxserve.model")
-
-FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")  # no repository ends like this
 
 
 def resolve_model(
@@ -49,7 +56,7 @@ def resolve_model(
     """
     finder = _Finder(model, host, progress)
     place = finder.place()
-    folder = place.folder()
+    folder = finder.folder(place)
     config = _read_config(folder, place.ref)
     found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
     names = _classes(config, place.ref)
@@ -57,10 +64,14 @@ def resolve_model(
     architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
     check_task(wanted, architecture.task, ref=place.ref)
     _validate_overrides(model.vision_config_overrides, architecture)
-    quantization = quantization_of(host, config, place.ref)
+    quantization_of(host, config, place.ref)  # what cannot be read is not fetched
     weights = finder.weights(place)
+    config = _with_quantization(config, finder.own_folder(weights))
+    quantization = quantization_of(host, config, place.ref)
     encoding = settle_encoding(
-        stored_encoding(weights, quantization.format.types if quantization else frozenset()),
+        stored_encoding(
+            open_weights(host, weights, config), quantization.format.types if quantization else frozenset()
+        ),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or place.ref,
@@ -104,13 +115,16 @@ class _Finder:
         if path.is_dir():
             self._say_idle(ref)
             return Folder(path, ref)
+        if path.is_file() and ref.endswith(weight_suffixes(self._host)) and (own := self.own_folder([str(path)])):
+            self._say_idle(ref)
+            return LoneFile(path, ref, own)
         if path.exists():
             raise ModelError(f"{ref} is a file; give the folder it is in, and the file itself with --weight-path")
         raise self._unknown(ref)
 
     def _location(self, ref: str) -> ModelLocation | None:
         """Where a plugin says that it is."""
-        if ref.endswith(FILES) and not Path(ref).expanduser().exists():
+        if ref.endswith(weight_suffixes(self._host)) and not Path(ref).expanduser().exists():
             raise ModelError(f"there is no file {ref}; a model is a folder or a repository on the hub (org/name)")
         source = self._host.model_source(ref, self._query)
         if source is None:
@@ -136,11 +150,29 @@ class _Finder:
     def weights(self, place: ModelLocation) -> list[str]:
         """The weight files: those of --weight-path, or those beside the config."""
         paths = self._model.weight_path
-        if not paths:
-            return place.weights()
         for path in paths:
-            validate_readable(path)
-        return [self._weight_file(path, place) for path in paths]
+            weight_format(self._host, path)
+        if paths:
+            return [self._weight_file(path, place) for path in paths]
+        query = WeightQuery(
+            ref=place.ref,
+            names=place.names(),
+            fetch=lambda name: place.fetch([name])[0],
+            encoding=self._model.quantization_encoding,
+        )
+        return place.fetch(choose_weights(self._host, query))
+
+    def folder(self, place: ModelLocation) -> Path:
+        """The folder with the model's config: that of its weights, where they hold one and there is no other."""
+        folder = place.folder()
+        if (folder / "config.json").is_file() or not holds_config(self._host, self._model.weight_path or place.names()):
+            return folder
+        return self.own_folder(self.weights(place)) or folder
+
+    def own_folder(self, weights: Sequence[str]) -> Path | None:
+        """A folder with config and tokenizer that the weight files hold, if they do."""
+        files = model_files(self._host, weights)
+        return unpacked(files) if "config.json" in files else None
 
     def _weight_file(self, entry: str, place: ModelLocation) -> str:
         """One --weight-path: a local file, org/repo/file, or a file of the model's own place."""
@@ -150,13 +182,14 @@ class _Finder:
             return str(path)
         parts = entry.split("/")
         if len(parts) < 3 or not is_repository("/".join(parts[:2])):
-            return place.file(entry)
+            return place.fetch([entry])[0]
         repository, name = "/".join(parts[:2]), "/".join(parts[2:])
-        return place.file(name) if repository == place.ref else self._repository(repository).file(name)
+        location = place if repository == place.ref else self._repository(repository)
+        return location.fetch([name])[0]
 
     def _insist_on_encoding(self, entry: str, path: Path) -> None:
         if self._model.quantization_encoding is None:
-            stored = stored_encoding([str(path)])
+            stored = stored_encoding(open_weights(self._host, [str(path)], {}))
             raise ModelError(
                 f"--weight-path {entry} is a local file, so say how it is stored: --quantization-encoding {stored}"
             )
@@ -182,6 +215,14 @@ def _read_config(folder: Path, ref: str) -> dict[str, Any]:
     config = read_object(folder / "config.json")
     check_limits(config)
     return config
+
+
+def _with_quantization(config: dict[str, Any], own: Path | None) -> dict[str, Any]:
+    """The config with the quantization that the config in the folder `own`, of the weights themselves, says."""
+    if own is None:
+        return config
+    quantization = read_object(own / "config.json").get("quantization_config")
+    return config | {"quantization_config": quantization} if quantization else config
 
 
 def _validate_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:

@@ -1,128 +1,103 @@
-"""The files of a folder or repository that hold the weights.
-
-As transformers reads them, model.safetensors decides, and else the shards that model.safetensors.index.json lists,
-whatever else lies there: adapters, other precisions, what training left behind, the same weights in another format. In
-a folder without either all that can be weights is read; where it holds them twice, `--weight-path` has to choose.
-"""
+"""Weight files: which of a folder or repository are read, by the formats that plugins declare."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.weight_format import (
+    BuiltWeightFormat,
+    SupportsModelFiles,
+    WeightFile,
+    WeightFormat,
+    WeightQuery,
+)
 
-WHOLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_INDICES = ".safetensors.index.json"
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.entries import Entry
+
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _OTHERS = {"*.gguf": "GGUF", "*.onnx": "ONNX", "openvino_model.*": "OpenVINO", "*.msgpack": "Flax", "*.h5": "Keras"}
-
-# Files beside a model's own, by their names: never the weights of the model.
-_BESIDE = re.compile(r"(^|[._-])(adapter|lora|optimizer|scheduler|training|trainer|ema|rng)([._-]|s?$)", re.IGNORECASE)
-_SHARD = re.compile(r"(?P<set>.+)-(?P<number>\d+)-of-(?P<count>\d+)")
-_META = re.compile(r"consolidated(\.\d+)?(-\d+-of-\d+)?")
+_LISTED = 5
 
 
-def choose_weights(names: Collection[str], read_index: Callable[[str], Mapping[str, Any]], ref: str) -> list[str]:
-    """The safetensors files to read out of `names`; ModelError saying what there is instead."""
-    root = sorted(name for name in names if "/" not in name)
-    if INDEX in root:
-        shards = _shards(INDEX, read_index(INDEX), ref)
-        if WHOLE in root and WHOLE not in shards:
-            return [WHOLE]  # as transformers does: the index was left behind when the shards were merged
-        return _present(shards, INDEX, names, ref)
-    if WHOLE in root:
-        return [WHOLE]
-    return _other_names(root, names, read_index, ref)
+def choose_weights(host: Host, query: WeightQuery) -> list[str]:
+    """The names of the weight files to read; ModelError saying what there is instead."""
+    for entry in _by_priority(host):
+        if chosen := _built(host, entry).choose(query):
+            return list(chosen)
+    raise ModelError(_nothing(host, query))
 
 
-def _other_names(
-    root: list[str], names: Collection[str], read_index: Callable[[str], Mapping[str, Any]], ref: str
-) -> list[str]:
-    """Weights under other names than the usual ones."""
-    files = [name for name in root if name.endswith(".safetensors") and not _BESIDE.search(_stem(name))]
-    files = [name for name in files if not _META.fullmatch(_stem(name))] or files
-    if not files:
-        raise ModelError(_nothing(root, ref))
-    indices = [
-        index for index in root if index.endswith(_INDICES) and index.removesuffix(_INDICES) in map(_set_of, files)
-    ]
-    if len(indices) == 1:
-        return _present(_shards(indices[0], read_index(indices[0]), ref), indices[0], names, ref)
-    return _complete(files, ref)
+def open_weights(host: Host, paths: Iterable[str], config: Mapping[str, Any]) -> list[WeightFile]:
+    """The weight files of a model, whose config.json has the content `config`; ModelError where one cannot be read."""
+    return [weight_format(host, path).open(path, config) for path in paths]
 
 
-def _stem(name: str) -> str:
-    return name.removesuffix(".safetensors")
+def model_files(host: Host, paths: Sequence[str]) -> Mapping[str, bytes]:
+    """The config and the tokenizer that weight files hold, by file name; empty where they hold weights alone."""
+    formats = ((path, weight_format(host, path)) for path in paths)
+    holding = ((path, format) for path, format in formats if isinstance(format, SupportsModelFiles))
+    return next((format.model_files(path) for path, format in holding), {})
 
 
-def _set_of(name: str) -> str:
-    """What the files of one set have in common: their name without the number of a shard."""
-    match = _SHARD.fullmatch(_stem(name))
-    stem = match["set"] if match else _stem(name)
-    return "consolidated" if _META.fullmatch(stem) else stem
+def holds_config(host: Host, names: Iterable[str]) -> bool:
+    """Whether one of these files is in a format that has the config of the model with its weights."""
+    formats = [entry for entry in _by_priority(host) if isinstance(_built(host, entry), SupportsModelFiles)]
+    return any(name.endswith(entry.component.suffixes) for name in names for entry in formats)
 
 
-def _complete(files: list[str], ref: str) -> list[str]:
-    """The files, none of which is missing by their own count."""
-    for name in files:
-        match = _SHARD.fullmatch(_stem(name))
-        there = sum(_set_of(file) == _set_of(name) for file in files)
-        if match and int(match["count"]) != there:
-            raise ModelError(
-                f"{ref} has {there} of the {int(match['count'])} files that {name} is one of; fetch it again"
-            )
-    return files
+def weight_format(host: Host, name: str) -> BuiltWeightFormat:
+    """The format of a file of that name; ModelError for one that is not read."""
+    for entry in _by_priority(host):
+        if name.endswith(entry.component.suffixes):
+            return _built(host, entry)
+    if any(fnmatch(name, pattern) for pattern in _PICKLES):
+        raise ModelError(f"{name}: pickle files can run code and are not read; convert them to {_formats(host)}")
+    for pattern, other in _OTHERS.items():
+        if fnmatch(name, pattern):
+            raise ModelError(f"{name}: {other} files are not supported yet; use a {_formats(host)} checkpoint")
+    raise ModelError(f"{name}: weights are read from {_suffixes(host)} files only")
 
 
-def validate_readable(name: str) -> None:
-    """ModelError for a weight file in a format that is not read."""
-    if name.endswith(".safetensors"):
-        return
-    if name.endswith(".gguf"):
-        raise ModelError(f"{name}: GGUF files are not supported yet; use a safetensors checkpoint")
-    if _is_pickle(name):
-        raise ModelError(f"{name}: pickle files can run code and are not read; convert them to safetensors")
-    raise ModelError(f"{name}: weights are read from .safetensors files only")
+def weight_suffixes(host: Host) -> tuple[str, ...]:
+    """Endings of the names of files, none of which a repository has: of weights that are read, and of others."""
+    read = (suffix for entry in host.of(WeightFormat) for suffix in entry.component.suffixes)
+    return (*read, ".gguf", *(pattern.removeprefix("*") for pattern in _PICKLES))
 
 
-def _shards(index: str, content: Mapping[str, Any], ref: str) -> list[str]:
-    weight_map = content.get("weight_map")
-    if not isinstance(weight_map, Mapping) or not weight_map:
-        raise ModelError(f"{ref}: {index} has no weight_map; the file may be damaged, fetch it again")
-    return sorted({str(PurePosixPath(str(name))) for name in weight_map.values()})
+def _by_priority(host: Host) -> list[Entry[WeightFormat]]:
+    return sorted(host.of(WeightFormat), key=lambda entry: (-entry.component.priority, entry.name))
 
 
-def _present(shards: list[str], index: str, names: Collection[str], ref: str) -> list[str]:
-    """The shards, none of which is missing or outside the model's folder."""
-    outside = [name for name in shards if name.startswith("/") or ".." in PurePosixPath(name).parts]
-    missing = [name for name in shards if name not in names]
-    if outside or missing:
-        raise ModelError(
-            f"{ref}: {index} lists files that are not there: {_listed(outside or missing)}; fetch the model again"
-        )
-    return shards
+def _built(host: Host, entry: Entry[WeightFormat]) -> BuiltWeightFormat:
+    built: BuiltWeightFormat = host.build(entry, Context())
+    return built
 
 
-def _nothing(root: list[str], ref: str) -> str:
-    beside = [name for name in root if name.endswith(".safetensors")]
+def _nothing(host: Host, query: WeightQuery) -> str:
+    root = sorted(name for name in query.names if "/" not in name)
+    beside = [name for entry in _by_priority(host) for name in root if name.endswith(entry.component.suffixes)]
     if beside:
-        return f"{ref} has no weights of a model, only what lies beside them: {_listed(beside)}; fetch the model itself"
-    if any(map(_is_pickle, root)):
-        return f"{ref} has only pickle weights, which can run code and are not read; convert them to safetensors"
-    for pattern, what in _OTHERS.items():
+        listed = ", ".join(beside[:_LISTED]) + (f" and {len(beside) - _LISTED} more" if len(beside) > _LISTED else "")
+        return f"{query.ref} has no weights of a model, only what lies beside them: {listed}; fetch the model itself"
+    if any(fnmatch(name, pattern) for name in root for pattern in _PICKLES):
+        remedy = f"convert them to {_formats(host)}"
+        return f"{query.ref} has only pickle weights, which can run code and are not read; {remedy}"
+    for pattern, other in _OTHERS.items():
         if any(fnmatch(name, pattern) for name in root):
-            return f"{ref} has only {what} weights, which are not supported yet; use a safetensors checkpoint"
-    return f"{ref} has no weights: there is no .safetensors file beside config.json"
+            remedy = f"use a {_formats(host)} checkpoint"
+            return f"{query.ref} has only {other} weights, which are not supported yet; {remedy}"
+    return f"{query.ref} has no weights: there is no {_suffixes(host)} file beside config.json"
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _formats(host: Host) -> str:
+    return " or ".join(entry.name for entry in _by_priority(host))
 
 
-def _is_pickle(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _PICKLES)
+def _suffixes(host: Host) -> str:
+    return " or ".join(suffix for entry in _by_priority(host) for suffix in entry.component.suffixes)

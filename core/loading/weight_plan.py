@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.quantization import Part, Stored, stored_weights
-from maxserve.core.loading.safetensors_header import TensorInfo
 
 # Modules that torch.compile, DDP, FSDP, activation checkpointing and PEFT put around others.
 _WRAPPERS = re.compile(

@@ -16,22 +16,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
-from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import ExpertLayer, SupportsEmbedding, SupportsExperts, SupportsQuantized
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.core.loading.quantization import Checkpoint, Part
-from maxserve.core.loading.safetensors_header import read_header
+from maxserve.core.loading.quantization import Checkpoint
 from maxserve.core.loading.shards import Shard, layouts
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear, QuantizedLinear
     from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+    from maxserve.core.interfaces.weight_format import WeightFile
     from maxserve.core.loading.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
@@ -55,7 +53,7 @@ class LinearStorage:
 
 def load_weights(
     model: nn.Module,
-    files: Sequence[str],
+    files: Sequence[WeightFile],
     weight_map: WeightMap,
     *,
     dtype: torch.dtype,
@@ -74,9 +72,10 @@ def load_weights(
     checkpoint. With a `shard`, parameters become that rank's part of them. Buffers are left alone:
     `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), weight_map.exact, order, shard)
+    by_path = {file.path: file for file in files}
+    parameters = _Loaded(model, dtype, torch.device(device), by_path, weight_map.exact, order, shard)
     format = None if quantization is None else quantization.format
-    headers = {file: read_header(file) for file in files}
+    headers = {path: file.tensors for path, file in by_path.items()}
     reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format))
     if order is not None:
         order.check(read.name for read in reads)
@@ -86,11 +85,12 @@ def load_weights(
     progress.phase("Loading weights")
     done = 0
     for file in files:
-        for read, tensor in _tensors(file, [read for read in reads if read.file == file], parameters):
+        for read, tensor in _tensors(file, [read for read in reads if read.file == file.path], parameters):
+            parts = _parts(read, tensor, by_path)
             if read.target in parameters.quantized:
-                parameters.quantized[read.target].load_quantized(_parts(read, tensor), read.offset or 0)
+                parameters.quantized[read.target].load_quantized(parts, read.offset or 0)
             else:
-                for piece, numbers in _ready(read, tensor, format):
+                for piece, numbers in _ready(read, tensor, parts, format):
                     changes = order is not None and order.changes(read.name)
                     ordered = order(numbers) if order is not None and changes else numbers
                     for share, own in _taken(piece, ordered):
@@ -112,7 +112,7 @@ def place_weights(
 
     For architectures whose `load` gets the weights in a way of its own. Buffers are left alone.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), (), None)
+    parameters = _Loaded(model, dtype, torch.device(device), {}, (), None)
     tensors = parameters.tensors()
     reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
     if storage is not None:
@@ -131,7 +131,7 @@ def _in_memory(name: str, tensor: torch.Tensor) -> Read:
     return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
 
 
-def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
+def _tensors(file: WeightFile, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
     """Each read and its tensor; those that stay mapped last, through a mapping of their own.
 
     A mapping and the pages read through it stay as long as one of its tensors does. Tensors that are copied are
@@ -140,22 +140,15 @@ def _tensors(file: str, reads: Sequence[Read], parameters: _Loaded) -> Iterator[
     copied = [read for read in reads if not parameters.maps(read)]
     mapped = [read for read in reads if parameters.maps(read)]
     for group in filter(None, [*_groups(copied), mapped]):
-        try:
-            opened = safe_open(file, framework="pt")
-        except SafetensorError as error:
-            raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
-        with opened as handle:
+        with file.open() as tensor:
             for read in group:
-                yield read, handle.get_tensor(read.name)
+                yield read, tensor(read.name, read.rows)
 
 
 def _ready(
-    read: Read, tensor: torch.Tensor, format: BuiltQuantizationFormat | None
+    read: Read, tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
 ) -> Iterator[tuple[Read, torch.Tensor]]:
     """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
-    if read.rows is not None:
-        tensor = tensor[slice(*read.rows)]
-    parts = _parts(read, tensor)
     if not parts and not read.transposed:
         yield read, tensor
         return
@@ -190,15 +183,17 @@ def _changed(
     return format.unpack(parts)
 
 
-def _parts(read: Read, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+def _parts(read: Read, tensor: torch.Tensor, files: Mapping[str, WeightFile]) -> dict[str, torch.Tensor]:
     """The tensors of a quantized weight by role, the first of which has been read."""
-    return {role: tensor if part.name == read.name else _part(part) for role, part in read.parts.items()}
+    return {
+        role: tensor if part.name == read.name else _tensor(files[part.file], part.name)
+        for role, part in read.parts.items()
+    }
 
 
-def _part(part: Part) -> torch.Tensor:
-    with safe_open(part.file, framework="pt") as handle:
-        tensor: torch.Tensor = handle.get_tensor(part.name)
-        return tensor
+def _tensor(file: WeightFile, name: str) -> torch.Tensor:
+    with file.open() as tensor:
+        return tensor(name)
 
 
 def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
@@ -220,11 +215,13 @@ class _Loaded:
         model: nn.Module,
         dtype: torch.dtype,
         device: torch.device,
+        files: Mapping[str, WeightFile],
         exact: Sequence[str],
         order: PairsApart | None,
         shard: Shard | None = None,
     ) -> None:
         self._order = order
+        self._files = files
         self._dtype = dtype
         self._device = device
         self._places = _places(model)
@@ -339,7 +336,8 @@ class _Loaded:
             return False
         if read.target in self._packed or read.target in self._experts:
             return False
-        return _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
+        same = _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
+        return same and self._files[read.file].is_mapped(read.name)
 
     def load(self, read: Read, tensor: torch.Tensor) -> None:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
@@ -408,11 +406,7 @@ class _Loaded:
     def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
         """A mapped tensor through a mapping of its own, which ends after use: the pages of the other stay untouched."""
         read = self._mapped.get(target)
-        if read is None:
-            return tensor
-        with safe_open(read.file, framework="pt") as handle:
-            again: torch.Tensor = handle.get_tensor(read.name)
-            return again
+        return tensor if read is None else _tensor(self._files[read.file], read.name)
 
     def _module(self, name: str) -> nn.Module:
         """The module that has the parameter of that name."""

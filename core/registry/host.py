@@ -34,6 +34,7 @@ from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.interfaces.speculator import Speculator
+from maxserve.core.interfaces.weight_format import WeightFormat
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
 from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
@@ -82,6 +83,7 @@ class PluginHost:
     attention_backends: Registry[AttentionBackend]
     linear_methods: Registry[LinearMethod]
     adapters: Registry[Adapter]
+    weight_formats: Registry[WeightFormat]
     quantization_formats: Registry[QuantizationFormat]
     layer_compilers: Registry[LayerCompiler]
     model_runners: Registry[ModelRunner]

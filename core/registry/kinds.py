@@ -23,6 +23,7 @@ from maxserve.core.interfaces.runner import ModelRunner, Runner
 from maxserve.core.interfaces.sampler import LogitTransform, Sampler
 from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
 from maxserve.core.interfaces.speculator import Drafter, Speculator
+from maxserve.core.interfaces.weight_format import BuiltWeightFormat, WeightFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ KINDS = (
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),
     Kind(LinearMethod, "maxserve_linear_methods", BuiltLinearMethod),
     Kind(Adapter, "maxserve_adapters", AdapterTable),
+    Kind(WeightFormat, "maxserve_weight_formats", BuiltWeightFormat),
     Kind(QuantizationFormat, "maxserve_quantization_formats", BuiltQuantizationFormat),
     Kind(LayerCompiler, "maxserve_layer_compilers", CompilesLayers),
     Kind(ModelRunner, "maxserve_model_runners", Runner),

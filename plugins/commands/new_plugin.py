@@ -37,6 +37,7 @@ KINDS = {  # what it is, and how it is used
     "sampler": ("A sampler", 'Requests may carry `"{{package}}": 0.5`.'),
     "scheduler": ("A scheduler", "`max serve --scheduler {{distribution}}` runs it."),
     "speculator": ("A speculative method", "`max serve --speculative-method {{distribution}}` runs it."),
+    "weight-format": ("A weight format", "Models whose files are in it are served."),
     "tool-parser": ("A tool parser", "`max serve --tool-parser {{package}}` runs it."),
 }
 NO_COMPONENTS = ("command", "model-source")  # which `max list` does not show

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.model_source import ModelQuery
-from maxserve.loading import Folder, choose_weights, read_object
+from maxserve.loading import Folder
 from maxserve.plugins.huggingface.hub import HubClient, is_network_failure, patiently
 from maxserve.registry import cause
 
@@ -59,20 +60,19 @@ class Repository:
         self._progress.phase(f"Fetching config and tokenizer of {self.ref}")
         return self._fetch(self._revision, self._text_files)
 
-    def weights(self) -> list[str]:
-        names = self._names()
-        if names is None:
-            return self._cached().weights()
-        chosen = choose_weights(names, lambda index: read_object(self._fetch_weights([index]) / index), self.ref)
-        return self._download(chosen)
+    def names(self) -> Collection[str]:
+        return self._cached().names() if self._available is None else self._available
 
-    def file(self, name: str) -> str:
-        names = self._names()
-        if names is None:
-            return self._cached().file(name)
-        if name not in names:
-            raise ModelError(f"--weight-path {name}: {self.ref} has no such file at revision {self._weight_revision!r}")
-        return self._download([name])[0]
+    def fetch(self, names: Sequence[str]) -> list[str]:
+        if self._available is None:
+            return self._cached().fetch(names)
+        for name in names:
+            if name not in self._available:
+                revision = f"at revision {self._weight_revision!r}"
+                raise ModelError(f"--weight-path {name}: {self.ref} has no such file {revision}")
+        self._progress.phase(f"Fetching weights of {self.ref}")
+        folder = self._fetch_weights(names)
+        return [str(folder / name) for name in names]
 
     def pipeline_tag(self) -> str | None:
         if self._hub.offline:
@@ -83,7 +83,8 @@ class Repository:
             log.warning("the hub does not say what %s is for (%s): its files decide", self.ref, cause(error))
             return None
 
-    def _names(self) -> set[str] | None:
+    @cached_property
+    def _available(self) -> set[str] | None:
         """The repository's files, or None when only the cache can tell."""
         if self._hub.offline:
             return None
@@ -112,11 +113,6 @@ class Repository:
         return Folder(
             Path(self._ask(revision, lambda: self._hub_fetch(revision, ["config.json"], cached=True))), self.ref
         )
-
-    def _download(self, names: Sequence[str]) -> list[str]:
-        self._progress.phase(f"Fetching weights of {self.ref}")
-        folder = self._fetch_weights(names)
-        return [str(folder / name) for name in names]
 
     def _fetch_weights(self, names: Sequence[str]) -> Path:
         # Names are given as patterns; a bracket in one would be read as a set of characters.

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from maxserve.interfaces.errors import ModelError
@@ -23,6 +22,7 @@ from maxserve.registry import cause
 if TYPE_CHECKING:
     from maxserve.interfaces.architecture import WeightMap
     from maxserve.interfaces.progress import Progress
+    from maxserve.interfaces.weight_format import WeightFile
     from maxserve.plugins.transformers.model import Model
     from maxserve.plugins.transformers.spec import Source
 
@@ -31,7 +31,7 @@ LISTED = 5
 
 def load(
     model: Model,
-    files: Sequence[str],
+    files: Sequence[WeightFile],
     weight_map: WeightMap,
     *,
     dtype: torch.dtype,
@@ -60,15 +60,12 @@ def load(
             setattr(module, own, buffer.to(device))
 
 
-def _tensors(files: Iterable[str]) -> dict[str, Tensor]:
+def _tensors(files: Iterable[WeightFile]) -> dict[str, Tensor]:
     """Every tensor of the files, mapped."""
     found: dict[str, Tensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                found.update((unwrapped(name), handle.get_tensor(name)) for name in handle.keys())  # noqa: SIM118
-        except SafetensorError as error:
-            raise ModelError(f"the weight file {file} is damaged ({error}); fetch it again") from error
+        with file.open() as read:
+            found.update((unwrapped(name), read(name)) for name in file.tensors)
     return found
 
 

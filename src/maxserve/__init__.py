@@ -25,6 +25,7 @@ from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.interfaces.speculator import Speculator
+from maxserve.core.interfaces.weight_format import WeightFormat
 from maxserve.core.registry.builtins import ship as _ship
 from maxserve.plugins import BUILTINS as _BUILTINS
 
@@ -57,6 +58,7 @@ __all__ = [
     "Scheduler",
     "Speculator",
     "ToolParser",
+    "WeightFormat",
     "WeightMap",
     "hookimpl",
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.rotary_order import rotary_order
-    from maxserve.core.loading.weight_files import choose_weights
+    from maxserve.core.loading.weight_files import open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
@@ -48,13 +48,13 @@ __all__ = [
     "checked_parts",
     "choose_device",
     "choose_strategy",
-    "choose_weights",
     "chosen_names",
     "fill",
     "free_memory",
     "is_repository",
     "layer_pattern",
     "load_weights",
+    "open_weights",
     "place_weights",
     "preferred_backend",
     "prepare",
@@ -96,13 +96,13 @@ __getattr__ = exports(
         "checked_parts": "maxserve.core.loading.linear",
         "choose_device": "maxserve.core.loading.device",
         "choose_strategy": "maxserve.core.engine.strategy",
-        "choose_weights": "maxserve.core.loading.weight_files",
         "chosen_names": "maxserve.core.loading.kernels",
         "fill": "maxserve.core.loading.build",
         "free_memory": "maxserve.core.loading.memory",
         "is_repository": "maxserve.core.loading.location",
         "layer_pattern": "maxserve.core.loading.architecture",
         "load_weights": "maxserve.core.loading.weights",
+        "open_weights": "maxserve.core.loading.weight_files",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
         "prepare": "maxserve.core.loading.build",

@@ -168,6 +168,17 @@ def maxserve_adapters():
     assert host.build(host.adapters.get("acme"), "context").given == "context"
 
 
+def test_maxserve_weight_formats(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_weight_formats():
+    yield maxserve.WeightFormat(name="acme", build=built("weight_format"), suffixes=(".acme",))
+""")
+    entry = host.weight_formats.get("acme")
+    assert entry.component.suffixes == (".acme",)
+    assert host.build(entry, "context").given == "context"
+
+
 def test_maxserve_quantization_formats(load: Load) -> None:
     host = load("""
 @hookimpl

@@ -89,6 +89,6 @@ def _vectors(vectors: VectorInfo) -> dict[str, Any]:
 
 
 def _root(ref: str) -> str:
-    """What was loaded, as clients may know it: of a local folder its name, for its path is the operator's."""
+    """What was loaded, as clients may know it: of a local folder or file its name, for its path is the operator's."""
     path = Path(ref).expanduser()
-    return path.resolve().name if path.is_dir() else ref
+    return path.resolve().name if path.exists() else ref

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from maxserve.testing.speculator import SpeculatorChecks
     from maxserve.testing.tiny_configs import tiny_config
     from maxserve.testing.vision import VisionCases, VisionChecks, VisionQuirkChecks
+    from maxserve.testing.weight_format import WeightFormatChecks
 
 __all__ = [
     "ArchitectureCases",
@@ -70,6 +71,7 @@ __all__ = [
     "VisionCases",
     "VisionChecks",
     "VisionQuirkChecks",
+    "WeightFormatChecks",
     "generic_checks",
     "light_import",
     "max_cli",
@@ -111,6 +113,7 @@ LAZY = {
     "VisionCases": "maxserve.testing.vision",
     "VisionChecks": "maxserve.testing.vision",
     "VisionQuirkChecks": "maxserve.testing.vision",
+    "WeightFormatChecks": "maxserve.testing.weight_format",
     "generic_checks": "maxserve.testing.generic",
     "tiny_config": "maxserve.testing.tiny_configs",
     **dict.fromkeys(FIXTURES, "maxserve.testing.fixtures"),

@@ -36,6 +36,7 @@ from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.sources import CUSTOM
@@ -91,7 +92,7 @@ class Case:
         model = self.build()
         self.host.load(self.entry, self.entry.component.load)(
             model,
-            self.files,
+            open_weights(self.host, self.files, {}),
             self.weights,
             dtype=dtype,
             device=torch.device("cpu"),

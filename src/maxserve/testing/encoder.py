@@ -28,6 +28,7 @@ from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.core.loading.architecture import read_weight_map
 from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -61,7 +62,8 @@ class EncoderCase:
     def load(self, dtype: torch.dtype = torch.float32) -> Any:
         """Our model with the checkpoint's weights."""
         model, weights = self.build(), read_weight_map(self.host, self.entry, self.config, {})
-        load_weights(model, self.files, weights, dtype=dtype, device=torch.device("cpu"), progress=NullProgress())
+        files = open_weights(self.host, self.files, {})
+        load_weights(model, files, weights, dtype=dtype, device=torch.device("cpu"), progress=NullProgress())
         model.prepare()
         return model
 

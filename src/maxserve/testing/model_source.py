@@ -25,13 +25,14 @@ class ModelSourceChecks:
     """Subclass it and give the `plugin`, a module with `maxserve_model_source`.
 
     `refs` are references it knows, whose folders are there when the tests run; `others` are some it must leave alone.
-    `query` changes what operators want of a model: a revision, Python files.
+    `query` changes what operators want of a model: a revision, Python files. Weight files end in one of `suffixes`.
     """
 
     plugin: ClassVar[ModuleType]
     refs: ClassVar[Sequence[str]] = ()
     others: ClassVar[Sequence[str]] = OTHERS
     query: ClassVar[dict[str, Any]] = {}
+    suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
     def found(self, ref: str) -> ModelSource | None:
         """What the hook says of a reference."""
@@ -49,7 +50,9 @@ class ModelSourceChecks:
             folder = Path(found.path) if found.location is None else found.location.folder()
             assert (folder / "config.json").is_file(), f"{ref!r}: {folder} has no config.json"
             if found.location is not None:
-                assert all(Path(path).is_file() for path in found.location.weights()), f"{ref!r}: weights are missing"
+                weights = [name for name in found.location.names() if name.endswith(self.suffixes)]
+                assert weights, f"{ref!r}: there are no weights"
+                assert all(Path(path).is_file() for path in found.location.fetch(weights[:1])), f"{ref!r}: not fetched"
 
     def test_other_references_are_left_to_others(self) -> None:
         for ref in self.others:

@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
+from maxserve.plugins.safetensors.files import SafetensorsFile
 
 
-def saved(path: Path, **tensors: torch.Tensor) -> str:
+def saved(path: Path, **tensors: torch.Tensor) -> SafetensorsFile:
     file = str(path / f"{'-'.join(tensors)}.safetensors")
     save_file(tensors, file)
-    return file
+    return SafetensorsFile(file)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

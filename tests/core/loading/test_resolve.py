@@ -21,11 +21,13 @@ from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.quantization import QuantizationFormat
+from maxserve.core.interfaces.weight_format import WeightFormat
 from maxserve.core.loading.location import is_repository
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import Entry, Registry, load_ref
 from maxserve.plugins.huggingface.repository import Repository
+from maxserve.plugins.safetensors import maxserve_weight_formats
 
 HTTP = __import__(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
@@ -57,7 +59,10 @@ class FakeHost:
         return load_ref(entry.component.build)(context)
 
     def of(self, component: type[Any]) -> list[Any]:
-        return []  # engines
+        if component is not WeightFormat:
+            return []  # engines
+        (declared,) = maxserve_weight_formats()
+        return [Entry(kind="weight_format", component=declared, plugin="p", origin="o")]
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         if ref in self.sources:

@@ -18,6 +18,7 @@ from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.shards import Shard, Shared, layouts
 from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.safetensors.files import SafetensorsFile
 from maxserve.testing.architecture import randomised
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
 from maxserve.testing.tiny_configs import model_class, tiny_config
@@ -54,7 +55,7 @@ def loaded(host: Any, raw: dict[str, Any], folder: Path, shard: Shard | None, **
     weight_map = host.load(architecture, weights)(spec) if isinstance(weights, str) else weights
     with torch.device("meta"):
         model: nn.Module = host.build(architecture, spec)
-    files = [str(file) for file in folder.glob("*.safetensors")]
+    files = [SafetensorsFile(str(file)) for file in folder.glob("*.safetensors")]
     load_weights(
         model, files, weight_map, dtype=torch.float32, device="cpu", progress=NullProgress(), shard=shard, **options
     )

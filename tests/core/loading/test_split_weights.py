@@ -13,6 +13,7 @@ from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import load_weights
+from maxserve.plugins.safetensors.files import SafetensorsFile
 
 SPLIT = WeightMap(split={"qkv": ("q_proj", "k_proj", "v_proj")})
 
@@ -30,7 +31,7 @@ def loaded(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype = 
     with torch.device("meta"):
         model = nn.ModuleDict({"attn": Attention()})
     save_file(tensors, folder / "model.safetensors")
-    files = [str(folder / "model.safetensors")]
+    files = [SafetensorsFile(str(folder / "model.safetensors"))]
     load_weights(model, files, SPLIT, dtype=dtype, device="cpu", progress=NullProgress())
     return model
 

@@ -20,6 +20,7 @@ from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.safetensors.files import SafetensorsFile
 
 EXPERTS, DIM, INNER = 3, 4, 6
 MAP = WeightMap(
@@ -72,7 +73,8 @@ def load(tmp_path: Path) -> Load:
         paths = [str(tmp_path / f"{i}.safetensors") for i in range(len(files))]
         for path, content in zip(paths, files, strict=True):
             save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
-        load_weights(model, paths, weight_map, dtype=dtype, device="cpu", progress=NullProgress(), storage=storage)
+        opened = [SafetensorsFile(path) for path in paths]
+        load_weights(model, opened, weight_map, dtype=dtype, device="cpu", progress=NullProgress(), storage=storage)
         return model
 
     return loaded

@@ -1,105 +1,57 @@
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from maxserve import WeightFormat, hookimpl
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.weight_files import choose_weights, validate_readable
+from maxserve.core.interfaces.weight_format import WeightFile, WeightQuery
+from maxserve.core.loading.weight_files import choose_weights, holds_config, model_files, open_weights, weight_format
 
 
-def chosen(names: list[str], weight_map: Any = None) -> list[str]:
-    def read_index(name: str) -> dict[str, Any]:
-        assert name in names
-        return {"weight_map": weight_map}
+class Acme:
+    """A format of single files, of which `first.acme` is damaged."""
 
-    return choose_weights(names, read_index, "org/m")
+    def __init__(self, context: Context) -> None:
+        pass
 
+    def choose(self, query: WeightQuery) -> Sequence[str]:
+        names = sorted(name for name in query.names if name.endswith(".acme"))
+        if "first.acme" in names:
+            raise ModelError(f"{query.ref}: first.acme is damaged")
+        return [name for name in names if query.encoding in (None, name.partition(".")[0])][:1]
 
-def test_a_single_file() -> None:
-    assert chosen(["config.json", "model.safetensors", "onnx/model.safetensors"]) == ["model.safetensors"]
-
-
-def test_an_index_is_preferred() -> None:
-    names = ["a-1.safetensors", "a-2.safetensors", "extra.safetensors", "model.safetensors.index.json"]
-    assert chosen(names, {"x": "a-2.safetensors", "y": "a-1.safetensors"}) == ["a-1.safetensors", "a-2.safetensors"]
-
-
-def test_an_index_that_was_left_behind_is_not_read() -> None:
-    names = ["model.safetensors", "model.safetensors.index.json"]
-    assert chosen(names, {"x": "gone-1.safetensors"}) == ["model.safetensors"]
-    assert chosen([*names, "b.safetensors"], {"x": "model.safetensors", "y": "b.safetensors"}) == [
-        "b.safetensors",
-        "model.safetensors",
-    ]
+    def open(self, path: str, config: Mapping[str, Any]) -> WeightFile:
+        return SimpleNamespace(path=path, tensors={}, config=config)  # type: ignore[return-value]
 
 
-def test_consolidated_is_skipped_only_among_others() -> None:
-    assert chosen(["consolidated.safetensors"]) == ["consolidated.safetensors"]
-    assert chosen(["consolidated.safetensors", "b.safetensors", "a.safetensors"]) == ["a.safetensors", "b.safetensors"]
-    both = ["consolidated.0.safetensors", "consolidated.1.safetensors"]
-    assert chosen(both) == both
+class WithConfig(Acme):
+    def model_files(self, path: str) -> Mapping[str, bytes]:
+        return {"config.json": Path(path).name.encode()}
 
 
-def test_missing_shards_are_named() -> None:
-    names = ["model.safetensors.index.json", "a.safetensors"]
-    with pytest.raises(ModelError, match=r"lists files that are not there: b\.safetensors;"):
-        chosen(names, {"x": "a.safetensors", "y": "b.safetensors"})
-    with pytest.raises(ModelError, match=r"lists files that are not there: \.\./b\.safetensors"):
-        chosen([*names, "../b.safetensors"], {"y": "../b.safetensors"})
-    with pytest.raises(ModelError, match="has no weight_map"):
-        chosen(names, None)
+def plugin(build: type[Acme] = Acme, priority: int = 0) -> SimpleNamespace:
+    declared = WeightFormat(name="acme", build=build, suffixes=(".acme",), priority=priority)
+    return SimpleNamespace(maxserve_weight_formats=hookimpl(lambda: [declared]))
 
 
-BESIDE = {
-    "an adapter": ["adapter_model.safetensors", "adapter_config.json"],
-    "what training left": ["optimizer.pt", "training_state.safetensors", "training_args.bin", "rng_state.pth"],
-    "another precision": ["model.fp16.safetensors", "model.bf16-00001-of-00002.safetensors"],
-    "another precision's index": ["model.fp16.safetensors.index.json", "model.fp16-00001-of-00001.safetensors"],
-    "the vendor's own format": ["consolidated.safetensors", "consolidated.safetensors.index.json", "params.json"],
-    "old shards": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
-    "other formats": ["pytorch_model.bin", "model.onnx", "openvino_model.bin", "tf_model.h5", "flax_model.msgpack"],
-    "folders": ["original/consolidated.00.pth", "original/model.safetensors", "onnx/model.safetensors"],
-    "another model's": ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"],
-}
-
-
-@pytest.mark.parametrize("what", BESIDE)
-def test_what_lies_beside_the_weights_is_left_alone(what: str) -> None:
-    assert chosen(["model.safetensors", *BESIDE[what]]) == ["model.safetensors"]
-    shards = [
-        "model-00001-of-00003.safetensors",
-        "model-00002-of-00003.safetensors",
-        "model-00003-of-00003.safetensors",
-    ]
-    names = [*shards, "model.safetensors.index.json", *BESIDE[what]]
-    assert chosen(names, {str(i): name for i, name in enumerate(shards)}) == shards
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["model.fp16.safetensors", "adapter_model.safetensors"], ["model.fp16.safetensors"]),
-        (["weights.safetensors", "optimizer.safetensors", "consolidated.00.safetensors"], ["weights.safetensors"]),
-        (["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "lora.safetensors"], ["m-0*"]),
-        (["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"], ["consolidated*"]),
-    ],
-)
-def test_weights_of_another_name_are_found(names: list[str], expected: list[str]) -> None:
-    assert chosen(names) == [name for name in names if any(fnmatch(name, pattern) for pattern in expected)]
-
-
-def test_shards_without_an_index_must_all_be_there() -> None:
-    with pytest.raises(ModelError, match=r"has 1 of the 2 files that m-00002-of-00002\.safetensors is one of"):
-        chosen(["m-00002-of-00002.safetensors"])
+def query(*names: str, encoding: str | None = None) -> WeightQuery:
+    return WeightQuery(ref="org/m", names=names, fetch=lambda name: name, encoding=encoding)
 
 
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
         (["config.json"], "no weights: there is no .safetensors file"),
-        (["pytorch_model.bin"], "only pickle weights"),
+        (
+            ["pytorch_model.bin"],
+            "only pickle weights, which can run code and are not read; convert them to safetensors",
+        ),
         (["model.pth", "config.json"], "only pickle weights"),
         (["m-q4_k_m.gguf"], "only GGUF weights, which are not supported yet"),
         (["model.onnx"], "only ONNX weights"),
@@ -107,13 +59,47 @@ def test_shards_without_an_index_must_all_be_there() -> None:
         (["adapter_model.safetensors"], "no weights of a model, only what lies beside them: adapter_model.safetensors"),
     ],
 )
-def test_says_what_there_is_instead(names: list[str], reason: str) -> None:
+def test_says_what_there_is_instead(plugin_host: Any, names: list[str], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        chosen(names)
+        choose_weights(plugin_host(), query(*names))
 
 
-def test_named_files_must_be_safetensors() -> None:
-    validate_readable("a.safetensors")
+def test_named_files_must_be_in_a_format_that_is_read(plugin_host: Any) -> None:
+    host = plugin_host()
+    weight_format(host, "a.safetensors")
     for name, reason in [("a.gguf", "not supported yet"), ("a.bin", "pickle"), ("a.npz", "safetensors files only")]:
         with pytest.raises(ModelError, match=reason):
-            validate_readable(name)
+            weight_format(host, name)
+
+
+def test_a_plugin_brings_a_format(plugin_host: Any) -> None:
+    host = plugin_host(plugin())
+    assert choose_weights(host, query("b.acme", "a.acme", "config.json")) == ["a.acme"]
+    assert choose_weights(host, query("b.acme", "a.acme", encoding="b")) == ["b.acme"]
+    (file,) = open_weights(host, ["a.acme"], {"some": "config"})
+    assert (file.path, file.config) == ("a.acme", {"some": "config"})  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"there is no \.safetensors or \.acme file"):
+        choose_weights(host, query("config.json"))
+    with pytest.raises(ModelError, match=r"weights are read from \.safetensors or \.acme files only"):
+        weight_format(host, "a.npz")
+
+
+def test_the_format_of_highest_priority_is_read(plugin_host: Any) -> None:
+    names = ("a.acme", "model.safetensors")
+    assert choose_weights(plugin_host(plugin()), query(*names)) == ["model.safetensors"]
+    assert choose_weights(plugin_host(plugin(priority=11)), query(*names)) == ["a.acme"]
+    assert choose_weights(plugin_host(plugin()), query("a.acme", "adapter_model.safetensors")) == ["a.acme"]
+
+
+def test_incomplete_weights_are_not_passed_over_for_another_format(plugin_host: Any) -> None:
+    with pytest.raises(ModelError, match=r"org/m: first\.acme is damaged"):
+        choose_weights(plugin_host(plugin(priority=11)), query("first.acme", "model.safetensors"))
+
+
+def test_only_some_formats_hold_the_config(plugin_host: Any) -> None:
+    without, holding = plugin_host(plugin()), plugin_host(plugin(WithConfig))
+    assert not holds_config(without, ["a.acme"])
+    assert holds_config(holding, ["a.acme"])
+    assert not holds_config(holding, ["a.safetensors"])
+    assert model_files(without, ["a.acme"]) == {}
+    assert model_files(holding, ["a.safetensors", "b.acme"]) == {"config.json": b"b.acme"}

@@ -10,8 +10,8 @@ import pytest
 from maxserve.architectures.weight_maps import EXAONE, FUSED, VISION_LANGUAGE
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.architecture import next_token_layers
-from maxserve.core.loading.safetensors_header import TensorInfo
 from maxserve.core.loading.weight_plan import Parameters, plan_reads, unwrapped
 
 OURS = (

@@ -12,6 +12,7 @@ from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
+from maxserve.plugins.safetensors.files import SafetensorsFile
 
 FUSED = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj")})
 
@@ -70,20 +71,20 @@ def checkpoint(bias: bool = True, dtype: torch.dtype = torch.float32) -> dict[st
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Callable[..., list[str]]:
+def save(tmp_path: Path) -> Callable[..., list[SafetensorsFile]]:
     """Saves each dict of tensors to a file of its own."""
 
-    def save_all(*files: dict[str, torch.Tensor]) -> list[str]:
+    def save_all(*files: dict[str, torch.Tensor]) -> list[SafetensorsFile]:
         paths = [str(tmp_path / f"{i}.safetensors") for i in range(len(files))]
         for path, tensors in zip(paths, files, strict=True):
             save_file(tensors, path)
-        return paths
+        return [SafetensorsFile(path) for path in paths]
 
     return save_all
 
 
 def load(
-    model: Model, files: list[str], weight_map: WeightMap = FUSED, dtype: torch.dtype = torch.float32
+    model: Model, files: list[SafetensorsFile], weight_map: WeightMap = FUSED, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     load_weights(model, files, weight_map, dtype=dtype, device="cpu", progress=NullProgress())
     return dict(model.named_parameters(remove_duplicate=False))
@@ -96,7 +97,7 @@ def fused(tensors: dict[str, torch.Tensor], layer: int, kind: str) -> torch.Tens
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_parameter_gets_its_tensor(
-    save: Callable[..., list[str]], stored: torch.dtype, dtype: torch.dtype
+    save: Callable[..., list[SafetensorsFile]], stored: torch.dtype, dtype: torch.dtype
 ) -> None:
     tensors = checkpoint(dtype=stored)
     loaded = load(built(), save(tensors), dtype=dtype)
@@ -113,18 +114,18 @@ def test_every_parameter_gets_its_tensor(
         assert torch.equal(parameter, expected.to(dtype))
 
 
-def test_shards_may_split_a_fused_parameter(save: Callable[..., list[str]]) -> None:
+def test_shards_may_split_a_fused_parameter(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint()
     names = sorted(tensors)
     files = save(*[{name: tensors[name] for name in names[i::3]} for i in range(3)])
     assert torch.equal(load(built(), files)["layers.1.qkv_proj.weight"], fused(tensors, 1, "weight"))
 
 
-def test_unchanged_tensors_are_the_mapped_file(save: Callable[..., list[str]]) -> None:
+def test_unchanged_tensors_are_the_mapped_file(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint()
     files = save(tensors)
     loaded = load(built(), files)
-    with open(files[0], "r+b") as stream:
+    with open(files[0].path, "r+b") as stream:
         content = stream.read()
         position = content.index(tensors["embed.weight"].numpy().tobytes())
         stream.seek(position)
@@ -134,7 +135,7 @@ def test_unchanged_tensors_are_the_mapped_file(save: Callable[..., list[str]]) -
 
 
 @pytest.mark.parametrize("with_head", [True, False])
-def test_tied_heads_stay_tied(save: Callable[..., list[str]], with_head: bool) -> None:
+def test_tied_heads_stay_tied(save: Callable[..., list[SafetensorsFile]], with_head: bool) -> None:
     tensors = checkpoint()
     del tensors["lm_head.weight"]
     model = built(tied=True)
@@ -143,7 +144,7 @@ def test_tied_heads_stay_tied(save: Callable[..., list[str]], with_head: bool) -
     assert torch.equal(model.embed.weight, tensors["embed.weight"])
 
 
-def test_a_tied_head_may_be_stored_under_the_heads_name(save: Callable[..., list[str]]) -> None:
+def test_a_tied_head_may_be_stored_under_the_heads_name(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint()
     del tensors["embed.weight"]
     model = built(tied=True)
@@ -153,7 +154,7 @@ def test_a_tied_head_may_be_stored_under_the_heads_name(save: Callable[..., list
 
 @pytest.mark.parametrize("files", [1, 2])
 def test_a_head_that_differs_is_not_tied_whatever_the_config_says(
-    save: Callable[..., list[str]], files: int, caplog: pytest.LogCaptureFixture
+    save: Callable[..., list[SafetensorsFile]], files: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = checkpoint()
     head = {"lm_head.weight": tensors.pop("lm_head.weight")}
@@ -169,17 +170,17 @@ def test_a_file_the_reader_refuses_is_named(tmp_path: Path) -> None:
     save_file(checkpoint(), file)
     file.write_bytes(file.read_bytes() + b"more than the header tells of")
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        load(built(), [str(file)])
+        load(built(), [SafetensorsFile(str(file))])
 
 
-def test_buffers_are_left_alone_and_old_ones_ignored(save: Callable[..., list[str]]) -> None:
+def test_buffers_are_left_alone_and_old_ones_ignored(save: Callable[..., list[SafetensorsFile]]) -> None:
     extra = {"table": torch.ones(3), "layers.0.rotary_emb.inv_freq": torch.ones(2)}
     model = built()
     load(model, save(checkpoint() | extra))
     assert model.get_buffer("table").is_meta
 
 
-def test_names_are_renamed_and_ignored(save: Callable[..., list[str]]) -> None:
+def test_names_are_renamed_and_ignored(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = {f"model.{name.replace('embed', 'tok')}": tensor for name, tensor in checkpoint().items()}
     weight_map = WeightMap(
         fused=FUSED.fused, renames=((r"^model\.", ""), (r"^tok\.", "embed.")), ignored=(r"^vision\.",)
@@ -188,7 +189,7 @@ def test_names_are_renamed_and_ignored(save: Callable[..., list[str]]) -> None:
     assert torch.equal(load(built(), files, weight_map)["embed.weight"], checkpoint()["embed.weight"])
 
 
-def test_a_checkpoint_may_be_fused_already(save: Callable[..., list[str]]) -> None:
+def test_a_checkpoint_may_be_fused_already(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint(bias=False)
     whole = fused(tensors, 0, "weight")
     for part in "qkv":
@@ -197,7 +198,7 @@ def test_a_checkpoint_may_be_fused_already(save: Callable[..., list[str]]) -> No
     assert torch.equal(loaded["layers.0.qkv_proj.weight"], whole)
 
 
-def test_missing_and_unexpected_names_are_listed(save: Callable[..., list[str]]) -> None:
+def test_missing_and_unexpected_names_are_listed(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint()
     del tensors["layers.1.norm"], tensors["layers.0.k_proj.bias"], tensors["lm_head.weight"]
     extra = {f"extra.{i}": torch.ones(1) for i in range(7)}
@@ -210,7 +211,7 @@ def test_missing_and_unexpected_names_are_listed(save: Callable[..., list[str]])
     )
 
 
-def test_shapes_must_fit(save: Callable[..., list[str]]) -> None:
+def test_shapes_must_fit(save: Callable[..., list[SafetensorsFile]]) -> None:
     with pytest.raises(ModelError, match=r"embed\.weight has the shape \[5, 4\] in .* and \[6, 4\] in the model"):
         load(built(), save(checkpoint() | {"embed.weight": torch.ones(5, 4)}))
     with pytest.raises(
@@ -219,14 +220,14 @@ def test_shapes_must_fit(save: Callable[..., list[str]]) -> None:
         load(built(), save(checkpoint() | {"layers.0.k_proj.weight": torch.ones(3, 4)}))
 
 
-def test_a_tensor_in_two_files_is_refused(save: Callable[..., list[str]]) -> None:
+def test_a_tensor_in_two_files_is_refused(save: Callable[..., list[SafetensorsFile]]) -> None:
     for name in ("embed.weight", "layers.0.q_proj.weight"):
         files = save(checkpoint(), {name: checkpoint()[name]})
         with pytest.raises(ModelError, match="are the same parameter; name the files"):
             load(built(), files)
 
 
-def test_progress_goes_from_nothing_to_all(save: Callable[..., list[str]]) -> None:
+def test_progress_goes_from_nothing_to_all(save: Callable[..., list[SafetensorsFile]]) -> None:
     recorder = Recorder()
     files = save(checkpoint())
     load_weights(built(), files, FUSED, dtype=torch.float32, device="cpu", progress=recorder)
@@ -236,13 +237,15 @@ def test_progress_goes_from_nothing_to_all(save: Callable[..., list[str]]) -> No
     assert len(recorder.fractions) == len(checkpoint())
 
 
-def test_mappings_of_copied_tensors_end_early(save: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mappings_of_copied_tensors_end_early(
+    save: Callable[..., list[SafetensorsFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import maxserve.core.loading.weights as weights
 
     opened = []
     monkeypatch.setattr(weights, "_MAPPED_AT_ONCE", 100)
-    safe_open = weights.safe_open
-    monkeypatch.setattr(weights, "safe_open", lambda *a, **k: opened.append(a) or safe_open(*a, **k))
+    reopen = SafetensorsFile.open
+    monkeypatch.setattr(SafetensorsFile, "open", lambda file: opened.append(file) or reopen(file))
     tensors = checkpoint()
     loaded = load(built(), save(tensors), dtype=torch.bfloat16)
     size = sum(tensor.nbytes for tensor in tensors.values())
@@ -252,7 +255,7 @@ def test_mappings_of_copied_tensors_end_early(save: Callable[..., list[str]], mo
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_loads_onto_a_gpu(save: Callable[..., list[str]]) -> None:
+def test_loads_onto_a_gpu(save: Callable[..., list[SafetensorsFile]]) -> None:
     tensors = checkpoint()
     model = built()
     load_weights(model, save(tensors), FUSED, dtype=torch.bfloat16, device="cuda", progress=NullProgress())
@@ -305,7 +308,7 @@ class Method:
     ],
 )
 def test_projections_go_to_the_linear_method(
-    save: Callable[..., list[str]],
+    save: Callable[..., list[SafetensorsFile]],
     tied: bool,
     stored: torch.dtype,
     encoding: torch.dtype | None,
@@ -372,7 +375,7 @@ def test_projections_go_to_the_linear_method(
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_weights_that_a_model_has_are_placed_as_if_they_were_read(
-    save: Callable[..., list[str]], tied: bool, stored: torch.dtype, kind: type[Plain]
+    save: Callable[..., list[SafetensorsFile]], tied: bool, stored: torch.dtype, kind: type[Plain]
 ) -> None:
     from maxserve.architectures.layers import Embedding, Linear
 

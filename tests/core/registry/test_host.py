@@ -69,6 +69,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
     assert {"torch", "native"} <= set(host.attention_backends.names())
     assert "native" in host.linear_methods
     assert {"fp8", "mxfp4"} == set(host.quantization_formats.names())
+    assert "safetensors" in host.weight_formats
     assert "native" in host.layer_compilers
     assert "eager" in host.model_runners
     assert "openai" in host.routes
@@ -85,6 +86,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "linear_method",
         "adapter",
         "quantization_format",
+        "weight_format",
         "layer_compiler",
         "model_runner",
         "speculator",

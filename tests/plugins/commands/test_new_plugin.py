@@ -34,6 +34,7 @@ WRITTEN = {
     "model-runner": ("plain-run", "plain_run", "plain-run"),
     "speculator": ("foresight", "foresight", "foresight"),
     "quantization-format": ("bytewise", "bytewise", "bytewise"),
+    "weight-format": ("raw-bytes", "raw_bytes", "raw-bytes"),
     "command": ("say-name", "say_name", ""),
     "model-source": ("shelf", "shelf", ""),
 }

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.safetensors_header import TensorInfo, read_header
+from maxserve.core.interfaces.weight_format import TensorInfo
+from maxserve.plugins.safetensors.header import read_header
 
 
 def test_tells_type_shape_and_size(tmp_path: Path) -> None:

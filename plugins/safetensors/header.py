@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.weight_format import TensorInfo
 
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "BF16": 16, "F16": 16, "U8": 8, "I8": 8, "BOOL": 8}
 _LFS_POINTER = b"version https://git-lfs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """A tensor as its file describes it; `dtype` in the format's names (F32, BF16, …)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    size: int  # bytes
 
 
 def read_header(path: str) -> dict[str, TensorInfo]:
