@@ -8,6 +8,8 @@ from typing import Any
 
 from maxserve.architectures.layers.config_keys import number, size
 from maxserve.architectures.layers.rope_config import RopeConfig, read_rope
+from maxserve.architectures.layers.rotary_order import rotary_changes
+from maxserve.interfaces.architecture import TensorChange
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.errors import ModelError
 
@@ -69,6 +71,22 @@ class ModelConfig:
     def rotary_dim(self) -> int:
         """The width that rope rotates: a whole head, except where heads have a part of their own for it."""
         return self.head_dim
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether rope is applied to pairs that lie side by side, as all checkpoints of the family have them."""
+        return False
+
+    def rotary_changes(self, rope_type: str, architecture: str) -> tuple[TensorChange, ...]:
+        """What `--rope-type` asks for."""
+        return rotary_changes(
+            rope_type,
+            architecture,
+            kind=self.rope.kind,
+            head_dim=self.head_dim,
+            width=self.rope.width(self.head_dim),
+            interleaved=self.interleaved,
+        )
 
     @property
     def prompt_regimes(self) -> tuple[int, ...]:

@@ -39,7 +39,6 @@ from maxserve.core.loading.device import choose_cache_dtype, choose_device
 from maxserve.core.loading.kernels import Chooser, chosen_names
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory, weight_bytes
-from maxserve.core.loading.rotary_order import rotary_order
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
@@ -139,9 +138,9 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     layers = (*spec.cache_layers, *needs.layers)
     groups = choose_groups(target.settings, target.strategy.component, layers, spec.max_length)
     plan = _plan_memory(target, spec, module, files, needs, groups)
-    weight_map = read_weight_map(target.host, architecture, spec, files.config)
-    order = rotary_order(target.settings.model.rope_type, spec, weight_map, architecture.name)
-    fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map, order)
+    rope_type = target.settings.model.rope_type
+    weight_map = read_weight_map(target.host, architecture, spec, files.config, rope_type=rope_type)
+    fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map)
     model = cast("Model", module)  # it is both, which was checked when it was built
     prepare(model, files)
     return Loaded(

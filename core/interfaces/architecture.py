@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["Architecture", "Model", "ModelSpec", "WeightMap"]
+__all__ = ["Architecture", "Model", "ModelSpec", "OrdersRotaryRows", "TensorChange", "WeightMap"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorChange:
+    """What becomes of tensors whose names, once they are renamed, match the expression `names`: `apply(tensor)`.
+
+    The shape stays. Of a quantized weight it is applied to what comes out. A checkpoint without such tensors is refused
+    with the message `absent`, if there is one.
+    """
+
+    names: str
+    apply: Callable[[torch.Tensor], torch.Tensor]
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +45,7 @@ class WeightMap:
     along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The
     last three, expressions of our names: `transposed` parameters have their last two axes the other way round in
     checkpoints, unless these are packed; `either_way` ones in some checkpoints, as their shapes tell (equal axes: as
-    ours); `exact` ones are float32, whatever the others are.
+    ours); `exact` ones are float32, whatever the others are. `changes` are applied to tensors as they are read.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -44,6 +57,7 @@ class WeightMap:
     transposed: tuple[str, ...] = ()
     either_way: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
+    changes: tuple[TensorChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +122,16 @@ class ModelSpec(Protocol):
         Empty for models whose keys depend on nothing but the tokens up to theirs.
         """
         return ()
+
+
+@runtime_checkable
+class OrdersRotaryRows(Protocol):
+    """A ModelSpec that knows how its model applies rope, and so what `--rope-type` asks for."""
+
+    def rotary_changes(self, rope_type: str, architecture: str) -> tuple[TensorChange, ...]:
+        """What is to be done with queries and keys of a checkpoint of that type; ModelError where the type contradicts
+        the model, an `architecture` of that name."""
+        ...
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.architecture import OrdersRotaryRows, TensorChange, WeightMap
 from maxserve.core.interfaces.errors import MaxserveError, ModelError
 from maxserve.core.registry.entries import cause
 
@@ -91,8 +91,27 @@ def _brief(error: Exception) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def read_weight_map(host: Host, entry: Entry[Architecture], spec: ModelSpec, config: Mapping[str, Any]) -> WeightMap:
-    """How the names of a checkpoint of `config`, the content of config.json, become the model's."""
+def read_weight_map(
+    host: Host, entry: Entry[Architecture], spec: ModelSpec, config: Mapping[str, Any], *, rope_type: str | None = None
+) -> WeightMap:
+    """How the tensors of a checkpoint of `config`, the content of config.json, become the model's.
+
+    `rope_type` (--rope-type) says how its rotary rows are ordered; ModelError where that contradicts the model.
+    """
     given = entry.component.weights
     found: WeightMap = given if isinstance(given, WeightMap) else host.load(entry, given)(spec)
-    return replace(found, optional=(*found.optional, *next_token_layers(config)))
+    optional = (*found.optional, *next_token_layers(config))
+    return replace(found, optional=optional, changes=(*found.changes, *_rotary_changes(spec, rope_type, entry.name)))
+
+
+def _rotary_changes(spec: ModelSpec, rope_type: str | None, architecture: str) -> tuple[TensorChange, ...]:
+    if rope_type is None:
+        return ()
+    if isinstance(spec, OrdersRotaryRows):
+        return spec.rotary_changes(rope_type, architecture)
+    if rope_type == "none":
+        return ()
+    raise ModelError(
+        f"--rope-type {rope_type}: architecture {architecture} has no rotary positions, or does not say how they are; "
+        "leave it out"
+    )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.kernels import Computation
-    from maxserve.core.loading.rotary_order import PairsApart
     from maxserve.core.registry.entries import Entry
 
 
@@ -58,9 +57,8 @@ def fill(
     device: torch.device,
     progress: Progress,
     weight_map: WeightMap,
-    order: PairsApart | None = None,
 ) -> None:
-    """Gives the module its weights, the rows of which `order` puts in order, and its kernels."""
+    """Gives the module its weights and its kernels."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
     method = computation.linear_method
     storage = None if method is None else LinearStorage(method=method, encoding=encoding)
@@ -72,7 +70,6 @@ def fill(
         dtype=computation.compute,
         device=device,
         progress=progress,
-        order=order,
         storage=storage,
         quantization=quantization_of(host, files.config, files.ref),
     )

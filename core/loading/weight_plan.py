@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.quantization import Part, Stored, stored_weights
+
+if TYPE_CHECKING:
+    import torch
 
 # Modules that torch.compile, DDP, FSDP, activation checkpointing and PEFT put around others.
 _WRAPPERS = re.compile(
@@ -89,6 +93,7 @@ class Read:
     `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `parts`
     are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out. `taken` are the
     axes, counted from the last, of which only indices from the first number to before the second are taken in the end.
+    `change` is applied before, to what is unpacked and the right way round.
     """
 
     file: str
@@ -104,12 +109,18 @@ class Read:
     transposed: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
     taken: tuple[tuple[int, int, int], ...] = ()
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether rows are not those of the tensor, once it is unpacked."""
+        return bool(self.taken) or self.change is not None
 
     @property
     def whole(self) -> bool:
         """Whether the tensor is the parameter as it is."""
-        changed = self.transposed or self.parts or self.taken
-        return self.entry is None and self.offset is None and self.rows is None and not changed
+        piece = self.entry is not None or self.offset is not None or self.rows is not None
+        return not (piece or self.changed or self.transposed or self.parts)
 
 
 def plan_reads(
@@ -153,6 +164,7 @@ class _Placing:
         self._parts_of_model = {base_name(name).partition(".")[0] for name in parameters.aliases} | self._modules
         self._containers: set[str] = set()  # modules in which the checkpoint has the language model beside others
         self._unplaced: list[Stored] = []
+        self._absent = {change for change in weight_map.changes if change.absent}
 
     def place(self, stored: Stored) -> None:
         """Finds the parameter for one tensor of the checkpoint."""
@@ -171,14 +183,14 @@ class _Placing:
         """Places the tensor where the model has a parameter, or parts of one, called `ours`; whether it has."""
         home = self._home(ours)
         if home is not None:
-            self._place_at(home, self._read(stored, home))
+            self._place_at(home, self._read(stored, home, ours))
         elif parts := self._parts(ours):
             self._place_parts(stored, parts)
         else:
             return ours in self._parameters.buffers
         return True
 
-    def _read(self, stored: Stored, home: _Home) -> Read:
+    def _read(self, stored: Stored, home: _Home, ours: str) -> Read:
         return Read(
             file=stored.file,
             name=stored.name,
@@ -189,7 +201,16 @@ class _Placing:
             entry=home.entry,
             transposed=not stored.parts and self._is_transposed(stored, home.place),
             parts=stored.parts,
+            change=self._change(ours),
         )
+
+    def _change(self, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What is applied to the tensor of that name."""
+        found = next((change for change in self._map.changes if re.search(change.names, name)), None)
+        if found is None:
+            return None
+        self._absent.discard(found)
+        return found.apply
 
     def _is_transposed(self, stored: Stored, place: str) -> bool:
         """Whether the tensor has its last two axes the other way round."""
@@ -213,13 +234,15 @@ class _Placing:
             raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
         start = 0
         for part, shape in zip(parts, shapes, strict=True):
-            read = self._read(stored, _Home(place=part))
+            read = self._read(stored, _Home(place=part), part)
             rows, share = (start, start + shape[0]), stored.size * shape[0] // total
             self._place_whole(part, replace(read, rows=rows, shape=shape, size=share))
             start = rows[1]
 
     def reads(self) -> list[Read]:
         """Everything to read, once all tensors are placed."""
+        if self._absent:
+            raise ModelError(next(iter(self._absent)).absent)
         missing = [name for name in self._parameters.shapes if name not in self._whole and name not in self._pieces]
         pieces = [read for target in self._pieces for read in self._pieced(target, missing)]
         beside = [stored.name for stored in self._unplaced if self._is_beside(stored)]

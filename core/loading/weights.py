@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear, QuantizedLinear
     from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
     from maxserve.core.interfaces.weight_format import WeightFile
-    from maxserve.core.loading.rotary_order import PairsApart
 
 log = logging.getLogger("maxserve.model")
 
@@ -60,7 +59,6 @@ def load_weights(
     device: torch.device | str,
     progress: Progress,
     storage: LinearStorage | None = None,
-    order: PairsApart | None = None,
     quantization: Checkpoint | None = None,
     shard: Shard | None = None,
 ) -> None:
@@ -68,17 +66,15 @@ def load_weights(
 
     Without `storage` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
     Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
-    differ. `order` changes the rows of rotated queries and keys, `quantization` is the format of a quantized
+    differ. `quantization` is the format of a quantized
     checkpoint. With a `shard`, parameters become that rank's part of them. Buffers are left alone:
     `model.prepare()` makes them. ModelError when names or shapes do not fit.
     """
     by_path = {file.path: file for file in files}
-    parameters = _Loaded(model, dtype, torch.device(device), by_path, weight_map.exact, order, shard)
+    parameters = _Loaded(model, dtype, torch.device(device), by_path, weight_map.exact, shard)
     format = None if quantization is None else quantization.format
     headers = {path: file.tensors for path, file in by_path.items()}
     reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format))
-    if order is not None:
-        order.check(read.name for read in reads)
     if storage is not None:
         parameters.create_packed(storage, reads, quantization)
     total = sum(read.size for read in reads) or 1
@@ -91,9 +87,7 @@ def load_weights(
                 parameters.quantized[read.target].load_quantized(parts, read.offset or 0)
             else:
                 for piece, numbers in _ready(read, tensor, parts, format):
-                    changes = order is not None and order.changes(read.name)
-                    ordered = order(numbers) if order is not None and changes else numbers
-                    for share, own in _taken(piece, ordered):
+                    for share, own in _taken(piece, numbers):
                         parameters.load(share, own)
             done += read.size
             progress.advance(done / total)
@@ -112,7 +106,7 @@ def place_weights(
 
     For architectures whose `load` gets the weights in a way of its own. Buffers are left alone.
     """
-    parameters = _Loaded(model, dtype, torch.device(device), {}, (), None)
+    parameters = _Loaded(model, dtype, torch.device(device), {}, ())
     tensors = parameters.tensors()
     reads = [_in_memory(name, tensor) for name, tensor in tensors.items()]
     if storage is not None:
@@ -149,15 +143,20 @@ def _ready(
     read: Read, tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
 ) -> Iterator[tuple[Read, torch.Tensor]]:
     """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
+    change = read.change or _unchanged
     if not parts and not read.transposed:
-        yield read, tensor
+        yield read, change(tensor)
         return
     if len(read.shape) == 2:
-        yield read, _changed(tensor, parts, format)
+        yield read, change(_unpacked(tensor, parts, format))
         return
     for entry in range(read.shape[0]):
         own = {role: part[entry] for role, part in parts.items()}
-        yield replace(read, entry=entry), _changed(tensor[entry], own, format)
+        yield replace(read, entry=entry), change(_unpacked(tensor[entry], own, format))
+
+
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _taken(read: Read, tensor: torch.Tensor) -> Iterator[tuple[Read, torch.Tensor]]:
@@ -174,7 +173,7 @@ def _taken(read: Read, tensor: torch.Tensor) -> Iterator[tuple[Read, torch.Tenso
         yield read if entry is None else replace(read, entry=entry), part
 
 
-def _changed(
+def _unpacked(
     tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
 ) -> torch.Tensor:
     if not parts:
@@ -217,10 +216,8 @@ class _Loaded:
         device: torch.device,
         files: Mapping[str, WeightFile],
         exact: Sequence[str],
-        order: PairsApart | None,
         shard: Shard | None = None,
     ) -> None:
-        self._order = order
         self._files = files
         self._dtype = dtype
         self._device = device
@@ -296,11 +293,11 @@ class _Loaded:
     def _create_quantized(
         self, names: Sequence[str], storage: LinearStorage, reads: Sequence[Read], quantization: Checkpoint
     ) -> bool:
-        """Whether the method takes the weight as it is quantized: all of it, no part with rows to put in order."""
+        """Whether the method takes the weight as it is quantized: all of it, no part that is changed or cut."""
         module = self._module(names[0])
         if len(names) > 1 or not isinstance(module, Linear) or not isinstance(storage.method, SupportsQuantized):
             return False
-        if not reads or not all(read.parts and read.entry is None and not self._changes(read) for read in reads):
+        if not reads or not all(read.parts and read.entry is None and not read.changed for read in reads):
             return False
         made = storage.method.create_quantized(quantization.name, quantization.format, module.outputs, module.inputs)
         if made is None:
@@ -308,13 +305,6 @@ class _Loaded:
         self.quantized[names[0]] = made
         module.set_packed(made)
         return True
-
-    def _changes(self, read: Read) -> bool:
-        """Whether rows change places or are left out."""
-        return bool(read.taken) or self._reorders(read)
-
-    def _reorders(self, read: Read) -> bool:
-        return self._order is not None and self._order.changes(read.name)
 
     def _create_experts(self, name: str, module: ExpertLayer, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""
@@ -330,11 +320,9 @@ class _Loaded:
 
     def maps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
-        if self._reorders(read) or read.target in self.quantized:
-            return False
         if not read.file or not read.whole or self._device.type != "cpu":
             return False
-        if read.target in self._packed or read.target in self._experts:
+        if any(read.target in stored for stored in (self._packed, self._experts, self.quantized)):
             return False
         same = _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
         return same and self._files[read.file].is_mapped(read.name)

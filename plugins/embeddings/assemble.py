@@ -28,7 +28,6 @@ from maxserve.loading import (
     prepare,
     read_spec,
     read_weight_map,
-    rotary_order,
     size_text,
     weight_bytes,
 )
@@ -76,9 +75,8 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(settings, spec, parameters, device)
     _check_memory(settings, spec, module, computation, files, device, tokens)
-    weight_map = read_weight_map(host, architecture, spec, files.config)
-    order = rotary_order(settings.model.rope_type, spec, weight_map, architecture.name)
-    fill(host, module, files, architecture, computation, device, progress, weight_map, order)
+    weight_map = read_weight_map(host, architecture, spec, files.config, rope_type=settings.model.rope_type)
+    fill(host, module, files, architecture, computation, device, progress, weight_map)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     prepare(model, files)
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))

@@ -38,11 +38,9 @@ def load(
     device: torch.device | str,
     progress: Progress,
     storage: LinearStorage | None = None,
-    order: object | None = None,
     quantization: object | None = None,
 ) -> None:
     """Fills `model` as `load_weights` would; what its class insists on having in float32 stays so."""
-    assert order is None, "only architectures whose config has a rope have rows to order"
     if quantization is not None:
         raise ModelError("this architecture reads no quantized checkpoints; use an unquantized one")
     progress.phase("Loading weights")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, checked_parts, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
-    from maxserve.core.loading.rotary_order import rotary_order
     from maxserve.core.loading.weight_files import open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
@@ -63,7 +62,6 @@ __all__ = [
     "read_spec",
     "read_value",
     "read_weight_map",
-    "rotary_order",
     "size_text",
     "unwrapped",
     "validate_ids",
@@ -111,7 +109,6 @@ __getattr__ = exports(
         "read_spec": "maxserve.core.loading.architecture",
         "read_value": "maxserve.core.loading.json_files",
         "read_weight_map": "maxserve.core.loading.architecture",
-        "rotary_order": "maxserve.core.loading.rotary_order",
         "size_text": "maxserve.core.loading.memory",
         "unwrapped": "maxserve.core.loading.weight_plan",
         "validate_ids": "maxserve.core.engine.validation",

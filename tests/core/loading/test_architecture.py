@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.host import Host
-from maxserve.core.loading.architecture import find_fallback, read_spec
+from maxserve.core.loading.architecture import find_fallback, read_spec, read_weight_map
 from maxserve.core.loading.location import ModelFolder
 
 FOLDER = ModelFolder(path="here", config={"architectures": ["AcmeForCausalLM"], "kind": "acme"}, trusted=True)
@@ -91,3 +92,21 @@ def test_a_model_nobody_serves_is_refused_by_name(
     done = max_cli("generate", "--model", str(tmp_path), "--prompt", "x", *options)
     assert done.status == 2
     assert re.search(message, done.err), done.err
+
+
+class Positionless:
+    """A spec without rotary positions."""
+
+    vocab_size = dim = max_length = 8
+    cache_layers = ()
+    prompt_regimes = ()
+
+
+def test_a_model_without_rotary_positions_has_none() -> None:
+    spec: Any = Positionless()
+    host: Any = SimpleNamespace()
+    entry: Any = SimpleNamespace(component=Architecture(name="A", build="x:y"), name="A")
+    for rope_type in ("none", None):
+        assert read_weight_map(host, entry, spec, {}, rope_type=rope_type).changes == ()
+    with pytest.raises(ModelError, match="architecture A has no rotary positions"):
+        read_weight_map(host, entry, spec, {}, rope_type="neox")

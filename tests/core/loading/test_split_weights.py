@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.architecture import TensorChange, WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import load_weights
@@ -27,12 +28,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(4, 4, bias=False)
 
 
-def loaded(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> nn.Module:
+def loaded(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    dtype: torch.dtype = torch.float32,
+    changes: tuple[TensorChange, ...] = (),
+) -> nn.Module:
     with torch.device("meta"):
         model = nn.ModuleDict({"attn": Attention()})
     save_file(tensors, folder / "model.safetensors")
     files = [SafetensorsFile(str(folder / "model.safetensors"))]
-    load_weights(model, files, SPLIT, dtype=dtype, device="cpu", progress=NullProgress())
+    weight_map = replace(SPLIT, changes=changes)
+    load_weights(model, files, weight_map, dtype=dtype, device="cpu", progress=NullProgress())
     return model
 
 
@@ -54,6 +61,22 @@ def test_each_gets_its_rows(tmp_path: Path, dtype: torch.dtype) -> None:
     parameters = list(model.parameters())
     assert all(p.dtype == dtype and not p.requires_grad and p.is_contiguous() for p in parameters)
     assert len({p.untyped_storage().data_ptr() for p in parameters}) == len(parameters), "each owns its memory"
+
+
+def test_tensors_are_changed_as_they_are_read(tmp_path: Path) -> None:
+    """A whole one, and a part of one, each by the name that the model has for it."""
+    given = tensors()
+    changes = (
+        TensorChange(names=r"k_proj\.weight$", apply=lambda tensor: tensor.flip(0), absent="no keys"),
+        TensorChange(names=r"out\.weight$", apply=lambda tensor: tensor + 1),
+    )
+    model = loaded(tmp_path, given, changes=changes)
+    q, k, v = given["attn.qkv.weight"].split([6, 2, 3])
+    assert torch.equal(model["attn"].k_proj.weight, k.flip(0))
+    assert torch.equal(torch.cat([model["attn"].q_proj.weight, model["attn"].v_proj.weight]), torch.cat([q, v]))
+    assert torch.equal(model["attn"].out.weight, given["attn.out.weight"] + 1)
+    with pytest.raises(ModelError, match="no such thing"):
+        loaded(tmp_path, given, changes=(TensorChange(names="nowhere", apply=torch.neg, absent="no such thing"),))
 
 
 def test_they_may_come_apart_too(tmp_path: Path) -> None:
