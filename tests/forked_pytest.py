@@ -1,11 +1,13 @@
 """Runs of pytest, each in a fork of one process that has imported what takes long: `python forked_pytest.py RUNS`.
 
 RUNS is JSON: of each run its folder (`cwd`), what is put in front of the search path (`path`), and `args` for pytest.
-The status and the output of each are printed, as JSON. What a run imports or changes no other run sees.
+The status and the output of each are printed, as JSON. What a run imports or changes no other run sees. Plugins of
+pytest that happen to be installed stay away, as from an author who has the extra `testing` alone.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -52,6 +54,8 @@ def _run(output: int, cwd: str, path: Sequence[str], args: Sequence[str]) -> int
 if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
     sys.dont_write_bytecode = True
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in SHARED:
         importlib.import_module(name)
+    gc.freeze()  # or each run looks through all of it
     print(json.dumps([_forked(**run) for run in json.loads(sys.argv[1])]))
