@@ -376,8 +376,8 @@ class SpeculativeSettings(Section):
         SpeculativeMethod | None,
         Option(registry="speculators"),
         Field(
-            description="Who drafts tokens: a name that a plugin registers; unset, none. Standalone, EAGLE and MTP are "
-            "not there yet."
+            description="Who drafts tokens: ngram (looks them up in the text before), or a name that a plugin "
+            "registers; unset, none. Standalone, EAGLE and MTP are not there yet."
         ),
     ] = None
     num_speculative_tokens: Annotated[

@@ -1,4 +1,4 @@
-"""Draft models of speculative decoding: so far, their options."""
+"""Speculative methods that come with maxserve; of draft models, so far, the options."""
 
 from __future__ import annotations
 
@@ -6,13 +6,28 @@ from collections.abc import Iterable
 
 from maxserve import hookimpl
 from maxserve.interfaces.config import ConfigSection
+from maxserve.interfaces.speculator import Speculator
 
 NO_DRAFT = "there are no draft models; leave it out"
 
 
 @hookimpl
+def maxserve_speculators() -> Iterable[Speculator]:
+    yield Speculator(
+        name="ngram",
+        build="maxserve.plugins.speculation.ngram:NgramDrafter",
+        summary="prompt lookup: goes on as when the last tokens were there before",
+    )
+
+
+@hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """The draft model, and the files that settings of it come from."""
+    """Prompt lookup, the draft model, and the files that settings of it come from."""
+    yield ConfigSection(
+        name="ngram",
+        schema="maxserve.plugins.speculation.options:NgramSettings",
+        check="maxserve.plugins.speculation.options:check_ngram",
+    )
     yield ConfigSection(
         name="draft_model",
         schema="maxserve.plugins.speculation.options:DraftModel",

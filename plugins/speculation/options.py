@@ -1,4 +1,4 @@
-"""Options of draft models."""
+"""Options of speculative methods."""
 
 from __future__ import annotations
 
@@ -12,6 +12,27 @@ from maxserve.config import CheckpointSettings, Settings, check_checkpoint
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.speculation import NO_DRAFT
+
+
+@dataclass(frozen=True, slots=True)
+class NgramSettings:
+    """Settings of prompt lookup."""
+
+    prompt_lookup_max: Annotated[
+        int, Field(description="Most last tokens that are looked for in the text before.", ge=1, le=64)
+    ] = 5
+    prompt_lookup_min: Annotated[
+        int, Field(description="Fewest last tokens that must have been there before.", ge=1, le=64)
+    ] = 2
+
+
+def check_ngram(settings: Settings, ngram: NgramSettings) -> None:
+    """SettingsError where the shortest run is longer than the longest."""
+    if ngram.prompt_lookup_min > ngram.prompt_lookup_max:
+        raise SettingsError(
+            f"--ngram.prompt-lookup-min {ngram.prompt_lookup_min} is more than --ngram.prompt-lookup-max "
+            f"{ngram.prompt_lookup_max}"
+        )
 
 
 class DraftModel(CheckpointSettings):
