@@ -22,7 +22,7 @@ import torch
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.params import ParamsReader
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
@@ -101,7 +101,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             builder=InputsBuilder(cache, PAGE, CPU),
             runner=_runner(host),
             pipeline=Pipeline(stages, CPU),
-            read_params=SamplerFields(host).read,
+            read_params=ParamsReader(host).read,
         )
     )
 

@@ -20,7 +20,7 @@ from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import device_queue_for
-from maxserve.core.engine.params import SamplerFields
+from maxserve.core.engine.params import ParamsReader
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.engine.target import Loaded, Target
@@ -219,7 +219,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         ),
         runner=AdapterRunner(runner, slots) if adapters else runner,
         pipeline=_build_pipeline(target, spec),
-        read_params=SamplerFields(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
+        read_params=ParamsReader(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
         grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/

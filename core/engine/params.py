@@ -1,118 +1,41 @@
-"""Request fields of samplers, and what the model's own generation_config says of them."""
+"""Request fields of samplers and of the scheduler, as objects of their params classes."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.config.catalog import catalog
-from maxserve.core.interfaces.errors import PluginError, RequestError
+from maxserve.core.interfaces.errors import RequestError
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
-    from maxserve.core.text.tokenizer import Tokenizer
-
-log = logging.getLogger("maxserve.engine")
-
-Grouped = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedParams:
-    """What travels to a worker, by sampler, and the tokens before which no stop string ends the answer.
+class ParamsReader:
+    """The params classes of all registered samplers and of the chosen scheduler, by component."""
 
-    `min_stop_field` is the request field that says so, empty when none does.
-    """
-
-    fields: Grouped
-    min_stop_tokens: int = 0
-    min_stop_field: str = ""
-
-
-class SamplerFields:
-    """The params classes of all registered samplers and of the chosen scheduler, by component and by field."""
-
-    def __init__(
-        self,
-        host: Host,
-        *,
-        settings: Settings | None = None,
-        vocab_size: int | None = None,
-        tokenizer: Tokenizer | None = None,
-    ) -> None:
+    def __init__(self, host: Host, *, settings: Settings | None = None, vocab_size: int | None = None) -> None:
         self.entries = _declaring(host, settings)
         self.classes: dict[str, type[Any]] = {
             name: host.load(entry, entry.component.params) for name, entry in self.entries.items()
         }
-        self.owners: dict[str, str] = {
-            field.name: sampler for sampler, cls in self.classes.items() for field in dataclasses.fields(cls)
-        }
-        self.off = {} if settings is None else _switched_off(host, settings)
         self._vocab_size = vocab_size
-        self._tokenizer = tokenizer
-
-    def group(self, values: Mapping[str, Any]) -> Grouped:
-        """Fields by sampler name; None counts as not given."""
-        grouped: Grouped = {}
-        for field, value in values.items():
-            if field not in self.owners:
-                raise RequestError(f"no sampler has a field {field!r}; see `max list samplers`", param=field)
-            if value is not None:
-                grouped.setdefault(self.owners[field], {})[field] = value
-        return grouped
-
-    def with_defaults(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Grouped:
-        """`values` over `defaults`, both by field."""
-        return self.group({**defaults, **{k: v for k, v in values.items() if v is not None}})
-
-    def usable(self, generation_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that generation_config.json gives, as each sampler reads it.
-
-        What a sampler refuses is left out, with a warning: a request that does not name it must not fail.
-        """
-        config = {name: value for name, value in generation_config.items() if value is not None}
-        usable: dict[str, Any] = {}
-        for sampler, cls in self.classes.items():
-            try:
-                if values := _defaults_from(cls, config):
-                    self._validate_switch(sampler, self._made(sampler, values), values)
-                    usable |= values
-            except (RequestError, TypeError, ValueError) as error:
-                log.warning("generation_config.json: %s; sampler %s keeps its own default", error, sampler)
-        return usable
-
-    def resolve(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ResolvedParams:
-        """`given` over usable `defaults`: checked, allowed here, and free of text."""
-        fields: Grouped = {}
-        least, named = 0, ""
-        for sampler, values in self.with_defaults(given, defaults).items():
-            made = self._made(sampler, values)
-            self._validate_switch(sampler, made, values)
-            if self._tokenizer is not None and hasattr(made, "tokenized"):
-                made = made.tokenized(self._tokenizer)
-                values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-            fields[sampler] = dict(values)
-            if (tokens := getattr(made, "min_stop_tokens", 0)) > least:
-                least, named = int(tokens), next(iter(values))
-        return ResolvedParams(fields=fields, min_stop_tokens=least, min_stop_field=named)
 
     def read(self, grouped: Mapping[str, Mapping[str, Any]]) -> dict[type[Any], Any]:
-        """The samplers' params objects, without those that ask for nothing.
+        """The params objects for fields by component, without those that ask for nothing.
 
         What a class refuses is a RequestError naming the field.
         """
-        made = [self._made(sampler, values) for sampler, values in grouped.items()]
-        return {type(wish): wish for wish in made if wish != type(wish)()}
+        made = [self.made(component, values) for component, values in grouped.items()]
+        return {type(params): params for params in made if params != type(params)()}
 
-    def _made(self, sampler: str, values: Mapping[str, Any]) -> Any:
-        cls = self.classes.get(sampler)
+    def made(self, component: str, values: Mapping[str, Any]) -> Any:
+        """The params object of one component; RequestError naming the field that its class refuses."""
+        cls = self.classes.get(component)
         if cls is None:
-            raise RequestError(f"no sampler called {sampler!r} takes request fields; see `max list samplers`")
+            raise RequestError(f"no sampler called {component!r} takes request fields; see `max list samplers`")
         try:
             made = cls(**values)
             if self._vocab_size is not None and hasattr(made, "check_vocabulary"):
@@ -121,17 +44,6 @@ class SamplerFields:
             named = [field for field in values if field in str(error)]
             raise RequestError(str(error), param=next(iter((*named, *values)), None)) from error
         return made
-
-    def _validate_switch(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
-        flag = self.off.get(sampler)
-        if flag is not None and made != type(made)():
-            field = next(iter(values))
-            raise RequestError(
-                f"{field} cannot be used: this server was started with --no-{flag[2:]}; leave it out, or start the "
-                f"server with {flag}",
-                param=field,
-                code="unsupported_parameter",
-            )
 
 
 def _declaring(host: Host, settings: Settings | None) -> dict[str, Entry[Any]]:
@@ -142,25 +54,3 @@ def _declaring(host: Host, settings: Settings | None) -> dict[str, Entry[Any]]:
         if scheduler.component.params is not None:
             found[f"{scheduler.kind} {scheduler.name}"] = scheduler
     return found
-
-
-def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
-    """The samplers whose switch is off, each with the flag that would let requests use it."""
-    options = catalog(host.plugin_sections()).by_path()
-    off = {}
-    for entry in host.samplers:
-        path = entry.component.switch
-        if not path:
-            continue
-        if path not in options or not options[path].shape.switch:
-            raise PluginError(f"{entry}: its switch {path!r} is no option that can be on or off, as section.field")
-        if not options[path].value(settings):
-            off[entry.component.name] = options[path].flag
-    return off
-
-
-def _defaults_from(cls: type[Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a params class takes from generation_config.json: those of the same names unless it says so."""
-    if hasattr(cls, "defaults_from"):
-        return dict(cls.defaults_from(config))
-    return {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}

@@ -14,7 +14,6 @@ from maxserve.core.config.components import asked_task, check_for_task, validate
 from maxserve.core.config.options import engine_options, serve_options
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import SamplerFields
 from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
 from maxserve.core.interfaces.host import Host
@@ -30,6 +29,7 @@ from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.client_text import ClientText
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
+from maxserve.plugins.api.common.sampler_fields import SamplerFields
 from maxserve.plugins.embeddings.assemble import build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
 from maxserve.plugins.embeddings.engine import EncoderEngine

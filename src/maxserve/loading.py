@@ -9,7 +9,7 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.engine.compilers import Compilers, preferred_backend
     from maxserve.core.engine.grouped_attention import GroupedAttention
-    from maxserve.core.engine.params import ResolvedParams, SamplerFields
+    from maxserve.core.engine.params import ParamsReader
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.strategy import choose_strategy
     from maxserve.core.engine.validation import validate_ids, validate_request
@@ -38,10 +38,9 @@ __all__ = [
     "LinearStorage",
     "ModelFolder",
     "NeedsRoom",
+    "ParamsReader",
     "Part",
-    "ResolvedParams",
     "Role",
-    "SamplerFields",
     "activation_bytes",
     "build_module",
     "checked_parts",
@@ -85,10 +84,9 @@ __getattr__ = exports(
         "LinearStorage": "maxserve.core.loading.weights",
         "ModelFolder": "maxserve.core.loading.location",
         "NeedsRoom": "maxserve.core.loading.memory",
+        "ParamsReader": "maxserve.core.engine.params",
         "Part": "maxserve.core.loading.linear",
-        "ResolvedParams": "maxserve.core.engine.params",
         "Role": "maxserve.core.loading.linear",
-        "SamplerFields": "maxserve.core.engine.params",
         "activation_bytes": "maxserve.core.loading.memory",
         "build_module": "maxserve.core.loading.build",
         "checked_parts": "maxserve.core.loading.linear",

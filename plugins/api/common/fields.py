@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from maxserve.interfaces.errors import PluginError, RequestError
-from maxserve.loading import ResolvedParams, SamplerFields
+from maxserve.plugins.api.common.sampler_fields import ResolvedParams, SamplerFields
 
 if TYPE_CHECKING:
     from maxserve.config import Settings

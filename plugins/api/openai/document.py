@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 from maxserve.config import catalog
 from maxserve.interfaces.host import Host
 from maxserve.interfaces.sampler import Sampler
-from maxserve.loading import SamplerFields
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
+from maxserve.plugins.api.common.sampler_fields import SamplerFields
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED
 from maxserve.plugins.api.openai.completion_body import CompletionBody
 from maxserve.registry import PluginHost, PluginOptions
