@@ -14,8 +14,9 @@ import argparse
 import numpy as np
 import torch
 
-from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer, cache_groups
+from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.plugins.cache.paged import paged_cache
+from maxserve.plugins.cache.paged.groups import cache_groups
 
 WINDOW, LAYERS, EVERY, HEAD = 512, 26, 6, 256
 PAGE, CHUNK, VALUE = 64, 2048, 2  # tokens, tokens, bytes

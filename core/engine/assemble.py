@@ -136,7 +136,7 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     needs = draft_needs(target, spec, files)
     layers = (*spec.cache_layers, *needs.layers)
-    groups = choose_groups(target.settings, target.strategy.component, layers, spec.max_length)
+    groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
     plan = _plan_memory(target, spec, module, files, needs, groups)
     rope_type = target.settings.model.rope_type
     weight_map = read_weight_map(target.host, architecture, spec, files.config, rope_type=rope_type)

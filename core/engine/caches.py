@@ -40,8 +40,8 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
     cache: Cache = target.host.build(target.strategy, context)
     if loaded.groups and not isinstance(cache, GroupedCache):
         raise PluginError(
-            f"{target.strategy} declares `windows`, but built a {type(cache).__name__} without tables for groups of "
-            "layers; build a GroupedCache, or do not declare it"
+            f"{target.strategy} declares `groups`, but built a {type(cache).__name__} without tables for groups of "
+            "layers; build a GroupedCache, or do not declare them"
         )
     return cache
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.cache import CacheGroup, cache_groups
+from maxserve.core.interfaces.cache import CacheGroup
 from maxserve.core.interfaces.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -41,15 +41,16 @@ def choose_strategy(settings: Settings, host: Host, architecture: str) -> Entry[
 
 
 def choose_groups(
-    settings: Settings, strategy: CacheStrategy, layers: Sequence[CacheLayer], max_length: int
+    settings: Settings, host: Host, entry: Entry[CacheStrategy], layers: Sequence[CacheLayer], max_length: int
 ) -> tuple[CacheGroup, ...]:
     """The groups of layers whose pages are given back when windows have passed them; none without any.
 
     `max_length` is the model's.
     """
-    if not strategy.windows:
+    if entry.component.groups is None:
         return ()
-    groups = cache_groups(layers, settings.model.max_length or max_length)
+    find = host.load(entry, entry.component.groups)
+    groups: tuple[CacheGroup, ...] = find(layers, settings.model.max_length or max_length)
     if groups and settings.kv_cache.enable_kvcache_swapping_to_host:
         log.warning(
             "--enable-kvcache-swapping-to-host: the host tier copies whole prefixes, so pages that the model's windows "

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from maxserve.core.interfaces.component import Ref
+
 
 __all__ = [
     "Cache",
@@ -29,9 +31,6 @@ __all__ = [
     "NodeOrder",
     "Bounds",
     "CacheGroup",
-    "MOST_GROUPS",
-    "cache_groups",
-    "longest",
     "pages_of",
 ]
 
@@ -41,14 +40,15 @@ class CacheStrategy(Component):
     """A keeper of keys and values. `build(CacheContext)` gives a Cache.
 
     `shares_prefixes`: rows that begin alike share pages; `host_tier`: it keeps copies of them in host memory if asked.
-    `windows`: it gives back what the windows of `CacheContext.groups` have passed, and builds a GroupedCache.
+    `groups(layers, max_length)` gives the groups of layers, as CacheGroup, whose pages are given back when windows have
+    passed them; none where no page can be. For groups it builds a GroupedCache. Without it, all pages are kept.
     """
 
     kind: ClassVar[str] = "cache_strategy"
 
     shares_prefixes: bool = True
     host_tier: bool = False
-    windows: bool = False
+    groups: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class CacheContext(Context):
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
     `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
     handed out: unused prefixes shall not make the cache touch more than `soft_pages`; open rows may have all, and
-    some room beside them. `groups`, only for strategies that declare `windows`: groups of equal layers, a table each. A
+    some room beside them. `groups`, what the strategy's own gave: groups of equal layers, a table each. A
     page is of one group at a time, and the n-th layers of all groups keep their parts of it in the same storage.
     `eviction_policies` make an order each, by the names under which plugins declare them.
     """
@@ -250,16 +250,6 @@ class GroupedCache(Cache, Protocol):
     group_block_tables: NDArray[np.int32]  # [groups, rows, pages per row]
 
 
-# A layer with a window needs no page that lies wholly before it. Pages of layers that look back equally far are given
-# back together, so these share a block table and others have their own. All pages are equal: groups
-# have the same number of layers, and the n-th layer of each keeps its keys and values in the same storage.
-#
-#     layers   0 1 2 3 4 5 6 7 8 9 10 11     w: window, F: sees everything
-#              w w w w w F w w w w w  F
-#     groups   F: 5 11   w: 0 1   w: 2 3   w: 4 6   w: 7 8   w: 9 10    a page holds keys and values of two layers
-MOST_GROUPS = 8  # each is a table per sequence, and a plan of the attention per step
-
-
 Bounds = tuple[int | None, ...]
 
 
@@ -295,58 +285,7 @@ class CacheGroup:
         return None if reach is None else -(-(reach + page_size + step) // page_size) + 1
 
 
-def cache_groups(layers: Sequence[CacheLayer], max_length: int) -> tuple[CacheGroup, ...]:
-    """The groups of a model's layers; none when no page can be given back early.
-
-    That is so when rows of `max_length` tokens fit into every window, or when layers of unlike sizes look back unlike
-    far: what such layers keep of a page would not fit into equal pages.
-    """
-    reaches: dict[tuple[int | None, int | None], list[int]] = {}
-    for index, layer in enumerate(layers):
-        reaches.setdefault(_reach(layer, max_length), []).append(index)
-    if set(reaches) <= {(None, None)}:
-        return ()
-    shapes = {(layer.kv_heads, layer.head_dim, layer.value_size, layer.values_in_keys) for layer in layers}
-    if len(reaches) > 1 and len(shapes) > 1:
-        return ()
-    size = _group_size([len(found) for found in reaches.values()])
-    return tuple(
-        CacheGroup(layers=tuple(found[start : start + size]), window=window, chunk=chunk)
-        for (window, chunk), found in sorted(reaches.items(), key=lambda item: item[0] != (None, None))
-        for start in range(0, len(found), size)
-    )
-
-
 def pages_of(tokens: int, page_size: int, bounds: Bounds) -> int:
     """Pages that a sequence of so many tokens holds at most; `bounds` are those of each group."""
     pages = -(-tokens // page_size)
     return sum(pages if bound is None else min(pages, bound) for bound in bounds)
-
-
-def longest(pages: int, page_size: int, bounds: Bounds, most: int) -> int:
-    """The most tokens, up to `most`, of a sequence that holds no more than so many pages."""
-    low, high = 0, -(-most // page_size)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if pages_of(middle * page_size, page_size, bounds) <= pages:
-            low = middle
-        else:
-            high = middle - 1
-    return min(low * page_size, most)
-
-
-def _reach(layer: CacheLayer, max_length: int) -> tuple[int | None, int | None]:
-    """Window and chunk of a layer, where rows outgrow them."""
-    window, chunk = layer.window, layer.chunk
-    return (
-        window if window is not None and window < max_length else None,
-        chunk if chunk is not None and chunk < max_length else None,
-    )
-
-
-def _group_size(counts: list[int]) -> int:
-    """Layers of a group: as many as look back one way where those are fewest, more where that made too many groups."""
-    size = min(counts)
-    while sum(-(-count // size) for count in counts) > max(MOST_GROUPS, len(counts)):
-        size += 1
-    return size

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.cache import Bounds, CacheGroup, longest, pages_of
+from maxserve.core.interfaces.cache import Bounds, CacheGroup, pages_of
 from maxserve.core.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class MemoryPlan:
         if self.page_bounds == (None,):
             return self.pages * self.page_size
         requests, left = divmod(self.pages, self.request_pages)
-        return requests * self.max_length + longest(left, self.page_size, self.page_bounds, self.max_length)
+        return requests * self.max_length + _longest(left, self.page_size, self.page_bounds, self.max_length)
 
     @property
     def request_pages(self) -> int:
@@ -274,7 +274,7 @@ def plan_memory(
     if affordable < len(bounds):
         raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))
     warnings: list[str] = []
-    capacity = longest(affordable, page_size, bounds, spec.max_length)
+    capacity = _longest(affordable, page_size, bounds, spec.max_length)
     length = _length(settings.model.max_length, spec.max_length, capacity, warnings)
     batch = _batch_size(batch, affordable // len(bounds), len(bounds), settings, warnings)
     # As many as if requests gave nothing back: what they do give back may stay as prefixes.
@@ -416,3 +416,15 @@ def _advice(settings: Settings) -> str:
         f"free some memory, lower --max-batch-input-tokens ({tokens}) or --kv-cache-page-size, raise "
         "--device-memory-utilization, or take a smaller model"
     )
+
+
+def _longest(pages: int, page_size: int, bounds: Bounds, most: int) -> int:
+    """The most tokens, up to `most`, of a sequence that holds no more than so many pages."""
+    low, high = 0, -(-most // page_size)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if pages_of(middle * page_size, page_size, bounds) <= pages:
+            low = middle
+        else:
+            high = middle - 1
+    return min(low * page_size, most)

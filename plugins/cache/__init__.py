@@ -16,7 +16,7 @@ def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
         build="maxserve.plugins.cache.paged:paged_cache",
         summary="pages; equal prefixes are shared, and --paged.eviction says which go first",
         host_tier=True,
-        windows=True,
+        groups="maxserve.plugins.cache.paged.groups:cache_groups",
     )
 
 

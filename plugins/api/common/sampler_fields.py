@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maxserve.interfaces.host import Host
     from maxserve.text import Tokenizer
 
-log = logging.getLogger("maxserve.api")
+log = logging.getLogger("maxserve.server")
 
 Grouped = dict[str, dict[str, Any]]
 

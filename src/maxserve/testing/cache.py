@@ -217,7 +217,7 @@ class CacheStrategyChecks:
 
     def test_a_window_keeps_what_it_sees(self) -> None:
         """Pages it has passed are given back, and can still be found as long as their room is not needed."""
-        if not self.declared().windows:
+        if self.declared().groups is None:
             return
         model, tokens = self.model(groups=(CacheGroup(layers=(0,), window=9),), max_length=400), np.arange(400)
         model.open(0, tokens, "")
@@ -228,7 +228,7 @@ class CacheStrategyChecks:
         assert model.open(1, tokens[:50], "") == (48 if model._shares and model._complete else 0)
 
     def test_a_prefix_is_found_where_all_windows_have_it(self) -> None:
-        if not self.declared().windows:
+        if self.declared().groups is None:
             return
         whole, window = CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=8)
         model, tokens = self.model(groups=(whole, window), pages=24), np.arange(40)
@@ -249,12 +249,12 @@ class CacheStrategyChecks:
         return ((seed, groups[seed % len(groups)]) for seed in (self.seeds if groups else ()))
 
     def _groups(self) -> Sequence[tuple[CacheGroup, ...]]:
-        """Groups of layers such as models have; none for strategies that do not declare `windows`."""
+        """Groups of layers such as models have; none for strategies that do not declare `groups`."""
         whole, near = CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=1)
         mixed = (CacheGroup(layers=(1, 4)), *(CacheGroup(layers=each, window=11) for each in ((0, 2), (3,))))
         chunks = (CacheGroup(layers=(0,)), CacheGroup(layers=(1,), chunk=10), CacheGroup(layers=(2,), window=6))
         alone = (CacheGroup(layers=(0, 1), window=13),)
-        return (mixed, chunks, alone, (whole, near)) if self.declared().windows else ()
+        return (mixed, chunks, alone, (whole, near)) if self.declared().groups is not None else ()
 
     def _random_use(self, rng: random.Random, model: Model, operations: int | None = None) -> None:
         for act in _acts(rng, model, operations or self.operations):

@@ -34,6 +34,7 @@ from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.cache.paged import PagedCache
+from maxserve.plugins.cache.paged.groups import cache_groups
 from tests.conftest import write_tokenizer
 
 WINDOW, LENGTH = 40, 400
@@ -76,7 +77,7 @@ def build(folder: Path, host: Host | None = None, **options: Any) -> Engine:
 def strategies(plugin_host: Any) -> Host:
     """With a strategy that knows no groups, and one that says it does and does not."""
     keeping = CacheStrategy(name="keeping", build=PagedCache)
-    boasting = CacheStrategy(name="boasting", build=PagedCache, windows=True)
+    boasting = CacheStrategy(name="boasting", build=PagedCache, groups=cache_groups)
     host: Host = plugin_host(SimpleNamespace(maxserve_cache_strategies=hookimpl(lambda: [keeping, boasting])))
     return host
 
@@ -176,7 +177,7 @@ def test_with_a_host_tier_pages_are_kept(folder: Path, caplog: pytest.LogCapture
 
 
 def test_who_promises_groups_must_have_tables_for_them(folder: Path, strategies: Host) -> None:
-    with pytest.raises(PluginError, match=r"boasting.*declares `windows`, but built a PagedCache without tables"):
+    with pytest.raises(PluginError, match=r"boasting.*declares `groups`, but built a PagedCache without tables"):
         build(folder, strategies, cache_strategy="boasting", **SMALL)
 
 

@@ -11,7 +11,7 @@ from maxserve.architectures import mixtral, qwen3_vl
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, cache_groups
+from maxserve.core.interfaces.cache import CacheGroup, CacheLayer
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.memory import (
     CPU_CACHE_LIMIT,
@@ -25,6 +25,7 @@ from maxserve.core.loading.memory import (
     size_text,
     weight_bytes,
 )
+from maxserve.plugins.cache.paged.groups import cache_groups
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from maxserve.core.interfaces.cache import Cache, CacheContext, CacheStrategy
 from maxserve.plugins.cache.paged import PagedCache, WindowedCache
+from maxserve.plugins.cache.paged.groups import cache_groups
 from maxserve.plugins.cache.paged.tree import Owner
 from maxserve.testing.cache import CacheStrategyChecks
 
@@ -253,7 +254,7 @@ def test_broken_caches_are_caught(broken: type[PagedCache]) -> None:
 @pytest.mark.parametrize("broken", BROKEN_WINDOWS)
 def test_broken_windows_are_caught(broken: type[WindowedCache]) -> None:
     class Checks(CacheStrategyChecks):
-        component = CacheStrategy(name="broken", build=building(broken), host_tier=True, windows=True)
+        component = CacheStrategy(name="broken", build=building(broken), host_tier=True, groups=cache_groups)
         seeds = range(4)
 
     assert failing(Checks(), WINDOWS)
@@ -261,7 +262,7 @@ def test_broken_windows_are_caught(broken: type[WindowedCache]) -> None:
 
 def test_the_same_without_the_fault_passes() -> None:
     class Checks(CacheStrategyChecks):
-        component = CacheStrategy(name="fine", build=building(UncheckedWindows), host_tier=True, windows=True)
+        component = CacheStrategy(name="fine", build=building(UncheckedWindows), host_tier=True, groups=cache_groups)
         seeds = range(2)
 
     assert failing(Checks()) == []

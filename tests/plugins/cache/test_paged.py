@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheStrategy, Node, NodeOrder
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
+from maxserve.plugins.cache.paged.groups import cache_groups
 from maxserve.plugins.cache.policies import FirstInFirstOut, LeastRecentlyUsed, MostRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
 from maxserve.testing.cache import CacheStrategyChecks
@@ -31,7 +32,7 @@ class TestPagedWithAnotherPolicy(CacheStrategyChecks):
 
 class TestWindowedWithAnotherPolicy(CacheStrategyChecks):
     component = CacheStrategy(
-        name="mine", build=lambda context: paged_cache(context, FirstInFirstOut()), host_tier=True, windows=True
+        name="mine", build=lambda context: paged_cache(context, FirstInFirstOut()), host_tier=True, groups=cache_groups
     )
     seeds = range(100, 104)
 
