@@ -101,6 +101,9 @@ class Engine:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         validate_request(request, self.info)
         validate_ids(request.prompt, self.info, "prompt")
+        if request.adapter and request.adapter not in self.info.adapters:  # the API process knows them as served names
+            known = ", ".join(self.info.adapters) or "none"
+            raise RequestError(f"there is no adapter {request.adapter!r}; there are: {known}", param="model")
         sequence = self._sequence(request)
         if request.params.constraint is None:
             self._queues.wait(sequence)

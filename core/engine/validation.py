@@ -33,9 +33,6 @@ def validate_request(request: Request, info: ModelInfo, *, prompt_field: str = "
         raise RequestError("max_tokens must be at least 1", param="max_tokens")
     if not isinstance(params.seed, int | None):
         raise RequestError(f"seed must be a whole number, got {params.seed!r}", param="seed")
-    if request.adapter and request.adapter not in info.adapters:
-        known = ", ".join(info.adapters) or "none"
-        raise RequestError(f"there is no adapter {request.adapter!r}; there are: {known}", param="model")
     _validate_supported(request, info)
     _validate_images(request, info, prompt_field)
     _validate_logprobs(params)
