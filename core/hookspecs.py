@@ -19,8 +19,10 @@ from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
 from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
@@ -216,6 +218,24 @@ def maxserve_executors() -> Iterable[Executor]:
     """Where the worker of a model runs.
 
     Example: ``yield Executor(name="acme", build="acme.executor:Launcher")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_http_servers() -> Iterable[HttpServer]:
+    """What speaks HTTP on the port.
+
+    Example: ``yield HttpServer(name="acme", build="acme.server:Server")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_middleware() -> Iterable[Middleware]:
+    """What every request passes before it comes to a route.
+
+    Example: ``yield Middleware(name="acme-login", build="acme.login:build", after=("access",))``
     """
     return ()
 

@@ -20,6 +20,8 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.lora", "maxserve.plugins.lora"),
     ("builtin.parsers", "maxserve.plugins.parsers"),
     ("builtin.grammar", "maxserve.plugins.grammar"),
+    ("builtin.uvicorn", "maxserve.plugins.uvicorn"),
+    ("builtin.middleware", "maxserve.plugins.middleware"),
     ("builtin.openai", "maxserve.plugins.api.openai"),
     ("builtin.anthropic", "maxserve.plugins.api.anthropic"),
     ("builtin.sagemaker", "maxserve.plugins.api.sagemaker"),

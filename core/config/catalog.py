@@ -127,6 +127,16 @@ def catalog(sections: Sequence[PluginSection] = ()) -> Catalog:
     return _catalog(tuple(sections))
 
 
+def without_secrets(settings: Settings, sections: Sequence[PluginSection]) -> Settings:
+    """The settings without what plugins' `secret` options were set to, for processes that need not know it."""
+    secret = {option.path for option in catalog(sections) if option.plugin and option.marker.secret}
+    left = {
+        name: {key: value for key, value in values.items() if f"{name}.{key}" not in secret}
+        for name, values in settings.plugins.sections.items()
+    }
+    return settings.model_copy(update={"plugins": settings.plugins.model_copy(update={"sections": left})})
+
+
 @lru_cache(maxsize=8)
 def _catalog(sections: tuple[PluginSection, ...]) -> Catalog:
     for each in sections:

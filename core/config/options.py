@@ -26,7 +26,6 @@ COMMON = (
     "model.served_model_name",
     "server.host",
     "server.port",
-    "server.api_key",
     "model.devices",
     "model.max_length",
     "scheduling.max_batch_size",
@@ -40,7 +39,7 @@ COMMON = (
     "plugins.plugin",
     "plugins.custom_architectures",
 )
-"""The options of the first page, in its order."""
+"""The options of the first page, in its order; those follow that plugins mark as `common`."""
 
 
 class SettingType(_ParamType):
@@ -172,8 +171,8 @@ def page_of(option: OptionSpec) -> str:
 
 def _on_page(settings: Sequence[SettingOption], page: str) -> list[SettingOption]:
     if page == COMMON_PAGE:  # without aliases, which say "Same as"
-        shown = [each for each in settings if each.option.path in COMMON and each.name == each.option.name]
-        return sorted(shown, key=lambda each: COMMON.index(each.option.path))
+        own = {each.option.path: each for each in settings if each.name == each.option.name}
+        return [*(own[path] for path in COMMON if path in own), *(e for e in own.values() if e.option.marker.common)]
     shown = [each for each in settings if page in (ALL, each.page)]
     shown = shown or [each for each in settings if any(page in flag for flag in each.opts)]
     return sorted(shown, key=lambda each: bool(each.option.unsupported))

@@ -425,89 +425,16 @@ class ServerSettings(Section):
             min_length=1,
         ),
     ] = "local"
+    http_server: Annotated[
+        str,
+        Option(metavar="NAME", registry="http_servers", server=True),
+        Field(description="What speaks HTTP: uvicorn, or a name that a plugin registers.", min_length=1),
+    ] = "uvicorn"
     enable_routes: Annotated[
         tuple[str, ...],
         Option(metavar="NAME", server=True),
         Field(description="Plugin whose HTTP routes are served besides those that are by default."),
     ] = ()
-    api_key: Annotated[
-        tuple[str, ...],
-        Option(metavar="KEY", server=True, secret=True),
-        Field(
-            description="Answer only requests that bring this key as `Authorization: Bearer KEY` or `x-api-key: KEY`; "
-            "probes of health need none. Others on this machine can read what is typed: prefer MAX_SERVE_API_KEY.",
-        ),
-    ] = ()
-    allowed_origins: Annotated[
-        tuple[str, ...],
-        Option(metavar="ORIGIN", server=True),
-        Field(
-            description="Web site, such as https://chat.example, whose pages may use this server (CORS); "
-            "* lets all of them.",
-        ),
-    ] = ()
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        Option(metavar="HOST", server=True),
-        Field(
-            description="Name by which a server without an API key may be asked for, besides addresses, localhost and "
-            "names that are not in the public DNS: that of a proxy, say. *.example.org means all below it, * any.",
-        ),
-    ] = ()
-    max_request_bytes: Annotated[
-        int,
-        Option(server=True),
-        Field(description="Largest body of a request; a larger one is answered 413.", ge=1024),
-    ] = 64 * 1024 * 1024
-    max_connections: Annotated[
-        int,
-        Option(server=True),
-        Field(
-            description="Most open connections; one more takes the place of the one that has been idle for longest.",
-            ge=1,
-        ),
-    ] = 4096
-    max_header_bytes: Annotated[
-        int,
-        Option(server=True),
-        Field(description="Longest header of a request; a longer one is answered 431, or 414.", ge=1024),
-    ] = 64 * 1024
-    header_timeout: Annotated[
-        float,
-        Option(server=True),
-        Field(description="Seconds within which the header of a request must come; 0 for no limit.", ge=0),
-    ] = 20.0
-    body_timeout: Annotated[
-        float,
-        Option(server=True),
-        Field(
-            description="Seconds over which the rate of a body that is being received is measured; 0 for no limit.",
-            ge=0,
-        ),
-    ] = 20.0
-    min_body_rate: Annotated[
-        int,
-        Option(server=True),
-        Field(description="Bytes per second in which a body must come at least, else it is answered 408.", ge=1),
-    ] = 1024
-    keep_alive_timeout: Annotated[
-        float,
-        Option(server=True),
-        Field(
-            description="Seconds for which a connection without a request stays open; longer than those of load "
-            "balancers, which would reuse it just when it closes.",
-            gt=0,
-        ),
-    ] = 75.0
-    send_timeout: Annotated[
-        float,
-        Option(server=True),
-        Field(
-            description="Seconds after which a client that does not read its answer is cut off; 0 for no limit. A "
-            "stream that is read may take as long as it likes.",
-            ge=0,
-        ),
-    ] = 120.0
     strict_fields: Annotated[
         bool,
         Option(server=True),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute, compile_path
 
-from maxserve.core.http.body import BodySchema
 from maxserve.core.http.health_gate import PROBES
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import cause
@@ -22,6 +21,10 @@ SCHEMA = "/openapi.json"
 
 _PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 _ONE, _MANY = "{}", "{path}"  # what a parameter becomes: one segment, or one and all that follow
+
+
+class BodySchema(dict[str, Any]):
+    """All of a route's description in the words of OpenAPI, as its `openapi_extra`: FastAPI has nothing to add."""
 
 
 class RouteMount(NamedTuple):
@@ -86,7 +89,7 @@ def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[
 def _check_schema(mount: RouteMount) -> None:
     """PluginError where /openapi.json could not describe the routes: one of them would take the page from all others.
 
-    What `body_schema` describes is not tried: that takes a tenth of a second of every start.
+    What a BodySchema describes is not tried: that takes a tenth of a second of every start.
     """
     routes = [each for each in mount.router.routes if isinstance(each, APIRoute) and not _is_described(each)]
     if not routes:
@@ -101,7 +104,7 @@ def _check_schema(mount: RouteMount) -> None:
 
 
 def _is_described(route: APIRoute) -> bool:
-    """Whether FastAPI has nothing to add to what `body_schema` says of a route."""
+    """Whether FastAPI has nothing to add to the BodySchema of a route."""
     needs = route.dependant
     found = (needs.path_params, needs.query_params, needs.header_params, needs.cookie_params, needs.body_params)
     plain = not any(found) and not needs.dependencies and not route.responses and not route.callbacks

@@ -55,7 +55,8 @@ class Option:
     host, such as "eviction_policies", the value is the name of a component in it, or one of `no_names`; that is checked
     at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP. A
     `policy` option is up to the scheduler: those act on it that declare it in `honours`. A switch that is not
-    `negatable` has no --no-x. The values of `secret` ones are never shown. `hidden` fields have no option.
+    `negatable` has no --no-x. The values of `secret` ones are never shown, and no worker is told them. `hidden` fields
+    have no option. `common` ones are on the first page of help.
     """
 
     alias: str = ""
@@ -66,6 +67,7 @@ class Option:
     checked: bool = True
     server: bool = False
     policy: bool = False
+    common: bool = False
     negatable: bool = True
     secret: bool = False
     hidden: bool = False

@@ -22,8 +22,10 @@ from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
 from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
 from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
@@ -89,6 +91,8 @@ class PluginHost:
     model_runners: Registry[ModelRunner]
     speculators: Registry[Speculator]
     grammar_backends: Registry[GrammarBackend]
+    http_servers: Registry[HttpServer]
+    middleware: Registry[Middleware]
     routes: Registry[Routes]
     tool_parsers: Registry[ToolParser]
     reasoning_parsers: Registry[ReasoningParser]

@@ -13,8 +13,10 @@ from maxserve.core.interfaces.component import Component
 from maxserve.core.interfaces.engine import Engine, ServedEngine
 from maxserve.core.interfaces.executor import Executor, WorkerLauncher
 from maxserve.core.interfaces.grammar import GrammarBackend, GrammarCompiler
+from maxserve.core.interfaces.http_server import HttpServer, ServesHttp
 from maxserve.core.interfaces.layer_compiler import CompilesLayers, LayerCompiler
 from maxserve.core.interfaces.linear import BuiltLinearMethod, LinearMethod
+from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.observer import Observer, StatsObserver
 from maxserve.core.interfaces.parsers import ReadsAnswer, ReasoningParser, ToolParser
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationFormat
@@ -31,7 +33,8 @@ class Kind:
     """A kind of component: the hook that declares it, what its `build` gives, whether workers have it, too.
 
     `builds` is the Protocol that is checked right after a build; None where it is checked elsewhere: a model with its
-    spec, a router with its routes.
+    spec, a router with its routes, middleware
+    with its order.
     """
 
     component: type[Component]
@@ -66,6 +69,8 @@ KINDS = (
     Kind(Speculator, "maxserve_speculators", Drafter),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
+    Kind(HttpServer, "maxserve_http_servers", ServesHttp, in_workers=False),
+    Kind(Middleware, "maxserve_middleware", in_workers=False),
     Kind(Routes, "maxserve_routes", in_workers=False),
     Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),
     Kind(ReasoningParser, "maxserve_reasoning_parsers", ReadsAnswer, in_workers=False),

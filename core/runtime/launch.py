@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
+from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import EngineError, PluginError
 from maxserve.core.interfaces.host import Host
@@ -67,7 +68,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
         manifest=host.manifest(),
-        settings=settings.model_dump_json(exclude={"server": {"api_key"}}),  # no worker needs to know it
+        settings=without_secrets(settings, host.plugin_sections()).model_dump_json(),
         files=files,
         endpoints=addresses,
         search_path=tuple(sys.path),

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 
 from maxserve.core.config.components import with_required
-from maxserve.core.http import listener
-from maxserve.core.http.access import allow_origins, headers_for
 from maxserve.core.http.app import create_app
-from maxserve.core.http.connection import ConnectionLimits, allow_connections
 from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
+from maxserve.core.http.middleware import MiddlewareStack
+from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
 from maxserve.core.interfaces.images import ReadsImages
+from maxserve.core.interfaces.middleware import MiddlewareContext
 from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.loading.images import image_reader
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
     from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.http_server import ServesHttp
     from maxserve.core.interfaces.routes import Routes
     from maxserve.core.registry.entries import Entry
     from maxserve.core.runtime.client import WorkerClient
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.server")
 
 STOPPING = "the server is stopping"
+GRACE = 5.0  # seconds that requests have to finish once the server is asked to stop
+LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +81,14 @@ class Serving:
         )
         self._probes = all_probes((entry.plugin, entry.component.probes) for entry in plan.routes)
         self._gate = HealthGate(self._probes, self._dialects)
-        server = plan.settings.server
-        limits = replace(ConnectionLimits.of(server), connections=allow_connections(server.max_connections))
-        origins = server.allowed_origins
-        app = allow_origins(self._gate, origins)
-        self._http = listener.HttpServer(app, limits, lambda origin: headers_for(origin, origins), self._dialects)
+        sections = plan.host.section_values(plan.settings)
+        wrapping = MiddlewareContext(
+            sections=sections, host=plan.settings.server.host, response=self._dialects.response
+        )
+        self._middleware = MiddlewareStack.build(plan.host, wrapping, self._dialects)
+        serving = HttpServerContext(sections=sections, grace=GRACE + LAST_WORDS, refusal=self._middleware.refusal)
+        entry = plan.host.of(HttpServer).get(plan.settings.server.http_server)
+        self._http: ServesHttp = plan.host.build(entry, serving)
         self._display = StartDisplay(sys.stderr)
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
         self._served: ServerContext | None = None  # that of the application there is
@@ -101,7 +107,7 @@ class Serving:
         self._over: asyncio.Future[None] = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        http = asyncio.ensure_future(self._http.serve(sockets=[self._plan.listening]))
+        http = asyncio.ensure_future(self._http.serve(self._middleware.around(self._gate), [self._plan.listening]))
         supervised = asyncio.ensure_future(self._plan.supervisor.run(self))
         opening = asyncio.ensure_future(self._open())
         opening.add_done_callback(self._on_opened)
@@ -113,10 +119,10 @@ class Serving:
 
     async def _close(self, http: asyncio.Future[None], supervised: asyncio.Future[None]) -> None:
         """Lets requests finish first, for which the worker is needed, and then ends the worker."""
-        self._http.stop()
-        _, unfinished = await asyncio.wait((http,), timeout=listener.GRACE)
+        self._http.stop(at_once=False)
+        _, unfinished = await asyncio.wait((http,), timeout=GRACE)
         if unfinished:
-            log.warning("%d requests still run after %g s and are cut off", self._plan.client.open, listener.GRACE)
+            log.warning("%d requests still run after %g s and are cut off", self._plan.client.open, GRACE)
             self._plan.client.stop()
         await http
         self._plan.supervisor.stop()
@@ -189,7 +195,7 @@ class Serving:
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
-        app = create_app(served, routers, self._dialects, self._probes)
+        app = create_app(served, routers, self._dialects, self._probes, self._middleware.inner)
         self._replace(served)
         return app
 

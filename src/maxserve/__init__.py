@@ -13,8 +13,10 @@ from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
 from maxserve.core.interfaces.linear import LinearMethod
+from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery, ModelSource
 from maxserve.core.interfaces.observer import Observer
 from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
@@ -43,8 +45,10 @@ __all__ = [
     "EvictionPolicy",
     "Executor",
     "GrammarBackend",
+    "HttpServer",
     "LayerCompiler",
     "LinearMethod",
+    "Middleware",
     "ModelLocation",
     "ModelQuery",
     "ModelRunner",

@@ -1,4 +1,4 @@
-"""HTTP pieces for routes: bodies, streams of events, failures, threads."""
+"""HTTP pieces for routes, middleware and servers: failures, and what describes routes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,31 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.http.access import key_in
-    from maxserve.core.http.body import body_schema, read_body
-    from maxserve.core.http.disconnect import ClientGone, unless_gone
-    from maxserve.core.http.failures import Failure, capped, failure_of, log_unforeseen
-    from maxserve.core.http.sse import EventStream, event
-    from maxserve.core.http.threads import Threads, in_thread_if
+    from maxserve.core.http.failures import RETRY_AFTER, Failure, capped, failure_of, log_unforeseen, unavailable
+    from maxserve.core.http.middleware import key_in
+    from maxserve.core.http.mounting import BodySchema
 
 __all__ = [
-    "ClientGone",
-    "EventStream",
+    "BodySchema",
     "Failure",
-    "Threads",
-    "body_schema",
+    "RETRY_AFTER",
     "capped",
-    "event",
     "failure_of",
-    "in_thread_if",
     "key_in",
     "log_unforeseen",
-    "read_body",
-    "unless_gone",
+    "unavailable",
 ]
 
 __getattr__ = exports(
     __name__,
     {
-        "ClientGone": "maxserve.core.http.disconnect",
-        "EventStream": "maxserve.core.http.sse",
+        "BodySchema": "maxserve.core.http.mounting",
         "Failure": "maxserve.core.http.failures",
-        "Threads": "maxserve.core.http.threads",
-        "body_schema": "maxserve.core.http.body",
+        "RETRY_AFTER": "maxserve.core.http.failures",
         "capped": "maxserve.core.http.failures",
-        "event": "maxserve.core.http.sse",
         "failure_of": "maxserve.core.http.failures",
-        "in_thread_if": "maxserve.core.http.threads",
-        "key_in": "maxserve.core.http.access",
+        "key_in": "maxserve.core.http.middleware",
         "log_unforeseen": "maxserve.core.http.failures",
-        "read_body": "maxserve.core.http.body",
-        "unless_gone": "maxserve.core.http.disconnect",
+        "unavailable": "maxserve.core.http.failures",
     },
 )

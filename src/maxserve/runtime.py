@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
+    from maxserve.core.runtime.heap import give_back
     from maxserve.core.runtime.lifeline import end_with_parent
     from maxserve.core.runtime.observing import Observers
 
 __all__ = [
     "Observers",
     "end_with_parent",
+    "give_back",
 ]
 
 __getattr__ = exports(
@@ -20,5 +22,6 @@ __getattr__ = exports(
     {
         "Observers": "maxserve.core.runtime.observing",
         "end_with_parent": "maxserve.core.runtime.lifeline",
+        "give_back": "maxserve.core.runtime.heap",
     },
 )

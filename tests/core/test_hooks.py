@@ -10,6 +10,8 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.cache import EvictionPolicy
 from maxserve.core.interfaces.executor import Executor
+from maxserve.core.interfaces.http_server import HttpServer
+from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.loading.progress import NullProgress
@@ -257,6 +259,26 @@ def maxserve_executors():
     yield maxserve.Executor(name="acme", build=built("executor"))
 """)
     assert host.build(host.of(Executor).get("acme"), "context").given == "context"
+
+
+def test_maxserve_http_servers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_http_servers():
+    yield maxserve.HttpServer(name="acme", build=built("http_server"))
+""")
+    assert host.build(host.of(HttpServer).get("acme"), "context").given == "context"
+
+
+def test_maxserve_middleware(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_middleware():
+    yield maxserve.Middleware(name="acme", build=lambda context: lambda app: (context, app), after=("access",))
+""")
+    entry = host.of(Middleware).get("acme")
+    assert entry.component.after == ("access",)
+    assert host.build(entry, "context")("app") == ("context", "app")
 
 
 def test_maxserve_routes(load: Load) -> None:

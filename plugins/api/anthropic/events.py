@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from maxserve.http import Failure, event
+from maxserve.http import Failure
 from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.anthropic.failures import failure_body
 from maxserve.plugins.api.common.answer import Answer, TextDelta
+from maxserve.plugins.api.common.event_stream import event
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.text_route import StreamEncoder
 

@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from maxserve.http import in_thread_if
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.anthropic.bodies import CountBody, MessageBody
 from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message, usage
@@ -21,6 +20,7 @@ from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.identity import client_of
 from maxserve.plugins.api.common.text_route import ResponsePlan, TextRoute
+from maxserve.plugins.api.common.threads import in_thread_if
 
 
 class Messages:

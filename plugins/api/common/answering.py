@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from maxserve.http import in_thread_if
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Constraint, Image
@@ -23,6 +22,7 @@ from maxserve.plugins.api.common.models import require_text
 from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
+from maxserve.plugins.api.common.threads import in_thread_if
 from maxserve.plugins.api.common.tools import ToolChoice, read_tools
 from maxserve.plugins.api.common.truncation import FIELD
 from maxserve.plugins.api.common.unsupported import warnings_of

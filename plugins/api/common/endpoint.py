@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from maxserve.http import ClientGone, Failure, body_schema, failure_of, log_unforeseen, read_body, unless_gone
+from maxserve.http import Failure, failure_of, log_unforeseen
 from maxserve.interfaces.observer import StatsObserver
+from maxserve.plugins.api.common.disconnect import ClientGone, unless_gone
+from maxserve.plugins.api.common.json_body import body_schema, read_body
 from maxserve.plugins.api.common.meter import Meter
 
 B = TypeVar("B", bound=BaseModel)

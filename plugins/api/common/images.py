@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from maxserve.http import Threads
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage, ReadsImages
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.threads import Threads
 from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from maxserve.http import Threads
 from maxserve.interfaces.routes import ServerContext
+from maxserve.plugins.api.common.threads import Threads
 
 PROMPTS = 4  # at the same time; a tokenizer lets other threads run, a template does not
 

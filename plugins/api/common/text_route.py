@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import msgspec
 from starlette.responses import Response
 
-from maxserve.http import EventStream, Failure
+from maxserve.http import Failure
 from maxserve.plugins.api.common.answer import Answer, TextDelta, answers
 from maxserve.plugins.api.common.answering import Generation
 from maxserve.plugins.api.common.endpoint import Call
+from maxserve.plugins.api.common.event_stream import EventStream
 from maxserve.plugins.api.common.meter import Meter
 
 B = TypeVar("B", contravariant=True)

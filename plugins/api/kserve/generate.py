@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from maxserve.http import Failure, event
+from maxserve.http import Failure
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Generation
 from maxserve.plugins.api.common.endpoint import Call
+from maxserve.plugins.api.common.event_stream import event
 from maxserve.plugins.api.common.text_route import ResponsePlan, StreamEncoder
 from maxserve.plugins.api.kserve.bodies import GenerateBody
 from maxserve.plugins.api.kserve.completing import VERSION, Completing

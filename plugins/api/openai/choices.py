@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from maxserve.http import Failure, event
+from maxserve.http import Failure
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Generation, usage_of
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.endpoint import Call
+from maxserve.plugins.api.common.event_stream import event
 from maxserve.plugins.api.common.identity import client_of
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.requests import RequestPlan

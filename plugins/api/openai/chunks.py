@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from maxserve.http import event
+from maxserve.plugins.api.common.event_stream import event
 
 json_of = msgspec.json.encode
 

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from maxserve.http import Failure, in_thread_if
+from maxserve.http import Failure
 from maxserve.plugins.api.common.answer import Answer
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.identity import client_of
 from maxserve.plugins.api.common.renaming import renamed
 from maxserve.plugins.api.common.text_route import ResponsePlan, TextRoute
+from maxserve.plugins.api.common.threads import in_thread_if
 from maxserve.plugins.api.openai.failures import failure_response
 from maxserve.plugins.api.openai.responses_body import ResponseBody
 from maxserve.plugins.api.openai.responses_events import ResponseEvents

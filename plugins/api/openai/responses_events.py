@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from maxserve.http import Failure, capped, event
+from maxserve.http import Failure, capped
 from maxserve.interfaces.parsers import CallDelta
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.event_stream import event
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.text_route import StreamEncoder
 from maxserve.plugins.api.openai.failures import failure_type

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
-from maxserve.http import body_schema, in_thread_if, read_body
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.json_body import body_schema, read_body
 from maxserve.plugins.api.common.requests import encoded
+from maxserve.plugins.api.common.threads import in_thread_if
 from maxserve.plugins.api.common.truncation import truncation_of
 from maxserve.plugins.api.common.unsupported import warnings_of
 from maxserve.text import TruncationSide

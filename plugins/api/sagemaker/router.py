@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from maxserve.http import ClientGone, body_schema
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
+from maxserve.plugins.api.common.disconnect import ClientGone
 from maxserve.plugins.api.common.endpoint import Endpoint
+from maxserve.plugins.api.common.json_body import body_schema
 from maxserve.plugins.api.common.text_route import TextRoute
 from maxserve.plugins.api.openai.chat import Chat
 from maxserve.plugins.api.openai.choices import ChoiceRoute, Choices

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from maxserve.testing.fixtures import light_import, max_cli, plugin_folder, plugin_host, spawned
     from maxserve.testing.generic import generic_checks
     from maxserve.testing.grammar import GrammarBackendChecks
+    from maxserve.testing.http_server import HttpServerChecks
     from maxserve.testing.layers import LayerCompilerChecks
     from maxserve.testing.linear import LinearMethodChecks
+    from maxserve.testing.middleware import MiddlewareChecks
     from maxserve.testing.model_source import ModelSourceChecks
     from maxserve.testing.observer import ObserverChecks
     from maxserve.testing.parsers import ReasoningParserChecks, ToolParserChecks
@@ -52,8 +54,10 @@ __all__ = [
     "EvictionPolicyChecks",
     "ExecutorChecks",
     "GrammarBackendChecks",
+    "HttpServerChecks",
     "LayerCompilerChecks",
     "LinearMethodChecks",
+    "MiddlewareChecks",
     "ModelSourceChecks",
     "ModelRunnerChecks",
     "ObserverChecks",
@@ -94,8 +98,10 @@ LAZY = {
     "ExecutorChecks": "maxserve.testing.executor",
     "EvictionPolicyChecks": "maxserve.testing.eviction",
     "GrammarBackendChecks": "maxserve.testing.grammar",
+    "HttpServerChecks": "maxserve.testing.http_server",
     "LayerCompilerChecks": "maxserve.testing.layers",
     "LinearMethodChecks": "maxserve.testing.linear",
+    "MiddlewareChecks": "maxserve.testing.middleware",
     "ModelSourceChecks": "maxserve.testing.model_source",
     "ModelRunnerChecks": "maxserve.testing.runner",
     "ObserverChecks": "maxserve.testing.observer",

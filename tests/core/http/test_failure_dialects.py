@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +11,16 @@ import pytest
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from maxserve.core.config import Settings
-from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.http.failures import EncodesFailure, Failure, FailureDialects
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.middleware import WrapsApp
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.middleware.options import AccessOptions, BodyOptions
+from maxserve.testing.middleware import middleware_stack
 
+HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 pytestmark = pytest.mark.anyio
 
 
@@ -34,13 +36,8 @@ def acme(name: str) -> EncodesFailure:
     return tell
 
 
-def gate_of(dialects: FailureDialects, **server: Any) -> HealthGate:
-    context: Any = SimpleNamespace(
-        owned=lambda made: made,
-        observers=(),
-        model=SimpleNamespace(name="tiny"),
-        settings=Settings(server=ServerSettings(**server)),
-    )
+def gate_of(dialects: FailureDialects, middleware: Sequence[WrapsApp] = ()) -> HealthGate:
+    context: Any = SimpleNamespace(observers=(), model=SimpleNamespace(name="tiny"))
     router = APIRouter()
 
     @router.post("/acme/ask")
@@ -52,7 +49,7 @@ def gate_of(dialects: FailureDialects, **server: Any) -> HealthGate:
         raise KeyError("inside")
 
     gate = HealthGate(dialects=dialects)
-    gate.open(create_app(context, [("/", router, "acme")], dialects))
+    gate.open(create_app(context, [("/", router, "acme")], dialects, middleware=middleware))
     return gate
 
 
@@ -77,7 +74,9 @@ Ask = Callable[[httpx.AsyncClient], Any]
     ids=["key", "size", "path", "method", "bug"],
 )
 async def test_each_failure_is_told_in_the_apis_words(ask: Ask, status: int, said: str) -> None:
-    async with client(gate_of(DIALECTS, api_key=("yes",), max_request_bytes=1024)) as http:
+    options = AccessOptions(api_key=("yes",)), BodyOptions(max_request_bytes=1024)
+    stack = middleware_stack(HOST, *options, dialects=DIALECTS)
+    async with client(gate_of(DIALECTS, stack.inner)) as http:
         http.headers["authorization"] = "" if status == 401 else "Bearer yes"
         http.headers["x-request-id"] = "mine"
         answer = await ask(http)
@@ -120,12 +119,12 @@ def test_two_plugins_cannot_word_the_same() -> None:
     [("/v1/messages", dict), ("/v1/messages/count_tokens", dict), ("/v2/models/x/infer", str), ("/v1/x", None)],
 )
 async def test_the_built_in_apis_say_how(path: str, kind: type | None) -> None:
-    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
-    given = [
-        (entry.plugin, {at: host.load(entry, ref) for at, ref in entry.component.failures.items()})
-        for entry in host.routes
-    ]
-    async with client(gate_of(FailureDialects(given), api_key=("yes",))) as http:
+    dialects = FailureDialects(
+        (entry.plugin, {at: HOST.load(entry, ref) for at, ref in entry.component.failures.items()})
+        for entry in HOST.routes
+    )
+    stack = middleware_stack(HOST, AccessOptions(api_key=("yes",)), dialects=dialects)
+    async with client(gate_of(dialects, stack.inner)) as http:
         answer = await http.post(path)
     assert answer.status_code == 401
     assert isinstance(answer.json()["error"], kind or dict)

@@ -9,7 +9,6 @@ import pytest
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from maxserve.core.config import Settings
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.observer import RequestStats, ResponseStats, StepStats
 
@@ -63,9 +62,7 @@ async def heard(*requests: tuple[str, str], root: str = "http://test/plugins/acm
     """What an observer hears of the answers to some requests."""
     listener = Listener()
     context: Any = SimpleNamespace(
-        owned=lambda made: made,
         model=SimpleNamespace(name="tiny"),
-        settings=Settings(),
         observers=(SimpleNamespace(on_step=print, on_request=print), listener),
     )
     app = create_app(context, [("", routes(), "acme")])
@@ -112,9 +109,7 @@ async def test_a_client_that_does_not_wait_for_the_end_is_a_499() -> None:
     router = APIRouter()
     router.add_api_route("/endless", lambda: StreamingResponse(endless()), methods=["GET"], response_model=None)
     listener = Listener()
-    context: Any = SimpleNamespace(
-        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=Settings(), observers=(listener,)
-    )
+    context: Any = SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=(listener,))
     app = create_app(context, [("/", router, "acme")])
     sent: list[Any] = []
 

@@ -92,6 +92,8 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "speculator",
         "grammar_backend",
         "executor",
+        "http_server",
+        "middleware",
         "routes",
         "tool_parser",
         "reasoning_parser",

@@ -31,6 +31,8 @@ WRITTEN = {
     "attention-backend": ("near-sight", "near_sight", "near-sight"),
     "engine": ("mean-rows", "mean_rows", "mean-rows"),
     "executor": ("far-away", "far_away", "far-away"),
+    "http-server": ("plain-serve", "plain_serve", "plain-serve"),
+    "middleware": ("doorkeeper", "doorkeeper", "doorkeeper"),
     "model-runner": ("plain-run", "plain_run", "plain-run"),
     "speculator": ("foresight", "foresight", "foresight"),
     "quantization-format": ("bytewise", "bytewise", "bytewise"),

@@ -14,9 +14,9 @@ from maxserve.core.runtime.launch import serve
 def main(folder: str, engine: str, changes: str, grace: str) -> int:
     supervisor.FIRST_DELAY = 0.05
     if grace:
-        from maxserve.core.http import listener
+        from maxserve.core.runtime import serving
 
-        listener.GRACE = float(grace)
+        serving.GRACE = float(grace)
     server = {"port": 0, "enable_routes": ["stub_routes"], **json.loads(changes)}
     settings = Settings.model_validate({"model": {"model_path": folder}, "server": server})
     host = PluginHost.discover(PluginOptions(plugin=("stub_routes",)), strict=True)

@@ -9,12 +9,16 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from maxserve.core.config import Settings
-from maxserve.core.config.settings import ServerSettings
+from maxserve.core.config import resolve
+from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.show import describe
 from maxserve.core.http.app import create_app
 from maxserve.core.http.health_gate import PROBES, HealthGate
+from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.middleware.options import AccessOptions
+from maxserve.testing.middleware import middleware_stack
 
+HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 pytestmark = pytest.mark.anyio
 
 
@@ -23,11 +27,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def client(**server: Any) -> httpx.AsyncClient:
-    settings = Settings(server=ServerSettings(**server))
-    context: Any = SimpleNamespace(
-        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
-    )
+def client(**access: Any) -> httpx.AsyncClient:
+    context: Any = SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=())
     router = APIRouter()
 
     @router.get("/mine")
@@ -35,7 +36,8 @@ def client(**server: Any) -> httpx.AsyncClient:
         return "here"
 
     gate = HealthGate()
-    gate.open(create_app(context, [("/", router, "acme")]))
+    middleware = middleware_stack(HOST, AccessOptions(**access)).inner
+    gate.open(create_app(context, [("/", router, "acme")], middleware=middleware))
     return httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test")
 
 
@@ -95,7 +97,10 @@ async def test_no_key_no_question() -> None:
 
 
 def test_keys_are_never_shown() -> None:
-    settings = Settings(server=ServerSettings(api_key=("sesame",)), origins={"server.api_key": "environment"})
-    text = "\n".join(describe(settings))
+    sections = HOST.plugin_sections()
+    settings = resolve({}, environ={"MAX_SERVE_API_KEY": "sesame"}, sections=sections)
+    text = "\n".join(describe(settings, sections=sections))
+    assert "sesame" not in without_secrets(settings, sections).model_dump_json()
+    assert "sesame" in settings.model_dump_json()
     assert "sesame" not in text
     assert "(not shown)" in text

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from maxserve.core.config import Settings
-from maxserve.core.config.settings import ServerSettings
-from maxserve.core.http.access import OriginCheck, allow_origins, headers_for
 from maxserve.core.http.app import create_app
-from maxserve.core.http.body import read_body
-from maxserve.core.http.failures import FailureDialects
+from maxserve.core.http.failures import Failure, FailureDialects
 from maxserve.core.http.health_gate import HealthGate
+from maxserve.core.interfaces.middleware import MiddlewareContext
+from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.api.common.endpoint import Endpoint
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.json_body import read_body
+from maxserve.plugins.middleware.access import OriginCheck
+from maxserve.plugins.middleware.options import AccessOptions, BodyOptions
+from maxserve.testing.middleware import MiddlewareChecks, middleware_stack
 
+HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 pytestmark = pytest.mark.anyio
 
 EVIL = {"Origin": "http://evil.example"}
@@ -39,11 +44,11 @@ async def never(question: Question, call: Any) -> Any:
     raise AssertionError
 
 
-def client(asked: str = "127.0.0.1:8000", /, **server: Any) -> httpx.AsyncClient:
-    settings = Settings(server=ServerSettings(**server))
-    context: Any = SimpleNamespace(
-        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
-    )
+def client(
+    asked: str = "127.0.0.1:8000", /, host: str = "127.0.0.1", largest: int = 1 << 20, **access: Any
+) -> httpx.AsyncClient:
+    context: Any = SimpleNamespace(model=SimpleNamespace(name="tiny"), observers=())
+    stack = middleware_stack(HOST, AccessOptions(**access), BodyOptions(max_request_bytes=largest), address=host)
     router = APIRouter()
 
     @router.get("/models")
@@ -60,9 +65,8 @@ def client(asked: str = "127.0.0.1:8000", /, **server: Any) -> httpx.AsyncClient
 
     Endpoint(path="/fail", body=Question, run=never).add_to(router)
     gate = HealthGate()
-    gate.open(create_app(context, [("/", router, "acme")]))
-    app = allow_origins(gate, settings.server.allowed_origins)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{asked}")
+    gate.open(create_app(context, [("/", router, "acme")], middleware=stack.inner))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(stack.around(gate)), base_url=f"http://{asked}")
 
 
 async def test_pages_of_other_sites_may_do_nothing() -> None:
@@ -199,7 +203,7 @@ async def status_of(headers: list[tuple[bytes, bytes]], **scope: Any) -> int:
     async def send(message: Message) -> None:
         found.append(message.get("status", message.get("code", 0)))
 
-    check = OriginCheck(app, server=ServerSettings(), dialects=FailureDialects())
+    check = OriginCheck(app, MiddlewareContext(host="127.0.0.1", response=FailureDialects().response))
     whole = {"type": "http", "method": "GET", "path": "/", "http_version": "1.1", "headers": headers, **scope}
     await check(whole, None, send)  # type: ignore[arg-type]
     return found[0]
@@ -267,7 +271,7 @@ async def test_pages_of_listed_sites_may_ask() -> None:
 @pytest.mark.parametrize("origins", [("https://chat.example",), ("*",)])
 async def test_every_failure_can_be_read_by_listed_sites(origins: tuple[str, ...]) -> None:
     expected = "*" if origins == ("*",) else "https://chat.example"
-    async with client(allowed_origins=origins, max_request_bytes=1024) as http:
+    async with client(allowed_origins=origins, largest=1024) as http:
         answers = {
             200: await http.get("/models", headers=SITE),
             404: await http.get("/nowhere", headers=SITE),
@@ -281,7 +285,7 @@ async def test_every_failure_can_be_read_by_listed_sites(origins: tuple[str, ...
         answers[201] = await http.get("/health", headers=SITE)
     async with client(allowed_origins=origins, api_key=("one",)) as http:
         answers[401] = await http.get("/models", headers=SITE)
-    closed = allow_origins(HealthGate(), origins)
+    closed = middleware_stack(HOST, AccessOptions(allowed_origins=origins)).around(HealthGate())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(closed), base_url="http://localhost") as http:
         answers[503] = await http.get("/models", headers=SITE)
     for status, answer in answers.items():
@@ -290,9 +294,33 @@ async def test_every_failure_can_be_read_by_listed_sites(origins: tuple[str, ...
         assert "Retry-After" in answer.headers["access-control-expose-headers"]
 
 
-def test_fields_for_answers_of_no_application() -> None:
-    site = "https://chat.example"
-    assert headers_for(site, (site,))["access-control-allow-origin"] == site
-    assert headers_for(site, ("*",))["access-control-allow-origin"] == "*"
-    assert headers_for("http://evil.example", (site,)) == {}
-    assert headers_for("", ("*",)) == {}
+def headers_for(origin: str, origins: tuple[str, ...]) -> Mapping[str, str]:
+    stack = middleware_stack(HOST, AccessOptions(allowed_origins=origins))
+    failure = Failure(status=408, message="too slow")
+    return stack.refusal(failure, Headers({"origin": origin} if origin else {})).headers
+
+
+def test_headers_of_answers_of_no_application() -> None:
+    site, field = "https://chat.example", "access-control-allow-origin"
+    assert headers_for(site, (site,))[field] == site
+    assert headers_for(site, ("*",))[field] == "*"
+    assert field not in headers_for("http://evil.example", (site,))
+    assert field not in headers_for("", ("*",))
+
+
+class TestAccess(MiddlewareChecks):
+    middleware = "access"
+    sections: ClassVar[dict[type[Any], Any]] = {AccessOptions: AccessOptions(api_key=("one",))}
+    admitted: ClassVar[dict[str, str]] = {"x-api-key": "one"}
+    refused: ClassVar[dict[int, dict[str, str]]] = {401: {"x-api-key": "two"}}
+
+
+class TestPages(MiddlewareChecks):
+    middleware = "access"
+    refused: ClassVar[dict[int, dict[str, str]]] = {403: EVIL, 400: {"host": "a b"}}
+
+
+class TestCors(MiddlewareChecks):
+    middleware = "cors"
+    sections: ClassVar[dict[type[Any], Any]] = {AccessOptions: AccessOptions(allowed_origins=("*",))}
+    admitted: ClassVar[dict[str, str]] = SITE

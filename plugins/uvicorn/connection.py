@@ -9,22 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from maxserve.core.http.failures import Failure, FailureDialects, unavailable
+from maxserve.http import Failure, unavailable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from maxserve.core.config.settings import ServerSettings
+    from maxserve.plugins.uvicorn.options import ConnectionLimits
 
 log = logging.getLogger("maxserve.server")
 
@@ -41,33 +42,7 @@ EXTENSION = "maxserve.cycle"  # of an ASGI scope of HTTP/1.0: uvicorn's state of
 _OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})  # fields by which a client offers one
 _SLICE = 16 * 1024
 
-Headers = Callable[[str], Mapping[str, str]]  # what an answer to a request of that origin needs besides
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """What the operator allows a connection; seconds, with 0 for no limit."""
-
-    connections: int = 4096
-    header_bytes: int = 64 * 1024
-    header_seconds: float = 20.0
-    body_seconds: float = 20.0
-    body_rate: int = 1024  # bytes per second, over the time above
-    idle_seconds: float = 75.0
-    send_seconds: float = 120.0
-
-    @classmethod
-    def of(cls, server: ServerSettings) -> ConnectionLimits:
-        """Those that were chosen."""
-        return cls(
-            connections=server.max_connections,
-            header_bytes=server.max_header_bytes,
-            header_seconds=server.header_timeout,
-            body_seconds=server.body_timeout,
-            body_rate=server.min_body_rate,
-            idle_seconds=server.keep_alive_timeout,
-            send_seconds=server.send_timeout,
-        )
+Refusal = Callable[[Failure, Headers], Response]
 
 
 def allow_connections(wanted: int) -> int:
@@ -114,7 +89,7 @@ class Crowd:
 
 
 class Connection(HttpToolsProtocol):
-    """Answers 408, 414 or 431 where a limit is passed, and closes. `headers` go with these answers."""
+    """Answers 408, 414 or 431 where a limit is passed, and closes. `refusal` makes these answers."""
 
     def __init__(
         self,
@@ -124,14 +99,13 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
-        headers: Headers,
-        dialects: FailureDialects,
+        refusal: Refusal,
         crowd: Crowd,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = log
         self.access_log = False
-        self._limits, self._headers, self._dialects = limits, headers, dialects
+        self._limits, self._refusal = limits, refusal
         self._in_header = self._in_body = False
         self._offered = False  # another protocol, which is passed over
         self._deaf = False  # what still comes is thrown away
@@ -147,14 +121,14 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer("header", self._limits.header_seconds, self._on_header_timeout)
-        full = len(self.connections) > self._limits.connections
+        self._start_timer("header", self._limits.header_timeout, self._on_header_timeout)
+        full = len(self.connections) > self._limits.max_connections
         if not full or self._crowd.make_room():
             self._crowd.add(self)
         else:
             self._deaf = True
             failure = unavailable("all connections are taken (--max-connections); try again later")
-            transport.write(self._answer(failure, ""))
+            transport.write(self._answer(failure))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -222,7 +196,7 @@ class Connection(HttpToolsProtocol):
         return b"".join((self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
     def _check_header(self) -> None:
-        most = self._limits.header_bytes
+        most = self._limits.max_header_bytes
         if self._header_bytes > most:
             long_line = len(self.url) * 2 > self._header_bytes
             what, status = ("URL", 414) if long_line else ("header", 431)
@@ -296,11 +270,11 @@ class Connection(HttpToolsProtocol):
     def _watch(self) -> None:
         """Starts the timer of what is being received now, unless it runs already, and stops any other."""
         if self._in_header:
-            self._start_timer("header", self._limits.header_seconds, self._on_header_timeout)
+            self._start_timer("header", self._limits.header_timeout, self._on_header_timeout)
         elif self._in_body and self.cycle is not None and self.cycle.response_complete:
             self._start_timer("unwanted", UNWANTED_SECONDS, self.transport.close)
         elif self._in_body:
-            self._start_timer("body", self._limits.body_seconds, self._on_body_tick, self._received)
+            self._start_timer("body", self._limits.body_timeout, self._on_body_tick, self._received)
         else:
             self._stop_timer()
 
@@ -320,13 +294,13 @@ class Connection(HttpToolsProtocol):
         if not self._in_header:  # nothing came at all
             self.transport.close()
             return
-        seconds = self._limits.header_seconds
+        seconds = self._limits.header_timeout
         message = f"the header of the request did not come within {seconds:g} s (--header-timeout)"
         self._refuse(Failure(status=408, message=message, code="request_timeout"))
 
     def _on_body_tick(self, before: int) -> None:
         """Compares what came of the body since the last look with the least rate, unless it is us who do not read."""
-        seconds, rate = self._limits.body_seconds, self._limits.body_rate
+        seconds, rate = self._limits.body_timeout, self._limits.min_body_rate
         self._stop_timer()
         if self.flow.read_paused or self._received - before >= rate * seconds:
             self._start_timer("body", seconds, self._on_body_tick, self._received)
@@ -336,8 +310,8 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._limits.send_seconds and self._send_timer is None:
-            self._send_timer = self.loop.call_later(self._limits.send_seconds, self._on_send_timeout)
+        if self._limits.send_timeout and self._send_timer is None:
+            self._send_timer = self.loop.call_later(self._limits.send_timeout, self._on_send_timeout)
 
     def resume_writing(self) -> None:
         if self._send_timer is not None:
@@ -346,7 +320,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def _on_send_timeout(self) -> None:
-        log.info("a client did not read its answer for %g s (--send-timeout) and is cut off", self._limits.send_seconds)
+        log.info("a client did not read its answer for %g s (--send-timeout) and is cut off", self._limits.send_timeout)
         self.transport.abort()
 
     # --- rejections ---------------------------------------------------------------------------------------------
@@ -373,17 +347,13 @@ class Connection(HttpToolsProtocol):
     def _tell(self, failure: Failure) -> None:
         """Writes the answer, and then waits a moment for the client to read it: closing at once would reset the
         connection while the client still sends, and take the answer away."""
-        self.transport.write(self._answer(failure, self._origin()))
+        self.transport.write(self._answer(failure))
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
-    def _origin(self) -> str:
-        found = (value for name, value in self.headers or () if name == b"origin")
-        return next(found, b"").decode("latin-1")
-
-    def _answer(self, failure: Failure, origin: str) -> bytes:
-        response = self._dialects.response(failure, {"path": "/"})
-        response.headers.update({"date": formatdate(usegmt=True), "connection": "close", **self._headers(origin)})
+    def _answer(self, failure: Failure) -> bytes:
+        response = self._refusal(failure, Headers(raw=self.headers or []))
+        response.headers.update({"date": formatdate(usegmt=True), "connection": "close"})
         lines = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
         return b"HTTP/1.1 %d %b\r\n%b\r\n" % (failure.status, failure.phrase.encode(), lines) + bytes(response.body)
 

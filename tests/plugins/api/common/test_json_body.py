@@ -1,4 +1,4 @@
-"""Bodies within bounds: what is counted, where it is read, how much there may be at once, and that it goes."""
+"""Bodies within bounds: what is counted, and where it is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import pytest
 from fastapi import APIRouter, Request
 from pydantic import field_validator
 
-from maxserve.core.config import Settings
-from maxserve.core.config.settings import ServerSettings
-from maxserve.core.http import body as bodies
-from maxserve.core.http import request_middleware
 from maxserve.core.http.app import create_app
-from maxserve.core.http.body import (
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.plugins.api.common import json_body as bodies
+from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.json_body import (
     MOST_CONTAINERS,
     MOST_ENTRIES,
     MOST_STRINGS,
@@ -29,13 +28,9 @@ from maxserve.core.http.body import (
     read_body,
     without_lone_surrogates,
 )
-from maxserve.core.http.request_middleware import UNCOUNTED, BodyMemory
-from maxserve.core.http.threads import Threads
-from maxserve.core.interfaces.errors import RequestError
-from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.threads import Threads
 
 pytestmark = pytest.mark.anyio
-LIMIT = 1 << 20
 
 
 @pytest.fixture
@@ -59,20 +54,18 @@ READERS: list[str] = []
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(server=ServerSettings(max_request_bytes=LIMIT))
     router = APIRouter()
 
     @router.post("/note")
     async def note(request: Request) -> int:
         return len((await read_body(request, Note)).words)
 
-    context: Any = SimpleNamespace(
-        owned=lambda made: made, model=SimpleNamespace(name="tiny"), settings=settings, observers=()
-    )
+    threads = Threads(1, "bodies")
+    context: Any = SimpleNamespace(once=lambda make: threads, model=SimpleNamespace(name="tiny"), observers=())
     app = create_app(context, [("/", router, "acme")])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         yield http
-    app.state.reading.close()
+    threads.close()
     await asyncio.sleep(0)
 
 
@@ -213,52 +206,3 @@ async def test_counts_are_those_of_the_parsed_value(monkeypatch: pytest.MonkeyPa
                 with pytest.raises(RequestError):
                     check_count(text)
                 monkeypatch.setattr(bodies, name, bound)
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_middleware, "LARGEST_AT_ONCE", 1)
-
-
-async def test_all_bodies_together_are_bounded(little_memory: None, client: httpx.AsyncClient) -> None:
-    """Large ones wait for others to go; small ones never."""
-    more, begun = asyncio.Event(), asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield b'{"words": "'
-        yield b"x" * (LIMIT - 1000)
-        begun.set()
-        await more.wait()
-        yield b'"}'
-
-    first = asyncio.ensure_future(client.post("/note", content=slow()))
-    await begun.wait()
-    refused = await client.post("/note", json={"words": "x" * UNCOUNTED})
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
-    assert "try again later" in refused.json()["error"]["message"]
-    assert (await client.post("/note", json={"words": "x" * 1000})).json() == 1000
-    more.set()
-    assert (await first).json() == LIMIT - 1000
-    assert (await client.post("/note", json={"words": "x" * UNCOUNTED})).json() == UNCOUNTED
-
-
-async def test_memory_is_given_back_after_large_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str] = []
-    monkeypatch.setattr(request_middleware, "give_back", lambda: given.append(threading.current_thread().name))
-    monkeypatch.setattr(request_middleware, "PAUSE", 0.01)
-    threads = Threads(1, "bodies")
-    memory = BodyMemory(10 << 20, threads)
-    for size in (1000, 500_000, 3 << 20, 3 << 20):
-        memory.take(size)
-        memory.release(size)
-    await asyncio.sleep(0.3)
-    assert len(given) == 1  # once for all of them
-    assert given[0].startswith("maxserve-bodies")
-    memory.take(3 << 20)
-    memory.release(3 << 20)
-    threads.close()
-    await asyncio.sleep(0.1)  # closed meanwhile: nothing is left to do
-    assert len(given) == 1

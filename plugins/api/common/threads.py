@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from maxserve.core.interfaces.errors import WorkerDied
+from maxserve.interfaces.errors import WorkerDied
 
 T = TypeVar("T")
 

@@ -13,18 +13,17 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from maxserve.core.http.failures import Failure, FailureDialects
-
-if TYPE_CHECKING:
-    from maxserve.core.config.settings import ServerSettings
+from maxserve.http import Failure, key_in
+from maxserve.interfaces.middleware import MiddlewareContext, WrapsApp
+from maxserve.plugins.middleware.options import AccessOptions
 
 # Top-level names that are not in the public DNS: reserved ones, and those of container networks and of homes.
 PRIVATE_NAMES = frozenset(
@@ -37,20 +36,31 @@ _REALM = {"WWW-Authenticate": "Bearer"}
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
-def allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """`app` behind the answers that browsers need for pages of these sites (`--allowed-origins`)."""
-    if not origins:
-        return app
-    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED)
+class AllowOrigins:
+    """Gives the answers that browsers need for pages of some sites (`--allowed-origins`)."""
+
+    def __init__(self, context: MiddlewareContext) -> None:
+        self._origins = context.config(AccessOptions).allowed_origins
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        if not self._origins:
+            return app
+        return CORSMiddleware(app, self._origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED)
+
+    def refusal_headers(self, headers: Headers) -> Mapping[str, str]:
+        """The fields by which a page may read an answer that no application gave."""
+        origin, origins = headers.get("origin"), self._origins
+        if not origin or not {"*", origin} & set(origins):
+            return {}
+        allowed = "*" if "*" in origins else origin
+        exposed = ", ".join(EXPOSED)
+        return {"access-control-allow-origin": allowed, "access-control-expose-headers": exposed, "vary": "Origin"}
 
 
-def headers_for(origin: str, origins: Sequence[str]) -> Mapping[str, str]:
-    """The fields by which a page of `origin` may read an answer that no application gave."""
-    if not origin or not {"*", origin} & set(origins):
-        return {}
-    allowed = "*" if "*" in origins else origin
-    exposed = ", ".join(EXPOSED)
-    return {"access-control-allow-origin": allowed, "access-control-expose-headers": exposed, "vary": "Origin"}
+def access_check(context: MiddlewareContext) -> WrapsApp:
+    """The check that the options ask for: of keys, or of pages."""
+    check = KeyCheck if context.config(AccessOptions).api_key else OriginCheck
+    return partial(check, context=context)
 
 
 class _AccessCheck:
@@ -61,8 +71,8 @@ class _AccessCheck:
 
     reason = ""
 
-    def __init__(self, app: ASGIApp, dialects: FailureDialects) -> None:
-        self._app, self._dialects = app, dialects
+    def __init__(self, app: ASGIApp, context: MiddlewareContext) -> None:
+        self._app, self._response = app, context.response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         failure = None
@@ -73,22 +83,14 @@ class _AccessCheck:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": self.reason or failure.message})
         else:
-            await self._dialects.response(failure, scope)(scope, receive, send)
+            await self._response(failure, scope)(scope, receive, send)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
         raise NotImplementedError
 
 
-def key_in(headers: Headers) -> str:
-    """The key a client brings, in `Authorization: Bearer` or in `x-api-key`."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return headers.get("x-api-key", "").strip()
-
-
 class KeyCheck(_AccessCheck):
-    """Refuses requests without one of `keys`.
+    """Refuses requests without a key of `--api-key`.
 
     All keys are compared, each in constant time, so that an answer's delay tells nothing of them. Probes of health
     never come here: the gate answers them.
@@ -96,9 +98,9 @@ class KeyCheck(_AccessCheck):
 
     reason = "an API key is needed"
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], dialects: FailureDialects) -> None:
-        super().__init__(app, dialects)
-        self._keys = [key.encode() for key in keys]
+    def __init__(self, app: ASGIApp, context: MiddlewareContext) -> None:
+        super().__init__(app, context)
+        self._keys = [key.encode() for key in context.config(AccessOptions).api_key]
 
     def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
         key = key_in(headers)
@@ -122,11 +124,12 @@ class OriginCheck(_AccessCheck):
     requests that may come from a browser.
     """
 
-    def __init__(self, app: ASGIApp, *, server: ServerSettings, dialects: FailureDialects) -> None:
-        super().__init__(app, dialects)
-        self._origins = frozenset(server.allowed_origins)
-        self._hosts = tuple(host.lower() for host in (*server.allowed_hosts, server.host))
-        self._local = _is_loopback(server.host)
+    def __init__(self, app: ASGIApp, context: MiddlewareContext) -> None:
+        super().__init__(app, context)
+        options = context.config(AccessOptions)
+        self._origins = frozenset(options.allowed_origins)
+        self._hosts = tuple(host.lower() for host in (*options.allowed_hosts, context.host))
+        self._local = _is_loopback(context.host)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Failure | None:
         hosts = headers.getlist("host")

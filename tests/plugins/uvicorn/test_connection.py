@@ -15,13 +15,18 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from maxserve.core.http import connection
-from maxserve.core.http.connection import ConnectionLimits, allow_connections
-from maxserve.core.http.listener import HttpServer
+from maxserve.core.http.failures import Failure, plain_failure
+from maxserve.core.interfaces.http_server import HttpServerContext
+from maxserve.plugins.uvicorn import connection
+from maxserve.plugins.uvicorn.connection import allow_connections
+from maxserve.plugins.uvicorn.options import ConnectionLimits
+from maxserve.plugins.uvicorn.server import UvicornServer
+from maxserve.testing.http_server import HttpServerChecks
 
 Start = Callable[..., tuple[str, int]]
 
@@ -64,6 +69,12 @@ async def endless() -> Any:
         CUT_OFF.set()
 
 
+def refusal(failure: Failure, headers: Headers) -> Response:
+    answer = plain_failure(failure)
+    answer.headers["x-origin"] = headers.get("origin") or "none"
+    return answer
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Serves `application` within limits, in a thread, and gives host and port."""
@@ -75,11 +86,12 @@ def start() -> Iterator[Start]:
         started = threading.Event()
 
         async def serve() -> None:
-            server = HttpServer(application, ConnectionLimits(**limits), lambda origin: {"x-origin": origin or "none"})
+            sections = {ConnectionLimits: ConnectionLimits(**limits)}
+            server = UvicornServer(HttpServerContext(sections=sections, grace=7.0, refusal=refusal))
             loop = asyncio.get_running_loop()
             stops.append(lambda: loop.call_soon_threadsafe(lambda: server.stop(at_once=True)))
             started.set()
-            await server.serve(sockets=[listening])
+            await server.serve(application, [listening])
 
         def run() -> None:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -202,7 +214,7 @@ def test_headers_of_pipelined_requests_are_counted_one_by_one(start: Start) -> N
 
 
 def test_a_header_that_comes_too_slowly(start: Start) -> None:
-    with opened(start(header_seconds=0.3)) as line:
+    with opened(start(header_timeout=0.3)) as line:
         line.sendall(b"GET /a HTTP/1.1\r\n")
         begun = time.monotonic()
         line.settimeout(0.05)
@@ -219,12 +231,12 @@ def test_a_header_that_comes_too_slowly(start: Start) -> None:
 
 
 def test_who_says_nothing_is_cut_off_without_a_word(start: Start) -> None:
-    with opened(start(header_seconds=0.2)) as line:
+    with opened(start(header_timeout=0.2)) as line:
         assert everything(line) == b""
 
 
 def test_a_body_that_comes_too_slowly(start: Start) -> None:
-    with opened(start(body_seconds=0.3, body_rate=1000)) as line:
+    with opened(start(body_timeout=0.3, min_body_rate=1000)) as line:
         line.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         status, message = failure(everything(line))
         assert status == 408
@@ -232,7 +244,7 @@ def test_a_body_that_comes_too_slowly(start: Start) -> None:
 
 
 def test_a_body_that_comes_just_fast_enough(start: Start) -> None:
-    with opened(start(body_seconds=0.4, body_rate=100)) as line:
+    with opened(start(body_timeout=0.4, min_body_rate=100)) as line:
         line.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(10):
             time.sleep(0.15)
@@ -241,21 +253,21 @@ def test_a_body_that_comes_just_fast_enough(start: Start) -> None:
 
 
 def test_streams_and_slow_answers_are_not_cut(start: Start) -> None:
-    address = start(header_seconds=0.2, body_seconds=0.2, idle_seconds=0.2, send_seconds=0.2)
+    address = start(header_timeout=0.2, body_timeout=0.2, keep_alive_timeout=0.2, send_timeout=0.2)
     answer = asked(address, b"GET /stream?count=12 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer.endswith(b"0\r\n\r\n")
     assert b"data: 11" in answer
 
 
 def test_idle_connections_are_closed(start: Start) -> None:
-    with opened(start(idle_seconds=0.2)) as line:
+    with opened(start(keep_alive_timeout=0.2)) as line:
         line.sendall(GET + b"\r\n")
         assert everything(line).endswith(b"GET /a")
 
 
 def test_who_does_not_read_is_cut_off(start: Start) -> None:
     CUT_OFF.clear()
-    with opened(start(send_seconds=0.3)) as line:
+    with opened(start(send_timeout=0.3)) as line:
         line.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
         assert CUT_OFF.wait(20)
 
@@ -292,7 +304,7 @@ def test_tiny_chunks(start: Start) -> None:
 
 
 def test_the_oldest_idle_connection_makes_room(start: Start) -> None:
-    address = start(connections=3)
+    address = start(max_connections=3)
     with opened(address) as first, opened(address) as second, opened(address) as third:
         for line in (first, second, third):
             line.sendall(GET + b"\r\n")
@@ -306,7 +318,7 @@ def test_the_oldest_idle_connection_makes_room(start: Start) -> None:
 
 
 def test_a_flood_of_connections_that_say_nothing_keeps_no_other_out(start: Start) -> None:
-    address = start(connections=10)
+    address = start(max_connections=10)
     lines = [socket.create_connection(address, timeout=20) for _ in range(50)]
     try:
         assert asked(address, GET + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
@@ -316,7 +328,7 @@ def test_a_flood_of_connections_that_say_nothing_keeps_no_other_out(start: Start
 
 
 def test_where_all_are_being_answered_there_is_no_room(start: Start) -> None:
-    address = start(connections=2)
+    address = start(max_connections=2)
     with opened(address) as first, opened(address) as second:
         for line in (first, second):
             line.sendall(b"GET /stream?count=20 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -414,7 +426,7 @@ def test_the_limit_of_open_files_is_raised_or_kept_to(monkeypatch: pytest.Monkey
 
 
 def test_clients_that_read_and_send_slowly_at_once_keep_no_other_waiting(start: Start) -> None:
-    address = start(send_seconds=30, body_seconds=30, header_seconds=30)
+    address = start(send_timeout=30, body_timeout=30, header_timeout=30)
     with opened(address) as reads, opened(address) as sends, opened(address) as begins:
         reads.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")  # and takes nothing of the answer
         sends.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n1234")
@@ -425,3 +437,7 @@ def test_clients_that_read_and_send_slowly_at_once_keep_no_other_waiting(start: 
         assert everything(begins).endswith(b"GET /a")
         sends.sendall(b"56789")
         assert everything(sends).endswith(b"9")
+
+
+class TestUvicorn(HttpServerChecks):
+    http_server = "uvicorn"

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from maxserve.core.http.disconnect import ClientGone, unless_gone
-from maxserve.core.http.failures import Failure, failure_of, log_unforeseen
+from maxserve.http import Failure, failure_of, log_unforeseen
+from maxserve.plugins.api.common.disconnect import ClientGone, unless_gone
 
 # Ends of lines to many clients, but not to server-sent events nor to JSON: U+0085, U+2028, U+2029.
 _LINE_ENDS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}

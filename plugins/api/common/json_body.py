@@ -1,4 +1,4 @@
-"""Bodies of requests: from bytes to a validated object, within bounds of number and time.
+"""JSON bodies of requests: from bytes to a validated object, within bounds of number and time.
 
 A small body is read in the event loop. A larger one is read beside it, after its values were counted: one takes up to a
 hundred times the memory of its bytes, and validation holds the interpreter.
@@ -14,11 +14,15 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from maxserve.core.http.disconnect import ClientGone
-from maxserve.core.interfaces.errors import RequestError
+from maxserve.http import BodySchema
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.routes import ServerContext
+from maxserve.plugins.api.common.disconnect import ClientGone
+from maxserve.plugins.api.common.threads import Threads
 
 M = TypeVar("M", bound=BaseModel)
 
+READING = 1  # threads that read large bodies: what they hold up is held up by one at a time
 SMALL = 64 * 1024  # bytes of a body that is read in the event loop
 MOST_CONTAINERS = 32_768  # objects and lists
 MOST_STRINGS = 131_072  # keys included
@@ -47,8 +51,14 @@ async def read_body(request: Request, model: type[M]) -> M:
     if sum(map(len, pieces)) <= SMALL:
         return _validated(b"".join(pieces), model)
     request.scope["state"]["large"] = True
-    read: M = await request.app.state.reading.run(lambda: _validated_large(pieces, model))
+    threads = request.app.state.context.once(body_threads)
+    read: M = await threads.run(lambda: _validated_large(pieces, model))
     return read
+
+
+def body_threads(context: ServerContext) -> Threads:
+    """Those in which large bodies are read, of one application."""
+    return context.owned(Threads(READING, "bodies"))
 
 
 def _validated_large(pieces: list[bytes], model: type[M]) -> M:
@@ -150,10 +160,6 @@ def _backslashes(body: bytes, end: int) -> int:
             break
         end -= len(part)
     return count
-
-
-class BodySchema(dict[str, Any]):
-    """A description of a route in the words of OpenAPI, made from a model of pydantic."""
 
 
 def body_schema(model: type[BaseModel], path: str = "") -> BodySchema:

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maxserve.core.http.connection import CloseDelimited, Connection, ConnectionLimits, Crowd, Headers
-from maxserve.core.http.failures import FailureDialects
-
-GRACE = 5.0  # seconds that requests have to finish once the server is asked to stop
-LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
+from maxserve.interfaces.http_server import HttpServerContext
+from maxserve.plugins.uvicorn.connection import CloseDelimited, Connection, Crowd, allow_connections
+from maxserve.plugins.uvicorn.options import ConnectionLimits
 
 
-class HttpServer(uvicorn.Server):
+class UvicornServer:
     """Serves one ASGI application on sockets that listen already, until `stop`."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        limits: ConnectionLimits,
-        headers: Headers = lambda _: {},
-        dialects: FailureDialects | None = None,
-    ) -> None:
-        """`headers` says what else goes with answers to requests that are too malformed for the application, by their
-        origin, and `dialects` what form these have."""
+    def __init__(self, context: HttpServerContext) -> None:
+        limits = context.config(ConnectionLimits)
+        limits = replace(limits, max_connections=allow_connections(limits.max_connections))
         config = uvicorn.Config(
-            CloseDelimited(Dated(app)),
+            "",  # there is none yet
             http=partial(  # type: ignore[arg-type]
-                Connection, limits=limits, headers=headers, dialects=dialects or FailureDialects(), crowd=Crowd()
+                Connection, limits=limits, refusal=context.refusal, crowd=Crowd()
             ),
             lifespan="off",
             log_config=None,
@@ -43,21 +37,36 @@ class HttpServer(uvicorn.Server):
             proxy_headers=False,  # nothing here asks where a request came from
             server_header=False,
             date_header=False,
-            timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=math.ceil(GRACE + LAST_WORDS),
+            timeout_keep_alive=limits.keep_alive_timeout,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=math.ceil(context.grace),
         )
-        super().__init__(config)
-        self._told_to_stop = asyncio.Event()
+        self._server = _Server(config)
 
-    def stop(self, *, at_once: bool = False) -> None:
+    async def serve(self, app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
+        """Returns after `stop`, when requests have ended or the context's grace is over."""
+        self._server.config.app = CloseDelimited(Dated(app))
+        await self._server.serve(sockets=list(sockets))
+
+    def stop(self, *, at_once: bool) -> None:
         """Takes no more connections and lets `serve` return when requests have ended, or now."""
+        self._server.stop(at_once)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, but idle when nothing comes, and ended by us instead of by its signals."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self, at_once: bool) -> None:
         self.should_exit = True
         self.force_exit = self.force_exit or at_once
-        self._told_to_stop.set()
+        self._stopping.set()
 
     async def main_loop(self) -> None:
         """Sleeps: uvicorn's own loop wakes ten times a second to renew the Date header."""
-        await self._told_to_stop.wait()
+        await self._stopping.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

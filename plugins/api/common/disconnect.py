@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+class ClientGone(ClientDisconnect):
+    """The client hung up before its answer was there."""
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
