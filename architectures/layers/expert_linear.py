@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.loading import Part, Role, checked_parts, weight
-
-if TYPE_CHECKING:
-    from maxserve.interfaces.linear import PackedExperts
+from maxserve.interfaces.linear import PackedExperts
+from maxserve.loading import Part, Projection, Role
 
 _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
 
 
-class ExpertLinear(nn.Module):
+class ExpertLinear(Projection[PackedExperts]):
     """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
 
-    As for Linear, once a linear method stores the weights, `packed` has them and `weight` is gone.
     `role` and `parts` are those of each expert's.
     """
-
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -37,12 +30,8 @@ class ExpertLinear(nn.Module):
         role: Role = "replicated",
         parts: Mapping[str, Part] | None = None,
     ) -> None:
-        super().__init__()
-        self.role, self.parts = role, checked_parts(parts, outputs)
-        self.experts, self.inputs, self.outputs = experts, inputs, outputs
-        self.weight = weight(experts, outputs, inputs)
-        self.bias = weight(experts, outputs) if bias else None
-        self.packed: PackedExperts | None = None
+        super().__init__(inputs, outputs, bias=bias, role=role, parts=parts, stack=(experts,))
+        self.experts = experts
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[rows, inputs], those of expert e up to `ends[e]`, to [rows, outputs]."""
@@ -52,13 +41,8 @@ class ExpertLinear(nn.Module):
         product = grouped if _has_kernel(x, self.weight) else one_by_one
         return product(x, self.weight, ends, self.bias)
 
-    def set_packed(self, packed: PackedExperts) -> None:
-        """From now on `packed` has the weights."""
-        self.packed = packed
-        self.weight = None
-
     def extra_repr(self) -> str:
-        return f"{self.experts} x ({self.inputs} -> {self.outputs}), bias={self.bias is not None}"
+        return f"{self.experts} x ({super().extra_repr()})"
 
 
 def one_by_one(x: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:

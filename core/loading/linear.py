@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import PackedLinear, SupportsEmbedding
-
+from maxserve.core.interfaces.linear import PackedLinear, SupportsEmbedding
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
 """How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
@@ -35,12 +33,15 @@ def weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
-class Linear(nn.Module):
-    """Multiplies by a weight [outputs, inputs], as checkpoints store it.
+P = TypeVar("P")
 
-    Every projection of every model is one of these, so that how a weight is stored and multiplied is decided in one
-    place: once a linear method stores it, `packed` has the weight and `weight` is gone. `role` and `parts`, the names
-    and sizes of fused projections, say how ranks may share it.
+
+class Projection(nn.Module, Generic[P]):
+    """A module with a weight [..., outputs, inputs], as checkpoints store it.
+
+    How a weight is stored and multiplied is decided in one place: once a linear method stores it, `packed`, a P, has
+    the weight and `weight` is gone. `role` and `parts`, the names and sizes of fused projections, say how ranks may
+    share it. `stack` are the axes before the outputs.
     """
 
     weight: nn.Parameter | None
@@ -54,13 +55,38 @@ class Linear(nn.Module):
         bias: bool = False,
         role: Role = "replicated",
         parts: Mapping[str, Part] | None = None,
+        stack: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
-        self.role, self.parts = role, checked_parts(parts, outputs)
-        self.weight = weight(outputs, inputs)
-        self.bias = weight(outputs) if bias else None
-        self.packed: PackedLinear | None = None
+        self.role, self.parts = role, parts or {"": Part(outputs)}
+        assert sum(part.size for part in self.parts.values()) == outputs, "parts make up the outputs"
+        self.weight = weight(*stack, outputs, inputs)
+        self.bias = weight(*stack, outputs) if bias else None
+        self.packed: P | None = None
+
+    def set_packed(self, packed: P) -> None:
+        """From now on `packed` has the weight."""
+        self.packed = packed
+        self.weight = None
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
+
+
+class Linear(Projection[PackedLinear]):
+    """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        role: Role = "replicated",
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
+        super().__init__(inputs, outputs, bias=bias, role=role, parts=parts)
         self.correction: Callable[[Tensor, Tensor], Tensor] | None = None  # of adapters, by inputs and outcome
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,14 +98,6 @@ class Linear(nn.Module):
             out = F.linear(x, self.weight, self.bias)
         return out if self.correction is None else self.correction(x, out)
 
-    def set_packed(self, packed: PackedLinear) -> None:
-        """From now on `packed` has the weight."""
-        self.packed = packed
-        self.weight = None
-
-    def extra_repr(self) -> str:
-        return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
-
 
 class ExactLinear(Linear):
     """Multiplies in float32 whatever the model computes in, for outcomes that near ties are decided by."""
@@ -90,14 +108,7 @@ class ExactLinear(Linear):
         return F.linear(x.float(), self.weight.float())
 
 
-def checked_parts(parts: Mapping[str, Part] | None, outputs: int) -> Mapping[str, Part]:
-    """The parts of a weight with so many outputs; a single one unless there are names."""
-    parts = parts or {"": Part(outputs)}
-    assert sum(part.size for part in parts.values()) == outputs, "parts make up the outputs"
-    return parts
-
-
-class Embedding(nn.Module):
+class Embedding(Projection[SupportsEmbedding]):
     """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
 
     `role` "column": ranks may share the entries.
@@ -106,14 +117,9 @@ class Embedding(nn.Module):
     `weight` is gone.
     """
 
-    weight: nn.Parameter | None
-
     def __init__(self, entries: int, dim: int, *, role: Role = "replicated") -> None:
-        super().__init__()
-        self.role, self.parts = role, checked_parts(None, entries)
-        self.weight = table = weight(entries, dim)
-        self.compute = table.dtype
-        self.packed: SupportsEmbedding | None = None
+        super().__init__(dim, entries, role=role)
+        self.compute = torch.get_default_dtype()
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., dim]."""
@@ -122,8 +128,3 @@ class Embedding(nn.Module):
             return rows.view(*ids.shape, rows.shape[-1]).to(self.compute)
         assert self.weight is not None, "neither the layer nor a method has the table"
         return F.embedding(ids, self.weight).to(self.compute)
-
-    def set_packed(self, packed: SupportsEmbedding) -> None:
-        """From now on `packed` has the table."""
-        self.packed = packed
-        self.weight = None

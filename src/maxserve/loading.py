@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.device import choose_device
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
-    from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Role, checked_parts, weight
+    from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.weight_files import open_weights
@@ -40,10 +40,10 @@ __all__ = [
     "NeedsRoom",
     "ParamsReader",
     "Part",
+    "Projection",
     "Role",
     "activation_bytes",
     "build_module",
-    "checked_parts",
     "choose_device",
     "choose_strategy",
     "chosen_names",
@@ -86,10 +86,10 @@ __getattr__ = exports(
         "NeedsRoom": "maxserve.core.loading.memory",
         "ParamsReader": "maxserve.core.engine.params",
         "Part": "maxserve.core.loading.linear",
+        "Projection": "maxserve.core.loading.linear",
         "Role": "maxserve.core.loading.linear",
         "activation_bytes": "maxserve.core.loading.memory",
         "build_module": "maxserve.core.loading.build",
-        "checked_parts": "maxserve.core.loading.linear",
         "choose_device": "maxserve.core.loading.device",
         "choose_strategy": "maxserve.core.engine.strategy",
         "chosen_names": "maxserve.core.loading.kernels",
