@@ -67,7 +67,7 @@ class Architecture(Component):
     `build(config)` gives a Model; `config(dict)` makes that config from the content of config.json. `cache_strategy` is
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by
-    Python name, that it insists on whatever was chosen: they are put in place with a warning each, unless `--force` is
+    Python name, that it insists on whatever was chosen: they are set with a warning each, unless `--force` is
     given.
 
     `weights` is the WeightMap of its checkpoints or, where names depend on sizes, what makes it of the config.

@@ -51,7 +51,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionContext(Context):
-    """`storage[i]` is where layer i keeps keys and values, laid out as KVLayer says."""
+    """`storage[i]` is where the keys and values of layer i are, laid out as KVLayer says."""
 
     layers: tuple[CacheLayer, ...]
     storage: Sequence[KVLayer]

@@ -41,8 +41,8 @@ class CompilesLayers(Protocol):
     """Makes one call of the many operations of a layer."""
 
     def compile(self, layer: torch.nn.Module, attention: Attention) -> Callable[..., torch.Tensor] | None:
-        """What takes the place of `layer(x, step)`, where `attention` is that of every step; None if nothing can.
+        """What stands for `layer(x, step)`, where `attention` is that of every step; None if nothing can.
 
-        The weights are in place. `layer` may be of a class that is unknown here: what it computes is found by tracing.
+        The weights are loaded. `layer` may be of a class that is unknown here: what it computes is found by tracing.
         """
         ...

@@ -1,4 +1,4 @@
-"""A declared architecture as a module with its weights in place."""
+"""A declared architecture as a module with its weights."""
 
 from __future__ import annotations
 

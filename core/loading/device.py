@@ -1,4 +1,4 @@
-"""Where the model runs, and in which type its keys and values are kept."""
+"""Where the model runs, and in which type its keys and values are stored."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def choose_device(devices: str) -> torch.device:
 
 
 def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:
-    """The type keys and values are kept in: the model's own unless `--kv-cache-format` names one."""
+    """The type keys and values are stored in: the model's own unless `--kv-cache-format` names one."""
     return compute if kv_cache_format is None else CACHE_DTYPES[kv_cache_format.lower()]

@@ -122,7 +122,7 @@ class Chooser:
         return Computation(compute=compute, linear_method=method)
 
     def compile_layers(self, model: nn.Module, attention: Attention, compute: torch.dtype) -> None:
-        """Puts a compiled call in the place of every layer, an entry of a ModuleList, that can be compiled."""
+        """Replaces every layer, an entry of a ModuleList, by its compiled call, where there is one."""
         context = LayerContext(sections=self._sections, compute=compute, device=self._device)
         compiler: CompilesLayers | None = self.best(self._host.layer_compilers, context)
         if compiler is None:

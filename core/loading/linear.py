@@ -39,7 +39,7 @@ P = TypeVar("P")
 class Projection(nn.Module, Generic[P]):
     """A module with a weight [..., outputs, inputs], as checkpoints store it.
 
-    How a weight is stored and multiplied is decided in one place: once a linear method stores it, `packed`, a P, has
+    How a weight is stored and multiplied is decided here: once a linear method stores it, `packed`, a P, has
     the weight and `weight` is gone. `role` and `parts`, the names and sizes of fused projections, say how ranks may
     share it. `stack` are the axes before the outputs.
     """

@@ -7,7 +7,7 @@ in the compute type, what the config says that layers and images need besides, a
 running request.
 On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
-first used; what running requests need they get, but unused prefixes shall not keep more than a third of the
+first used; what running requests need they get, but unused prefixes shall not hold more than a third of the
 size of the weights (192 MiB at least).
 
 Where groups of layers have pages of their own (core/interfaces/cache.py), a page is one group's, and a request
@@ -56,8 +56,8 @@ FLAG = "--host-kvcache-swap-space-gb"
 def host_pages(settings: Settings, page_bytes: int, left: int, warnings: list[str]) -> int:
     """Pages of `page_bytes` that fit into what was chosen; 0 when no second tier is wanted.
 
-    `left` is what the host has free once everything else is placed. Nobody chose the default, so it gives way to half
-    of that; a number that was chosen and cannot be had is a ModelError.
+    `left` is what the host has free beside everything else. The default gives way to half of that; a number that was chosen
+    and cannot be had is a ModelError.
     """
     if not settings.kv_cache.enable_kvcache_swapping_to_host:
         return 0
@@ -367,7 +367,7 @@ def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activ
 
 
 def _soft_pages(settings: Settings, device: str, weights: int, per_page: int, pages: int) -> int | None:
-    """Pages that unused prefixes may keep; None where that is no bound."""
+    """Pages that unused prefixes may hold; None where that is no bound."""
     soft = max(1, max(KEPT_LEAST, weights // 3) // per_page)
     return soft if _shared_machine(settings, device) and soft < pages else None
 

@@ -88,7 +88,7 @@ def stored_weights(
     headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat | None
 ) -> Iterator[Stored]:
     """The weights of a checkpoint; ModelError where a quantized one lacks one of its tensors."""
-    places = {name: file for file, header in headers.items() for name in header}
+    files = {name: file for file, header in headers.items() for name in header}
     weights: set[str] = set()
     for file, header in headers.items():
         for name, tensor in header.items():
@@ -99,26 +99,25 @@ def stored_weights(
                 )
             elif weight not in weights:
                 weights.add(weight)
-                yield _quantized(weight, name, headers, places, format)
+                yield _quantized(weight, name, headers, files, format)
 
 
 def _quantized(
     weight: str,
     found: str,
     headers: Mapping[str, Mapping[str, TensorInfo]],
-    places: Mapping[str, str],
+    files: Mapping[str, str],
     format: BuiltQuantizationFormat,
 ) -> Stored:
     names = format.tensors(weight)
-    absent = [name for name in names.values() if name not in places]
+    absent = [name for name in names.values() if name not in files]
     if absent:
         raise ModelError(
-            f"{found} in {places[found]} is part of a quantized weight, but there is no {', '.join(absent)}; fetch the "
+            f"{found} in {files[found]} is part of a quantized weight, but there is no {', '.join(absent)}; fetch the "
             "checkpoint again"
         )
     parts = {
-        role: Part(file=places[name], name=name, shape=headers[places[name]][name].shape)
-        for role, name in names.items()
+        role: Part(file=files[name], name=name, shape=headers[files[name]][name].shape) for role, name in names.items()
     }
     first = next(iter(parts.values()))
     return Stored(

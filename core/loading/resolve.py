@@ -55,30 +55,30 @@ def resolve_model(
     the model for, None to find out.
     """
     finder = _Finder(model, host, progress)
-    place = finder.place()
-    folder = finder.folder(place)
-    config = _read_config(folder, place.ref)
+    location = finder.location()
+    folder = finder.folder(location)
+    config = _read_config(folder, location.ref)
     found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
-    names = _classes(config, place.ref)
-    wanted, task = task, settle_task(tasks_of(host.architectures, names), task, place, folder, host)
-    architecture = _architecture(found, names, host, place.ref, prefer_legacy, task)
-    check_task(wanted, architecture.task, ref=place.ref)
+    names = _classes(config, location.ref)
+    wanted, task = task, settle_task(tasks_of(host.architectures, names), task, location, folder, host)
+    architecture = _architecture(found, names, host, location.ref, prefer_legacy, task)
+    check_task(wanted, architecture.task, ref=location.ref)
     _validate_overrides(model.vision_config_overrides, architecture)
-    quantization_of(host, config, place.ref)  # what cannot be read is not fetched
-    weights = finder.weights(place)
+    quantization_of(host, config, location.ref)  # what cannot be read is not fetched
+    weights = finder.weights(location)
     config = _with_quantization(config, finder.own_folder(weights))
-    quantization = quantization_of(host, config, place.ref)
+    quantization = quantization_of(host, config, location.ref)
     encoding = settle_encoding(
         stored_encoding(
             open_weights(host, weights, config), quantization.format.types if quantization else frozenset()
         ),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
-        ref=", ".join(model.weight_path) or place.ref,
+        ref=", ".join(model.weight_path) or location.ref,
     )
     check_supported(encoding, architecture.encodings, architecture.name)
     return ModelFiles(
-        ref=place.ref,
+        ref=location.ref,
         path=str(folder),
         config=with_overrides(config, model.vision_config_overrides),
         generation_config=read_optional_object(folder / "generation_config.json"),
@@ -91,7 +91,7 @@ def resolve_model(
 
 
 class _Finder:
-    """Turns references into places."""
+    """Finds the files that references lead to."""
 
     def __init__(self, model: CheckpointSettings, host: Host, progress: Progress) -> None:
         self._model = model
@@ -105,7 +105,7 @@ class _Finder:
             files=engine_files(host),
         )
 
-    def place(self) -> ModelLocation:
+    def location(self) -> ModelLocation:
         """Where config and tokenizer are."""
         ref = self._model.model_path or self._repository_of_weights()
         location = self._location(ref)
@@ -147,45 +147,47 @@ class _Finder:
         if idle:
             log.warning("%s: %s is a local folder, for which this has no meaning; leave it out", ", ".join(idle), ref)
 
-    def weights(self, place: ModelLocation) -> list[str]:
+    def weights(self, location: ModelLocation) -> list[str]:
         """The weight files: those of --weight-path, or those beside the config."""
         paths = self._model.weight_path
         for path in paths:
             weight_format(self._host, path)
         if paths:
-            return [self._weight_file(path, place) for path in paths]
+            return [self._weight_file(path, location) for path in paths]
         query = WeightQuery(
-            ref=place.ref,
-            names=place.names(),
-            fetch=lambda name: place.fetch([name])[0],
+            ref=location.ref,
+            names=location.names(),
+            fetch=lambda name: location.fetch([name])[0],
             encoding=self._model.quantization_encoding,
         )
-        return place.fetch(choose_weights(self._host, query))
+        return location.fetch(choose_weights(self._host, query))
 
-    def folder(self, place: ModelLocation) -> Path:
+    def folder(self, location: ModelLocation) -> Path:
         """The folder with the model's config: that of its weights, where they hold one and there is no other."""
-        folder = place.folder()
-        if (folder / "config.json").is_file() or not holds_config(self._host, self._model.weight_path or place.names()):
+        folder = location.folder()
+        if (folder / "config.json").is_file():
             return folder
-        return self.own_folder(self.weights(place)) or folder
+        if not holds_config(self._host, self._model.weight_path or location.names()):
+            return folder
+        return self.own_folder(self.weights(location)) or folder
 
     def own_folder(self, weights: Sequence[str]) -> Path | None:
         """A folder with config and tokenizer that the weight files hold, if they do."""
         files = model_files(self._host, weights)
         return unpacked(files) if "config.json" in files else None
 
-    def _weight_file(self, entry: str, place: ModelLocation) -> str:
-        """One --weight-path: a local file, org/repo/file, or a file of the model's own place."""
+    def _weight_file(self, entry: str, location: ModelLocation) -> str:
+        """One --weight-path: a local file, org/repo/file, or a file beside the model's config."""
         path = Path(entry).expanduser()
         if path.is_file():
             self._insist_on_encoding(entry, path)
             return str(path)
         parts = entry.split("/")
         if len(parts) < 3 or not is_repository("/".join(parts[:2])):
-            return place.fetch([entry])[0]
+            return location.fetch([entry])[0]
         repository, name = "/".join(parts[:2]), "/".join(parts[2:])
-        location = place if repository == place.ref else self._repository(repository)
-        return location.fetch([name])[0]
+        source = location if repository == location.ref else self._repository(repository)
+        return source.fetch([name])[0]
 
     def _insist_on_encoding(self, entry: str, path: Path) -> None:
         if self._model.quantization_encoding is None:

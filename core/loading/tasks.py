@@ -48,7 +48,7 @@ def _engines(host: Host) -> list[Entry[Engine]]:
 
 
 def settle_task(
-    served: Sequence[str], wanted: str | None, place: ModelLocation, folder: Path, host: Host
+    served: Sequence[str], wanted: str | None, location: ModelLocation, folder: Path, host: Host
 ) -> str | None:
     """The task to serve, out of those that the model's architectures are for; None when no architecture is known.
 
@@ -58,11 +58,11 @@ def settle_task(
     if not served:
         return None
     if wanted is not None:
-        check_task(wanted, *served, ref=place.ref)
+        check_task(wanted, *served, ref=location.ref)
         return wanted
-    task = served[0] if len(served) == 1 else _chosen(served, place, folder, host)
+    task = served[0] if len(served) == 1 else _chosen(served, location, folder, host)
     if task != TEXT:
-        log.info("%s is served for the task %s", place.ref, task)
+        log.info("%s is served for the task %s", location.ref, task)
     return task
 
 
@@ -74,13 +74,13 @@ def check_task(wanted: str | None, *served: str, ref: str) -> None:
         )
 
 
-def _chosen(served: Sequence[str], place: ModelLocation, folder: Path, host: Host) -> str:
+def _chosen(served: Sequence[str], location: ModelLocation, folder: Path, host: Host) -> str:
     engines = _engines(host)
     tags = {tag: task for entry in engines for tag, task in entry.component.tags.items()}
-    tag = place.pipeline_tag()
+    tag = location.pipeline_tag()
     tagged = tags.get(tag or "")
     if tagged is not None and tagged in served:
-        log.info("the pipeline tag of %s is %s", place.ref, tag)
+        log.info("the pipeline tag of %s is %s", location.ref, tag)
         return tagged
     for entry in engines:
         if entry.component.recognises is not None:

@@ -77,7 +77,7 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """A model's parameters: shape by name, and the name of each place that shares one (`aliases`, itself included)."""
+    """A model's parameters: shape by name, and of each name that modules have for one (`aliases`) the first."""
 
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, str]
@@ -89,8 +89,8 @@ class Read:
     """Tensor `name` of `file` becomes parameter `target`, or a piece of it.
 
     A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `rows` are those of
-    the tensor that are meant, where it holds several parameters. `transposed`: the last two axes change places.
-    `place`: the parameter is shared, and this is a second tensor for it, stored under the name of that place. `parts`
+    the tensor that are meant, where it holds several parameters. `transposed`: the last two axes are swapped.
+    `alias`: the parameter is shared, and this is a second tensor for it, stored under that one of its names. `parts`
     are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out. `taken` are the
     axes, counted from the last, of which only indices from the first number to before the second are taken in the end.
     `change` is applied before, to what is unpacked and the right way round.
@@ -104,7 +104,7 @@ class Read:
     target: str
     entry: int | None = None
     offset: int | None = None
-    place: str | None = None
+    alias: str | None = None
     rows: tuple[int, int] | None = None
     transposed: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -133,22 +133,22 @@ def plan_reads(
 
     Second tensors for shared parameters, which are to be compared, come last.
     """
-    placing = _Placing(parameters, weight_map)
+    planner = _Planner(parameters, weight_map)
     for stored in stored_weights(headers, format):
-        placing.place(stored)
-    return placing.reads()
+        planner.add(stored)
+    return planner.reads()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Home:
-    """Where a tensor goes: a parameter by the name of one of its places, an entry of it, a part of a fused one."""
+class _Target:
+    """What a tensor fills: a parameter by one of its names, an entry of it, a part of a fused one."""
 
-    place: str
+    param: str
     entry: int | None = None
     part: str = ""
 
 
-class _Placing:
+class _Planner:
     def __init__(self, parameters: Parameters, weight_map: WeightMap) -> None:
         self._parameters = parameters
         self._map = weight_map
@@ -163,43 +163,43 @@ class _Placing:
         self._modules = {name.partition(".")[0] for name in parameters.aliases}
         self._parts_of_model = {base_name(name).partition(".")[0] for name in parameters.aliases} | self._modules
         self._containers: set[str] = set()  # modules in which the checkpoint has the language model beside others
-        self._unplaced: list[Stored] = []
+        self._unknown: list[Stored] = []
         self._absent = {change for change in weight_map.changes if change.absent}
 
-    def place(self, stored: Stored) -> None:
+    def add(self, stored: Stored) -> None:
         """Finds the parameter for one tensor of the checkpoint."""
         name = unwrapped(stored.weight)
         if any(pattern.search(name) for pattern in self._ignored):
             return
         for spelling in spellings(name):
-            if self._place_as(self._renamed(spelling), stored):
+            if self._add_as(self._renamed(spelling), stored):
                 container, inner, *_ = *name.split("."), ""
                 if spelling != name and is_base(inner):
                     self._containers.add(container)
                 return
-        self._unplaced.append(stored)
+        self._unknown.append(stored)
 
-    def _place_as(self, ours: str, stored: Stored) -> bool:
-        """Places the tensor where the model has a parameter, or parts of one, called `ours`; whether it has."""
-        home = self._home(ours)
-        if home is not None:
-            self._place_at(home, self._read(stored, home, ours))
+    def _add_as(self, ours: str, stored: Stored) -> bool:
+        """Adds the tensor where the model has a parameter, or parts of one, called `ours`; whether it has."""
+        target = self._target(ours)
+        if target is not None:
+            self._add_at(target, self._read(stored, target, ours))
         elif parts := self._parts(ours):
-            self._place_parts(stored, parts)
+            self._add_parts(stored, parts)
         else:
             return ours in self._parameters.buffers
         return True
 
-    def _read(self, stored: Stored, home: _Home, ours: str) -> Read:
+    def _read(self, stored: Stored, target: _Target, ours: str) -> Read:
         return Read(
             file=stored.file,
             name=stored.name,
             dtype=stored.dtype,
             shape=stored.shape,
             size=stored.size,
-            target=self._parameters.aliases[home.place],
-            entry=home.entry,
-            transposed=not stored.parts and self._is_transposed(stored, home.place),
+            target=self._parameters.aliases[target.param],
+            entry=target.entry,
+            transposed=not stored.parts and self._is_transposed(stored, target.param),
             parts=stored.parts,
             change=self._change(ours),
         )
@@ -212,20 +212,20 @@ class _Placing:
         self._absent.discard(found)
         return found.apply
 
-    def _is_transposed(self, stored: Stored, place: str) -> bool:
+    def _is_transposed(self, stored: Stored, param: str) -> bool:
         """Whether the tensor has its last two axes the other way round."""
-        if any(pattern.search(place) for pattern in self._either_way):
-            shape = self._parameters.shapes[self._parameters.aliases[place]]
+        if any(pattern.search(param) for pattern in self._either_way):
+            shape = self._parameters.shapes[self._parameters.aliases[param]]
             return stored.shape not in (shape, shape[1:]) and stored.shape[-2:] == shape[:-3:-1]
-        return any(pattern.search(place) for pattern in self._transposed)
+        return any(pattern.search(param) for pattern in self._transposed)
 
-    def _place_at(self, home: _Home, read: Read) -> None:
-        if home.entry is None and not home.part:
-            self._place_whole(home.place, read)
+    def _add_at(self, target: _Target, read: Read) -> None:
+        if target.entry is None and not target.part:
+            self._add_whole(target.param, read)
         else:
-            self._place_piece(home, read)
+            self._add_piece(target, read)
 
-    def _place_parts(self, stored: Stored, parts: Sequence[str]) -> None:
+    def _add_parts(self, stored: Stored, parts: Sequence[str]) -> None:
         """Gives each of the parameters `parts` its rows of one tensor that holds them all."""
         shapes = [self._parameters.shapes[self._parameters.aliases[part]] for part in parts]
         total = sum(shape[0] for shape in shapes)
@@ -234,19 +234,19 @@ class _Placing:
             raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
         start = 0
         for part, shape in zip(parts, shapes, strict=True):
-            read = self._read(stored, _Home(place=part), part)
+            read = self._read(stored, _Target(param=part), part)
             rows, share = (start, start + shape[0]), stored.size * shape[0] // total
-            self._place_whole(part, replace(read, rows=rows, shape=shape, size=share))
+            self._add_whole(part, replace(read, rows=rows, shape=shape, size=share))
             start = rows[1]
 
     def reads(self) -> list[Read]:
-        """Everything to read, once all tensors are placed."""
+        """Everything to read, once all tensors are added."""
         if self._absent:
             raise ModelError(next(iter(self._absent)).absent)
         missing = [name for name in self._parameters.shapes if name not in self._whole and name not in self._pieces]
         pieces = [read for target in self._pieces for read in self._pieced(target, missing)]
-        beside = [stored.name for stored in self._unplaced if self._is_beside(stored)]
-        unexpected = [stored.name for stored in self._unplaced if not self._is_beside(stored)]
+        beside = [stored.name for stored in self._unknown if self._is_beside(stored)]
+        unexpected = [stored.name for stored in self._unknown if not self._is_beside(stored)]
         problems = [
             _several("missing from the checkpoint", missing),
             _several("in the checkpoint but not in the model", unexpected + (beside if missing else [])),
@@ -273,14 +273,14 @@ class _Placing:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def _home(self, name: str) -> _Home | None:
+    def _target(self, name: str) -> _Target | None:
         if name in self._parameters.aliases:
-            return _Home(place=name)
+            return _Target(param=name)
         name, entry = self._unstacked(name)
         if entry is not None and name in self._parameters.aliases:
-            return _Home(place=name, entry=entry)
+            return _Target(param=name, entry=entry)
         fused = self._fused(name)
-        return None if fused is None else _Home(place=fused[0], entry=entry, part=fused[1])
+        return None if fused is None else _Target(param=fused[0], entry=entry, part=fused[1])
 
     def _parts(self, name: str) -> list[str]:
         """The parameters that lie in the tensor `name` one after another; none unless the model has them all."""
@@ -309,7 +309,7 @@ class _Placing:
                     return target, piece
         return None
 
-    def _place_whole(self, ours: str, read: Read) -> None:
+    def _add_whole(self, ours: str, read: Read) -> None:
         shape = self._parameters.shapes[read.target]
         _check_shape(read, (*shape[:-2], shape[-1], shape[-2]) if read.transposed else shape)
         known = self._whole.get(read.target)
@@ -319,21 +319,21 @@ class _Placing:
             self._whole[read.target] = (ours, read)
         elif ours == read.target:  # of several names for one shared parameter the model's own first one leads
             self._whole[read.target] = (ours, read)
-            self._second.append(replace(known[1], place=known[0]))
+            self._second.append(replace(known[1], alias=known[0]))
         else:
-            self._second.append(replace(read, place=ours))
+            self._second.append(replace(read, alias=ours))
 
-    def _place_piece(self, home: _Home, read: Read) -> None:
+    def _add_piece(self, target: _Target, read: Read) -> None:
         entries = self._parameters.shapes[read.target][0]
-        if home.entry is not None and home.entry >= entries:
+        if target.entry is not None and target.entry >= entries:
             raise ModelError(
                 f"{read.name} is one too many: counted from 0, the last one of {read.target} in the model is "
                 f"{entries - 1}; do config.json and the weights belong together?"
             )
         pieces = self._pieces.setdefault(read.target, {})
-        if (home.entry, home.part) in pieces:
-            raise _twice(pieces[home.entry, home.part], read)
-        pieces[home.entry, home.part] = read
+        if (target.entry, target.part) in pieces:
+            raise _twice(pieces[target.entry, target.part], read)
+        pieces[target.entry, target.part] = read
 
     def _pieced(self, target: str, missing: list[str]) -> Iterator[Read]:
         """The pieces of a parameter in order, each with the entry it belongs to and the row it starts at."""

@@ -65,7 +65,7 @@ def load_weights(
     """Fills `model`, built on the meta device, with the tensors of `files`, to compute in `dtype` on `device`.
 
     Without `storage` all parameters are of `dtype`; with it the weights of projections and tables are as it says.
-    Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each place and they
+    Parameters that modules share stay shared, unless the checkpoint has a tensor of its own for each module and they
     differ. `quantization` is the format of a quantized
     checkpoint. With a `shard`, parameters become that rank's part of them. Buffers are left alone:
     `model.prepare()` makes them. ModelError when names or shapes do not fit.
@@ -221,19 +221,19 @@ class _Loaded:
         self._files = files
         self._dtype = dtype
         self._device = device
-        self._places = _places(model)
+        self._parameters = _parameters(model)
         self._ready: dict[str, torch.Tensor] = {}
         self._dtypes = {  # by parameter, where it is not `dtype`
-            names[0]: torch.float32 for names, _ in self._places if any(re.search(each, names[0]) for each in exact)
+            names[0]: torch.float32 for names, _ in self._parameters if any(re.search(each, names[0]) for each in exact)
         }
         self._packed: dict[str, PackedLinear] = {}  # by parameter
         self._experts: dict[str, PackedExperts] = {}  # by parameter
         self.quantized: dict[str, QuantizedLinear] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
-        self._second: dict[str, torch.Tensor] = {}  # by place
+        self._second: dict[str, torch.Tensor] = {}  # by alias
         self.shapes = Parameters(
-            shapes={names[0]: tuple(parameter.shape) for names, parameter in self._places},
-            aliases={name: names[0] for names, _ in self._places for name in names},
+            shapes={names[0]: tuple(parameter.shape) for names, parameter in self._parameters},
+            aliases={name: names[0] for names, _ in self._parameters for name in names},
             buffers=frozenset(name for name, _ in model.named_buffers()),
         )
         self._model = model
@@ -254,7 +254,7 @@ class _Loaded:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What the model's parameters hold now, by their first names."""
-        return {names[0]: parameter.detach() for names, parameter in self._places}
+        return {names[0]: parameter.detach() for names, parameter in self._parameters}
 
     def create_packed(
         self, storage: LinearStorage, reads: Sequence[Read], quantization: Checkpoint | None = None
@@ -269,7 +269,7 @@ class _Loaded:
         for read in reads:
             if read.dtype in _TORCH:
                 by_target.setdefault(read.target, []).append(read)
-        for names, _ in self._places:
+        for names, _ in self._parameters:
             own = by_target.get(names[0], [])
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
             if quantization is not None and self._create_quantized(names, storage, own, quantization):
@@ -330,8 +330,8 @@ class _Loaded:
     def load(self, read: Read, tensor: torch.Tensor) -> None:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
-        if read.place is not None:
-            self._second[read.place] = tensor.to(device=self._device, dtype=dtype)
+        if read.alias is not None:
+            self._second[read.alias] = tensor.to(device=self._device, dtype=dtype)
         elif read.target in self._packed:
             self._packed[read.target].load_rows(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.target in self._experts:
@@ -356,12 +356,12 @@ class _Loaded:
         piece.copy_(tensor)
 
     def finish(self) -> None:
-        """Puts every tensor where the model has its parameter, at each of the places that share it.
+        """Gives every tensor to the modules that have its parameter.
 
         Tables whose weight a projection stores too are read from there, where its method can: once is enough.
         """
         tables: list[tuple[Embedding, SupportsEmbedding]] = []
-        for names, _ in self._places:
+        for names, _ in self._parameters:
             if names[0] in self._packed or names[0] in self._experts or names[0] in self.quantized:
                 continue
             shared = self._ready.pop(names[0])
@@ -384,7 +384,7 @@ class _Loaded:
                 module.compute = self._dtype
 
     def _table(self, names: Sequence[str]) -> SupportsEmbedding | None:
-        """The packed weight that these places share, if rows of it can be had."""
+        """The packed weight that the modules with these names share, if rows of it can be had."""
         for name in names:
             packed = self._packed.get(name)
             if isinstance(packed, SupportsEmbedding) and name not in self._second:
@@ -401,7 +401,7 @@ class _Loaded:
         return self._model.get_submodule(name.rpartition(".")[0])
 
     def _own(self, name: str, shared: torch.Tensor) -> torch.Tensor | None:
-        """The tensor the checkpoint has for this place alone, if it is not the shared one once more."""
+        """The tensor the checkpoint has under this name alone, if it is not the shared one once more."""
         second = self._second.pop(name, None)
         if second is None or torch.equal(second, shared):
             return None
@@ -409,7 +409,7 @@ class _Loaded:
         return second
 
 
-def _places(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+def _parameters(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
     """Each parameter and all names under which modules have it."""
     names: dict[int, tuple[list[str], nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
