@@ -56,8 +56,8 @@ FLAG = "--host-kvcache-swap-space-gb"
 def host_pages(settings: Settings, page_bytes: int, left: int, warnings: list[str]) -> int:
     """Pages of `page_bytes` that fit into what was chosen; 0 when no second tier is wanted.
 
-    `left` is what the host has free beside everything else. The default gives way to half of that; a number that was chosen
-    and cannot be had is a ModelError.
+    `left` is what the host has free beside everything else. The default gives way to half of that; a number that was
+    chosen and cannot be had is a ModelError.
     """
     if not settings.kv_cache.enable_kvcache_swapping_to_host:
         return 0
