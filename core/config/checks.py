@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
 
 log = logging.getLogger("maxserve.settings")
 
-SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's address on Linux, without the closing zero
-
 
 def check(settings: Settings) -> Settings:
     """The settings, adjusted where a value can only mean another; SettingsError when two contradict each other."""
@@ -27,8 +24,6 @@ def check(settings: Settings) -> Settings:
     _check_chat_template(settings.model.chat_template)
     _check_cache(settings)
     _check_speculation(settings)
-    if settings.server.zmq_endpoint_base is not None:
-        check_endpoint(settings.server.zmq_endpoint_base)
     return settings
 
 
@@ -127,24 +122,6 @@ def _check_cache(settings: Settings) -> None:
             "--host-kvcache-swap-space-gb %g means nothing without --enable-kvcache-swapping-to-host",
             cache.host_kvcache_swap_space_gb,
         )
-
-
-def check_endpoint(base: str) -> None:
-    """Refuses a base that no ZMQ address can begin with."""
-    flag = f"--zmq-endpoint-base {base}"
-    scheme, _, rest = base.partition("://")
-    if scheme == "inproc":
-        raise SettingsError(f"{flag}: inproc:// cannot join two processes; use ipc://PATH or tcp://HOST:PORT")
-    if scheme not in ("tcp", "ipc") or "://" not in base:
-        raise SettingsError(f"{flag}: expected ipc://PATH or tcp://HOST:PORT")
-    if scheme == "tcp":
-        found = re.fullmatch(r"(?:\[[^\]]+\]|[^:]+):(\d+)", rest)
-        if not found or not 1 <= int(found[1]) <= 65535:
-            raise SettingsError(f"{flag}: expected tcp://HOST:PORT with a port from 1 to 65535")
-    elif not rest:
-        raise SettingsError(f"{flag}: expected a path after ipc://")
-    if scheme == "ipc" and len(rest.encode()) > SOCKET_PATH_LIMIT:
-        raise SettingsError(f"{flag}: the path is longer than the {SOCKET_PATH_LIMIT} bytes a socket's may have")
 
 
 def validate_supported(settings: Settings, sections: Sequence[PluginSection] = ()) -> None:

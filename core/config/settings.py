@@ -409,14 +409,6 @@ class ServerSettings(Section):
     sim_failure: Annotated[
         int, Field(description="Percent of steps that fail on purpose, to try how clients take it.", ge=0)
     ] = 0
-    zmq_endpoint_base: Annotated[
-        str | None,
-        Option(metavar="URL", server=True),
-        Field(
-            description="Beginning of the addresses through which the processes talk: ipc://PATH or tcp://HOST:PORT; "
-            "unset, a fresh private folder. inproc://NAME is refused, as it cannot join two processes."
-        ),
-    ] = None
     executor: Annotated[
         str,
         Option(metavar="NAME", registry="executors", server=True),

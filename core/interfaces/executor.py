@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, ClassVar, Protocol
 
+import msgspec
+
 from maxserve.core.interfaces.component import Component, Context
 
-__all__ = ["Executor", "ExecutorContext", "WorkerLauncher", "WorkerProcess"]
+__all__ = ["Endpoints", "Executor", "ExecutorContext", "WorkerLauncher", "WorkerProcess"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +53,22 @@ class WorkerProcess(Protocol):
         ...
 
 
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """The ZMQ addresses of one worker. Whoever receives binds: the worker `requests`, the API process `outputs`."""
+
+    requests: str
+    outputs: str
+
+
 class WorkerLauncher(Protocol):
     """Starts workers, one at a time."""
+
+    def endpoints(self) -> AbstractContextManager[Endpoints]:
+        """Addresses that the workers of one server and its API process reach, while the block runs.
+
+        SettingsError where there are none.
+        """
+        ...
 
     def launch(self, start: bytes) -> WorkerProcess:
         """A new worker, which is given `start` on its standard input; that stays open until it shall end.

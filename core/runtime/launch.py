@@ -23,7 +23,6 @@ from maxserve.core.runtime.banner import introduce
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import build_executor
 from maxserve.core.runtime.messages import Start
-from maxserve.core.runtime.sockets import endpoints
 from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component)
         check_for_task(settings, files.task, host.plugin_sections())
-    addresses = stack.enter_context(endpoints(settings.server.zmq_endpoint_base))
+    launcher = build_executor(settings, host)
+    addresses = stack.enter_context(launcher.endpoints())
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
         manifest=host.manifest(),
@@ -76,7 +76,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
         log_level=logging.getLogger().level,
         engine=engine,
     )
-    supervisor = Supervisor(start, host.fingerprint, client, build_executor(settings, host))
+    supervisor = Supervisor(start, host.fingerprint, client, launcher)
     stack.callback(supervisor.kill)
     supervisor.spawn()
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
+from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.registry.host import Manifest
@@ -18,13 +19,6 @@ from maxserve.core.registry.host import Manifest
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of all messages; the class name is the tag on the wire."""
-
-
-class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """The addresses of one worker. Whoever receives binds: the worker `requests`, the API process `outputs`."""
-
-    requests: str
-    outputs: str
 
 
 # --- to the worker --------------------------------------------------------------------------------------------

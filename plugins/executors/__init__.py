@@ -18,7 +18,13 @@ def maxserve_executors() -> Iterable[Executor]:
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """What a server does of a larger one's work."""
+    """Where the processes of a server talk, and what it does of a larger one's work."""
+    yield ConfigSection(
+        name="endpoints",
+        schema="maxserve.plugins.executors.options:EndpointOptions",
+        within="server",
+        check="maxserve.plugins.executors.endpoints:check",
+    )
     yield ConfigSection(
         name="headless",
         schema="maxserve.plugins.executors.options:HeadlessOptions",

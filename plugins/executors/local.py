@@ -6,9 +6,11 @@ import asyncio
 import os
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
-from maxserve.interfaces.executor import ExecutorContext
+from maxserve.interfaces.executor import Endpoints, ExecutorContext
+from maxserve.plugins.executors.endpoints import endpoints
+from maxserve.plugins.executors.options import EndpointOptions
 
 
 class LocalLauncher:
@@ -16,6 +18,9 @@ class LocalLauncher:
 
     def __init__(self, context: ExecutorContext) -> None:
         self._context = context
+
+    def endpoints(self) -> AbstractContextManager[Endpoints]:
+        return endpoints(self._context.config(EndpointOptions).zmq_endpoint_base)
 
     def launch(self, start: bytes) -> LocalWorker:
         return LocalWorker(self._context, start)

@@ -1,4 +1,4 @@
-"""Options of servers that are parts of a larger one."""
+"""Options of where processes talk, and of servers that are parts of a larger one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from maxserve.config import Choice
 from maxserve.interfaces.config import Option, UnsupportedValues
 
 ROLES = Choice("PipelineRole", ("prefill_and_decode", "prefill_only", "decode_only"))
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """Where the processes of a server talk."""
+
+    zmq_endpoint_base: Annotated[
+        str | None,
+        Option(metavar="URL", server=True),
+        Field(
+            description="Beginning of the addresses through which the processes talk: ipc://PATH or tcp://HOST:PORT; "
+            "unset, a fresh private folder. inproc://NAME is refused, as it cannot join two processes."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

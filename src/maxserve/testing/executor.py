@@ -12,11 +12,15 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import IO, Any, ClassVar
 
+import zmq
+
 from maxserve.core.config import Settings
-from maxserve.core.interfaces.executor import Executor, ExecutorContext, WorkerLauncher, WorkerProcess
+from maxserve.core.interfaces.executor import Endpoints, Executor, ExecutorContext, WorkerLauncher, WorkerProcess
 from maxserve.core.runtime.lifeline import read_start
+from maxserve.plugins.executors.endpoints import endpoints
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["ExecutorChecks", "ThreadLauncher", "ThreadWorker"]
@@ -95,6 +99,17 @@ class ExecutorChecks:
 
         assert self.status("deaf", then) != 0
 
+    def test_there_are_addresses_to_talk_at(self) -> None:
+        """Both can be bound, and two servers beside each other have different ones."""
+        with self.launcher().endpoints() as one, self.launcher().endpoints() as other:
+            addresses = {one.requests, one.outputs, other.requests, other.outputs}
+            assert len(addresses) == 4, "two servers have an address in common"
+            with zmq.Context() as context:
+                for address in addresses:
+                    with context.socket(zmq.PULL) as bound:
+                        bound.setsockopt(zmq.IPV6, "[" in address)
+                        bound.bind(address)
+
     def test_a_second_worker_can_be_started(self) -> None:
         launcher = self.launcher()
         for _ in range(2):
@@ -136,6 +151,9 @@ class ThreadLauncher:
 
     def __init__(self, context: object = None) -> None:
         pass
+
+    def endpoints(self) -> AbstractContextManager[Endpoints]:
+        return endpoints(None)
 
     def launch(self, start: bytes) -> ThreadWorker:
         return ThreadWorker(start)

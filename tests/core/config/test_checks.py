@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.config.checks import check_endpoint
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.testing.sections import built_in_sections
 
@@ -101,31 +100,3 @@ def test_weights_of_a_repository_name_the_model(here: Path) -> None:
     (here / "org/repo/w.safetensors").touch()
     with pytest.raises(SettingsError, match="give --model-path"):
         resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={}, sections=SHARED)
-
-
-@pytest.mark.parametrize("base", ["tcp://127.0.0.1:5555", "tcp://[::1]:1", "ipc:///tmp/x", "ipc://x"])
-def test_endpoints_that_zmq_knows(base: str) -> None:
-    check_endpoint(base)
-    assert resolve({"zmq_endpoint_base": base}, environ={}, sections=SHARED).server.zmq_endpoint_base == base
-
-
-NAMELESS = ["", "ipc", "ipc:/x", "ipc://", "tcp://", "tcp://:5", "udp://host:1"]
-BAD_PORTS = ["tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://host:x"]
-
-
-@pytest.mark.parametrize("base", [*NAMELESS, *BAD_PORTS, "ipc:///" + "x" * 107])
-def test_endpoints_that_it_does_not(base: str) -> None:
-    with pytest.raises(SettingsError, match="--zmq-endpoint-base"):
-        check_endpoint(base)
-
-
-def test_an_endpoint_that_joins_no_processes() -> None:
-    with pytest.raises(SettingsError, match="cannot join two processes; use ipc://PATH or tcp://HOST:PORT"):
-        check_endpoint("inproc://name")
-
-
-def test_the_size_of_a_host_tier_that_is_not_there_is_said_to_mean_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    resolve({"host_kvcache_swap_space_gb": 2.0, "enable_kvcache_swapping_to_host": True}, environ={}, sections=SHARED)
-    assert not caplog.records
-    resolve({"host_kvcache_swap_space_gb": 2.0}, environ={}, sections=SHARED)
-    assert "--host-kvcache-swap-space-gb 2 means nothing without --enable-kvcache-swapping-to-host" in caplog.text

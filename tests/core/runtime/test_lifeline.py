@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.runtime.lifeline import encode_start, read_start
-from maxserve.core.runtime.messages import Endpoints, Start
+from maxserve.core.runtime.messages import Start
 
 STUB = Path(__file__).parent / "stub"
 ADDRESSES = Endpoints(requests="ipc:///r", outputs="ipc:///o")

@@ -12,8 +12,10 @@ import msgspec
 import pytest
 
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.runtime.messages import Abort, Endpoints, FromWorker, Phase
-from maxserve.core.runtime.sockets import ApiChannel, WorkerChannel, endpoints
+from maxserve.core.interfaces.executor import Endpoints
+from maxserve.core.runtime.messages import Abort, FromWorker, Phase
+from maxserve.core.runtime.sockets import ApiChannel, WorkerChannel
+from maxserve.plugins.executors.endpoints import endpoints
 
 
 @pytest.fixture
@@ -211,61 +213,3 @@ def test_busy_address_is_named() -> None:
         pytest.raises(SettingsError, match=rf"tcp://127\.0\.0\.1:{port + 1}.*--zmq-endpoint-base"),
     ):
         ApiChannel(pair)
-
-
-@pytest.mark.parametrize(
-    ("base", "reason"),
-    [
-        ("inproc://x", "cannot join two processes"),
-        ("http://x", "expected ipc"),
-        ("ipc://", "expected ipc"),
-        ("nonsense", "expected ipc"),
-        ("tcp://127.0.0.1", "expected tcp://HOST:PORT"),
-        ("tcp://*:5000", "a host to connect to"),
-        ("tcp://127.0.0.1:0", "1 to 65534"),
-        ("tcp://127.0.0.1:65535", "1 to 65534"),
-        ("ipc:///" + "x" * 200, "choose a shorter folder"),
-    ],
-)
-def test_bases_that_cannot_work_are_refused(base: str, reason: str) -> None:
-    with pytest.raises(SettingsError, match=reason) as caught, endpoints(base):
-        pass
-    assert base in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("host", "warned"),
-    [("127.0.0.1", False), ("localhost", False), ("[::1]", False), ("10.0.0.7", True), ("gpu7", True)],
-)
-def test_addresses_that_others_can_reach_are_warned_of(
-    host: str, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    with endpoints(f"tcp://{host}:5000"):
-        pass
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
-    assert (f"who reaches {host.strip('[]')}" in caplog.text) is warned
-
-
-@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
-def test_a_base_belongs_to_one_server(tmp_path: Path, scheme: str) -> None:
-    """At an ipc:// path the second would take the first one's messages; at tcp:// it would fail after loading."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    base = f"ipc://{tmp_path}/m" if scheme == "ipc" else f"tcp://127.0.0.1:{port}"
-    with endpoints(base) as pair:
-        listening = socket.create_server(("127.0.0.1", port)) if scheme == "tcp" else None
-        with pytest.raises(SettingsError, match="another server uses it"), endpoints(base):
-            pass
-        if listening is not None:
-            listening.close()
-    with endpoints(base) as again:
-        assert again == pair
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_base_that_cannot_be_written(tmp_path: Path) -> None:
-    with (
-        pytest.raises(SettingsError, match=r"m-lock cannot be written: No such file"),
-        endpoints(f"ipc://{tmp_path}/none/m"),
-    ):
-        pass

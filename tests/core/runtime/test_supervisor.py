@@ -14,14 +14,14 @@ import pytest
 
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError, UsageError, WorkerDied
-from maxserve.core.interfaces.executor import WorkerLauncher
+from maxserve.core.interfaces.executor import Endpoints, WorkerLauncher
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.runtime import supervisor as module
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import executor_context
-from maxserve.core.runtime.messages import Endpoints, Start
-from maxserve.core.runtime.sockets import endpoints
+from maxserve.core.runtime.messages import Start
 from maxserve.core.runtime.supervisor import Supervisor
+from maxserve.plugins.executors.endpoints import endpoints
 from maxserve.plugins.executors.local import LocalLauncher
 from maxserve.testing.executor import ThreadLauncher
 

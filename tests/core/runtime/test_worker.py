@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.registry.host import Manifest
 from maxserve.core.registry.sources import Source
@@ -15,7 +16,6 @@ from maxserve.core.runtime.executors import executor_context
 from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import (
     Abort,
-    Endpoints,
     Failed,
     FromWorker,
     Hello,
@@ -27,7 +27,8 @@ from maxserve.core.runtime.messages import (
     Start,
     Submit,
 )
-from maxserve.core.runtime.sockets import ApiChannel, endpoints
+from maxserve.core.runtime.sockets import ApiChannel
+from maxserve.plugins.executors.endpoints import endpoints
 from maxserve.plugins.executors.local import LocalLauncher, LocalWorker
 
 STUB = Path(__file__).parent / "stub"

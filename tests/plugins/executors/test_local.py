@@ -12,11 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.runtime.executors import COMMAND, executor_context
 from maxserve.core.runtime.lifeline import ORPHANED, encode_start
-from maxserve.core.runtime.messages import Endpoints, FromWorker, Phase, Ready, Shutdown, Start
-from maxserve.core.runtime.sockets import ApiChannel, endpoints
+from maxserve.core.runtime.messages import FromWorker, Phase, Ready, Shutdown, Start
+from maxserve.core.runtime.sockets import ApiChannel
 from maxserve.core.runtime.supervisor import describe_exit
+from maxserve.plugins.executors.endpoints import endpoints
 from maxserve.plugins.executors.local import LocalLauncher, LocalWorker
 
 STUB = Path(__file__).parents[2] / "core" / "runtime" / "stub"
@@ -120,7 +122,7 @@ def test_worker_dies_with_a_parent_whose_pipe_somebody_else_holds(
         "from maxserve.core.runtime.executors import executor_context\n"
         "from maxserve.core.runtime.lifeline import encode_start\n"
         "from maxserve.plugins.executors.local import LocalLauncher\n"
-        "from maxserve.core.runtime.messages import Endpoints\n"
+        "from maxserve.core.interfaces.executor import Endpoints\n"
         f"pair = Endpoints(requests={addresses.requests!r}, outputs={addresses.outputs!r})\n"
         "child = LocalLauncher(executor_context()).launch(encode_start(starts.start_of(pair)))\n"
         "if os.fork() == 0: time.sleep(60); os._exit(0)\n"

@@ -9,8 +9,9 @@ from typing import Any
 
 from maxserve.core.config import Settings
 from maxserve.core.interfaces.engine import ModelFiles
+from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.registry.host import Manifest, PluginHost
-from maxserve.core.runtime.messages import Endpoints, Start
+from maxserve.core.runtime.messages import Start
 
 MANIFEST = Manifest(sources=())
 

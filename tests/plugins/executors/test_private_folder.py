@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.runtime.private_folder import private_folder, remove_abandoned
+from maxserve.plugins.executors.private_folder import private_folder, remove_abandoned
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("maxserve.core.runtime.private_folder.LONGEST", len(str(tmp_path)) + 40)
-    monkeypatch.setattr("maxserve.core.runtime.private_folder.SHORT", str(tmp_path))
+    monkeypatch.setattr("maxserve.plugins.executors.private_folder.LONGEST", len(str(tmp_path)) + 40)
+    monkeypatch.setattr("maxserve.plugins.executors.private_folder.SHORT", str(tmp_path))
     return tmp_path
 
 
@@ -77,7 +77,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_passed_over(
     long = temporary / ("x" * 100)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    monkeypatch.setattr("maxserve.core.runtime.private_folder.SHORT", "/tmp")
+    monkeypatch.setattr("maxserve.plugins.executors.private_folder.SHORT", "/tmp")
     with private_folder() as folder:
         assert folder.parent == Path("/tmp")
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from maxserve.core.interfaces.errors import SettingsError
+from maxserve.interfaces.errors import SettingsError
 
 PREFIX = "maxserve-"
 LOCK = "lock"
