@@ -12,7 +12,7 @@ from maxserve.architectures.layers.vision_config import VisionConfig
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.images import ImagesContext
 from maxserve.loading import read_optional_object
-from maxserve.text import find_templates
+from maxserve.plugins.api.common.chat_template import find_templates
 
 # What the authors' InternVisionConfig has where config.json says nothing, and what transformers calls that.
 _TOWER_DEFAULTS: Mapping[str, Any] = {

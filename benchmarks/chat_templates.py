@@ -25,9 +25,9 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.chat_messages import as_messages, join_text_parts, split_text
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.past_calls import CallForm, arguments_object, arguments_text, with_form
 from maxserve.plugins.api.common.tools import read_tools
@@ -277,7 +277,7 @@ def _without_nulls(message: Message) -> Message:
 def ours(source: str, body: dict[str, Any]) -> tuple[str | None, str]:
     """The prompt that a chat request becomes, and the refusal where there is none."""
     served = SimpleNamespace(
-        template=ChatTemplate({"default": source}),
+        template=JinjaTemplate({"default": source}),
         tokenizer=SimpleNamespace(special_tokens=SPECIAL),
         images=None,
         model=None,

@@ -15,6 +15,7 @@ from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
+from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.executor import Executor
@@ -200,6 +201,14 @@ def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
     Example: ``yield GrammarBackend(name="acme", build="acme.grammar:Compiler", accepts=frozenset({"regex"}))``
     """
     return ()
+
+
+@hookspec(firstresult=True)
+def maxserve_chat_template(context: ChatTemplateContext) -> ChatTemplate | None:
+    """What writes the prompts of a model's conversations; the first answer that is not None wins.
+
+    Example: ``return Dialog() if "acme" in context.path else None``
+    """
 
 
 @hookspec

@@ -22,6 +22,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.grammar", "maxserve.plugins.grammar"),
     ("builtin.uvicorn", "maxserve.plugins.uvicorn"),
     ("builtin.middleware", "maxserve.plugins.middleware"),
+    ("builtin.conversations", "maxserve.plugins.api.common"),
     ("builtin.openai", "maxserve.plugins.api.openai"),
     ("builtin.anthropic", "maxserve.plugins.api.anthropic"),
     ("builtin.sagemaker", "maxserve.plugins.api.sagemaker"),

@@ -180,3 +180,33 @@ def test_chats_take_special_tokens_that_were_typed_for_text(folder: Path, llm: A
     wanted = maxserve.LLM(str(folder), special_tokens_in_content=True).render(typed)
     assert len([token for token in wanted.tokens if token in tokenizer.special_ids]) == 5
     assert llm.generate("<|im_end|>", max_tokens=1)[0].prompt_tokens < 3
+
+
+DIALOG = """
+from maxserve import hookimpl
+
+
+class Dialog:
+    def source(self, *, tools=False):
+        return None
+
+    def render(self, variables, *, tools=False):
+        return "".join(f"{message['content']}<|im_start|>" for message in variables["messages"])
+
+    def end_tokens(self, special, added):
+        return ["<|im_start|>"]
+
+
+@hookimpl
+def maxserve_chat_template(context):
+    return Dialog()
+"""
+
+
+def test_a_plugin_brings_the_template_of_its_models(folder: Path, plugin_folder: Any) -> None:
+    plugin_folder.module("acme_dialog", DIALOG)
+    llm = maxserve.LLM(str(folder), plugin=("acme_dialog",))
+    end = llm.tokenizer.token_id("<|im_start|>")
+    assert llm.render([{"role": "user", "content": "hi"}]).tokens[-1] == end
+    assert end in llm.info.eos_token_ids
+    assert end not in maxserve.LLM(str(folder)).info.eos_token_ids

@@ -21,7 +21,6 @@ def check(settings: Settings) -> Settings:
     settings = _adjust_scheduling(settings)
     settings = _adjust_server(settings)
     check_checkpoint(settings.model, "--")
-    _check_chat_template(settings.model.chat_template)
     _check_cache(settings)
     _check_speculation(settings)
     return settings
@@ -91,11 +90,6 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
             f"{prefix}data-parallel-degree {model.data_parallel_degree}: expected 1 or the number of devices, which "
             f"is {devices} ({prefix}devices {model.devices})"
         )
-
-
-def _check_chat_template(path: str | None) -> None:
-    if path is not None and not Path(path).expanduser().is_file():
-        raise SettingsError(f"--chat-template {path}: there is no such file")
 
 
 def _check_speculation(settings: Settings) -> None:

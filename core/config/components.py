@@ -154,8 +154,8 @@ def unused_chunking(settings: Settings, scheduler: Scheduler) -> str | None:
 # What is about the cache, the next token, or text that is read while it is generated: an encoder has none of it.
 _OF_TEXT = frozenset(
     {
-        "model.chat_template",
-        "model.special_tokens_in_content",
+        "conversations.chat_template",
+        "conversations.special_tokens_in_content",
         "model.attention_backend",
         "model.model_runner",
         "kv_cache.cache_strategy",

@@ -31,7 +31,7 @@ COMMON = (
     "scheduling.max_batch_size",
     "kv_cache.device_memory_utilization",
     "model.quantization_encoding",
-    "model.chat_template",
+    "conversations.chat_template",
     "server.tool_parser",
     "server.reasoning_parser",
     "model.trust_remote_code",

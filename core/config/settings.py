@@ -135,20 +135,6 @@ class ModelSettings(CheckpointSettings):
             min_length=1,
         ),
     ] = DEMO
-    chat_template: Annotated[
-        str | None,
-        Option(metavar="FILE"),
-        Field(
-            description="Jinja file, or JSON file with the key chat_template, that replaces the model's own template."
-        ),
-    ] = None
-    special_tokens_in_content: Annotated[
-        bool,
-        Field(
-            description="Let special tokens that a user's or a tool's message of a chat spells out be tokens, as "
-            "transformers does; off, they are text like any other."
-        ),
-    ] = False
     max_length: Annotated[
         int | None,
         Field(description="Most tokens of a prompt and its answer together; unset, the model's own limit.", ge=1),

@@ -25,6 +25,7 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.engine.target import Loaded, Target
 from maxserve.core.interfaces.architecture import Model, ModelSpec
+from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import EngineContext, ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError
@@ -129,7 +130,7 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
         files.config,
         files.generation_config,
         vocab_size=spec.vocab_size,
-        chat_template=target.settings.model.chat_template,
+        template=target.host.chat_template(ChatTemplateContext(sections=target.sections, path=files.path)),
     )
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.attention import AttentionBackend
     from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.errors import PluginError
     from maxserve.core.interfaces.grammar import GrammarBackend
@@ -112,4 +113,8 @@ class Host(Protocol):
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         """Where plugins say that a model lies."""
+        ...
+
+    def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
+        """What writes the prompts of a model's conversations; None where it has no template."""
         ...

@@ -14,6 +14,7 @@ from maxserve.core.interfaces.served_names import ServedNames
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
+    from maxserve.core.interfaces.chat_template import ChatTemplate
     from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.interfaces.host import Host
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.observer import StatsObserver
     from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output
     from maxserve.core.interfaces.sampler import S
-    from maxserve.core.text.chat_template import ChatTemplate
     from maxserve.core.text.tokenizer import Tokenizer
 
 
@@ -88,8 +88,8 @@ class Closeable(Protocol):
 class ServerContext(Context):
     """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
 
-    `images` reads the images of prompts, where the model takes images. `names` are those under which requests are
-    answered; routes that load adapters add to them.
+    `template` writes the prompts of conversations, where the model has one; `images` reads the images of prompts, where
+    it takes images. `names` are those under which requests are answered; routes that load adapters add to them.
 
     `once(make)` is `make(context)`, made at the first call: what is costly is there once for all routes. What is
     `owned`, such as threads, is closed with the application, which a new worker may need another one of.
@@ -100,7 +100,7 @@ class ServerContext(Context):
     model: ModelInfo
     engine: EngineClient
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: ChatTemplate | None = None
     images: ReadsImages | None = None
     observers: Iterable[StatsObserver] = ()
     names: ServedNames = field(init=False, repr=False, compare=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maxserve.core.interfaces.architecture import ModelSpec
+from maxserve.core.interfaces.chat_template import ChatTemplate
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.linear import PackedLinear
 from maxserve.core.interfaces.routes import Routes
@@ -15,8 +16,13 @@ from maxserve.core.registry.kinds import KINDS
 PROTOCOLS: Mapping[str, type[Any]] = {kind.name: kind.builds for kind in KINDS if kind.builds is not None}
 """What the builds of each kind return. Architectures are checked with their spec, where the model is made."""
 
-PARTS: Mapping[str, type[Any]] = {"spec": ModelSpec, "images": ReadsImages, "weight": PackedLinear}
-"""What plugins return beside what their builds do: an architecture's config and images, a packed weight."""
+PARTS: Mapping[str, type[Any]] = {
+    "spec": ModelSpec,
+    "images": ReadsImages,
+    "weight": PackedLinear,
+    "maxserve_chat_template": ChatTemplate,
+}
+"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, a template."""
 
 
 def contract_fault(kind: str, built: object) -> str | None:

@@ -20,7 +20,7 @@ from maxserve.core.interfaces.cache import CacheStrategy
 from maxserve.core.interfaces.component import Ref
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
-from maxserve.core.interfaces.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.interfaces.grammar import GrammarBackend
 from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.layer_compiler import LayerCompiler
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.config.settings import PluginSection
+    from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.commands import Invocation
 
 __all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
@@ -261,15 +262,33 @@ class PluginHost:
         return {section.schema: section.load(given.get(section.name, {})) for section in self.plugin_sections()}
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
-        """Where plugins say that a model lies; the last registered, the operator's own, are asked first."""
+        """Where plugins say that a model lies."""
         hook = "maxserve_model_source"
+        plugin, answer = self._first(hook, ref=ref, query=query)
+        if plugin is None:
+            return None
+        if isinstance(answer, ModelSource):
+            return answer
+        raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, ModelSource)}")
+
+    def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
+        """What writes the prompts of a model's conversations; None where it has no template."""
+        from maxserve.core.registry.contracts import contract_fault
+
+        hook = "maxserve_chat_template"
+        plugin, answer = self._first(hook, context=context)
+        if plugin is not None and (fault := contract_fault(hook, answer)) is not None:
+            raise PluginError(f"{plugin.source.label}: {hook} {fault}{plugin.source.way_out}")
+        template: ChatTemplate | None = answer
+        return template
+
+    def _first(self, hook: str, **arguments: Any) -> tuple[Plugin | None, Any]:
+        """Who answers something, and what; the last registered, the operator's own, are asked first."""
         for plugin, call in reversed(list(self._implementations(hook))):
-            answer = call(ref=ref, query=query)
-            if isinstance(answer, ModelSource):
-                return answer
+            answer = call(**arguments)
             if answer is not None:
-                raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, ModelSource)}")
-        return None
+                return plugin, answer
+        return None, None
 
     def process_start(self, process: ProcessInfo) -> None:
         """Tells every plugin that this process starts; what one raises stops the start."""
@@ -362,6 +381,8 @@ class PluginHost:
                 answer = implementation.function(*(arguments[name] for name in implementation.argnames))
                 if isinstance(answer, Iterator):
                     answer = list(answer)  # a generator's errors are the plugin's as well
+            except ModelError:
+                raise  # files of the model are wrong, not the plugin
             except (Exception, SystemExit) as error:
                 raise PluginError(f"{plugin.source.label}: {hook}: {explain(error)}{plugin.source.way_out}") from error
             if self._trace is not None:

@@ -19,6 +19,7 @@ from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
 from maxserve.core.http.middleware import MiddlewareStack
 from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
+from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.middleware import MiddlewareContext
 from maxserve.core.interfaces.observer import ObserverContext
@@ -27,7 +28,6 @@ from maxserve.core.loading.images import image_reader
 from maxserve.core.runtime.banner import StartDisplay, announce
 from maxserve.core.runtime.heap import settle_heap
 from maxserve.core.runtime.observing import Observers
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TextSide(NamedTuple):
     """What makes prompts of requests, and texts of answers."""
 
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: ChatTemplate | None
     images: ReadsImages | None
 
 
@@ -174,7 +174,8 @@ class Serving:
         model = plan.settings.model
         tokenizer = Tokenizer.load(path, trust_remote_code=model.trust_remote_code)
         images = image_reader(plan.settings, plan.host, path, architecture, tokenizer)
-        return TextSide(tokenizer, ChatTemplate.load(path, model.chat_template), images)
+        context = ChatTemplateContext(sections=plan.host.section_values(plan.settings), path=path)
+        return TextSide(tokenizer, plan.host.chat_template(context), images)
 
     def _build_app(self, info: ModelInfo, text: TextSide) -> FastAPI:
         plan = self._plan

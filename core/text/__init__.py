@@ -1,1 +1,1 @@
-"""Tokenizer, detokenizer and chat template."""
+"""Tokenizer, detokenizer, special and end tokens."""

@@ -14,6 +14,8 @@ from maxserve.core.config.components import asked_task, check_for_task, validate
 from maxserve.core.config.options import engine_options, serve_options
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
+from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
 from maxserve.core.interfaces.host import Host
@@ -22,12 +24,12 @@ from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.client_text import ClientText
+from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
 from maxserve.plugins.embeddings.assemble import build_encoder
@@ -117,8 +119,12 @@ class LLM:
         return Tokenizer.load(self._files.path, trust_remote_code=self.settings.model.trust_remote_code)
 
     @cached_property
-    def template(self) -> ChatTemplate:
-        return ChatTemplate.load(self._files.path, self.settings.model.chat_template)
+    def template(self) -> ChatTemplate | None:
+        return self.host.chat_template(ChatTemplateContext(sections=self._sections, path=self._files.path))
+
+    @cached_property
+    def _sections(self) -> Mapping[type[Any], Any]:
+        return self.host.section_values(self.settings)
 
     @cached_property
     def _built(self) -> Engine | EncoderEngine:
@@ -180,7 +186,8 @@ class LLM:
 
     @cached_property
     def _client_text(self) -> ClientText | None:
-        return None if self.settings.model.special_tokens_in_content else ClientText(self.tokenizer)
+        options = Context(sections=self._sections).config(ConversationOptions)
+        return None if options.special_tokens_in_content else ClientText(self.tokenizer)
 
     def stream(
         self,

@@ -9,6 +9,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.cache import EvictionPolicy
+from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.middleware import Middleware
@@ -333,6 +334,27 @@ def maxserve_engines():
 
 
 QUERY = ModelQuery(progress=NullProgress())
+
+
+def test_maxserve_chat_template(load: Load) -> None:
+    host = load("""
+class Dialog:
+    def source(self, *, tools=False):
+        return None
+
+    def render(self, variables, *, tools=False):
+        return variables["messages"][0]["content"] + "<end>"
+
+    def end_tokens(self, special, added):
+        return ["<end>"]
+
+@hookimpl
+def maxserve_chat_template(context):
+    return Dialog() if context.path == "/acme" else None
+""")
+    template = host.chat_template(ChatTemplateContext(path="/acme"))
+    assert template.render({"messages": [{"content": "hi"}]}) == "hi<end>"
+    assert host.chat_template(ChatTemplateContext(path="/nowhere")) is None
 
 
 def test_maxserve_model_source(load: Load) -> None:

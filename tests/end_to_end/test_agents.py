@@ -17,8 +17,8 @@ import pytest
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.anthropic.router import router as anthropic_router
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.openai.router import router as openai_router
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     anyio_backend,
@@ -45,7 +45,7 @@ def app(context: ServerContext, engine: Any) -> Any:  # noqa: F811
 def served(context: ServerContext, engine: Any, template: Path) -> Any:  # noqa: F811
     engine.max_length, engine.step = MAX_LENGTH, 5
     info = dataclasses.replace(context.model, max_length=MAX_LENGTH)
-    made = dataclasses.replace(context, model=info, template=ChatTemplate({"default": template.read_text()}))
+    made = dataclasses.replace(context, model=info, template=JinjaTemplate({"default": template.read_text()}))
     return create_app(
         made, [("/", openai_router(made), "builtin.openai"), ("/", anthropic_router(made), "builtin.anthropic")]
     )

@@ -13,12 +13,14 @@ from typing import Any
 
 import jinja2.nodes
 
+from maxserve.interfaces.chat_template import ChatTemplate
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.chat_history import HistoryOptions, histories
 from maxserve.plugins.api.common.chat_messages import as_messages, plain
+from maxserve.plugins.api.common.chat_template import JinjaTemplate, syntax_tree
 from maxserve.plugins.api.common.template_probe import Message, TemplateProbe
-from maxserve.text import ChatTemplate, TemplateOverrun, template_budget
+from maxserve.plugins.api.common.template_sandbox import TemplateOverrun, template_budget
 
 _OPEN_END = "<<the assistant goes on here>> "  # its last space tells whether the template trims messages
 _PROBE_TOOL = {
@@ -48,8 +50,9 @@ RESERVED_VARIABLES = frozenset(
 class ChatRenderer:
     """Renders conversations with one chat template. Safe from several threads at once."""
 
-    def __init__(self, template: ChatTemplate, special_tokens: Mapping[str, str]) -> None:
-        self.template = template
+    def __init__(self, template: ChatTemplate | None, special_tokens: Mapping[str, str]) -> None:
+        self.present = template is not None
+        self.template = JinjaTemplate({}) if template is None else template  # which refuses every conversation
         self._special_tokens = special_tokens
         self._known: dict[bool, tuple[TemplateProbe, bool]] = {}
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class ChatRenderer:
     def probe(self, *, tools: bool) -> TemplateProbe | None:
         """What is known of the template with or without tools; None where there is none."""
         try:
-            return self._probed(tools)[0]
+            return self._probed(tools)[0] if self.present else None
         except RequestError:
             return None
 
@@ -99,7 +102,8 @@ class ChatRenderer:
         """The probe, and whether contents are strings where it finds nothing out."""
         with self._lock:
             if tools not in self._known:
-                strings = not _iterates_over_content(self.template.tree(tools=tools))
+                tree = syntax_tree(self.template, tools=tools)
+                strings = tree is not None and not _iterates_over_content(tree)
                 self._known[tools] = TemplateProbe(self._prober(tools)), strings
             return self._known[tools]
 

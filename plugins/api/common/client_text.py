@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 from maxserve.interfaces.errors import RequestError
-from maxserve.text import PromptText, Tokenizer, stand_ins
+from maxserve.plugins.api.common.template_sandbox import stand_ins
+from maxserve.text import PromptText, Tokenizer
 
 Message = Mapping[str, Any]
 Tools = Sequence[Any] | None

@@ -14,6 +14,7 @@ from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
 from maxserve.plugins.api.common.chat_messages import IMAGE_PART, check_role
 from maxserve.plugins.api.common.chat_renderer import RESERVED_VARIABLES, chat_renderer
 from maxserve.plugins.api.common.client_text import ClientText, Conversation, client_texts
+from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
 from maxserve.plugins.api.common.requests import check_length
 from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
@@ -65,7 +66,8 @@ class Conversations:
 
     @cached_property
     def _client(self) -> ClientText | None:
-        return None if self._context.settings.model.special_tokens_in_content else ClientText(self._tokenizer)
+        literal = not self._context.config(ConversationOptions).special_tokens_in_content
+        return ClientText(self._tokenizer) if literal else None
 
     def _conversation(self, body: ChatBody, choice: ToolChoice) -> Conversation:
         """What the client gives the template."""

@@ -128,8 +128,8 @@ class OutputParsers:
         self._sections = context.sections
         self._tokenizer = context.tokenizer
         self._ends = frozenset(context.model.eos_token_ids)
-        template = context.template.source(tools=True) or "" if context.template.present else ""
-        self._parsers = choose_parsers(context.settings, context.host, template)
+        template = None if context.template is None else context.template.source(tools=True)
+        self._parsers = choose_parsers(context.settings, context.host, template or "")
 
     @property
     def names(self) -> dict[str, str | None]:

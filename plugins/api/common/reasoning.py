@@ -10,10 +10,11 @@ from typing import Any
 from jinja2 import meta
 from pydantic import Field
 
+from maxserve.interfaces.chat_template import ChatTemplate
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import syntax_tree
 from maxserve.plugins.api.common.fields import Body
-from maxserve.text import ChatTemplate
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call it
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")
@@ -170,10 +171,11 @@ def _text(value: Any, param: str) -> str:
 
 def _variables(template: ChatTemplate) -> set[str]:
     """What the template reads, with tools or without; nothing where there is none."""
-    found = set()
+    found = set[str]()
     for tools in (False, True):
-        with suppress(RequestError):
-            found |= meta.find_undeclared_variables(template.tree(tools=tools))
+        with suppress(RequestError):  # several, and none of them the default one
+            tree = syntax_tree(template, tools=tools)
+            found |= set() if tree is None else meta.find_undeclared_variables(tree)
     return found
 
 

@@ -22,8 +22,6 @@ _HOW = {
 
 def knows_tools(renderer: ChatRenderer) -> bool:
     """Whether the template tells the model of tools."""
-    if not renderer.template.present:
-        return False
     function = {"name": _STRANGER, "description": "", "parameters": {"type": "object", "properties": {}}}
     messages = [{"role": "user", "content": "?"}]
     try:

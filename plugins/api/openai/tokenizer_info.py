@@ -21,7 +21,7 @@ class TokenizerInfo:
             "tokenizer_class": "PreTrainedTokenizerFast",
             **config,
             **context.tokenizer.special_tokens,
-            "chat_template": context.template.source(),
+            "chat_template": None if context.template is None else context.template.source(),
         }
 
     async def answer(self) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReaso
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 
 SPECIAL = ("<s>", "</s>", "<|turn|>")
 MAX_LENGTH = 256
@@ -226,7 +226,7 @@ def server_context(
         model=info,
         engine=engine,
         tokenizer=tokenizer,
-        template=ChatTemplate({"default": TEMPLATE}),
+        template=JinjaTemplate({"default": TEMPLATE}),
         observers=(recorder,),
     )
 

@@ -14,7 +14,7 @@ from maxserve.core.config.catalog import catalog, limits
         ("device_memory_utilization", "above 0 and at most 1"),
         ("kv_cache_page_size", "at least 16 and a multiple of 16"),
         ("host_kvcache_swap_space_gb", "above 0"),
-        ("chat_template", ""),
+        ("log_prefix", ""),
     ],
 )
 def test_ranges_in_words(name: str, words: str) -> None:

@@ -88,7 +88,8 @@ def test_draft_options_need_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_chat_template_that_is_there(here: Path) -> None:
     (here / "t.jinja").write_text("{{ messages }}")
-    assert resolve({"chat_template": "t.jinja"}, environ={}, sections=SHARED).model.chat_template == "t.jinja"
+    settings = resolve({"chat_template": "t.jinja"}, environ={}, sections=SHARED)
+    assert settings.plugins.sections["conversations"]["chat_template"] == "t.jinja"
 
 
 def test_weights_of_a_repository_name_the_model(here: Path) -> None:

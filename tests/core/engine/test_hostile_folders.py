@@ -15,7 +15,7 @@ import pytest
 
 import maxserve
 from maxserve.core.interfaces.errors import RequestError, UsageError
-from maxserve.core.text import end_tokens
+from maxserve.plugins.api.common import chat_template
 
 SOON = 60.0  # seconds, on a machine that others use too; each takes less than one of them
 
@@ -145,7 +145,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str | None]] = {
 def test_a_hostile_folder_ends_the_start_in_one_line(
     demo_copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(end_tokens, "_SECONDS", 0.5)
+    monkeypatch.setattr(chat_template, "_END_SECONDS", 0.5)
     change, reason = HOSTILE[name]
     change(demo_copy)
     message = start(demo_copy)

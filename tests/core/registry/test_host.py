@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
+from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.errors import ModelError, PluginError
@@ -446,6 +448,18 @@ def test_model_source_that_answers_with_something_else(plugin_host: Any) -> None
 
 def test_no_model_source_knows_the_reference(plugin_host: Any) -> None:
     assert plugin_host().model_source("./not/known", QUERY) is None
+
+
+def test_a_chat_template_that_is_none(plugin_host: Any) -> None:
+    host = plugin_host(hooks(chat_template=lambda context: "{{ messages }}"))
+    with pytest.raises(PluginError, match=r"maxserve_chat_template returned a str without the method source"):
+        host.chat_template(ChatTemplateContext(path="/nowhere"))
+
+
+def test_files_of_a_model_that_are_wrong_are_not_blamed_on_a_plugin(plugin_host: Any, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(ModelError, match=r"^the chat template in .* is not a valid Jinja template: .*--chat-template$"):
+        plugin_host().chat_template(ChatTemplateContext(path=str(tmp_path)))
 
 
 def test_process_start_tells_every_plugin(plugin_host: Any) -> None:

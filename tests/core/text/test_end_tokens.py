@@ -10,8 +10,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.end_tokens import end_tokens, eos_token_ids, template_ends
+from maxserve.core.text.end_tokens import end_tokens, eos_token_ids
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ADDED = ("<|im_start|>", "<|im_end|>", "<|end|>", "<|return|>", "<|user|>", "<|assistant|>", "</s>", "</tool>")
@@ -30,7 +30,8 @@ def ends(folder: Path, config: Any = None, generation: Any = None, *, template: 
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     if template:
         (folder / "chat_template.jinja").write_text(template)
-    found = end_tokens(str(folder), config or {}, generation or {}, vocab_size=10)
+    chat = JinjaTemplate.load(str(folder), None) if template else None
+    found = end_tokens(str(folder), config or {}, generation or {}, vocab_size=10, template=chat)
     names = ["<unk>", "word", *ADDED]
     assert len(set(found)) == len(found)
     return {names[id] for id in found}
@@ -65,7 +66,8 @@ def test_the_template_of_the_command_line_counts_instead(folder: Path, tmp_path:
     (folder / "chat_template.jinja").write_text(CHATML)
     other = tmp_path / "other.jinja"
     other.write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
-    assert end_tokens(str(folder), {}, {}, vocab_size=10, chat_template=str(other)) == (4,)
+    template = JinjaTemplate.load(str(folder), str(other))
+    assert end_tokens(str(folder), {}, {}, vocab_size=10, template=template) == (4,)
 
 
 def test_a_token_that_only_an_older_file_declares(folder: Path) -> None:
@@ -78,60 +80,3 @@ def test_a_token_that_only_an_older_file_declares(folder: Path) -> None:
 def test_an_end_that_is_no_token_id_is_refused(wrong: Any) -> None:
     with pytest.raises(ModelError, match=r"eos_token_id is .* a token id or a list is expected"):
         eos_token_ids({"eos_token_id": wrong})
-
-
-# Written for these tests: how families end a message, each in a few lines.
-TEMPLATES = {
-    "an end after each message": (CHATML, ["<|im_end|>"]),
-    "a space before the end": ("{% for m in messages %}{{ m.content + ' </s>' }}{% endfor %}", ["</s>"]),
-    "two ends": ("{% for m in messages %}{{ m.content }}<|end|>\n{% endfor %}</s>", ["<|end|>"]),
-    "the next role is the end": (
-        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}",
-        ["<|user|>"],
-    ),
-    "a last message ends otherwise": (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.thinking %}{{ m.thinking }}<|end|>{% endif %}"
-        "{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}{{ m.content }}<|end|>{% endif %}"
-        "{% endfor %}",
-        ["<|return|>"],
-    ),
-    "the end parts thoughts from text": (
-        "{% for m in messages %}{% if m.thinking %}{{ m.thinking }}<|end|>{% endif %}{{ m.content }}<|end|>"
-        "{% endfor %}",
-        [],
-    ),
-    "the end parts text from calls": (
-        "{% for m in messages %}{{ m.content }}</tool>{% for c in m.tool_calls or [] %}"
-        "{{ c.function.arguments | tojson }}</tool>{% endfor %}{% endfor %}",
-        [],
-    ),
-    "the eos of the tokenizer": ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ["</s>"]),
-    "plain text": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", []),
-    "parts only": (
-        "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>{% endfor %}",
-        ["<|im_end|>"],
-    ),
-    "arguments that are text": (
-        "{% for m in messages %}{{ m.content }}<|end|>{% for c in m.tool_calls or [] %}"
-        "{{ '<|return|>' + c.function.arguments }}<|end|>{% endfor %}{% endfor %}",
-        [],
-    ),
-    "text beside a call only in thoughts": (
-        "{% for m in messages %}{% if m.tool_calls %}{{ raise_exception('both') if m.content and m.thinking }}"
-        "{{ m.thinking }}<|end|>{{ m.tool_calls[0].function.arguments }}{% else %}{{ m.content }}<|end|>{% endif %}"
-        "{% endfor %}",
-        [],
-    ),
-    "an answer that is left out": ("<s>{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", []),
-    "a template that takes nothing": ("{{ raise_exception('no') }}", []),
-    "a template that needs tools": (
-        "{% if not tools %}{{ raise_exception('no') }}{% endif %}" + CHATML,
-        ["<|im_end|>"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_how_a_template_ends_a_message(name: str) -> None:
-    source, expected = TEMPLATES[name]
-    assert template_ends(ChatTemplate({"default": source}), {"eos_token": "</s>"}, ADDED) == expected

@@ -13,8 +13,8 @@ from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
@@ -113,7 +113,7 @@ def host() -> Host:
 
 
 def template(name: str) -> ChatRenderer:
-    return ChatRenderer(ChatTemplate({"default": source(name)}), SPECIAL)
+    return ChatRenderer(JinjaTemplate({"default": source(name)}), SPECIAL)
 
 
 def source(name: str) -> str:

@@ -16,9 +16,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.request import Request
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.anthropic.router import router as anthropic_router
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.openai.router import router
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
@@ -66,7 +66,7 @@ def served(context: ServerContext, engine: ScriptedEngine) -> Served:  # noqa: F
         said = engine.tokenizer.encode(text, add_special_tokens=False)
         engine.reply = lambda request: [*said, engine.eos]
         model = replace(context.model, max_length=1 << 16)
-        made = replace(context, model=model, template=ChatTemplate({"default": source(name)}))
+        made = replace(context, model=model, template=JinjaTemplate({"default": source(name)}))
         routes = [("/", router(made), "builtin.openai"), ("/", anthropic_router(made), "builtin.anthropic")]
         app = create_app(made, routes)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")

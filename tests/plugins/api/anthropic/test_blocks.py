@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from maxserve.core.interfaces.parsers import CallDelta
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.anthropic.bodies import MessageBody
 from maxserve.plugins.api.anthropic.conversation import messages_of
 from maxserve.plugins.api.anthropic.events import MessageEvents, blocks, ending, message
@@ -19,6 +18,7 @@ from maxserve.plugins.api.anthropic.translation import MessageTranslation
 from maxserve.plugins.api.common import answering
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.meter import Meter
 
 pytestmark = pytest.mark.anyio
@@ -185,7 +185,7 @@ def test_thinking_is_what_the_template_knows(
 ) -> None:
     import dataclasses
 
-    context = dataclasses.replace(context, template=ChatTemplate({"default": template}))
+    context = dataclasses.replace(context, template=JinjaTemplate({"default": template}))
     chat, warnings = translated(context, **fields)
     assert chat.chat_template_kwargs == variables
     assert len(warnings) == warned

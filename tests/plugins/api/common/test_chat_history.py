@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 
 LIKE_GEMMA = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% for m in messages %}"
@@ -28,7 +28,7 @@ USER = {"role": "user", "content": "a"}
 
 
 def render(source: str, *messages: dict[str, Any], **options: Any) -> str:
-    return ChatRenderer(ChatTemplate({"default": source}), {}).render(messages, **options)
+    return ChatRenderer(JinjaTemplate({"default": source}), {}).render(messages, **options)
 
 
 def said(role: str, content: Any) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text import template_sandbox
-from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common import maxserve_chat_template, template_sandbox
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer, chat_renderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.testing.scripted import context, engine, host, recorder, tokenizer  # noqa: F401 (fixtures)
 from tests.core.text.conftest import tokenizer_folders  # noqa: F401 (fixture)
 
@@ -72,7 +73,7 @@ def reference(tokenizer_folders: dict[str, Path]) -> Any:  # noqa: F811
 
 
 def template(source: str) -> ChatRenderer:
-    return ChatRenderer(ChatTemplate({"default": source}), SPECIAL)
+    return ChatRenderer(JinjaTemplate({"default": source}), SPECIAL)
 
 
 @pytest.mark.parametrize("source", [CHATML, LLAMA_2, WITH_TOOLS, TRAINED, DATED])
@@ -221,8 +222,8 @@ def test_variables_override_special_tokens() -> None:
 
 
 def test_a_model_without_template_refuses_chats(tmp_path: Path) -> None:
-    templates = ChatRenderer(ChatTemplate.load(str(tmp_path), None), {})
-    assert not templates.template.present
+    assert maxserve_chat_template(ChatTemplateContext(path=str(tmp_path))) is None
+    templates = ChatRenderer(None, {})
     assert templates.template.source() is None
     with pytest.raises(RequestError, match="no chat template: use /v1/completions"):
         templates.render(CHAT)

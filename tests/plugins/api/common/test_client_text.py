@@ -11,11 +11,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common import client_text
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.client_text import ClientText, Conversation
 
 CHATML = (
@@ -44,7 +44,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def prompt(tokenizer: Tokenizer, source: str, *messages: Any, tools: Any = None) -> PromptText:
     """The prompt, whose text is that of the bare template."""
-    renderer = ChatRenderer(ChatTemplate({"default": source}), {})
+    renderer = ChatRenderer(JinjaTemplate({"default": source}), {})
 
     def write(conversation: Conversation) -> str:
         return renderer.render(conversation.messages, tools=conversation.tools)
@@ -149,7 +149,7 @@ def test_the_text_is_the_templates_whatever_it_does_with_contents(
 def test_a_template_that_looks_for_a_special_token_of_its_own_finds_none(tokenizer: Tokenizer) -> None:
     """The one difference to transformers: what a client spells out means nothing to the template either."""
     source = "{{ messages[0].content.split('<|im_end|>')[0] }}"
-    renderer = ChatRenderer(ChatTemplate({"default": source}), {})
+    renderer = ChatRenderer(JinjaTemplate({"default": source}), {})
     found = ClientText(tokenizer).render(
         lambda given: renderer.render(given.messages), Conversation(messages=[said("user", FORGED)])
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.tools import read_tools
 
@@ -35,7 +35,7 @@ def prompt(template: str, messages: list[Any], **fields: Any) -> str:
     body = ChatBody.model_validate({"messages": messages, **fields})
     tokenizer = SimpleNamespace(special_tokens={"bos_token": "<s>"})
     context: Any = SimpleNamespace(
-        template=ChatTemplate({"default": template}), images=None, model=None, tokenizer=tokenizer
+        template=JinjaTemplate({"default": template}), images=None, model=None, tokenizer=tokenizer
     )
     context.once = lambda make: make(context)
     return Conversations(context).text(body, read_tools(body))

@@ -14,7 +14,7 @@ import pytest
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.openai.router import router
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
@@ -29,7 +29,7 @@ from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
 pytestmark = pytest.mark.anyio
 
 
-class Named(ChatTemplate):
+class Named(JinjaTemplate):
     """Renders the name of the thread it runs in."""
 
     def render(self, *_: Any, **__: Any) -> str:

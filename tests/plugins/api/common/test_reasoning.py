@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.reasoning import ReasoningControls, ReasoningFields
 
 
@@ -23,7 +23,7 @@ from maxserve.plugins.api.common.reasoning import ReasoningControls, ReasoningFi
     ],
 )
 def test_what_the_template_reads(sources: dict[str, str], switch: str | None, degree: str | None) -> None:
-    controls = ReasoningControls.of(ChatRenderer(ChatTemplate(sources), {}))
+    controls = ReasoningControls.of(ChatRenderer(JinjaTemplate(sources), {}))
     assert (controls.switch, controls.degree) == (switch, degree)
 
 
@@ -49,7 +49,7 @@ PICKY = """\
 
 
 def test_an_effort_that_the_template_refuses_becomes_the_nearest_that_it_renders() -> None:
-    controls = ReasoningControls.of(ChatRenderer(ChatTemplate({"default": PICKY}), {"bos_token": "<s>"}))
+    controls = ReasoningControls.of(ChatRenderer(JinjaTemplate({"default": PICKY}), {"bos_token": "<s>"}))
     rendered = {}
     for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"):
         rendered[effort], warnings = controls.effort(effort, param="reasoning_effort")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import chat_renderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.system_messages import SystemMessages
 from maxserve.testing.scripted import context, engine, host, recorder, tokenizer  # noqa: F401 (fixtures)
 
@@ -30,7 +30,7 @@ TOOLS = [message("user", "c"), message("assistant", "x"), message("tool", "r"), 
 
 
 def shown(context: Any, template: str, messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:  # noqa: F811
-    served = dataclasses.replace(context, template=ChatTemplate({"default": template}))
+    served = dataclasses.replace(context, template=JinjaTemplate({"default": template}))
     shown = SystemMessages(chat_renderer(served)).shown(messages, tools=False)
     return [(each["role"], each["content"]) for each in shown]
 
@@ -62,5 +62,5 @@ def test_images_stay_parts(context: Any) -> None:  # noqa: F811
 
 
 def test_without_a_template_nothing_changes(context: Any) -> None:  # noqa: F811
-    served = dataclasses.replace(context, template=ChatTemplate({}))
+    served = dataclasses.replace(context, template=None)
     assert SystemMessages(chat_renderer(served)).shown(BEGUN, tools=False) == BEGUN

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.past_calls import CallForm
 from maxserve.plugins.api.common.template_probe import TemplateProbe
 
@@ -23,7 +23,7 @@ CALLS = (
 
 
 def probe(source: str) -> TemplateProbe:
-    found = ChatRenderer(ChatTemplate({"default": source}), {}).probe(tools=False)
+    found = ChatRenderer(JinjaTemplate({"default": source}), {}).probe(tools=False)
     assert found is not None
     return found
 
@@ -43,7 +43,7 @@ def test_a_template_knows_developers_or_not(source: str, known: bool) -> None:
 
 
 def test_without_a_template_nothing_is_known() -> None:
-    assert ChatRenderer(ChatTemplate({}), {}).probe(tools=False) is None
+    assert ChatRenderer(None, {}).probe(tools=False) is None
 
 
 @pytest.mark.parametrize(

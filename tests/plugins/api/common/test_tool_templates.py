@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from maxserve.core.text.chat_template import ChatTemplate
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from tests.core.text.conftest import tokenizer_folders  # noqa: F401 (fixture)
 
 LIKE_HERMES = """\
@@ -77,5 +77,5 @@ def test_calls_with_arguments_as_text(source: str, tokenizer_folders: dict[str, 
     sent = copy.deepcopy(CHAT)
     sent[1]["tool_calls"][0]["function"]["arguments"] = json.dumps(ARGUMENTS)
     special = {name: str(token) for name, token in reference.special_tokens_map.items()}
-    assert ChatRenderer(ChatTemplate({"default": source}), special).render(sent, tools=TOOLS) == expected
+    assert ChatRenderer(JinjaTemplate({"default": source}), special).render(sent, tools=TOOLS) == expected
     assert json.dumps(ARGUMENTS["city"], ensure_ascii=False) in expected

@@ -11,7 +11,7 @@ import pytest
 
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from tests.plugins.api.dialects.conftest import ROUTERS
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {
 def app(context: ServerContext) -> Any:
     """A model that thinks, with tools."""
     model = dataclasses.replace(context.model, max_length=4096)
-    context = dataclasses.replace(context, model=model, template=ChatTemplate({"default": TEMPLATE}))
+    context = dataclasses.replace(context, model=model, template=JinjaTemplate({"default": TEMPLATE}))
     return create_app(context, [("/", router(context), f"builtin.{name}") for name, router in ROUTERS.items()])
 
 

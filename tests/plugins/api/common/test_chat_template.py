@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
-from maxserve.core.text.chat_template import ChatTemplate
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
-def template(source: str) -> ChatTemplate:
-    return ChatTemplate({"default": source})
+def template(source: str) -> JinjaTemplate:
+    return JinjaTemplate({"default": source})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_a_template_takes_from_its_messages_is_not_gone() -> None:
 
 
 def load_rendered(folder: Path, override: str | None = None, *, tools: bool = False) -> str:
-    return ChatTemplate.load(str(folder), override).render({"messages": CHAT}, tools=tools)
+    return JinjaTemplate.load(str(folder), override).render({"messages": CHAT}, tools=tools)
 
 
 def test_files_come_in_order(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_named_templates(tmp_path: Path, form: str) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": declared}))
     assert load_rendered(tmp_path) == "plain"
     assert load_rendered(tmp_path, tools=True) == "tools"
-    assert ChatTemplate.load(str(tmp_path), None).source(tools=True) == "tools"
+    assert JinjaTemplate.load(str(tmp_path), None).source(tools=True) == "tools"
 
 
 def test_named_templates_without_default_are_refused(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_an_override_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_bad_overrides_are_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"--chat-template .*nowhere\.jinja: does not exist"):
-        ChatTemplate.load(str(tmp_path), str(tmp_path / "nowhere.jinja"))
+        JinjaTemplate.load(str(tmp_path), str(tmp_path / "nowhere.jinja"))
     with pytest.raises(ModelError, match="is a folder, not a file"):
-        ChatTemplate.load(str(tmp_path), str(tmp_path))
+        JinjaTemplate.load(str(tmp_path), str(tmp_path))
     (tmp_path / "latin.jinja").write_bytes(b"\xff\xfe caf\xe9")
     with pytest.raises(ModelError, match="cannot be read as UTF-8"):
-        ChatTemplate.load(str(tmp_path), str(tmp_path / "latin.jinja"))
+        JinjaTemplate.load(str(tmp_path), str(tmp_path / "latin.jinja"))
     (tmp_path / "broken.jinja").write_text("line\n{% for %}")
     with pytest.raises(ModelError, match=r"not a valid Jinja template: .*\(line 2\); give another one"):
-        ChatTemplate.load(str(tmp_path), str(tmp_path / "broken.jinja"))
+        JinjaTemplate.load(str(tmp_path), str(tmp_path / "broken.jinja"))

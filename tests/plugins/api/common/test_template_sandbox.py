@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
-from maxserve.core.text import template_sandbox
-from maxserve.core.text.chat_template import ChatTemplate
-from maxserve.core.text.template_sandbox import OutOfTime, within
+from maxserve.plugins.api.common import template_sandbox
+from maxserve.plugins.api.common.chat_template import JinjaTemplate
+from maxserve.plugins.api.common.template_sandbox import OutOfTime, within
 
 USER = [{"role": "user", "content": "x"}]
 LOOPS = "".join(f"{{% for {name} in range(99999) %}}" for name in "abcd") + "{% endfor %}" * 4
@@ -52,7 +52,7 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_at_the_start(source: str, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(source)
     with pytest.raises(ModelError, match=r"cannot be used: it .*; give another one with --chat-template") as caught:
-        ChatTemplate.load(str(tmp_path), None)
+        JinjaTemplate.load(str(tmp_path), None)
     assert "\n" not in str(caught.value)
 
 
@@ -61,7 +61,7 @@ def test_in_a_request(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_sandbox, "PROBE_STEPS", 20_000)
     guarded = "{% if messages | length == 1 %}" + source + "{% endif %}"
     with pytest.raises(RequestError, match="refused the conversation: it "):
-        ChatTemplate({"default": guarded}).render({"messages": USER})
+        JinjaTemplate({"default": guarded}).render({"messages": USER})
 
 
 def test_long_conversations_are_within_the_bounds() -> None:
@@ -70,7 +70,7 @@ def test_long_conversations_are_within_the_bounds() -> None:
         "{{ ('<' ~ m.role ~ '>') + m.content + '\\n' }}{% endfor %}"
     )
     turns = [{"role": "user", "content": "x" * 100}] * 5000
-    assert len(ChatTemplate({"default": source}).render({"messages": turns})) == 5000 * 116
+    assert len(JinjaTemplate({"default": source}).render({"messages": turns})) == 5000 * 116
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_long_conversations_are_within_the_bounds() -> None:
 )
 def test_what_the_compiler_cannot_take_is_one_line(source: str) -> None:
     with pytest.raises(ModelError, match="give another one with --chat-template") as caught:
-        ChatTemplate({"default": source})
+        JinjaTemplate({"default": source})
     assert "\n" not in str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_what_the_compiler_cannot_take_is_one_line(source: str) -> None:
     ],
 )
 def test_numbers_that_are_shown_are_no_widths(text: str) -> None:
-    template = ChatTemplate({"default": text})
+    template = JinjaTemplate({"default": text})
     shown = template.render({"messages": USER})
     assert "9007199254740991" in shown
 

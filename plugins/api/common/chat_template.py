@@ -1,24 +1,32 @@
-"""The chat templates of a model, from its files to the text that one renders.
+"""The Jinja templates of a model, from its files to the text that one renders.
 
-Templates are Jinja text that comes with the model, so they run sandboxed and within bounds; they see the names and
-filters that transformers gives them, and the same text comes out. What a client's conversation has to become first is
-the business of its API (`plugins/api/common/chat_renderer.py`).
+They come with the model, so they run sandboxed and within bounds; they see the names and filters that transformers
+gives them, and the same text comes out. What a client's conversation has to become first is `chat_renderer`'s part.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.nodes
 
-from maxserve.core.interfaces.errors import ModelError, RequestError
-from maxserve.core.loading.json_files import read_optional_object
-from maxserve.core.text.template_sandbox import TemplateOverrun, is_bounded, template_budget, template_environment
+from maxserve.interfaces.chat_template import ChatTemplate
+from maxserve.interfaces.errors import ModelError, RequestError
+from maxserve.loading import read_optional_object
+from maxserve.plugins.api.common.template_ends import template_ends
+from maxserve.plugins.api.common.template_sandbox import (
+    OutOfTime,
+    TemplateOverrun,
+    is_bounded,
+    template_budget,
+    template_environment,
+    within,
+)
 
 # What a template does wrong with a conversation it was not written for surfaces as one of these.
 _TEMPLATE_FAULTS = (
@@ -33,10 +41,11 @@ _TEMPLATE_FAULTS = (
 )
 # What a file that is no template, or a monstrous one, does to the compiler.
 _COMPILER_FAULTS = (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError)
+_END_SECONDS = 5.0  # for finding out how messages end; a template in use takes some hundredths of one
 _CHANGE = re.compile(r"\.\s*(append|pop)\b")
 
 
-class ChatTemplate:
+class JinjaTemplate:
     """The templates of one model. Rendering is safe from several threads at once."""
 
     def __init__(self, sources: Mapping[str, str], origin: str = "the chat template") -> None:
@@ -46,7 +55,7 @@ class ChatTemplate:
         self._changing = {name for name, source in sources.items() if _CHANGE.search(source)}
 
     @classmethod
-    def load(cls, path: str, override: str | None) -> ChatTemplate:
+    def load(cls, path: str, override: str | None) -> JinjaTemplate:
         """The template of a model folder, or the one in the file `override`.
 
         ModelError if it cannot be read, or takes forever for the shortest conversation.
@@ -63,10 +72,6 @@ class ChatTemplate:
     def source(self, *, tools: bool = False) -> str | None:
         """The Jinja text used with or without tools."""
         return self._sources[self._choose(tools)] if self.present else None
-
-    def tree(self, *, tools: bool = False) -> jinja2.nodes.Template:
-        """The same text parsed; RequestError where there is none."""
-        return template_environment().parse(self._sources[self._choose(tools)])
 
     def check_ends(self) -> None:
         """ModelError for a template that does not come to an end with one short message."""
@@ -92,6 +97,16 @@ class ChatTemplate:
         with template_budget():
             return self._render(self._choose(tools), variables)
 
+    def end_tokens(self, special: Mapping[str, str], added: Collection[str]) -> Sequence[str]:
+        """The tokens out of `added` that end an assistant's message; `special` are the special tokens by role."""
+        try:
+            return within(_END_SECONDS, lambda: template_ends(self, special, added))
+        except (OutOfTime, MemoryError) as error:
+            raise ModelError(
+                f"the model's chat template comes to no end with two short messages: {error or 'no memory is left'}; "
+                "give another one with --chat-template"
+            ) from error
+
     def _choose(self, tools: bool) -> str:
         if not self._sources:
             raise RequestError(
@@ -113,6 +128,12 @@ class ChatTemplate:
         except _TEMPLATE_FAULTS as error:
             reason = str(error) or type(error).__name__
             raise RequestError(f"the chat template refused the conversation: {reason}", param="messages") from error
+
+
+def syntax_tree(template: ChatTemplate, *, tools: bool = False) -> jinja2.nodes.Template | None:
+    """The Jinja text used with or without tools, parsed; None where there is none."""
+    source = template.source(tools=tools)
+    return None if source is None else template_environment().parse(source)
 
 
 def _copied(value: Any) -> Any:
