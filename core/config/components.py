@@ -1,4 +1,7 @@
-"""Options that an architecture insists on, and those that a scheduler or an engine does not act on."""
+"""Options that an architecture insists on, and those that a scheduler or an engine does not act on.
+
+Which ones these are, the options say themselves: `early` and `used_by` of their markers.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.settings")
 
 _SECTIONS = ("model", "kv_cache", "scheduling", "sampling", "speculative")
-# They say which model it is and how it is stored: they have done their work once its architecture is known.
-_TOO_EARLY = frozenset(
-    {
-        "model_path",
-        "served_model_name",
-        "weight_path",
-        "quantization_encoding",
-        "allow_safetensors_weights_fp32_bf6_bidirectional_cast",
-        "huggingface_model_revision",
-        "huggingface_weight_revision",
-        "trust_remote_code",
-        "force_download",
-        "task",
-        "use_legacy_module",
-        "defer_resolve",
-        "force",
-    }
-)
 
 
 def check_required(arguments: Mapping[str, Any]) -> None:
@@ -75,7 +60,7 @@ def with_required(settings: Settings, architecture: Architecture, *, tell: bool 
 
 
 def _options() -> dict[str, OptionSpec]:
-    return {o.name: o for o in catalog() if o.section in _SECTIONS and o.name not in _TOO_EARLY}
+    return {o.name: o for o in catalog() if o.section in _SECTIONS and not o.marker.early}
 
 
 def _read(option: OptionSpec, value: Any) -> Any:
@@ -106,7 +91,7 @@ def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections:
     Nearly all of them are up to the scheduler. A switch that is off where off is the default asks for nothing
     and is no reason to refuse. `sections` are the settings of plugins, which have such options too.
     """
-    options = {option.name: option for option in catalog(sections) if option.marker.policy}
+    options = {option.name: option for option in catalog(sections) if option.marker.used_by == "scheduler"}
     entry = schedulers.get(settings.scheduling.scheduler)
     _check_names(entry, options)
     refused = [
@@ -151,29 +136,6 @@ def unused_chunking(settings: Settings, scheduler: Scheduler) -> str | None:
     return f"--enable-chunked-prefill has no effect: scheduler {scheduler.name!r} runs every prompt whole"
 
 
-# What is about the cache, the next token, or text that is read while it is generated: an encoder has none of it.
-_OF_TEXT = frozenset(
-    {
-        "conversations.chat_template",
-        "conversations.special_tokens_in_content",
-        "model.attention_backend",
-        "model.model_runner",
-        "kv_cache.cache_strategy",
-        "kv_cache.kv_cache_page_size",
-        "kv_cache.enable_prefix_caching",
-        "kv_cache.enable_kvcache_swapping_to_host",
-        "kv_cache.host_kvcache_swap_space_gb",
-        "kv_cache.kv_cache_format",
-        "scheduling.scheduler",
-        "scheduling.max_num_steps",
-        "scheduling.enable_overlap_scheduler",
-        "scheduling.execute_empty_batches",
-        "server.tool_parser",
-        "server.reasoning_parser",
-    }
-)
-
-
 def asked_task(settings: Settings) -> str | None:
     """The task that was chosen, None where the model is to be asked."""
     return settings.model.task if "model.task" in settings.chosen else None
@@ -184,16 +146,18 @@ def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSecti
 
     `sections` are the settings of plugins.
     """
-    if task != EMBEDDINGS and "model.pool_embeddings" in settings.chosen:
-        what = "gives scores" if task == SCORING else "generates text"
-        raise SettingsError(f"--pool-embeddings is for embedding models, and this one {what}; leave it out")
+    chosen = [option for option in catalog(sections) if option.path in settings.chosen]
+    for option in chosen:
+        if option.marker.used_by == "embeddings" and task != EMBEDDINGS:
+            what = "gives scores" if task == SCORING else "generates text"
+            raise SettingsError(f"{option.flag} is for embedding models, and this one {what}; leave it out")
     if task == TEXT:
         return
-    idle = [option.flag for option in catalog(sections) if option.path in settings.chosen and _of_text(option)]
+    idle = [option.flag for option in chosen if _of_text(option)]
     if idle:
         log.warning("the model encodes texts and generates none, so these options have no effect: %s", ", ".join(idle))
 
 
 def _of_text(option: OptionSpec) -> bool:
     """Whether only generation acts on it, as on all that schedulers and samplers are given, from any plugin."""
-    return option.path in _OF_TEXT or option.marker.policy or option.page == "sampling"
+    return option.marker.used_by in ("scheduler", "generation") or option.page == "sampling"

@@ -39,16 +39,18 @@ class CheckpointSettings(Section):
     """What is true of any checkpoint, of the target's as of a draft's."""
 
     model_path: Annotated[
-        str, Field(description="Hugging Face repository, or local folder with config.json and weights.")
+        str,
+        Option(early=True),
+        Field(description="Hugging Face repository, or local folder with config.json and weights."),
     ] = ""
     served_model_name: Annotated[
         str | None,
-        Option(server=True),
+        Option(early=True, server=True),
         Field(description="Name by which clients ask for the model; unset, it is the model path."),
     ] = None
     weight_path: Annotated[
         tuple[str, ...],
-        Option(metavar="PATH"),
+        Option(early=True, metavar="PATH"),
         Field(
             description="Weight file to read instead of those found beside the config: a local file, a file of the "
             "repository, or org/repo/file of another one."
@@ -61,6 +63,7 @@ class CheckpointSettings(Section):
             what="with a quantized encoding",
             instead="use float32 or bfloat16",
         ),
+        Option(early=True),
         Field(
             description="How the weights are stored, and so the type they are computed in; unset, it is found out, and "
             "a CPU computes 16-bit weights in float32."
@@ -68,25 +71,31 @@ class CheckpointSettings(Section):
     ] = None
     allow_safetensors_weights_fp32_bf6_bidirectional_cast: Annotated[
         bool,
+        Option(early=True),
         Field(
             description="Cast weights between float32 and bfloat16 when the checkpoint has only the other one. Needs "
             "--quantization-encoding."
         ),
     ] = False
     huggingface_model_revision: Annotated[
-        str, Field(description="Branch, tag or commit of the config and the tokenizer.", min_length=1)
+        str,
+        Option(early=True),
+        Field(description="Branch, tag or commit of the config and the tokenizer.", min_length=1),
     ] = "main"
     huggingface_weight_revision: Annotated[
-        str, Field(description="Branch, tag or commit of the weight files.", min_length=1)
+        str, Option(early=True), Field(description="Branch, tag or commit of the weight files.", min_length=1)
     ] = "main"
     trust_remote_code: Annotated[
         bool,
+        Option(early=True),
         Field(
             description="Let Python code of the model's repository run, where its tokenizer or its model class is some."
         ),
     ] = False
     force_download: Annotated[
-        bool, Field(description="Fetch the files from the hub again even when they are in the cache.")
+        bool,
+        Option(early=True),
+        Field(description="Fetch the files from the hub again even when they are in the cache."),
     ] = False
     rope_type: Annotated[
         RopeType | None,
@@ -128,7 +137,7 @@ class ModelSettings(CheckpointSettings):
 
     model_path: Annotated[
         str,
-        Option(alias="model"),
+        Option(early=True, alias="model"),
         Field(
             description="What to serve: a Hugging Face repository, or a local folder with config.json and weights. The "
             "default is the small demo model that comes with maxserve.",
@@ -146,6 +155,7 @@ class ModelSettings(CheckpointSettings):
             what="with a task of audio or speech",
             instead="use text_generation, embeddings_generation or scoring",
         ),
+        Option(early=True),
         Field(
             description="What the model is for; unset, its architecture knows. Where that serves several tasks, the "
             "pipeline tag of the repository decides, or the files of sentence-transformers in the folder."
@@ -153,16 +163,19 @@ class ModelSettings(CheckpointSettings):
     ] = "text_generation"
     use_legacy_module: Annotated[
         bool,
+        Option(early=True),
         Field(
             description="Where an architecture comes in two implementations, prefer X_Legacy; off, prefer X_ModuleV3."
         ),
     ] = True
     pool_embeddings: Annotated[
-        bool, Field(description="Give one vector per text in embedding models; off, one per token.")
+        bool,
+        Option(used_by="embeddings"),
+        Field(description="Give one vector per text in embedding models; off, one per token."),
     ] = True
     attention_backend: Annotated[
         str,
-        Option(metavar="NAME", registry="attention_backends", no_names=("auto",)),
+        Option(used_by="generation", metavar="NAME", registry="attention_backends", no_names=("auto",)),
         Field(
             description="What attends over the cache: the name of a back end (`max list attention-backends`); auto "
             "takes the best that works here.",
@@ -189,7 +202,7 @@ class ModelSettings(CheckpointSettings):
     ] = "auto"
     model_runner: Annotated[
         str,
-        Option(metavar="NAME", registry="model_runners", no_names=("auto",)),
+        Option(used_by="generation", metavar="NAME", registry="model_runners", no_names=("auto",)),
         Field(
             description="What runs the model, a step at a time: the name of a runner (`max list model-runners`); auto "
             "takes the best that works here.",
@@ -198,14 +211,16 @@ class ModelSettings(CheckpointSettings):
     ] = "auto"
     defer_resolve: Annotated[
         bool,
-        Option(env=("MODULAR_PIPELINE_DEFER_RESOLVE",)),
+        Option(early=True, env=("MODULAR_PIPELINE_DEFER_RESOLVE",)),
         Field(
             description="Look at model and devices only when the model is built: in a program when it is first used, "
             "in a server by the worker, while the port answers already."
         ),
     ] = False
     force: Annotated[
-        bool, Field(description="Keep what was chosen where an architecture insists on another value.")
+        bool,
+        Option(early=True),
+        Field(description="Keep what was chosen where an architecture insists on another value."),
     ] = False
 
 
@@ -216,11 +231,12 @@ class KVCacheSettings(Section):
 
     cache_strategy: Annotated[
         CacheStrategyName,
-        Option(registry="cache_strategies", no_names=("model_default",)),
+        Option(used_by="generation", registry="cache_strategies", no_names=("model_default",)),
         Field(description="Keeper of keys and values: model_default, paged, or a name that a plugin registers."),
     ] = "model_default"
     kv_cache_page_size: Annotated[
         int | None,
+        Option(used_by="generation"),
         Field(
             description="Tokens per page, a multiple of 16; unset, 64 on a CPU and 128 on a GPU. Only full pages are "
             "shared, so small ones share more and waste less; a GPU's kernels want fewer.",
@@ -229,10 +245,13 @@ class KVCacheSettings(Section):
         ),
     ] = None
     enable_prefix_caching: Annotated[
-        bool, Field(description="Keep pages of past requests and share them with requests that begin alike.")
+        bool,
+        Option(used_by="generation"),
+        Field(description="Keep pages of past requests and share them with requests that begin alike."),
     ] = True
     enable_kvcache_swapping_to_host: Annotated[
         bool,
+        Option(used_by="generation"),
         Field(
             description="Copy every full page to host memory as well, and read it back when the device forgot it. "
             "Needs prefix caching."
@@ -240,6 +259,7 @@ class KVCacheSettings(Section):
     ] = False
     host_kvcache_swap_space_gb: Annotated[
         float,
+        Option(used_by="generation"),
         Field(
             description="Host memory for those copies, in GiB per replica; unset, half of what is free where the "
             "default does not fit.",
@@ -258,6 +278,7 @@ class KVCacheSettings(Section):
     ] = 0.9
     kv_cache_format: Annotated[
         CacheFormat | None,
+        Option(used_by="generation"),
         Field(
             description="Type in which keys and values are kept; unset, the model's own. float8_e4m3fn takes a byte "
             "per value and holds magnitudes up to 448."
@@ -272,7 +293,7 @@ class SchedulingSettings(Section):
 
     scheduler: Annotated[
         str,
-        Option(metavar="NAME", registry="schedulers"),
+        Option(used_by="generation", metavar="NAME", registry="schedulers"),
         Field(description="Policy that decides who runs in a step.", min_length=1),
     ] = "continuous"
     max_batch_size: Annotated[
@@ -284,24 +305,25 @@ class SchedulingSettings(Section):
     ] = 8192
     max_batch_total_tokens: Annotated[
         int | None,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(description="Most tokens, cached ones included, in a step that runs a prompt; unset, no limit.", ge=1),
     ] = None
     enable_chunked_prefill: Annotated[
         bool,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(description="Cut a prompt where the step is full and run the rest in the next one."),
     ] = True
     enable_in_flight_batching: Annotated[
-        bool, Option(policy=True), Field(description="Run prompts and answers in one step instead of in turns.")
+        bool, Option(used_by="scheduler"), Field(description="Run prompts and answers in one step instead of in turns.")
     ] = False
     kvcache_ce_watermark: Annotated[
         float,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(description="Begin no prompt that would fill more than this share of the cache.", ge=0, le=1),
     ] = 0.95
     max_num_steps: Annotated[
         int,
+        Option(used_by="generation"),
         Field(
             description="Most tokens per request between two looks at the queue, which then come in one piece; -1 for "
             "the best value, which is 1 on every device.",
@@ -315,6 +337,7 @@ class SchedulingSettings(Section):
     ] = None
     enable_overlap_scheduler: Annotated[
         bool,
+        Option(used_by="generation"),
         Field(
             description="Plan and launch the next step before this one's tokens are known. Made for GPUs; on a CPU "
             "the model runs in a thread beside the planning. Not with several --max-num-steps."
@@ -322,6 +345,7 @@ class SchedulingSettings(Section):
     ] = False
     execute_empty_batches: Annotated[
         bool,
+        Option(used_by="generation"),
         Field(
             description="Run steps without requests, some 100 a second while idle, for models whose devices wait for "
             "each other. The architecture must support it."
@@ -413,31 +437,6 @@ class ServerSettings(Section):
         Option(metavar="NAME", server=True),
         Field(description="Plugin whose HTTP routes are served besides those that are by default."),
     ] = ()
-    strict_fields: Annotated[
-        bool,
-        Option(server=True),
-        Field(
-            description="Refuse requests with unknown fields; off, they are answered, and `warnings` names the fields."
-        ),
-    ] = False
-    tool_parser: Annotated[
-        str,
-        Option(metavar="NAME", server=True, registry="tool_parsers", no_names=("auto", "none"), checked=False),
-        Field(
-            description="How tool calls are read out of answers: the name of a parser (docs/parsers.md lists them), "
-            "auto to go by the chat template, none to leave them in the text.",
-            min_length=1,
-        ),
-    ] = "auto"
-    reasoning_parser: Annotated[
-        str,
-        Option(metavar="NAME", server=True, registry="reasoning_parsers", no_names=("auto", "none"), checked=False),
-        Field(
-            description="How reasoning is set apart from answers: the name of a parser (docs/parsers.md lists them), "
-            "auto to go by the chat template, none to leave it in the text.",
-            min_length=1,
-        ),
-    ] = "auto"
     debug: Annotated[
         bool, Option(negatable=False), Field(description="Show the Python traceback when the start fails.")
     ] = False

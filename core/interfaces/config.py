@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["ConfigSection", "Option", "UnsupportedValues"]
+__all__ = ["ConfigSection", "Option", "UnsupportedValues", "UsedBy"]
+
+UsedBy: TypeAlias = Literal["", "scheduler", "generation", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +55,12 @@ class Option:
 
     `alias` is a second Python name, `env` further variables besides MAX_SERVE_<NAME>. Where `registry` names one of a
     host, such as "eviction_policies", the value is the name of a component in it, or one of `no_names`; that is checked
-    at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP. A
-    `policy` option is up to the scheduler: those act on it that declare it in `honours`. A switch that is not
-    `negatable` has no --no-x. The values of `secret` ones are never shown, and no worker is told them. `hidden` fields
-    have no option. `common` ones are on the first page of help.
+    at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP.
+    `used_by` names what alone acts on it: "scheduler" a scheduler that declares it in `honours`, "generation" an engine
+    that generates text, "embeddings" one that gives vectors. An `early` one has done its work once the model is known,
+    so that no architecture can insist on a value. A switch that is not `negatable` has no --no-x. The values of
+    `secret` ones are never shown, and no worker is told them. `hidden` fields have no option. `common` ones are on the
+    first page of help.
     """
 
     alias: str = ""
@@ -66,7 +70,8 @@ class Option:
     no_names: tuple[str, ...] = ()
     checked: bool = True
     server: bool = False
-    policy: bool = False
+    used_by: UsedBy = ""
+    early: bool = False
     common: bool = False
     negatable: bool = True
     secret: bool = False

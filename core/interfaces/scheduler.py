@@ -21,13 +21,13 @@ __all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "S
 class Scheduler(Component):
     """Who runs next. `build(SchedulerContext)` gives a StepPolicy.
 
-    `honours` names the options up to schedulers (`Option(policy=True)`), of the core or of plugins, that this one acts
-    on, by Python name: the others are refused beside it. `max_started` takes a Context with the plugin's settings and
-    gives how many sequences may hold pages at once, where those are more than a batch holds; else None. `params` is a
-    frozen dataclass as that of a Sampler: its fields become request fields while this scheduler is the chosen one, and
-    policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt whole, whatever
-    is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that have one are
-    refused.
+    `honours` names the options up to schedulers (`Option(used_by="scheduler")`), of the core or of plugins, that this
+    one acts on, by Python name: the others are refused beside it. `max_started` takes a Context with the plugin's
+    settings and gives how many sequences may hold pages at once, where those are more than a batch holds; else None.
+    `params` is a frozen dataclass as that of a Sampler: its fields become request fields while this scheduler is the
+    chosen one, and policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt
+    whole, whatever is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that
+    have one are refused.
     """
 
     kind: ClassVar[str] = "scheduler"

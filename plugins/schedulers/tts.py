@@ -20,7 +20,7 @@ class Config:
 
     max_queue_size_tg: Annotated[
         int | None,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(
             description="Scheduler tts: most requests that generate or are about to; unset, the batch size.",
             ge=1,
@@ -28,7 +28,7 @@ class Config:
     ] = None
     min_batch_size_tg: Annotated[
         int | None,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(
             description="Scheduler tts: run prompts first until this many requests generate; unset, "
             "--max-queue-size-tg.",
@@ -37,7 +37,7 @@ class Config:
     ] = None
     ce_delay_ms: Annotated[
         float,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(
             description="Scheduler tts: milliseconds for which prompts wait for others to be run with; those who "
             "generate go on meanwhile.",
@@ -47,7 +47,7 @@ class Config:
     ] = 0.0
     enable_prioritize_first_decode: Annotated[
         bool,
-        Option(policy=True),
+        Option(used_by="scheduler"),
         Field(description="Scheduler tts: run the requests of each batch of prompts alone once more right after it."),
     ] = False
 

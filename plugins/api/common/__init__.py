@@ -1,6 +1,6 @@
 """What HTTP dialects have in common: from a chat to the parts of an answer.
 
-As a plugin it gives the chat templates of models, Jinja text in their folders, and the options of conversations.
+As a plugin it gives the Jinja templates of models, and the options of conversations and answers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from maxserve.interfaces.config import ConfigSection
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """How conversations become prompts."""
+    """How conversations become prompts, and how answers are read."""
     yield ConfigSection(
         name="conversations",
         schema="maxserve.plugins.api.common.options:ConversationOptions",
         within="model",
         check="maxserve.plugins.api.common.options:check_conversations",
     )
+    yield ConfigSection(name="answers", schema="maxserve.plugins.api.common.options:AnswerOptions", within="server")
 
 
 @hookimpl

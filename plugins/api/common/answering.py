@@ -19,6 +19,7 @@ from maxserve.plugins.api.common.fields import Body, RequestFields
 from maxserve.plugins.api.common.generation import Deltas, generate_text
 from maxserve.plugins.api.common.images import RequestImages, details
 from maxserve.plugins.api.common.models import require_text
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
@@ -126,7 +127,7 @@ class Answering:
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_text(self.context.model)
-        return warnings_of(body.unknown(), strict=self.context.settings.server.strict_fields)
+        return warnings_of(body.unknown(), strict=self.context.config(AnswerOptions).strict_fields)
 
     async def _constraint(
         self, body: TextBody, warnings: list[str], choice: ToolChoice | None = None
@@ -145,7 +146,7 @@ class Answering:
             return None
         chosen = await self.constraints.choose(asked.kind, asked.value, param=asked.param)
         lines = [f"{asked.param}: {line}" for line in chosen.warnings]
-        if lines and self.context.settings.server.strict_fields:
+        if lines and self.context.config(AnswerOptions).strict_fields:
             message = f"{lines[0]}, and this server takes what is known only (--strict-fields)"
             raise RequestError(message, param=asked.param, code="unknown_field")
         warnings += lines

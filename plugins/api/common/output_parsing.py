@@ -14,6 +14,7 @@ from maxserve.plugins.api.common.bodies import ChatBody, Message
 from maxserve.plugins.api.common.call_arguments import CallArguments
 from maxserve.plugins.api.common.conversation import goes_on
 from maxserve.plugins.api.common.json_text import encodable
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.parsers import choose_parsers
 from maxserve.plugins.api.common.tool_schema import constrained_reader
 from maxserve.plugins.api.common.tools import ToolChoice
@@ -129,7 +130,7 @@ class OutputParsers:
         self._tokenizer = context.tokenizer
         self._ends = frozenset(context.model.eos_token_ids)
         template = None if context.template is None else context.template.source(tools=True)
-        self._parsers = choose_parsers(context.settings, context.host, template or "")
+        self._parsers = choose_parsers(context.config(AnswerOptions), context.host, template or "")
 
     @property
     def names(self) -> dict[str, str | None]:

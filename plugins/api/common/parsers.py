@@ -1,4 +1,4 @@
-"""Which parsers read the answers of the served model? What the operator names, or what the chat template tells."""
+"""The parsers that read the answers of the served model: those the operator names, or the chat template shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from maxserve.config import Settings
 from maxserve.interfaces.errors import PluginError
 from maxserve.interfaces.host import Host
 from maxserve.interfaces.parsers import (
@@ -18,6 +17,7 @@ from maxserve.interfaces.parsers import (
     ToolContext,
     ToolParser,
 )
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.registry import Entry, Registry
 
 log = logging.getLogger("maxserve.server")
@@ -39,15 +39,14 @@ class Parsers:
     reasoning_parser: str | None = None
 
 
-def choose_parsers(settings: Settings, host: Host, template: str) -> Parsers:
+def choose_parsers(options: AnswerOptions, host: Host, template: str) -> Parsers:
     """The parsers for a model whose chat template is `template`, "" where there is none.
 
     PluginError for a name that no plugin declares, with what is near.
     """
-    server = settings.server
-    tools = _choose(host, host.tool_parsers, server.tool_parser, template, "--tool-parser")
-    reasoning = _choose(host, host.reasoning_parsers, server.reasoning_parser, template, "--reasoning-parser")
-    chosen = (_described(tools, server.tool_parser), _described(reasoning, server.reasoning_parser))
+    tools = _choose(host, host.tool_parsers, options.tool_parser, template, "--tool-parser")
+    reasoning = _choose(host, host.reasoning_parsers, options.reasoning_parser, template, "--reasoning-parser")
+    chosen = (_described(tools, options.tool_parser), _described(reasoning, options.reasoning_parser))
     log.info("parsers of answers: tool calls: %s; reasoning: %s", *chosen)
     return Parsers(
         tools=host.load(tools, tools.component.build) if tools else None,

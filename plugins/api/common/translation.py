@@ -11,6 +11,7 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.renaming import NOT_HERE
 from maxserve.plugins.api.common.unsupported import Neutral, warnings_of
 
@@ -74,7 +75,7 @@ class Translator(Generic[C]):
         self._samplers = answering.sampler_fields
         self._taken = _SAME_EVERYWHERE | self._samplers | taken
         self._model = answering.body(base)
-        self._strict = answering.context.settings.server.strict_fields
+        self._strict = answering.context.config(AnswerOptions).strict_fields
 
     def body(self, values: Mapping[str, Any], source: Body | None) -> C:
         """The body with `values`, and what `source` has beyond its own dialect; null stands for left out.

@@ -17,6 +17,7 @@ from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.tools import read_tools
 from maxserve.plugins.api.openai.completion_body import Prompt
 from maxserve.plugins.api.openai.vector_format import FormatFields, VectorFormat
@@ -98,7 +99,7 @@ class Embeddings:
     async def embeddings(self, body: EmbeddingsBody, call: Call) -> Response:
         self._context.names.get(body.model)
         embedder = require_embeddings(self._context)
-        warnings = body.warnings(strict=self._context.settings.server.strict_fields)
+        warnings = body.warnings(strict=self._context.config(AnswerOptions).strict_fields)
         vectors = await self._vectors(body, embedder, call)
         head = self._head(f"embd-{call.id}")
         return _answered(vectors, body.format, head, ("embedding", "embedding"), warnings, call)
@@ -108,7 +109,7 @@ class Embeddings:
         context.names.get(body.model)
         embedder = require_vectors(context)
         self._check_task(body.task)
-        warnings = body.warnings(strict=context.settings.server.strict_fields, taken=frozenset({"task"}))
+        warnings = body.warnings(strict=context.config(AnswerOptions).strict_fields, taken=frozenset({"task"}))
         vectors = await self._vectors(body, embedder, call)
         return _answered(vectors, body.format, self._head(f"pool-{call.id}"), ("pooling", "data"), warnings, call)
 

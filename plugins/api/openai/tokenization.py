@@ -13,6 +13,7 @@ from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.json_body import body_schema, read_body
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.threads import in_thread_if
 from maxserve.plugins.api.common.truncation import truncation_of
@@ -116,6 +117,6 @@ class Tokenization:
     def _warned(self, body: Body | None) -> dict[str, Any]:
         if body is None:
             return {}
-        strict = self._context.settings.server.strict_fields
+        strict = self._context.config(AnswerOptions).strict_fields
         warnings = warnings_of(body.unknown(), strict=strict)
         return {"warnings": warnings} if warnings else {}

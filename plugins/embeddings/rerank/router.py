@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.embeddings.embedder import Embedder, ScoreOptions, require_vectors
 from maxserve.plugins.embeddings.rerank.bodies import RerankBody, ScoreBody, text_of
 
@@ -56,7 +57,7 @@ class Ranking:
         context = self._context
         context.names.get(body.model)
         embedder = require_vectors(context)
-        return embedder, body.warnings(strict=context.settings.server.strict_fields)
+        return embedder, body.warnings(strict=context.config(AnswerOptions).strict_fields)
 
     @staticmethod
     def _answered(answer: dict[str, Any], warnings: list[str], call: Call) -> Response:

@@ -67,7 +67,7 @@ class SchedulerChecks:
 
         own = [PluginSection(name=f"own-{i}", schema=each, plugin="own") for i, each in enumerate(self.sections)]
         options = [*catalog(built_in_sections()), *catalog(own)]
-        known = {option.key for option in options if option.marker.policy}
+        known = {option.key for option in options if option.marker.used_by == "scheduler"}
         unknown = set(self._declared().honours) - known
         assert not unknown, f"honours {sorted(unknown)}; options that are up to schedulers are {sorted(known)}"
 

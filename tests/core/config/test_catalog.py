@@ -59,7 +59,9 @@ class Length:
 class Pace:
     """Options that a scheduler of a stranger shows with the core's own."""
 
-    pace: Annotated[float, Option(policy=True, env=("ACME_PACE",)), Field(description="Steps a second.", ge=0)] = 1.0
+    pace: Annotated[
+        float, Option(used_by="scheduler", env=("ACME_PACE",)), Field(description="Steps a second.", ge=0)
+    ] = 1.0
     rush: bool = False
 
 
@@ -71,7 +73,11 @@ def test_flat_options_of_a_plugin_are_spelled_and_shown_as_the_cores_own() -> No
     pace = options["pace"]
     assert (pace.flag, pace.env, pace.path) == ("--pace", ("MAX_SERVE_PACE", "ACME_PACE"), "acme.pace")
     assert (pace.title, pace.page, pace.help) == ("Scheduling", "scheduling", "Steps a second.")
-    assert (pace.marker.policy, options["rush"].marker.policy, options["rush"].off_flag) == (True, False, "--no-rush")
+    assert (pace.marker.used_by, options["rush"].marker.used_by, options["rush"].off_flag) == (
+        "scheduler",
+        "",
+        "--no-rush",
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def refusal(scheduler: str, **options: Any) -> str:
 
 
 def test_every_option_up_to_schedulers_has_a_value_here() -> None:
-    assert {option.name for option in catalog(SECTIONS) if option.marker.policy} == set(VALUES)
+    assert {option.name for option in catalog(SECTIONS) if option.marker.used_by == "scheduler"} == set(VALUES)
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.config import resolve
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import Parsers, choose_parsers
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
@@ -132,7 +132,7 @@ def test_a_template_is_claimed_by_one_parser_of_each_kind(name: str, host: Host)
         for parsers in (maxserve_tool_parsers(), maxserve_reasoning_parsers())
     ]
     assert claims == [{calls} - {"json"}, {reasoning} - {None}]
-    chosen = choose_parsers(resolve({}, environ={}), host, source(name))
+    chosen = choose_parsers(AnswerOptions(), host, source(name))
     assert (chosen.tool_parser, chosen.reasoning_parser) == (calls, reasoning)
 
 
@@ -140,7 +140,7 @@ def test_a_template_is_claimed_by_one_parser_of_each_kind(name: str, host: Host)
 def test_what_was_read_renders_as_it_was_written(name: str, host: Host) -> None:
     chat = template(name)
     prompt = chat.render([USER], tools=SHOWN)
-    message = read(choose_parsers(resolve({}, environ={}), host, source(name)), prompt, WROTE[name])
+    message = read(choose_parsers(AnswerOptions(), host, source(name)), prompt, WROTE[name])
     first = message["tool_calls"][0]
     assert first["function"]["name"] == "weather"
     assert json.loads(first["function"]["arguments"])["days"] == 3
@@ -154,7 +154,7 @@ def test_thoughts_and_text_of_gpt_oss_go_back_beside_a_call(host: Host) -> None:
         "<|channel|>commentary<|message|>Look.<|end|><|start|>assistant" + WROTE["gpt_oss"],
     )
     prompt = chat.render([USER], tools=SHOWN)
-    message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
+    message = read(choose_parsers(AnswerOptions(), host, source("gpt_oss")), prompt, text)
     assert (message["content"], message["reasoning_content"]) == ("Look.", "Hm.")
     history = chat.render([USER, message, RESULT], tools=SHOWN)  # the template takes one of both
     assert "Look." in history
@@ -167,7 +167,7 @@ def test_the_final_message_of_gpt_oss_goes_back(host: Host) -> None:
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>A.",
     )
     prompt = chat.render([USER])
-    message = read(choose_parsers(resolve({}, environ={}), host, source("gpt_oss")), prompt, text)
+    message = read(choose_parsers(AnswerOptions(), host, source("gpt_oss")), prompt, text)
     message.pop("tool_calls")
     whole = chat.render([USER, message], add_generation_prompt=False)
     assert whole == prompt + text + "<|return|>"
@@ -198,7 +198,7 @@ def test_a_template_with_no_more_than_the_markers_of_gpt_oss(host: Host) -> None
         "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
         "{# <|channel|>analysis<|message|> <|channel|>final<|message|> <|channel|>commentary <|call|> <|return|> #}"
     )
-    parsers = choose_parsers(resolve({}, environ={}), host, shape)
+    parsers = choose_parsers(AnswerOptions(), host, shape)
     text = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four."
     message = read(parsers, "<|start|>assistant", text)
     assert (message["content"], message["reasoning_content"], message["tool_calls"]) == ("Four.", "Two and two.", [])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.config import resolve
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering, Generation, usage_of
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     ScriptedEngine,
     anyio_backend,
@@ -38,8 +38,7 @@ def answering(context: ServerContext) -> Answering:  # noqa: F811
 @pytest.fixture
 def strict(context: ServerContext) -> Answering:  # noqa: F811
     """Of a server that takes the fields it knows only."""
-    settings = resolve({"strict_fields": True}, environ={}, sections=context.host.plugin_sections())
-    return Answering(dataclasses.replace(context, settings=settings))
+    return Answering(dataclasses.replace(context, sections={AnswerOptions: AnswerOptions(strict_fields=True)}))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.config import resolve
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
@@ -16,6 +15,7 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import choose_parsers
 from maxserve.plugins.parsers.hermes import Hermes
@@ -30,7 +30,7 @@ def host() -> Host:
 
 
 def chosen(host: Host, template: str = QWEN, **options: Any) -> Any:
-    return choose_parsers(resolve(options, environ={}), host, template)
+    return choose_parsers(AnswerOptions(**options), host, template)
 
 
 def test_the_template_chooses(host: Host, caplog: Any) -> None:

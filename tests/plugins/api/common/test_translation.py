@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.failures import Failure
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.renaming import renamed
 from maxserve.plugins.api.common.translation import Translator, unknown_inside
 
@@ -26,11 +28,11 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def translator(**options: Any) -> Translator[ChatBody]:
-    server = SimpleNamespace(strict_fields=options.pop("strict", False))
+    answers = AnswerOptions(strict_fields=options.pop("strict", False))
     answering: Any = SimpleNamespace(
         sampler_fields=frozenset({"warmth"}),
         body=lambda base: base,
-        context=SimpleNamespace(settings=SimpleNamespace(server=server)),
+        context=Context(sections={AnswerOptions: answers}),
     )
     return Translator(answering, ChatBody, **options)
 

@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.config import Settings
-from maxserve.core.config.settings import ServerSettings
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.openai.router import router
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +67,7 @@ async def test_unknown_model_and_fields(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
 async def test_strict_fields(context: ServerContext, path: str) -> None:
-    strict = dataclasses.replace(context, settings=Settings(server=ServerSettings(strict_fields=True)))
+    strict = dataclasses.replace(context, sections={AnswerOptions: AnswerOptions(strict_fields=True)})
     app = create_app(strict, [("/", router(strict), "builtin.openai")])
     body = {"messages": [{"role": "user", "content": "Hi"}]} if "chat" in path else {"prompt": "Hi"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
