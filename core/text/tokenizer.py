@@ -6,12 +6,10 @@ hundreds of megabytes. Other folders are left to transformers.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -20,7 +18,6 @@ import tokenizers
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.loading.json_files import read_optional_object
 from maxserve.core.registry.entries import cause
-from maxserve.core.text.literal_encoding import LiteralEncoder, PromptText
 from maxserve.core.text.special_tokens import declared_ids, mark_special, named_tokens, read_roles
 from maxserve.core.text.token_bytes import TokenBytes
 from maxserve.core.text.tokenizer_limits import check_growth
@@ -57,21 +54,16 @@ class Backend(Protocol):
     @property
     def special_ids(self) -> frozenset[int]: ...
     @property
-    def normalizes_special(self) -> bool:
-        """Whether special tokens are looked for in normalized text, and so may be spelled in several ways."""
-        ...
-
-    @property
     def spelling(self) -> TokenBytes | None:
         """None when the bytes of single tokens are not known."""
         ...
 
     @property
     def vocabulary(self) -> Iterable[str]: ...
+    @property
+    def inner(self) -> tokenizers.Tokenizer | None: ...
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
-    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]: ...
-    def special_spans(self, text: str) -> list[tuple[int, int]]: ...
     def encode_input(
         self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
     ) -> tuple[list[int], int]: ...
@@ -105,6 +97,11 @@ class Tokenizer:
         return _load_with_transformers(folder, trust_remote_code)
 
     @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer | None:
+        """The `tokenizers.Tokenizer` that does the work, to be left as it is; None where another library does it."""
+        return self._backend.inner
+
+    @property
     def joins_bytes(self) -> bool:
         """Whether a text is its tokens' bytes one after another, read as UTF-8."""
         spelling = self._backend.spelling
@@ -112,7 +109,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """The ids of `text`; special tokens spelled out in it become their ids. RequestError for lone surrogates."""
-        _check_unicode(text)
+        check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
 
     @cached_property
@@ -124,30 +121,6 @@ class Tokenizer:
             if whole[start : start + len(plain)] == plain:
                 return tuple(whole[:start]), tuple(whole[start + len(plain) :])
         return (), ()
-
-    def encode_prompt(self, prompt: PromptText) -> list[int]:
-        """The ids of a prompt that a template wrote; literal characters in it are part of no special token."""
-        if not prompt.literal:
-            return self.encode(prompt.text, add_special_tokens=False)
-        _check_unicode(prompt.text)
-        return self._backend.encode_literal(prompt.text, prompt.literal)
-
-    @cached_property
-    def special_texts(self) -> frozenset[str]:
-        """What the special tokens are spelled like."""
-        return frozenset(filter(None, map(self.token, self.special_ids)))
-
-    def special_spans(self, text: str) -> list[tuple[int, int]]:
-        """Where special tokens are spelled out in a text."""
-        return self._backend.special_spans(text) if self._may_hold_special(text) else []
-
-    def _may_hold_special(self, text: str) -> bool:
-        return self._backend.normalizes_special or any(start in text for start in self._special_starts)
-
-    @cached_property
-    def _special_starts(self) -> frozenset[str]:
-        """The first characters of special tokens: few, and rare in texts."""
-        return frozenset(text[:2] for text in self.special_texts)
 
     def encode_input(
         self,
@@ -163,7 +136,7 @@ class Tokenizer:
         much is cut off, in a pair off the longer part first, so that all special tokens stay.
         """
         for each in (text, second or ""):
-            _check_unicode(each)
+            check_unicode(each)
         if truncation is not None:
             text = self._shortened(text, truncation)
             second = None if second is None else self._shortened(second, truncation)
@@ -171,7 +144,7 @@ class Tokenizer:
 
     def cut_text(self, text: str, most: int) -> str:
         """The text up to the end of its token number `most`, special tokens not counted."""
-        _check_unicode(text)
+        check_unicode(text)
         return self._backend.cut_text(self._shortened(text, Truncation(most)), most)
 
     def _shortened(self, text: str, truncation: Truncation) -> str:
@@ -235,13 +208,11 @@ class _JsonBackend:
     def __init__(self, tokenizer: tokenizers.Tokenizer, *, tells_parts: bool = True) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer = tokenizer
+        self._tokenizer = self.inner = tokenizer
         self._tells_parts = tells_parts  # of a pair, by token types
         self.vocab_size = tokenizer.get_vocab_size()
         self.special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
         self.spelling = TokenBytes(tokenizer)
-        added = tokenizer.get_added_tokens_decoder().values()
-        self.normalizes_special = any(token.special and token.normalized for token in added)
 
     @property
     def vocabulary(self) -> Iterable[str]:
@@ -249,16 +220,6 @@ class _JsonBackend:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-
-    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
-        return self._literal.encode(text, literal)
-
-    def special_spans(self, text: str) -> list[tuple[int, int]]:
-        return self._literal.spans(text)
-
-    @cached_property
-    def _literal(self) -> LiteralEncoder:
-        return LiteralEncoder(self._tokenizer)
 
     def encode_input(
         self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
@@ -295,15 +256,13 @@ class _PythonBackend:
     """A transformers tokenizer written in Python; those keep state while they work, hence the lock."""
 
     spelling = None
-    normalizes_special = False
+    inner = None
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self.vocab_size: int = len(tokenizer)
         self.special_ids = frozenset(tokenizer.all_special_ids)
-        special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 
     @property
     def vocabulary(self) -> Iterable[str]:
@@ -313,22 +272,6 @@ class _PythonBackend:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
-
-    def encode_literal(self, text: str, literal: Sequence[int]) -> list[int]:
-        """The text is cut at each literal character: these classes have no way to hold their special tokens back."""
-        cuts = sorted({0, len(text), *literal, *(at + 1 for at in literal)})
-        pieces = [text[start:end] for start, end in pairwise(cuts)]
-        newline = self.encode("\n", False)
-        ids = self.encode(pieces[0], False)
-        for piece in pieces[1:]:
-            # Behind a line break, so that sentencepiece puts no space in front of it.
-            found = self.encode("\n" + piece, False)
-            cleanly = found[: len(newline)] == newline
-            ids += found[len(newline) :] if cleanly else self.encode(piece, False)
-        return ids
-
-    def special_spans(self, text: str) -> list[tuple[int, int]]:
-        return [found.span() for found in self._special.finditer(text)]
 
     def encode_input(
         self, text: str, second: str | None, truncation: Truncation | None, add_special_tokens: bool
@@ -367,7 +310,8 @@ class _PythonBackend:
         return None if found is None or unknown else int(found)
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
+    """RequestError for lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

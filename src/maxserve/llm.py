@@ -29,6 +29,7 @@ from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.client_text import ClientText
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder
 from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
@@ -178,7 +179,7 @@ class LLM:
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
         limits = ImageLimits.of(self.settings)
-        return render(messages, self._renderer, self.tokenizer, self._images, limits, client=self._client_text)
+        return render(messages, self._renderer, self._prompts, self._images, limits, client=self._client_text)
 
     @cached_property
     def _renderer(self) -> ChatRenderer:
@@ -187,7 +188,11 @@ class LLM:
     @cached_property
     def _client_text(self) -> ClientText | None:
         options = Context(sections=self._sections).config(ConversationOptions)
-        return None if options.special_tokens_in_content else ClientText(self.tokenizer)
+        return None if options.special_tokens_in_content else ClientText(self._prompts)
+
+    @cached_property
+    def _prompts(self) -> PromptEncoder:
+        return PromptEncoder(self.tokenizer)
 
     def stream(
         self,

@@ -1,4 +1,4 @@
-"""Tokenizer, detokenizer, prompts with literal characters."""
+"""Tokenizer and detokenizer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.text.detokenizer import Detokenizer
     from maxserve.core.text.grammar_vocabulary import grammar_context
-    from maxserve.core.text.literal_encoding import PromptText
-    from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide
+    from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide, check_unicode
 
 __all__ = [
     "Detokenizer",
-    "PromptText",
     "TruncationSide",
     "Tokenizer",
     "Truncation",
+    "check_unicode",
     "grammar_context",
 ]
 
@@ -25,7 +24,7 @@ __getattr__ = exports(
     __name__,
     {
         "Detokenizer": "maxserve.core.text.detokenizer",
-        "PromptText": "maxserve.core.text.literal_encoding",
+        "check_unicode": "maxserve.core.text.tokenizer",
         "TruncationSide": "maxserve.core.text.tokenizer",
         "Tokenizer": "maxserve.core.text.tokenizer",
         "Truncation": "maxserve.core.text.tokenizer",

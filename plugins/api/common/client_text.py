@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 from maxserve.interfaces.errors import RequestError
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 from maxserve.plugins.api.common.template_sandbox import stand_ins
-from maxserve.text import PromptText, Tokenizer
 
 Message = Mapping[str, Any]
 Tools = Sequence[Any] | None
@@ -46,9 +46,9 @@ Render = Callable[[Conversation], str]
 class ClientText:
     """Renders the conversations of clients for one tokenizer. Safe from several threads at once."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        texts = [text for text in tokenizer.special_texts if not text.isspace()]
+    def __init__(self, prompts: PromptEncoder) -> None:
+        self._prompts = prompts
+        texts = [text for text in prompts.special_texts if not text.isspace()]
         self._prefixes = {text[:end] for text in texts for end in range(1, len(text))}
         self._suffixes = {text[start:] for text in texts for start in range(1, len(text))}
         self._longest = max(map(len, texts), default=0)
@@ -68,7 +68,7 @@ class ClientText:
         """Indices of one character of each special token in `text`, and of what could become one beside other text."""
         literal: set[int] = set()
         rest, characters = text, list[str]()
-        while spans := self._tokenizer.special_spans(rest):
+        while spans := self._prompts.special_spans(rest):
             found = {start + _key(text[start:end]) for start, end in spans if not text[start:end].isspace()} - literal
             if not found:
                 break

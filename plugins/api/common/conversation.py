@@ -14,13 +14,13 @@ from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
 from maxserve.plugins.api.common.chat_messages import IMAGE_PART, check_role
 from maxserve.plugins.api.common.chat_renderer import RESERVED_VARIABLES, chat_renderer
 from maxserve.plugins.api.common.client_text import ClientText, Conversation, client_texts
+from maxserve.plugins.api.common.literal_encoding import PromptText, prompt_encoder
 from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
 from maxserve.plugins.api.common.requests import check_length
 from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
 from maxserve.plugins.api.common.tools import ToolChoice
 from maxserve.plugins.vision.image_prompt import image_prompt
-from maxserve.text import PromptText
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back
@@ -33,6 +33,7 @@ class Conversations:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self.renderer = chat_renderer(context)
+        self._prompts = context.once(prompt_encoder)
         self._tokenizer = context.tokenizer
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
@@ -67,7 +68,7 @@ class Conversations:
     @cached_property
     def _client(self) -> ClientText | None:
         literal = not self._context.config(ConversationOptions).special_tokens_in_content
-        return ClientText(self._tokenizer) if literal else None
+        return ClientText(self._prompts) if literal else None
 
     def _conversation(self, body: ChatBody, choice: ToolChoice) -> Conversation:
         """What the client gives the template."""
@@ -92,7 +93,7 @@ class Conversations:
 
     def _encoded(self, prompt: PromptText) -> list[int]:
         check_length(prompt.text, self._tokenizer, self._info, prompt_field="messages")
-        return self._tokenizer.encode_prompt(prompt)
+        return self._prompts.encode(prompt)
 
     def _message(self, index: int, message: Message) -> dict[str, Any]:
         """A message as templates take it: nothing that was not given, and images as such."""

@@ -12,16 +12,15 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Image
 from maxserve.plugins.api.common.chat_messages import IMAGE_PART
 from maxserve.plugins.api.common.client_text import ClientText, Conversation
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.plugins.vision.limits import ImageLimits
 from maxserve.plugins.vision.sources import read_source
-from maxserve.text import PromptText
 
 if TYPE_CHECKING:
     from maxserve.interfaces.images import ReadImage, ReadsImages
     from maxserve.plugins.api.common.chat_renderer import ChatRenderer
-    from maxserve.text import Tokenizer
 
 Message = Mapping[str, Any]
 
@@ -37,7 +36,7 @@ class Rendered:
 def render(
     messages: Sequence[Message],
     renderer: ChatRenderer,
-    tokenizer: Tokenizer,
+    prompts: PromptEncoder,
     reader: ReadsImages | None,
     limits: ImageLimits,
     *,
@@ -62,9 +61,9 @@ def render(
     else:
         prompt = client.render(written, conversation, renderer.template.source(), image_text)
     if reader is None or not urls:
-        return Rendered(tokens=tuple(tokenizer.encode_prompt(prompt)))
+        return Rendered(tokens=tuple(prompts.encode(prompt)))
     read = [_read(reader, url, limits) for url in urls]
-    tokens, images = image_prompt(prompt, read, reader.placeholder, tokenizer, tokenizer.encode_prompt)
+    tokens, images = image_prompt(prompt, read, reader.placeholder, prompts.tokenizer, prompts.encode)
     return Rendered(tokens=tuple(tokens), images=images)
 
 

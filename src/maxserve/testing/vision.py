@@ -34,8 +34,8 @@ from maxserve.core.engine.step import Step
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
 from maxserve.core.interfaces.request import Image, Request
 from maxserve.core.interfaces.step_context import StepContext
-from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, Case, QuirkChecks
 from maxserve.testing.tiny_cache import TinyCache
@@ -153,7 +153,7 @@ class VisionCases(ArchitectureCases):
             [reader.read(image) for image in files],
             reader.placeholder,
             tokenizer,
-            tokenizer.encode_prompt,
+            PromptEncoder(tokenizer).encode,
         )
         made = {}
         if files:

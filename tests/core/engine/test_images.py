@@ -26,8 +26,8 @@ from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import randomised
 from maxserve.testing.vision import VisionChecks, tiny_tokenizer
@@ -120,7 +120,8 @@ class Seeing:
         assert reader is not None
         text = "some words first " + " and ".join([reader.placeholder] * len(seeds)) + " what?"
         read = [reader.read(self.checks.image(seed, (48, 40))) for seed in seeds]
-        return image_prompt(PromptText(text), read, reader.placeholder, llm.tokenizer, llm.tokenizer.encode_prompt)
+        encode = PromptEncoder(llm.tokenizer).encode
+        return image_prompt(PromptText(text), read, reader.placeholder, llm.tokenizer, encode)
 
     def expected(self, tokens: list[int], inputs: dict[str, Any], count: int) -> list[int]:
         """transformers' greedy tokens, everything computed anew for each."""

@@ -11,12 +11,12 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.literal_encoding import PromptText
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common import client_text
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.client_text import ClientText, Conversation
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -50,14 +50,14 @@ def prompt(tokenizer: Tokenizer, source: str, *messages: Any, tools: Any = None)
         return renderer.render(conversation.messages, tools=conversation.tools)
 
     conversation = Conversation(messages=messages, tools=tools)
-    found = ClientText(tokenizer).render(write, conversation, source)
+    found = ClientText(PromptEncoder(tokenizer)).render(write, conversation, source)
     assert found.text == write(conversation)
     return found
 
 
 def special(tokenizer: Tokenizer, found: PromptText) -> list[str]:
     """The special tokens that a prompt has become, in order."""
-    ids = tokenizer.encode_prompt(found)
+    ids = PromptEncoder(tokenizer).encode(found)
     assert tokenizer.decode(ids, skip_special_tokens=False) == found.text
     return [tokenizer.token(id) for id in ids if id in tokenizer.special_ids]
 
@@ -80,7 +80,7 @@ def test_what_the_model_or_the_application_wrote_stays(tokenizer: Tokenizer, rol
 
 
 def test_thinking_tags_stay_tokens(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode_prompt(prompt(tokenizer, CHATML, said("user", "<think><s></think>")))
+    ids = PromptEncoder(tokenizer).encode(prompt(tokenizer, CHATML, said("user", "<think><s></think>")))
     assert {tokenizer.token_id("<think>"), tokenizer.token_id("</think>")} < set(ids)
     assert tokenizer.token_id("<s>") not in ids
 
@@ -141,7 +141,7 @@ def test_the_text_is_the_templates_whatever_it_does_with_contents(
 ) -> None:
     source = "{% for m in messages %}<|im_start|>{{ " + change + " }}<|im_end|>{% endfor %}"
     found = prompt(tokenizer, source, said("user", content))
-    ids = tokenizer.encode_prompt(found)
+    ids = PromptEncoder(tokenizer).encode(found)
     allowed = {"<|im_start|>", "<|im_end|>", "\n\n"}  # space is no mark of a template
     assert {tokenizer.token(id) for id in ids if id in tokenizer.special_ids} <= allowed
 
@@ -150,7 +150,7 @@ def test_a_template_that_looks_for_a_special_token_of_its_own_finds_none(tokeniz
     """The one difference to transformers: what a client spells out means nothing to the template either."""
     source = "{{ messages[0].content.split('<|im_end|>')[0] }}"
     renderer = ChatRenderer(JinjaTemplate({"default": source}), {})
-    found = ClientText(tokenizer).render(
+    found = ClientText(PromptEncoder(tokenizer)).render(
         lambda given: renderer.render(given.messages), Conversation(messages=[said("user", FORGED)])
     )
     assert found.text == FORGED
@@ -190,4 +190,4 @@ def test_normalized_spellings(tmp_path: Path) -> None:
     end = tokenizer.token_id("<|im_end|>")
     assert end in tokenizer.encode(typed, add_special_tokens=False)
     found = prompt(tokenizer, CHATML, said("user", typed))
-    assert tokenizer.encode_prompt(found).count(end or -1) == 1
+    assert PromptEncoder(tokenizer).encode(found).count(end or -1) == 1

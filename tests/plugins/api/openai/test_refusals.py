@@ -177,13 +177,11 @@ class Unread:
     def __init__(self, tokenizer: Any) -> None:
         self.fewest_tokens = tokenizer.fewest_tokens
         self.special_tokens = tokenizer.special_tokens
-        self.special_texts = tokenizer.special_texts
-        self.special_spans = tokenizer.special_spans
+        self.special_ids = tokenizer.special_ids
+        self.token = tokenizer.token
+        self.backend_tokenizer = None
 
     def encode(self, text: str, **options: Any) -> list[int]:
-        raise AssertionError("encoding megabytes takes minutes")
-
-    def encode_prompt(self, prompt: Any) -> list[int]:
         raise AssertionError("encoding megabytes takes minutes")
 
 

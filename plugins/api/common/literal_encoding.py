@@ -8,15 +8,20 @@ of the others is text like any other.
 
 from __future__ import annotations
 
+import re
 import secrets
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, models
+
+from maxserve.interfaces.routes import ServerContext
+from maxserve.text import Tokenizer, check_unicode
 
 Span = tuple[int, int]
 
@@ -68,6 +73,75 @@ class PromptText:
         return len(self.split(token)) > 1
 
 
+class PromptEncoder:
+    """Encodes prompts with one tokenizer. Safe from several threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, prompt: PromptText) -> list[int]:
+        """The ids of a prompt that a template wrote; literal characters in it are part of no special token."""
+        if not prompt.literal:
+            return self.tokenizer.encode(prompt.text, add_special_tokens=False)
+        check_unicode(prompt.text)
+        return self._literal.encode(prompt.text, prompt.literal)
+
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """What the special tokens are spelled like."""
+        return frozenset(filter(None, map(self.tokenizer.token, self.tokenizer.special_ids)))
+
+    def special_spans(self, text: str) -> list[Span]:
+        """Where special tokens are spelled out in a text."""
+        possible = self._literal.normalizes or any(start in text for start in self._starts)
+        return self._literal.spans(text) if possible else []
+
+    @cached_property
+    def _starts(self) -> frozenset[str]:
+        """The first characters of special tokens: few, and rare in texts."""
+        return frozenset(text[:2] for text in self.special_texts)
+
+    @cached_property
+    def _literal(self) -> LiteralEncoder | CuttingEncoder:
+        inner = self.tokenizer.backend_tokenizer
+        return CuttingEncoder(self.tokenizer, self.special_texts) if inner is None else LiteralEncoder(inner)
+
+
+def prompt_encoder(context: ServerContext) -> PromptEncoder:
+    """That of one application: `context.once(prompt_encoder)`."""
+    return PromptEncoder(context.tokenizer)
+
+
+class CuttingEncoder:
+    """Encodes with a tokenizer of which nothing is known: a text is cut at each literal character."""
+
+    normalizes = False
+
+    def __init__(self, tokenizer: Tokenizer, special: Iterable[str]) -> None:
+        self._tokenizer = tokenizer
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+
+    def spans(self, text: str) -> list[Span]:
+        """Where special tokens are spelled out in a text."""
+        return [found.span() for found in self._special.finditer(text)]
+
+    def encode(self, text: str, literal: Sequence[int]) -> list[int]:
+        """The ids of `text`; characters at the indices `literal` are part of no special token."""
+        cuts = sorted({0, len(text), *literal, *(at + 1 for at in literal)})
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
+        newline = self._ids("\n")
+        ids = self._ids(pieces[0])
+        for piece in pieces[1:]:
+            # Behind a line break, so that sentencepiece puts no space in front of it.
+            found = self._ids("\n" + piece)
+            cleanly = found[: len(newline)] == newline
+            ids += found[len(newline) :] if cleanly else self._ids(piece)
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
 class LiteralEncoder:
     """Encodes with one tokenizer, which it leaves as it is. Safe from several threads at once."""
 
@@ -76,6 +150,7 @@ class LiteralEncoder:
         self._added = [t for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.content]
         self._special = [token for token in self._added if token.special]
         self._ids = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.normalizes = any(token.normalized for token in self._special)
 
     def spans(self, text: str) -> list[Span]:
         """Where special tokens are spelled out in a text, whatever stands around them."""
@@ -175,7 +250,7 @@ class LiteralEncoder:
     @property
     def _normalizer(self) -> Any:
         """Tokens that are looked for in normalized text are rare; without any, the text need not be normalized."""
-        return self._tokenizer.normalizer if any(token.normalized for token in self._special) else None
+        return self._tokenizer.normalizer if self.normalizes else None
 
     @cached_property
     def _twin(self) -> tokenizers.Tokenizer:

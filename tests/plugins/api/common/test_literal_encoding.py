@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer
 
-from maxserve.core.text.literal_encoding import LiteralEncoder, PromptText
 from maxserve.core.text.tokenizer import Tokenizer, _PythonBackend
+from maxserve.plugins.api.common.literal_encoding import LiteralEncoder, PromptEncoder, PromptText
 
 SPECIAL = ("<s>", "</s>")
 PIECES = ["<s>", "</s>", "hi", " ", "\n", "<", "s>", "there ", "é日", "<think>", "x<s", ">", "two words", "_"]
@@ -171,13 +171,14 @@ def test_tokenizers_of_python(tokenizer_folders: dict[str, Path]) -> None:
     reference: Any = AutoTokenizer.from_pretrained(tokenizer_folders["byte_level"])
     tokenizer = Tokenizer(_PythonBackend(copy.deepcopy(reference)), {})
     prompt = PromptText("<s>a</s>b<s>", (5,))
-    found = tokenizer.encode_prompt(prompt)
+    prompts = PromptEncoder(tokenizer)
+    found = prompts.encode(prompt)
     begin = reference.convert_tokens_to_ids("<s>")
     assert reference.convert_tokens_to_ids("</s>") not in found
     assert found.count(begin) == 2
     assert reference.decode(found) == prompt.text
-    assert tokenizer.special_spans("a<s>") == [(1, 4)]
-    assert tokenizer.special_spans("a") == []
+    assert prompts.special_spans("a<s>") == [(1, 4)]
+    assert prompts.special_spans("a") == []
 
 
 @pytest.mark.parametrize(
