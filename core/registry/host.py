@@ -13,30 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from maxserve.core import hookspecs
-from maxserve.core.interfaces.adapter import Adapter
-from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.interfaces.attention import AttentionBackend
-from maxserve.core.interfaces.cache import CacheStrategy
 from maxserve.core.interfaces.component import Ref
 from maxserve.core.interfaces.config import ConfigSection
-from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
-from maxserve.core.interfaces.grammar import GrammarBackend
-from maxserve.core.interfaces.http_server import HttpServer
-from maxserve.core.interfaces.layer_compiler import LayerCompiler
-from maxserve.core.interfaces.linear import LinearMethod
-from maxserve.core.interfaces.middleware import Middleware
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
-from maxserve.core.interfaces.observer import Observer
-from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
 from maxserve.core.interfaces.process import ProcessInfo
-from maxserve.core.interfaces.quantization import QuantizationFormat
-from maxserve.core.interfaces.routes import Routes
-from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
-from maxserve.core.interfaces.scheduler import Scheduler
-from maxserve.core.interfaces.speculator import Speculator
-from maxserve.core.interfaces.weight_format import WeightFormat
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
 from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
@@ -71,33 +54,12 @@ Trace = Callable[[str], None]
 SECTIONS = "maxserve_config"
 
 
-class PluginHost:
+class PluginHost(Host):
     """The plugins of one process and the registries of what they declare.
 
     Made by `discover` (strict: the first problem is raised; else problems are kept in `problems` and what is broken
     is left out) or, in a worker, by `from_manifest`. Each kind has its registry under the name of its hook.
     """
-
-    architectures: Registry[Architecture]
-    engines: Registry[Engine]
-    cache_strategies: Registry[CacheStrategy]
-    schedulers: Registry[Scheduler]
-    samplers: Registry[Sampler]
-    attention_backends: Registry[AttentionBackend]
-    linear_methods: Registry[LinearMethod]
-    adapters: Registry[Adapter]
-    weight_formats: Registry[WeightFormat]
-    quantization_formats: Registry[QuantizationFormat]
-    layer_compilers: Registry[LayerCompiler]
-    model_runners: Registry[ModelRunner]
-    speculators: Registry[Speculator]
-    grammar_backends: Registry[GrammarBackend]
-    http_servers: Registry[HttpServer]
-    middleware: Registry[Middleware]
-    routes: Registry[Routes]
-    tool_parsers: Registry[ToolParser]
-    reasoning_parsers: Registry[ReasoningParser]
-    observers: Registry[Observer]
 
     def __init__(
         self,

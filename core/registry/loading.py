@@ -14,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.custom import check_place, listed_architectures
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.kinds import KINDS
 from maxserve.core.registry.selection import Plugin
 from maxserve.core.registry.sources import CUSTOM, DISTRIBUTION, PLUGIN, Source, own_version
+
+LIST = "ARCHITECTURES"
 
 _MISSING = re.compile(r"cannot import name '(\w+)' from 'maxserve'")
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -33,12 +35,55 @@ def import_plugin(plugin: Plugin) -> tuple[Plugin, object]:
         module, target = _import(source)
         elapsed = (time.perf_counter() - start) * 1000
         if source.origin in (CUSTOM, PLUGIN):
-            check_place(source, module)
+            _check_folder(source, module)
         if source.origin == CUSTOM:
-            plugin = replace(plugin, listed=tuple(listed_architectures(source, target)))
+            plugin = replace(plugin, listed=tuple(_listed(source, target)))
     path: str = vars(module).get("__file__") or source.folder
     located = replace(source, path=path, folder=source.folder or _root(source, path))
     return replace(plugin, source=located, import_ms=round(elapsed, 1)), target
+
+
+def _check_folder(source: Source, module: ModuleType) -> None:
+    """Raises when a module was imported from somewhere else than the directory that was typed.
+
+    The directory comes last on sys.path so that a stray file in it cannot replace an installed module; hence an
+    installed module of the same name would win, and must be refused.
+    """
+    if not source.folder:
+        return
+    folder = Path(source.folder)
+    locations = [Path(os.path.realpath(path)) for path in _locations(module)]
+    if not any(path.is_relative_to(folder) for path in locations):
+        found = f"found in {locations[0]}" if locations else "built into Python"
+        raise PluginError(
+            f"{source.origin} {source.given}: {source.module!r} was {found}, not under {source.folder}; "
+            "call the module something else"
+        )
+
+
+def _locations(module: ModuleType) -> list[str]:
+    """Where a module lies; nowhere when it is part of the interpreter, in several locations as a namespace package."""
+    file: str | None = vars(module).get("__file__")
+    return [file] if file is not None else list(vars(module).get("__path__", ()))
+
+
+def _listed(source: Source, module: object) -> list[Architecture]:
+    """The module's ARCHITECTURES, empty when it has none; PluginError when it is anything but a filled list of them."""
+    if not isinstance(module, ModuleType) or LIST not in vars(module):
+        return []
+    listed = vars(module)[LIST]
+    if not isinstance(listed, list | tuple):
+        raise PluginError(_wrong(source, f"{LIST} must be a list of Architecture, not {type(listed).__name__}"))
+    if not listed:
+        raise PluginError(_wrong(source, f"{LIST} is empty"))
+    for item in listed:
+        if not isinstance(item, Architecture):
+            raise PluginError(_wrong(source, f"{LIST} holds {item!r}, which is no maxserve.Architecture"))
+    return list(listed)
+
+
+def _wrong(source: Source, text: str) -> str:
+    return f"{CUSTOM} {source.given}: {text}"
 
 
 @contextmanager

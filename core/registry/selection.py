@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
-from maxserve.core.registry.custom import custom_sources
 from maxserve.core.registry.entries import unknown
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.sources import (
     BUILT_IN,
     ENTRY_POINT,
     GROUP,
-    Foreign,
     Source,
     builtin_sources,
     installed_sources,
-    named_sources,
+    typed_sources,
 )
 
 ACTIVE = "active"
@@ -53,19 +51,15 @@ class Plugin:
 
 def find_plugins(options: PluginOptions, complaints: Complaints) -> list[Plugin]:
     """Every plugin there is, in the order of its source; nothing is imported yet but the tuple of built-ins."""
-    installed, foreign = installed_sources(complaints)
-    sources = [
-        *builtin_sources(),
-        *installed,
-        *named_sources(options, complaints),
-        *custom_sources(options, complaints),
-    ]
-    _check_names(options, sources, foreign, complaints)
+    sources = [*builtin_sources(), *installed_sources(complaints), *typed_sources(options, complaints)]
+    _check_names(options, sources, complaints)
     plugins = [Plugin(source=source, status=_status(source, options)) for source in sources]
-    return [*_without_namesakes(plugins, complaints), *map(_elsewhere, foreign)]
+    return _without_namesakes(plugins, complaints)
 
 
 def _status(source: Source, options: PluginOptions) -> str:
+    if source.foreign:
+        return f"off: is for {source.group}; this is {GROUP.removeprefix('maxserve.')}"
     if source.name in options.no_plugin:
         return "off: --no-plugin"
     if source.origin == ENTRY_POINT and not options.autoload:
@@ -75,15 +69,10 @@ def _status(source: Source, options: PluginOptions) -> str:
     return ACTIVE
 
 
-def _elsewhere(foreign: Foreign) -> Plugin:
-    ours = GROUP.removeprefix("maxserve.")
-    return Plugin(source=foreign.source, status=f"off: is for {foreign.group}; this is {ours}")
-
-
-def _check_names(options: PluginOptions, sources: list[Source], foreign: list[Foreign], complaints: Complaints) -> None:
+def _check_names(options: PluginOptions, sources: list[Source], complaints: Complaints) -> None:
     """Complains of names in options that no plugin has: a typo would otherwise switch nothing off, in silence."""
-    installed = [source.name for source in sources if source.origin == ENTRY_POINT]
-    known = [source.name for source in sources] + [other.source.name for other in foreign]
+    installed = [source.name for source in sources if source.origin == ENTRY_POINT and not source.foreign]
+    known = [source.name for source in sources]
     _check(options.no_plugin, known, "--no-plugin (or MAX_SERVE_DISABLE_PLUGINS)", complaints)
     _check(options.allow or (), installed, "MAX_SERVE_PLUGIN_ALLOW", complaints)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from maxserve.core.interfaces.errors import PluginError
@@ -32,7 +32,8 @@ class Source:
     """One plugin to import: plain text, so that it can travel to a worker.
 
     `target` is "module" or "module:attribute". `folder`, absolute, is appended to sys.path before the import;
-    `path` is the file the module was found in, once it was imported. `given` is the option's value as it was typed.
+    `path` is the file the module was found in, once it was imported. `given` is the option's value as it was typed,
+    `group` that of an entry point: one for another version of the plugin interface is listed, and never imported.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     folder: str = ""
     path: str = ""
     given: str = ""
+    group: str = ""
 
     @property
     def label(self) -> str:
@@ -58,19 +60,16 @@ class Source:
         return self.origin == CUSTOM
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is for another version of the plugin interface."""
+        return self.group not in ("", GROUP)
+
+    @property
     def way_out(self) -> str:
         """How to start without this plugin."""
         if self.origin in (BUILT_IN, ENTRY_POINT):
             return f"; leave it out with --no-plugin {self.name}"
         return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
-    """An installed plugin for another version of the plugin interface: listed, never imported."""
-
-    source: Source
-    group: str
 
 
 def builtin_sources() -> list[Source]:
@@ -90,22 +89,11 @@ def own_version() -> str:
         return ""
 
 
-def installed_sources(complaints: Complaints) -> tuple[list[Source], list[Foreign]]:
-    """Entry points of this interface version sorted by (distribution, name), and those of other versions."""
-    sources: list[Source] = []
-    foreign: list[Foreign] = []
-    for dist in _distributions(complaints):
-        for point in dist.entry_points:
-            if not _GROUPS.fullmatch(point.group):
-                continue
-            source = _installed(dist, point)
-            if point.group == GROUP:
-                sources.append(source)
-            else:
-                foreign.append(Foreign(source=source, group=point.group))
-    sources.sort(key=lambda source: (source.distribution, source.name))
-    foreign.sort(key=lambda other: (other.source.distribution, other.source.name))
-    return sources, foreign
+def installed_sources(complaints: Complaints) -> list[Source]:
+    """Entry points sorted by (distribution, name), those for other versions of the interface last."""
+    points = [(dist, point) for dist in _distributions(complaints) for point in dist.entry_points]
+    sources = [_installed(dist, point) for dist, point in points if _GROUPS.fullmatch(point.group)]
+    return sorted(sources, key=lambda source: (source.foreign, source.distribution, source.name))
 
 
 def _distributions(complaints: Complaints) -> list[metadata.Distribution]:
@@ -126,22 +114,29 @@ def _distributions(complaints: Complaints) -> list[metadata.Distribution]:
 def _installed(dist: metadata.Distribution, point: metadata.EntryPoint) -> Source:
     target = point.value.partition("[")[0].strip()
     return Source(
-        name=point.name, target=target, origin=ENTRY_POINT, distribution=dist.name, version=dist.version or ""
+        name=point.name,
+        target=target,
+        origin=ENTRY_POINT,
+        distribution=dist.name,
+        version=dist.version or "",
+        group=point.group,
     )
 
 
-def named_sources(options: PluginOptions, complaints: Complaints) -> list[Source]:
-    """What --plugin names. A module is called what was typed, a file or folder by its module's name."""
+def typed_sources(options: PluginOptions, complaints: Complaints) -> list[Source]:
+    """What --plugin and --custom-architectures name; folders come back absolute."""
     sources = []
-    for given in split_commas(options.plugin):
-        try:
-            sources.append(_named(given))
-        except PluginError as error:
-            complaints.report(error)
+    for read, typed in ((_named, options.plugin), (_custom, options.custom_architectures)):
+        for given in split_commas(typed):
+            try:
+                sources.append(read(given))
+            except PluginError as error:
+                complaints.report(error)
     return sources
 
 
 def _named(given: str) -> Source:
+    """A module is called what was typed, a file or folder by its module's name."""
     module, colon, attribute = given.partition(":")
     if not module or (colon and not attribute) or ":" in attribute:
         raise PluginError(f"--plugin {given}: must read MODULE, FILE.py or one of them with :ATTRIBUTE")
@@ -156,3 +151,38 @@ def _named(given: str) -> Source:
     return Source(
         name=path.stem, target=path.stem + colon + attribute, origin=PLUGIN, folder=str(path.parent), given=given
     )
+
+
+def _custom(given: str) -> Source:
+    """A MODULE, DIR/MODULE or DIR:MODULE."""
+    directory, module = _split(given)
+    folder = ""
+    if directory:
+        folder = os.path.realpath(os.path.expanduser(directory))
+        if not os.path.isdir(folder):
+            raise PluginError(f"{CUSTOM} {given}: there is no directory {directory!r}")
+    elif not _importable(module):
+        folder = os.getcwd()  # as MAX does: a module beside the operator, after everything installed
+    return Source(name=module, target=module, origin=CUSTOM, folder=folder, given=given)
+
+
+def _split(given: str) -> tuple[str, str]:
+    """Directory (may be empty) and module of one value."""
+    if given.count(":") > 1:
+        raise PluginError(f"{CUSTOM} {given}: more than one colon; must read MODULE, DIR/MODULE or DIR:MODULE")
+    if ":" in given:
+        directory, module = given.split(":")
+        directory = directory or "."
+    else:
+        directory, module = os.path.split(given.rstrip(os.sep))
+    module = module.removesuffix(".py")
+    if not module or os.sep in module:
+        raise PluginError(f"{CUSTOM} {given!r}: no module is named; must read MODULE, DIR/MODULE or DIR:MODULE")
+    return directory, module
+
+
+def _importable(module: str) -> bool:
+    try:
+        return util.find_spec(module.partition(".")[0]) is not None
+    except ValueError:  # already imported by hand, without a spec
+        return True

@@ -8,7 +8,7 @@ import pytest
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.options import PluginOptions
-from maxserve.core.registry.sources import builtin_sources, installed_sources, named_sources
+from maxserve.core.registry.sources import builtin_sources, installed_sources, typed_sources
 from maxserve.plugins import BUILTINS
 
 
@@ -24,7 +24,7 @@ def test_built_ins_are_those_of_the_tuple_in_its_order() -> None:
 def test_entry_points_are_sorted_by_distribution_and_name(plugin_folder: Any) -> None:
     plugin_folder.distribution("zebra", "1.0", {"a": "zebra_a"})
     plugin_folder.distribution("acme-llm", "2.0", {"z": "acme_z", "b": "acme_b:plugin"})
-    found, foreign = installed_sources(complaints())
+    found = installed_sources(complaints())
     ours = [source for source in found if source.distribution in ("zebra", "acme-llm")]
     assert [(source.distribution, source.name) for source in ours] == [
         ("acme-llm", "b"),
@@ -33,12 +33,12 @@ def test_entry_points_are_sorted_by_distribution_and_name(plugin_folder: Any) ->
     ]
     assert ours[0].target == "acme_b:plugin"
     assert ours[0].label == "plugin 'b' (acme-llm 2.0)"
-    assert foreign == []
+    assert not any(source.foreign for source in found)
 
 
 def test_extras_of_an_entry_point_are_no_part_of_its_target(plugin_folder: Any) -> None:
     plugin_folder.distribution("acme", "1", {"acme": "acme_llm:plugin [gpu]"})
-    found, _ = installed_sources(complaints())
+    found = installed_sources(complaints())
     assert [source.target for source in found if source.distribution == "acme"] == ["acme_llm:plugin"]
 
 
@@ -46,9 +46,11 @@ def test_other_versions_of_the_interface_are_told_apart(plugin_folder: Any) -> N
     plugin_folder.distribution("old", "0.1", {"old": "old_llm"}, group="maxserve.v0")
     plugin_folder.distribution("new", "9.0", {"new": "new_llm"}, group="maxserve.v2")
     plugin_folder.distribution("other", "1.0", {"x": "y"}, group="maxserve.vanilla")
-    found, foreign = installed_sources(complaints())
-    assert [(other.group, other.source.name) for other in foreign] == [("maxserve.v2", "new"), ("maxserve.v0", "old")]
-    assert not {"old", "new", "x"} & {source.name for source in found}
+    found = installed_sources(complaints())
+    foreign = [(source.group, source.name) for source in found if source.foreign]
+    assert foreign == [("maxserve.v2", "new"), ("maxserve.v0", "old")]
+    assert found[-2:] == [source for source in found if source.foreign]
+    assert "x" not in {source.name for source in found}
 
 
 def test_of_two_copies_the_first_is_used_and_the_other_named(
@@ -59,7 +61,7 @@ def test_of_two_copies_the_first_is_used_and_the_other_named(
     folders = [str(plugin_folder.path / name) for name in ("first", "second")]
     monkeypatch.setattr(sys, "path", [*folders, *sys.path])
     noted = complaints()
-    found, _ = installed_sources(noted)
+    found = installed_sources(noted)
     assert [source.name for source in found if source.distribution.lower().startswith("acme")] == ["acme"]
     assert len(noted.warnings) == 1
     assert "installed twice: 2.0 in" in noted.warnings[0]
@@ -67,7 +69,7 @@ def test_of_two_copies_the_first_is_used_and_the_other_named(
 
 
 def test_named_plugins() -> None:
-    found = named_sources(PluginOptions(plugin=("acme", "other.module:plugin")), complaints())
+    found = typed_sources(PluginOptions(plugin=("acme", "other.module:plugin")), complaints())
     assert [(source.name, source.target) for source in found] == [
         ("acme", "acme"),
         ("other.module:plugin", "other.module:plugin"),
@@ -80,7 +82,7 @@ def test_a_plugin_by_its_file_or_folder(tmp_path: Any, monkeypatch: pytest.Monke
     (tmp_path / "package" / "__init__.py").write_text("")
     monkeypatch.chdir(tmp_path)
     given = ("./mine.py", "mine.py:plugin", f"{tmp_path}/package", "./package/")
-    found = named_sources(PluginOptions(plugin=given), complaints())
+    found = typed_sources(PluginOptions(plugin=given), complaints())
     assert [(source.name, source.target) for source in found] == [
         ("mine", "mine"),
         ("mine", "mine:plugin"),
@@ -95,10 +97,10 @@ def test_a_file_that_cannot_be_a_plugin(given: str, tmp_path: Any, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "1st.py").write_text("")
     with pytest.raises(PluginError, match=r"there is no Python file|is no name of a module"):
-        named_sources(PluginOptions(plugin=(given,)), complaints())
+        typed_sources(PluginOptions(plugin=(given,)), complaints())
 
 
 @pytest.mark.parametrize("given", ["", ":x", "acme:", "a:b:c"])
 def test_named_plugin_that_does_not_read_so(given: str) -> None:
     with pytest.raises(PluginError, match=r"must read MODULE, FILE\.py or one of them"):
-        named_sources(PluginOptions(plugin=(given,)), complaints())
+        typed_sources(PluginOptions(plugin=(given,)), complaints())
