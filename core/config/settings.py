@@ -225,7 +225,7 @@ class ModelSettings(CheckpointSettings):
 
 
 class KVCacheSettings(Section):
-    """Where keys and values are kept."""
+    """Where keys and values are stored."""
 
     title: ClassVar[str] = "KV cache"
 
@@ -280,7 +280,7 @@ class KVCacheSettings(Section):
         CacheFormat | None,
         Option(used_by="generation"),
         Field(
-            description="Type in which keys and values are kept; unset, the model's own. float8_e4m3fn takes a byte "
+            description="Type in which keys and values are stored; unset, the model's own. float8_e4m3fn takes a byte "
             "per value and holds magnitudes up to 448."
         ),
     ] = None

@@ -21,7 +21,7 @@ def describe(
 ) -> list[str]:
     """One block of lines per section, each value with where it came from unless it is the default.
 
-    `facts` are further blocks, title to name to value, put in front: what was found out about the model, the memory.
+    `facts` are further blocks before these, title to name to value: what was found out about the model, the memory.
     """
     blocks = [_block(title, {name: value_text(value) for name, value in rows.items()}) for title, rows in facts.items()]
     groups: dict[str, dict[str, str]] = {}

@@ -196,7 +196,7 @@ def read_float(value: object) -> float:
 def read_str(value: object) -> str:
     if isinstance(value, (str, Path)):
         return str(value)
-    raise ValueError(f"expected text, not {value!r}; put it in quotes")
+    raise ValueError(f"expected text, not {value!r}; write it in quotes")
 
 
 def read_json(value: object) -> dict[str, Any]:

@@ -28,6 +28,6 @@ class Complaints:
         self.warnings.append(text)
 
     def insist(self) -> None:
-        """Raises the first error that was kept, unless all are tolerated."""
+        """Raises the first error that was noted, unless all are tolerated."""
         if self.errors and not self.tolerant:
             raise self.errors[0]

@@ -1,7 +1,7 @@
 """Conflicts between plugins that declare one name.
 
-Nobody, silently: it is an error that names both, unless --prefer decides, or an architecture of the operator's own
---custom-architectures replaces a built-in one. What else such a module declares is treated as any plugin's.
+No plugin wins silently: it is an error that names both, unless --prefer decides, or an architecture of the operator's
+own --custom-architectures replaces a built-in one. What else such a module declares is treated as any plugin's.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _winner(name: str, rivals: list[Entry[T]], preference: Preference | None, co
 
 
 def _replaces(entry: Entry[T]) -> bool:
-    """Returns whether an entry takes the place of a built-in one of its name."""
+    """Returns whether an entry replaces a built-in one of its name."""
     return entry.origin == CUSTOM and isinstance(entry.component, Architecture)
 
 

@@ -57,7 +57,7 @@ SECTIONS = "maxserve_config"
 class PluginHost(Host):
     """The plugins of one process and the registries of what they declare.
 
-    Made by `discover` (strict: the first problem is raised; else problems are kept in `problems` and what is broken
+    Made by `discover` (strict: the first problem is raised; else problems are noted in `problems` and what is broken
     is left out) or, in a worker, by `from_manifest`. Each kind has its registry under the name of its hook.
     """
 

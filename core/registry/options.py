@@ -10,7 +10,6 @@ from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.registry.entries import unknown
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
     from maxserve.core.config.settings import PluginsSettings
 
 ON = ("1", "true", "yes", "on")
@@ -22,7 +21,7 @@ class PluginOptions:
     """Which plugins to use; every field may stay at its default.
 
     `plugin`, `no_plugin`, `prefer` and `custom_architectures` are the options of the same names. `allow` None means
-    every installed plugin; `autoload` False means none of them. `tolerant` turns errors into warnings.
+    every installed plugin; `autoload` False means none of them. With `tolerant`, errors are warnings.
     """
 
     plugin: tuple[str, ...] = ()
@@ -34,13 +33,8 @@ class PluginOptions:
     tolerant: bool = False
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> PluginOptions:
-        """What settings say of plugins; what only the environment can say keeps its default."""
-        return cls.from_choice(settings.plugins)
-
-    @classmethod
     def from_choice(cls, chosen: PluginsSettings) -> PluginOptions:
-        """The same, from the one section that is about plugins."""
+        """What settings say of plugins; what only the environment can say has its default."""
         return cls(
             plugin=chosen.plugin,
             no_plugin=split_commas(chosen.no_plugin),

@@ -86,14 +86,14 @@ def _check(names: Iterable[str], known: list[str], option: str, complaints: Comp
 def _without_namesakes(plugins: list[Plugin], complaints: Complaints) -> list[Plugin]:
     """The same plugins; of several active ones with one name only the first stays active."""
     first: dict[str, Plugin] = {}
-    kept = []
+    found = []
     for plugin in plugins:
         error = _name_error(plugin, first) if plugin.active else None
         if error is not None:
             complaints.report(error)
             plugin = plugin.broken(error)
-        kept.append(plugin)
-    return kept
+        found.append(plugin)
+    return found
 
 
 def _name_error(plugin: Plugin, first: dict[str, Plugin]) -> PluginError | None:

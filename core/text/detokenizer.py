@@ -19,8 +19,8 @@ class Detokenizer:
     """Text of a growing sequence, piece by piece.
 
     The pieces, with the one of `finish`, make up the text that decoding everything at once gives. With `prompt`, the
-    text is what the tokens add to the prompt's text: a word's leading space is kept.
-    `kept` are special tokens that are shown all the same. One thread at a time.
+    text is what the tokens add to the prompt's text: a word's leading space is part of it.
+    `visible` are special tokens that are shown all the same. One thread at a time.
     """
 
     def __init__(
@@ -29,22 +29,22 @@ class Detokenizer:
         *,
         skip_special_tokens: bool = True,
         prompt: Sequence[int] = (),
-        kept: Iterable[str] = (),
+        visible: Iterable[str] = (),
     ) -> None:
-        shown = {tokenizer.token_id(token) for token in kept}
+        shown = {tokenizer.token_id(token) for token in visible}
         self._skipped = tokenizer.special_ids - shown if skip_special_tokens else frozenset[int]()
-        before = self._kept(prompt[-_PROMPT_TAIL:])
+        before = self._unskipped(prompt[-_PROMPT_TAIL:])
         self._pieces: _Pieces = _JoinedBytes(tokenizer, before) if tokenizer.joins_bytes else _Window(tokenizer, before)
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that is certain after `ids`; never half a character, possibly nothing yet."""
-        return self._pieces.add(self._kept(ids))
+        return self._pieces.add(self._unskipped(ids))
 
     def finish(self) -> str:
         """What is still held back; broken UTF-8 shows as U+FFFD."""
         return self._pieces.finish()
 
-    def _kept(self, ids: Sequence[int]) -> Sequence[int]:
+    def _unskipped(self, ids: Sequence[int]) -> Sequence[int]:
         if self._skipped.isdisjoint(ids):
             return ids
         return [token_id for token_id in ids if token_id not in self._skipped]

@@ -1,4 +1,4 @@
-"""The tokens that end an answer, from every place where a checkpoint says so.
+"""The tokens that end an answer, from all files of a checkpoint that name one.
 
 These are the eos tokens of config.json, of its text part, of generation_config.json and of the tokenizer, and the token
 by which the chat template itself ends an assistant's message. Whether an end is hidden, held back (by a sampler),

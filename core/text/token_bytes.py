@@ -13,7 +13,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """How a tokenizer's decoder turns one token into bytes.
+    """The bytes that a tokenizer's decoder makes of one token.
 
     `joined`: a text is exactly its tokens' bytes, one after another, read as UTF-8 (byte-level vocabularies).
     """

@@ -24,7 +24,7 @@ from maxserve.core.text.tokenizer_limits import check_growth
 
 _CODE = "it is code of the model's own repository, and that runs only with --trust-remote-code"
 _TYPES = "token_type_ids"
-_CUT_MARGIN = 64  # tokens that are encoded beyond those that are kept of a text that is cut
+_CUT_MARGIN = 64  # tokens that are encoded beyond those that remain of a text that is cut
 _LONGEST_AT_LEAST = 64  # characters of the longest token, where a vocabulary has only short ones
 
 
@@ -40,7 +40,7 @@ class Truncation:
     side: TruncationSide = "right"
 
     def ids(self, ids: Sequence[T]) -> Sequence[T]:
-        """What is kept of token ids."""
+        """What remains of token ids."""
         if len(ids) <= self.most:
             return ids
         return ids[: self.most] if self.side == "right" else ids[len(ids) - self.most :]
@@ -114,7 +114,7 @@ class Tokenizer:
 
     @cached_property
     def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The special tokens that are put before a text, and those after it."""
+        """The special tokens before a text, and those after it."""
         plain = self._backend.encode("a", add_special_tokens=False)
         whole = self._backend.encode("a", add_special_tokens=True)
         for start in range(len(whole) - len(plain) + 1):
@@ -130,7 +130,7 @@ class Tokenizer:
         truncation: Truncation | None = None,
         add_special_tokens: bool = True,
     ) -> tuple[list[int], int]:
-        """The ids of a text, or of a pair, for a model that encodes it; special tokens are put where they belong.
+        """The ids of a text, or of a pair, for a model that encodes it; with its special tokens.
 
         Also says where the second part begins, if the model distinguishes parts, else 0. With `truncation`, what is too
         much is cut off, in a pair off the longer part first, so that all special tokens stay.
@@ -319,7 +319,7 @@ def check_unicode(text: str) -> None:
 
 
 def _second_part(types: Sequence[int]) -> int:
-    """Where token types turn from 0 to 1; 0 where they never do."""
+    """Where token types go from 0 to 1; 0 where they never do."""
     return types.index(1) if 1 in types else 0
 
 
@@ -331,8 +331,8 @@ def _shares(lengths: Sequence[int], room: int) -> list[int]:
     if len(lengths) == 1:
         return [room]
     shorter = min(lengths)
-    kept = min(shorter, room // 2)
-    return [kept, room - kept] if lengths[0] == shorter else [room - kept, kept]
+    length = min(shorter, room // 2)
+    return [length, room - length] if lengths[0] == shorter else [room - length, length]
 
 
 def _load_json(folder: Path) -> Tokenizer:

@@ -16,7 +16,7 @@ import tokenizers
 from maxserve.core.interfaces.errors import ModelError
 
 _MOST = 256  # times; vocabularies in use stay below 64
-_MOST_ADDED = 1 << 12  # tokens that a template puts around a text
+_MOST_ADDED = 1 << 12  # tokens that a template adds to a text
 _FACTORS: Mapping[str, float] = {  # of steps that are not read below, in bytes
     "NFC": 3,
     "NFD": 4,

@@ -42,7 +42,7 @@ class AnswerText:
             tokenizer,
             skip_special_tokens=skip_special_tokens,
             prompt=request.prompt[-_LOOK_BACK:],
-            kept=() if parser is None else parser.markers,
+            visible=() if parser is None else parser.markers,
         )
         self._parser = parser
         self._prompt_only = prompt_only

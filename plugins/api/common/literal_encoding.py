@@ -132,7 +132,7 @@ class CuttingEncoder:
         newline = self._ids("\n")
         ids = self._ids(pieces[0])
         for piece in pieces[1:]:
-            # Behind a line break, so that sentencepiece puts no space in front of it.
+            # Behind a line break, so that sentencepiece adds no space in front of it.
             found = self._ids("\n" + piece)
             cleanly = found[: len(newline)] == newline
             ids += found[len(newline) :] if cleanly else self._ids(piece)
@@ -161,25 +161,25 @@ class LiteralEncoder:
 
     def encode(self, text: str, literal: Sequence[int]) -> list[int]:
         """The ids of `text`; characters at the indices `literal` are part of no special token."""
-        renamed, places = self._renamed(text, literal)
-        ids, leaks = self._encoded(renamed, places)
+        renamed, indices = self._renamed(text, literal)
+        ids, leaks = self._encoded(renamed, indices)
         if leaks:  # the model's own vocabulary has the token: cut its text, which a single character cannot be
-            ids, _ = self._encoded(*self._cut(renamed, places))
+            ids, _ = self._encoded(*self._cut(renamed, indices))
         return ids
 
     def _renamed(self, text: str, literal: Sequence[int]) -> tuple[str, list[int]]:
         """The text with special tokens by their secret names, and the indices `literal` in it."""
-        places, pieces, length, start = [], [], 0, 0
+        indices, pieces, length, start = [], [], 0, 0
         remaining = iter([*literal, len(text) + 1])
         at = next(remaining)
         for first, last, name in [*self._counting(text, literal), (len(text), len(text), "")]:
             while at < first:
-                places.append(length + at - start)
+                indices.append(length + at - start)
                 at = next(remaining)
             pieces += [text[start:first], name]
             length += first - start + len(name)
             start = last
-        return "".join(pieces), places
+        return "".join(pieces), indices
 
     def _counting(self, text: str, literal: Sequence[int]) -> Iterator[tuple[int, int, str]]:
         """The special tokens that count, and their names."""
@@ -192,7 +192,7 @@ class LiteralEncoder:
             if id in names:
                 yield start, end, names[id]
 
-    def _encoded(self, renamed: str, places: Sequence[int]) -> tuple[list[int], bool]:
+    def _encoded(self, renamed: str, indices: Sequence[int]) -> tuple[list[int], bool]:
         """The ids, and whether literal characters became special tokens all the same."""
         encoding = self._twin.encode(renamed, add_special_tokens=False)
         ids, known = encoding.ids, self._known
@@ -200,13 +200,13 @@ class LiteralEncoder:
         if self._leaking.isdisjoint(ids):
             return [id for id in found if id is not None], False
         spans = zip(ids, encoding.offsets, strict=True)
-        leaks = any(id in self._leaking and _any_within(places, *span) for id, span in spans)
+        leaks = any(id in self._leaking and _any_within(indices, *span) for id, span in spans)
         return [id for id in found if id is not None], leaks
 
-    def _cut(self, renamed: str, places: Sequence[int]) -> tuple[str, list[int]]:
+    def _cut(self, renamed: str, indices: Sequence[int]) -> tuple[str, list[int]]:
         """The text cut before and behind each literal character."""
         pieces, start, moved = [], 0, []
-        for i, at in enumerate(places):
+        for i, at in enumerate(indices):
             pieces += [renamed[start:at], self._knife, renamed[at], self._knife]
             moved.append(at + (2 * i + 1) * _NAME_LENGTH)
             start = at + 1
@@ -244,8 +244,8 @@ class LiteralEncoder:
     @cached_property
     def _exact(self) -> tokenizers.Tokenizer:
         """Finds added tokens as the tokenizer itself does."""
-        kept = [token for token in self._added if token.special or not token.normalized or self._normalizer]
-        return _finder(kept, self._normalizer)
+        found = [token for token in self._added if token.special or not token.normalized or self._normalizer]
+        return _finder(found, self._normalizer)
 
     @property
     def _normalizer(self) -> Any:
@@ -305,6 +305,6 @@ def _id(tokenizer: tokenizers.Tokenizer, content: str) -> int:
     return int(id)
 
 
-def _any_within(places: Sequence[int], start: int, end: int) -> bool:
-    at = bisect_left(places, start)
-    return at < len(places) and places[at] < end
+def _any_within(indices: Sequence[int], start: int, end: int) -> bool:
+    at = bisect_left(indices, start)
+    return at < len(indices) and indices[at] < end

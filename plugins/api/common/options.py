@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from maxserve.config import Settings
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
+
+if TYPE_CHECKING:
+    from maxserve.config import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Bounding(jinja2.visitor.NodeTransformer):
-    """Counts what loops go through, and measures texts that are put together."""
+    """Counts what loops go through, and measures texts that are concatenated."""
 
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.For:
         self.generic_visit(node)
@@ -256,7 +256,7 @@ def _counted(values: Any) -> Any:
 
 
 def _measured(text: str) -> str:
-    """A text that was put together; TemplateOverrun when it is longer than any prompt."""
+    """A text that was concatenated; TemplateOverrun when it is longer than any prompt."""
     _check_length(len(text))
     return text
 
@@ -323,7 +323,7 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
 
 
 def _with_check(work: Callable[..., Any], check: Callable[..., None], at: Callable[..., int] | None = None) -> Any:
-    """`work` after a check of what it is given, without what jinja2 itself puts in front."""
+    """`work` after a check of what it is given, without what jinja2 itself passes in front."""
     first = 0 if at is None else at(work)
 
     @wraps(work)

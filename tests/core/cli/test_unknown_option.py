@@ -8,10 +8,11 @@ import pytest
 
 from maxserve.core.cli.unknown_option import ELSEWHERE
 from maxserve.core.config.catalog import catalog
+from maxserve.testing.sections import built_in_sections
 
 
 def test_every_name_of_another_server_leads_to_an_option() -> None:
-    flags = {option.flag for option in catalog()} | {"--config-file"}
+    flags = {option.flag for option in catalog(built_in_sections())} | {"--config-file"}
     assert set(ELSEWHERE.values()) <= flags
     assert not set(ELSEWHERE) & flags
 

@@ -1,4 +1,4 @@
-"""What an architecture insists on is put in place with a warning, and left with `--force`."""
+"""What an architecture insists on is set with a warning, and left with `--force`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def registry(strangers: Iterable[Scheduler] = (STRANGER, PLAIN)) -> Registry[Sch
 
 
 def refusal(scheduler: str, **options: Any) -> str:
-    """What is said against these options; empty when nothing is."""
+    """The refusal of these options; empty when they are taken."""
     try:
         validate_used(resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS), registry(), SECTIONS)
     except SettingsError as error:
@@ -51,22 +51,22 @@ def test_every_option_up_to_schedulers_has_a_value_here() -> None:
 @pytest.mark.parametrize("scheduler", ["continuous", "fair", "tts", "stranger", "plain"])
 def test_an_option_is_taken_by_those_who_honour_it_and_refused_by_name_by_others(scheduler: str, name: str) -> None:
     declared = registry().get(scheduler).component
-    said = refusal(scheduler, **{name: VALUES[name]})
+    message = refusal(scheduler, **{name: VALUES[name]})
     if name in declared.honours or (name == "enable_chunked_prefill" and not declared.chunks_prompts):
-        assert said == ""
+        assert message == ""
     else:
         flag = "--" + name.replace("_", "-")
         others = [entry.name for entry in registry() if name in entry.component.honours]
-        assert flag in said
-        assert f"--scheduler {scheduler}" in said
+        assert flag in message
+        assert f"--scheduler {scheduler}" in message
         assert others
-        assert all(other in said for other in others)
+        assert all(other in message for other in others)
 
 
 def test_in_flight_batching_names_both_options_and_who_can() -> None:
-    said = refusal("tts", enable_in_flight_batching=True)
-    assert said.startswith("--enable-in-flight-batching means nothing with --scheduler tts")
-    assert "choose continuous or fair" in said
+    message = refusal("tts", enable_in_flight_batching=True)
+    assert message.startswith("--enable-in-flight-batching means nothing with --scheduler tts")
+    assert "choose continuous or fair" in message
 
 
 def test_switching_off_what_is_off_asks_for_nothing() -> None:
@@ -76,9 +76,9 @@ def test_switching_off_what_is_off_asks_for_nothing() -> None:
 
 
 def test_all_are_named_at_once() -> None:
-    said = refusal("continuous", max_queue_size_tg=4, ce_delay_ms=5)
-    assert "--max-queue-size-tg" in said
-    assert "--ce-delay-ms" in said
+    message = refusal("continuous", max_queue_size_tg=4, ce_delay_ms=5)
+    assert "--max-queue-size-tg" in message
+    assert "--ce-delay-ms" in message
 
 
 def test_chosen_by_file_or_environment_counts_as_well() -> None:

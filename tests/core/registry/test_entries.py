@@ -134,7 +134,7 @@ def test_where_names_module_and_attribute() -> None:
 def test_cause_is_one_line_and_leaves_our_class_names_away() -> None:
     assert cause(ValueError("one\n  two")) == "ValueError: one two"
     assert cause(KeyError()) == "KeyError"
-    assert cause(PluginError("already said")) == "already said"
+    assert cause(PluginError("as it is")) == "as it is"
 
 
 def test_nearest_ignores_case_and_stays_silent_when_nothing_is_near() -> None:

@@ -1,4 +1,4 @@
-"""The host: strict and lenient, workers, builds, and what is said when a plugin fails."""
+"""The host: strict and lenient, workers, builds, and the errors of plugins that fail."""
 
 from __future__ import annotations
 

@@ -42,6 +42,6 @@ def test_commas_part_values() -> None:
 
 def test_options_from_settings() -> None:
     settings = resolve({"no_plugin": ("builtin.demo",), "prefer": ("scheduler:x=y",)}, environ={})
-    assert PluginOptions.from_settings(settings) == PluginOptions(
+    assert PluginOptions.from_choice(settings.plugins) == PluginOptions(
         no_plugin=("builtin.demo",), prefer=("scheduler:x=y",)
     )

@@ -20,7 +20,7 @@ BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def byte_level() -> Tokenizer:
-    """Like GPT-2, Llama 3, Qwen: byte-level BPE; a template puts <s> in front."""
+    """Like GPT-2, Llama 3, Qwen: byte-level BPE; a template adds <s> in front."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -121,7 +121,7 @@ def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))
 def folder(request: pytest.FixtureRequest, tokenizer_folders: dict[str, Path]) -> Path:
-    """Each family's folder in turn."""
+    """Each family's folder, one after another."""
     return tokenizer_folders[request.param]
 
 

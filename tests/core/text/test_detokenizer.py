@@ -31,9 +31,9 @@ cuts = st.lists(st.integers(0, 40), max_size=12)
 numbers = st.lists(st.integers(-1, 400), max_size=40)  # taken modulo the size of a vocabulary, and a little more
 
 
-def cut(whole: list[int], places: Sequence[int]) -> list[list[int]]:
+def cut(whole: list[int], indices: Sequence[int]) -> list[list[int]]:
     """`whole` in pieces, some of them empty."""
-    ends = sorted(min(place, len(whole)) for place in places)
+    ends = sorted(min(index, len(whole)) for index in indices)
     return [whole[start:end] for start, end in pairwise([0, *ends, len(whole)])]
 
 

@@ -1,4 +1,4 @@
-"""Which tokens end an answer: every place where a checkpoint names one."""
+"""The tokens that end an answer, in each file where a checkpoint names one."""
 
 from __future__ import annotations
 

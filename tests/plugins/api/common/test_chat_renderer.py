@@ -15,7 +15,6 @@ from maxserve.plugins.api.common import maxserve_chat_template, template_sandbox
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer, chat_renderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.testing.scripted import context, engine, host, recorder, tokenizer  # noqa: F401 (fixtures)
-from tests.core.text.conftest import tokenizer_folders  # noqa: F401 (fixture)
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
@@ -68,7 +67,7 @@ SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 @pytest.fixture(scope="module")
-def reference(tokenizer_folders: dict[str, Path]) -> Any:  # noqa: F811
+def reference(tokenizer_folders: dict[str, Path]) -> Any:
     return AutoTokenizer.from_pretrained(tokenizer_folders["byte_level"])
 
 

@@ -74,4 +74,4 @@ def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:
     tokenizer = Tokenizer.load(str(model_folder()))
     ids = tokenizer.encode("<|im_start|>a<|im_end|>", add_special_tokens=False)
     assert Detokenizer(tokenizer).add(ids) == "a"
-    assert Detokenizer(tokenizer, kept=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"
+    assert Detokenizer(tokenizer, visible=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"

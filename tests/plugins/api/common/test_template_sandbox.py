@@ -69,8 +69,8 @@ def test_long_conversations_are_within_the_bounds() -> None:
         "{% for m in messages %}{% for n in messages[-9:] %}{{ n.role[0] }}{% endfor %}"
         "{{ ('<' ~ m.role ~ '>') + m.content + '\\n' }}{% endfor %}"
     )
-    turns = [{"role": "user", "content": "x" * 100}] * 5000
-    assert len(JinjaTemplate({"default": source}).render({"messages": turns})) == 5000 * 116
+    messages = [{"role": "user", "content": "x" * 100}] * 5000
+    assert len(JinjaTemplate({"default": source}).render({"messages": messages})) == 5000 * 116
 
 
 @pytest.mark.parametrize(
