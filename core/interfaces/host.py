@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.cache import CacheStrategy
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.component import Ref
-    from maxserve.core.interfaces.engine import Engine
     from maxserve.core.interfaces.errors import PluginError
     from maxserve.core.interfaces.grammar import GrammarBackend
     from maxserve.core.interfaces.layer_compiler import LayerCompiler
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.parsers import ReasoningParser, ToolParser
     from maxserve.core.interfaces.process import ProcessInfo
     from maxserve.core.interfaces.quantization import QuantizationFormat
-    from maxserve.core.interfaces.routes import Routes
     from maxserve.core.interfaces.runner import ModelRunner
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
@@ -61,8 +59,6 @@ class Host(Protocol):
     tool_parsers: Registry[ToolParser]
     reasoning_parsers: Registry[ReasoningParser]
     observers: Registry[Observer]
-    routes: Registry[Routes]
-    engines: Registry[Engine]
     registries: tuple[Registry[Any], ...]
 
     @property

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from maxserve.core.config.settings import PluginSection
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.commands import Invocation
+    from maxserve.core.interfaces.engine import Engine
+    from maxserve.core.interfaces.routes import Routes
 
 __all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
 
@@ -60,6 +62,9 @@ class PluginHost(Host):
     Made by `discover` (strict: the first problem is raised; else problems are noted in `problems` and what is broken
     is left out) or, in a worker, by `from_manifest`. Each kind has its registry under the name of its hook.
     """
+
+    engines: Registry[Engine]
+    routes: Registry[Routes]
 
     def __init__(
         self,
