@@ -18,8 +18,8 @@ from maxserve.core.http.app import create_app
 from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
 from maxserve.core.http.middleware import MiddlewareStack
-from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
+from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.middleware import MiddlewareContext
 from maxserve.core.interfaces.observer import ObserverContext

@@ -21,7 +21,7 @@ class ConversationOptions:
 
     chat_template: Annotated[
         str | None,
-        Option(used_by="generation", metavar="FILE"),
+        Option(metavar="FILE", used_by="generation", common=True),
         Field(
             description="Jinja file, or JSON file with the key chat_template, that replaces the model's own template."
         ),
@@ -56,6 +56,7 @@ class AnswerOptions:
             registry="tool_parsers",
             no_names=("auto", "none"),
             checked=False,
+            common=True,
         ),
         Field(
             description="How tool calls are read out of answers: the name of a parser (docs/parsers.md lists them), "
@@ -72,6 +73,7 @@ class AnswerOptions:
             registry="reasoning_parsers",
             no_names=("auto", "none"),
             checked=False,
+            common=True,
         ),
         Field(
             description="How reasoning is set apart from answers: the name of a parser (docs/parsers.md lists them), "
