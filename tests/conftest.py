@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -25,6 +26,8 @@ if (
     Path(maxserve.__file__).resolve().is_relative_to(SOURCE)
 ):  # tried in place: the processes that tests start see it too
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
+
+gc.disable()  # what is imported and collected stays; looking through it for garbage takes a fifth of the start
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)  # of .ci/run
@@ -69,6 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("compiler") is not None:
             item.add_marker(pytest.mark.skip(reason="there is no C++ compiler on this machine"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Garbage is looked for again, and in what the tests themselves make alone."""
+    gc.freeze()
+    gc.enable()
 
 
 def write_tokenizer(folder: Path, vocab: int = 512) -> int:

@@ -55,7 +55,9 @@ if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
     sys.dont_write_bytecode = True
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.disable()
     for name in SHARED:
         importlib.import_module(name)
     gc.freeze()  # or each run looks through all of it
+    gc.enable()
     print(json.dumps([_forked(**run) for run in json.loads(sys.argv[1])]))

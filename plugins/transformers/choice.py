@@ -48,10 +48,10 @@ def known_class(config: Mapping[str, Any]) -> str:
     import transformers
 
     names = _names(config)
-    for name in names:
-        if name.endswith(ENDINGS) and name in dir(transformers):
+    there = [name for name in names if name in transformers.__all__ or name in vars(transformers)]  # dir() takes 0.2 s
+    for name in there:
+        if name.endswith(ENDINGS):
             return name
-    there = [name for name in names if name in dir(transformers)]
     if there:
         raise ModelError(f"{there[0]} of transformers {transformers.__version__} is no causal language model of text")
     raise ModelError(f"transformers {transformers.__version__} has no class {names[0]}")

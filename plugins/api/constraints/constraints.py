@@ -140,8 +140,12 @@ class Constraints:
 
 
 def _sandbox(context: ServerContext) -> Sandbox:
-    """Starts at once where a loop runs and a back end will be wanted: the first request is not to wait for it."""
+    """Starts at once where a loop runs and a back end will be wanted: the first request is not to wait for it.
+
+    A model of vectors writes no answers.
+    """
     preferred = preferred_backend(context.settings, context.host)
+    wanted = preferred is not None and context.model.vectors is None
 
     def begin() -> Begin:
         grammar = grammar_context(context.tokenizer, context.model, {})
@@ -157,7 +161,7 @@ def _sandbox(context: ServerContext) -> Sandbox:
         )
 
     sandbox = Sandbox(begin)
-    if preferred is not None and asyncio._get_running_loop() is not None:
+    if wanted and asyncio._get_running_loop() is not None:
         sandbox.start()
     return sandbox
 

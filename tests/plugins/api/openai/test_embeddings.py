@@ -16,6 +16,7 @@ from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.encoder import VectorInfo
 from maxserve.core.interfaces.errors import EngineError, QueueFullError
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.plugins.api.constraints.sandbox import Sandbox
 from maxserve.plugins.api.openai.router import router
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +59,17 @@ async def encoder(context: ServerContext, vectors: VectorInfo) -> AsyncIterator[
     app = create_app(served, [("/", router(served), "builtin.openai")])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
+
+
+@pytest.mark.parametrize("encodes", [True, False])
+async def test_only_models_that_answer_have_a_process_for_constraints(
+    context: ServerContext, vectors: VectorInfo, encodes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Sandbox] = []
+    monkeypatch.setattr(Sandbox, "start", lambda self: started.append(self))
+    info = dataclasses.replace(context.model, vectors=vectors if encodes else None)
+    router(dataclasses.replace(context, model=info))
+    assert len(started) == (0 if encodes else 1)
 
 
 async def data(client: httpx.AsyncClient, given: Any, **fields: Any) -> list[Any]:
