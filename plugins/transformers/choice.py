@@ -47,8 +47,8 @@ def known_class(config: Mapping[str, Any]) -> str:
     """The name of the class in transformers; ModelError if there is none, or none for text."""
     import transformers
 
-    names = _names(config)
-    there = [name for name in names if name in transformers.__all__ or name in vars(transformers)]  # dir() takes 0.2 s
+    names, module = _names(config), vars(transformers)
+    there = [name for name in names if name in module or name in module["__all__"]]  # dir() takes 0.2 s
     for name in there:
         if name.endswith(ENDINGS):
             return name
