@@ -28,45 +28,68 @@ log = logging.getLogger("maxserve.settings")
 _SECTIONS = ("model", "kv_cache", "scheduling", "sampling", "speculative")
 
 
-def check_required(arguments: Mapping[str, Any]) -> None:
-    """SettingsError for a name that is no option of a model's engine, and for a value that the option cannot have."""
-    options = _options()
+def check_required(arguments: Mapping[str, Any], sections: Sequence[PluginSection] | None = None) -> None:
+    """SettingsError for a name that is no option of a model's engine, and for a value that the option cannot have.
+
+    `sections` are the settings of plugins; None where they are not known yet, and names may be of their options.
+    """
+    options, known = _options(sections or ()), catalog().by_name()
     for name, value in arguments.items():
-        if name not in options:
+        if name in options:
+            _read(options[name], value, sections or ())
+        elif sections is not None or name in known:
             raise SettingsError(f"there is no option {name!r} that an architecture may set{near(name, options)}")
-        _read(options[name], value)
 
 
-def with_required(settings: Settings, architecture: Architecture, *, tell: bool = True) -> Settings:
-    """The settings with what the architecture insists on, a warning for each change; as they are with `--force`."""
-    if settings.model.force:
+def with_required(
+    settings: Settings, architecture: Architecture, sections: Sequence[PluginSection] = (), *, tell: bool = True
+) -> Settings:
+    """The settings with what the architecture insists on, a warning for each change; as they are with `--force`.
+
+    `sections` are the settings of plugins, whose options it may name, too.
+    """
+    if settings.model.force or not architecture.required_arguments:
         return settings
-    changed = settings
+    check_required(architecture.required_arguments, sections)
+    changed, options = settings, _options(sections)
     for name, value in architecture.required_arguments.items():
-        option = _options()[name]
-        section = getattr(changed, option.section)
-        before, wanted = getattr(section, option.key), _read(option, value)
+        option = options[name]
+        before, wanted = option.value(changed), _read(option, value, sections)
         if before == wanted:
             continue
         if tell:
             overruled = f"{_typed(option, before)} is overruled (--force keeps it)"
             log.warning("architecture %r insists on %s; %s", architecture.name, _typed(option, wanted), overruled)
-        changed = changed.model_copy(update={option.section: section.model_copy(update={option.key: wanted})})
+        changed = _changed(changed, option, wanted)
     if changed is settings:
         return settings
     changed = check(changed)
-    validate_supported(changed)
+    validate_supported(changed, sections)
     return changed
 
 
-def _options() -> dict[str, OptionSpec]:
-    return {o.name: o for o in catalog() if o.section in _SECTIONS and not o.marker.early}
+def _options(sections: Sequence[PluginSection]) -> dict[str, OptionSpec]:
+    """The options that an architecture may set: those about its engine, and those that plugins have for themselves."""
+    pages = (*_SECTIONS, *(section.name for section in sections if not section.within))
+    return {o.name: o for o in catalog(sections) if o.page in pages and not o.marker.early}
 
 
-def _read(option: OptionSpec, value: Any) -> Any:
+def _changed(settings: Settings, option: OptionSpec, value: Any) -> Settings:
+    if not option.plugin:
+        section = getattr(settings, option.section).model_copy(update={option.key: value})
+        return settings.model_copy(update={option.section: section})
+    given = settings.plugins.sections
+    named = {**given, option.section: {**given.get(option.section, {}), option.key: value}}
+    return settings.model_copy(update={"plugins": settings.plugins.model_copy(update={"sections": named})})
+
+
+def _read(option: OptionSpec, value: Any, sections: Sequence[PluginSection]) -> Any:
     """The value as the option's section has it."""
     try:
         read = None if value is None and option.default is None else option.shape.read(value)
+        if option.plugin:
+            section = next(section for section in sections if section.name == option.section)
+            return getattr(section.validate({option.key: read}), option.key)
         return getattr(SECTIONS[option.section].model_validate({option.key: read}), option.key)
     except ValidationError as error:
         first = error.errors()[0]

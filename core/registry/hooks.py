@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -17,6 +17,8 @@ from maxserve.core.registry.selection import Plugin
 
 if TYPE_CHECKING:
     import click
+
+    from maxserve.core.config.settings import PluginSection
 
 # Fields of declarations that hold a Ref.
 REFERENCES = ("build", "check", "config", "max_started", "params", "recognises", "schema")
@@ -65,17 +67,20 @@ def check_declaration(item: Any) -> None:
                 f"{what} {item.name!r}: {field.name} must be 'module:attribute' or the thing itself, not "
                 f"{repr(ref)[:80]}"
             )
-    if isinstance(item, Architecture) and item.required_arguments:
-        _check_required(what, item)
+    if isinstance(item, Architecture):
+        validate_required(item)
 
 
-def _check_required(what: str, architecture: Architecture) -> None:
+def validate_required(architecture: Architecture, sections: Sequence[PluginSection] | None = None) -> None:
+    """PluginError for options that an architecture cannot insist on; `sections` are those of plugins, once known."""
+    if not architecture.required_arguments:
+        return
     from maxserve.core.config.components import check_required  # imports every setting, and most declare none
 
     try:
-        check_required(architecture.required_arguments)
+        check_required(architecture.required_arguments, sections)
     except SettingsError as error:
-        raise PluginError(f"{what} {architecture.name!r}: required_arguments: {error}") from None
+        raise PluginError(f"architecture {architecture.name!r}: required_arguments: {error}") from None
 
 
 def _is_reference(ref: object) -> bool:

@@ -30,6 +30,7 @@ from maxserve.core.registry.hooks import (
     check_implementation,
     declares_nothing,
     one_line,
+    validate_required,
     wrong_type,
 )
 from maxserve.core.registry.kinds import KINDS
@@ -149,9 +150,11 @@ class PluginHost(Host):
         Imports what else is needed of every plugin: the classes of request fields and of settings.
         """
         self._complaints.insist()
-        self.plugin_sections()
+        sections = self.plugin_sections()
         try:
             self.request_fields()
+            for entry in self.architectures:
+                validate_required(entry.component, sections)
         except PluginError as error:
             self._complaints.report(error)
         self._complaints.insist()

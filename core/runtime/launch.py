@@ -61,7 +61,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     introduce(settings, host)
     files = None if settings.model.defer_resolve else _resolve(settings, host)
     if files is not None:
-        settings = with_required(settings, host.architectures.get(files.architecture).component)
+        settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
         check_for_task(settings, files.task, host.plugin_sections())
     launcher = build_executor(settings, host)
     addresses = stack.enter_context(launcher.endpoints())

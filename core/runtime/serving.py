@@ -211,7 +211,8 @@ class Serving:
         plan = self._plan
         if plan.files is not None:
             return plan.settings
-        return with_required(plan.settings, plan.host.architectures.get(info.architecture).component, tell=False)
+        architecture = plan.host.architectures.get(info.architecture).component
+        return with_required(plan.settings, architecture, plan.host.plugin_sections(), tell=False)
 
     def _on_opened(self, opening: asyncio.Future[None]) -> None:
         if not opening.cancelled() and (error := opening.exception()) and not self._over.done():

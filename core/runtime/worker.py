@@ -201,7 +201,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
             task=asked_task(settings),
         )
         check_for_task(settings, files.task, host.plugin_sections())
-        settings = with_required(settings, host.architectures.get(files.architecture).component)
+        settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it
     gc.enable()

@@ -111,8 +111,10 @@ class LLM:
             prefer_legacy=model.use_legacy_module,
             task=asked_task(self.settings),
         )
-        check_for_task(self.settings, files.task, self.host.plugin_sections())
-        self.settings = with_required(self.settings, self.host.architectures.get(files.architecture).component)
+        sections = self.host.plugin_sections()
+        check_for_task(self.settings, files.task, sections)
+        architecture = self.host.architectures.get(files.architecture).component
+        self.settings = with_required(self.settings, architecture, sections)
         return files
 
     @cached_property

@@ -53,15 +53,34 @@ def test_what_contradicts_another_option_is_refused() -> None:
         with_required(resolve({"devices": "gpu:0,1"}, environ={}), insisting(data_parallel_degree=2))
 
 
+def test_options_of_plugins_are_among_them(plugin_host: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Declares:
+        @hookimpl
+        def maxserve_architectures(self) -> Any:
+            yield insisting(paged__eviction="lfu")
+
+    host: Host = plugin_host(Declares())
+    sections = host.plugin_sections()
+    chosen = resolve({}, environ={}, sections=sections)
+    settings = with_required(chosen, host.architectures.get("X").component, sections)
+    assert settings.plugins.sections["paged"]["eviction"] == "lfu"
+    assert [record.getMessage() for record in caplog.records] == [
+        "architecture 'X' insists on --paged.eviction lfu; --paged.eviction lru is overruled (--force keeps it)"
+    ]
+    assert with_required(settings, host.architectures.get("X").component, sections) is settings
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"enable_prefix_cache": False}, r"no option 'enable_prefix_cache' .*did you mean enable_prefix_caching"),
+        ({"api_key": ("k",)}, "no option 'api_key' that an architecture may set"),
         ({"port": 1}, "no option 'port' that an architecture may set"),
         ({"model_path": "x"}, "no option 'model_path' that an architecture may set"),
         ({"max_batch_size": 0}, "max_batch_size: expected at least 1, not 0"),
         ({"max_batch_size": "many"}, "max_batch_size: expected a whole number"),
         ({"kv_cache_format": "int1"}, "kv_cache_format: expected"),
+        ({"paged__eviction": 3}, "paged__eviction: expected"),
     ],
 )
 def test_declarations_are_checked(values: dict[str, Any], message: str, plugin_host: Any) -> None:
