@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -93,12 +93,5 @@ def check_commands(
     """Raises when a command that was there is another one now, or gone; notes who owns the new ones."""
     for name, command in before.items():
         if after.get(name) is not command:
-            raise PluginError(
-                f"{plugin.source.label}: replaces the command {name!r}, which belongs to {owners[name]}"
-                f"{plugin.source.way_out}"
-            )
-    owners.update(dict.fromkeys(_new(before, after), plugin.source.label))
-
-
-def _new(before: Iterable[str], after: Iterable[str]) -> set[str]:
-    return set(after) - set(before)
+            raise plugin.source.error(f"replaces the command {name!r}, which belongs to {owners[name]}")
+    owners.update(dict.fromkeys(after.keys() - before.keys(), plugin.source.label))

@@ -239,7 +239,7 @@ class PluginHost(Host):
             return None
         if isinstance(answer, ModelSource):
             return answer
-        raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, ModelSource)}")
+        raise plugin.source.error(wrong_type(hook, "returned", answer, ModelSource))
 
     def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
         """What writes the prompts of a model's conversations; None where it has no template."""
@@ -248,7 +248,7 @@ class PluginHost(Host):
         hook = "maxserve_chat_template"
         plugin, answer = self._first(hook, context=context)
         if plugin is not None and (fault := contract_fault(hook, answer)) is not None:
-            raise PluginError(f"{plugin.source.label}: {hook} {fault}{plugin.source.way_out}")
+            raise plugin.source.error(f"{hook} {fault}")
         template: ChatTemplate | None = answer
         return template
 
@@ -296,7 +296,7 @@ class PluginHost(Host):
         except (PluginError, pluggy.PluginValidationError) as error:
             if self._manager.is_registered(target):
                 self._manager.unregister(target)
-            raise PluginError(f"{loaded.source.label}: {one_line(error)}{loaded.source.way_out}") from error
+            raise loaded.source.error(one_line(error)) from error
 
     def _checked_hooks(self, plugin: Plugin, target: object) -> tuple[str, ...]:
         callers = self._manager.get_hookcallers(target) or []
@@ -354,7 +354,7 @@ class PluginHost(Host):
             except ModelError:
                 raise  # files of the model are wrong, not the plugin
             except (Exception, SystemExit) as error:
-                raise PluginError(f"{plugin.source.label}: {hook}: {explain(error)}{plugin.source.way_out}") from error
+                raise plugin.source.error(f"{hook}: {explain(error)}") from error
             if self._trace is not None:
                 self._trace(f"{hook} [{plugin.name}] -> {answer!r}")
             return answer
@@ -378,11 +378,11 @@ class PluginHost(Host):
 
 def _checked(plugin: Plugin, hook: str, answer: object, cls: type[D]) -> list[D]:
     if not isinstance(answer, Iterable):
-        raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'returned', answer, cls)}{plugin.source.way_out}")
+        raise plugin.source.error(wrong_type(hook, "returned", answer, cls))
     items = list(answer)
     for item in items:
         if not isinstance(item, cls):
-            raise PluginError(f"{plugin.source.label}: {wrong_type(hook, 'gave', item, cls)}{plugin.source.way_out}")
+            raise plugin.source.error(wrong_type(hook, "gave", item, cls))
     return items
 
 
@@ -391,7 +391,7 @@ def _check_declarations(plugin: Plugin, items: Iterable[Declared]) -> None:
         try:
             check_declaration(item)
         except PluginError as error:
-            raise PluginError(f"{plugin.source.label}: {error}{plugin.source.way_out}") from None
+            raise plugin.source.error(str(error)) from None
 
 
 def _entry(plugin: Plugin, item: Any) -> Entry[Any]:

@@ -108,14 +108,14 @@ def _import(source: Source) -> tuple[ModuleType, object]:
         for part in filter(None, attribute.split(".")):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:
-        raise PluginError(_import_failure(source, error)) from error
+        raise _import_failure(source, error) from error
     return module, found
 
 
-def _import_failure(source: Source, error: BaseException) -> str:
+def _import_failure(source: Source, error: BaseException) -> PluginError:
     if source.origin == CUSTOM:
-        return f"{CUSTOM} {source.given}: cannot import {source.module!r}: {explain(error)}"
-    return f"{source.label}: cannot import {source.target!r}: {explain(error)}{source.way_out}"
+        return PluginError(f"{CUSTOM} {source.given}: cannot import {source.module!r}: {explain(error)}")
+    return source.error(f"cannot import {source.target!r}: {explain(error)}")
 
 
 def _root(source: Source, path: str) -> str:

@@ -64,6 +64,10 @@ class Source:
         """Whether it is for another version of the plugin interface."""
         return self.group not in ("", GROUP)
 
+    def error(self, text: str) -> PluginError:
+        """What is wrong with this plugin, and how to start without it."""
+        return PluginError(f"{self.label}: {text}{self.way_out}")
+
     @property
     def way_out(self) -> str:
         """How to start without this plugin."""

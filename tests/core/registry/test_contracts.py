@@ -30,7 +30,7 @@ class TakesMore:
 
 
 def test_every_kind_has_a_contract() -> None:
-    assert {*PROTOCOLS, "routes", "architecture"} == {kind.name for kind in KINDS}
+    assert {*PROTOCOLS, "routes", "middleware", "architecture"} == {kind.name for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", [*PROTOCOLS, *PARTS])
