@@ -28,7 +28,7 @@ def create_app(
     probes: Collection[str] = tuple(PROBES),
     middleware: Sequence[WrapsApp] = (),
 ) -> FastAPI:
-    """The application with every router at its place.
+    """The application with every router mounted.
 
     `routes` are (prefix, router, plugin name); PluginError when two plugins would answer the same request. The
     context is also at `app.state.context`. `dialects` are the forms of failures, and `probes` paths that are answered

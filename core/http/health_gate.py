@@ -1,4 +1,4 @@
-"""What does the port answer before the model is ready, and while its worker is away?"""
+"""The health gate: answers before the model is ready and while its worker is away, and probes at any time."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class HealthGate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013, "reason": self._closed.message})
         else:
-            await self._dialects.response(unavailable(self._said()), scope)(scope, receive, send)
+            await self._dialects.response(unavailable(self._reason()), scope)(scope, receive, send)
 
     def _probe(self, scope: Scope) -> Response:
         probe = self._probes[scope["path"]]
@@ -98,7 +98,7 @@ class HealthGate:
             return _json(200, dict(probe.answer))
         return _json(503, self._closed.health(), {"Retry-After": str(RETRY_AFTER)})
 
-    def _said(self) -> str:
+    def _reason(self) -> str:
         closed = self._closed
         if closed.phase is None:
             return closed.message

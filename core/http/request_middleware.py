@@ -69,7 +69,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
         except ClientDisconnect:
             if not send.started:  # unread, but access logs and HTTP servers want an end
-                await self._tell(Failure(status=499, message="the client has gone"), scope, receive, send)
+                await self._answer(Failure(status=499, message="the client has gone"), scope, receive, send)
         except Exception as error:
             failure = failure_of(error)
             if failure.status >= 500:
@@ -77,9 +77,9 @@ class RequestMiddleware:
             if send.started:
                 send.failed = True
                 raise
-            await self._tell(failure, scope, receive, send)
+            await self._answer(failure, scope, receive, send)
 
-    async def _tell(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
         await self._dialects.response(failure, scope)(scope, receive, send)
 
 

@@ -16,7 +16,7 @@ __all__ = ["Endpoints", "Executor", "ExecutorContext", "WorkerLauncher", "Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executor(Component):
-    """A place for workers. `build(ExecutorContext)` gives a WorkerLauncher."""
+    """Where workers run. `build(ExecutorContext)` gives a WorkerLauncher."""
 
     kind: ClassVar[str] = "executor"
 

@@ -1,4 +1,4 @@
-"""How do routes reach the engine? The API process's EngineClient over the messages of a worker."""
+"""The EngineClient of the API process, over the messages of a worker."""
 
 from __future__ import annotations
 

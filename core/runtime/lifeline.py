@@ -1,7 +1,8 @@
 """The end of a worker whose parent is gone.
 
 Its standard input carries the Start message and then stays open: when it ends, the parent has ended, however that came
-about. On Linux the kernel is asked to say so too, in case another process holds a copy of the pipe.
+about. On Linux the kernel is asked to say so too, in case another process holds a copy of the pipe; it cannot be
+asked where another program, such as ssh, is between the two.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def hold(fd: int, parent: int) -> threading.Thread:
 
     Returns the thread that waits for it; it sleeps in a read and costs nothing.
     """
-    end_with_parent(parent)
+    if os.getppid() == parent:  # else a launcher is between, and the pipe alone tells
+        end_with_parent(parent)
     thread = threading.Thread(target=_await_end, args=(fd,), name="lifeline", daemon=True)
     thread.start()
     return thread

@@ -1,4 +1,4 @@
-"""The observers of a server, which cannot harm those who tell them something."""
+"""The observers of a server, whose failures harm nothing else."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Observers:
 
     def on_step(self, stats: StepStats) -> None:
         for observer in self._observers:
-            self._tell(observer, observer.on_step, stats)
+            self._notify(observer, observer.on_step, stats)
 
     def on_request(self, stats: RequestStats) -> None:
         for observer in self._observers:
-            self._tell(observer, observer.on_request, stats)
+            self._notify(observer, observer.on_request, stats)
 
     def on_response(self, stats: ResponseStats) -> None:
         for observer in self._of_responses:
-            self._tell(observer, observer.on_response, stats)
+            self._notify(observer, observer.on_response, stats)
 
-    def _tell(self, observer: object, method: Callable[[Any], None], stats: object) -> None:
+    def _notify(self, observer: object, method: Callable[[Any], None], stats: object) -> None:
         try:
             method(stats)
         except Exception:

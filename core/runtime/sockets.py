@@ -20,7 +20,7 @@ from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.runtime.messages import FromWorker, Message, ToWorker
 
-DRAIN = 256  # messages read before other tasks of the event loop get their turn
+DRAIN = 256  # messages read before other tasks of the event loop run
 LAST_WORDS_MS = 2000  # how long a closing worker waits for what it declared to be read
 
 

@@ -76,7 +76,7 @@ class Reporter:
 
 
 class Loop:
-    """Takes messages and runs steps in turn; sleeps on the socket when there is nothing to run, or nothing yet.
+    """Alternates between messages and steps; sleeps on the socket when there is nothing to run, or nothing yet.
 
     An engine with empty steps (`--execute-empty-batches`) runs one of them after every sleep, which then ends after
     PAUSE at the latest: other devices may be waiting for this one, and a step without requests costs 1 % or so.

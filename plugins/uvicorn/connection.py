@@ -63,7 +63,7 @@ def allow_connections(wanted: int) -> int:
     return allowed
 
 
-class Crowd:
+class EvictableConnections:
     """The connections that may be closed to make room, the one that has been idle or receiving for longest first: no
     request of theirs is complete and not answered yet."""
 
@@ -100,7 +100,7 @@ class Connection(HttpToolsProtocol):
         *,
         limits: ConnectionLimits,
         refusal: Refusal,
-        crowd: Crowd,
+        evictable: EvictableConnections,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = log
@@ -108,14 +108,14 @@ class Connection(HttpToolsProtocol):
         self._limits, self._refusal = limits, refusal
         self._in_header = self._in_body = False
         self._offered = False  # another protocol, which is passed over
-        self._deaf = False  # what still comes is thrown away
+        self._ignoring = False  # what still comes is thrown away
         self._failure: Failure | None = None  # why a callback of the parser gave up
         self._header_bytes = self._fields = self._received = 0
         self._body_bytes = self._body_pieces = self._unwanted_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_is_for = ""
         self._send_timer: asyncio.TimerHandle | None = None
-        self._crowd = crowd
+        self._evictable = evictable
 
     # --- a connection's life ------------------------------------------------------------------------------------
 
@@ -123,16 +123,16 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_timer("header", self._limits.header_timeout, self._on_header_timeout)
         full = len(self.connections) > self._limits.max_connections
-        if not full or self._crowd.make_room():
-            self._crowd.add(self)
+        if not full or self._evictable.make_room():
+            self._evictable.add(self)
         else:
-            self._deaf = True
+            self._ignoring = True
             failure = unavailable("all connections are taken (--max-connections); try again later")
             transport.write(self._answer(failure))
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._crowd.remove(self)
+        self._evictable.remove(self)
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self._send_timer is not None:
@@ -148,7 +148,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._deaf:
+        if self._ignoring:
             self._unwanted_bytes += len(data)
             if self._unwanted_bytes > LINGER_BYTES:
                 self.transport.abort()
@@ -157,14 +157,14 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserUpgrade:
             self._stop_timer()
-            self._crowd.remove(self)
-            self._deaf = True  # the transport has another protocol now
+            self._evictable.remove(self)
+            self._ignoring = True  # the transport has another protocol now
             self.handle_websocket_upgrade()
         except httptools.HttpParserError:
             self._refuse(
                 self._failure or Failure(status=400, message="this is no HTTP/1.1 request", code="bad_request")
             )
-        if not self._deaf and self.parser is not None:
+        if not self._ignoring and self.parser is not None:
             self._watch()
 
     def _feed(self, data: bytes) -> None:
@@ -255,14 +255,14 @@ class Connection(HttpToolsProtocol):
             return
         self._in_body = False
         if not self.cycle.response_complete:
-            self._crowd.remove(self)
+            self._evictable.remove(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.pipeline and not self.transport.is_closing():
-            self._crowd.add(self)
-        if self._in_body and not self._deaf:
+            self._evictable.add(self)
+        if self._in_body and not self._ignoring:
             self._watch()
 
     # --- time limits --------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, failure: Failure) -> None:
         """Receives no more, tells why where that is possible, and closes."""
         self._stop_timer()
-        self._deaf = True
+        self._ignoring = True
         cycle, receiving = self.cycle, self._in_body
         if cycle is not None and not cycle.response_complete and not receiving:
             cycle.keep_alive = False  # the client gets the answers to what it asked before; uvicorn closes then
@@ -342,9 +342,9 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
                 return
         if not self.transport.is_closing():
-            self._tell(failure)
+            self._send_refusal(failure)
 
-    def _tell(self, failure: Failure) -> None:
+    def _send_refusal(self, failure: Failure) -> None:
         """Writes the answer, and then waits a moment for the client to read it: closing at once would reset the
         connection while the client still sends, and take the answer away."""
         self.transport.write(self._answer(failure))

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxserve.interfaces.http_server import HttpServerContext
-from maxserve.plugins.uvicorn.connection import CloseDelimited, Connection, Crowd, allow_connections
+from maxserve.plugins.uvicorn.connection import CloseDelimited, Connection, EvictableConnections, allow_connections
 from maxserve.plugins.uvicorn.options import ConnectionLimits
 
 
@@ -29,7 +29,7 @@ class UvicornServer:
         config = uvicorn.Config(
             "",  # there is none yet
             http=partial(  # type: ignore[arg-type]
-                Connection, limits=limits, refusal=context.refusal, crowd=Crowd()
+                Connection, limits=limits, refusal=context.refusal, evictable=EvictableConnections()
             ),
             lifespan="off",
             log_config=None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maxserve.core.interfaces.executor import Endpoints
+from maxserve.core.interfaces.executor import Endpoints, ExecutorContext
 from maxserve.core.runtime.executors import COMMAND, executor_context
 from maxserve.core.runtime.lifeline import ORPHANED, encode_start
 from maxserve.core.runtime.messages import FromWorker, Phase, Ready, Shutdown, Start
@@ -51,12 +52,17 @@ async def heard(channel: ApiChannel, kind: type[FromWorker]) -> FromWorker:
         return await found
 
 
-def run(start: Start, wait_for: type[FromWorker], end: Callable[[LocalWorker, ApiChannel], None]) -> int:
-    """Starts a worker, does `end` once it said `wait_for`, and returns its exit status."""
+def run(
+    start: Start,
+    wait_for: type[FromWorker],
+    end: Callable[[LocalWorker, ApiChannel], None],
+    context: ExecutorContext | None = None,
+) -> int:
+    """Starts a worker, does `end` once it sent `wait_for`, and returns its exit status."""
 
     async def main() -> int:
         channel = ApiChannel(start.endpoints)
-        child = LocalLauncher(executor_context()).launch(encode_start(start))
+        child = LocalLauncher(context or executor_context()).launch(encode_start(start))
         try:
             await heard(channel, wait_for)
             exited = asyncio.ensure_future(child.exited())
@@ -76,6 +82,15 @@ def test_worker_ends_at_once_when_its_lifeline_is_cut(addresses: Endpoints, star
 
 def test_worker_ends_at_once_even_while_it_loads(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
     assert run(start_of(addresses, "build_never"), Phase, lambda child, _: child.cut()) == ORPHANED
+
+
+def test_worker_behind_another_program_lives_as_long_as_its_lifeline(
+    addresses: Endpoints, start_of: Callable[..., Start]
+) -> None:
+    """As behind ssh or srun: its parent is not the server."""
+    between = (sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))", *COMMAND)
+    context = dataclasses.replace(executor_context(), command=between)
+    assert run(start_of(addresses), Ready, lambda child, _: child.cut(), context) == ORPHANED
 
 
 def test_worker_ends_in_good_order_when_told(addresses: Endpoints, start_of: Callable[..., Start]) -> None:
