@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Sequence as SequenceOf
 
-    from numpy.typing import NDArray
-
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
 
@@ -37,65 +35,56 @@ class Emitter:
     def outputs(self, in_flight: InFlightStep) -> list[Output]:
         """One per sequence that drew and still lives; one more where an error follows tokens."""
         self.ended = []
-        if in_flight.counts is not None:
-            return self._outputs_of_several(in_flight, in_flight.counts)
+        counts, drawing, tokens = in_flight.counts, in_flight.drawing, in_flight.tokens
+        special = self._special(in_flight) if counts is None else list(range(len(drawing)))
+        if not special:
+            self.drawn = len(drawing)
+            return _outputs(drawing, tokens)
+        ends = range(1, len(drawing) + 1) if counts is None else np.cumsum(counts).tolist()
         outputs: list[Output] = []
-        for sequence, token in zip(in_flight.drawing, in_flight.tokens, strict=True):
-            sequence.fresh.append(token)
-            outputs.append(
-                Output(id=sequence.id, tokens=(token,), cached=sequence.cached, preemptions=sequence.preemptions)
-            )
-        self.drawn = len(outputs)
-        special = self._special(in_flight)
-        if not len(special):
-            return _with_times(_with_logprobs(outputs, in_flight), in_flight)
-        for i in special.tolist():
-            sequence, token = in_flight.drawing[i], in_flight.tokens[i]
-            if sequence.alive:
-                outputs[i] = _with_prompt(
-                    self._last(in_flight, sequence, token, int(in_flight.lengths[i])) or outputs[i], sequence
-                )
-        outputs = _with_times(_with_logprobs(outputs, in_flight), in_flight)
-        alive = in_flight.step.ledger.alive[in_flight.slots]
-        if not alive.all():
-            outputs = [outputs[i] for i in np.flatnonzero(alive).tolist()]
+        done = 0
+        for i in special:
+            outputs += _outputs(drawing[done:i], tokens[done:i])
+            first = ends[i] - (1 if counts is None else int(counts[i]))
+            outputs += self._outputs_of(in_flight, drawing[i], range(first, ends[i]), int(in_flight.lengths[i]))
+            done = i + 1
+        if counts is None:
+            outputs += _outputs(drawing[done:], tokens[done:])
         self.drawn = sum(len(output.tokens) for output in outputs)
         return outputs
 
-    def _outputs_of_several(self, in_flight: InFlightStep, counts: NDArray[np.int64]) -> list[Output]:
-        """The same of a step in which drafts were accepted: each sequence has its tokens one after another."""
-        outputs: list[Output] = []
-        ends = np.cumsum(counts).tolist()
-        for i, (sequence, count, end) in enumerate(zip(in_flight.drawing, counts.tolist(), ends, strict=True)):
-            if sequence.alive:
-                first = Output(id=sequence.id, cached=sequence.cached, preemptions=sequence.preemptions)
-                first = _with_prompt(_with_time(first, sequence), sequence)
-                outputs += self._run(in_flight, sequence, range(end - count, end), int(in_flight.lengths[i]), first)
-        self.drawn = sum(len(output.tokens) for output in outputs)
-        return outputs
-
-    def _run(
-        self, in_flight: InFlightStep, sequence: Sequence, indices: range, length: int, output: Output
-    ) -> list[Output]:
-        """`output` with the tokens at `indices`, as far as none ends the sequence, and with that end."""
+    def _outputs_of(self, in_flight: InFlightStep, sequence: Sequence, indices: range, length: int) -> Iterable[Output]:
+        """Those of a sequence for the tokens at `indices`, up to one that ends it; `length` counts all of them."""
+        if not sequence.alive:
+            return
         tokens: list[int] = []
-        last: Output | None = None
+        finish: FinishReason | None = None
+        error: str | None = None
         for i in indices:
             token = in_flight.tokens[i]
             sequence.fresh.append(token)
-            last = self._last(in_flight, sequence, token, length - (indices.stop - 1 - i))
-            if last is not None and not last.tokens:  # an error, or nothing that may follow
+            finish, error = self._end(in_flight, sequence, token, length - (indices.stop - 1 - i))
+            if token >= 0 and error is None:
+                tokens.append(token)
+            if finish is not None:
+                self.ended.append(sequence)
                 break
-            tokens.append(token)
-            if last is not None:
-                break
-        logprobs = tuple(in_flight.logprobs[i] for i in indices[: len(tokens)] if i in in_flight.logprobs)
-        output = msgspec.structs.replace(output, tokens=tuple(tokens), logprobs=logprobs)
-        if last is None:
-            return [output]
-        if last.error is not None:
-            return [output, last] if tokens else [last]
-        return [msgspec.structs.replace(output, finish=last.finish)]
+        if tokens or error is None:
+            scores, sequence.scores = sequence.scores, []
+            yield Output(
+                id=sequence.id,
+                tokens=tuple(tokens),
+                finish=None if error is not None else finish,
+                cached=sequence.cached,
+                preemptions=sequence.preemptions,
+                queued=sequence.queued if sequence.scheduled else 0.0,
+                scheduled=sequence.scheduled,
+                logprobs=tuple(in_flight.logprobs[i] for i in indices[: len(tokens)] if i in in_flight.logprobs),
+                prompt_logprobs=tuple(scores),
+            )
+            sequence.scheduled = 0.0
+        if error is not None:
+            yield Output(id=sequence.id, finish="error", error=error, cached=sequence.cached)
 
     def failures(self, in_flight: InFlightStep) -> list[Output]:
         """The end of all requests in a step that failed."""
@@ -104,73 +93,44 @@ class Emitter:
         error = f"the model step failed: {cause(in_flight.error)}"
         return [Output(id=s.id, finish="error", error=error, cached=s.cached) for s in self.ended]
 
-    def _special(self, in_flight: InFlightStep) -> NDArray[np.int64]:
-        """Indices of those to be looked at one by one: maybe at their end, or over already."""
+    def _special(self, in_flight: InFlightStep) -> list[int]:
+        """Indices of those to be looked at one by one: at their end perhaps, or with more to say than a token."""
         ledger, slots = in_flight.step.ledger, in_flight.slots
         tokens = np.asarray(in_flight.tokens, dtype=np.int64)
         found = ledger.needs_check[slots] | ~ledger.alive[slots] | (in_flight.lengths >= ledger.limit[slots])
         found |= tokens < 0
         for eos in self._eos:
             found |= (tokens == eos) & ledger.eos_ends[slots]
-        return np.flatnonzero(found)
+        if in_flight.logprobs:
+            found[list(in_flight.logprobs)] = True
+        if in_flight.prompt_tokens:  # the first output of a sequence tells how long it waited
+            found |= np.fromiter((s.scheduled > 0 for s in in_flight.drawing), dtype=np.bool_, count=len(found))
+        indices: list[int] = np.flatnonzero(found).tolist()
+        return indices
 
-    def _last(self, in_flight: InFlightStep, sequence: Sequence, token: int, length: int) -> Output | None:
-        """The output that ends a sequence, if this is its end."""
-        reason: FinishReason | None = "length" if length >= sequence.limit else None
-        grammar = sequence.grammar
-        whole = grammar is not None and token >= 0 and token not in sequence.ends and grammar.take(token)
-        if token in sequence.ends or whole:
-            reason = "stop"
-        fault = grammar.fault if grammar is not None else None
-        if token == FAILED:
-            fault = in_flight.faults[sequence]
+    def _end(
+        self, in_flight: InFlightStep, sequence: Sequence, token: int, length: int
+    ) -> tuple[FinishReason | None, str | None]:
+        """How a sequence ends with a token, and with what error; None while it goes on."""
+        grammar, ends = sequence.grammar, token in sequence.ends
+        whole = grammar is not None and token >= 0 and not ends and grammar.take(token)
+        fault = in_flight.faults[sequence] if token == FAILED else None if grammar is None else grammar.fault
         if token == INVALID or fault is not None:
-            self.ended.append(sequence)
-            return Output(id=sequence.id, finish="error", error=fault or NO_CHOICE, cached=sequence.cached)
-        if token == NO_ALLOWED_TOKEN:  # it may not go on: several masks together, which could not be told beforehand
-            self.ended.append(sequence)
-            return Output(id=sequence.id, finish="stop", cached=sequence.cached, preemptions=sequence.preemptions)
-        if reason is None:
-            return None
-        self.ended.append(sequence)
-        return Output(
-            id=sequence.id,
-            tokens=(token,),
-            finish=reason,
-            cached=sequence.cached,
-            preemptions=sequence.preemptions,
+            return "error", fault or NO_CHOICE
+        if ends or whole or token == NO_ALLOWED_TOKEN:  # that: several masks together
+            return "stop", None
+        return "length" if length >= sequence.limit else None, None
+
+
+def _outputs(sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[Output]:
+    """Those of sequences that go on with a token each."""
+    outputs: list[Output] = []
+    for sequence, token in zip(sequences, tokens, strict=True):
+        sequence.fresh.append(token)
+        outputs.append(
+            Output(id=sequence.id, tokens=(token,), cached=sequence.cached, preemptions=sequence.preemptions)
         )
-
-
-def _with_logprobs(outputs: list[Output], in_flight: InFlightStep) -> list[Output]:
-    """`outputs`, one per sequence that drew, with the logprobs of their tokens, where they are wanted."""
-    for i, found in in_flight.logprobs.items():
-        if outputs[i].tokens:
-            outputs[i] = msgspec.structs.replace(outputs[i], logprobs=(found,))
     return outputs
-
-
-def _with_times(outputs: list[Output], in_flight: InFlightStep) -> list[Output]:
-    """The first output of a sequence tells how long it waited; none does in a step that only decodes."""
-    for i, sequence in enumerate(in_flight.drawing) if in_flight.prompt_tokens else ():
-        outputs[i] = _with_time(outputs[i], sequence)
-    return outputs
-
-
-def _with_time(output: Output, sequence: Sequence) -> Output:
-    if not sequence.scheduled:
-        return output
-    output = msgspec.structs.replace(output, queued=sequence.queued, scheduled=sequence.scheduled)
-    sequence.scheduled = 0.0
-    return output
-
-
-def _with_prompt(output: Output, sequence: Sequence) -> Output:
-    """The first output tells what was found out about the prompt's tokens."""
-    if not sequence.scores or output.error is not None:
-        return output
-    scores, sequence.scores = sequence.scores, []
-    return msgspec.structs.replace(output, prompt_logprobs=tuple(scores))
 
 
 def merged(before: Iterable[Output], after: Iterable[Output]) -> list[Output]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.engine.grammar_state import WORD, GrammarState
+from maxserve.core.engine.grammar_state import WORD, GrammarState, ThoughtMatcher
 from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
 from maxserve.core.registry.entries import cause
@@ -106,10 +106,10 @@ class GrammarManager:
                 log.error("a grammar could not be compiled", exc_info=error)
             return f"the grammar could not be compiled: {cause(error)}"
         params = sequence.request.params
-        thoughts = None if params.constraint is None else params.constraint.thoughts
-        sequence.grammar = GrammarState(
-            waiting.matcher.result(), self._ends, self._words, keeps_on=params.ignore_eos, thoughts=thoughts
-        )
+        matcher = waiting.matcher.result()
+        if params.constraint is not None and params.constraint.thoughts is not None:
+            matcher = ThoughtMatcher(matcher, params.constraint.thoughts, self._ends)
+        sequence.grammar = GrammarState(matcher, self._ends, self._words, keeps_on=params.ignore_eos)
         return None
 
     def wait(self, seconds: float) -> None:

@@ -1,9 +1,9 @@
-"""A request's place in its grammar."""
+"""The state of a request in its grammar."""
 
 from __future__ import annotations
 
 import logging
-from copy import copy
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,88 +22,89 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 WORD = 32  # bits
+MOST_ROLLBACK = 256  # tokens
 
 
-class _Thinking:
-    """Follows the thoughts before a constrained text."""
+class ThoughtMatcher:
+    """A Matcher for thoughts and, behind them, for the text of another one."""
 
-    __slots__ = ("_forbidden", "_closed", "_forced", "_thoughts", "may_skip", "over")
-
-    def __init__(self, thoughts: ThoughtTokens, ends: tuple[int, ...]) -> None:
-        self._thoughts = thoughts
+    def __init__(self, matcher: Matcher, thoughts: ThoughtTokens, ends: tuple[int, ...]) -> None:
+        self._matcher = matcher
+        self._closing, self._lead = thoughts.closing, thoughts.lead
         self._forbidden = (*ends, *thoughts.forbidden)
-        self._forced = list(thoughts.opening)  # what must come next
+        self._forced = thoughts.opening  # tokens that must come next
         self._closed = False
-        self.may_skip = bool(thoughts.opening) and not thoughts.needed
-        self.over = False
-
-    def copy(self) -> _Thinking:
-        """A second one at the same place, which goes on by itself."""
-        made = copy(self)
-        made._forced = list(self._forced)
-        return made
+        self._may_skip = bool(thoughts.opening) and not thoughts.needed
+        self._before: deque[tuple[bool, tuple[int, ...], bool]] = deque(maxlen=MOST_ROLLBACK)  # each thought token
+        self._written = -1  # tokens of the text; -1 while there are only thoughts
 
     def fill(self, row: NDArray[np.int32]) -> None:
-        """Adds what may come next to a row of bits."""
+        if self._written >= 0 or self._may_skip:
+            self._matcher.fill(row)
+        else:
+            row[:] = 0
         bits = row.view(np.uint32)
+        if self._written >= 0:
+            return
         if self._forced:
             bits[self._forced[0] // WORD] |= np.uint32(1 << (self._forced[0] % WORD))
             return
         bits[:] = 0xFFFFFFFF
-        for token in self._forbidden:
-            bits[token // WORD] &= np.uint32(~(1 << (token % WORD)) & 0xFFFFFFFF)
+        _forbid(bits, self._forbidden)
 
-    def take(self, token: int) -> bool:
-        """Whether a token belongs to the thoughts, or to what leads from them to the text."""
-        if self.may_skip and token != self._forced[0]:
-            self.over = True
-            return False
-        self.may_skip = False
+    def accept(self, token: int) -> None:
+        if self._written < 0 and self._may_skip and token != self._forced[0]:
+            self._written = 0
+        if self._written >= 0:
+            self._matcher.accept(token)
+            self._written += 1
+            return
+        self._before.append((self._may_skip, self._forced, self._closed))
+        self._may_skip = False
         if self._forced:
-            self._forced.pop(0)
-        elif token == self._thoughts.closing:
-            self._forced, self._closed = list(self._thoughts.lead), True
-        self.over = self._closed and not self._forced
-        return True
+            self._forced = self._forced[1:]
+        elif token == self._closing:
+            self._forced, self._closed = self._lead, True
+        if self._closed and not self._forced:
+            self._written = 0
+
+    def rollback(self, count: int) -> None:
+        written = min(count, max(self._written, 0))
+        if written:
+            self._matcher.rollback(written)
+            self._written -= written
+        for _ in range(count - written):
+            self._may_skip, self._forced, self._closed = self._before.pop()
+        if not self._written and (self._may_skip or not self._closed or self._forced):
+            self._written = -1
+
+    def finished(self) -> bool:
+        return self._written >= 0 and self._matcher.finished()
+
+
+def _forbid(bits: NDArray[np.uint32], tokens: SequenceOf[int]) -> None:
+    for token in tokens:
+        bits[token // WORD] &= np.uint32(~(1 << (token % WORD)) & 0xFFFFFFFF)
 
 
 class GrammarState:
     """Follows the text of one request. `fault` says why it cannot any more; the request ends then.
 
-    `follow` goes on by drafts, which `rewind` takes back: the matcher's, and what was known of the thoughts before.
+    `follow` goes on by drafts, which `rewind` takes back.
     """
 
-    __slots__ = ("_before", "_ends", "_followed", "_keeps_on", "_matcher", "_thinking", "fault", "words")
+    __slots__ = ("_ends", "_followed", "_keeps_on", "_matcher", "fault", "words")
 
-    def __init__(
-        self,
-        matcher: Matcher,
-        ends: tuple[int, ...],
-        words: int,
-        *,
-        keeps_on: bool,
-        thoughts: ThoughtTokens | None = None,
-    ) -> None:
-        self._thinking = None if thoughts is None else _Thinking(thoughts, ends)
+    def __init__(self, matcher: Matcher, ends: tuple[int, ...], words: int, *, keeps_on: bool) -> None:
         self._matcher = matcher
         self.words = words  # of 32 bits, in a row of its mask
         self._ends = ends  # eos ids
         self._keeps_on = keeps_on  # the request ignores eos: it ends where the grammar does
         self.fault: str | None = None
-        self._before: _Thinking | None = None  # its thoughts where the drafts begin
-        self._followed = -1  # drafts that the matcher has accepted; -1: none is followed
+        self._followed = 0  # drafts that the matcher has accepted
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Writes the bits of what may come next; none at all when the matcher fails."""
-        thinking = self._thinking
-        if thinking is None or thinking.may_skip:
-            self._fill(row)
-        else:
-            row[:] = 0
-        if thinking is not None:
-            thinking.fill(row)
-
-    def _fill(self, row: NDArray[np.int32]) -> None:
         try:
             self._matcher.fill(row)
         except Exception as error:
@@ -116,9 +117,7 @@ class GrammarState:
     def _without_ends(self, row: NDArray[np.int32]) -> None:
         """Takes eos away unless it is all there is."""
         kept = row.copy()
-        bits = kept.view(np.uint32)
-        for eos in self._ends:
-            bits[eos // 32] &= np.uint32(~(1 << (eos % 32)) & 0xFFFFFFFF)
+        _forbid(kept.view(np.uint32), self._ends)
         if kept.any():
             row[:] = kept
 
@@ -138,18 +137,15 @@ class GrammarState:
 
     def follow(self, token: int) -> bool:
         """The text goes on with a draft that is allowed; whether anything may follow it."""
-        if self._followed < 0:
-            self._before = None if self._thinking is None else self._thinking.copy()
-            self._followed = 0
-        ends = token in self._ends or self.take(token)
-        return not ends and self.fault is None
+        if token in self._ends:
+            return False
+        whole = self.take(token)
+        self._followed += self.fault is None
+        return not whole and self.fault is None
 
     def rewind(self) -> None:
         """Takes back what was followed."""
-        if self._followed < 0:
-            return
-        followed, self._followed = self._followed, -1
-        self._thinking, self._before = self._before, None
+        followed, self._followed = self._followed, 0
         if followed and self.fault is None:
             try:
                 self._matcher.rollback(followed)
@@ -158,15 +154,8 @@ class GrammarState:
 
     def take(self, token: int) -> bool:
         """The text goes on with `token`, which is no eos; whether it is whole now. A failure is kept in `fault`."""
-        if self._thinking is not None:
-            thought = self._thinking.take(token)
-            if self._thinking.over:
-                self._thinking = None
-            if thought:
-                return False
         try:
             self._matcher.accept(token)
-            self._followed += self._followed >= 0
             return self._matcher.finished()
         except Exception as error:
             self._fail(error)
