@@ -43,7 +43,7 @@ class BoundCorrection:
 
 
 class AdapterRunner:
-    """A Runner that says the slots of each step before another one runs it."""
+    """A Runner that sets the slots of each step before another one runs it."""
 
     def __init__(self, runner: Runner, slots: AdapterSlots) -> None:
         self._runner, self._slots = runner, slots

@@ -125,7 +125,7 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     trusted = target.settings.model.trust_remote_code
     folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
     spec = read_spec(target.host, architecture, folder)
-    ends = end_tokens(  # before the weights: what is wrong with the files of texts is said at once
+    ends = end_tokens(  # before the weights: errors in the files of the tokenizer come at once
         files.path,
         files.config,
         files.generation_config,

@@ -1,4 +1,4 @@
-"""What keeps the keys and values of a model, and what attends over them?"""
+"""The build of a model's cache and of its attention."""
 
 from __future__ import annotations
 

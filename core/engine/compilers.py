@@ -1,4 +1,4 @@
-"""The grammar compilers of one process: each is built when it is first asked for, and then kept."""
+"""The grammar compilers of one process: each is built when it is first asked for."""
 
 from __future__ import annotations
 

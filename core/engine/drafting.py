@@ -118,7 +118,7 @@ class Drafting:
     def _complain(self, what: str, error: Exception | None = None) -> None:
         if self._complaint is None:
             self._complaint = f"{self._title} {what}"
-            log.error("%s; the steps go on without its drafts, and this is said once", self._complaint, exc_info=error)
+            log.error("%s; the steps go on without its drafts; logged once", self._complaint, exc_info=error)
 
 
 def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | None:

@@ -191,7 +191,7 @@ class Draw:
         return dict(zip(self.drawing.tolist(), self.uniforms.tolist(), strict=True))
 
     def faults(self) -> dict[Sequence, str]:
-        """The sequences that asked for a stage which raised, and what it said: the others drew without it."""
+        """The sequences that asked for a stage which raised, with its error: the others drew without it."""
         failures = {**self.batch.failures, **self.failures}
         return {s: text for stage, error in failures.items() for s, text in _blamed(self.batch, stage, error)}
 
@@ -257,10 +257,10 @@ class Pipeline:
         if faults:
             tokens = [FAILED if s in faults else t for s, t in zip(verification.rows, tokens, strict=True)]
         verification.accept(tokens, draw.uniforms_by_row())
-        kept = verification.kept
-        owners = [verification.rows[row] for row in kept]
-        in_flight.tokens = [tokens[row] for row in kept]
-        in_flight.logprobs = {i: logprobs[row] for i, row in enumerate(kept) if row in logprobs}
+        accepted = verification.accepted
+        owners = [verification.rows[row] for row in accepted]
+        in_flight.tokens = [tokens[row] for row in accepted]
+        in_flight.logprobs = {i: logprobs[row] for i, row in enumerate(accepted) if row in logprobs}
         in_flight.accept(owners, verification.counts)
         in_flight.fail(faults | self.observe(owners, in_flight.tokens, drafts=True))
 
@@ -286,7 +286,7 @@ class Pipeline:
     def observe(
         self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int], *, drafts: bool = False
     ) -> dict[Sequence, str]:
-        """Tells the stages that want to know which tokens were taken; the faults of those that raise."""
+        """Gives the drawn tokens to the stages that observe them; returns the faults of those that raise."""
         faults: dict[Sequence, str] = {}
         for stage in self._stages:
             if stage.observe is not None:

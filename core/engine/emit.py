@@ -103,7 +103,7 @@ class Emitter:
             found |= (tokens == eos) & ledger.eos_ends[slots]
         if in_flight.logprobs:
             found[list(in_flight.logprobs)] = True
-        if in_flight.prompt_tokens:  # the first output of a sequence tells how long it waited
+        if in_flight.prompt_tokens:  # the first output of a sequence has the time that it waited
             found |= np.fromiter((s.scheduled > 0 for s in in_flight.drawing), dtype=np.bool_, count=len(found))
         indices: list[int] = np.flatnonzero(found).tolist()
         return indices

@@ -39,7 +39,7 @@ class Waiting:
     matcher: Future[Matcher]
 
 
-def _nobody(name: str) -> GrammarCompiler:
+def _no_backend(name: str) -> GrammarCompiler:
     raise PluginError(f"no grammar back end {name!r} can be built: this engine has none")
 
 
@@ -50,7 +50,10 @@ class GrammarManager:
     """
 
     def __init__(
-        self, compilers: Callable[[str], GrammarCompiler] = _nobody, ends: tuple[int, ...] = (), vocab_size: int = 0
+        self,
+        compilers: Callable[[str], GrammarCompiler] = _no_backend,
+        ends: tuple[int, ...] = (),
+        vocab_size: int = 0,
     ) -> None:
         self._compilers = compilers
         self._ends = ends
@@ -79,7 +82,7 @@ class GrammarManager:
         """Starts to make the matcher of a sequence, which `collect` gives back."""
         future = self._put(lambda: self._make(constraint), slow=constraint.slow)
         self._waiting[sequence.id] = Waiting(sequence, future)
-        future.add_done_callback(self._tell)
+        future.add_done_callback(self._wake)
 
     def drop(self, id: str) -> Sequence | None:
         """Forgets who waits. What has not begun is never made; what has takes as long as it did when it was tried."""
@@ -134,7 +137,7 @@ class GrammarManager:
         finally:
             threading.stack_size(before)
 
-    def _tell(self, future: Future[Matcher]) -> None:
+    def _wake(self, future: Future[Matcher]) -> None:
         if not future.cancelled():
             self._ready.set()
             if self.wake is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InFlightStep:
-    """`launch` tells the ledger what will be when the step is complete; carries tokens, or why there are none.
+    """`launch` writes to the ledger what will be when the step is complete; carries tokens, or why there are none.
 
     Each of those who draw has one token, and all drafts are rejected, unless `accept` says otherwise.
 

@@ -37,7 +37,7 @@ class Ledger:
     last: NDArray[np.int64]
     """Its last token that is known."""
     drawn_at: NDArray[np.int64]
-    """Its place among the tokens that the step on its way draws, or KNOWN."""
+    """Its index among the tokens that the step on its way draws, or KNOWN."""
     launched: NDArray[np.int64]
     """The number of the last step it was part of, or NEVER."""
     images_end: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""How likely did the model find the tokens? Log-softmax of its raw logits, in float32, a few rows at a time.
+"""Logprobs of tokens: log-softmax of the model's raw logits, in float32, a few rows at a time.
 
 Raw: before any sampler and mask, so that the numbers are the model's and not the request's.
 """
@@ -57,7 +57,7 @@ class Scores:
 
 
 class PromptScores:
-    """What one step says of prompt tokens, for the requests that want to know.
+    """The logprobs of prompt tokens that one step computes, for the requests that ask for them.
 
     `rows` are indices of the step's tokens, `targets` the prompt tokens that follow them.
     """
@@ -94,7 +94,7 @@ class PromptScores:
     def look(self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Reads the step's hidden states [T, dim] by the model's `logits`, block by block."""
         device, start, size, most = hidden.device, 0, 1, max(self._counts)
-        while start < len(self.rows):  # the first block has one row, which tells how wide the logits are
+        while start < len(self.rows):  # the first block has one row, which shows how wide the logits are
             stop = start + size
             found = logits(hidden[torch.from_numpy(self.rows[start:stop]).to(device)])
             targets = torch.from_numpy(self._targets[start:stop]).to(device)

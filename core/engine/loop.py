@@ -155,7 +155,7 @@ class Engine:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[Output]:
-        """Runs the next batch and says what came of it. A failure in it ends its own requests and no others."""
+        """Runs the next batch and returns its outputs. A failure in it ends its own requests and no others."""
         outputs = self._admit_guided() if self._grammars.ready else []
         if self._working or self.empty_steps:
             outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
@@ -164,7 +164,7 @@ class Engine:
         return outputs
 
     def _admit_guided(self) -> list[Output]:
-        """Those whose grammar is ready stand in line now; whose cannot be made are over."""
+        """Queues those whose grammar is ready, and ends those whose grammar failed."""
         outputs = []
         for sequence, error in self._grammars.collect():
             if error is None:
@@ -175,7 +175,7 @@ class Engine:
         return outputs
 
     def next_outputs(self) -> list[Output]:
-        """`step`, once there is use in it: for those who have nothing else to wait for."""
+        """`step`, after the pause until there is something to do: for callers with nothing else to wait for."""
         if pause := self.pause:
             (self._grammars.wait if len(self._grammars) else time.sleep)(pause)
         return self.step()
@@ -295,7 +295,7 @@ class Engine:
     def _plan(self) -> tuple[StepPlan, int]:
         """Asks the policy who runs; when all it asked for lacked pages, the oldest gets them from the newest.
 
-        Also says how many steps of the plan are run in a row.
+        Also returns how many steps of the plan are run in a row.
         """
         overlap = self._overlap if self._in_flight is not None else None
         settle = _nothing if overlap is None else overlap.device_queue.settle
@@ -320,7 +320,7 @@ class Engine:
             self._consult_policy(view, plan)
         except Exception:
             if not self._policy_failed:
-                log.exception("scheduler %r failed; this is said once", self._parts.policy_name)
+                log.exception("scheduler %r failed; this is logged once", self._parts.policy_name)
             self._policy_failed = True
         self._queues.joined.clear()
 
@@ -413,7 +413,7 @@ class Engine:
                 self._free_rows.append(row)
             self._ledger.close(sequence.slot)
 
-    # --- what others may know -----------------------------------------------------------------------------------
+    # --- statistics and checks -----------------------------------------------------------------------------------
 
     def stats(self) -> StepStats:
         counters, queues = self._counters, self._queues

@@ -1,4 +1,4 @@
-"""Who gets which tokens in the next step: the policy chooses, this file keeps it honest.
+"""The plan of the next step, and what a policy may look at to make it.
 
 A policy fills a StepPlan through `add` and `preempt`; budgets, rows and pages are enforced here, so that the worst a
 policy can do is be unfair. Rows and pages are taken at once; the queues change only when the plan is done.

@@ -1,4 +1,4 @@
-"""Where are the requests?
+"""The queues of requests.
 
 waiting ──(a plan grants it tokens: takes a row)──▶ begun ──(its whole prompt is computed)──▶ running ──▶ gone
    ▲                                                  │                                          │  └▶ ending ──▶ gone
@@ -22,7 +22,7 @@ K = TypeVar("K")
 
 
 class Queues:
-    """Who waits, whose prompt is begun and who decodes, each by id and in order of arrival at that place.
+    """Who waits, whose prompt is begun and who decodes, each by id and in order of arrival there.
 
     `waiting` hold no row; `begun` and `running` hold one, but for those a plan has just preempted. `ending` wait for
     their last token, which the step on its way draws: nothing is left to plan for them. `by_user` has those who wait
@@ -123,8 +123,8 @@ class Queues:
 
     def holders(self) -> Iterator[Sequence]:
         """Those who hold a row and may lose it, newest first: begun prompts came after those who run."""
-        for place in (self.begun, self.running):
-            yield from (sequence for sequence in reversed(place.values()) if sequence.started)
+        for queue in (self.begun, self.running):
+            yield from (sequence for sequence in reversed(queue.values()) if sequence.started)
 
     def rows_held(self) -> int:
         """Rows of all who are here."""

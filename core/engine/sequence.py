@@ -1,4 +1,4 @@
-"""What the engine keeps of a request while it lives."""
+"""A request in the engine, and what a scheduling policy sees of it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Sequence:
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was
-        self.scheduled = 0.0  # 0 before that, and again when its first output has told so
+        self.scheduled = 0.0  # 0 before that, and again when its first output was made
         self.preemptions = 0
         self.peeked: tuple[int, int] = (-1, 0)  # (step, prefix hits seen then): a policy may ask often within one step
         self.scored = 1  # prompt tokens whose logprobs were asked of the model; nothing comes before the first
@@ -241,7 +241,7 @@ class Sequence:
 def _salt(request: Request, regimes: tuple[int, ...], adapters: bool) -> str:
     """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
 
-    With `adapters`, all salts say the adapter, even if it is none: no client's own salt can be taken for one.
+    With `adapters`, all salts name the adapter, even if it is none: no client's own salt can be taken for one.
     """
     salt = f"{len(request.adapter)}:{request.adapter}:{request.salt}" if adapters else request.salt
     return f"{bisect_left(regimes, len(request.prompt))}:{salt}" if regimes else salt

@@ -24,7 +24,7 @@ class Step:
 
     Sequence i computes its tokens `starts[i]` … `stops[i]` - 1; `draws` are the indices of those who draw the token
     that follows, which `drawing` are. The last `drafts[i]` of its tokens are drafts: it draws one token more for each,
-    in place of the draft or after the last. `drafts` is None where no sequence has any.
+    instead of the draft or after the last. `drafts` is None where no sequence has any.
     """
 
     sequences: list[Sequence]

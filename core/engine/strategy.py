@@ -1,4 +1,4 @@
-"""Which cache strategy keeps the keys and values, can it do what was chosen, and which layers have their own tables?"""
+"""The choice of a cache strategy, and of the groups of layers with block tables of their own."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model with its weights in place, and the memory planned around it.
+    """A model with its weights loaded, and the memory planned around it.
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
     those of them that have tables of their own, `ends` the tokens that end an answer.

@@ -1,7 +1,7 @@
 """The verification of drafts: which of the drawn tokens continue their sequences.
 
 A sequence with k drafts draws k + 1 tokens from the model's own distributions, each with the history, the grammar and
-the random number that it would have without drafts. As long as a drawn token equals the draft in its place, the next
+the random number that it would have without drafts. As long as a drawn token equals its draft, the next
 one was drawn after the right history. So the text does not depend on the drafts, for any sampling setting
 (architecture: draw and compare; for drafts without probabilities it accepts as many as rejection sampling does,
 Leviathan et al., arXiv 2211.17192).
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Verification:
     """The rows of logits of a step with drafts, and after `accept`, which of their tokens stand.
 
-    `rows` has the sequence of each row; `kept` are the rows whose tokens stand, `counts` how many of them each of those
-    who draw has.
+    `rows` has the sequence of each row; `accepted` are the rows whose tokens stand, `counts` how many of them each of
+    those who draw has.
     """
 
     def __init__(self, step: Step) -> None:
@@ -36,7 +36,7 @@ class Verification:
         counts = step.draw_counts
         self._offsets: list[int] = np.concatenate(([0], np.cumsum(counts))).tolist()
         self.rows = [s for s, count in zip(self._drawing, counts.tolist(), strict=True) for _ in range(count)]
-        self.kept: list[int] = []
+        self.accepted: list[int] = []
         self.counts: NDArray[np.int64] = np.ones_like(counts)
 
     def accept(self, tokens: SequenceOf[int], uniforms: Mapping[int, float]) -> None:
@@ -47,7 +47,7 @@ class Verification:
         for i, (sequence, (start, stop)) in enumerate(zip(self._drawing, pairwise(self._offsets), strict=True)):
             end = start + _accepted(sequence, tokens[start:stop])
             self.counts[i] = end - start
-            self.kept.extend(range(start, end))
+            self.accepted.extend(range(start, end))
             sequence.put_back([uniforms[row] for row in range(end, stop) if row in uniforms])
 
 

@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStrategy(Component):
-    """A keeper of keys and values. `build(CacheContext)` gives a Cache.
+    """A cache of keys and values. `build(CacheContext)` gives a Cache.
 
     `shares_prefixes`: rows that begin alike share pages; `host_tier`: it keeps copies of them in host memory if asked.
     `groups(layers, max_length)` gives the groups of layers, as CacheGroup, whose pages are given back when windows have
@@ -243,8 +243,8 @@ class Node:
 class GroupedCache(Cache, Protocol):
     """A Cache for groups of layers. `block_tables` are those of the first group.
 
-    A commit that fills a page gives back, group by group, the pages that no later token sees; what a table has in their
-    place is undefined, but a page of the cache. A prefix is found when every group has what the token after it sees.
+    A commit that fills a page gives back, group by group, the pages that no later token sees; what a table has
+    there is undefined, but a page of the cache. A prefix is found when every group has what the token after it sees.
     """
 
     group_block_tables: NDArray[np.int32]  # [groups, rows, pages per row]

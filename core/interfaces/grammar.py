@@ -18,7 +18,7 @@ __all__ = ["GrammarBackend", "GrammarCompiler", "GrammarContext", "Matcher", "Pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrammarBackend(Component):
-    """A way to keep texts within a grammar. `build(GrammarContext)` gives a GrammarCompiler.
+    """A way to constrain texts by a grammar. `build(GrammarContext)` gives a GrammarCompiler.
 
     `accepts` are the kinds of constraint it takes; where a request names no back end, the one of highest priority that
     can express the constraint serves. `rollback`: its matchers can take tokens back.

@@ -40,7 +40,7 @@ def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
     yield EvictionPolicy(
         name="mru",
         build="maxserve.plugins.cache.policies:MostRecentlyUsed",
-        summary="what was used last goes first, for more prefixes than fit that come round in turn",
+        summary="what was used last goes first, for more prefixes than fit that come round and round",
     )
 
 

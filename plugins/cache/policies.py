@@ -37,7 +37,7 @@ class FirstInFirstOut(_Order):
 
 
 class MostRecentlyUsed(_Order):
-    """What was used last: of more prefixes than fit that come round in turn, some are found each time."""
+    """What was used last: of more prefixes than fit that come round and round, some are found each time."""
 
     def key(self, node: Node) -> tuple[float, ...]:
         return (-node.last_used,)

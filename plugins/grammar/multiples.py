@@ -52,7 +52,7 @@ class Multiples:
         """The terminal of so many digits, zeros in front as well, whose number leaves `remainder`."""
         name = f"M{step}_{digits}_{remainder}"
         if name not in self.terminals:
-            self.terminals[name] = ""  # its place is before those that it names
+            self.terminals[name] = ""  # it comes before those that it names
             following: dict[int, str] = {}
             for digit in range(10):
                 rest = (remainder - digit * 10 ** (digits - 1)) % step

@@ -69,17 +69,17 @@ class References:
         return next((each for each in found if each.resource == base.pointer), found[0] if found else None)
 
     def _follow(self, base: Target, fragment: str) -> Target | None:
-        place, pointer, resource = base.schema, base.pointer, base.pointer
+        found, pointer, resource = base.schema, base.pointer, base.pointer
         for token in (part.replace("~1", "/").replace("~0", "~") for part in fragment.split("/")[1:]):
-            if isinstance(place, list) and token.isdigit() and int(token) < len(place):
-                place = place[int(token)]
-            elif isinstance(place, dict) and token in place:
-                place = place[token]
+            if isinstance(found, list) and token.isdigit() and int(token) < len(found):
+                found = found[int(token)]
+            elif isinstance(found, dict) and token in found:
+                found = found[token]
             else:
                 return None
             pointer = f"{pointer}/{escaped(token)}"
-            resource = self.resource(place, pointer, resource)
-        return Target(place, pointer, resource)
+            resource = self.resource(found, pointer, resource)
+        return Target(found, pointer, resource)
 
     def _index(self) -> None:
         if self._indexed:

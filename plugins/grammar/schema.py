@@ -24,7 +24,7 @@ from maxserve.plugins.grammar.references import ROOT, References, Target, escape
 Schema = dict[str, Any]
 
 MOST_SCHEMAS = 5_000
-MOST_WRITTEN = 20_000  # schemas, with those that stand in several places
+MOST_WRITTEN = 20_000  # schemas, each as often as it is used
 MOST_VALUES = 5_000  # of one enum
 LARGEST_COUNT = 65_536  # of characters, items, properties
 MOST_WARNINGS = 20
@@ -115,7 +115,7 @@ class _Reader:
     def warnings(self) -> tuple[str, ...]:
         lines = []
         for what, paths in self._left_out.items():
-            more = f" and {len(paths) - 1} more places" if len(paths) > 1 else ""
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             lines.append(f"{what} at {paths[0]}{more} was left out of the grammar: it validates nothing")
         return tuple(lines[:MOST_WARNINGS])
 
@@ -231,7 +231,7 @@ class _Reader:
         if target is None:
             own = isinstance(value, str) and value.startswith("#")
             if not own:
-                raise _unsupported("$ref", at.path, f" to {str(value)[:80]!r} (only to places in the same schema)")
+                raise _unsupported("$ref", at.path, f" to {str(value)[:80]!r} (only within the same schema)")
             raise refuse(at.path, f"keyword '$ref': {value[:80]!r} leads nowhere,")
         self._same[at.pointer].append(target.pointer)
         if target.pointer != ROOT:
@@ -244,9 +244,9 @@ class _Reader:
             raise refuse(at.path, f"keyword {keyword!r}: expected a list of schemas, at least one,")
         made[keyword] = []
         for i, branch in enumerate(value):
-            place = at.item(keyword, i)
-            self._same[at.pointer].append(place.pointer)
-            made[keyword].append(self._once(branch, place))
+            location = at.item(keyword, i)
+            self._same[at.pointer].append(location.pointer)
+            made[keyword].append(self._once(branch, location))
 
     def _one(self, made: Schema, keyword: str, value: Any, at: _At) -> None:
         made[keyword] = self._once(value, at.keyword(keyword))
@@ -261,9 +261,9 @@ class _Reader:
             raise refuse(at.path, f"keyword {keyword!r}: expected an object of schemas,")
         made[keyword] = {}
         for name, each in value.items():
-            place = at.member(keyword, name)
+            location = at.member(keyword, name)
             key = _search(name, keyword, at.path) if keyword == "patternProperties" else name
-            made[keyword][key] = self._once(each, place)
+            made[keyword][key] = self._once(each, location)
 
     def _required(self, made: Schema, keyword: str, value: Any, at: _At) -> None:
         if isinstance(value, bool):  # as in draft 3, where it is about the property itself: see `_modern`
@@ -303,7 +303,7 @@ class _Writer:
         self._done = done
         self._names = names
         self._path_of = {id(made): paths[pointer] for pointer, made in done.items() if isinstance(made, dict)}
-        self._by_ref = {f"#/$defs/{name}": done[place] for place, name in names.items()} | {ROOT: done[ROOT]}
+        self._by_ref = {f"#/$defs/{name}": done[pointer] for pointer, name in names.items()} | {ROOT: done[ROOT]}
         self._finite = finite_schemas([each for each in done.values() if isinstance(each, dict)], self._by_ref)
         self._exclusive = Exclusive(self._by_ref)
         self._written = 0
@@ -314,7 +314,7 @@ class _Writer:
         if id(root) not in self._finite:
             raise refuse("$", "no finite value is valid: the schema needs itself")
         made: Schema = self._schema(root)
-        definitions = {name: self._schema(self._done[place]) for place, name in self._names.items()}
+        definitions = {name: self._schema(self._done[pointer]) for pointer, name in self._names.items()}
         return {**made, "$defs": definitions} if definitions else made
 
     def _schema(self, schema: Any) -> Any:

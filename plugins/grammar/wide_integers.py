@@ -356,9 +356,9 @@ class _Writer:
         first, low, high = schema.get("prefixItems", []), schema.get("minItems", 0), schema.get("maxItems")
         items = [(item, f"{path}.prefixItems[{index}]") for index, item in enumerate(first)]
         rules = []
-        for item, place in items[:high]:
+        for item, location in items[:high]:
             try:
-                rules.append(self._node(item, place))
+                rules.append(self._node(item, location))
             except _NeverError:
                 high = len(rules)
                 break

@@ -200,8 +200,8 @@ class PagedCache:
         self._tree.check(self.page_size, users, roots)
         free = self._pool.check(tails)
         shared = [entry.page for entry in self._tree.entries()]
-        places = sorted([*free, *shared, *alone])
-        assert places == list(range(self._pool.opened)), f"pages are lost or in two places: {places}"
+        pages = sorted([*free, *shared, *alone])
+        assert pages == list(range(self._pool.opened)), f"pages are lost or used twice: {pages}"
         if self._host is not None:
             self._host.check()
 

@@ -61,8 +61,8 @@ class PageCopies:
         self.settle()
         for some in _chunks(pairs):
             staged = torch.empty((len(some), sum(self._widths)), dtype=torch.uint8, device=self._device)
-            for row, (_, place) in enumerate(some):
-                staged[row].copy_(self._row(place), non_blocking=True)
+            for row, (_, page) in enumerate(some):
+                staged[row].copy_(self._row(page), non_blocking=True)
             index = self._index(page for page, _ in some)
             start = 0
             for part, width in zip(self._parts, self._widths, strict=True):
@@ -83,11 +83,11 @@ class PageCopies:
         for some in _chunks(pairs):
             index = self._index(page for page, _ in some)
             staged = torch.cat([part.index_select(0, index) for part in self._parts], 1)
-            for row, (_, place) in enumerate(some):
-                self._row(place).copy_(staged[row], non_blocking=True)
+            for row, (_, page) in enumerate(some):
+                self._row(page).copy_(staged[row], non_blocking=True)
 
-    def _row(self, place: int) -> torch.Tensor:
-        return self._blocks[place // self._per_block][place % self._per_block]
+    def _row(self, page: int) -> torch.Tensor:
+        return self._blocks[page // self._per_block][page % self._per_block]
 
     def _index(self, pages: Iterator[int]) -> torch.Tensor:
         import torch

@@ -61,10 +61,10 @@ class HostTier:
         for index in range(node.tokens // self._page_size, len(pages)):
             if not self._free and not tree.unused:
                 break
-            place = self._free.pop() if self._free else tree.evict(1)[0]
+            page = self._free.pop() if self._free else tree.evict(1)[0]
             key, end = tokens[index * width : (index + 1) * width], (index + 1) * self._page_size
-            node = tree.add(node, key, place, end, owner)
-            pairs.append((pages[index], place))
+            node = tree.add(node, key, page, end, owner)
+            pairs.append((pages[index], page))
         tree.release(node)
         self._copies.save(pairs)
 
@@ -79,5 +79,5 @@ class HostTier:
     def check(self) -> None:
         """Recounts; between two calls no copy is in use."""
         self._tree.check(self._page_size, {}, [])
-        places = sorted([*self._free, *(entry.page for entry in self._tree.entries())])
-        assert places == list(range(self.total)), f"host pages are lost or in two places: {places}"
+        pages = sorted([*self._free, *(entry.page for entry in self._tree.entries())])
+        assert pages == list(range(self.total)), f"host pages are lost or used twice: {pages}"

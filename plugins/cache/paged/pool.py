@@ -26,7 +26,7 @@ class PagePool:
         self._step = max(1, min(run, (pages if opened is None else opened) // 4))  # pages to open at once
         self.opened = 0
         self.free = 0  # of the opened ones
-        # One place more than there are pages: neighbours of the first and of the last page are never free.
+        # One entry more than there are pages: neighbours of the first and of the last page are never free.
         self._last = [-1] * (pages + 1)  # at the first page of a free run: its last page
         self._first = [-1] * (pages + 1)  # at the last page of a free run: its first page
         self._growing = [0] * (pages + 1)  # rows whose last page this is
@@ -95,7 +95,7 @@ class PagePool:
             self._cut(after + 1, after + 1, count, taken)
         while len(taken) < count:
             first = self._longest_run()
-            self._cut(first, self._place(first, max(room, count) - len(taken)), count - len(taken), taken)
+            self._cut(first, self._start(first, max(room, count) - len(taken)), count - len(taken), taken)
         return taken
 
     def give(self, pages: list[int]) -> None:
@@ -161,7 +161,7 @@ class PagePool:
         self.free -= stop - start
         taken.extend(range(start, stop))
 
-    def _place(self, first: int, wanted: int) -> int:
+    def _start(self, first: int, wanted: int) -> int:
         """Where in the run at `first` to begin; a row that grows into it from the left keeps half of what is slack."""
         slack = self._last[first] - first + 1 - wanted
         return first + slack // 2 if slack > 0 and self._growing[first - 1] else first

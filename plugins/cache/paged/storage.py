@@ -24,10 +24,10 @@ def allocate(context: CacheContext) -> list[KVLayer]:
     shared: list[KVLayer] = []
     made: dict[int, KVLayer] = {}
     for group in context.groups:
-        for place, layer in enumerate(group.layers if context.layers else ()):
-            if place == len(shared):
+        for index, layer in enumerate(group.layers if context.layers else ()):
+            if index == len(shared):
                 shared.append(_allocate(context.layers[layer], context))
-            made[layer] = shared[place]
+            made[layer] = shared[index]
     return [made[layer] for layer in range(len(context.layers))]
 
 

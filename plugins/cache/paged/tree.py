@@ -10,7 +10,7 @@ from maxserve.interfaces.cache import Node, NodeOrder
 
 
 class Evictable(Node):
-    """`ticket` names its current place in the eviction heap; 0: it has none."""
+    """`ticket` names its current item of the eviction heap; 0: it has none."""
 
     __slots__ = ("ticket",)
 
@@ -29,11 +29,11 @@ class Owner:
     pinned: bool = False
 
 
-NOBODY = Owner()
+NO_OWNER = Owner()
 
 
 class Entry(Evictable):
-    """A cached page and its place in the tree. A root (page -1) stands for a salt.
+    """A cached page as a node of the tree. A root (page -1) stands for a salt.
 
     `users` counts the rows that hold it, so it never exceeds the parent's.
     """
@@ -47,7 +47,7 @@ class Entry(Evictable):
         last_used: int,
         parent: Entry | None,
         key: bytes,
-        owner: Owner = NOBODY,
+        owner: Owner = NO_OWNER,
     ) -> None:
         super().__init__(page, tokens, last_used, 0, last_used, owner.salt, owner.user, owner.pinned)
         self.parent = parent
@@ -60,8 +60,8 @@ class Entry(Evictable):
 class EvictionOrder(Generic[E]):
     """Entries that may be evicted, the one with the smallest key first.
 
-    An entry has one current place; places it had before are skipped when they come up. Without that, an entry whose
-    place was dropped while it was in use would never be found again.
+    An entry has one current item in the heap; older ones are skipped when they come up. Without that, an entry whose
+    item was dropped while it was in use would never be found again.
     """
 
     __slots__ = ("_heap", "_policy", "_tickets", "size")
@@ -74,7 +74,7 @@ class EvictionOrder(Generic[E]):
 
     def add(self, entry: E) -> None:
         """Lets `entry` be evicted."""
-        heappush(self._heap, self._place(entry))
+        heappush(self._heap, self._item(entry))
         self.size += 1
 
     def remove(self, entry: E) -> None:
@@ -84,18 +84,18 @@ class EvictionOrder(Generic[E]):
         entry.ticket = 0
         self.size -= 1
         if len(self._heap) > 2 * self.size + 64:
-            self._heap = [place for place in self._heap if place[2].ticket == place[1]]
+            self._heap = [item for item in self._heap if item[2].ticket == item[1]]
             heapify(self._heap)
 
     def pop(self) -> E:
-        """The entry to evict now. A key that changed since it was placed counts as it is now."""
+        """The entry to evict now. A key that changed since it was added counts as it is now."""
         newest = self._tickets
         while True:
             key, ticket, entry = self._heap[0]
             if entry.ticket != ticket:
                 heappop(self._heap)
             elif ticket <= newest and self._policy.key(entry) != key:
-                heapreplace(self._heap, self._place(entry))  # once per call, lest a drifting key keeps us here
+                heapreplace(self._heap, self._item(entry))  # once per call, lest a drifting key keeps us here
             else:
                 heappop(self._heap)
                 entry.ticket = 0
@@ -109,7 +109,7 @@ class EvictionOrder(Generic[E]):
         assert current == pages, f"pages {current} may be evicted, but {pages} are unused leaves"
         assert self.size == len(pages), f"{len(pages)} evictable leaves, {self.size} are counted"
 
-    def _place(self, entry: E) -> tuple[tuple[float, ...], int, E]:
+    def _item(self, entry: E) -> tuple[tuple[float, ...], int, E]:
         self._tickets += 1
         entry.ticket = self._tickets
         return (self._policy.key(entry), entry.ticket, entry)
@@ -160,7 +160,7 @@ class PrefixTree:
             self.unused -= 1
             self._order.remove(entry)
 
-    def add(self, parent: Entry, key: bytes, page: int, tokens: int, owner: Owner = NOBODY) -> Entry:
+    def add(self, parent: Entry, key: bytes, page: int, tokens: int, owner: Owner = NO_OWNER) -> Entry:
         """A new entry below `parent`, with one user."""
         entry = parent.children[key] = Entry(page, tokens, self.clock, parent, key, owner)
         entry.users = 1

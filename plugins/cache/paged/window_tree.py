@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from maxserve.interfaces.cache import CacheGroup, NodeOrder
-from maxserve.plugins.cache.paged.tree import NOBODY, Evictable, EvictionOrder, Owner
+from maxserve.plugins.cache.paged.tree import NO_OWNER, Evictable, EvictionOrder, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class WindowTree:
             parent.children[key] = child
         return child
 
-    def put(self, entry: Entry, reach: int, pages: tuple[int, ...], owner: Owner = NOBODY) -> None:
+    def put(self, entry: Entry, reach: int, pages: tuple[int, ...], owner: Owner = NO_OWNER) -> None:
         """A new piece, with one user."""
         piece = entry.pieces[reach] = Piece(entry, reach, pages, self.clock, owner)
         piece.users = 1
@@ -233,7 +233,7 @@ class WindowTree:
     def _check_entry(self, entry: Entry) -> None:
         parent = entry.parent
         assert parent is not None, f"an entry of {entry.tokens} tokens has no parent"
-        assert parent.children.get(entry.key) is entry, f"an entry of {entry.tokens} tokens is in the wrong place"
+        assert parent.children.get(entry.key) is entry, f"an entry of {entry.tokens} tokens is below the wrong parent"
         assert entry.tokens == parent.tokens + self._page_size, f"an entry of a page has {entry.tokens} tokens"
         for number, (reach, piece) in enumerate(zip(self._reaches, entry.pieces, strict=True)):
             assert piece is not None or reach.group.bounded, f"a page that ends at {entry.tokens} tokens is gone"

@@ -193,8 +193,8 @@ class WindowedCache:
         assert opened == self._opened, f"{opened} rows are open, {self._opened} are counted"
         self._tree.check(users, standing)
         shared = [page for piece in self._tree.pieces() for page in piece.pages]
-        places = sorted([*self._pool.check(tails), *shared, *alone])
-        assert places == list(range(self._pool.opened)), f"pages are lost or in two places: {places}"
+        pages = sorted([*self._pool.check(tails), *shared, *alone])
+        assert pages == list(range(self._pool.opened)), f"pages are lost or used twice: {pages}"
 
     def _match(self, tokens: Tokens, salt: str) -> list[Entry]:
         if not self._sharing or not len(tokens):
@@ -219,7 +219,7 @@ class WindowedCache:
     def _share(self, row: int, state: Row, tokens: Tokens, full: int) -> None:
         """Puts the row's new full pages into the tree, or swaps them for equal ones that are there already.
 
-        Why the swap is safe for steps on their way, PagedCache tells; the same goes for pages that are passed.
+        Safe for steps in flight for the reason given in PagedCache._share, which holds for pages that are passed, too.
         """
         tree, width, start = self._tree, self._width, state.committed
         before = node = state.node
@@ -261,7 +261,7 @@ class WindowedCache:
         return state
 
     def _read(self, row: int, number: int, index: int) -> tuple[int, ...]:
-        """The pages of a reach in place `index` of the row's tables."""
+        """The pages of a reach at `index` of the row's tables."""
         reach = self._reaches[number]
         return tuple(self.group_block_tables[reach.start : reach.stop, row, index].tolist())
 

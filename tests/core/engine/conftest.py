@@ -1,7 +1,7 @@
 """An engine whose model is a hash of everything its sequence put into the cache.
 
 The next token depends on every token of the history, read back through the page tables. A page lost, shared with
-the wrong sequence or written in the wrong place therefore changes the text.
+the wrong sequence or written to the wrong slot therefore changes the text.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         in_flight: bool = False,
         total: int | None = None,
         scheduler: str = "continuous",
-        turns: Config | None = None,
+        tts: Config | None = None,
         policy: Any = None,
         model: Any = None,
         failure_percent: float = 0.0,
@@ -140,7 +140,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         draft_tokens: int = 4,
     ) -> Engine:
         device = torch.device("cpu")
-        declared, turns = component(maxserve_schedulers(), scheduler), turns or Config()
+        declared, tts = component(maxserve_schedulers(), scheduler), tts or Config()
         limits = Limits(
             max_batch_size=rows,
             max_batch_input_tokens=tokens,
@@ -150,7 +150,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             pages=pages,
             chunked_prefill=chunked and declared.chunks_prompts,
             in_flight_batching=in_flight,
-            max_started=turns.max_queue_size_tg,
+            max_started=tts.max_queue_size_tg,
             page_bounds=tuple(group.most_pages(page_size, 2 * tokens) for group in groups) or (None,),
         )
         strategy = component(maxserve_cache_strategies(), "paged")
@@ -188,7 +188,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 ),
                 limits=limits,
                 cache=cache,
-                policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, sections={Config: turns})),
+                policy=policy or load_ref(declared.build)(SchedulerContext(limits=limits, sections={Config: tts})),
                 policy_name="test" if policy else scheduler,
                 builder=InputsBuilder(
                     cache, page_size, device, block_tables=cache.group_block_tables if len(groups) > 1 else None

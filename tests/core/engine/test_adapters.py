@@ -37,7 +37,7 @@ def test_rows_of_slot_0_stay_and_others_get_the_constant(plugin_host: Any) -> No
     plain = {name: module(x) for name, module in model.items()}
     names, slots = adapt(host, {}, model, torch.float32, torch.device("cpu"))
     assert names == {"small": 1, "large": 2}
-    assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has said any slots"
+    assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has set any slots"
     slots.rows = torch.tensor([2, 0, 1])
     added = model["o_proj"](x) - plain["o_proj"]
     assert torch.equal(model["o_proj"](x)[1], plain["o_proj"][1])

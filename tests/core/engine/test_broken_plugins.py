@@ -27,14 +27,14 @@ class Own:
 
 
 class Broken:
-    """A transform that goes wrong at one place, for the rows of requests that ask for it."""
+    """A transform that goes wrong in one method, for the rows of requests that ask for it."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def _fail_at(self, place: str) -> None:
-        if self.fault == place:
-            raise KeyError(f"wrong at {place}")
+    def _fail_at(self, method: str) -> None:
+        if self.fault == method:
+            raise KeyError(f"wrong at {method}")
 
     def greedy(self, rows: Any) -> list[bool]:
         if rows.asked(Own):

@@ -1,4 +1,4 @@
-"""The ends of answers of a model that names them in one place only."""
+"""The ends of answers of a model that names them in one file only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in the engine: by what the cache knows them, where they may be cut, and what a step is told of them."""
+"""Images in the engine: by what the cache knows them, where they may be cut, and what a step has of them."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ class TestPromptImages:
 
     def test_positions_with_axes(self) -> None:
         """Text, an image of 2 rows and 3 columns, text: what follows goes on after the longer side."""
-        places = Numbers.of(np.indices((1, 2, 3)).reshape(3, -1).astype(np.int64))
+        positions = Numbers.of(np.indices((1, 2, 3)).reshape(3, -1).astype(np.int64))
         prompt = [1, 2, *[7] * 6, 3, 4]
-        found = images(prompt, image(2, 6, mrope_positions=places, advance=3))
+        found = images(prompt, image(2, 6, mrope_positions=positions, advance=3))
         assert found.mrope_positions is not None
         assert found.mrope_positions[:, :2].tolist() == [[0, 1]] * 3
         assert found.mrope_positions[:, 2:8].tolist() == [[2] * 6, [2, 2, 2, 3, 3, 3], [2, 3, 4, 2, 3, 4]]

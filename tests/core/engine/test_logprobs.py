@@ -144,9 +144,9 @@ def test_they_come_once_also_when_pages_are_lost(make_engine: Any, run: Any, ove
     (few, preempted), (plenty, undisturbed) = outputs(8), outputs(64)
     assert preempted > 0 == undisturbed
     for id, expected in plenty.items():
-        told = [output.prompt_logprobs for output in few[id] if output.prompt_logprobs]
-        assert told == [output.prompt_logprobs for output in expected if output.prompt_logprobs]
-        assert [len(each) for each in told] == [19 + int(id)]
+        found = [output.prompt_logprobs for output in few[id] if output.prompt_logprobs]
+        assert found == [output.prompt_logprobs for output in expected if output.prompt_logprobs]
+        assert [len(each) for each in found] == [19 + int(id)]
         entries = [entry for output in few[id] for entry in output.logprobs]
         assert entries == [entry for output in expected for entry in output.logprobs]
         assert [entry.token for entry in entries] == [token for output in few[id] for token in output.tokens]

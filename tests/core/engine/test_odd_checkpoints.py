@@ -72,7 +72,7 @@ def untied(folder: Path) -> None:
 
 
 def only_the_head(folder: Path) -> None:
-    """Tied, and stored under the name of the other place."""
+    """Tied, and stored under the name of the other weight."""
     rewrite(
         folder, lambda tensors: {name.replace("model.embed_tokens", "lm_head"): each for name, each in tensors.items()}
     )
@@ -117,7 +117,7 @@ def test_transformers_reads_it_so(demo_copy: Path, name: str, expected: Any) -> 
     model = AutoModelForCausalLM.from_pretrained(demo_copy, dtype=torch.float32)
     with torch.inference_mode():
         found = model(ids).logits[0].log_softmax(-1)
-    told = expected[1][: ids.shape[1] - 1]
-    assert [token for token, _ in told] == ids[0, 1:].tolist()
-    for row, (token, logprob) in zip(found, told, strict=False):
+    wanted = expected[1][: ids.shape[1] - 1]
+    assert [token for token, _ in wanted] == ids[0, 1:].tolist()
+    for row, (token, logprob) in zip(found, wanted, strict=False):
         assert float(row[token]) == pytest.approx(logprob, abs=2e-3)

@@ -21,10 +21,10 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "tts": {"scheduler": "tts"},
     "tts, first decode": {
         "scheduler": "tts",
-        "turns": Config(enable_prioritize_first_decode=True, min_batch_size_tg=3),
+        "tts": Config(enable_prioritize_first_decode=True, min_batch_size_tg=3),
     },
-    "tts, more than a batch": {"scheduler": "tts", "rows": 3, "turns": Config(max_queue_size_tg=7)},
-    "tts, delay": {"scheduler": "tts", "turns": Config(ce_delay_ms=2.0)},
+    "tts, more than a batch": {"scheduler": "tts", "rows": 3, "tts": Config(max_queue_size_tg=7)},
+    "tts, delay": {"scheduler": "tts", "tts": Config(ce_delay_ms=2.0)},
 }
 MODES: dict[str, dict[str, Any]] = {
     "a step at a time": {},

@@ -145,9 +145,9 @@ def test_a_turn_finds_the_one_before(folder: Path) -> None:
     engine = build(folder, **CHUNKS)
     first = prompt(5, 120)
     ((answer,), _, _) = run(engine, [first], 40)
-    turn = [*first, *answer, *prompt(6, 9)]
-    texts, cached, _ = run(engine, [turn], 30)
-    assert texts == [greedy(folder, turn, 30)]
+    longer = [*first, *answer, *prompt(6, 9)]
+    texts, cached, _ = run(engine, [longer], 30)
+    assert texts == [greedy(folder, longer, 30)]
     assert cached == [(120 + 39) // 16 * 16]
 
 
@@ -219,7 +219,7 @@ def test_every_family_with_windows(family: str, tmp_path: Path) -> None:
     first = prompt(7, 90)
     ((answer,), _, _) = run(engine, [first], 60)
     assert answer == greedy(tmp_path, first, 60)
-    turn = [*first, *answer, *prompt(8, 5)]
-    texts, cached, _ = run(engine, [turn], 30)
-    assert texts == [greedy(tmp_path, turn, 30)]
+    longer = [*first, *answer, *prompt(8, 5)]
+    texts, cached, _ = run(engine, [longer], 30)
+    assert texts == [greedy(tmp_path, longer, 30)]
     assert cached == [(90 + 59) // 16 * 16]

@@ -1,7 +1,7 @@
 """Pages that windows have passed: given back while their request runs, and never missed.
 
 The model's next token depends on all that each of its layers sees, so a page that was given back too early, or whose
-place in another group's table was read, changes the text.
+entry of another group's table was read, changes the text.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def test_the_next_turn_finds_the_one_before(make_engine: Make, run: Run, groups:
     prompt = prompts(1, 1)[0]
     engine.add(request(0, prompt, 100))
     answer = texts(run(engine))["0"]
-    turn = [*prompt, *answer, 11, 12, 13]
-    engine.add(request(1, turn, 50))
+    longer = [*prompt, *answer, 11, 12, 13]
+    engine.add(request(1, longer, 50))
     outputs = run(engine)["1"]
-    assert texts({"1": outputs}) == {"1": text(turn, groups, 50)}
+    assert texts({"1": outputs}) == {"1": text(longer, groups, 50)}
     assert outputs[0].cached == (len(prompt) + 99) // 16 * 16
 
 

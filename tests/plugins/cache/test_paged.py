@@ -136,8 +136,8 @@ def test_of_prefixes_in_turn_some_are_found_when_the_last_used_goes_first(make: 
     found: dict[str, int] = {}
     for name, policy in (("lru", LeastRecentlyUsed()), ("mru", MostRecentlyUsed())):
         cache = make(policy, rows=1, pages=13)
-        for turn in range(12):
-            found[name] = found.get(name, 0) + fill(cache, 0, prompt(turn % 4, 17))
+        for number in range(12):
+            found[name] = found.get(name, 0) + fill(cache, 0, prompt(number % 4, 17))
             cache.close(0)
     assert found["lru"] == 0 < found["mru"]
 
@@ -156,7 +156,7 @@ def test_a_policy_that_nobody_declares_is_refused(make: Make) -> None:
 
 
 class Seen:
-    """Notes what policies are told of each page."""
+    """Notes what policies see of each page."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, tuple[str, str, bool]] = {}

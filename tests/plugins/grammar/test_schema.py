@@ -79,7 +79,7 @@ def test_unknown_keywords_are_annotations(keyword: str, value: Any) -> None:
 def test_the_same_annotation_in_many_places_is_one_warning() -> None:
     schema = {"type": "object", "properties": {str(i): {"type": "string", "example": "x"} for i in range(40)}}
     (warning,) = read_schema(json.dumps(schema)).warnings
-    assert warning.startswith("the keyword 'example' at $.properties[\"0\"] and 39 more places")
+    assert warning.startswith("the keyword 'example' at $.properties[\"0\"] and 39 more")
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_assertions_that_hold_anyway(keyword: str, value: Any) -> None:
     assert read(field(type="string", **{keyword: value}))["properties"]["a"]["type"] == "string"
 
 
-# --- spellings of older drafts, and what can be said otherwise -----------------------------------------------------
+# --- spellings of older drafts, and other forms of the same -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("written", "meant"),
     [
         ({"minimum": 1, "exclusiveMinimum": True}, {"exclusiveMinimum": 1}),
         ({"maximum": 1, "exclusiveMaximum": False}, {"maximum": 1}),
@@ -183,8 +183,8 @@ def test_assertions_that_hold_anyway(keyword: str, value: Any) -> None:
          {"type": "object", "properties": {"a": True}, "additionalProperties": False}),
     ],
 )  # fmt: skip
-def test_other_words_for_the_same(said: Any, meant: Any) -> None:
-    assert read(said) == read(meant)
+def test_other_words_for_the_same(written: Any, meant: Any) -> None:
+    assert read(written) == read(meant)
 
 
 def test_many_values_without_repetition_come_in_their_order() -> None:

@@ -135,7 +135,7 @@ steps = st.sampled_from([1, 2, 3, 5, 10, 12, 60, 100, 1000, 1024])
 
 @st.composite
 def said_of_integers(draw: st.DrawFn) -> dict[str, Any]:
-    """Some of what can be said of an integer, maybe not its type."""
+    """Some of the keywords of an integer, maybe not its type."""
     low, high = sorted((draw(numbers), draw(numbers)))
     every = {
         "type": "integer",

@@ -1,4 +1,4 @@
-"""The scheduler that takes turns conforms, and its turns are the documented ones."""
+"""The scheduler `tts` conforms, and alternates as documented."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class TestWithDelay(SchedulerChecks):
     sections: ClassVar[dict[type[Any], Any]] = {Config: Config(ce_delay_ms=50.0, min_batch_size_tg=4)}
 
 
-def taking(engine: SimulatedEngine, **turns: Any) -> TakingTurns:
+def taking(engine: SimulatedEngine, **options: Any) -> TakingTurns:
     """A policy for the house, which does not chunk."""
-    turned = Config(**turns)
-    engine.limits = replace(engine.limits, chunked_prefill=False, max_started=turned.max_queue_size_tg)
-    return TakingTurns(SchedulerContext(limits=engine.limits, sections={Config: turned}))
+    config = Config(**options)
+    engine.limits = replace(engine.limits, chunked_prefill=False, max_started=config.max_queue_size_tg)
+    return TakingTurns(SchedulerContext(limits=engine.limits, sections={Config: config}))
 
 
 def steps(engine: SimulatedEngine, policy: TakingTurns, count: int) -> list[str]:

@@ -100,13 +100,13 @@ class House:
 
 
 def house(
-    scheduler: str = "continuous", *, share: bool = True, turns: Config | None = None, steps: int = 1, **changes: Any
+    scheduler: str = "continuous", *, share: bool = True, tts: Config | None = None, steps: int = 1, **changes: Any
 ) -> House:
     given: dict[str, Any] = {"max_batch_size": 8, "max_batch_input_tokens": 64, "max_batch_total_tokens": None}
     given |= {"max_length": 120, "page_size": 4, "pages": 100} | changes
-    turns = turns or Config()
+    tts = tts or Config()
     chunked = given.pop("chunked_prefill", True) and SCHEDULERS[scheduler].chunks_prompts
-    limits = Limits(**given, chunked_prefill=chunked, max_started=turns.max_queue_size_tg)
+    limits = Limits(**given, chunked_prefill=chunked, max_started=tts.max_queue_size_tg)
     cache = PagedCache(
         CacheContext(
             layers=(),
@@ -127,7 +127,7 @@ def house(
                 info=INFO,
                 limits=limits,
                 cache=cache,
-                policy=load_ref(SCHEDULERS[scheduler].build)(SchedulerContext(limits=limits, sections={Config: turns})),
+                policy=load_ref(SCHEDULERS[scheduler].build)(SchedulerContext(limits=limits, sections={Config: tts})),
                 policy_name=scheduler,
                 builder=stand_in,
                 runner=stand_in,
@@ -147,8 +147,8 @@ CASES: dict[str, dict[str, Any]] = {
     "in flight": {"in_flight_batching": True},
     "whole prompts": {"chunked_prefill": False},
     "whole prompts in flight": {"chunked_prefill": False, "in_flight_batching": True},
-    "first decode": {"turns": Config(enable_prioritize_first_decode=True, min_batch_size_tg=3)},
-    "long queue": {"turns": Config(max_queue_size_tg=20)},
+    "first decode": {"tts": Config(enable_prioritize_first_decode=True, min_batch_size_tg=3)},
+    "long queue": {"tts": Config(max_queue_size_tg=20)},
 }
 
 
@@ -365,18 +365,18 @@ def test_who_lost_its_pages_is_next(scheduler: str) -> None:
     assert subject.ran(1) == ["b:17 c:4"]
 
 
-# --- turns ----------------------------------------------------------------------------------------------------
+# --- tts ------------------------------------------------------------------------------------------------------
 
 
 def test_the_queue_of_those_who_answer_may_be_longer_than_a_batch() -> None:
-    subject = house("tts", max_batch_size=2, turns=Config(max_queue_size_tg=4))
+    subject = house("tts", max_batch_size=2, tts=Config(max_queue_size_tg=4))
     for id in "abcde":
         subject.ask(id, 5, max_tokens=3)
     assert subject.ran(6) == ["a:5 b:5", "c:5 d:5", "a b", "a b", "e:5", "c d"]
 
 
 def test_first_decode_comes_right_after_the_prompts() -> None:
-    subject = house("tts", turns=Config(enable_prioritize_first_decode=True))
+    subject = house("tts", tts=Config(enable_prioritize_first_decode=True))
     subject.ask("a", 5)
     assert subject.ran(2) == ["a:5", "a"]
     subject.ask("b", 5)
@@ -394,7 +394,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_prompts_wait_for_more_while_nobody_spins(clock: list[float]) -> None:
-    subject = house("tts", turns=Config(ce_delay_ms=30000.0))
+    subject = house("tts", tts=Config(ce_delay_ms=30000.0))
     assert subject.engine.pause is None
     subject.ask("a", 5)
     assert subject.engine.pause == 0.0
@@ -409,7 +409,7 @@ def test_prompts_wait_for_more_while_nobody_spins(clock: list[float]) -> None:
 
 
 def test_an_answer_goes_on_while_a_prompt_waits(clock: list[float]) -> None:
-    subject = house("tts", turns=Config(ce_delay_ms=30000.0))
+    subject = house("tts", tts=Config(ce_delay_ms=30000.0))
     subject.ask("a", 5)
     subject.step()
     assert subject.ran(2) == ["a:5", "a"]
@@ -422,14 +422,14 @@ def test_an_answer_goes_on_while_a_prompt_waits(clock: list[float]) -> None:
 
 
 def test_a_long_rest_is_looked_after_now_and_then(clock: list[float]) -> None:
-    subject = house("tts", turns=Config(ce_delay_ms=1e6))
+    subject = house("tts", tts=Config(ce_delay_ms=1e6))
     subject.ask("a", 5)
     subject.step()
     assert subject.engine.pause == 60.0
 
 
 def test_a_request_that_waits_for_others_can_be_aborted() -> None:
-    subject = house("tts", turns=Config(ce_delay_ms=30000.0))
+    subject = house("tts", tts=Config(ce_delay_ms=30000.0))
     subject.ask("a", 5)
     subject.engine.step()
     subject.engine.abort(["a"])
@@ -438,7 +438,7 @@ def test_a_request_that_waits_for_others_can_be_aborted() -> None:
 
 
 def test_resting_on_purpose_is_no_failure_of_the_policy(caplog: pytest.LogCaptureFixture) -> None:
-    subject = house("tts", turns=Config(ce_delay_ms=30000.0))
+    subject = house("tts", tts=Config(ce_delay_ms=30000.0))
     subject.ask("a", 5)
     for _ in range(10):
         assert subject.engine.step() == []
