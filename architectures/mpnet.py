@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maxserve.architectures.layers import EncoderModel
 from maxserve.architectures.layers.encoder_config import EncoderConfig, encoder_config
-from maxserve.interfaces.encoder import TextContext
+from maxserve.architectures.layers.text_context import TextContext
 
 PAD = 1  # whatever config.json says, as in transformers
 BUCKETS, FARTHEST = 32, 128  # likewise

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.moe import Experts, Mixture
     from maxserve.architectures.layers.norm import LayerNorm, OffsetRMSNorm, RMSNorm
     from maxserve.architectures.layers.rotary import LayerRotary, Rotary
+    from maxserve.architectures.layers.text_context import Encoder, Scorer, TextAttention, TextContext, TextInputs
     from maxserve.loading import Embedding, Linear, Part
 
 __all__ = [
     "Attention",
     "DecoderModel",
     "Embedding",
+    "Encoder",
     "EncoderModel",
     "ExpertLinear",
     "Experts",
@@ -40,6 +42,10 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "SandwichBlock",
+    "Scorer",
+    "TextAttention",
+    "TextContext",
+    "TextInputs",
     "WholeNormAttention",
     "from_transformers",
 ]
@@ -48,6 +54,7 @@ LAZY = {
     "Attention": "maxserve.architectures.layers.attention",
     "DecoderModel": "maxserve.architectures.layers.decoder",
     "Embedding": "maxserve.core.loading.linear",
+    "Encoder": "maxserve.architectures.layers.text_context",
     "EncoderModel": "maxserve.architectures.layers.encoder",
     "ExpertLinear": "maxserve.architectures.layers.expert_linear",
     "Experts": "maxserve.architectures.layers.moe",
@@ -65,6 +72,10 @@ LAZY = {
     "RMSNorm": "maxserve.architectures.layers.norm",
     "Rotary": "maxserve.architectures.layers.rotary",
     "SandwichBlock": "maxserve.architectures.layers.block",
+    "Scorer": "maxserve.architectures.layers.text_context",
+    "TextAttention": "maxserve.architectures.layers.text_context",
+    "TextContext": "maxserve.architectures.layers.text_context",
+    "TextInputs": "maxserve.architectures.layers.text_context",
     "WholeNormAttention": "maxserve.architectures.layers.attention",
     "from_transformers": "maxserve.architectures.layers.config",
 }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.attention import heads_of
 from maxserve.architectures.layers.encoder_config import EncoderConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS
-from maxserve.interfaces.encoder import TextContext
+from maxserve.architectures.layers.text_context import TextContext
 from maxserve.loading import Embedding, Linear
 
 

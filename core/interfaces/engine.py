@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from maxserve.core.interfaces.component import Component, Context, Ref
-from maxserve.core.interfaces.encoder import VectorInfo
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
@@ -17,7 +16,17 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.host import Host
 
 
-__all__ = ["Engine", "EngineContext", "ModelInfo", "ServedEngine", "EMBEDDINGS", "SCORING", "TEXT", "ModelFiles"]
+__all__ = [
+    "Engine",
+    "EngineContext",
+    "ModelInfo",
+    "ServedEngine",
+    "EMBEDDINGS",
+    "SCORING",
+    "TEXT",
+    "ModelFiles",
+    "VectorInfo",
+]
 
 
 TEXT = "text_generation"
@@ -40,6 +49,24 @@ class Engine(Component):
     tags: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     recognises: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorInfo:
+    """What a model that encodes texts says of its vectors; one that scores gives a number for each pair.
+
+    `size` is how many numbers a vector has, `sizes` which lengths it may be cut to: None is no other, empty is any.
+    `pooled`: a text has one vector, else each of its tokens has. `prompts` are put before a text, by name.
+    """
+
+    size: int = 1
+    sizes: tuple[int, ...] | None = None
+    pooled: bool = True
+    normalized: bool = False
+    lower: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    include_prompt: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.interfaces.encoder import Encoder, Scorer
 from maxserve.interfaces.engine import SCORING, EngineContext, ModelInfo
 from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.interfaces.request import EncodeRequest
+from maxserve.layers import Encoder, Scorer
 from maxserve.loading import (
     Chooser,
     Computation,

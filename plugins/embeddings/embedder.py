@@ -7,8 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
-from maxserve.interfaces.encoder import VectorInfo
-from maxserve.interfaces.engine import EMBEDDINGS, SCORING
+from maxserve.interfaces.engine import EMBEDDINGS, SCORING, VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answer import TextDelta

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from maxserve.interfaces.encoder import VectorInfo
-from maxserve.interfaces.engine import ModelInfo
+from maxserve.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
 from maxserve.loading import validate_ids

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from maxserve.interfaces.cache import CacheSizes
-from maxserve.interfaces.encoder import TextContext, TextInputs
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.observer import StepStats
 from maxserve.interfaces.request import Encoded, EncodeRequest, Request
+from maxserve.layers import TextContext, TextInputs
 from maxserve.loading import Counters, validate_ids
 from maxserve.plugins.embeddings.encoder_input import validate_text
 from maxserve.plugins.embeddings.pooling import Spans
@@ -26,8 +26,8 @@ from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.interfaces.encoder import Encoder, TextAttention
     from maxserve.interfaces.engine import ModelInfo
+    from maxserve.layers import Encoder, TextAttention
 
 log = logging.getLogger("maxserve.engine")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maxserve.interfaces.encoder import VectorInfo
-from maxserve.interfaces.engine import SCORING
+from maxserve.interfaces.engine import SCORING, VectorInfo
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.embeddings.sentence import Recipe
 

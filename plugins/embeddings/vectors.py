@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.encoder import VectorInfo
+from maxserve.interfaces.engine import VectorInfo
 from maxserve.interfaces.errors import EngineError, RequestError
 from maxserve.interfaces.request import Encoded
 

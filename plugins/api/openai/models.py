@@ -8,8 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header
 
-from maxserve.interfaces.encoder import VectorInfo
-from maxserve.interfaces.engine import SCORING
+from maxserve.interfaces.engine import SCORING, VectorInfo
 from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody

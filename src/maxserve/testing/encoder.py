@@ -21,8 +21,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maxserve.architectures.layers.text_context import TextContext
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec
-from maxserve.core.interfaces.encoder import TextContext
 from maxserve.core.interfaces.engine import SCORING
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest

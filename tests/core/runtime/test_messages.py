@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxserve.core.interfaces.cache import CacheSizes
-from maxserve.core.interfaces.encoder import VectorInfo
-from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Constraint, Encoded, EncodeRequest, Output, Request, SamplingParams
 from maxserve.core.runtime.messages import (

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from maxserve.core.interfaces.encoder import VectorInfo
-from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.core.interfaces.encoder import VectorInfo
-from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Request
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from maxserve.architectures.layers.text_context import TextContext
 from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.interfaces.encoder import TextContext
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.plugins.embeddings.engine import text_inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import VectorInfo
 from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError
 from maxserve.core.interfaces.request import Encoded
 from maxserve.plugins.embeddings.sentence import Normalize, Recipe

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import VectorInfo
 from maxserve.core.interfaces.errors import EngineError, QueueFullError
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.constraints.sandbox import Sandbox

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import VectorInfo
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.sagemaker.router import router
 

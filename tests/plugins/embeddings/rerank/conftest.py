@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.http.app import create_app
-from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import VectorInfo
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.embeddings.rerank.router import router
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)

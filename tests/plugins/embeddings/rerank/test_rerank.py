@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maxserve.core.interfaces.encoder import VectorInfo
+from maxserve.core.interfaces.engine import VectorInfo
 
 pytestmark = pytest.mark.anyio
 

@@ -1,21 +1,20 @@
-"""Models that encode texts: their batches, and what is known of their vectors."""
+"""What an encoder is, and the steps of whole texts that it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.inputs import StepInputs
-from maxserve.core.interfaces.step_context import StepContext
+from maxserve.interfaces.inputs import StepInputs
+from maxserve.interfaces.step_context import StepContext
 
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.interfaces.attention import Index
+    from maxserve.interfaces.attention import Index
 
 
-__all__ = ["Encoder", "Scorer", "TextAttention", "TextContext", "TextInputs", "VectorInfo"]
+__all__ = ["Encoder", "Scorer", "TextAttention", "TextContext", "TextInputs"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,21 +93,3 @@ class Scorer(Encoder, Protocol):
     def scores(self, first: torch.Tensor) -> torch.Tensor:
         """From the vectors of the texts' first tokens, [B, dim], one number each, [B]."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VectorInfo:
-    """What a model that encodes texts says of its vectors; one that scores gives a number for each pair.
-
-    `size` is how many numbers a vector has, `sizes` which lengths it may be cut to: None is no other, empty is any.
-    `pooled`: a text has one vector, else each of its tokens has. `prompts` are put before a text, by name.
-    """
-
-    size: int = 1
-    sizes: tuple[int, ...] | None = None
-    pooled: bool = True
-    normalized: bool = False
-    lower: bool = False
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-    include_prompt: bool = True
