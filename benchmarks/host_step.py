@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.draw import build_pipeline
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import ParamsReader
@@ -80,17 +80,6 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             device=CPU,
         ),
     )
-    samplers = sorted(host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
-    context = SamplerContext(vocab_size=VOCAB, device=CPU)
-    stages = [
-        Stage.of(
-            e.component.name,
-            host.build(e, context),
-            keeps_argmax=e.component.keeps_argmax,
-            params=host.load(e, e.component.params) if e.component.params is not None else None,
-        )
-        for e in samplers
-    ]
     return Engine(
         Parts(
             info=_info(limits),
@@ -100,7 +89,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             policy_name=scheduler,
             builder=InputsBuilder(cache, PAGE, CPU),
             runner=_runner(host),
-            pipeline=Pipeline(stages, CPU),
+            pipeline=build_pipeline(host, SamplerContext(vocab_size=VOCAB, device=CPU)),
             read_params=ParamsReader(host).read,
         )
     )

@@ -15,7 +15,7 @@ from maxserve.core.engine.adapters import AdapterRunner, adapt
 from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
-from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.draw import build_pipeline
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
@@ -219,7 +219,10 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             adapters=adapters,
         ),
         runner=AdapterRunner(runner, slots) if adapters else runner,
-        pipeline=_build_pipeline(target, spec),
+        pipeline=build_pipeline(
+            target.host,
+            SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
+        ),
         read_params=ParamsReader(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
         grammar_backend=preferred_backend(target.settings, target.host),
@@ -274,21 +277,6 @@ def _limits(
         page_bounds=plan.page_bounds,
         shares_prefixes=settings.kv_cache.enable_prefix_caching and shares_prefixes,
     )
-
-
-def _build_pipeline(target: Target, spec: ModelSpec) -> Pipeline:
-    entries = sorted(target.host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
-    context = SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device)
-    stages = [
-        Stage.of(
-            e.component.name,
-            target.host.build(e, context),
-            keeps_argmax=e.component.keeps_argmax,
-            params=target.host.load(e, e.component.params) if e.component.params is not None else None,
-        )
-        for e in entries
-    ]
-    return Pipeline(stages, target.device)
 
 
 def _grammars(target: Target, info: ModelInfo) -> GrammarManager:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces.sampler import LogitTransform
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.sampler import LogitTransform, SamplerContext
 
 log = logging.getLogger("maxserve.engine")
 
@@ -301,6 +302,21 @@ class Pipeline:
         if self._batch.sequences is not sequences and self._batch.sequences != sequences:
             self._batch = SamplingBatch(sequences, self._device, drafts=drafts)
         return self._batch
+
+
+def build_pipeline(host: Host, context: SamplerContext) -> Pipeline:
+    """The transforms of all registered samplers, in the order in which they apply."""
+    entries = sorted(host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
+    stages = [
+        Stage.of(
+            e.component.name,
+            host.build(e, context),
+            keeps_argmax=e.component.keeps_argmax,
+            params=host.load(e, e.component.params) if e.component.params is not None else None,
+        )
+        for e in entries
+    ]
+    return Pipeline(stages, context.device)
 
 
 def _blamed(batch: SamplingBatch, stage: Stage, error: Exception) -> Iterator[tuple[Sequence, str]]:
