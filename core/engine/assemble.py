@@ -195,8 +195,7 @@ def _plan_memory(
 def _parts(target: Target, loaded: Loaded) -> Parts:
     spec, plan = loaded.spec, loaded.plan
     scheduler = target.scheduler
-    shares = target.strategy.component.shares_prefixes
-    limits = _limits(target, scheduler, spec, plan, shares_prefixes=shares)
+    limits = _limits(target, scheduler, spec, plan)
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     module = cast("torch.nn.Module", loaded.model)
@@ -257,10 +256,8 @@ def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -
     return policy
 
 
-def _limits(
-    target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: MemoryPlan, *, shares_prefixes: bool
-) -> Limits:
-    settings, scheduling, declared = target.settings, target.settings.scheduling, scheduler.component
+def _limits(target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: MemoryPlan) -> Limits:
+    scheduling, declared = target.settings.scheduling, scheduler.component
     started = None if declared.max_started is None else target.host.load(scheduler, declared.max_started)
     return Limits(
         max_batch_size=plan.max_batch_size,
@@ -275,7 +272,6 @@ def _limits(
         prompt_regimes=spec.prompt_regimes,
         max_started=None if started is None else started(Context(sections=target.sections)),
         page_bounds=plan.page_bounds,
-        shares_prefixes=settings.kv_cache.enable_prefix_caching and shares_prefixes,
     )
 
 

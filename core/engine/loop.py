@@ -316,7 +316,7 @@ class Engine:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
         self._resume = None
         try:
-            view = StepView(self._queues, self._cache, self._counters.steps, plan.pending)
+            view = StepView(self._queues, self._cache, self._counters.steps)
             self._consult_policy(view, plan)
         except Exception:
             if not self._policy_failed:

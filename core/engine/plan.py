@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from maxserve.core.engine.pending_prefixes import MOST_HELD_BACK, PendingPrefixes
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.interfaces.cache import CacheSizes
@@ -20,15 +19,18 @@ from maxserve.core.interfaces.scheduler import Limits, SequenceView
 if TYPE_CHECKING:
     from maxserve.core.interfaces.cache import Cache
 
+MOST_HELD_BACK = 64  # requests that wait for a prefix, in one plan; looking at a request costs a search of the cache
+
 
 class StepView:
     """What a policy may look at."""
 
-    def __init__(self, queues: Queues, cache: Cache, step: int, pending: PendingPrefixes | None = None) -> None:
+    def __init__(self, queues: Queues, cache: Cache, step: int) -> None:
         self._queues = queues
         self._cache = cache
         self._step = step
-        self._pending = pending
+        self._pending: Callable[[Any, str, int], int] | None = getattr(cache, "pending", None)  # optional, see Cache
+        self._held_back = 0
 
     @property
     def running(self) -> SequenceOf[SequenceView]:
@@ -38,7 +40,7 @@ class StepView:
     def waiting(self) -> Iterator[SequenceView]:
         """Begun prompts, then the others by priority: the preempted, then as they came.
 
-        The cache is searched as this is read. Those whose prefix a step is computing are left out until it is there.
+        The cache is searched as this is read. Those of which half is being computed for others are left out meanwhile.
         """
         return self._looked_at(self._queues.prompts())
 
@@ -56,9 +58,12 @@ class StepView:
                 hits = 0 if sequence.wants_scores else self._cache.peek(sequence.keys, sequence.salt)
                 sequence.peeked = (self._step, hits)
             if self._pending is not None and not sequence.started and not sequence.wants_scores:
-                if self._pending.held_back == MOST_HELD_BACK:
+                if self._held_back == MOST_HELD_BACK:
                     return
-                if self._pending.worth_waiting(sequence, sequence.peeked[1]):
+                found = sequence.peeked[1]
+                gain = self._pending(sequence.keys, sequence.salt, found) - found
+                if gain > 0 and 2 * gain >= sequence.length - found:  # half of what it lacks is being computed
+                    self._held_back += 1
                     continue
             yield sequence.view
 
@@ -110,7 +115,6 @@ class StepPlan:
         self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
         self._tokens_for_drafts = self.tokens_left - len(queues.running)
-        self.pending = PendingPrefixes(queues.computing(), limits.page_size) if limits.shares_prefixes else None
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
         self.preempted: list[Sequence] = []
@@ -167,8 +171,6 @@ class StepPlan:
             self._grant(wanted, granted, computed + granted)
             if fresh:
                 self.opened.append(wanted)
-                if self.pending is not None:
-                    self.pending.add(wanted)
             return granted
         self.lacked_pages |= granted > 0
         if fresh and wanted.started:

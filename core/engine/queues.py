@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from itertools import chain, takewhile
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -112,14 +112,6 @@ class Queues:
         yield from (sequence for sequence in self.begun.values() if sequence.request.user == user)
         own: Iterable[Sequence] = self.by_user.get(user, OrderedDict()).values()
         yield from own if len(self.lines) < 2 else sorted(own, key=lambda sequence: sequence.request.priority)
-
-    def computing(self) -> Iterator[Sequence]:
-        """Those whose prompt is not known to be in the cache as a whole: begun, or in the step that is on its way.
-
-        The latter joined those who run last.
-        """
-        yield from self.begun.values()
-        yield from takewhile(lambda sequence: not sequence.generated, reversed(self.running.values()))
 
     def holders(self) -> Iterator[Sequence]:
         """Those who hold a row and may lose it, newest first: begun prompts came after those who run."""

@@ -94,9 +94,10 @@ class Cache(Protocol):
     """Keeps keys and values in pages, and shares the pages of equal prefixes.
 
     The engine calls: open, then reserve → (model writes) → commit each step, with a truncate where drafts were
-    rejected, then close. Tokens are int64 arrays. An optional method is found once: `tag(row, user, pinned)` follows
+    rejected, then close. Tokens are int64 arrays. Two methods are optional. `tag(row, user, pinned)` follows
     `open` and says whose request the row is, and whether the request asks that its prefix be kept: what an eviction
-    policy may look at.
+    policy may look at. `pending(tokens, salt, found)` gives how many leading tokens `open` would find, of which `found`
+    are there, once rows that are open now have committed theirs: a request may wait for them.
     """
 
     block_tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined

@@ -45,7 +45,6 @@ class Limits:
 
     `max_started` sequences may hold pages at once when a scheduler wants more of them than fit into one batch.
     `page_bounds`: the most pages that a sequence holds at once, by group of layers; None where it has no bound.
-    `shares_prefixes`: pages of equal prefixes are computed once.
     """
 
     max_batch_size: int
@@ -60,7 +59,6 @@ class Limits:
     prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
     max_started: int | None = None
     page_bounds: tuple[int | None, ...] = (None,)
-    shares_prefixes: bool = True
 
     def pages_of(self, tokens: int) -> int:
         """Pages that a sequence of so many tokens holds at most."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged.host import HostTier
+from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
 from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
@@ -66,6 +67,7 @@ class PagedCache:
         self._opened = 0
         policy = chosen_policy(context, policy)
         self._tree = PrefixTree(policy)
+        self._pending = PendingPrefixes(context.page_size)
         self._host: HostTier | None = None
         if context.host_pages and context.share_prefixes:
             self._host = HostTier(context, self.layers, policy, self._width)
@@ -78,6 +80,10 @@ class PagedCache:
             room = self._available - sum(not entry.users for entry in found)  # `open` holds what it found
             count += max(0, min(len(self._host.match(self._prefix(tokens), salt)) - count, room))
         return count * self.page_size
+
+    def pending(self, tokens: NDArray[np.int64], salt: str, found: int) -> int:
+        """How many leading tokens `open` would find, of which `found` are there, once other rows are computed."""
+        return self._pending.length(tokens, salt, found)
 
     def open(self, row: int, tokens: NDArray[np.int64], salt: str) -> int:
         """Takes `row` into use and claims the longest cached prefix; one token at least stays to be computed."""
@@ -99,6 +105,8 @@ class PagedCache:
         self._set_tail(row, state)
         if self._host is not None:
             self._read_back(row, state, tokens, self._host)
+        if self._sharing:
+            self._pending.open(row, tokens, salt, state.committed)
         return state.capacity
 
     def tag(self, row: int, user: str, pinned: bool) -> None:
@@ -131,6 +139,7 @@ class PagedCache:
         assert state is not None, f"row {row} is not open"
         if len(tokens) >= state.next_commit:
             self._share(row, state, tokens)
+            self._pending.commit(row, state.committed)
             if self._host is not None:
                 held = self.block_tables[row, : state.committed].tolist()
                 self._host.write(self._bytes(tokens, 0, state.committed), state.owner, held)
@@ -154,6 +163,7 @@ class PagedCache:
             self._tree.release(state.node)
         self._pool.moved(state.tail, -1)
         self._pool.give(self.block_tables[row, state.committed : state.pages].tolist())
+        self._pending.close(row)
         self._rows[row] = None
         self._opened -= 1
 

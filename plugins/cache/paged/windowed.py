@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
 from maxserve.plugins.cache.paged.cache import LONG_RUN, TOKEN, chosen_policy
+from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate
 from maxserve.plugins.cache.paged.tree import Owner
@@ -65,12 +66,17 @@ class WindowedCache:
         soft = context.pages if context.soft_pages is None else min(context.soft_pages, context.pages)
         self._pool = PagePool(context.pages, soft, run=LONG_RUN // context.page_size, slack=context.pages // 8)
         self._opened = 0
+        self._pending = PendingPrefixes(context.page_size)
         self._reaches: list[Reach] = reaches(context.groups)
         self._tree = WindowTree(chosen_policy(context, policy), self._reaches, context.page_size)
 
     def peek(self, tokens: Tokens, salt: str) -> int:
         """How many leading tokens `open` would find; claims nothing."""
         return len(self._match(tokens, salt)) * self.page_size
+
+    def pending(self, tokens: Tokens, salt: str, found: int) -> int:
+        """How many leading tokens `open` would find, of which `found` are there, once other rows are computed."""
+        return self._pending.length(tokens, salt, found)
 
     def open(self, row: int, tokens: Tokens, salt: str) -> int:
         """Takes `row` into use and claims the longest prefix that can be used; one token stays to be computed."""
@@ -90,6 +96,7 @@ class WindowedCache:
         if self._sharing:
             state.node = found[-1] if found else tree.root(salt)
             tree.stand(state.node)
+            self._pending.open(row, tokens, salt, count)
         self._rows[row] = state
         self._opened += 1
         self._set_tails(row, state)
@@ -132,6 +139,7 @@ class WindowedCache:
         assert full <= state.pages, f"row {row} commits {len(tokens)} tokens, {state.pages} pages are reserved"
         if self._sharing:
             self._share(row, state, tokens, full)
+            self._pending.commit(row, full)
         for number, reach in enumerate(self._reaches):
             self._pass(row, state, number, reach.group.first_page(len(tokens), self.page_size))
         state.next_commit = (full + 1) * self.page_size
@@ -161,6 +169,7 @@ class WindowedCache:
             self._tree.leave(state.node)
         for tail in state.tails:
             self._pool.moved(tail, -1)
+        self._pending.close(row)
         self._rows[row] = None
         self._opened -= 1
 

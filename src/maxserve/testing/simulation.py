@@ -232,7 +232,7 @@ class SimulatedEngine(Engine):
         self._resume = None
         before = self._untouched(plan)
         began = time.perf_counter()
-        view = CheckedView(self._queues, self._cache, self._counters.steps, plan.pending)
+        view = CheckedView(self._queues, self._cache, self._counters.steps)
         self._consult_policy(view, plan)
         self.spent, self.looked_at = time.perf_counter() - began, view.looked_at
         changed = [id for id, state in self._untouched(plan).items() if before.get(id) != state]

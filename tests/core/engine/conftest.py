@@ -138,6 +138,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         groups: tuple[CacheGroup, ...] = (),
         drafter: Any = None,
         draft_tokens: int = 4,
+        share: bool = True,
     ) -> Engine:
         device = torch.device("cpu")
         declared, tts = component(maxserve_schedulers(), scheduler), tts or Config()
@@ -164,6 +165,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 dtype=torch.float32,
                 device=device,
                 groups=groups,
+                share_prefixes=share,
             )
         )
         parts = [HashAttention(cache, page_size, group) for group in groups] or [HashAttention(cache, page_size)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.engine.pending_prefixes import MOST_HELD_BACK
+from maxserve.core.engine.plan import MOST_HELD_BACK
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
 
 Run = Callable[..., dict[str, list[Output]]]
@@ -72,11 +72,8 @@ def test_who_does_not_wait(make_engine: Any, run: Run, other: Request) -> None:
     run(engine)
 
 
-def test_nobody_waits_where_nothing_is_shared(make_engine: Any, run: Run) -> None:
-    from dataclasses import replace
-
-    engine = make_engine(tokens=400)
-    engine._limits = replace(engine._limits, shares_prefixes=False)
+def test_none_waits_where_nothing_is_shared(make_engine: Any, run: Run) -> None:
+    engine = make_engine(tokens=400, share=False)
     engine.add(ask("first"))
     engine.add(ask("second"))
     assert len(engine.step()) == 2
