@@ -1,4 +1,4 @@
-"""What a completed step means for its requests: tokens, and ends."""
+"""The outputs of a completed step: tokens and ends of its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is made of, and what it counts."""
+"""The parts of an engine, and its counters."""
 
 from __future__ import annotations
 

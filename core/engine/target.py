@@ -1,4 +1,4 @@
-"""What an engine is put together of: the settings and kernels it is made for, and the model it runs."""
+"""The settings and kernels that an engine is built for, and the model that it runs."""
 
 from __future__ import annotations
 

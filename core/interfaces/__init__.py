@@ -1,1 +1,1 @@
-"""What a plugin sees: one file per kind, with its declaration, what its build is given and what it gives."""
+"""The interfaces of plugins: one file per kind, with its declaration, its context and its Protocol."""

@@ -1,4 +1,4 @@
-"""What every component and every build have in common."""
+"""The base of all components and of all contexts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a start is."""
+"""Progress of a start."""
 
 from __future__ import annotations
 

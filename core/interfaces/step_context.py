@@ -1,4 +1,4 @@
-"""What layers may ask for during one forward pass."""
+"""The context of layers during one forward pass."""
 
 from __future__ import annotations
 

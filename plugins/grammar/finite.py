@@ -1,4 +1,4 @@
-"""Which schemas have a finite value that is valid, as one that needs another of its own kind has not."""
+"""The test for schemas of which a finite value is valid; one that needs another of its own kind has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `$ref` refers to: pointers, anchors and identifiers within one document, resolved as in draft 2020-12."""
+"""The targets of `$ref`: pointers, anchors and identifiers within one document, as in draft 2020-12."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a completed step means for its requests: their tokens, their ends, and the faults that end them."""
+"""The outputs of completed steps: tokens of requests, their ends, and the faults that end them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits with a lower priority runs earlier; who runs stays."""
+"""The order of waiting requests by priority; running ones stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long does a worker sleep between two steps? Without processes: a channel that notes what it is asked."""
+"""The sleep of a worker between two steps. Without processes: a channel that notes what it is asked."""
 
 from __future__ import annotations
 

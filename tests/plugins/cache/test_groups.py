@@ -1,4 +1,4 @@
-"""Which layers share a block table."""
+"""The layers that share a block table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host tier holds is the device's pages, byte for byte, and it forgets by the same policy."""
+"""The host tier holds the device's pages, byte for byte, and forgets by the same policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken of JSON schemas, what is left out of them, and what is refused by keyword and path."""
+"""JSON schemas: keywords that are taken, left out, and refused by keyword and path."""
 
 from __future__ import annotations
 
