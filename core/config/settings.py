@@ -168,6 +168,11 @@ class ModelSettings(CheckpointSettings):
             description="Where an architecture comes in two implementations, prefer X_Legacy; off, prefer X_ModuleV3."
         ),
     ] = True
+    pool_embeddings: Annotated[
+        bool,
+        Option(used_by="embeddings"),
+        Field(description="Give one vector per text in embedding models; off, one per token."),
+    ] = True
     attention_backend: Annotated[
         str,
         Option(used_by="generation", metavar="NAME", registry="attention_backends", no_names=("auto",)),
@@ -381,8 +386,8 @@ class SpeculativeSettings(Section):
         SpeculativeMethod | None,
         Option(registry="speculators"),
         Field(
-            description="Who drafts tokens: ngram (looks them up in the text before), or a name that a plugin "
-            "registers; unset, none. Standalone, EAGLE and MTP are not there yet."
+            description="Who drafts tokens: standalone (a smaller model, --draft-model-path), ngram (looks them up in "
+            "the text before), or a name that a plugin registers; unset, none. EAGLE and MTP are not there yet."
         ),
     ] = None
     num_speculative_tokens: Annotated[

@@ -300,7 +300,11 @@ def _read_files(options: Catalog, chosen: Source, prefix: str, scope: str, *, st
     paths, sections = (_texts(chosen, names.get(prefix + key, "")) for key in ("config_file", "section_name"))
     flags = prefix.replace("_", "-")
     source: Source = {}
-    for path, section in pairs(paths, sections if paths else (), prefix=flags):  # a section alone is refused elsewhere
+    if prefix and sections and not paths:
+        raise SettingsError(
+            f"--{flags}section-name {', '.join(sections)}: a section of which file? Give --{flags}config-file too"
+        )
+    for path, section in pairs(paths, sections if paths else (), prefix=flags):  # without a prefix it was looked at
         content = read_mapping(path, section, prefix=flags)
         source |= file_source(options, content, path, strict=strict, scope=scope, prefix=prefix)
     return source

@@ -14,6 +14,7 @@ from maxserve.core.config.components import unused_chunking
 from maxserve.core.engine.adapters import AdapterRunner, adapt
 from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
+from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
 from maxserve.core.engine.draw import build_pipeline
 from maxserve.core.engine.grammar import GrammarManager
@@ -85,6 +86,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),
+        progress=progress,
     )
     loaded = _load(target, files, progress)
     progress.phase("Warming up")
@@ -135,7 +137,8 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     progress.phase("Building the model")
     module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    needs = draft_needs(target, spec, files)
+    models = LoadedDrafts(target=target)
+    needs = draft_needs(target, spec, files, models)
     layers = (*spec.cache_layers, *needs.layers)
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
     plan = _plan_memory(target, spec, module, files, needs, groups)
@@ -154,6 +157,7 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
         layers=layers,
         groups=groups,
         ends=ends,
+        draft_files=models.found,
     )
 
 
@@ -227,7 +231,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         grammar_backend=preferred_backend(target.settings, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/
         device_queue=_device_queue(target.settings, target.device),
-        drafting=build_drafting(target, loaded, attention),
+        drafting=build_drafting(target, loaded, attention, cache),
         empty_steps=target.settings.scheduling.execute_empty_batches,
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),

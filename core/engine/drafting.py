@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, SpeculatorContext
 from maxserve.core.registry.entries import cause
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.engine.in_flight import InFlightStep
+    from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.target import Loaded, Target
     from maxserve.core.interfaces.architecture import ModelSpec
     from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.inputs import StepInputs
@@ -33,10 +37,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 
+class DraftRoom:
+    """The pages for what a drafter with layers writes behind the known tokens."""
+
+    def __init__(self, cache: Cache, page_size: int) -> None:
+        self._cache = cache
+        self._page_size = page_size
+
+    def take(self, in_flight: InFlightStep, wanted: NDArray[np.int64]) -> None:
+        """Reserves pages, and cuts `wanted` where there are none that no sequence may need in the next step."""
+        size, spare = self._page_size, self._cache.sizes().available - in_flight.step.size
+        for i in np.flatnonzero(wanted).tolist():
+            known, end = int(in_flight.stops[i]), int(in_flight.stops[i] + wanted[i])
+            spare -= -(-end // size) - -(-known // size)
+            if spare < 0 or not self._cache.reserve(int(in_flight.rows[i]), end):
+                wanted[i] = min(int(wanted[i]), -known % size)
+
+
 class Drafting:
     """Gives sequences their drafts. A drafter that fails costs speed, and no request anything else.
 
     `rolls_back` says of a grammar back end whether its matchers can take tokens back; with others there are none.
+    `room` is given for a drafter with layers.
     """
 
     def __init__(
@@ -47,15 +69,17 @@ class Drafting:
         draft_tokens: int,
         vocab_size: int,
         rolls_back: Callable[[str], bool],
+        room: DraftRoom | None = None,
     ) -> None:
         self._drafter = drafter
         self._title = title
         self.most = draft_tokens
         self._vocab_size = vocab_size
         self._rolls_back = rolls_back
+        self._room = room
         self._complaint: str | None = None
 
-    def propose(self, in_flight: InFlightStep, inputs: StepInputs, output: ModelOutput) -> None:
+    def propose(self, in_flight: InFlightStep, builder: InputsBuilder, inputs: StepInputs, output: ModelOutput) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on."""
         step = in_flight.step
         wanted = self._wanted(in_flight)
@@ -66,8 +90,9 @@ class Drafting:
                 inputs=inputs,
                 output=output,
                 sequences=step.sequences,
-                kept=in_flight.stops - step.starts,
+                kept=np.where(step.ledger.alive[step.slots], in_flight.stops - step.starts, 0),
                 wanted=wanted,
+                passes=partial(builder.build_pass, step),
             )
         )
         for i in np.flatnonzero(wanted).tolist() if found else ():
@@ -88,6 +113,8 @@ class Drafting:
         wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
         left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
         wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.clip(left, 0, self.most), 0)
+        if self._room is not None:
+            self._room.take(in_flight, wanted)
         return wanted
 
     def _ask(self, step: DraftStep) -> SequenceOf[SequenceOf[int]]:
@@ -127,34 +154,44 @@ def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | Non
     return None if name is None else host.speculators.get(name)
 
 
-def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles) -> DraftNeeds:
+def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: LoadedDrafts) -> DraftNeeds:
     """What the drafter needs beside its own objects; nothing where none was named."""
     entry = target.speculator
     if entry is None or entry.component.needs is None:
         return DraftNeeds()
     needs = target.host.load(entry, entry.component.needs)
-    drafts = target.settings.speculative.num_speculative_tokens
-    context = NeedsContext(sections=target.sections, spec=spec, raw=files.config, path=files.path, draft_tokens=drafts)
+    context = NeedsContext(
+        sections=target.sections,
+        spec=spec,
+        raw=files.config,
+        path=files.path,
+        draft_tokens=target.settings.speculative.num_speculative_tokens,
+        models=models,
+    )
     found: DraftNeeds = needs(context)
     return found
 
 
-def build_drafting(target: Target, loaded: Loaded, attention: Attention) -> Drafting | None:
+def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: Cache) -> Drafting | None:
     """The drafts of an engine; None where no speculative method was named."""
     entry = target.speculator
     if entry is None:
         return None
     drafts = target.settings.speculative.num_speculative_tokens
+    first = len(loaded.spec.cache_layers)
     context = SpeculatorContext(
         sections=target.sections,
         draft_tokens=drafts,
         model=loaded.model,
         attention=attention,
-        first_layer=len(loaded.spec.cache_layers),
+        first_layer=first,
         vocab_size=loaded.spec.vocab_size,
         max_length=loaded.plan.max_length,
+        step_tokens=target.settings.scheduling.max_batch_input_tokens,
         dtype=target.compute,
         device=target.device,
+        path=loaded.files.path,
+        models=LoadedDrafts(target=target, attention_of_target=attention, first_layer=first, found=loaded.draft_files),
     )
     return Drafting(
         target.host.build(entry, context),
@@ -162,4 +199,5 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention) -> Draf
         draft_tokens=drafts,
         vocab_size=loaded.spec.vocab_size,
         rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
+        room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
     )

@@ -1,9 +1,9 @@
-"""Attention for groups of layers that have block tables of their own."""
+"""Attention for parts of the layers: groups that have block tables of their own, and those behind a model's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention, Index
     from maxserve.core.interfaces.cache import CacheGroup
     from maxserve.core.interfaces.inputs import StepInputs
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """An Attention of which others do the work, for who must know them."""
+
+    def of(self, layer: int) -> tuple[Attention, int]:
+        """What attends for a layer, and which of its own that is."""
+        ...
 
 
 class GroupedAttention:
@@ -49,3 +58,31 @@ class GroupedAttention:
         """The part that has a layer, and which of its own it is: for who compiles layers."""
         number, position = self._locations[layer]
         return self._parts[number], position
+
+
+class LaterLayers:
+    """An Attention whose layer 0 is the layer `first` of another one."""
+
+    def __init__(self, attention: Attention, first: int) -> None:
+        self._attention = attention
+        self._first = first
+
+    def begin(self, inputs: StepInputs) -> None:
+        self._attention.begin(inputs)
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        inputs: StepInputs,
+        sinks: torch.Tensor | None = None,
+        index: Index | None = None,
+    ) -> torch.Tensor:
+        return self._attention.attend(self._first + layer, q, k, v, inputs, sinks, index)
+
+    def of(self, layer: int) -> tuple[Attention, int]:
+        """What attends for a layer, and which of its own that is: for who compiles layers."""
+        layer += self._first
+        return self._attention.of(layer) if isinstance(self._attention, HasParts) else (self._attention, layer)

@@ -22,6 +22,27 @@ if TYPE_CHECKING:
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
+class _Tokens:
+    """The tokens of a pass: `starts[i]` … `stops[i]` - 1 of the sequence in slot i, one after another.
+
+    `positions` are theirs in the sequences, `owners` the rows of the cache that they belong to.
+    """
+
+    __slots__ = ("owners", "positions", "prompt_lens", "query_start", "rows", "stops")
+
+    def __init__(self, step: Step, slots: Ints, starts: Ints, stops: Ints) -> None:
+        counts = stops - starts
+        self.stops = stops
+        self.rows = step.ledger.row[slots]
+        self.prompt_lens = step.ledger.prompt_length[slots]
+        self.query_start = _offsets(counts)
+        if self.query_start[-1] == len(slots):  # one token each
+            self.positions, self.owners = starts, self.rows
+        else:
+            self.positions = np.arange(self.query_start[-1]) + np.repeat(starts - self.query_start[:-1], counts)
+            self.owners = np.repeat(self.rows, counts)
+
+
 class InputsBuilder:
     """Builds the inputs of a step. Sequences keep the order of the plan; an empty step has inputs without tokens.
 
@@ -47,48 +68,48 @@ class InputsBuilder:
         self._adapters = adapters
 
     def build(self, step: Step) -> StepInputs:
-        starts, stops = step.starts, step.stops
-        rows = step.ledger.row[step.slots]
-        query_start = _offsets(stops - starts)
-        if step.decodes:
-            positions, owners = starts, rows
-        else:
-            counts = stops - starts
-            positions = np.arange(query_start[-1]) + np.repeat(starts - query_start[:-1], counts)
-            owners = np.repeat(rows, counts)
-        pages = self._cache.block_tables[owners, positions // self._page_size]
-        inputs = StepInputs(
-            input_ids=self._to_device(_new_tokens(step)),
-            positions=self._to_device(positions),
-            slot_mapping=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
-            query_start=query_start,
-            seq_lens=stops,
-            prompt_lens=step.ledger.prompt_length[step.slots],
-            block_tables=self._cache.block_tables[rows, : -(-int(stops.max(initial=0)) // self._page_size)],
-            logit_rows=self._to_device(_logit_rows(step, query_start)),
-        )
+        where = _Tokens(step, step.slots, step.starts, step.stops)
+        inputs = self._inputs(where, self._to_device(_new_tokens(step)), _logit_rows(step, where.query_start))
         if self._images is not None:
             self._images.fill(step, inputs)
         if self._adapters:
             inputs.adapter_slots = self._adapter_slots(step, self._adapters)
-        if self._block_tables is not None:
-            inputs.groups = self._groups(inputs, self._block_tables, rows, owners, positions)
-        return inputs
+        return self._grouped(inputs, where)
+
+    def build_pass(self, step: Step, who: Ints, starts: Ints, stops: Ints, input_ids: torch.Tensor) -> StepInputs:
+        """The inputs of a pass that a drafter makes after a step, of tokens of some of its sequences."""
+        where = _Tokens(step, step.slots[who], starts, stops)
+        return self._grouped(self._inputs(where, input_ids, where.query_start[1:] - 1), where)
+
+    def _inputs(self, where: _Tokens, input_ids: torch.Tensor, logit_rows: Ints) -> StepInputs:
+        positions, pages = where.positions, self._cache.block_tables[where.owners, where.positions // self._page_size]
+        return StepInputs(
+            input_ids=input_ids,
+            positions=self._to_device(positions),
+            slot_mapping=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
+            query_start=where.query_start,
+            seq_lens=where.stops,
+            prompt_lens=where.prompt_lens,
+            block_tables=self._cache.block_tables[where.rows, : -(-int(where.stops.max(initial=0)) // self._page_size)],
+            logit_rows=self._to_device(logit_rows),
+        )
 
     def _adapter_slots(self, step: Step, adapters: Mapping[str, int]) -> torch.Tensor | None:
         """The slot of each row's adapter, 0 for none; None where no request has one."""
         slots = np.array([adapters.get(sequence.request.adapter, 0) for sequence in step.sequences], dtype=np.int64)
         return self._to_device(np.repeat(slots, step.stops - step.starts)) if slots.any() else None
 
-    def _groups(
-        self, inputs: StepInputs, block_tables: NDArray[np.int32], rows: Ints, owners: Ints, positions: Ints
-    ) -> tuple[StepInputs, ...]:
-        """The inputs as each group of layers has them."""
-        pages = block_tables[:, owners, positions // self._page_size]
+    def _grouped(self, inputs: StepInputs, where: _Tokens) -> StepInputs:
+        """The inputs, with what they are for each group of layers where groups have tables of their own."""
+        if self._block_tables is None:
+            return inputs
+        pages = self._block_tables[:, where.owners, where.positions // self._page_size]
         pages = pages.astype(np.int64, order="C")  # those of a group lie together
-        mapping = self._to_device(pages * self._page_size + positions % self._page_size)
-        own = block_tables[:, rows, : inputs.block_tables.shape[1]]
-        return tuple(replace(inputs, slot_mapping=m, block_tables=t) for m, t in zip(mapping, own, strict=True))
+        mapping = self._to_device(pages * self._page_size + where.positions % self._page_size)
+        own = self._block_tables[:, where.rows, : inputs.block_tables.shape[1]]
+        parts = zip(mapping, own, strict=True)
+        inputs.groups = tuple(replace(inputs, slot_mapping=m, block_tables=t) for m, t in parts)
+        return inputs
 
     def _to_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

@@ -213,7 +213,7 @@ class Engine:
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
         if self._drafting is not None:
-            self._drafting.propose(in_flight, inputs, output)
+            self._drafting.propose(in_flight, self._parts.builder, inputs, output)
         return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:

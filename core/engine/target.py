@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
     from maxserve.core.loading.kernels import Chooser, Computation
@@ -35,6 +36,7 @@ class Target:
     strategy: Entry[CacheStrategy]
     scheduler: Entry[Scheduler]
     speculator: Entry[Speculator] | None
+    progress: Progress
 
     @property
     def compute(self) -> torch.dtype:
@@ -46,7 +48,8 @@ class Loaded:
     """A model with its weights loaded, and the memory planned around it.
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
-    those of them that have tables of their own, `ends` the tokens that end an answer.
+    those of them that have tables of their own, `ends` the tokens that end an answer. `draft_files` are those of draft
+    models, by what was asked for.
     """
 
     files: ModelFiles
@@ -58,3 +61,4 @@ class Loaded:
     layers: tuple[CacheLayer, ...]
     groups: tuple[CacheGroup, ...]
     ends: tuple[int, ...]
+    draft_files: dict[str, ModelFiles]

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
+    from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
@@ -21,7 +24,16 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.runner import ModelOutput
 
 
-__all__ = ["DraftNeeds", "DraftSequence", "DraftStep", "Drafter", "NeedsContext", "Speculator", "SpeculatorContext"]
+__all__ = [
+    "DraftModels",
+    "DraftNeeds",
+    "DraftSequence",
+    "DraftStep",
+    "Drafter",
+    "NeedsContext",
+    "Speculator",
+    "SpeculatorContext",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,30 @@ class Speculator(Component):
     needs: Ref | None = None
 
 
+class DraftModels(Protocol):
+    """Whole models that draft: found, built and filled as the target is. Errors are ModelErrors in one line."""
+
+    def folder(self, model: CheckpointSettings) -> str:
+        """The folder with config and tokenizer of the model that is named, which is downloaded if need be."""
+        ...
+
+    def spec(self, model: CheckpointSettings) -> ModelSpec:
+        """What its architecture makes of its config."""
+        ...
+
+    def weight_bytes(self, model: CheckpointSettings) -> int:
+        """The memory that its weights will take."""
+        ...
+
+    def load(self, model: CheckpointSettings) -> Model:
+        """The model with its weights, on the target's device, computing in the target's type."""
+        ...
+
+    def attention(self) -> Attention:
+        """What the layers of a loaded model attend with: its layer 0 is the first of `DraftNeeds.layers`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedsContext(Context):
     """`spec` is the target model's, `raw` the content of its config.json, and `path` its folder."""
@@ -44,6 +80,7 @@ class NeedsContext(Context):
     raw: Mapping[str, Any]
     path: str
     draft_tokens: int
+    models: DraftModels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +102,8 @@ class SpeculatorContext(Context):
     """`draft_tokens` is the most that may be proposed for a sequence in a step.
 
     `model` is the target, with its weights; its embedding and head may be shared. The drafter's own cache layers are
-    those from `first_layer` on, in the calls of `attention`. `dtype` is the type in which the model computes.
+    those from `first_layer` on, in the calls of `attention`. `dtype` is the type in which the model computes. `path` is
+    the target's folder, and `step_tokens` the most tokens that a step of the target computes.
     """
 
     draft_tokens: int
@@ -74,8 +112,11 @@ class SpeculatorContext(Context):
     first_layer: int
     vocab_size: int
     max_length: int
+    step_tokens: int
     dtype: torch.dtype
     device: torch.device
+    path: str
+    models: DraftModels
 
 
 class DraftSequence(Protocol):
@@ -95,8 +136,14 @@ class DraftSequence(Protocol):
 class DraftStep:
     """What the model has computed in a step, and what is wanted of the drafter: B sequences, as `inputs` has them.
 
-    Sequence i has `kept[i]` rows in `inputs` and `output` that stand; those behind them were rejected drafts. `wanted`
-    is the most draft tokens that each may have: 0 while its prompt is not computed, and when it is over.
+    Sequence i has `kept[i]` rows in `inputs` and `output` that stand; those behind them were rejected drafts. It is 0
+    for one that is over, whose pages may be another's by now. `wanted` is the most draft tokens that each may have: 0
+    while its prompt is not computed. Where the
+    drafter has layers, they have room for so many tokens from the last one of `tokens` on, which was just drawn.
+
+    `passes(who, starts, stops, input_ids)` are the inputs of a pass of the drafter's own: of tokens `starts[j]` …
+    `stops[j]` - 1 of the sequences `who[j]`, ascending, whose ids lie one after another in `input_ids`. Its logit rows
+    are the last of each.
     """
 
     inputs: StepInputs
@@ -104,6 +151,7 @@ class DraftStep:
     sequences: Sequence[DraftSequence]
     kept: NDArray[np.int64]  # [B]
     wanted: NDArray[np.int64]  # [B]
+    passes: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], torch.Tensor], StepInputs]
 
 
 class Drafter(Protocol):

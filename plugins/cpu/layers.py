@@ -17,7 +17,7 @@ from maxserve.interfaces.attention import Attention
 from maxserve.interfaces.errors import Unavailable
 from maxserve.interfaces.layer_compiler import LayerContext
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import GroupedAttention
+from maxserve.loading import HasParts
 from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 from maxserve.plugins.cpu.linear import Panels
@@ -55,7 +55,7 @@ class NativeLayers:
         self._said = False
 
     def compile(self, layer: nn.Module, attention: Attention) -> Callable[..., Tensor] | None:
-        if not isinstance(attention, (NativeAttention, GroupedAttention)):
+        if not isinstance(attention, (NativeAttention, HasParts)):
             return None
         try:
             return _Program(self._library, self._arena, Reading(layer), attention).run
@@ -101,9 +101,7 @@ class Arena:
 class _Program:
     """The operations of one layer."""
 
-    def __init__(
-        self, library: Library, arena: Arena, reading: Reading, attention: NativeAttention | GroupedAttention
-    ) -> None:
+    def __init__(self, library: Library, arena: Arena, reading: Reading, attention: NativeAttention | HasParts) -> None:
         self._library, self._arena = library, arena
         self._attention = _attention_for(reading, attention)
         operations = _fused(reading)
@@ -180,7 +178,7 @@ def _addresses(context: StepContext) -> tuple[int, int, int]:
     return context.cos.data_ptr(), context.sin.data_ptr(), context.cos.shape[-1]
 
 
-def _attention_for(reading: Reading, attention: NativeAttention | GroupedAttention) -> NativeAttention:
+def _attention_for(reading: Reading, attention: NativeAttention | HasParts) -> NativeAttention:
     """What attends for the layer; of an attention in parts, the part, by whose numbers operations now name layers."""
     if isinstance(attention, NativeAttention):
         return attention

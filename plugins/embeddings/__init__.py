@@ -9,7 +9,6 @@ import click
 
 from maxserve import hookimpl
 from maxserve.interfaces.commands import LazyCommand
-from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, Engine
 
 if TYPE_CHECKING:
@@ -34,14 +33,6 @@ def maxserve_engines() -> Iterable[Engine]:
         files=SENTENCE_FILES,
         recognises="maxserve.plugins.embeddings.sentence:task_of_folder",
         summary="Vectors of texts, and scores of pairs of texts.",
-    )
-
-
-@hookimpl
-def maxserve_config() -> Iterable[ConfigSection]:
-    """What is given for a text."""
-    yield ConfigSection(
-        name="embeddings", schema="maxserve.plugins.embeddings.options:EmbeddingOptions", within="model"
     )
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.interfaces.component import Context
 from maxserve.interfaces.engine import SCORING, EngineContext, ModelInfo
 from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.interfaces.request import EncodeRequest
@@ -33,7 +32,6 @@ from maxserve.loading import (
     weight_bytes,
 )
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
-from maxserve.plugins.embeddings.options import EmbeddingOptions
 from maxserve.plugins.embeddings.pooling import Pooling, Scoring
 from maxserve.plugins.embeddings.sentence import Recipe, read_recipe
 from maxserve.plugins.embeddings.text_attention import WithinTexts
@@ -65,9 +63,9 @@ def build(context: EngineContext) -> EncoderEngine:
 def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> EncoderEngine:
     """An engine that is ready to serve: weights loaded and a text encoded to warm up."""
     device = choose_device(settings.model.devices)
-    sections = host.section_values(settings)
-    pooled = Context(sections=sections).config(EmbeddingOptions).pool_embeddings
-    chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs, names=chosen_names(settings))
+    chooser = Chooser(
+        host, device, host.section_values(settings), compiled=settings.model.use_subgraphs, names=chosen_names(settings)
+    )
     computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
     architecture = host.architectures.get(files.architecture)
     trusted = settings.model.trust_remote_code
@@ -82,13 +80,13 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     model = cast("Encoder", module)  # it is both, which was checked when it was built
     prepare(model, files)
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))
-    info = _info(settings, files, spec, recipe, architecture.component, computation, device, parameters, pooled=pooled)
+    info = _info(settings, files, spec, recipe, architecture.component, computation, device, parameters)
     progress.phase("Warming up")
     parts = EncoderParts(
         info=info,
         model=model,
         attention=WithinTexts(spec.cache_layers),
-        finish=_finish(model, recipe, spec, files, device, pooled=pooled),
+        finish=_finish(settings, model, recipe, spec, files, device),
         device=device,
         max_tokens=tokens,
         max_texts=info.max_batch_size,
@@ -144,12 +142,12 @@ def _check_memory(
 
 
 def _finish(
-    model: Encoder, recipe: Recipe, spec: ModelSpec, files: ModelFiles, device: torch.device, *, pooled: bool
+    settings: Settings, model: Encoder, recipe: Recipe, spec: ModelSpec, files: ModelFiles, device: torch.device
 ) -> Finish | None:
     """What makes one vector, or the score, of a text."""
     if files.task == SCORING:
         return Scoring(cast("Scorer", model).scores, _score_activation(files.config))
-    return Pooling(recipe, spec.dim, device) if pooled else None
+    return Pooling(recipe, spec.dim, device) if settings.model.pool_embeddings else None
 
 
 def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -175,8 +173,6 @@ def _info(
     computation: Computation,
     device: torch.device,
     parameters: int,
-    *,
-    pooled: bool,
 ) -> ModelInfo:
     return ModelInfo(
         name=settings.model.served_model_name or files.ref,
@@ -196,7 +192,7 @@ def _info(
             files.config,
             task=files.task,
             dim=spec.dim,
-            pooled=pooled,
+            pooled=settings.model.pool_embeddings,
             matryoshka=architecture.matryoshka,
         ),
     )

@@ -1,4 +1,4 @@
-"""Speculative methods that come with maxserve; of draft models, so far, the options."""
+"""Speculative methods that come with maxserve"""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from maxserve import hookimpl
 from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.speculator import Speculator
 
-NO_DRAFT = "there are no draft models; leave it out"
-
 
 @hookimpl
 def maxserve_speculators() -> Iterable[Speculator]:
@@ -17,6 +15,12 @@ def maxserve_speculators() -> Iterable[Speculator]:
         name="ngram",
         build="maxserve.plugins.speculation.ngram:NgramDrafter",
         summary="prompt lookup: goes on as when the last tokens were there before",
+    )
+    yield Speculator(
+        name="standalone",
+        build="maxserve.plugins.speculation.standalone:StandaloneDrafter",
+        needs="maxserve.plugins.speculation.standalone:needs",
+        summary="a smaller model of the same vocabulary, --draft-model-path",
     )
 
 
@@ -35,12 +39,10 @@ def maxserve_config() -> Iterable[ConfigSection]:
         title="Draft model",
         prefix="draft_",
         check="maxserve.plugins.speculation.options:check_draft",
-        unsupported=NO_DRAFT,
     )
     yield ConfigSection(
         name="draft_files",
         schema="maxserve.plugins.speculation.options:DraftFiles",
         within="files",
         prefix="draft_",
-        unsupported=NO_DRAFT,
     )

@@ -11,7 +11,6 @@ from pydantic import Field
 from maxserve.config import CheckpointSettings, Settings, check_checkpoint
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
-from maxserve.plugins.speculation import NO_DRAFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,10 @@ class DraftModel(CheckpointSettings):
 
 for _field in DraftModel.model_fields.values():
     _field.description = f"For the draft model. {_field.description}".replace("--", "--draft-")
+DraftModel.model_fields["served_model_name"].description = "What the log calls the draft model; unset, its path."
+DraftModel.model_fields[
+    "devices"
+].description = "Where the draft model runs: where the target does, default or by name."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,26 @@ class DraftFiles:
 
 
 def check_draft(settings: Settings, draft: DraftModel) -> None:
-    """SettingsError where the options of the draft model contradict each other.
+    """SettingsError where the options of the draft model contradict each other, or what drafts."""
+    method = settings.speculative.speculative_method
+    if not draft.model_path:
+        _validate_needed(settings.chosen, draft)
+        if method == "standalone":
+            raise SettingsError("--speculative-method standalone drafts with a smaller model; give --draft-model-path")
+        return
+    if method in (None, "ngram"):
+        named = "no --speculative-method is named" if method is None else f"--speculative-method {method} needs none"
+        raise SettingsError(
+            f"--draft-model-path {draft.model_path}: {named}, so nothing uses a draft model; give "
+            "--speculative-method standalone, or leave the draft model out"
+        )
+    check_checkpoint(draft, "--draft-")
 
-    Those that have no feature yet are refused later, with better advice.
-    """
-    if draft.model_path:
-        check_checkpoint(draft, "--draft-")
-    elif not NO_DRAFT:
-        _validate_needed(settings.chosen)
 
-
-def _validate_needed(chosen: Set[str]) -> None:
-    keys = sorted(path.removeprefix("draft_model.") for path in chosen if path.startswith("draft_model."))
-    if keys:
-        flags = ", ".join("--draft-" + key.replace("_", "-") for key in keys)
+def _validate_needed(chosen: Set[str], draft: DraftModel) -> None:
+    """SettingsError for options of the draft model that ask for something, where there is none."""
+    keys = [key for key in type(draft).model_fields if f"draft_model.{key}" in chosen]
+    asking = [key for key in sorted(keys) if getattr(draft, key) != type(draft).model_fields[key].get_default()]
+    if asking:
+        flags = ", ".join("--draft-" + key.replace("_", "-") for key in asking)
         raise SettingsError(f"{flags}: there is no draft model; give --draft-model-path too")

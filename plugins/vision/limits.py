@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maxserve.interfaces.errors import SettingsError
-from maxserve.plugins.vision.options import ImageOptions
+from maxserve.plugins.vision.options import SECTION, ImageOptions
+
+if TYPE_CHECKING:
+    from maxserve.config import Settings
 
 PORTS = {"http": 80, "https": 443}
 
@@ -24,8 +28,9 @@ class ImageLimits:
     private: bool = False
 
     @classmethod
-    def of(cls, chosen: ImageOptions) -> ImageLimits:
+    def of(cls, settings: Settings) -> ImageLimits:
         """Those that were chosen; SettingsError for a folder that is not there."""
+        chosen = ImageOptions(**settings.plugins.sections.get(SECTION, {}))
         return cls(
             count=chosen.max_images,
             size=chosen.max_image_bytes,

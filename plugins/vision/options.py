@@ -9,6 +9,8 @@ from pydantic import Field
 
 from maxserve.interfaces.config import Option
 
+SECTION = "images"  # as the plugin calls it
+
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:

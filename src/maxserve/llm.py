@@ -37,7 +37,6 @@ from maxserve.plugins.embeddings.assemble import build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
 from maxserve.plugins.embeddings.engine import EncoderEngine
 from maxserve.plugins.vision.limits import ImageLimits
-from maxserve.plugins.vision.options import ImageOptions
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
@@ -181,7 +180,7 @@ class LLM:
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
-        limits = ImageLimits.of(Context(sections=self._sections).config(ImageOptions))
+        limits = ImageLimits.of(self.settings)
         return render(messages, self._renderer, self._prompts, self._images, limits, client=self._client_text)
 
     @cached_property

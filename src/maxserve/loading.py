@@ -8,7 +8,7 @@ from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.engine.compilers import Compilers, preferred_backend
-    from maxserve.core.engine.grouped_attention import GroupedAttention
+    from maxserve.core.engine.grouped_attention import HasParts
     from maxserve.core.engine.params import ParamsReader
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.strategy import choose_strategy
@@ -33,7 +33,7 @@ __all__ = [
     "Embedding",
     "ExactLinear",
     "Folder",
-    "GroupedAttention",
+    "HasParts",
     "Linear",
     "LinearStorage",
     "ModelFolder",
@@ -79,7 +79,7 @@ __getattr__ = exports(
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",
-        "GroupedAttention": "maxserve.core.engine.grouped_attention",
+        "HasParts": "maxserve.core.engine.grouped_attention",
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.weights",
         "ModelFolder": "maxserve.core.loading.location",

@@ -43,7 +43,8 @@ class Served:
     """The model of a folder in an engine of the host's plugins. Options are those of `max serve`, by Python names."""
 
     def __init__(self, folder: Path, host: Host, **options: Any) -> None:
-        settings = resolve({"model_path": str(folder), "devices": "cpu", **CLOSE, **options}, environ={})
+        typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
+        settings = resolve(typed, environ={}, sections=host.plugin_sections())
         files = resolve_model(settings.model, host, progress=NullProgress())
         self.engine = build_engine(settings, host, files, progress=NullProgress())
         self._ids = map(str, itertools.count())

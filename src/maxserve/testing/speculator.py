@@ -66,6 +66,10 @@ class SpeculatorChecks:
     options: ClassVar[dict[str, Any]] = {}
     prompts: ClassVar[Sequence[Sequence[int]]] = ([5, 6, 7] * 9, [9, 8], [5, 6, 7] * 9 + [11], list(range(3, 40)))
 
+    def options_for(self, folder: Path) -> dict[str, Any]:
+        """The options, where they name something that `write_model` wrote into that folder."""
+        return self.options
+
     def write_model(self, folder: Path) -> None:
         """Writes config.json and weights of the target, and what the speculator needs beside them."""
         from maxserve.testing.architecture import ArchitectureChecks, randomised
@@ -87,7 +91,8 @@ class SpeculatorChecks:
             host = declaring(plugin_host, self.component)
             name = resolve(Speculator, self.speculator, self.component).name
             chosen = {"speculative_method": name} if drafting else {}
-            return Served(folder, host, max_length=128, **{**self.options, **chosen, **options}).engine
+            own = self.options_for(folder) if drafting else {}
+            return Served(folder, host, max_length=128, **{**own, **chosen, **options}).engine
 
         return make
 

@@ -13,6 +13,7 @@ from maxserve.testing.sections import built_in_sections
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 
 CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
+DRAFT = {"draft_model_path": "d", "speculative_method": "standalone"}
 
 
 def test_a_batch_larger_than_its_tokens_is_lowered_and_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -37,7 +38,10 @@ def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> No
             "--max-batch-total-tokens 100 is less than --max-length 200",
         ),
         ({CAST: True}, "--allow-safetensors-.*-cast: cast to what.* --quantization-encoding"),
-        ({f"draft_{CAST}": True, "draft_model_path": "d"}, "Give --draft-quantization-encoding"),
+        ({f"draft_{CAST}": True, **DRAFT}, "Give --draft-quantization-encoding"),
+        ({"draft_model_path": "d"}, "--draft-model-path d: no --speculative-method is named.* standalone"),
+        ({**DRAFT, "speculative_method": "ngram"}, "--speculative-method ngram needs none.* standalone"),
+        ({"speculative_method": "STANDALONE"}, "--speculative-method standalone .*--draft-model-path"),
         ({"max_num_steps": 0}, "--max-num-steps: expected at least 1"),
         (
             {"max_num_steps": 2, "enable_overlap_scheduler": True},
@@ -65,7 +69,8 @@ def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: s
     [
         {"max_batch_total_tokens": 200, "max_length": 200},
         {CAST: True, "quantization_encoding": "float32"},
-        {"draft_devices": "cpu", "draft_model_path": "d"},
+        {"draft_devices": "cpu", **DRAFT},
+        {"speculative_method": "ngram"},
         {"data_parallel_degree": 2, "devices": "gpu:0,1"},
         {"max_num_steps": -1},
         {"max_num_steps": -1, "enable_overlap_scheduler": True},
@@ -78,10 +83,8 @@ def test_what_goes_together_is_taken(typed: dict[str, Any]) -> None:
     assert len(resolve(typed, environ={}, sections=SHARED).chosen) == len(typed)
 
 
-def test_draft_options_need_a_draft_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draft_options_need_a_draft_model() -> None:
     typed = {"draft_devices": "cpu", "draft_rope_type": "yarn"}
-    assert len(resolve(typed, environ={}, sections=SHARED).chosen) == 2  # left to validate_supported for now
-    monkeypatch.setattr("maxserve.plugins.speculation.options.NO_DRAFT", "")
     with pytest.raises(SettingsError, match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path too$"):
         resolve(typed, environ={}, sections=SHARED)
 

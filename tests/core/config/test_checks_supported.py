@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import OptionSpec, catalog
 from maxserve.core.config.checks import validate_supported
-from maxserve.core.interfaces.errors import UnsupportedError
+from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
 from maxserve.testing.sections import built_in_sections
 
 SPEC = json.loads((Path(__file__).parent / "options.json").read_text())
@@ -18,6 +18,7 @@ UNSUPPORTED = [option for option in catalog(SHARED) if option.unsupported]
 UNSUPPORTED_PATHS = {option.path for option in UNSUPPORTED}
 UNSUPPORTED_VALUES = [option for option in catalog(SHARED) if option.unsupported_values and not option.unsupported]
 SUPPORTED = {option.path for option in catalog(SHARED)} - UNSUPPORTED_PATHS
+DRAFT = {"draft_model_path": "d", "speculative_method": "standalone"}
 SAMPLES: dict[type, Any] = {bool: False, int: 3, float: 1.0, str: "x", dict: {"a": 1}}
 
 
@@ -36,7 +37,7 @@ def test_the_tuple_is_printed_and_has_no_strangers() -> None:
     options = catalog(SHARED).by_path()
     lines = [f"{each.flag}: {each.unsupported}" for each in UNSUPPORTED]
     print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
-    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 26
+    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 10
     assert set(options) >= UNSUPPORTED_PATHS
     assert {each.path for each in UNSUPPORTED_VALUES} <= SUPPORTED
 
@@ -104,7 +105,9 @@ def test_what_is_supported_is_not_refused(here: Path) -> None:
     (here / "t.jinja").touch()
     special: dict[str, Any] = {"chat_template": "t.jinja", "zmq_endpoint_base": "ipc://x", "kv_cache_page_size": 32}
     special |= {"max_batch_size": 4, "max_length": 3, "config_file": "c.yaml", "section_name": "a"}
+    special |= {"draft_config_file": "d.yaml", "draft_section_name": "a", "draft_devices": "cpu", **DRAFT}
     (here / "c.yaml").write_text("a: {}\n")
+    (here / "d.yaml").write_text("a: {}\n")
     options = catalog(SHARED).by_path()
     typed = {options[path].name: special.get(options[path].name, sample(options[path])) for path in SUPPORTED}
     settings = resolve(typed, environ={}, sections=SHARED)
@@ -140,6 +143,12 @@ def test_all_are_named_at_once() -> None:
         ({"data_parallel_degree": 2, "devices": "gpu:0,1"}, {"data_parallel_degree": 1}),
         ({"pipeline_role": "PrefillOnly"}, {"pipeline_role": "PrefillAndDecode"}),
         ({"ep_size": 2}, {"ep_size": 1}),
+        ({"draft_quantization_encoding": "q4_k", **DRAFT}, {"draft_quantization_encoding": "bfloat16", **DRAFT}),
+        ({"draft_devices": "gpu:0,1", **DRAFT}, {"draft_devices": "gpu:1", **DRAFT}),
+        (
+            {"draft_data_parallel_degree": 2, "draft_devices": "gpu:0,1", **DRAFT},
+            {"draft_data_parallel_degree": 1, **DRAFT},
+        ),
     ],
 )
 def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) -> None:
@@ -150,9 +159,9 @@ def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) 
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
-    assert len(UNSUPPORTED_VALUES) == 6
+    assert len(UNSUPPORTED_VALUES) == 9
 
 
-def test_a_section_of_no_draft_file_is_refused_as_not_there_yet() -> None:
-    with pytest.raises(UnsupportedError, match="--draft-section-name is not supported yet"):
-        validate_supported(resolve({"draft_section_name": "x"}, environ={}, sections=SHARED), SHARED)
+def test_a_section_of_no_draft_file_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--draft-section-name x: .*--draft-config-file"):
+        resolve({"draft_section_name": "x"}, environ={}, sections=SHARED)

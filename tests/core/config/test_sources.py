@@ -120,6 +120,9 @@ def test_false_is_never_dropped(option: OptionSpec, yaml_file: Callable[..., str
 
     def value(environ: dict[str, str] | None = None, **typed: Any) -> Any:
         needed = {"quantization_encoding": "bfloat16"}  # by one of them
+        if option.section == "draft_model":
+            needed = {"draft_model_path": "d", "speculative_method": "standalone"}
+            needed["draft_quantization_encoding"] = "float32"
         return option.value(resolve(needed | typed, environ=environ or {}, sections=SHARED))
 
     for text in OFF:

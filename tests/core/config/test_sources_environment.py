@@ -27,6 +27,7 @@ def test_every_option_has_a_variable_that_sets_it() -> None:
         extra = {"MAX_SERVE_QUANTIZATION_ENCODING": "float32", "MAX_SERVE_MODEL_PATH": "m"}
         special = {"zmq_endpoint_base": "ipc:///tmp/x", "data_parallel_degree": "1", "max_request_bytes": "2048"}
         special["max_header_bytes"] = "2048"
+        special["speculative_method"] = "ngram"
         value = special.get(option.name, value)
         for name in option.env:
             assert option.path in resolve({}, environ={**extra, name: value}, sections=SHARED).chosen, name

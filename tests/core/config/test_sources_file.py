@@ -162,7 +162,7 @@ def test_values_of_yaml(yaml_file: Write) -> None:
     ],
 )
 def test_the_draft_model_in_the_file(text: str, yaml_file: Write) -> None:
-    draft = draft_of(from_file(yaml_file(text)))
+    draft = draft_of(from_file(yaml_file(text), speculative_method="standalone"))
     assert draft == ("d", "gpu:1")
 
 
@@ -176,7 +176,8 @@ def test_the_draft_model_in_the_file(text: str, yaml_file: Write) -> None:
     ],
 )
 def test_the_draft_model_in_a_file_of_its_own(text: str, yaml_file: Write) -> None:
-    settings = resolve({"draft_config_file": yaml_file(text, "draft.yaml")}, environ={}, sections=SHARED)
+    typed = {"draft_config_file": yaml_file(text, "draft.yaml"), "speculative_method": "standalone"}
+    settings = resolve(typed, environ={}, sections=SHARED)
     assert draft_of(settings) == ("d", "gpu:1")
     assert settings.model == Settings().model
 
@@ -184,7 +185,7 @@ def test_the_draft_model_in_a_file_of_its_own(text: str, yaml_file: Write) -> No
 def test_the_draft_file_wins_over_the_common_one_and_has_sections_too(yaml_file: Write) -> None:
     name = yaml_file("draft_model_path: common\ndraft_devices: cpu\n")
     own = yaml_file("one: {model_path: own}\n", "draft.yaml")
-    draft = draft_of(from_file(name, draft_config_file=own, draft_section_name="one"))
+    draft = draft_of(from_file(name, draft_config_file=own, draft_section_name="one", speculative_method="standalone"))
     assert draft == ("own", "cpu")
     with pytest.raises(SettingsError, match=r"draft.yaml: unknown key max_length"):
         resolve(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from maxserve.core.config import resolve
+from maxserve.core.config import Settings, resolve
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.vision.limits import ImageLimits
-from maxserve.plugins.vision.options import ImageOptions
 from maxserve.testing.sections import built_in_sections
 
 
@@ -44,14 +43,14 @@ def test_the_settings_say_it(tmp_path: Path) -> None:
         environ={},
         sections=built_in_sections(),
     )
-    made = ImageLimits.of(ImageOptions(**settings.plugins.sections["images"]))
+    made = ImageLimits.of(settings)
     assert made.hosts == ("a.example",)
     assert made.roots == (tmp_path.resolve(),)
     assert made.count == 2
-    assert ImageLimits.of(ImageOptions()).hosts == ()
+    assert ImageLimits.of(Settings()).hosts == ()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none")
     with pytest.raises(SettingsError, match="--allowed-image-roots"):
-        ImageLimits.of(ImageOptions(allowed_image_roots=(nowhere,)))
+        ImageLimits.of(resolve({"allowed_image_roots": [nowhere]}, environ={}, sections=built_in_sections()))
