@@ -24,7 +24,7 @@ class LatentConfig(MixtureConfig):
     nope_dim: int
     rope_dim: int
     value_dim: int
-    interleaved: bool = True
+    interleaved: bool = True  # pyright: ignore[reportIncompatibleMethodOverride]
     index_heads: int = 0
     index_dim: int = 0
     index_top: int = 0

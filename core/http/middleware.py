@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -70,7 +70,7 @@ class MiddlewareStack:
             built = host.build(entry, context)
             if not callable(built):
                 raise PluginError(f"{entry.title}: {entry.where!r} returned a {type(built).__name__}, no function")
-            parts[entry.component.outermost].append(built)
+            parts[entry.component.outermost].append(cast("WrapsApp", built))
         return cls(parts[False], parts[True], dialects)
 
     def around(self, app: ASGIApp) -> ASGIApp:

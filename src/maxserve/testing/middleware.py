@@ -9,7 +9,7 @@ class TestAcme(MiddlewareChecks):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, ClassVar
 
 import httpx
@@ -97,7 +97,7 @@ class MiddlewareChecks:
         """Middleware that gathers an answer would hold up every stream."""
         passed = asyncio.Event()
 
-        async def pieces() -> Any:
+        async def pieces() -> AsyncIterator[bytes]:
             yield b"one"
             await asyncio.wait_for(passed.wait(), SECONDS)
             yield b"two"
