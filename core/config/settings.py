@@ -391,8 +391,16 @@ class SpeculativeSettings(Section):
         ),
     ] = None
     num_speculative_tokens: Annotated[
-        int, Field(description="Tokens drafted for a request before each step that verifies them.", ge=1)
+        int,
+        Field(description="Most tokens drafted for a request before each step that verifies them.", ge=1),
     ] = 5
+    adaptive_speculation: Annotated[
+        bool,
+        Field(
+            description="Draft fewer tokens, or none, where their verification costs more than it gains, as measured "
+            "while requests run; off, as many as can be."
+        ),
+    ] = True
 
 
 class ServerSettings(Section):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, SpeculatorContext
@@ -58,7 +60,7 @@ class Drafting:
     """Gives sequences their drafts. A drafter that fails costs speed, and no request anything else.
 
     `rolls_back` says of a grammar back end whether its matchers can take tokens back; with others there are none.
-    `room` is given for a drafter with layers.
+    `room` is given for a drafter with layers, `lengths` unless as many drafts as can be are wanted.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Drafting:
         vocab_size: int,
         rolls_back: Callable[[str], bool],
         room: DraftRoom | None = None,
+        lengths: DraftLengths | None = None,
     ) -> None:
         self._drafter = drafter
         self._title = title
@@ -77,12 +80,18 @@ class Drafting:
         self._vocab_size = vocab_size
         self._rolls_back = rolls_back
         self._room = room
+        self._lengths = lengths
         self._complaint: str | None = None
 
-    def propose(self, in_flight: InFlightStep, builder: InputsBuilder, inputs: StepInputs, output: ModelOutput) -> None:
-        """Has drafts proposed for the next step of those who have drawn and live on."""
+    def propose(
+        self, in_flight: InFlightStep, builder: InputsBuilder, inputs: StepInputs, output: ModelOutput, seconds: float
+    ) -> None:
+        """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
         step = in_flight.step
+        if self._lengths is not None:
+            self._lengths.learn(in_flight, len(inputs.input_ids), seconds)
         wanted = self._wanted(in_flight)
+        begun = time.perf_counter()
         for sequence in step.sequences:
             sequence.drafts = []
         found = self._ask(
@@ -95,6 +104,8 @@ class Drafting:
                 passes=partial(builder.build_pass, step),
             )
         )
+        if self._lengths is not None:
+            self._lengths.learn_pass(wanted, time.perf_counter() - begun)
         for i in np.flatnonzero(wanted).tolist() if found else ():
             sequence = step.sequences[i]
             drafts = self._cut(sequence, found[i][: int(wanted[i])])
@@ -113,6 +124,8 @@ class Drafting:
         wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
         left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
         wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.clip(left, 0, self.most), 0)
+        if self._lengths is not None:
+            self._lengths.cut(in_flight, wanted)
         if self._room is not None:
             self._room.take(in_flight, wanted)
         return wanted
@@ -200,4 +213,5 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         vocab_size=loaded.spec.vocab_size,
         rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
         room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
+        lengths=DraftLengths(drafts) if target.settings.speculative.adaptive_speculation else None,
     )

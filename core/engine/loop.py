@@ -203,17 +203,19 @@ class Engine:
             inputs = self._parts.builder.build(in_flight.step)
             self._mark_launched(in_flight)
             runner, pipeline = self._parts.runner, self._parts.pipeline
+            begun = time.perf_counter()
             output = runner.run(inputs)
             if in_flight.prompts is not None:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
                 pipeline.decide(output.logits, in_flight)
+            seconds = time.perf_counter() - begun
         except Exception as error:
             in_flight.error = error
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
         if self._drafting is not None:
-            self._drafting.propose(in_flight, self._parts.builder, inputs, output)
+            self._drafting.propose(in_flight, self._parts.builder, inputs, output, seconds)
         return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:

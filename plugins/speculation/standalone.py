@@ -112,7 +112,7 @@ class StandaloneDrafter:
         return np.where(lengths + step.wanted <= self._max_length, step.wanted, 0)
 
     def _catch_up(self, step: DraftStep, wanted: Ints) -> Ints:
-        """Computes what the target has computed, and the drawn tokens of those who want drafts.
+        """Computes all known tokens of those who want drafts.
 
         Returns the token that follows, for each sequence; it means nothing for the others.
         """
@@ -124,7 +124,7 @@ class StandaloneDrafter:
         return following
 
     def _missing(self, step: DraftStep, wanted: Ints) -> Iterator[tuple[int, int, int]]:
-        """Of each sequence, which tokens are to be computed."""
+        """Which tokens are to be computed, of those who want drafts."""
         inputs = step.inputs
         starts = inputs.seq_lens - np.diff(inputs.query_start)
         rows = zip(step.sequences, starts.tolist(), step.kept.tolist(), wanted.tolist(), strict=True)
@@ -133,8 +133,8 @@ class StandaloneDrafter:
                 continue
             known = self._known(sequence.id, start)
             known.computed, known.seen = min(known.computed, start + kept), start + kept
-            stop = min(start + kept + (drafts > 0), self._max_length)
-            if known.computed < stop:
+            stop = start + kept + 1
+            if drafts:  # the others are computed when they want some
                 yield i, known.computed, stop
                 known.computed = stop
 

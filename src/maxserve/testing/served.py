@@ -44,6 +44,8 @@ class Served:
 
     def __init__(self, folder: Path, host: Host, **options: Any) -> None:
         typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
+        if options.get("speculative_method"):
+            typed.setdefault("adaptive_speculation", False)  # the same drafts in every run, whatever the machine does
         settings = resolve(typed, environ={}, sections=host.plugin_sections())
         files = resolve_model(settings.model, host, progress=NullProgress())
         self.engine = build_engine(settings, host, files, progress=NullProgress())
