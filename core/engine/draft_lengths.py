@@ -65,11 +65,7 @@ class DraftLengths:
         """Notes what a step took, and which drafts stood in it."""
         if not in_flight.prompt_tokens:
             self._cost.add(rows, seconds)
-        drafts = in_flight.step.drafts
-        if drafts is None:
-            return
-        tried = drafts[in_flight.step.draws]
-        stood = np.zeros_like(tried) if in_flight.counts is None else in_flight.counts - 1
+        tried, stood = in_flight.verified()
         for i in np.flatnonzero(tried).tolist():
             looked_at = min(int(stood[i]) + 1, int(tried[i]))  # none counts behind the first that did not stand
             share, weight = int(stood[i]) / looked_at, 1 - (1 - RECENT) ** looked_at

@@ -83,6 +83,12 @@ class InFlightStep:
         self.stops[self.step.draws] += more
         self.lengths = self.lengths + more
 
+    def verified(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of those who draw, how many drafts each had, and how many of them stood."""
+        drafts = self.step.drafts
+        none = np.zeros(len(self.slots), dtype=np.int64)
+        return none if drafts is None else drafts[self.step.draws], none if self.counts is None else self.counts - 1
+
     def fail(self, faults: Mapping[Sequence, str]) -> None:
         """Ends some of those who draw, and no others, with what went wrong for them; `tokens` are there."""
         self.faults = faults

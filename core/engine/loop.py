@@ -273,8 +273,7 @@ class Engine:
             self._counters.generated_tokens += self._emitter.drawn
             self._counters.batch_sizes.count(in_flight.step.size)
             if in_flight.step.drafts is not None:
-                self._counters.draft_tokens += int(in_flight.step.drafts.sum())
-                self._counters.accepted_tokens += len(in_flight.tokens) - len(in_flight.drawing)
+                self._counters.count_drafts(*in_flight.verified())
             self._counters.iteration_tokens.count(in_flight.prompt_tokens + self._emitter.drawn)
         for sequence in self._emitter.ended:
             self._queues.pop(sequence.id)
@@ -429,8 +428,10 @@ class Engine:
             preemptions=counters.preemptions,
             prompt_tokens=counters.prompt_tokens,
             generated_tokens=counters.generated_tokens,
+            drafts=counters.drafts,
             draft_tokens=counters.draft_tokens,
-            accepted_tokens=counters.accepted_tokens,
+            accepted_tokens=sum(counters.accepted_by_depth),
+            accepted_by_depth=tuple(counters.accepted_by_depth),
             steps=counters.steps,
             deferred=len(self._grammars),
             page_size=self._limits.page_size,

@@ -8,10 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.inputs import InputsBuilder
@@ -55,8 +59,18 @@ class Counters:
     prefix_hits: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    drafts: int = 0
     draft_tokens: int = 0
-    accepted_tokens: int = 0
+    accepted_by_depth: list[int] = field(default_factory=list)
+
+    def count_drafts(self, tried: NDArray[np.int64], stood: NDArray[np.int64]) -> None:
+        """Counts the drafts of a step: how many each sequence had, and how many of them stood."""
+        self.drafts += int(np.count_nonzero(tried))
+        self.draft_tokens += int(tried.sum())
+        by_depth = self.accepted_by_depth
+        by_depth += [0] * (int(tried.max(initial=0)) - len(by_depth))
+        for depth in range(int(stood.max(initial=0))):
+            by_depth[depth] += int(np.count_nonzero(stood > depth))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,8 @@ class StepStats:
 
     `waiting` wait for their first step, and `deferred` for their grammar before that. `iteration_tokens` are the tokens
     of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them. `draft_tokens`
-    were verified, and of these `accepted_tokens` stood.
+    were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
+    with j others before them.
     """
 
     time: float
@@ -62,8 +63,10 @@ class StepStats:
     preemptions: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_by_depth: tuple[int, ...] = ()
     steps: int = 0
     deferred: int = 0
     page_size: int = 0

@@ -43,5 +43,16 @@ def _line(before: StepStats, now: StepStats) -> str:
         f"{(now.prompt_tokens - before.prompt_tokens) / seconds:.0f} prompt and "
         f"{(now.generated_tokens - before.generated_tokens) / seconds:.0f} generated tokens/s; "
         f"cache {now.cache.owned / max(now.cache.total, 1):.0%} in use, "
-        f"{hits / max(queries, 1):.0%} of prompt tokens found in it"
+        f"{hits / max(queries, 1):.0%} of prompt tokens found in it{_drafts(before, now)}"
     )
+
+
+def _drafts(before: StepStats, now: StepStats) -> str:
+    """How many drafts stood, by their position; empty where there were none."""
+    drafts, tokens = now.drafts - before.drafts, now.draft_tokens - before.draft_tokens
+    if not drafts:
+        return ""
+    earlier = (*before.accepted_by_depth, *(0 for _ in now.accepted_by_depth))
+    stood = [new - old for new, old in zip(now.accepted_by_depth, earlier, strict=False)]
+    shares = " ".join(f"{count / drafts:.0%}" for count in stood)
+    return f"; {sum(stood) / tokens:.0%} of {tokens} drafts stood, by position {shares}"

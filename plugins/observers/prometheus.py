@@ -102,6 +102,7 @@ class Prometheus:
     def _count(self, stats: StepStats) -> None:
         """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
         now = {name: getattr(stats, name) for name in self._counters.by_field} | {"host_hits": stats.cache.host_hits}
+        now |= {f"accepted {depth}": count for depth, count in enumerate(stats.accepted_by_depth)}
         grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}
         restarted = any(amount < 0 for amount in grown.values())
         if restarted:
@@ -111,6 +112,8 @@ class Prometheus:
         for name, counters in self._counters.by_field.items():
             for counter in counters:
                 counter.inc(grown[name])
+        for depth in range(len(stats.accepted_by_depth)):
+            self._counters.accepted(depth).inc(grown[f"accepted {depth}"])
         self._counters.host_hits.inc(grown["host_hits"])
         missed = grown["prefix_queries"] - grown["prefix_hits"]
         self._counters.misses.inc(max(missed, 0))

@@ -96,6 +96,7 @@ class StepCounters:
                 vllm.counter("generation_tokens", "Tokens generated"),
                 ours.counter("num_output_tokens", "Tokens generated"),
             ],
+            "drafts": [vllm.counter("spec_decode_num_drafts", "Times that drafts of a sequence were verified")],
             "draft_tokens": [vllm.counter("spec_decode_num_draft_tokens", "Draft tokens that the model verified")],
             "accepted_tokens": [vllm.counter("spec_decode_num_accepted_tokens", "Draft tokens that it accepted")],
         }
@@ -103,8 +104,16 @@ class StepCounters:
             vllm.counter(
                 name, "Of a cache of processed images, which is not there: the prefix cache finds images again"
             )
+        self._model = vllm.model
+        self._accepted_by_depth = vllm.counters(
+            "spec_decode_num_accepted_tokens_per_pos", "Draft tokens that it accepted, by their position", "position"
+        )
         self.host_hits = ours.counter("cache_host_hits", "Pages read back from the host tier")
         self.misses = ours.counter("cache_misses", "Prompt tokens looked for in the prefix cache and not found")
+
+    def accepted(self, depth: int) -> Counter:
+        """Of drafts that stood, those with so many before them."""
+        return self._accepted_by_depth.labels(self._model, str(depth))
 
 
 class RequestSeries:

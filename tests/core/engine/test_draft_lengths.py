@@ -32,14 +32,9 @@ class Simulated:
         )
         rows = len(self.shares) + int(drafts.sum())
         took = self.base + self.slope * rows
-        step = SimpleNamespace(
-            drafts=drafts if drafts.any() else None,
-            draws=np.arange(len(self.shares)),
-            size=len(self.shares),
-            sequences=self.sequences,
-        )
+        step = SimpleNamespace(size=len(self.shares), sequences=self.sequences)
         in_flight: Any = SimpleNamespace(
-            step=step, counts=stood + 1 if drafts.any() else None, drawing=self.sequences, prompt_tokens=0
+            step=step, verified=lambda: (drafts, stood), drawing=self.sequences, prompt_tokens=0
         )
         self.lengths.learn(in_flight, rows, took)
         self.wanted = np.full(len(self.shares), MOST, dtype=np.int64)

@@ -98,6 +98,7 @@ def test_drafts_that_are_right_take_fewer_steps(make_engine: Callable[..., Engin
     assert outputs[-1].finish == "length"
     stats = engine.stats()
     assert (stats.steps, stats.draft_tokens, stats.accepted_tokens, stats.generated_tokens) == (5, 16, 16, 21)
+    assert (stats.drafts, stats.accepted_by_depth) == (4, (4, 4, 4, 4))
 
 
 def test_no_draft_is_behind_the_last_token(make_engine: Callable[..., Engine], run: Run) -> None:

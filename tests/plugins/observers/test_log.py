@@ -30,6 +30,15 @@ def test_a_line_per_interval(caplog: pytest.LogCaptureFixture) -> None:
     assert lines[0].startswith("1 running, 0 waiting; 0 prompt and 10 generated tokens/s; cache 50% in use")
 
 
+def test_drafts_have_their_shares_by_position(caplog: pytest.LogCaptureFixture) -> None:
+    first = step(0.0, steps=1, drafts=10, draft_tokens=20, accepted_tokens=5, accepted_by_depth=(5,))
+    later = step(INTERVAL, steps=9, drafts=20, draft_tokens=40, accepted_tokens=18, accepted_by_depth=(13, 5))
+    [line] = said(caplog, first, later)
+    assert line.endswith("; 65% of 20 drafts stood, by position 80% 50%")
+    [line] = said(caplog, step(0.0, steps=1), step(INTERVAL, steps=9))[1:]
+    assert "drafts" not in line
+
+
 def test_silent_when_idle(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog, step(0.0), step(INTERVAL * 2, running=0), step(INTERVAL * 4, running=0)) == []
 

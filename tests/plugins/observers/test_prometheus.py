@@ -88,6 +88,16 @@ def test_the_host_tier_is_counted_over_all_workers(observer: Prometheus) -> None
     assert value(observer, "maxserve_cache_host_hits_total") == 11
 
 
+def test_drafts_that_stood_are_counted_by_position_over_all_workers(observer: Prometheus) -> None:
+    observer.on_step(step(steps=5, drafts=4, draft_tokens=9, accepted_tokens=5, accepted_by_depth=(3, 2)))
+    observer.on_step(step(steps=1, drafts=1, draft_tokens=3, accepted_tokens=3, accepted_by_depth=(1, 1, 1)))
+    assert value(observer, "vllm:spec_decode_num_drafts_total") == 5
+    assert value(observer, "vllm:spec_decode_num_draft_tokens_total") == 12
+    assert value(observer, "vllm:spec_decode_num_accepted_tokens_total") == 8
+    name = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    assert [value(observer, name, position=str(depth)) for depth in range(3)] == [4, 3, 1]
+
+
 def test_counters_survive_a_new_worker(observer: Prometheus) -> None:
     observer.on_step(step(prompt_tokens=10, generated_tokens=4, prefix_queries=10, prefix_hits=6, preemptions=1))
     observer.on_step(step(prompt_tokens=15, generated_tokens=9, prefix_queries=15, prefix_hits=6, preemptions=1))
