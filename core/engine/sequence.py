@@ -37,6 +37,7 @@ class Sequence:
         "buffer",
         "cached",
         "counted",
+        "draft_depth",
         "drafts",
         "ends",
         "fresh",
@@ -88,6 +89,7 @@ class Sequence:
         self.counted = False  # whether that was noted
         self.drafts: list[int] = []  # tokens that may follow, to be verified in its next step
         self.acceptance: float | None = None  # the share of its drafts that stood lately
+        self.draft_depth: int | None = None  # how many drafts it may have; None before that was decided
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was
@@ -132,7 +134,8 @@ class Sequence:
 
     def drafted(self, count: int) -> NDArray[np.int64]:
         """`tokens` and the first `count` drafts behind them."""
-        return self.buffer[: len(self.tokens) + count]
+        known = len(self.tokens)  # first: it may move to a larger buffer
+        return self.buffer[: known + count]
 
     @property
     def keys(self) -> NDArray[np.int64]:

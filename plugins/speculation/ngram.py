@@ -77,6 +77,8 @@ class NgramDrafter:
         self._histories: OrderedDict[str, History] = OrderedDict()
 
     def propose(self, step: DraftStep) -> list[list[int]]:
+        if not step.wanted.any():
+            return [[] for _ in step.sequences]
         pairs = zip(step.sequences, step.wanted.tolist(), strict=True)
         return [self._drafts(sequence, wanted) if wanted else [] for sequence, wanted in pairs]
 

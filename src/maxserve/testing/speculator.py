@@ -92,7 +92,7 @@ class SpeculatorChecks:
             name = resolve(Speculator, self.speculator, self.component).name
             chosen = {"speculative_method": name} if drafting else {}
             own = self.options_for(folder) if drafting else {}
-            return Served(folder, host, max_length=128, **{**own, **chosen, **options}).engine
+            return Served(folder, host, max_length=192, **{**own, **chosen, **options}).engine
 
         return make
 
@@ -114,7 +114,7 @@ class SpeculatorChecks:
         for index, prompt in enumerate(self.prompts):
             for temperature in (0.0, 0.9):
                 fields = {"temperature": {"temperature": temperature}}
-                params = SamplingParams(max_tokens=30, ignore_eos=True, seed=index, fields=fields)
+                params = SamplingParams(max_tokens=90, ignore_eos=True, seed=index, fields=fields)
                 made.append(Request(id=f"{index} at {temperature}", prompt=tuple(prompt), params=params))
         return made
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maxserve.core.engine.draft_lengths import PROBE, DraftLengths, StepCost
+from maxserve.core.engine.draft_lengths import PROBE, SIZES, DraftLengths, StepCost
 
 MOST = 5
 
@@ -19,7 +19,7 @@ class Simulated:
     def __init__(self, shares: list[float], *, base: float, slope: float, per_pass: float = 0.0, seed: int = 0) -> None:
         self.shares = shares
         self.lengths = DraftLengths(MOST)
-        self.sequences = [SimpleNamespace(acceptance=None) for _ in shares]
+        self.sequences = [SimpleNamespace(acceptance=None, draft_depth=None) for _ in shares]
         self.base, self.slope, self.per_pass = base, slope, per_pass
         self.random = np.random.default_rng(seed)
         self.wanted = np.zeros(len(shares), dtype=np.int64)
@@ -32,7 +32,7 @@ class Simulated:
         )
         rows = len(self.shares) + int(drafts.sum())
         took = self.base + self.slope * rows
-        step = SimpleNamespace(size=len(self.shares), sequences=self.sequences)
+        step = SimpleNamespace(drafts=drafts, sequences=self.sequences)
         in_flight: Any = SimpleNamespace(
             step=step, verified=lambda: (drafts, stood), drawing=self.sequences, prompt_tokens=0
         )
@@ -104,8 +104,10 @@ def test_a_text_that_becomes_easy_is_found() -> None:
 
 def test_nothing_beyond_what_is_wanted() -> None:
     lengths = DraftLengths(MOST)
+    lengths._cost.add(1, 1.0)
+    lengths._cost.add(2, 1.0)
     wanted = np.array([0, 2, 5], dtype=np.int64)
-    step = SimpleNamespace(size=3, sequences=[SimpleNamespace(acceptance=0.99) for _ in range(3)])
+    step = SimpleNamespace(sequences=[SimpleNamespace(acceptance=0.99, draft_depth=None) for _ in range(3)])
     lengths.cut(SimpleNamespace(step=step), wanted)  # type: ignore[arg-type]
     assert wanted.tolist() == [0, 2, 5]
 
@@ -118,7 +120,12 @@ def test_the_line_of_costs() -> None:
     assert cost.line() == pytest.approx((2.0, 0.0))  # rows may be free
     for rows in (4, 8, 12) * 10:
         cost.add(rows, 1.0 + 0.25 * rows)
-    assert cost.line() == pytest.approx((1.0, 0.25), rel=0.1)
+    assert cost.line() == pytest.approx((1.0, 0.25))
     cost.add(8, 1000.0)  # the machine was away
-    base, slope = cost.line()
-    assert base + slope * 8 < 4.0
+    assert cost.line() == pytest.approx((1.0, 0.25), rel=0.05)
+    for rows in (4, 8, 12) * 60:
+        cost.add(rows, 2.0 + 0.5 * rows)  # texts are longer now
+    assert cost.line() == pytest.approx((2.0, 0.5))
+    for rows in range(1000, 1000 + 2 * SIZES):
+        cost.add(rows, 1.0)
+    assert len(cost._times) == SIZES

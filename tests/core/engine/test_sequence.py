@@ -57,6 +57,15 @@ class Deadline:
     deadline: float = 0.0
 
 
+def test_drafts_lie_behind_its_tokens_when_the_buffer_grows(make: Make) -> None:
+    sequence = make()
+    for token in range(200):
+        sequence.append(token)  # not in the buffer yet
+        assert sequence.drafted(0).tolist() == [1, 2, 3, *range(token + 1)]
+    sequence.draft([7, 8, 9])
+    assert sequence.drafted(2).tolist()[-3:] == [199, 7, 8]
+
+
 def test_policies_see_what_was_cached_how_much_may_come_and_their_own_fields() -> None:
     request = Request(id="a", prompt=(1,) * 9, params=SamplingParams(max_tokens=7))
     sequence = Sequence(request, limit=99, ends=frozenset(), params={Deadline: Deadline(2.5)})
