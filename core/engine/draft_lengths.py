@@ -113,7 +113,7 @@ class DraftLengths:
 
     def _decide(self, sequences: SequenceOf[Sequence]) -> None:
         shares = np.array([self._share(sequence) for sequence in sequences])
-        stands = shares[:, None] ** self._depths
+        stands: Floats = shares[:, None] ** self._depths.astype(np.float64)
         taken = self._taken(stands) if self._cost.known else np.ones(len(sequences), dtype=np.int64)
         for sequence, depth, share in zip(sequences, taken.tolist(), shares.tolist(), strict=True):
             sequence.draft_depth = depth
