@@ -62,10 +62,18 @@ def environment_source(options: Catalog, environ: Mapping[str, str], dotenv: Pat
     return source
 
 
+SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how names of variables end that may not go unread
+
+
 def _warn_of_unknown(options: Catalog, variables: Mapping[str, str]) -> None:
     known = {name for option in options for name in option.env} | set(BEFORE_SETTINGS)
     for name in sorted(variables):
         if name.startswith(PREFIX) and name not in known:
+            if name.endswith(SECRETS) and variables[name]:
+                raise SettingsError(
+                    f"{name} is set, and no plugin that is there reads it, so what it protects would be open; is the "
+                    "plugin left out (--no-plugin)? Else unset the variable"
+                )
             log.warning("the environment variable %s means nothing to maxserve%s", name, near(name, known, most=1))
 
 

@@ -141,6 +141,9 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
     needs = draft_needs(target, spec, files, models)
     layers = (*spec.cache_layers, *needs.layers)
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
+    if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
+        log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
+        groups = ()
     plan = _plan_memory(target, spec, module, files, needs, groups)
     rope_type = target.settings.model.rope_type
     weight_map = read_weight_map(target.host, architecture, spec, files.config, rope_type=rope_type)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from maxserve.core.engine.grouped_attention import LaterLayers
 from maxserve.core.interfaces.architecture import Model
-from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.interfaces.errors import ModelError, SettingsError
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_device
@@ -16,6 +16,7 @@ from maxserve.core.loading.memory import weight_bytes
 from maxserve.core.loading.resolve import resolve_model
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from maxserve.core.config.settings import CheckpointSettings
@@ -45,7 +46,10 @@ class LoadedDrafts:
         key = model.model_dump_json()
         if key not in self.found:
             self._check_device(model)
-            self.found[key] = resolve_model(model, self.target.host, progress=self.target.progress)
+            try:
+                self.found[key] = resolve_model(model, self.target.host, progress=self.target.progress)
+            except ModelError as error:
+                raise ModelError(f"the draft model: {error}") from error
         return self.found[key]
 
     def spec(self, model: CheckpointSettings) -> ModelSpec:
@@ -76,7 +80,7 @@ class LoadedDrafts:
 
     def _check_device(self, model: CheckpointSettings) -> None:
         here = self.target.device
-        if model.devices != "default" and choose_device(model.devices) != here:
+        if model.devices != "default" and _device(model.devices) != here:
             raise SettingsError(
                 f"--draft-devices {model.devices}: the draft model keeps its cache with the target's, on {here}; leave "
                 "the option out"
@@ -89,3 +93,10 @@ class LoadedDrafts:
         target, architecture = self.target, self._architecture(self._find(model))
         spec = self.spec(model)
         return build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
+
+
+def _device(devices: str) -> torch.device | None:
+    try:
+        return choose_device(devices)
+    except SettingsError:  # it is not there, and so not the target's
+        return None

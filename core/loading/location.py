@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from maxserve.core.interfaces.errors import ModelError
 
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]{1,200}")
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -56,7 +60,7 @@ class LoneFile(Folder):
 
 def unpacked(contents: Mapping[str, bytes]) -> Path:
     """A folder with files of these contents, by name; one that an earlier start made is used again."""
-    strange = next((name for name in contents if Path(name).name != name), None)
+    strange = next((name for name in contents if not _FILE_NAME.fullmatch(name)), None)
     if strange is not None:
         raise ModelError(f"{strange!r} is no name of a file of a model")
     digest = hashlib.sha256()
@@ -65,12 +69,15 @@ def unpacked(contents: Mapping[str, bytes]) -> Path:
     folder = _writable() / digest.hexdigest()[:32]
     if not folder.is_dir():
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-        for name, content in contents.items():
-            (unfinished / name).write_bytes(content)
         try:
+            for name, content in contents.items():
+                (unfinished / name).write_bytes(content)
             unfinished.rename(folder)
-        except OSError:  # another process was first
-            return unfinished
+        except OSError as error:
+            if not folder.is_dir():  # else another process was first
+                raise ModelError(f"the files that the weights hold cannot be written to {folder}: {error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -83,7 +90,15 @@ def _writable() -> Path:
             return parent
     except (OSError, RuntimeError):  # the latter where no user has that id
         pass
-    return Path(tempfile.mkdtemp(prefix="maxserve-model-"))
+    return _temporary()
+
+
+@cache
+def _temporary() -> Path:
+    """A folder of this process alone, gone at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="maxserve-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def is_repository(ref: str) -> bool:

@@ -85,6 +85,8 @@ class PluginHost(Host):
         self._plugins = list(plugins)
         self._register_all()
         kinds = [kind for kind in KINDS if serving or kind.in_workers]
+        here = {kind.name for kind in kinds} | {ConfigSection.kind}
+        self._preferences = [preference for preference in self._preferences if preference.kind in here]
         self._entries = self._gather({**{kind.hook: kind.component for kind in kinds}, SECTIONS: ConfigSection})
         self.registries: tuple[Registry[Any], ...] = tuple(self._registry(kind.component) for kind in KINDS)
         for kind, registry in zip(KINDS, self.registries, strict=True):

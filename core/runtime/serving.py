@@ -19,6 +19,7 @@ from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
 from maxserve.core.http.middleware import MiddlewareStack
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
+from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.middleware import MiddlewareContext
@@ -114,8 +115,11 @@ class Serving:
         await asyncio.wait((http, supervised, self._over), return_when=asyncio.FIRST_COMPLETED)
         opening.cancel()
         failed = supervised.done() and supervised.exception()
+        deserted = http.done() and not supervised.done() and not self._over.done()
         self._gate.fail(str(failed)) if failed else self._gate.close(STOPPING)
         await self._close(http, supervised)
+        if deserted:
+            raise PluginError("the HTTP server has stopped by itself, although nothing told it to; see --http-server")
 
     async def _close(self, http: asyncio.Future[None], supervised: asyncio.Future[None]) -> None:
         """Lets requests finish first, for which the worker is needed, and then ends the worker."""

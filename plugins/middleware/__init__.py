@@ -32,5 +32,10 @@ def maxserve_middleware() -> Iterable[Middleware]:
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
     """Who may use the server, and how large bodies may be."""
-    yield ConfigSection(name="access", schema="maxserve.plugins.middleware.options:AccessOptions", within="server")
+    yield ConfigSection(
+        name="access",
+        schema="maxserve.plugins.middleware.options:AccessOptions",
+        within="server",
+        check="maxserve.plugins.middleware.options:check_access",
+    )
     yield ConfigSection(name="bodies", schema="maxserve.plugins.middleware.options:BodyOptions", within="server")

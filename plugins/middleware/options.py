@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from maxserve.interfaces.config import Option
+from maxserve.interfaces.errors import SettingsError
+
+if TYPE_CHECKING:
+    from maxserve.config import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,20 @@ class AccessOptions:
             "names that are not in the public DNS: that of a proxy, say. *.example.org means all below it, * any.",
         ),
     ] = ()
+
+
+def check_access(settings: Settings, access: AccessOptions) -> None:
+    """SettingsError for keys that every request has, or that none can have."""
+    if "access.api_key" in settings.chosen and not access.api_key:
+        raise SettingsError("--api-key: no key is given, and the server would be open; give one, or leave it out")
+    for number, key in enumerate(access.api_key, start=1):
+        if not key.strip():
+            raise SettingsError(f"--api-key: key {number} is empty, and would let everybody in; is a variable not set?")
+        if not (key.isascii() and key.isprintable()) or key != key.strip():
+            raise SettingsError(
+                f"--api-key: key {number} has characters that no header can bring as they are; take letters, digits "
+                "and signs of ASCII, without blanks at the ends"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ Decoding", 2023). Answers that repeat their prompts gain: summaries, edits, code
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
     from maxserve.interfaces.speculator import DraftSequence, DraftStep, SpeculatorContext
 
-INDEXED = 1 << 16  # tokens at the end of a prompt that are looked up in
+INDEXED = 1 << 14  # tokens at the end of a prompt that are looked up in
 TRIED = 16  # places that are compared
-REMEMBERED = 1024  # sequences; one that was forgotten is read again
+REMEMBERED = 1 << 19  # tokens of all sequences, some 120 bytes each; a sequence that was forgotten is read again
 _WIDTH = 4  # bytes of a token
 
 
@@ -39,6 +38,11 @@ class History:
     def length(self) -> int:
         """Tokens of the sequence that were read."""
         return self._skipped + len(self._data) // _WIDTH
+
+    @property
+    def indexed(self) -> int:
+        """Tokens that are kept."""
+        return len(self._data) // _WIDTH
 
     def read(self, tokens: NDArray[np.int64]) -> None:
         """Reads on in a sequence, which begins as it did before."""
@@ -74,20 +78,32 @@ class NgramDrafter:
     def __init__(self, context: SpeculatorContext) -> None:
         settings = context.config(NgramSettings)
         self._sizes = settings.prompt_lookup_max, settings.prompt_lookup_min
-        self._histories: OrderedDict[str, History] = OrderedDict()
+        self._histories: dict[str, History] = {}  # those that were read last are the last ones
+        self._remembered = 0
 
     def propose(self, step: DraftStep) -> list[list[int]]:
+        for i in np.flatnonzero(step.kept == 0).tolist():
+            self._forget(step.sequences[i].id)
         if not step.wanted.any():
             return [[] for _ in step.sequences]
         pairs = zip(step.sequences, step.wanted.tolist(), strict=True)
         return [self._drafts(sequence, wanted) if wanted else [] for sequence, wanted in pairs]
 
     def _drafts(self, sequence: DraftSequence, wanted: int) -> list[int]:
-        tokens, history = sequence.tokens, self._histories.get(sequence.id)
-        if history is None or history.length >= len(tokens):  # another request of that name
-            history = self._histories[sequence.id] = History(*self._sizes)
-        self._histories.move_to_end(sequence.id)
-        if len(self._histories) > REMEMBERED:
-            self._histories.popitem(last=False)
+        tokens, history = sequence.tokens, self._histories.pop(sequence.id, None)
+        if history is not None and history.length >= len(tokens):  # another request of that name
+            self._remembered -= history.indexed
+            history = None
+        history = history or History(*self._sizes)
+        before = history.indexed
         history.read(tokens)
+        self._histories[sequence.id] = history
+        self._remembered += history.indexed - before
+        while self._remembered > REMEMBERED and len(self._histories) > 1:
+            self._forget(next(iter(self._histories)))
         return history.continuation(wanted)
+
+    def _forget(self, id: str) -> None:
+        history = self._histories.pop(id, None)
+        if history is not None:
+            self._remembered -= history.indexed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from maxserve.interfaces.inputs import StepInputs
     from maxserve.interfaces.speculator import DraftStep, NeedsContext, SpeculatorContext
 
     Ints = NDArray[np.int64]
@@ -90,6 +91,7 @@ class StandaloneDrafter:
     @torch.inference_mode()
     def propose(self, step: DraftStep) -> list[list[int]]:
         wanted = self._feasible(step)
+        self._follow(step)
         drafts: list[list[int]] = [[] for _ in step.sequences]
         who = np.flatnonzero(wanted)
         drawn = self._catch_up(step, wanted)[who]
@@ -105,6 +107,20 @@ class StandaloneDrafter:
         for i in np.flatnonzero(wanted).tolist():
             self._progress[step.sequences[i].id].computed += len(drafts[i]) - 1
         return drafts
+
+    def _follow(self, step: DraftStep) -> None:
+        """Computes what the target has computed where prompts are part of it, so that found prefixes are whole."""
+        inputs = step.inputs
+        starts = inputs.seq_lens - np.diff(inputs.query_start)
+        if not (starts < inputs.prompt_lens).any() or int(inputs.seq_lens.max()) > self._max_length:
+            return
+        ids = inputs.input_ids
+        self._forward(replace(inputs, input_ids=torch.where(ids < self._vocab_size, ids, 0)))
+        rows = zip(step.sequences, starts.tolist(), step.kept.tolist(), strict=True)
+        for sequence, start, kept in rows:
+            known = self._known(sequence.id, start)
+            if kept and known.computed >= start:
+                known.computed = max(known.computed, start + kept)
 
     def _feasible(self, step: DraftStep) -> Ints:
         """What is wanted, within the positions that the draft model knows."""
@@ -167,7 +183,10 @@ class StandaloneDrafter:
         """The likeliest token after the last of each."""
         ids = torch.from_numpy(np.where(tokens < self._vocab_size, tokens, 0)).to(self._device)
         inputs = step.passes(who, starts, stops, ids)
-        self._attention.begin(inputs)
-        hidden = self._model.forward(StepContext(inputs=inputs, attention=self._attention))
+        hidden = self._forward(inputs)
         found: Ints = self._model.logits(hidden[inputs.logit_rows]).argmax(-1).cpu().numpy()
         return found
+
+    def _forward(self, inputs: StepInputs) -> torch.Tensor:
+        self._attention.begin(inputs)
+        return self._model.forward(StepContext(inputs=inputs, attention=self._attention))

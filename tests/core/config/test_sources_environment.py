@@ -93,6 +93,13 @@ def test_a_file_that_is_not_text_is_an_error(here: Path) -> None:
         read_dotenv(Path(".env"))
 
 
+@pytest.mark.parametrize("name", ["MAX_SERVE_API_KEY", "MAX_SERVE_OTHER_TOKEN"])
+def test_a_secret_that_no_plugin_reads_ends_the_start(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is set, and no plugin that is there reads it"):
+        resolve({}, environ={name: "x"}, sections=[])
+    resolve({}, environ={name: ""}, sections=[])
+
+
 def test_unknown_variables_of_ours_are_warned_of(caplog: pytest.LogCaptureFixture, section: PluginSection) -> None:
     environ = {"MAX_SERVE_MAX_LENGHT": "5", "MAX_SERVE_SHORTEST_FIRST_AGING": "5", "OTHER": "x"}
     environ |= dict.fromkeys(BEFORE_SETTINGS, "1")

@@ -252,6 +252,11 @@ def test_two_plugins_with_one_name_of_a_component(plugin_folder: Any, plugin_hos
     assert host.schedulers.get("acme").plugin == "acme_two"
 
 
+def test_workers_take_preferences_for_kinds_that_they_do_not_have(plugin_host: Any) -> None:
+    host = plugin_host(prefer=("middleware:access=builtin.middleware", "tool_parser:hermes=builtin.parsers"))
+    PluginHost.from_manifest(host.manifest())
+
+
 def test_bad_preference(plugin_host: Any) -> None:
     assert "must read KIND:NAME=PLUGIN" in refusal(plugin_host, prefer=("continuous",))
 

@@ -14,9 +14,11 @@ from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.show import describe
 from maxserve.core.http.app import create_app
 from maxserve.core.http.health_gate import PROBES, HealthGate
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.middleware.options import AccessOptions
 from maxserve.testing.middleware import middleware_stack
+from maxserve.testing.sections import built_in_sections
 
 HOST = PluginHost.discover(PluginOptions(autoload=False), strict=True)
 pytestmark = pytest.mark.anyio
@@ -104,3 +106,14 @@ def test_keys_are_never_shown() -> None:
     assert "sesame" in settings.model_dump_json()
     assert "sesame" not in text
     assert "(not shown)" in text
+
+
+@pytest.mark.parametrize("keys", [("",), ("a", ""), ("  ",), (" a",), ("cl\u00e9",), ("a\nb",)])
+def test_keys_that_everybody_has_or_nobody_can_send_are_refused(keys: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match=f"--api-key: key {len(keys)} "):
+        resolve({"api_key": keys}, environ={}, sections=built_in_sections())
+
+
+def test_a_variable_without_a_key_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--api-key: no key is given"):
+        resolve({}, environ={"MAX_SERVE_API_KEY": " "}, sections=built_in_sections())

@@ -87,9 +87,12 @@ def drafter() -> Any:
     return made
 
 
-def step(*sequences: tuple[str, list[int]], wanted: int = 2) -> Any:
+def step(*sequences: tuple[str, list[int]], wanted: int = 2, kept: int = 1) -> Any:
     each = [SimpleNamespace(id=id, tokens=np.array(tokens, dtype=np.int64)) for id, tokens in sequences]
-    return SimpleNamespace(sequences=each, wanted=np.full(len(each), wanted, dtype=np.int64))
+    count = len(each)
+    return SimpleNamespace(
+        sequences=each, wanted=np.full(count, wanted, dtype=np.int64), kept=np.full(count, kept, dtype=np.int64)
+    )
 
 
 def test_sequences_do_not_look_into_each_other() -> None:
@@ -106,10 +109,19 @@ def test_an_id_that_is_used_again_begins_anew() -> None:
 
 def test_the_oldest_sequences_are_forgotten() -> None:
     made = drafter()
-    for index in range(REMEMBERED + 3):
-        made.propose(step((str(index), [1, 2, 3, 1, 2])))
-    assert len(made._histories) == REMEMBERED
+    most = REMEMBERED // INDEXED
+    for index in range(most + 3):
+        made.propose(step((str(index), list(range(INDEXED)))))
+    assert list(made._histories) == [str(index) for index in range(3, most + 3)]
     assert made.propose(step(("0", [1, 2, 3, 1, 2, 3]))) == [[1, 2]]
+    assert made._remembered == sum(history.indexed for history in made._histories.values())
+
+
+def test_sequences_that_are_over_are_forgotten() -> None:
+    made = drafter()
+    made.propose(step(("a", [1, 2, 3, 1, 2]), ("b", [1, 2])))
+    made.propose(step(("a", [1, 2, 3, 1, 2, 3]), wanted=0, kept=0))
+    assert (list(made._histories), made._remembered) == (["b"], 2)
 
 
 def test_nothing_is_read_where_nothing_is_wanted() -> None:

@@ -55,7 +55,7 @@ def near_model(target: Path, folder: Path) -> None:
 
 def engine(folder: Path, host: Host, draft: Path | None, **options: Any) -> Any:
     chosen = {} if draft is None else {"speculative_method": "standalone", "draft_model_path": str(draft)}
-    return Served(folder, host, max_length=128, **{**chosen, **options}).engine
+    return Served(folder, host, **{"max_length": 128, **chosen, **options}).engine
 
 
 def texts(made: Any, prompts: list[list[int]], tokens: int = 24) -> list[list[int]]:
@@ -106,6 +106,33 @@ def test_drafts_of_preempted_sequences_stand(plugin_host: Callable[..., Host], t
     assert texts(made, prompts, tokens=60) == expected
     stats = made.stats()
     assert stats.accepted_tokens == stats.draft_tokens > 50
+
+
+def test_windows_of_long_texts_in_a_tight_pool(plugin_host: Callable[..., Host], tmp_path: Path) -> None:
+    """What windows have passed may not be given away where a draft model's passes go back to it."""
+    target = write(tmp_path / "target", "Gemma3ForCausalLM")
+    near_model(target, tmp_path / "draft")
+    prompts = [[(7 * index + 3 * i) % 90 + 3 for i in range(180 if index % 2 else 20)] for index in range(10)]
+    options = {"kv_cache_page_size": 16, "max_batch_size": 6, "max_batch_input_tokens": 30, "max_length": 250}
+    options |= {"max_batch_total_tokens": 250}
+    expected = texts(engine(target, plugin_host(), None, **options), prompts, tokens=40)
+    made = engine(target, plugin_host(), tmp_path / "draft", **options)
+    assert texts(made, prompts, tokens=40) == expected
+    assert made.stats().accepted_tokens > 0
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_prefixes_of_texts_that_wanted_no_drafts_are_whole(
+    tokens: int, plugin_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    target = write(tmp_path / "target")
+    made = engine(target, plugin_host(), target, kv_cache_page_size=16, max_batch_input_tokens=24)
+    prompt = [(5 * i) % 90 + 3 for i in range(97)]
+    texts(made, [prompt], tokens=tokens)
+    texts(made, [prompt], tokens=20)
+    stats = made.stats()
+    assert stats.prefix_hits >= 80
+    assert stats.accepted_tokens == stats.draft_tokens > 10
 
 
 def test_a_draft_model_of_another_family(plugin_host: Callable[..., Host], tmp_path: Path) -> None:
