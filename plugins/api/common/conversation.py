@@ -14,7 +14,7 @@ from maxserve.plugins.api.common.bodies import ChatBody, ContentPart, Message
 from maxserve.plugins.api.common.chat_messages import IMAGE_PART, check_role
 from maxserve.plugins.api.common.chat_renderer import RESERVED_VARIABLES, chat_renderer
 from maxserve.plugins.api.common.client_text import ClientText, Conversation, client_texts
-from maxserve.plugins.api.common.literal_encoding import PromptText, prompt_encoder
+from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText, prompt_encoder
 from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
 from maxserve.plugins.api.common.requests import check_length
@@ -33,7 +33,6 @@ class Conversations:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self.renderer = chat_renderer(context)
-        self._prompts = context.once(prompt_encoder)
         self._tokenizer = context.tokenizer
         self._info = context.model
         self._placeholder = None if context.images is None else context.images.placeholder
@@ -64,6 +63,10 @@ class Conversations:
         if not images or self._placeholder is None:
             return self._encoded(prompt), ()
         return image_prompt(prompt, images, self._placeholder, self._tokenizer, self._encoded)
+
+    @cached_property
+    def _prompts(self) -> PromptEncoder:
+        return self._context.once(prompt_encoder)
 
     @cached_property
     def _client(self) -> ClientText | None:
