@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.http.failures import Failure, FailureDialects
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.middleware import Middleware, MiddlewareContext, SupportsRefusals, WrapsApp
+from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
@@ -53,6 +54,20 @@ def in_order(entries: Iterable[Entry[Middleware]]) -> list[Entry[Middleware]]:
     return ordered
 
 
+def _try(entry: Entry[Middleware], wrap: WrapsApp) -> None:
+    """PluginError, before the server is ready, unless the middleware makes one application of another."""
+    try:
+        wrapped = wrap(_nowhere)
+    except Exception as error:
+        raise PluginError(f"{entry.title}: it cannot stand before an application: {cause(error)}") from error
+    if not callable(wrapped):
+        raise PluginError(f"{entry.title}: it made a {type(wrapped).__name__} of an application; give another one")
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("no request comes to what is only tried")
+
+
 class MiddlewareStack:
     """The middleware of a server, built once and wrapped around each of its applications."""
 
@@ -70,6 +85,7 @@ class MiddlewareStack:
             built = host.build(entry, context)
             if not callable(built):
                 raise PluginError(f"{entry.title}: {entry.where!r} returned a {type(built).__name__}, no function")
+            _try(entry, cast("WrapsApp", built))
             parts[entry.component.outermost].append(cast("WrapsApp", built))
         return cls(parts[False], parts[True], dialects)
 

@@ -97,12 +97,25 @@ def test_answers_of_no_application_have_the_headers_that_middleware_gives() -> N
     assert (answer.status_code, answer.headers["x-a"], answer.headers["x-b"]) == (408, "here", "here")
 
 
-def test_what_cannot_wrap_is_named(plugin_host: Any, plugin_folder: Any) -> None:
+def fails(app: Any) -> Any:
+    raise ValueError("no key server")
+
+
+@pytest.mark.parametrize("outermost", [False, True])
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        (7, "returned a int, no function"),
+        (fails, "it cannot stand before an application: ValueError: no key server"),
+        (lambda app: None, "it made a NoneType of an application"),
+    ],
+)
+def test_what_cannot_wrap_is_named(plugin_host: Any, built: Any, message: str, outermost: bool) -> None:
     class Plugin:
         @staticmethod
         @hookimpl
         def maxserve_middleware() -> list[Middleware]:
-            return [Middleware(name="acme", build=lambda context: 7)]
+            return [Middleware(name="acme", build=lambda context: built, outermost=outermost)]
 
-    with pytest.raises(PluginError, match=r"'acme'.*returned a int, no function"):
+    with pytest.raises(PluginError, match=rf"'acme'.*{message}"):
         MiddlewareStack.build(plugin_host(Plugin()), CONTEXT, FailureDialects())
