@@ -114,8 +114,11 @@ class StandaloneDrafter:
         starts = inputs.seq_lens - np.diff(inputs.query_start)
         if not (starts < inputs.prompt_lens).any() or int(inputs.seq_lens.max()) > self._max_length:
             return
-        ids = inputs.input_ids
-        self._forward(replace(inputs, input_ids=torch.where(ids < self._vocab_size, ids, 0)))
+        ids = torch.where(inputs.input_ids < self._vocab_size, inputs.input_ids, 0)
+        # As in passes of its own, images and adapters are the target's alone.
+        self._forward(
+            replace(inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_slots=None)
+        )
         rows = zip(step.sequences, starts.tolist(), step.kept.tolist(), strict=True)
         for sequence, start, kept in rows:
             known = self._known(sequence.id, start)

@@ -165,10 +165,10 @@ def test_a_nucleus_beside_rows_that_want_none_and_rows_that_allow_nothing() -> N
     assert 0 < result[1].isfinite().sum() < 20_000
 
 
-def test_rows_with_different_wishes_are_served_in_one_call() -> None:
-    logits, wishes = random_logits(9)[:3], [TopK(1), TopK(-1), TopK(4)]
+def test_rows_with_different_params_are_served_in_one_call() -> None:
+    logits, params = random_logits(9)[:3], [TopK(1), TopK(-1), TopK(4)]
     transform = top_k.build(CONTEXT)
-    rows = Rows([{TopK: wish} for wish in wishes], [], [], logits.device)
+    rows = Rows([{TopK: each} for each in params], [], [], logits.device)
     state = transform.prepare(rows)
     assert state is not None
     kept = transform.apply(logits.clone(), state).isfinite().sum(-1)

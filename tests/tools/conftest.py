@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "demo_model"
-MODULES = ("corpus", "wording", "conversation", "tokenizer", "dataset", "model", "train", "evaluate")
+MODULES = ("corpus", "phrasing", "conversation", "tokenizer", "dataset", "model", "train", "evaluate")
 
 
 @pytest.fixture(scope="session")

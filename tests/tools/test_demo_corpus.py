@@ -114,11 +114,11 @@ def test_conversations_alternate_and_end_with_an_answer(tools: Tools, corpus: An
 
 def test_wording_never_writes_a_forbidden_question(tools: Tools, corpus: Any) -> None:
     plain = "how do I change the port"
-    free = tools["wording"].Wording(corpus.phrases, frozenset())
+    free = tools["phrasing"].Phrasing(corpus.phrases, frozenset())
     variants = {free.vary(plain, Random(seed)) for seed in range(50)}
     assert len(variants) > 10
     forbidden = frozenset(tools["corpus"].normal(variant) for variant in variants)
-    strict = tools["wording"].Wording(corpus.phrases, forbidden)
+    strict = tools["phrasing"].Phrasing(corpus.phrases, forbidden)
     rewritten = {strict.vary(plain, Random(seed)) for seed in range(50)} - {plain}
     assert not forbidden & {tools["corpus"].normal(each) for each in rewritten}
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from random import Random
 
 from corpus import Corpus, Fact
-from wording import Wording
+from phrasing import Phrasing
 
 SHARES = {"option": 0.33, "default": 0.07, "example": 0.04, "topic": 0.42, "off_topic": 0.09, "talk": 0.05}
 SPOKEN = 0.4  # share of the questions that are drawn from those a person wrote out, where there are any
@@ -36,7 +36,7 @@ class Writer:
     def __init__(self, corpus: Corpus, seed: int) -> None:
         self._corpus = corpus
         self._rng = Random(seed)
-        self._wording = Wording(corpus.phrases, corpus.forbidden())
+        self._wording = Phrasing(corpus.phrases, corpus.forbidden())
         asked = [fact for fact in corpus.training if fact.questions]
         self._facts = {topic: [f for f in asked if f.topic == topic] for topic in SHARES}
         self._weights = {topic: tuple(accumulate(f.weight for f in facts)) for topic, facts in self._facts.items()}

@@ -1,6 +1,6 @@
 """Trains the demo model from nothing: `python tools/demo_model/train.py`.
 
-The text comes from `facts/` by way of `corpus.py`, `wording.py` and `conversation.py`; nothing is downloaded. The same
+The text comes from `facts/` by way of `corpus.py`, `phrasing.py` and `conversation.py`; nothing is downloaded. The same
 seed and number of steps give the same batches. `--resume` goes on from the state file that is written with each export.
 """
 

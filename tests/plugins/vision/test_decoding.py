@@ -112,7 +112,7 @@ def test_transparent_palettes() -> None:
 
 def test_the_right_way_up() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     assert decode(written(Image.new("RGB", (7, 5)), "JPEG", exif=exif), LIMITS).size == (5, 7)
 
 

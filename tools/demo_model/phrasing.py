@@ -11,7 +11,7 @@ from corpus import normal
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-class Wording:
+class Phrasing:
     """Rewrites questions as different people would type them, never into a forbidden one."""
 
     def __init__(self, phrases: Mapping[str, Any], forbidden: frozenset[str]) -> None:
