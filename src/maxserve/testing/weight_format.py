@@ -202,6 +202,7 @@ def write_crate(path: Path, tensors: Mapping[str, Tensor], files: Mapping[str, b
         data += content
     encoded = {name: base64.b64encode(content).decode() for name, content in files.items()}
     header = json.dumps({"tensors": entries, "files": encoded}).encode()
+    header += b" " * (-(len(MAGIC) + 8 + len(header)) % 64)  # tensors are aligned in the file, too
     path.write_bytes(MAGIC + len(header).to_bytes(8, "little") + header + data)
 
 
