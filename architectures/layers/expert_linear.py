@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maxserve.interfaces.linear import PackedExperts
+from maxserve.interfaces.linear import CodesExperts, PackedExperts
 from maxserve.loading import Part, Projection, Role
 
 _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels want rows to be a multiple of
 
 
-class ExpertLinear(Projection[PackedExperts]):
+class ExpertLinear(Projection[PackedExperts | CodesExperts]):
     """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
 
     `role` and `parts` are those of each expert's.

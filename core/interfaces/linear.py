@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -11,20 +11,21 @@ from maxserve.core.interfaces.component import Component, Context
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+    from maxserve.core.interfaces.codes import Codes, CodesLayout
 
 
 __all__ = [
     "BuiltLinearMethod",
+    "CodesExperts",
+    "CodesLinear",
     "ExpertLayer",
     "LinearContext",
     "LinearMethod",
     "PackedExperts",
     "PackedLinear",
-    "QuantizedLinear",
+    "SupportsCodes",
     "SupportsEmbedding",
     "SupportsExperts",
-    "SupportsQuantized",
 ]
 
 
@@ -106,7 +107,7 @@ class ExpertLayer(Protocol):
 
     experts: int
 
-    def set_packed(self, packed: PackedExperts) -> None:
+    def set_packed(self, packed: PackedExperts | CodesExperts) -> None:
         """From now on `packed` has the weights."""
         ...
 
@@ -120,20 +121,48 @@ class SupportsExperts(Protocol):
         ...
 
 
-class QuantizedLinear(PackedLinear, Protocol):
-    """A PackedLinear that takes the tensors of a quantized weight as the checkpoint has them."""
+class CodesLinear(Protocol):
+    """The weight [outputs, inputs] of one projection as codes, of one kind or of several."""
 
-    def load_quantized(self, tensors: Mapping[str, torch.Tensor], first: int) -> None:
-        """Takes the tensors, by role, of a quantized weight that makes up the rows `first` … of this one."""
+    def load_codes(self, codes: Codes, first: int) -> None:
+        """Takes the codes of rows `first` … of the weight."""
+        ...
+
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[..., inputs] to [..., outputs], as a PackedLinear."""
+        ...
+
+    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows [N, inputs] of the weight by their numbers [N] int64: its `values()`, in float32."""
+        ...
+
+
+class CodesExperts(Protocol):
+    """The weights [experts, outputs, inputs] of one projection of a mixture of experts as codes."""
+
+    def load_codes(self, expert: int, codes: Codes, first: int) -> None:
+        """Takes the codes of rows `first` … of one expert's weight."""
+        ...
+
+    def multiply(self, x: torch.Tensor, ends: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[rows, inputs] to [rows, outputs], as PackedExperts."""
         ...
 
 
 @runtime_checkable
-class SupportsQuantized(Protocol):
-    """A BuiltLinearMethod that multiplies by quantized weights without unpacking them first."""
+class SupportsCodes(Protocol):
+    """A BuiltLinearMethod that multiplies by codes as they are, without a copy of the weight in more bits.
 
-    def create_quantized(
-        self, name: str, format: BuiltQuantizationFormat, outputs: int, inputs: int
-    ) -> QuantizedLinear | None:
-        """Room for one weight in the format of that name; None has its tensors unpacked."""
+    `layouts` are those of all codes that will be loaded, in the order of rows; None has their values loaded as those of
+    other weights.
+    """
+
+    def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> CodesLinear | None:
+        """Room for one weight."""
+        ...
+
+    def create_expert_codes(
+        self, experts: int, outputs: int, inputs: int, layouts: Sequence[CodesLayout]
+    ) -> CodesExperts | None:
+        """Room for the weights of one projection of all experts; `layouts` are those of the first."""
         ...

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from maxserve.core.interfaces.codes import Codes, CodesLayout
 from maxserve.core.interfaces.component import Component, Context, Ref
+from maxserve.core.interfaces.weight_format import TensorInfo
 
 if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["BuiltQuantizationFormat", "QuantizationContext", "QuantizationFormat"]
+__all__ = [
+    "BuiltQuantizationFormat",
+    "HasCodes",
+    "QuantizationContext",
+    "QuantizationFormat",
+    "Unpacks",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,27 +45,45 @@ class QuantizationContext(Context):
 
 
 class BuiltQuantizationFormat(Protocol):
-    """What belongs to a quantized weight and what comes out of it.
+    """What belongs to a quantized weight, and its shape. Each is a `HasCodes` or an `Unpacks`, too.
 
     A weight is held in any number of tensors, each with a role. `dtype` is the type of unpacked weights and `types` are
-    the types of packed tensors, all as safetensors names them.
+    the types of packed tensors, all as safetensors names them or, in other files, as their WeightFormat does.
     """
 
     dtype: str
     types: frozenset[str]
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
-        """The name of the weight that a checkpoint's tensor belongs to; None for a tensor that is not packed."""
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        """The name of the weight that a checkpoint's tensor belongs to, and its role there; None for a tensor that is
+        not packed."""
         ...
 
-    def tensors(self, weight: str) -> Mapping[str, str]:
-        """The names of all tensors of a weight by their roles."""
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        """The shape [..., outputs, inputs] of the weight with these tensors by role; ModelError saying which one is
+        missing, or how they do not fit."""
         ...
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape of the weight whose tensors have these shapes, by role."""
+
+@runtime_checkable
+class HasCodes(Protocol):
+    """A BuiltQuantizationFormat whose weights are codes, which linear methods can multiply by as they are."""
+
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        """How the weight with these tensors by role is coded."""
         ...
+
+    def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        """The weight [outputs, inputs], or an entry of a stacked one, of its tensors by role; ModelError where they do
+        not fit."""
+        ...
+
+
+@runtime_checkable
+class Unpacks(Protocol):
+    """A BuiltQuantizationFormat whose weights are unpacked while they are loaded."""
 
     def unpack(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The weight, or an entry of a stacked one, of its tensors by role; ModelError where they do not fit."""
+        """The weight [outputs, inputs] in the type `dtype`, or an entry of a stacked one, of its tensors by role;
+        ModelError where they do not fit."""
         ...

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.interfaces.linear import PackedLinear, SupportsEmbedding
+from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
 """How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
@@ -74,7 +74,7 @@ class Projection(nn.Module, Generic[P]):
         return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
-class Linear(Projection[PackedLinear]):
+class Linear(Projection[PackedLinear | CodesLinear]):
     """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these."""
 
     def __init__(

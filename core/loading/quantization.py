@@ -30,7 +30,7 @@ class Part:
 
     file: str
     name: str
-    shape: tuple[int, ...]
+    info: TensorInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,44 +88,34 @@ def stored_weights(
     headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat | None
 ) -> Iterator[Stored]:
     """The weights of a checkpoint; ModelError where a quantized one lacks one of its tensors."""
-    files = {name: file for file, header in headers.items() for name in header}
-    weights: set[str] = set()
+    weights: dict[str, dict[str, Part]] = {}
     for file, header in headers.items():
         for name, tensor in header.items():
-            weight = None if format is None else format.weight(name, tensor.dtype)
-            if format is None or weight is None:
+            part = None if format is None else format.part(name, tensor.dtype)
+            if part is None:
                 yield Stored(
                     file=file, name=name, weight=name, dtype=tensor.dtype, shape=tensor.shape, size=tensor.size
                 )
-            elif weight not in weights:
-                weights.add(weight)
-                yield _quantized(weight, name, headers, files, format)
+            else:
+                weight, role = part
+                weights.setdefault(weight, {})[role] = Part(file=file, name=name, info=tensor)
+    for weight, parts in weights.items():
+        assert format is not None, "only a format finds parts"
+        yield _quantized(weight, parts, format)
 
 
-def _quantized(
-    weight: str,
-    found: str,
-    headers: Mapping[str, Mapping[str, TensorInfo]],
-    files: Mapping[str, str],
-    format: BuiltQuantizationFormat,
-) -> Stored:
-    names = format.tensors(weight)
-    absent = [name for name in names.values() if name not in files]
-    if absent:
-        raise ModelError(
-            f"{found} in {files[found]} is part of a quantized weight, but there is no {', '.join(absent)}; fetch the "
-            "checkpoint again"
-        )
-    parts = {
-        role: Part(file=files[name], name=name, shape=headers[files[name]][name].shape) for role, name in names.items()
-    }
+def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantizationFormat) -> Stored:
     first = next(iter(parts.values()))
+    try:
+        shape = format.shape({role: part.info for role, part in parts.items()})
+    except ModelError as error:
+        raise ModelError(f"{first.name} in {first.file}: {error}; fetch the checkpoint again") from error
     return Stored(
         file=first.file,
         name=first.name,
         weight=weight,
         dtype=format.dtype,
-        shape=format.shape({role: part.shape for role, part in parts.items()}),
-        size=sum(headers[part.file][part.name].size for part in parts.values()),
+        shape=shape,
+        size=sum(part.info.size for part in parts.values()),
         parts=parts,
     )

@@ -3,7 +3,7 @@
 Files are mapped into memory and read one tensor at a time, so the peak stays near the size of the model. On a CPU a
 tensor that needs no change is not even copied: the parameter is the mapped file. Who serves from mapped weights must
 not overwrite the files meanwhile. Where a linear method stores the weights of projections, each goes to it as it is
-read and is not stored here. Quantized weights go to it as they are, where it takes them so; others are unpacked as they
+read and is not stored here. Quantized weights go to it as codes, where it takes them so; others are unpacked as they
 are read, stacked ones entry by entry.
 """
 
@@ -19,16 +19,23 @@ import torch
 from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
-from maxserve.core.interfaces.linear import ExpertLayer, SupportsEmbedding, SupportsExperts, SupportsQuantized
+from maxserve.core.interfaces.linear import ExpertLayer, SupportsCodes, SupportsEmbedding, SupportsExperts
 from maxserve.core.interfaces.progress import Progress
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint
 from maxserve.core.loading.shards import Shard, layouts
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.linear import BuiltLinearMethod, PackedExperts, PackedLinear, QuantizedLinear
-    from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+    from maxserve.core.interfaces.codes import CodesLayout
+    from maxserve.core.interfaces.linear import (
+        BuiltLinearMethod,
+        CodesExperts,
+        CodesLinear,
+        PackedExperts,
+        PackedLinear,
+    )
     from maxserve.core.interfaces.weight_format import WeightFile
 
 log = logging.getLogger("maxserve.model")
@@ -83,8 +90,8 @@ def load_weights(
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file.path], parameters):
             parts = _parts(read, tensor, by_path)
-            if read.target in parameters.quantized:
-                parameters.quantized[read.target].load_quantized(parts, read.offset or 0)
+            if parameters.takes_codes(read.target):
+                parameters.load_codes(read, parts, format)
             else:
                 for piece, numbers in _ready(read, tensor, parts, format):
                     for share, own in _taken(piece, numbers):
@@ -150,9 +157,14 @@ def _ready(
     if len(read.shape) == 2:
         yield read, change(_unpacked(tensor, parts, format))
         return
-    for entry in range(read.shape[0]):
-        own = {role: part[entry] for role, part in parts.items()}
+    for entry, own in _entries(read, parts):
         yield replace(read, entry=entry), change(_unpacked(tensor[entry], own, format))
+
+
+def _entries(read: Read, parts: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
+    """The tensors of each weight of a stacked one."""
+    for entry in range(read.shape[0]):
+        yield entry, {role: part[entry] for role, part in parts.items()}
 
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
@@ -178,8 +190,10 @@ def _unpacked(
 ) -> torch.Tensor:
     if not parts:
         return tensor.transpose(-1, -2)
-    assert format is not None, "only a quantized checkpoint makes reads with parts"
-    return format.unpack(parts)
+    if isinstance(format, Unpacks):
+        return format.unpack(parts)
+    assert isinstance(format, HasCodes), "a format has codes or unpacks"
+    return format.codes(parts).values().to(_TORCH[format.dtype])
 
 
 def _parts(read: Read, tensor: torch.Tensor, files: Mapping[str, WeightFile]) -> dict[str, torch.Tensor]:
@@ -228,7 +242,8 @@ class _Loaded:
         }
         self._packed: dict[str, PackedLinear] = {}  # by parameter
         self._experts: dict[str, PackedExperts] = {}  # by parameter
-        self.quantized: dict[str, QuantizedLinear] = {}  # by parameter
+        self._codes: dict[str, CodesLinear] = {}  # by parameter
+        self._expert_codes: dict[str, CodesExperts] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._second: dict[str, torch.Tensor] = {}  # by alias
         self.shapes = Parameters(
@@ -272,7 +287,7 @@ class _Loaded:
         for names, _ in self._parameters:
             own = by_target.get(names[0], [])
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
-            if quantization is not None and self._create_quantized(names, storage, own, quantization):
+            if quantization is not None and self._create_codes(names, storage.method, own, quantization.format):
                 continue
             if own and modules and isinstance(modules[0][1], ExpertLayer):
                 self._create_experts(names[0], modules[0][1], storage, own)
@@ -290,21 +305,59 @@ class _Loaded:
             if any(isinstance(module, Linear) and module.packed is None for _, module in modules):
                 del self._dtypes[names[0]]  # the layer stores it, and multiplies by it as it is
 
-    def _create_quantized(
-        self, names: Sequence[str], storage: LinearStorage, reads: Sequence[Read], quantization: Checkpoint
+    def _create_codes(
+        self, names: Sequence[str], method: BuiltLinearMethod, reads: Sequence[Read], format: BuiltQuantizationFormat
     ) -> bool:
-        """Whether the method takes the weight as it is quantized: all of it, no part that is changed or cut."""
-        module = self._module(names[0])
-        if len(names) > 1 or not isinstance(module, Linear) or not isinstance(storage.method, SupportsQuantized):
+        """Whether the method takes the weight as codes: all of it, no part that is changed or cut."""
+        if not isinstance(method, SupportsCodes) or not isinstance(format, HasCodes):
             return False
-        if not reads or not all(read.parts and read.entry is None and not read.changed for read in reads):
+        if not reads or not all(read.parts and read.alias is None and not read.changed for read in reads):
             return False
-        made = storage.method.create_quantized(quantization.name, quantization.format, module.outputs, module.inputs)
+        layouts = [format.layout({role: part.info for role, part in read.parts.items()}) for read in reads]
+        modules = [self._module(name) for name in names]
+        if len(modules) == 1 and isinstance(modules[0], ExpertLayer):
+            return self._create_expert_codes(names[0], modules[0], method, layouts, reads)
+        if not all(isinstance(module, Linear | Embedding) for module in modules):
+            return False
+        outputs, inputs = self._shape(names[0])
+        made = method.create_codes(outputs, inputs, layouts)
         if made is None:
             return False
-        self.quantized[names[0]] = made
+        self._codes[names[0]] = made
+        for module in modules:
+            module.set_packed(made)  # type: ignore[operator]
+        return True
+
+    def _create_expert_codes(
+        self,
+        name: str,
+        module: ExpertLayer,
+        method: SupportsCodes,
+        layouts: Sequence[CodesLayout],
+        reads: Sequence[Read],
+    ) -> bool:
+        own = [layout for layout, read in zip(layouts, reads, strict=True) if not read.entry]
+        experts, outputs, inputs = self._shape(name)
+        made = method.create_expert_codes(experts, outputs, inputs, own)
+        if made is None:
+            return False
+        self._expert_codes[name] = made
         module.set_packed(made)
         return True
+
+    def takes_codes(self, target: str) -> bool:
+        """Whether the linear method takes the parameter as codes."""
+        return target in self._codes or target in self._expert_codes
+
+    def load_codes(self, read: Read, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None) -> None:
+        """Takes one quantized weight, or a stack of them."""
+        assert isinstance(format, HasCodes), "only codes are taken so"
+        if read.target in self._codes:
+            self._codes[read.target].load_codes(format.codes(parts), read.offset or 0)
+            return
+        entries = _entries(read, parts) if len(read.shape) == 3 else iter(((read.entry or 0, parts),))
+        for entry, own in entries:
+            self._expert_codes[read.target].load_codes(entry, format.codes(own), read.offset or 0)
 
     def _create_experts(self, name: str, module: ExpertLayer, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""
@@ -322,7 +375,7 @@ class _Loaded:
         """Whether the mapped tensor itself becomes the parameter."""
         if not read.file or not read.whole or self._device.type != "cpu":
             return False
-        if any(read.target in stored for stored in (self._packed, self._experts, self.quantized)):
+        if read.target in self._packed or read.target in self._experts or self.takes_codes(read.target):
             return False
         same = _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
         return same and self._files[read.file].is_mapped(read.name)
@@ -362,7 +415,7 @@ class _Loaded:
         """
         tables: list[tuple[Embedding, SupportsEmbedding]] = []
         for names, _ in self._parameters:
-            if names[0] in self._packed or names[0] in self._experts or names[0] in self.quantized:
+            if names[0] in self._packed or names[0] in self._experts or self.takes_codes(names[0]):
                 continue
             shared = self._ready.pop(names[0])
             parameter = nn.Parameter(shared, requires_grad=False)

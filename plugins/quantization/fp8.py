@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.plugins.quantization.parts import require
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +22,7 @@ _SCALES = "_scale_inv"
 
 
 class BlockFp8:
-    """A BuiltQuantizationFormat."""
+    """A BuiltQuantizationFormat that HasCodes."""
 
     dtype = "BF16"
     types = frozenset({"F8_E4M3"})
@@ -33,25 +36,29 @@ class BlockFp8:
             )
         self._rows, self._columns = size
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
         if tensor.endswith(_SCALES):
-            return tensor.removesuffix(_SCALES)
-        return tensor if dtype in self.types else None
+            return tensor.removesuffix(_SCALES), "scales"
+        return (tensor, "values") if dtype in self.types else None
 
-    def tensors(self, weight: str) -> Mapping[str, str]:
-        return {"values": weight, "scales": weight + _SCALES}
-
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        return shapes["values"]
-
-    def unpack(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        values, scales = tensors["values"], tensors["scales"]
-        rows, columns = values.shape[-2:]
-        if scales.shape[-2:] != (-(-rows // self._rows), -(-columns // self._columns)):
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        require(tensors, "values", "scales")
+        values, scales = tensors["values"].shape, tensors["scales"].shape
+        rows, columns = values[-2:]
+        if scales[-2:] != (-(-rows // self._rows), -(-columns // self._columns)):
             raise ModelError(
-                f"scales {list(scales.shape)} do not fit a weight of {list(values.shape)} in blocks of "
+                f"scales {list(scales)} do not fit a weight of {list(values)} in blocks of "
                 f"{self._rows} x {self._columns}"
             )
-        factors = scales.float().repeat_interleave(self._rows, -2)[..., :rows, :]
-        factors = factors.repeat_interleave(self._columns, -1)[..., :columns]
-        return (values.float() * factors).bfloat16()
+        return values
+
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        return CodesLayout(levels=256, group=self._columns)
+
+    def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        import torch
+
+        values = tensors["values"]
+        table = torch.arange(256, dtype=torch.uint8).view(values.dtype).float()
+        scales = tensors["scales"].float().repeat_interleave(self._rows, -2)[: len(values)]
+        return Codes(codes=values.view(torch.uint8), table=table, group=self._columns, scales=scales)

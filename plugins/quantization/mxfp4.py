@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.plugins.quantization.parts import named_part, require
 
 if TYPE_CHECKING:
     import torch
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three bits; the fourth is the sign
+_TABLE = (*MAGNITUDES, *(-value for value in MAGNITUDES))
 _BIAS = 127
-_BLOCKS, _SCALES = "_blocks", "_scales"
+_GROUP = 32
 
 
 class Mxfp4:
-    """A BuiltQuantizationFormat."""
+    """A BuiltQuantizationFormat that HasCodes."""
 
     dtype = "BF16"
     types = frozenset({"U8"})
@@ -29,26 +33,23 @@ class Mxfp4:
     def __init__(self, context: QuantizationContext) -> None:
         pass  # the format has no choices
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
-        if dtype not in self.types or not tensor.endswith((_BLOCKS, _SCALES)):
-            return None
-        return tensor.removesuffix(_BLOCKS).removesuffix(_SCALES)
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        return named_part(tensor, dtype, self.types, {"_blocks": "blocks", "_scales": "scales"})
 
-    def tensors(self, weight: str) -> Mapping[str, str]:
-        return {"blocks": weight + _BLOCKS, "scales": weight + _SCALES}
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        require(tensors, "blocks", "scales")
+        blocks, scales = tensors["blocks"].shape, tensors["scales"].shape
+        if blocks[:-1] != scales or blocks[-1:] != (_GROUP // 2,):
+            raise ModelError(f"blocks {list(blocks)} and scales {list(scales)} of MXFP4 do not fit")
+        return (*scales[:-1], scales[-1] * _GROUP)
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        blocks = shapes["blocks"]
-        return (*blocks[:-2], blocks[-2] * blocks[-1] * 2)
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        return CodesLayout(levels=len(_TABLE), group=_GROUP)
 
-    def unpack(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         import torch
 
-        values, scales = tensors["blocks"], tensors["scales"]
-        if values.shape[:-1] != scales.shape:
-            raise ModelError(f"blocks {list(values.shape)} and scales {list(scales.shape)} of MXFP4 do not fit")
-        numbers = torch.tensor([*MAGNITUDES, *(-value for value in MAGNITUDES)])
-        byte = torch.arange(256)
-        pairs = torch.stack((numbers[byte & 15], numbers[byte >> 4]), dim=1)  # of every byte
-        unpacked = pairs.index_select(0, values.flatten().int()).view(*scales.shape, -1)
-        return torch.ldexp(unpacked, scales.int()[..., None] - _BIAS).flatten(-2).bfloat16()
+        blocks = tensors["blocks"]
+        pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)
+        scales = torch.ldexp(torch.ones(tensors["scales"].shape), tensors["scales"].int() - _BIAS)
+        return Codes(codes=pairs.flatten(1), table=torch.tensor(_TABLE), group=_GROUP, scales=scales)

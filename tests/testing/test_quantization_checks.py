@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from maxserve.core.interfaces.codes import Codes, CodesLayout
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import QuantizationFormat
+from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.testing.quantization import NibbleFormat, QuantizationFormatChecks, quantize
 
 
 class TestNibbles(QuantizationFormatChecks):
     component = QuantizationFormat(name="nibbles", build=NibbleFormat)
     config: ClassVar[Mapping[str, Any]] = {"quant_method": "nibbles"}
+    names: ClassVar[Mapping[str, str]] = {role: f"{{}}.{role}" for role in ("codes", "scale", "zero")}
 
     def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
         return quantize(weight)
@@ -26,6 +29,7 @@ class TestNibbles(QuantizationFormatChecks):
 class TestFp8(QuantizationFormatChecks):
     quantization_format = "fp8"
     config: ClassVar[Mapping[str, Any]] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    names: ClassVar[Mapping[str, str]] = {"values": "{}", "scales": "{}_scale_inv"}
     stacked = True
 
     def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
@@ -39,6 +43,7 @@ class TestFp8(QuantizationFormatChecks):
 class TestMxfp4(QuantizationFormatChecks):
     quantization_format = "mxfp4"
     config: ClassVar[Mapping[str, Any]] = {"quant_method": "mxfp4"}
+    names: ClassVar[Mapping[str, str]] = {"blocks": "{}_blocks", "scales": "{}_scales"}
     tolerance = 0.35
     stacked = True
 
@@ -49,37 +54,44 @@ class TestMxfp4(QuantizationFormatChecks):
         scaled = groups / torch.exp2(powers)[..., None]
         codes = (scaled.abs()[..., None] - numbers).abs().argmin(-1) + 8 * (scaled < 0)
         blocks = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
-        return {"blocks": blocks, "scales": (powers + 127).to(torch.uint8)}
+        return {"blocks": blocks.view(len(blocks), -1, 16), "scales": (powers + 127).to(torch.uint8)}
 
 
 class Swapped(NibbleFormat):
     """Takes the upper nibble first."""
 
-    def unpack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         codes = tensors["codes"]
-        return super().unpack({**tensors, "codes": (codes >> 4) | (codes << 4)})
+        return super().codes({**tensors, "codes": (codes >> 4) | (codes << 4)})
 
 
 class Careless(NibbleFormat):
     """Looks at no sizes."""
 
-    def unpack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        rows = min(map(len, tensors.values()))
-        return super().unpack({role: tensor[:rows] for role, tensor in tensors.items()})
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        rows, columns = tensors["codes"].shape if "codes" in tensors else (0, 0)
+        return rows, 2 * columns
 
 
 class Halved(NibbleFormat):
     """Says the shape of the codes."""
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        return shapes["codes"]
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        return tensors["codes"].shape
+
+
+class Coarse(NibbleFormat):
+    """Says another layout than that of its codes."""
+
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        return CodesLayout(levels=8, group=32)
 
 
 class Greedy(NibbleFormat):
     """Takes every tensor for its own."""
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
-        return super().weight(tensor, dtype) or tensor
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        return super().part(tensor, dtype) or (tensor, "codes")
 
 
 class Untyped(NibbleFormat):
@@ -91,8 +103,8 @@ class Untyped(NibbleFormat):
 class Forgetful(NibbleFormat):
     """Does not know its zeros again."""
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
-        return None if tensor.endswith(".zero") else super().weight(tensor, dtype)
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        return None if tensor.endswith(".zero") else super().part(tensor, dtype)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +113,7 @@ class Forgetful(NibbleFormat):
         (Swapped, "test_the_weight_comes_out"),
         (Careless, "test_tensors_that_do_not_fit_are_refused"),
         (Halved, "test_the_weight_comes_out"),
+        (Coarse, "test_the_weight_comes_out"),
         (Greedy, "test_tensors_that_are_not_packed_are_left_alone"),
         (Untyped, "test_types_are_those_of_packed_tensors"),
         (Forgetful, "test_every_tensor_belongs_to_its_weight"),

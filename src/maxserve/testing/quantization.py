@@ -3,6 +3,7 @@
 class TestAcme(QuantizationFormatChecks):
     quantization_format = "acme4"
     config = {"quant_method": "acme4"}
+    names = {"codes": "{}.codes", "scale": "{}.scale"}
 
     def quantize(self, weight):
         return {"codes": ..., "scale": ...}
@@ -11,7 +12,8 @@ class TestAcme(QuantizationFormatChecks):
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -23,10 +25,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.codes import Codes, CodesLayout
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.linear import LinearContext, LinearMethod
-from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
+from maxserve.core.interfaces.quantization import (
+    BuiltQuantizationFormat,
+    HasCodes,
+    QuantizationContext,
+    QuantizationFormat,
+    Unpacks,
+)
+from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.quantization import Checkpoint, quantization_of
 from maxserve.testing.resolve import declaring, resolve
 
@@ -61,13 +71,15 @@ class QuantizationFormatChecks:
     """Subclass it and name a registered `quantization_format`, or give the `component` itself.
 
     `quantize` is to be written: the tensors of a weight [outputs, inputs] by role, as a checkpoint has them. `config`
-    is the "quantization_config" of such a checkpoint. An unpacked value may be off by the share `tolerance` of the
+    is the "quantization_config" of such a checkpoint, `names` are those of the tensors by role, {} in them stands for
+    the name of the weight. An unpacked value may be off by the share `tolerance` of the
     largest. With `stacked`, the format also has stacks [n, outputs, inputs] of weights, whose tensors are stacks.
     """
 
     quantization_format: ClassVar[str] = ""
     component: ClassVar[QuantizationFormat | None] = None
     config: ClassVar[Mapping[str, Any]] = {}
+    names: ClassVar[Mapping[str, str]] = {}
     tolerance: ClassVar[float] = 0.1
     stacked: ClassVar[bool] = False
 
@@ -96,16 +108,17 @@ class QuantizationFormatChecks:
             quantization_of(host, {"quantization_config": {"quant_method": "no such method"}}, "the checkpoint")
 
     def test_every_tensor_belongs_to_its_weight(self, built: BuiltQuantizationFormat) -> None:
-        tensors, names = self.quantize(random(64, 96)), built.tensors(NAME)
-        assert set(names) == set(tensors), "tensors() has other roles than quantize()"
-        assert len(set(names.values())) == len(names), "two roles have one name"
+        tensors = self.quantize(random(64, 96))
+        assert set(self.names) == set(tensors), "names has other roles than quantize()"
+        assert len(set(self.names.values())) == len(tensors), "two roles have one name"
         for role, tensor in tensors.items():
-            assert built.weight(names[role], TYPES[tensor.dtype]) == NAME, f"{names[role]} belongs to another weight"
+            name = self.names[role].format(NAME)
+            assert built.part(name, TYPES[tensor.dtype]) == (NAME, role), f"{name} belongs to another weight or role"
 
     def test_tensors_that_are_not_packed_are_left_alone(self, built: BuiltQuantizationFormat) -> None:
         for name in ("model.norm.weight", "lm_head.weight", "model.layers.0.mlp.down_proj.bias"):
             for dtype in sorted(PLAIN):
-                assert built.weight(name, dtype) is None, f"{name} of {dtype} is no packed tensor"
+                assert built.part(name, dtype) is None, f"{name} of {dtype} is no packed tensor"
 
     def test_types_are_those_of_packed_tensors(self, built: BuiltQuantizationFormat) -> None:
         stored = {TYPES[tensor.dtype] for tensor in self.quantize(random(64, 96)).values()}
@@ -118,28 +131,31 @@ class QuantizationFormatChecks:
         weight = random(*size)
         self.check(built, self.quantize(weight), weight)
 
-    def test_a_stack_of_weights_comes_out(self, built: BuiltQuantizationFormat) -> None:
+    def test_a_stack_of_weights_has_a_shape(self, built: BuiltQuantizationFormat) -> None:
         if not self.stacked:
             return
-        weights = random(3, 64, 96)
-        each = [self.quantize(weight) for weight in weights]
-        self.check(built, {role: torch.stack([tensors[role] for tensors in each]) for role in each[0]}, weights)
+        tensors = {role: torch.stack([each] * 3) for role, each in self.quantize(random(64, 96)).items()}
+        assert tuple(built.shape(infos(tensors))) == (3, 64, 96)
 
     def check(self, built: BuiltQuantizationFormat, tensors: Mapping[str, Tensor], weight: Tensor) -> None:
-        """The shape is known from those of the tensors, and unpack gives a weight of it."""
-        assert tuple(built.shape({role: tuple(each.shape) for role, each in tensors.items()})) == tuple(weight.shape)
-        unpacked = built.unpack({role: tensor.clone() for role, tensor in tensors.items()})
+        """The shape is known from those of the tensors, and what comes out has it."""
+        assert tuple(built.shape(infos(tensors))) == tuple(weight.shape)
+        unpacked = values(built, {role: tensor.clone() for role, tensor in tensors.items()})
         assert unpacked.shape == weight.shape
-        assert TYPES[unpacked.dtype] == built.dtype
         allowed = self.tolerance * float(weight.abs().max())
         torch.testing.assert_close(unpacked.float(), weight, atol=allowed, rtol=0)
+        if isinstance(built, HasCodes):
+            assert built.codes(tensors).layout == built.layout(infos(tensors)), "layout() says something else"
 
     def test_tensors_that_do_not_fit_are_refused(self, built: BuiltQuantizationFormat) -> None:
-        tensors = self.quantize(random(64, 96))
+        tensors = infos(self.quantize(random(64, 96)))
         for role, tensor in tensors.items():
-            if len(tensors) > 1:
-                with pytest.raises(ModelError):
-                    built.unpack({**tensors, role: tensor[: len(tensor) // 2]})
+            others = {name: info for name, info in tensors.items() if name != role}
+            if others:
+                halved = replace(tensor, shape=(tensor.shape[0] // 2, *tensor.shape[1:]))
+                for wrong in (others, {**others, role: halved}):
+                    with pytest.raises(ModelError):
+                        built.shape(wrong)
 
     def test_a_model_in_the_format_computes_with_its_weights(self, host: Host, tmp_path: Path) -> None:
         """As a checkpoint does that has the unpacked weights."""
@@ -152,8 +168,8 @@ class QuantizationFormatChecks:
         weights = dict(stored)
         for name in [name for name in stored if name.endswith("_proj.weight")]:
             tensors = self.quantize(stored.pop(name).float())
-            stored |= {built.tensors(name)[role]: each.contiguous() for role, each in tensors.items()}
-            weights[name] = built.unpack(tensors).contiguous()
+            stored |= {self.names[role].format(name): each.contiguous() for role, each in tensors.items()}
+            weights[name] = values(built, tensors).to(weights[name].dtype)
         save_file(stored, packed / "model.safetensors")
         save_file(weights, plain / "model.safetensors")
         config = packed / "config.json"
@@ -164,6 +180,24 @@ class QuantizationFormatChecks:
 
 
 PROMPT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
+
+
+def infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """How a file describes the tensors."""
+    return {
+        name: TensorInfo(dtype=TYPES[tensor.dtype], shape=tuple(tensor.shape), size=tensor.nbytes)
+        for name, tensor in tensors.items()
+    }
+
+
+def values(built: BuiltQuantizationFormat, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The weight of these tensors."""
+    if isinstance(built, Unpacks):
+        unpacked = built.unpack(tensors)
+        assert TYPES[unpacked.dtype] == built.dtype
+        return unpacked
+    assert isinstance(built, HasCodes), "the format has neither codes nor unpack"
+    return built.codes(tensors).values()
 
 
 def random(*shape: int) -> Tensor:
@@ -209,7 +243,7 @@ def quantize_checkpoint(folder: Path, ending: str = "_proj.weight") -> dict[str,
 
 
 class NibbleFormat:
-    """A BuiltQuantizationFormat: a weight is `NAME.codes`, `NAME.scale` and `NAME.zero`."""
+    """A BuiltQuantizationFormat that HasCodes: a weight is `NAME.codes`, `NAME.scale` and `NAME.zero`."""
 
     dtype = "F32"
     types = frozenset({"U8"})
@@ -217,47 +251,51 @@ class NibbleFormat:
     def __init__(self, context: QuantizationContext) -> None:
         pass
 
-    def weight(self, tensor: str, dtype: str) -> str | None:
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
         name, _, role = tensor.rpartition(".")
-        return name if role in ROLES else None
+        return (name, role) if role in ROLES else None
 
-    def tensors(self, weight: str) -> Mapping[str, str]:
-        return {role: f"{weight}.{role}" for role in ROLES}
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        rows = {role: tensors[role].shape[0] for role in ROLES if role in tensors}
+        if set(rows) != set(ROLES) or len(set(rows.values())) > 1:
+            raise ModelError(f"the tensors of a weight in nibbles are {', '.join(ROLES)}, with as many rows: {rows}")
+        return rows["codes"], 2 * tensors["codes"].shape[1]
 
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        rows, columns = shapes["codes"]
-        return rows, 2 * columns
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        return CodesLayout(levels=16, group=2 * tensors["codes"].shape[1])
 
-    def unpack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        rows = {role: len(tensor) for role, tensor in tensors.items()}
-        if len(set(rows.values())) > 1:
-            raise ModelError(f"tensors of a weight in nibbles have different numbers of rows: {rows}")
-        return dequantize(tensors)
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        levels = torch.stack((tensors["codes"] & 15, tensors["codes"] >> 4), dim=-1).flatten(-2)
+        return Codes(
+            codes=levels,
+            table=torch.arange(16.0),
+            group=levels.shape[1],
+            scales=tensors["scale"],
+            offsets=-tensors["zero"],
+        )
 
 
 class NibbleLinear:
-    """A QuantizedLinear that has the nibbles alone."""
+    """A CodesLinear that decodes all it has for each product."""
 
     def __init__(self, outputs: int, inputs: int) -> None:
-        self.tensors = {
-            "codes": torch.zeros(outputs, inputs // 2, dtype=torch.uint8),
-            "scale": torch.zeros(outputs, 1),
-            "zero": torch.zeros(outputs, 1),
-        }
+        self.codes: dict[int, Codes] = {}  # by first row
 
-    def load_quantized(self, tensors: Mapping[str, Tensor], first: int) -> None:
-        for role, tensor in tensors.items():
-            self.tensors[role][first : first + len(tensor)] = tensor
-
-    def load_rows(self, rows: Tensor, first: int) -> None:
-        self.load_quantized(quantize(rows), first)
+    def load_codes(self, codes: Codes, first: int) -> None:
+        self.codes[first] = codes
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, dequantize(self.tensors), bias)
+        return F.linear(x, self._values(), bias)
+
+    def embedding(self, ids: Tensor) -> Tensor:
+        return self._values()[ids]
+
+    def _values(self) -> Tensor:
+        return torch.cat([codes.values() for _, codes in sorted(self.codes.items())])
 
 
 class NibbleMethod:
-    """A BuiltLinearMethod that stores weights only where they are nibbles in the checkpoint."""
+    """A BuiltLinearMethod that stores weights only where they are codes of 16 levels in the checkpoint."""
 
     def __init__(self, context: LinearContext) -> None:
         self.created: list[NibbleLinear] = []
@@ -268,13 +306,14 @@ class NibbleMethod:
     def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
         return None
 
-    def create_quantized(
-        self, name: str, format: BuiltQuantizationFormat, outputs: int, inputs: int
-    ) -> NibbleLinear | None:
-        if name != "nibbles":
+    def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> NibbleLinear | None:
+        if any(layout.levels != 16 for layout in layouts):
             return None
         self.created.append(NibbleLinear(outputs, inputs))
         return self.created[-1]
+
+    def create_expert_codes(self, experts: int, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> None:
+        return None
 
 
 def nibble_plugin(method: NibbleMethod | None = None) -> SimpleNamespace:

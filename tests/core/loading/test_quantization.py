@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
 from maxserve.testing.architecture import ArchitectureChecks, randomised
-from maxserve.testing.quantization import NibbleLinear, NibbleMethod, nibble_plugin, quantize_checkpoint
+from maxserve.testing.quantization import NibbleLinear, NibbleMethod, infos, nibble_plugin, quantize_checkpoint
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
 
@@ -37,26 +38,25 @@ def test_mxfp4_is_what_transformers_makes_of_it() -> None:
     scales = torch.randint(100, 150, (3, 8, 2), dtype=torch.uint8, generator=generator)
     format = Mxfp4(QuantizationContext(model_config={}))
     expected = convert_moe_packed_tensors(blocks, scales).transpose(1, 2)
-    assert format.shape({"blocks": tuple(blocks.shape), "scales": tuple(scales.shape)}) == tuple(expected.shape)
-    result = format.unpack({"blocks": blocks, "scales": scales})
-    assert result.dtype == torch.bfloat16
-    assert torch.equal(result, expected)
-    assert torch.equal(format.unpack({"blocks": blocks[1], "scales": scales[1]}), expected[1])
+    assert format.shape(infos({"blocks": blocks, "scales": scales})) == tuple(expected.shape)
+    for entry in range(3):
+        codes = format.codes({"blocks": blocks[entry], "scales": scales[entry]})
+        assert torch.equal(codes.values(), expected[entry].float())
     with pytest.raises(ModelError, match="do not fit"):
-        format.unpack({"blocks": blocks, "scales": scales[:, :4]})
+        format.shape(infos({"blocks": blocks, "scales": scales[:, :4]}))
 
 
 @pytest.mark.parametrize("shape", [(32, 48), (20, 33), (16, 16), (5, 70)])
 def test_fp8_in_blocks(shape: tuple[int, int]) -> None:
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
     scales = torch.rand(-(-shape[0] // 16), -(-shape[1] // 16), generator=torch.Generator().manual_seed(1))
-    result = fp8().unpack({"values": weight, "scales": scales})
+    result = fp8().codes({"values": weight, "scales": scales}).values()
     for row in range(shape[0]):
         for column in range(shape[1]):
-            expected = (weight[row, column].float() * scales[row // 16, column // 16]).bfloat16()
+            expected = weight[row, column].float() * scales[row // 16, column // 16]
             assert result[row, column] == expected
     with pytest.raises(ModelError, match="do not fit a weight"):
-        fp8().unpack({"values": weight, "scales": scales.repeat(2, 2)})
+        fp8().shape(infos({"values": weight, "scales": scales.repeat(2, 2)}))
 
 
 def test_fp8_without_blocks_is_refused() -> None:
@@ -79,7 +79,7 @@ def packed_fp8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows + columns)
     scales = torch.rand(-(-rows // 16), -(-columns // 16), generator=generator) / 2 + 0.5
     values = weight.to(torch.float8_e4m3fn)
-    return values, scales, fp8().unpack({"values": values, "scales": scales}).float()
+    return values, scales, fp8().codes({"values": values, "scales": scales}).values().bfloat16().float()
 
 
 def write(folder: Path, changed: dict[str, Tensor], left_out: set[str], **config: Any) -> None:
@@ -218,9 +218,9 @@ def test_scales_and_values_must_belong_together(tmp_path: Path) -> None:
     host, file = PluginHost.discover(PluginOptions(autoload=False), strict=True), tmp_path / "model.safetensors"
     whole = load_file(file)
     name = "model.layers.1.mlp.experts.down_proj"
-    for ending, message in (("_scales", "there is no"), ("_blocks", "there is no")):
-        save_file({key: tensor for key, tensor in whole.items() if key != name + ending}, file)
-        with pytest.raises(ModelError, match=message + f".*{ending}"):
+    for role in ("scales", "blocks"):
+        save_file({key: tensor for key, tensor in whole.items() if key != f"{name}_{role}"}, file)
+        with pytest.raises(ModelError, match=f"{re.escape(name)}.*whose {role} are missing"):
             Served(tmp_path, host)
 
 
@@ -237,7 +237,7 @@ def nibbles(folder: Path, **changes: Any) -> Any:
 @pytest.mark.parametrize("taken", [False, True], ids=["unpacked", "taken by the linear method"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_strangers_format_is_served(plugin_host: Any, taken: bool, tied: bool, tmp_path: Path) -> None:
-    """The linear method gets the three tensors of each weight as they are, those of fused ones part by part."""
+    """The linear method gets the codes of each weight as they are, those of fused ones part by part."""
     reference = nibbles(tmp_path, tie_word_embeddings=tied)
     context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
     method = NibbleMethod(context) if taken else None
