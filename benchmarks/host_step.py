@@ -22,7 +22,7 @@ import torch
 from maxserve.core.engine.draw import build_pipeline
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import ParamsReader
+from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
@@ -90,7 +90,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             builder=InputsBuilder(cache, PAGE, CPU),
             runner=_runner(host),
             pipeline=build_pipeline(host, SamplerContext(vocab_size=VOCAB, device=CPU)),
-            read_params=ParamsReader(host).read,
+            read_params=ParamsReader(request_params(host)).read,
         )
     )
 

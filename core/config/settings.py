@@ -22,6 +22,7 @@ from maxserve.core.config.values import (
 )
 from maxserve.core.interfaces.config import Option, UnsupportedValues
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.interfaces.grammar import GrammarChoice
 
 
 class Section(BaseModel):
@@ -374,7 +375,10 @@ class SamplingSettings(Section):
         bool,
         Field(description="Let requests have the logprobs of their prompt, which takes logits of all its positions."),
     ] = True
-    enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
+
+    @property
+    def grammars(self) -> GrammarChoice:
+        return GrammarChoice(enabled=self.enable_structured_output, backend=self.structured_output_backend)
 
 
 class SpeculativeSettings(Section):

@@ -21,7 +21,7 @@ from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import device_queue_for
-from maxserve.core.engine.params import ParamsReader
+from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.engine.target import Loaded, Target
@@ -229,9 +229,9 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             target.host,
             SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
         ),
-        read_params=ParamsReader(target.host, settings=target.settings, vocab_size=spec.vocab_size).read,
+        read_params=ParamsReader(request_params(target.host, target.settings), vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
-        grammar_backend=preferred_backend(target.settings, target.host),
+        grammar_backend=preferred_backend(target.settings.sampling.grammars, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/
         device_queue=_device_queue(target.settings, target.device),
         drafting=build_drafting(target, loaded, attention, cache),
@@ -296,6 +296,7 @@ def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInf
     files, plan = loaded.files, loaded.plan
     return ModelInfo(
         name=target.settings.model.served_model_name or files.ref,
+        ref=files.ref,
         path=files.path,
         architecture=files.architecture,
         max_length=plan.max_length,
@@ -310,6 +311,7 @@ def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInf
         adapters=adapters,
         images=target.host.architectures.get(files.architecture).component.images is not None,
         unsupported=_unsupported(target),
+        without_prefixes=_without_prefixes(target),
     )
 
 
@@ -327,6 +329,13 @@ def _unsupported(target: Target) -> dict[str, str]:
             "server with --enable-variable-logits"
         )
     return found
+
+
+def _without_prefixes(target: Target) -> str:
+    """The option for which no prefixes are kept, if none are."""
+    if not target.settings.kv_cache.enable_prefix_caching:
+        return "--no-enable-prefix-caching"
+    return "" if target.strategy.component.shares_prefixes else f"--cache-strategy {target.strategy.name}"
 
 
 def warm_up(engine: Engine, blamed: str = "") -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from maxserve.core.interfaces.grammar import GrammarBackend
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maxserve.core.config import Settings
-    from maxserve.core.interfaces.grammar import GrammarCompiler, GrammarContext
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.component import Components
+    from maxserve.core.interfaces.grammar import GrammarChoice, GrammarCompiler, GrammarContext
 
 
 class Compilers:
     """Asked from any thread; threads that come while one is being built wait for it."""
 
-    def __init__(self, host: Host, context: Callable[[], GrammarContext]) -> None:
-        self._host = host
+    def __init__(self, components: Components, context: Callable[[], GrammarContext]) -> None:
+        self._components = components
         self._make_context = context
         self._context: GrammarContext | None = None
         self._built: dict[str, GrammarCompiler] = {}
@@ -36,17 +37,17 @@ class Compilers:
             if name not in self._built:
                 if self._context is None:
                     self._context = self._make_context()
-                entry = self._host.grammar_backends.get(name)
-                self._built[name] = self._host.build(entry, self._context)
+                entry = self._components.of(GrammarBackend).get(name)
+                self._built[name] = self._components.build(entry, self._context)
             return self._built[name]
 
 
-def preferred_backend(settings: Settings, host: Host) -> str | None:
+def preferred_backend(choice: GrammarChoice, components: Components) -> str | None:
     """The back end that serves most constraints, None when none is served; PluginError for a wrong name."""
-    sampling = settings.sampling
-    if sampling.structured_output_backend != "auto":
-        return host.grammar_backends.get(sampling.structured_output_backend).name
-    if not sampling.enable_structured_output:
+    backends = components.of(GrammarBackend)
+    if choice.backend != "auto":
+        return backends.get(choice.backend).name
+    if not choice.enabled:
         return None
-    best = max(host.grammar_backends, key=lambda entry: entry.component.priority, default=None)
+    best = max(backends, key=lambda entry: entry.component.priority, default=None)
     return None if best is None else best.name

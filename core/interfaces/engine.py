@@ -73,8 +73,9 @@ class VectorInfo:
 class ModelInfo:
     """What the API process knows of the served model once it is ready.
 
-    `images`: prompts may have some. `unsupported` says of the request fields `priority` and `prompt_logprobs` why this
-    server does not take them, where it does not.
+    `ref` is what was asked for, a repository or a path. `images`: prompts may have some. `unsupported` says of the
+    request fields `priority` and `prompt_logprobs` why this server does not take them, where it does not, and
+    `without_prefixes` the option for which it keeps no prefixes of past requests, where it keeps none.
     """
 
     name: str
@@ -88,10 +89,12 @@ class ModelInfo:
     parameters: int
     max_batch_size: int
     created: int
+    ref: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
     adapters: tuple[str, ...] = ()  # that requests may name from the start
     images: bool = False
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    without_prefixes: str = ""
     task: str = "text_generation"
     vectors: VectorInfo | None = None  # of models that encode texts
 

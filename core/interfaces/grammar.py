@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["GrammarBackend", "GrammarCompiler", "GrammarContext", "Matcher", "Prepared", "allow_tokens"]
+__all__ = [
+    "GrammarBackend",
+    "GrammarChoice",
+    "GrammarCompiler",
+    "GrammarContext",
+    "Matcher",
+    "Prepared",
+    "allow_tokens",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,14 @@ class GrammarBackend(Component):
     accepts: frozenset[str] = frozenset()
     rollback: bool = True
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarChoice:
+    """Whether requests may constrain answers, and whose back end serves where they name none: a name, or "auto"."""
+
+    enabled: bool = True
+    backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

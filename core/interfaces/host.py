@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from maxserve.core.interfaces.component import Component
+from maxserve.core.interfaces.component import Component, Components
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import AttentionBackend
     from maxserve.core.interfaces.cache import CacheStrategy
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
-    from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.errors import PluginError
     from maxserve.core.interfaces.grammar import GrammarBackend
     from maxserve.core.interfaces.layer_compiler import LayerCompiler
@@ -39,7 +38,7 @@ __all__ = ["Host"]
 D = TypeVar("D", bound=Component)
 
 
-class Host(Protocol):
+class Host(Components, Protocol):
     """What is known of the plugins of this process. The registry of a kind is `of(it)`; those that
     most builds look into have names of their own."""
 
@@ -77,14 +76,6 @@ class Host(Protocol):
 
     def of(self, component: type[D]) -> Registry[D]:
         """The registry of what plugins declare as `component`."""
-        ...
-
-    def build(self, entry: Entry[Any], context: Any) -> Any:
-        """What the component's `build` makes of `context`, checked; PluginError names plugin, component and cause."""
-        ...
-
-    def load(self, entry: Entry[Any], ref: Ref) -> Any:
-        """The thing behind one of the component's references."""
         ...
 
     def request_fields(self) -> Mapping[str, Entry[Sampler]]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from uuid import uuid4
 
 from maxserve.core.interfaces.component import Component, Context
 from maxserve.core.interfaces.errors import EngineError, RequestError
+from maxserve.core.interfaces.grammar import GrammarChoice
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.served_names import ServedNames
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
     from maxserve.core.interfaces.chat_template import ChatTemplate
-    from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.component import Components, Ref
     from maxserve.core.interfaces.engine import ModelInfo
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.images import ReadsImages
     from maxserve.core.interfaces.observer import StatsObserver
     from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output
-    from maxserve.core.interfaces.sampler import S
+    from maxserve.core.interfaces.sampler import RequestParams, S
     from maxserve.core.text.tokenizer import Tokenizer
 
 
@@ -86,7 +86,11 @@ class Closeable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext(Context):
-    """What routes may use: submit requests, read the model's facts and the settings. Not the engine itself.
+    """What routes may use: submit requests, and read the model's facts. Not the engine itself.
+
+    `components` are those of all plugins: parsers and grammar back ends, say. `params` is what requests may say to
+    samplers and the scheduler. `plugins` are the plugins and their settings, from which `maxserve.registry.restored`
+    makes the same in a process of the routes' own.
 
     `template` writes the prompts of conversations, where the model has one; `images` reads the images of prompts, where
     it takes images. `names` are those under which requests are answered; routes that load adapters add to them.
@@ -95,13 +99,15 @@ class ServerContext(Context):
     `owned`, such as threads, is closed with the application, which a new worker may need another one of.
     """
 
-    settings: Settings
-    host: Host
+    components: Components
     model: ModelInfo
     engine: EngineClient
     tokenizer: Tokenizer
     template: ChatTemplate | None = None
     images: ReadsImages | None = None
+    params: Sequence[RequestParams] = ()
+    grammars: GrammarChoice = field(default_factory=GrammarChoice)
+    plugins: bytes = b""
     observers: Iterable[StatsObserver] = ()
     names: ServedNames = field(init=False, repr=False, compare=False)
     made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -127,11 +133,12 @@ class ServerContext(Context):
         return self.tokenizer.decode(tokens)
 
     def _by_sampler(self, fields: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        owners, grouped = self.host.request_fields(), dict[str, dict[str, Any]]()
+        owners = {each.name: params.component for params in self.params for each in dataclass_fields(params.schema)}
+        grouped: dict[str, dict[str, Any]] = {}
         for name, value in fields.items():
             if name not in owners:
                 raise RequestError(f"no sampler has the field {name!r}", param=name)
-            grouped.setdefault(owners[name].name, {})[name] = value
+            grouped.setdefault(owners[name], {})[name] = value
         return grouped
 
     def owned(self, resource: K) -> K:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["LogitTransform", "RowOwner", "Rows", "Sampler", "SamplerContext"]
+__all__ = ["LogitTransform", "RequestParams", "RowOwner", "Rows", "Sampler", "SamplerContext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,22 @@ class Sampler(Component):
     params: Ref | None = None
     stage: int = 50
     keeps_argmax: bool = False
+    switch: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestParams:
+    """What requests may say to a sampler, or to the scheduler that serves: the fields of the dataclass `schema`.
+
+    `component` is its name in `SamplingParams.fields`, `owner` its name in error messages. Where a setting forbids the
+    fields, `switch` is the option that would let requests use them.
+    """
+
+    component: str
+    schema: type[Any]
+    owner: str
+    plugin: str
+    summary: str = ""
     switch: str = ""
 
 

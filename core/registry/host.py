@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from maxserve.core import hookspecs
-from maxserve.core.interfaces.component import Ref
+from maxserve.core.interfaces.component import Declaration, Ref
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.interfaces.host import Host
@@ -161,7 +161,7 @@ class PluginHost(Host):
             self._complaints.report(error)
         self._complaints.insist()
 
-    def build(self, entry: Entry[Any], context: Any) -> Any:
+    def build(self, entry: Declaration[Any], context: Any) -> Any:
         """Returns what the component's `build` makes of `context`, and checks that it can do what its kind promises.
 
         PluginError names plugin, component, target and cause.
@@ -182,7 +182,7 @@ class PluginHost(Host):
             raise PluginError(f"{entry.title}: {entry.where!r} {fault}")
         return built
 
-    def load(self, entry: Entry[Any], ref: Ref) -> Any:
+    def load(self, entry: Declaration[Any], ref: Ref) -> Any:
         """The thing behind one of the component's references."""
         try:
             return load_ref(ref)

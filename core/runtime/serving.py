@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 
 from maxserve.core.config.components import with_required
+from maxserve.core.engine.params import request_params
 from maxserve.core.http.app import create_app
 from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
@@ -26,6 +27,7 @@ from maxserve.core.interfaces.middleware import MiddlewareContext
 from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.loading.images import image_reader
+from maxserve.core.registry.restored import packed
 from maxserve.core.runtime.banner import StartDisplay, announce
 from maxserve.core.runtime.heap import settle_heap
 from maxserve.core.runtime.observing import Observers
@@ -190,13 +192,15 @@ class Serving:
             plan.client.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
         served = ServerContext(
             sections=sections,
-            settings=settings,
-            host=plan.host,
+            components=plan.host,
             model=info,
             engine=plan.client,
             tokenizer=text.tokenizer,
             template=text.template,
             images=text.images,
+            params=request_params(plan.host, settings),
+            grammars=settings.sampling.grammars,
+            plugins=packed(plan.host, settings),
             observers=plan.client.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]

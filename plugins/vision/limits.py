@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from maxserve.interfaces.errors import SettingsError
-from maxserve.plugins.vision.options import SECTION, ImageOptions
-
-if TYPE_CHECKING:
-    from maxserve.config import Settings
+from maxserve.plugins.vision.options import ImageOptions
 
 PORTS = {"http": 80, "https": 443}
 
@@ -28,9 +24,8 @@ class ImageLimits:
     private: bool = False
 
     @classmethod
-    def of(cls, settings: Settings) -> ImageLimits:
+    def of(cls, chosen: ImageOptions) -> ImageLimits:
         """Those that were chosen; SettingsError for a folder that is not there."""
-        chosen = ImageOptions(**settings.plugins.sections.get(SECTION, {}))
         return cls(
             count=chosen.max_images,
             size=chosen.max_image_bytes,

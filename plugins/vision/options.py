@@ -9,8 +9,6 @@ from pydantic import Field
 
 from maxserve.interfaces.config import Option
 
-SECTION = "images"  # as the plugin calls it
-
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:

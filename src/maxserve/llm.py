@@ -14,6 +14,7 @@ from maxserve.core.config.components import asked_task, check_for_task, validate
 from maxserve.core.config.options import engine_options, serve_options
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.params import request_params
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import TEXT
@@ -37,6 +38,7 @@ from maxserve.plugins.embeddings.assemble import build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
 from maxserve.plugins.embeddings.engine import EncoderEngine
 from maxserve.plugins.vision.limits import ImageLimits
+from maxserve.plugins.vision.options import ImageOptions
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
@@ -156,8 +158,8 @@ class LLM:
 
     @cached_property
     def _fields(self) -> SamplerFields:
-        size = self.info.vocab_size
-        return SamplerFields(self.host, settings=self.settings, vocab_size=size, tokenizer=self.tokenizer)
+        params = request_params(self.host, self.settings)
+        return SamplerFields(params, vocab_size=self.info.vocab_size, tokenizer=self.tokenizer)
 
     @cached_property
     def _defaults(self) -> Mapping[str, Any]:
@@ -180,7 +182,7 @@ class LLM:
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
-        limits = ImageLimits.of(self.settings)
+        limits = ImageLimits.of(Context(sections=self._sections).config(ImageOptions))
         return render(messages, self._renderer, self._prompts, self._images, limits, client=self._client_text)
 
     @cached_property

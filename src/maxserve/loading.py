@@ -9,9 +9,8 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.engine.compilers import Compilers, preferred_backend
     from maxserve.core.engine.grouped_attention import HasParts
-    from maxserve.core.engine.params import ParamsReader
+    from maxserve.core.engine.params import ParamsReader, request_params
     from maxserve.core.engine.parts import Counters
-    from maxserve.core.engine.strategy import choose_strategy
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern, read_spec, read_weight_map
     from maxserve.core.loading.build import build_module, fill, prepare
@@ -45,7 +44,6 @@ __all__ = [
     "activation_bytes",
     "build_module",
     "choose_device",
-    "choose_strategy",
     "chosen_names",
     "fill",
     "free_memory",
@@ -61,6 +59,7 @@ __all__ = [
     "read_spec",
     "read_value",
     "read_weight_map",
+    "request_params",
     "size_text",
     "unwrapped",
     "validate_ids",
@@ -91,7 +90,6 @@ __getattr__ = exports(
         "activation_bytes": "maxserve.core.loading.memory",
         "build_module": "maxserve.core.loading.build",
         "choose_device": "maxserve.core.loading.device",
-        "choose_strategy": "maxserve.core.engine.strategy",
         "chosen_names": "maxserve.core.loading.kernels",
         "fill": "maxserve.core.loading.build",
         "free_memory": "maxserve.core.loading.memory",
@@ -107,6 +105,7 @@ __getattr__ = exports(
         "read_spec": "maxserve.core.loading.architecture",
         "read_value": "maxserve.core.loading.json_files",
         "read_weight_map": "maxserve.core.loading.architecture",
+        "request_params": "maxserve.core.engine.params",
         "size_text": "maxserve.core.loading.memory",
         "unwrapped": "maxserve.core.loading.weight_plan",
         "validate_ids": "maxserve.core.engine.validation",

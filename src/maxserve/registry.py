@@ -9,19 +9,20 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.registry.entries import Entry, Registry, cause, nearest, where, words
     from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
-    from maxserve.core.registry.manifest import Manifest
     from maxserve.core.registry.options import PluginOptions
+    from maxserve.core.registry.restored import Restored, restored
 
 __all__ = [
     "Entry",
-    "Manifest",
     "Plugin",
     "PluginHost",
     "PluginOptions",
     "ProcessInfo",
     "Registry",
+    "Restored",
     "cause",
     "nearest",
+    "restored",
     "where",
     "words",
 ]
@@ -30,14 +31,15 @@ __getattr__ = exports(
     __name__,
     {
         "Entry": "maxserve.core.registry.entries",
-        "Manifest": "maxserve.core.registry.manifest",
         "Plugin": "maxserve.core.registry.host",
         "PluginHost": "maxserve.core.registry.host",
         "PluginOptions": "maxserve.core.registry.options",
         "ProcessInfo": "maxserve.core.registry.host",
         "Registry": "maxserve.core.registry.entries",
+        "Restored": "maxserve.core.registry.restored",
         "cause": "maxserve.core.registry.entries",
         "nearest": "maxserve.core.registry.entries",
+        "restored": "maxserve.core.registry.restored",
         "where": "maxserve.core.registry.entries",
         "words": "maxserve.core.registry.entries",
     },

@@ -7,7 +7,6 @@ from fastapi.responses import PlainTextResponse
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
-from maxserve.loading import choose_strategy
 
 
 class PrefixCache:
@@ -21,9 +20,8 @@ class PrefixCache:
 
         The answer comes when the worker has done it: requests sent after it find nothing of what was sent before.
         """
-        refusal = _nothing_to_forget(self._context)
-        if refusal:
-            raise RequestError(refusal)
+        if option := self._context.model.without_prefixes:
+            raise RequestError(f"this server keeps no prefixes ({option}), so there is nothing to reset")
         await self._context.engine.reset_prefix_cache()
         return PlainTextResponse("Success")
 
@@ -45,13 +43,3 @@ def router(context: ServerContext) -> APIRouter:
     reset = PrefixCache(context).reset
     routes.add_api_route("/reset_prefix_cache", reset, methods=["POST"], response_class=PlainTextResponse)
     return routes
-
-
-def _nothing_to_forget(context: ServerContext) -> str:
-    """Why a reset would mean nothing; empty when it does mean something."""
-    if not context.settings.kv_cache.enable_prefix_caching:
-        return "this server keeps no prefixes (--no-enable-prefix-caching), so there is nothing to reset"
-    strategy = choose_strategy(context.settings, context.host, context.model.architecture)
-    if not strategy.component.shares_prefixes:
-        return f"this server keeps no prefixes (--cache-strategy {strategy.name}), so there is nothing to reset"
-    return ""

@@ -22,6 +22,7 @@ def maxserve_config() -> Iterable[ConfigSection]:
         check="maxserve.plugins.api.common.options:check_conversations",
     )
     yield ConfigSection(name="answers", schema="maxserve.plugins.api.common.options:AnswerOptions", within="server")
+    yield ConfigSection(name="echo", schema="maxserve.plugins.api.common.options:EchoOptions", within="sampling")
 
 
 @hookimpl

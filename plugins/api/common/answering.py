@@ -19,7 +19,7 @@ from maxserve.plugins.api.common.fields import Body, RequestFields
 from maxserve.plugins.api.common.generation import Deltas, generate_text
 from maxserve.plugins.api.common.images import RequestImages, details
 from maxserve.plugins.api.common.models import require_text
-from maxserve.plugins.api.common.options import AnswerOptions
+from maxserve.plugins.api.common.options import AnswerOptions, EchoOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser, OutputParsers
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.api.common.requests import RequestLimits, RequestPlan, plan_requests
@@ -51,7 +51,7 @@ class Answering:
         self.conversations = Conversations(context)
         self.threads = context.once(prompt_threads)
         self._bodies: dict[type[Any], type[Any]] = {}
-        self._fields = RequestFields(context.host, context.model, context.settings, context.tokenizer)
+        self._fields = RequestFields(context.params, context.model, context.tokenizer)
         self.constraints = context.owned(Constraints(context))
         self._images = RequestImages(context)
         self._parsers = OutputParsers(context)
@@ -77,17 +77,17 @@ class Answering:
 
     def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
         """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""
-        sampling = self.context.settings.sampling
+        grammars = self.context.grammars.enabled
         off = self._fields.names - self._fields.allowed
-        if not sampling.enable_structured_output:
+        if not grammars:
             off |= ConstraintFields.model_fields.keys()
-        if not sampling.enable_variable_logits:
+        if "prompt_logprobs" in self.context.model.unsupported:
             off |= {"prompt_logprobs"}
-        if not sampling.enable_echo:
+        if not self.context.config(EchoOptions).enable_echo:
             off |= {"echo"}
         return {
             "fields": sorted(body.model_fields.keys() - off),
-            "constraints": sorted(self.constraints.kinds) if sampling.enable_structured_output else [],
+            "constraints": sorted(self.constraints.kinds) if grammars else [],
             **self._parsers.names,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -14,9 +14,8 @@ from maxserve.interfaces.errors import PluginError, RequestError
 from maxserve.plugins.api.common.sampler_fields import ResolvedParams, SamplerFields
 
 if TYPE_CHECKING:
-    from maxserve.config import Settings
     from maxserve.interfaces.engine import ModelInfo
-    from maxserve.interfaces.host import Host
+    from maxserve.interfaces.sampler import RequestParams
     from maxserve.text import Tokenizer
 
 B = TypeVar("B", bound="Body")
@@ -39,11 +38,8 @@ class Body(BaseModel):
 class RequestFields:
     """The samplers' fields as routes use them: to extend a body's model, and to read sampling out of a body."""
 
-    def __init__(
-        self, host: Host, info: ModelInfo, settings: Settings | None = None, tokenizer: Tokenizer | None = None
-    ) -> None:
-        self._host = host
-        self._samplers = SamplerFields(host, settings=settings, vocab_size=info.vocab_size, tokenizer=tokenizer)
+    def __init__(self, params: Iterable[RequestParams], info: ModelInfo, tokenizer: Tokenizer | None = None) -> None:
+        self._samplers = SamplerFields(params, vocab_size=info.vocab_size, tokenizer=tokenizer)
         self._defaults = self._samplers.usable(info.defaults)
 
     @property
@@ -52,21 +48,21 @@ class RequestFields:
 
     def model(self, name: str, base: type[B]) -> type[B]:
         """`base` with the samplers' fields, all optional."""
-        for sampler, params in self._samplers.classes.items():
-            for field in _hints(params):
+        for params in self._samplers.params.values():
+            for field in _hints(params.schema):
                 if field in base.model_fields:
-                    owner = self._samplers.entries[sampler]
                     raise PluginError(
-                        f"{owner}: its request field {field!r} is one that {name} has already; leave the plugin out "
-                        f"with --no-plugin {owner.plugin}"
+                        f"{params.owner}: its request field {field!r} is one that {name} has already; leave the plugin "
+                        f"out with --no-plugin {params.plugin}"
                     )
-        extended: type[B] = _extended(name, base, tuple(self._samplers.classes.values()))
+        extended: type[B] = _extended(name, base, tuple(each.schema for each in self._samplers.params.values()))
         return extended
 
     @property
     def allowed(self) -> frozenset[str]:
         """The fields of samplers that no setting switches off."""
-        return frozenset(field for field, sampler in self._samplers.owners.items() if sampler not in self._samplers.off)
+        params = self._samplers.params
+        return frozenset(field for field, owner in self._samplers.owners.items() if not params[owner].switch)
 
     def sampling(self, body: Body) -> ResolvedParams:
         """What `body` says to each sampler, over what the model's generation_config says; checked by the samplers.

@@ -16,6 +16,7 @@ from maxserve.plugins.api.common.threads import Threads
 from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits
+from maxserve.plugins.vision.options import ImageOptions
 from maxserve.plugins.vision.sources import read_source, scheme_of
 
 AT_ONCE = 4  # images of one request that are fetched and decoded at the same time
@@ -64,7 +65,7 @@ class RequestImages:
     def __init__(self, context: ServerContext) -> None:
         self._reader = context.images
         self._model = context.model.name
-        self._limits = ImageLimits.of(context.settings)
+        self._limits = ImageLimits.of(context.config(ImageOptions))
         self._fetching = context.owned(Threads(FETCHING, "fetching"))
         self._decoding = context.owned(Threads(DECODING, "images"))
 

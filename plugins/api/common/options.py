@@ -83,6 +83,13 @@ class AnswerOptions:
     ] = "auto"
 
 
+@dataclass(frozen=True, slots=True)
+class EchoOptions:
+    """Whether prompts are repeated."""
+
+    enable_echo: Annotated[bool, Field(description="Let requests have the prompt, and its logprobs, repeated.")] = True
+
+
 def check_conversations(_: Settings, options: ConversationOptions) -> None:
     """SettingsError for a file that is not there."""
     path = options.chat_template

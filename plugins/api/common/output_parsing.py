@@ -130,7 +130,7 @@ class OutputParsers:
         self._tokenizer = context.tokenizer
         self._ends = frozenset(context.model.eos_token_ids)
         template = None if context.template is None else context.template.source(tools=True)
-        self._parsers = choose_parsers(context.config(AnswerOptions), context.host, template or "")
+        self._parsers = choose_parsers(context.config(AnswerOptions), context.components, template or "")
 
     @property
     def names(self) -> dict[str, str | None]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from maxserve.interfaces.component import Components, Declaration, Declarations
 from maxserve.interfaces.errors import PluginError
-from maxserve.interfaces.host import Host
 from maxserve.interfaces.parsers import (
     ReadsAnswer,
     ReasoningContext,
@@ -18,7 +18,6 @@ from maxserve.interfaces.parsers import (
     ToolParser,
 )
 from maxserve.plugins.api.common.options import AnswerOptions
-from maxserve.registry import Entry, Registry
 
 log = logging.getLogger("maxserve.server")
 
@@ -39,19 +38,19 @@ class Parsers:
     reasoning_parser: str | None = None
 
 
-def choose_parsers(options: AnswerOptions, host: Host, template: str) -> Parsers:
+def choose_parsers(options: AnswerOptions, offered: Components, template: str) -> Parsers:
     """The parsers for a model whose chat template is `template`, "" where there is none.
 
     PluginError for a name that no plugin declares, with what is near.
     """
-    tools = _choose(host, host.tool_parsers, options.tool_parser, template, "--tool-parser")
-    reasoning = _choose(host, host.reasoning_parsers, options.reasoning_parser, template, "--reasoning-parser")
+    tools = _choose(offered, offered.of(ToolParser), options.tool_parser, template, "--tool-parser")
+    reasoning = _choose(offered, offered.of(ReasoningParser), options.reasoning_parser, template, "--reasoning-parser")
     chosen = (_described(tools, options.tool_parser), _described(reasoning, options.reasoning_parser))
     log.info("parsers of answers: tool calls: %s; reasoning: %s", *chosen)
     return Parsers(
-        tools=host.load(tools, tools.component.build) if tools else None,
-        reasoning=host.load(reasoning, reasoning.component.build) if reasoning else None,
-        thoughts=host.load(reasoning, reasoning.component.thoughts)
+        tools=offered.load(tools, tools.component.build) if tools else None,
+        reasoning=offered.load(reasoning, reasoning.component.build) if reasoning else None,
+        thoughts=offered.load(reasoning, reasoning.component.thoughts)
         if reasoning and reasoning.component.thoughts
         else None,
         tool_markers=tools.component.markers if tools else (),
@@ -61,36 +60,38 @@ def choose_parsers(options: AnswerOptions, host: Host, template: str) -> Parsers
     )
 
 
-def _choose(host: Host, registry: Registry[P], name: str, template: str, flag: str) -> Entry[P] | None:
+def _choose(
+    offered: Components, registry: Declarations[P], name: str, template: str, flag: str
+) -> Declaration[P] | None:
     if name == NONE:
         return None
     if name == AUTO:
-        return _recognised(host, registry, template)
+        return _recognised(offered, registry, template)
     try:
         return registry.get(name)
     except PluginError as error:
         raise PluginError(f"{flag} {name}: {error}; or {AUTO}, {NONE}") from None
 
 
-def _recognised(host: Host, registry: Iterable[Entry[P]], template: str) -> Entry[P] | None:
+def _recognised(offered: Components, registry: Iterable[Declaration[P]], template: str) -> Declaration[P] | None:
     """The entry that is surest of the template; of several, the first by name."""
-    best: tuple[int, Entry[P] | None] = (0, None)
+    best: tuple[int, Declaration[P] | None] = (0, None)
     for entry in registry:
         if entry.component.recognises is not None:
-            score = _score(entry, host.load(entry, entry.component.recognises), template)
+            score = _score(entry, offered.load(entry, entry.component.recognises), template)
             if score > best[0]:
                 best = (score, entry)
     return best[1]
 
 
-def _score(entry: Entry[P], recognises: Callable[[str], Any], template: str) -> int:
+def _score(entry: Declaration[P], recognises: Callable[[str], Any], template: str) -> int:
     try:
         return int(recognises(template))
     except Exception as error:
         raise PluginError(f"{entry.title}: recognises: {type(error).__name__}: {error}") from error
 
 
-def _described(entry: Entry[P] | None, asked: str) -> str:
+def _described(entry: Declaration[P] | None, asked: str) -> str:
     if entry is None:
         return NONE if asked == NONE else "none, as the chat template shows no form that is known"
     return f"{entry.name} (found in the chat template)" if asked == AUTO else entry.name

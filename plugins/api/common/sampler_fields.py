@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maxserve.config import catalog
-from maxserve.interfaces.errors import PluginError, RequestError
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.sampler import RequestParams
 from maxserve.loading import ParamsReader
 
 if TYPE_CHECKING:
-    from maxserve.config import Settings
-    from maxserve.interfaces.host import Host
     from maxserve.text import Tokenizer
 
 log = logging.getLogger("maxserve.server")
@@ -35,21 +33,19 @@ class ResolvedParams:
 
 
 class SamplerFields(ParamsReader):
-    """The request fields of all registered samplers and of the chosen scheduler, by field and by component."""
+    """The request fields of samplers and of the scheduler, by field and by component."""
 
     def __init__(
         self,
-        host: Host,
+        params: Iterable[RequestParams],
         *,
-        settings: Settings | None = None,
         vocab_size: int | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        super().__init__(host, settings=settings, vocab_size=vocab_size)
+        super().__init__(params, vocab_size=vocab_size)
         self.owners: dict[str, str] = {
-            field.name: sampler for sampler, cls in self.classes.items() for field in dataclasses.fields(cls)
+            field.name: name for name, each in self.params.items() for field in dataclasses.fields(each.schema)
         }
-        self.off = {} if settings is None else _switched_off(host, settings)
         self._tokenizer = tokenizer
 
     def group(self, values: Mapping[str, Any]) -> Grouped:
@@ -73,9 +69,9 @@ class SamplerFields(ParamsReader):
         """
         config = {name: value for name, value in generation_config.items() if value is not None}
         usable: dict[str, Any] = {}
-        for sampler, cls in self.classes.items():
+        for sampler, each in self.params.items():
             try:
-                if values := _defaults_from(cls, config):
+                if values := _defaults_from(each.schema, config):
                     self._validate_switch(sampler, self.made(sampler, values), values)
                     usable |= values
             except (RequestError, TypeError, ValueError) as error:
@@ -98,8 +94,8 @@ class SamplerFields(ParamsReader):
         return ResolvedParams(fields=fields, min_stop_tokens=least, min_stop_field=named)
 
     def _validate_switch(self, sampler: str, made: Any, values: Mapping[str, Any]) -> None:
-        flag = self.off.get(sampler)
-        if flag is not None and made != type(made)():
+        flag = self.params[sampler].switch
+        if flag and made != type(made)():
             field = next(iter(values))
             raise RequestError(
                 f"{field} cannot be used: this server was started with --no-{flag[2:]}; leave it out, or start the "
@@ -107,21 +103,6 @@ class SamplerFields(ParamsReader):
                 param=field,
                 code="unsupported_parameter",
             )
-
-
-def _switched_off(host: Host, settings: Settings) -> dict[str, str]:
-    """The samplers whose switch is off, each with the flag that would let requests use it."""
-    options = catalog(host.plugin_sections()).by_path()
-    off = {}
-    for entry in host.samplers:
-        path = entry.component.switch
-        if not path:
-            continue
-        if path not in options or not options[path].shape.switch:
-            raise PluginError(f"{entry}: its switch {path!r} is no option that can be on or off, as section.field")
-        if not options[path].value(settings):
-            off[entry.component.name] = options[path].flag
-    return off
 
 
 def _defaults_from(cls: type[Any], config: Mapping[str, Any]) -> dict[str, Any]:

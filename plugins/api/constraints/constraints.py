@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 
 from maxserve.interfaces.errors import GrammarUnsupported, RequestError
+from maxserve.interfaces.grammar import GrammarBackend
 from maxserve.interfaces.request import Constraint
 from maxserve.loading import preferred_backend
 from maxserve.plugins.api.constraints.messages import Begin, Outcome
@@ -21,7 +22,6 @@ from maxserve.text import grammar_context
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from maxserve.interfaces.grammar import GrammarBackend
     from maxserve.interfaces.routes import ServerContext
     from maxserve.plugins.api.constraints.sandbox import TriesConstraints
 
@@ -50,10 +50,9 @@ class Constraints:
     """Chooses back ends and has constraints compiled, beside the event loop that owns it."""
 
     def __init__(self, context: ServerContext, tries: TriesConstraints | None = None) -> None:
-        sampling = context.settings.sampling
-        self._enabled = sampling.enable_structured_output
-        self._backend = sampling.structured_output_backend
-        entries = sorted(context.host.grammar_backends, key=lambda e: (-e.component.priority, e.component.name))
+        self._enabled = context.grammars.enabled
+        self._backend = context.grammars.backend
+        entries = sorted(context.components.of(GrammarBackend), key=lambda e: (-e.component.priority, e.component.name))
         self._backends: dict[str, GrammarBackend] = {e.component.name: e.component for e in entries}
         self._tries = tries or _sandbox(context)
         self._compiling: dict[Key, _Compilation] = {}
@@ -144,15 +143,14 @@ def _sandbox(context: ServerContext) -> Sandbox:
 
     A model of vectors writes no answers.
     """
-    preferred = preferred_backend(context.settings, context.host)
+    preferred = preferred_backend(context.grammars, context.components)
     wanted = preferred is not None and context.model.vectors is None
 
     def begin() -> Begin:
         grammar = grammar_context(context.tokenizer, context.model, {})
         return Begin(
-            manifest=context.host.manifest(),
+            plugins=context.plugins,
             search_path=tuple(sys.path),
-            sections=dict(context.settings.plugins.sections),
             vocabulary=tuple(grammar.vocabulary),
             eos_token_ids=grammar.eos_token_ids,
             vocab_size=grammar.vocab_size,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from maxserve.interfaces.errors import GrammarUnsupported
-from maxserve.registry import Manifest
 
 HEADER = struct.Struct("!I")
 
@@ -21,13 +20,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Begin(Message, frozen=True, kw_only=True):
     """The first message: what compilers are built of.
 
-    `sections` are the settings of plugins by name; the vocabulary and what follows it are those of GrammarContext;
+    `plugins` are those of the ServerContext; the vocabulary and what follows it are those of GrammarContext;
     `preferred` is the back end whose compiler is built at once.
     """
 
-    manifest: Manifest
+    plugins: bytes
     search_path: tuple[str, ...]
-    sections: dict[str, Any]
     vocabulary: tuple[bytes, ...]
     eos_token_ids: tuple[int, ...]
     vocab_size: int

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -27,10 +26,9 @@ import numpy as np
 
 from maxserve.interfaces.errors import GrammarUnsupported, MaxserveError
 from maxserve.interfaces.grammar import GrammarContext
-from maxserve.interfaces.host import Host
 from maxserve.loading import Compilers
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, Signal, ToTrials, Try, packed, refusal
-from maxserve.registry import PluginHost
+from maxserve.registry import restored
 from maxserve.runtime import end_with_parent
 
 if TYPE_CHECKING:
@@ -83,16 +81,16 @@ class Trials:
 
     def __init__(self, begin: Begin, output: int) -> None:
         self._output = output
-        host = PluginHost.from_manifest(begin.manifest)
+        plugins = restored(begin.plugins)
         self._words, self._ends = -(-begin.vocab_size // 32), begin.eos_token_ids
         context = GrammarContext(
-            sections=_Sections(host, begin.sections),
+            sections=plugins.sections,
             vocabulary=begin.vocabulary,
             eos_token_ids=begin.eos_token_ids,
             vocab_size=begin.vocab_size,
             tokenizer_path=begin.tokenizer_path,
         )
-        self._compilers = Compilers(host, lambda: context)
+        self._compilers = Compilers(plugins.components, lambda: context)
         self._forks: dict[int, _Fork] = {}  # by pipe
         self._preferred = begin.preferred
         if begin.preferred is not None:
@@ -210,20 +208,6 @@ class Trials:
         compiler = None if self._preferred is None else self._compilers.built(self._preferred)
         if compiler is not None:
             attempt(compiler, "json_schema", WARMING, self._words, self._ends)
-
-
-class _Sections(dict[type[Any], Any]):
-    """The settings sections of plugins by schema; their classes are imported when one is asked for."""
-
-    def __init__(self, host: Host, given: dict[str, Any]) -> None:
-        super().__init__()
-        self._host, self._given = host, given
-
-    def get(self, schema: type[Any], default: Any = None) -> Any:
-        if not self:
-            settings: Any = SimpleNamespace(plugins=SimpleNamespace(sections=self._given))
-            self.update(self._host.section_values(settings))
-        return super().get(schema, default)
 
 
 def _limit(parent: int) -> None:

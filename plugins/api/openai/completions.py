@@ -13,6 +13,7 @@ from maxserve.loading import validate_ids
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, prompt_logprobs
+from maxserve.plugins.api.common.options import EchoOptions
 from maxserve.plugins.api.common.requests import RequestPlan, encoded
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
@@ -36,7 +37,7 @@ class Completions:
         self._tokenizer = answering.context.tokenizer
         self._info = answering.context.model
         self._texts = TokenTexts(self._tokenizer)
-        self._enable_echo = answering.context.settings.sampling.enable_echo
+        self._enable_echo = answering.context.config(EchoOptions).enable_echo
 
     async def begin(self, body: CompletionBody, user: str) -> Generation:
         if body.echo and not self._enable_echo:

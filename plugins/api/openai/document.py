@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from maxserve.config import catalog
 from maxserve.interfaces.host import Host
 from maxserve.interfaces.sampler import Sampler
+from maxserve.loading import request_params
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
@@ -55,7 +56,7 @@ def built_in_host() -> Host:
 
 
 def document(host: Host) -> str:
-    samplers = SamplerFields(host)
+    samplers = SamplerFields(request_params(host))
     rows = [*_body_rows(), *_sampler_rows(host, samplers)]
     refused = [f"| `{name}` | {_accepted(name)} |\n" for name in sorted(UNSUPPORTED)]
     return "\n".join([INTRODUCTION, HONOURED + "".join(sorted(rows)), REFUSED + "".join(refused)])

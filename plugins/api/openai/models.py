@@ -22,7 +22,7 @@ class Models:
     def __init__(self, answering: Answering) -> None:
         self._info = answering.context.model
         self._names = answering.context.names
-        self._root = _root(answering.context.settings.model.model_path or self._info.name)
+        self._root = _root(self._info.ref or self._info.name)
         self._capabilities = _capabilities(answering)
 
     async def list(self, anthropic_version: Version = None) -> dict[str, Any]:

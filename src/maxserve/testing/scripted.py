@@ -20,6 +20,7 @@ import uvicorn
 from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.config import Settings
+from maxserve.core.engine.params import request_params
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.host import Host
@@ -28,6 +29,7 @@ from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReaso
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
+from maxserve.core.registry.restored import packed
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 
@@ -208,6 +210,7 @@ def server_context(
     info = ModelInfo(
         name="acme/tiny",
         path="/nowhere",
+        ref="maxserve/demo",
         architecture="TinyForCausalLM",
         max_length=MAX_LENGTH,
         vocab_size=tokenizer.vocab_size,
@@ -221,12 +224,13 @@ def server_context(
     )
     return ServerContext(
         sections=sections or {},
-        settings=Settings(),
-        host=host,
+        components=host,
         model=info,
         engine=engine,
         tokenizer=tokenizer,
         template=JinjaTemplate({"default": TEMPLATE}),
+        params=request_params(host, Settings()),
+        plugins=packed(host, Settings()),
         observers=(recorder,),
     )
 

@@ -22,13 +22,13 @@ def test_every_setting_is_shown_in_its_block() -> None:
 
 def test_what_was_chosen_says_where_it_came_from(here: object, section: PluginSection) -> None:
     settings = resolve(
-        {"max_length": 5, "enable_echo": False, "shortest_first__aging": 8.0},
+        {"max_length": 5, "enable_variable_logits": False, "shortest_first__aging": 8.0},
         environ={"MAX_SERVE_PORT": "9"},
         sections=[section],
     )
     shown = lines(settings, sections=[section])
     assert shown["max_length"] == "5  (command line)"
-    assert shown["enable_echo"] == "off  (command line)"
+    assert shown["enable_variable_logits"] == "off  (command line)"
     assert shown["port"] == "9  (environment)"
     assert shown["host"] == "127.0.0.1"
     assert shown["kv_cache_page_size"] == "-"

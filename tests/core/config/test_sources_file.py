@@ -24,25 +24,30 @@ def draft_of(settings: Settings) -> tuple[str, str]:
     return draft["model_path"], draft["devices"]
 
 
-FLAT = "model-path: m\nmax_length: 64\nkv_cache_page_size: 32\nenable_echo: false\nport: 9\nplugin: [a, b]\n"
+FLAT = "model-path: m\nmax_length: 64\nkv_cache_page_size: 32\nenable_variable_logits: false\nport: 9\nplugin: [a, b]\n"
 NESTED = """
 model: {model_path: m, max_length: 64}
 kv_cache: {kv-cache-page-size: 32}
-sampling: {enable_echo: false}
+sampling: {enable_variable_logits: false}
 server: {port: 9}
 plugins: {plugin: [a, b]}
 """
 CONVENTIONAL = """
 pipeline_config:
   max_length: 64
-  enable_echo: false
+  enable_variable_logits: false
   model_config: {model: m, kv_cache: {kv_cache_page_size: 32}}
 server_config: {port: 9}
 plugin: [a, b]
 """
-MIXED = (
-    "max_length: 64\nmodel: m\nkv_cache_config: {kv_cache_page_size: 32}\nenable_echo: no\nport: 9\nplugin: [a, b]\n"
-)
+MIXED = """
+max_length: 64
+model: m
+kv_cache_config: {kv_cache_page_size: 32}
+enable_variable_logits: no
+port: 9
+plugin: [a, b]
+"""
 
 
 @pytest.mark.parametrize("text", [FLAT, NESTED, CONVENTIONAL, MIXED])
@@ -51,14 +56,14 @@ def test_layouts_mean_the_same(text: str, yaml_file: Write) -> None:
     assert settings.model.model_path == "m"
     assert settings.model.max_length == 64
     assert settings.kv_cache.kv_cache_page_size == 32
-    assert settings.sampling.enable_echo is False
+    assert settings.sampling.enable_variable_logits is False
     assert settings.server.port == 9
     assert settings.plugins.plugin == ("a", "b")
     assert {path for path, origin in settings.origins.items() if origin == "file"} == {
         "model.model_path",
         "model.max_length",
         "kv_cache.kv_cache_page_size",
-        "sampling.enable_echo",
+        "sampling.enable_variable_logits",
         "server.port",
         "plugins.plugin",
     }

@@ -196,3 +196,13 @@ def test_every_format_serves_and_shares_prefixes(
     assert [found for ((_, found),) in texts] == [0, 0, 0, 96, 96]
     assert texts[0][0][0] == texts[3][0][0] == texts[4][0][0]
     assert engine.stats().cache.host_hits > 0
+
+
+def test_why_no_prefix_can_be_forgotten(build: Build, plugin_host: Callable[..., Host]) -> None:
+    strategy = CacheStrategy(name="mine", build="maxserve.plugins.cache.paged:PagedCache", shares_prefixes=False)
+    host = plugin_host(SimpleNamespace(maxserve_cache_strategies=hookimpl(lambda: [strategy])))
+    reasons = [
+        build(**SMALL, **options, host=where).info.without_prefixes
+        for where, options in ((None, {}), (None, {"enable_prefix_caching": False}), (host, {"cache_strategy": "mine"}))
+    ]
+    assert reasons == ["", "--no-enable-prefix-caching", "--cache-strategy mine"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.engine.params import ParamsReader
+from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 
 
 @pytest.fixture(scope="module")
 def reader() -> ParamsReader:
-    return ParamsReader(PluginHost.discover(PluginOptions(), strict=True))
+    return ParamsReader(request_params(PluginHost.discover(PluginOptions(), strict=True)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from fastapi import APIRouter
 from prometheus_client.parser import text_string_to_metric_families
 
 import maxserve.plugins.observers as declared
-from maxserve.core.config import Settings
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.observer import (
@@ -146,7 +145,7 @@ def test_two_servers_in_one_process_do_not_share() -> None:
 
 def context(*observers: Any) -> Any:
     model = SimpleNamespace(name="tiny")
-    return SimpleNamespace(model=model, observers=observers, settings=Settings(), owned=lambda made: made)
+    return SimpleNamespace(model=model, observers=observers, owned=lambda made: made)
 
 
 async def get(observed: Any) -> httpx.Response:

@@ -9,6 +9,7 @@ import pytest
 from maxserve.core.config import Settings, resolve
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.vision.limits import ImageLimits
+from maxserve.plugins.vision.options import ImageOptions
 from maxserve.testing.sections import built_in_sections
 
 
@@ -37,20 +38,24 @@ def test_hosts(patterns: tuple[str, ...], host: str, port: int, allowed: bool) -
     assert limits(*patterns).allows("https", host, port) is allowed
 
 
+def options(settings: Settings) -> ImageOptions:
+    return ImageOptions(**settings.plugins.sections["images"])
+
+
 def test_the_settings_say_it(tmp_path: Path) -> None:
     settings = resolve(
         {"allowed_image_domains": ["A.Example."], "allowed_image_roots": [str(tmp_path)], "max_images": 2},
         environ={},
         sections=built_in_sections(),
     )
-    made = ImageLimits.of(settings)
+    made = ImageLimits.of(options(settings))
     assert made.hosts == ("a.example",)
     assert made.roots == (tmp_path.resolve(),)
     assert made.count == 2
-    assert ImageLimits.of(Settings()).hosts == ()
+    assert ImageLimits.of(ImageOptions()).hosts == ()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none")
     with pytest.raises(SettingsError, match="--allowed-image-roots"):
-        ImageLimits.of(resolve({"allowed_image_roots": [nowhere]}, environ={}, sections=built_in_sections()))
+        ImageLimits.of(ImageOptions(allowed_image_roots=(nowhere,)))

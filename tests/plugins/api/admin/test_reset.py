@@ -11,12 +11,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from maxserve import CacheStrategy, hookimpl
-from maxserve.core.config import resolve
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.errors import WorkerDied
-from maxserve.core.interfaces.host import Host
-from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.api.admin.router import router
 
 
@@ -35,11 +31,9 @@ class Engine:
             raise self._error
 
 
-def client(engine: Engine, host: Host | None = None, **typed: Any) -> TestClient:
+def client(engine: Engine, without_prefixes: str = "") -> TestClient:
     context: Any = SimpleNamespace(
-        settings=resolve(typed, environ={}),
-        host=host or PluginHost.discover(PluginOptions(), strict=True),
-        model=SimpleNamespace(name="tiny", architecture="LlamaForCausalLM"),
+        model=SimpleNamespace(name="tiny", without_prefixes=without_prefixes),
         engine=engine,
         owned=lambda made: made,
         observers=(),
@@ -54,18 +48,16 @@ def test_a_reset_is_handed_to_the_worker() -> None:
     assert client(engine).get("/reset_prefix_cache").status_code == 405
 
 
-def test_where_no_prefixes_are_kept_it_is_refused(plugin_host: Any) -> None:
-    strategy = CacheStrategy(name="mine", build="maxserve.plugins.cache.paged:PagedCache", shares_prefixes=False)
-    host = plugin_host(SimpleNamespace(maxserve_cache_strategies=hookimpl(lambda: [strategy])))
+def test_where_no_prefixes_are_kept_it_is_refused(start: Callable[..., Any], model_folder: Callable[..., Path]) -> None:
     engine = Engine()
-    for made, cause in (
-        (client(engine, enable_prefix_caching=False), "--no-enable-prefix-caching"),
-        (client(engine, host, cache_strategy="mine"), "--cache-strategy mine"),
-    ):
-        answer = made.post("/reset_prefix_cache")
-        assert answer.status_code == 400
-        assert cause in answer.json()["error"]["message"]
+    answer = client(engine, "--cache-strategy mine").post("/reset_prefix_cache")
+    assert answer.status_code == 400
+    assert "--cache-strategy mine" in answer.json()["error"]["message"]
     assert engine.resets == 0
+    server = start("--model", str(model_folder()), "--no-enable-prefix-caching").wait_ready()
+    refused = httpx.post(server.url + "/reset_prefix_cache")
+    assert refused.status_code == 400
+    assert "--no-enable-prefix-caching" in refused.json()["error"]["message"]
 
 
 def test_without_a_worker_it_fails() -> None:

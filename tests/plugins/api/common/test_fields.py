@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from maxserve.core.engine.params import request_params
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError, RequestError
-from maxserve.core.interfaces.sampler import Sampler
+from maxserve.core.interfaces.sampler import RequestParams, Sampler
 from maxserve.plugins.api.common.fields import Body, RequestFields
 
 
@@ -49,11 +50,11 @@ class Ask(Body):
 
 
 def fields(*params: type[Any], **defaults: Any) -> RequestFields:
-    components = [Sampler(name=cls.__name__.lower(), build="x:y", params=cls) for cls in params]
-    entries = [SimpleNamespace(component=c, name=c.name) for c in (*components, Sampler(name="bare", build="x:y"))]
-    host: Any = SimpleNamespace(samplers=entries, load=lambda entry, ref: ref)
+    declared = [
+        RequestParams(component=cls.__name__.lower(), schema=cls, owner=cls.__name__, plugin="tested") for cls in params
+    ]
     info: Any = SimpleNamespace(defaults=defaults, vocab_size=50)
-    return RequestFields(host, info)
+    return RequestFields(declared, info)
 
 
 def sampling(made: RequestFields, body: str) -> Any:
@@ -127,7 +128,7 @@ def test_a_field_that_the_route_has_already(plugin_host: Any) -> None:
     with pytest.raises(
         PluginError, match=r"sampler 'dry' of plugin .*: its request field 'dry_strength' .*--no-plugin"
     ):
-        RequestFields(host, info).model("Question", Question)
+        RequestFields(request_params(host), info).model("Question", Question)
 
 
 @dataclass(frozen=True)

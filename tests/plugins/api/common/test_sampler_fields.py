@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.engine.params import request_params
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError, RequestError
 from maxserve.core.interfaces.sampler import Sampler
@@ -19,7 +20,7 @@ from maxserve.samplers.top_k import TopK
 
 @pytest.fixture(scope="module")
 def fields() -> SamplerFields:
-    return SamplerFields(PluginHost.discover(PluginOptions(), strict=True))
+    return SamplerFields(request_params(PluginHost.discover(PluginOptions(), strict=True)))
 
 
 def test_fields_go_to_the_samplers_that_declare_them(fields: SamplerFields) -> None:
@@ -94,9 +95,9 @@ def test_a_strangers_minimum_means_what_the_built_in_one_does(
     without: tuple[str, ...], plugin_host: Callable[..., PluginHost]
 ) -> None:
     host = plugin_host(Stranger(), no_plugin=without)
-    resolved = SamplerFields(host).resolve({"at_least": 4}, {})
+    resolved = SamplerFields(request_params(host)).resolve({"at_least": 4}, {})
     assert (resolved.min_stop_tokens, resolved.min_stop_field) == (4, "at_least")
-    assert SamplerFields(host).usable({"min_length": 2, "at_least": 7}) == {"at_least": 2}
+    assert SamplerFields(request_params(host)).usable({"min_length": 2, "at_least": 7}) == {"at_least": 2}
 
 
 class Stranger:
@@ -122,14 +123,18 @@ class Deadlines:
 
 def test_the_chosen_scheduler_has_request_fields_too(plugin_host: Callable[..., PluginHost]) -> None:
     host = plugin_host(Deadlines())
-    chosen = SamplerFields(host, settings=resolve({"scheduler": "deadline"}, environ={}))
+    chosen = SamplerFields(
+        request_params(host, resolve({"scheduler": "deadline"}, environ={}, sections=host.plugin_sections()))
+    )
     resolved = chosen.resolve({"deadline": 2.0, "top_k": 3}, {})
     assert chosen.read(resolved.fields) == {Deadline: Deadline(2.0), TopK: TopK(3)}
     with pytest.raises(RequestError, match="deadline must not be negative") as caught:
         chosen.resolve({"deadline": -1.0}, {})
     assert caught.value.param == "deadline"
     with pytest.raises(RequestError, match="no sampler has a field 'deadline'"):
-        SamplerFields(host, settings=resolve({}, environ={})).resolve({"deadline": 2.0}, {})
+        SamplerFields(request_params(host, resolve({}, environ={}, sections=host.plugin_sections()))).resolve(
+            {"deadline": 2.0}, {}
+        )
 
 
 def test_a_field_of_a_scheduler_and_of_a_sampler_is_a_conflict(plugin_host: Callable[..., PluginHost]) -> None:

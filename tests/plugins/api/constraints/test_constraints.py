@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.interfaces.grammar import GrammarBackend
+from maxserve.core.interfaces.grammar import GrammarBackend, GrammarChoice
 from maxserve.core.interfaces.request import Constraint
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.api.constraints.constraints import Constraints
@@ -86,10 +86,9 @@ def make(quick: Compiler, slow: Compiler) -> Any:
             )
 
         registry = Registry("grammar_backend", [entry("quick", 2), entry("slow", 1)])
-        sampling = SimpleNamespace(enable_structured_output=enabled, structured_output_backend=backend)
         context: Any = SimpleNamespace(
-            settings=SimpleNamespace(sampling=sampling),
-            host=SimpleNamespace(grammar_backends=registry),
+            grammars=GrammarChoice(enabled=enabled, backend=backend),
+            components=SimpleNamespace(of=lambda kind: registry),
         )
         return Constraints(context, Tries({"quick": quick, "slow": slow}))
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maxserve.core.config import Settings
 from maxserve.core.interfaces.errors import ModelError, QueueFullError, RequestError
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
+from maxserve.core.registry.restored import packed as packed_plugins
 from maxserve.plugins.api.constraints import sandbox as constraint_sandbox
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, packed
 from maxserve.plugins.api.constraints.sandbox import Sandbox
@@ -83,9 +85,8 @@ def begin(tmp_path_factory: pytest.TempPathFactory) -> Begin:
     finally:
         sys.path.remove(str(folder))
     return Begin(
-        manifest=host.manifest(),
+        plugins=packed_plugins(host, Settings()),
         search_path=(str(folder), *sys.path),
-        sections={},
         vocabulary=VOCABULARY,
         eos_token_ids=EOS,
         vocab_size=len(VOCABULARY),

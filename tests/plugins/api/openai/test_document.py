@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.engine.params import request_params
+from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
@@ -56,12 +58,16 @@ async def test_a_model_says_what_it_can(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_switched_off_is_no_capability(context: ServerContext) -> None:
-    off = dict.fromkeys(
-        ("enable_echo", "enable_structured_output", "enable_variable_logits", "enable_penalties"), False
+async def test_what_is_switched_off_is_no_capability(host: Host, context: ServerContext) -> None:
+    off = dict.fromkeys(("enable_echo", "enable_structured_output", "enable_penalties"), False)
+    settings = resolve(off, environ={}, sections=host.plugin_sections())
+    less = dataclasses.replace(
+        context,
+        sections=host.section_values(settings),
+        params=request_params(host, settings),
+        grammars=settings.sampling.grammars,
+        model=dataclasses.replace(context.model, unsupported={"prompt_logprobs": "switched off"}),
     )
-    settings = resolve(off, environ={}, sections=context.host.plugin_sections())
-    less = dataclasses.replace(context, settings=settings)
     answering = Answering(less)
     can = answering.capabilities(answering.body(CompletionBody))
     assert can["constraints"] == []
