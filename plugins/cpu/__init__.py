@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from maxserve import hookimpl
 from maxserve.interfaces.attention import AttentionBackend
@@ -18,7 +19,7 @@ from maxserve.interfaces.linear import LinearMethod
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Which compiler to use, by name or path, and where to keep what it makes; empty: found by themselves."""
+    """Which compiler to use, by name or path, where to keep what it makes, and how to multiply bfloat16 weights."""
 
     compiler: str = field(
         default="",
@@ -29,6 +30,13 @@ class Config:
         metadata={
             "help": "Folder for the compiled kernels; unset, ~/.cache/maxserve/native, or a private one below TMPDIR "
             "where that cannot be written."
+        },
+    )
+    precision: Literal["auto", "exact", "fast"] = field(
+        default="auto",
+        metadata={
+            "help": "How rows are multiplied by bfloat16 weights: exact, as float32; fast, rounded to bfloat16 once, "
+            "with sums in float32; auto, fast where the processor multiplies bfloat16 (AVX512_BF16, AMX), else exact."
         },
     )
 
@@ -58,7 +66,7 @@ def maxserve_linear_methods() -> Iterable[LinearMethod]:
         devices=("cpu",),
         priority=10,
         compiled=True,
-        summary="compiled for this CPU: weights in panels, float32 or bfloat16, multiplied in float32",
+        summary="compiled for this CPU: weights in panels, float32 or bfloat16, summed up in float32",
     )
 
 

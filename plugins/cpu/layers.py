@@ -157,7 +157,7 @@ class _Program:
             if not isinstance(module.packed, Panels):
                 raise UnknownError("its weights are stored in another way")
             bias = 0 if module.bias is None else module.bias.data_ptr()
-            return (module.inputs, module.outputs, module.packed.itemsize), (module.packed.address, bias), 0.0
+            return (module.inputs, module.outputs, module.packed.kind), (module.packed.address, bias), 0.0
         if isinstance(module, RMSNorm):
             return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":

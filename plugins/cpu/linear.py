@@ -1,21 +1,29 @@
 """Products with weights in panels: WIDTH outputs side by side, input by input.
 
 A panel is read once, in order, whatever the number of rows, which is as fast as memory gives it when rows are few. Each
-sum runs over the inputs in order, so a row's numbers do not depend, to the bit, on the rows beside it. bfloat16 weights
-are widened as they are read: half the memory to hold and to read, and the arithmetic stays float32.
+sum runs over the inputs in order, so a row's numbers do not depend, to the bit, on the rows beside it.
 
-Where the processor has matrix units for bfloat16 (AMX), they multiply bfloat16 weights by rows that are split into
-three bfloat16 each, which together are the float32; and in compiled layers (layers.py) float32 weights, split likewise,
-by the tokens of prompts.
+bfloat16 weights lie in pairs of inputs. With `exact` precision they are widened as they are read, and the arithmetic
+is that of float32; with `fast` the rows are rounded to bfloat16, and sums are in float32. Where the processor has
+matrix units (AMX), they multiply bfloat16 weights by rows that are rounded, or split into three bfloat16 each, which
+together are the float32; and in compiled layers (layers.py) float32 weights, split likewise, by the tokens of prompts.
 """
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
+from maxserve.interfaces.errors import SettingsError
 from maxserve.interfaces.linear import LinearContext
+from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
+
+log = logging.getLogger("maxserve.native")
+
+FLOAT32, BFLOAT16, BFLOAT16_ROUNDS = 0, 1, 2  # `Weights` of parts.h
 
 
 class PanelMethod:
@@ -24,41 +32,69 @@ class PanelMethod:
     def __init__(self, context: LinearContext) -> None:
         only_float32(context)
         self._library = library_for(context)
+        self._bfloat16 = _bfloat16_kind(self._library, context.config(Config).precision)
 
     def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """bfloat16 stays, all else becomes float32: float16 has bits that bfloat16 would lose."""
         return torch.bfloat16 if checkpoint == torch.bfloat16 else torch.float32
 
     def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> Panels | None:
-        return Panels(self._library, outputs, inputs, dtype)
+        return Panels(self._library, outputs, inputs, self._kind(dtype))
 
     def create_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> ExpertPanels | None:
-        return ExpertPanels(self._library, experts, outputs, inputs, dtype)
+        return ExpertPanels(self._library, experts, outputs, inputs, self._kind(dtype))
+
+    def _kind(self, dtype: torch.dtype) -> int:
+        return self._bfloat16 if dtype == torch.bfloat16 else FLOAT32
+
+
+def _bfloat16_kind(library: Library, precision: str) -> int:
+    """How bfloat16 weights are multiplied, which the log says."""
+    units = "AMX" if library.ms_matrix_units() else "AVX512_BF16" if library.ms_dot_units() else None
+    if precision == "fast" and units is None:
+        raise SettingsError(
+            "--native.precision fast: this processor has no products of bfloat16 (AVX512_BF16 or AMX), so rounding "
+            "would gain nothing; use auto or exact"
+        )
+    fast = precision == "fast" or (precision == "auto" and units is not None)
+    reason = f"the processor has {units}" if units else "the processor has neither AVX512_BF16 nor AMX"
+    how = "rounded to bfloat16, with sums in float32" if fast else "as float32"
+    log.info(
+        "rows are multiplied by bfloat16 weights %s (--native.precision %s: %s)",
+        how,
+        precision,
+        reason if precision == "auto" else "asked for",
+    )
+    return BFLOAT16_ROUNDS if fast else BFLOAT16
+
+
+def _room(library: Library, outputs: int, inputs: int, kind: int) -> tuple[int, torch.dtype]:
+    """Entries and type of the panels of a weight."""
+    width = library.ms_width()
+    columns = -(-outputs // width) * width
+    return (columns * inputs, torch.float32) if kind == FLOAT32 else (columns * (inputs + inputs % 2), torch.bfloat16)
 
 
 class Panels:
     """A PackedLinear [outputs, inputs] of float32 or bfloat16."""
 
-    __slots__ = ("_inputs", "_library", "_outputs", "_packed", "address", "itemsize")
+    __slots__ = ("_inputs", "_library", "_outputs", "_packed", "address", "kind")
 
-    def __init__(self, library: Library, outputs: int, inputs: int, dtype: torch.dtype) -> None:
-        width = library.ms_width()
-        self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._packed = torch.zeros(-(-outputs // width) * width * inputs, dtype=dtype)
-        self.itemsize = dtype.itemsize
+    def __init__(self, library: Library, outputs: int, inputs: int, kind: int) -> None:
+        self._library, self._outputs, self._inputs, self.kind = library, outputs, inputs, kind
+        size, dtype = _room(library, outputs, inputs, kind)
+        self._packed = torch.zeros(size, dtype=dtype)
         self.address = self._packed.data_ptr()
 
     def load_rows(self, rows: Tensor, first: int) -> None:
         rows = rows.contiguous()
-        self._library.ms_pack(
-            rows.data_ptr(), rows.stride(0), self.itemsize, self.address, first, len(rows), self._inputs
-        )
+        self._library.ms_pack(rows.data_ptr(), rows.stride(0), self.kind, self.address, first, len(rows), self._inputs)
 
     def embedding(self, ids: Tensor) -> Tensor:
         """Read across the panels: slower than from a table, and nothing beside what is computed with a row."""
         out = torch.empty(len(ids), self._inputs, dtype=self._packed.dtype)
         self._library.ms_rows(
-            self.address, self.itemsize, ids.contiguous().data_ptr(), len(ids), self._inputs, out.data_ptr()
+            self.address, self.kind, ids.contiguous().data_ptr(), len(ids), self._inputs, out.data_ptr()
         )
         return out
 
@@ -70,7 +106,7 @@ class Panels:
             flat.data_ptr(),
             flat.stride(0),
             self.address,
-            self.itemsize,
+            self.kind,
             None if bias is None else bias.data_ptr(),
             out.data_ptr(),
             count,
@@ -87,18 +123,18 @@ class ExpertPanels:
     rows keep no thread waiting.
     """
 
-    __slots__ = ("_inputs", "_library", "_outputs", "_packed")
+    __slots__ = ("_inputs", "_kind", "_library", "_outputs", "_packed")
 
-    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
-        width = library.ms_width()
-        self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._packed = torch.zeros(experts, -(-outputs // width) * width * inputs, dtype=dtype)
+    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, kind: int) -> None:
+        self._library, self._outputs, self._inputs, self._kind = library, outputs, inputs, kind
+        size, dtype = _room(library, outputs, inputs, kind)
+        self._packed = torch.zeros(experts, size, dtype=dtype)
 
     def load_rows(self, expert: int, rows: Tensor, first: int) -> None:
         rows = rows.contiguous()
         packed = self._packed[expert]
         self._library.ms_pack(
-            rows.data_ptr(), rows.stride(0), packed.itemsize, packed.data_ptr(), first, len(rows), self._inputs
+            rows.data_ptr(), rows.stride(0), self._kind, packed.data_ptr(), first, len(rows), self._inputs
         )
 
     def multiply(self, x: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
@@ -108,7 +144,7 @@ class ExpertPanels:
             x.data_ptr(),
             x.stride(0),
             self._packed.data_ptr(),
-            self._packed.itemsize,
+            self._kind,
             None if bias is None else bias.data_ptr(),
             out.data_ptr(),
             ends.data_ptr(),

@@ -13,7 +13,7 @@ constexpr long BLOCK = 64;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 
-enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT8 = 2 };
+enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2 };
 
 using Call = Attention;
 
@@ -62,16 +62,16 @@ struct Float8Table {
 const Float8Table float8;
 
 void write_head(const Call& call, char* at, const float* x) {
-  if (call.kind == FLOAT32) memcpy(at, x, call.dim * 4);
-  else if (call.kind == BFLOAT16)
+  if (call.kind == IN_FLOAT32) memcpy(at, x, call.dim * 4);
+  else if (call.kind == IN_BFLOAT16)
     for (long d = 0; d < call.dim; d++) ((uint16_t*)at)[d] = to_bfloat16(x[d]);
   else
     for (long d = 0; d < call.dim; d++) ((uint8_t*)at)[d] = to_float8(x[d]);
 }
 
 void read_head(const Call& call, const char* at, float* out) {
-  if (call.kind == FLOAT32) memcpy(out, at, call.dim * 4);
-  else if (call.kind == BFLOAT16)
+  if (call.kind == IN_FLOAT32) memcpy(out, at, call.dim * 4);
+  else if (call.kind == IN_BFLOAT16)
     for (long d = 0; d < call.dim; d++) out[d] = from_bfloat16(((const uint16_t*)at)[d]);
   else
     for (long d = 0; d < call.dim; d++) out[d] = float8.values[((const uint8_t*)at)[d]];
@@ -106,7 +106,7 @@ Block block_at(const Call& call, const int32_t* table, long head, long position,
   count = std::min({count, limit, end - position});
   long step = call.kv_heads * call.dim;
   long at = ((table[position / call.page] * call.page + within) * step + head * call.dim) * call.bytes();
-  if (call.kind == FLOAT32 && padded(call) == call.dim)
+  if (call.kind == IN_FLOAT32 && padded(call) == call.dim)
     return {(const float*)(call.keys + at), (const float*)(call.values + at), step, count};
   long wide = padded(call);
   room.keys.assign(limit * wide, 0.0f);

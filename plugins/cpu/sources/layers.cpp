@@ -72,13 +72,13 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
     case NORM:  // sizes: rows a token, dim, floats between rows
       return normalise(x, x_step, o.sizes[2], (const float*)o.addresses[0], (float)o.number, out, b.tokens, o.sizes[0],
                        o.sizes[1]);
-    case LINEAR: {  // sizes: inputs, outputs, bytes a weight; the second operand, if there is one, is added
+    case LINEAR: {  // sizes: inputs, outputs, kind of the weights; the second operand, if there is one, is added
       bool adds = o.in[1] >= 0;
       const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
       long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
-      const bool wide = o.sizes[2] == 4;  // weights that all rows are multiplied by in one way are read once
+      const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
       for (const Run& r : wide ? step.runs : std::vector<Run>{{0, b.tokens, false}})
-        multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], o.sizes[2], (const float*)o.addresses[1],
+        multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
                   r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
       return;

@@ -14,36 +14,47 @@ constexpr long DEPTH = 1024;  // inputs whose 16-bit weights are widened at once
 
 thread_local std::vector<float> edge, wide;
 
-// The rows of one panel. 16-bit weights that many rows need are widened once for all of them.
+// The rows of a panel of so many inputs, of float32 and of pairs.
 template <class W>
-void panel_rows(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs) {
-  const Next next{(const char*)(w + inputs * WIDTH), WIDTH * (long)sizeof(W)};
-  if (sizeof(W) == 4 || m <= DIRECT) return tall<W>(m, x, ldx, w, WIDTH, c, ldc, inputs, next);
-  wide.resize(DEPTH * WIDTH);
-  for (long first = 0; first < inputs; first += DEPTH) {
-    long depth = std::min(DEPTH, inputs - first);
-    const W* from = w + first * WIDTH;
-    for (long k = 0; k < depth; k++) {
-      vec row[VECTORS];
-      Panel<W>::read(from + k * WIDTH, row);
-      for (int v = 0; v < VECTORS; v++) store(wide.data() + k * WIDTH + v * LANES, row[v]);
-    }
-    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth, {(const char*)(from + depth * WIDTH), next.step});
-  }
-}
+long panel_height(long inputs) { return std::is_same<W, float>::value ? inputs : (inputs + 1) / 2; }
 
 // Few rows are bound by memory and by the latency of their sums, so several panels run side by side.
 int side_by_side(long m) { return m == 1 ? 4 : m <= 3 || (m <= 16 && matrix_units()) ? 2 : 1; }
 
+// The rows of one panel; `x` and `depth` in entries of its kind.
 template <class W>
-void panels(const float* x, long ldx, const W* w, float* c, long ldc, long m, long inputs, long count) {
-  long panel = inputs * WIDTH;
-  if (count == side_by_side(m) && m <= 3) {
-    if (m == 1) return tile<1, 4, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
-    if (m == 2) return tile<2, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
-    return tile<3, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, inputs);
+void panel_rows(const typename Panel<W>::Entry* x, long ldx, const W* w, float* c, long ldc, long m, long depth) {
+  tall<W>(m, x, ldx, w, WIDTH, c, ldc, depth, {(const char*)(w + depth * WIDTH), WIDTH * (long)sizeof(W)});
+}
+
+// 16-bit weights that many rows need are widened once for all of them.
+template <>
+void panel_rows(const float* x, long ldx, const Pair* w, float* c, long ldc, long m, long inputs) {
+  const Next next{(const char*)(w + (inputs + 1) / 2 * WIDTH), WIDTH * (long)sizeof(Pair)};
+  if (m <= DIRECT) return tall<Pair>(m, x, ldx, w, WIDTH, c, ldc, inputs, next);
+  wide.resize(DEPTH * WIDTH);
+  for (long first = 0; first < inputs; first += DEPTH) {
+    const long depth = std::min(DEPTH, inputs - first);
+    const Pair* from = w + first / 2 * WIDTH;
+    for (long k = 0; k < depth; k++)
+      for (int v = 0; v < VECTORS; v++) {
+        const uvec words = words_at(from + k / 2 * WIDTH + v * LANES);
+        store(wide.data() + k * WIDTH + v * LANES, k % 2 ? second_of(words) : first_of(words));
+      }
+    const Next later{(const char*)(from + (depth + 1) / 2 * WIDTH), next.step / 2};
+    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth, later);
   }
-  for (long p = 0; p < count; p++) panel_rows(x, ldx, w + p * panel, c + p * WIDTH, ldc, m, inputs);
+}
+
+template <class W>
+void panels(const typename Panel<W>::Entry* x, long ldx, const W* w, long panel, float* c, long ldc, long m, long depth,
+            long count) {
+  if (count == side_by_side(m) && m <= 3) {
+    if (m == 1) return tile<1, 4, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
+    if (m == 2) return tile<2, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
+    return tile<3, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
+  }
+  for (long p = 0; p < count; p++) panel_rows<W>(x, ldx, w + p * panel, c + p * WIDTH, ldc, m, depth);
 }
 
 // The sums of rows first … start from bias and from what is to be added.
@@ -58,25 +69,63 @@ void begin(const Product& p, long first, long rows, long column, long width, flo
   }
 }
 
-template <class W> constexpr bool by_units = std::is_same<W, Pair>::value || std::is_same<W, Whole>::value;
+template <class W> constexpr bool ON_UNITS = false;
+template <> constexpr bool ON_UNITS<Whole> = true;
+template <long N> constexpr bool ON_UNITS<Planes<N>> = true;
 
 // Rows that are multiplied together: as many as stay in cache L2 while the panels pass by, and what is split of panels
 // serves enough of them.
 template <class W>
 long rows_at_once(const Product& p) {
-  constexpr bool whole = std::is_same<W, Whole>::value;
-  constexpr long step = by_units<W> ? 32 : ROWS, few = whole ? 96 : by_units<W> ? 64 : 8 * ROWS;
-  constexpr long floats = by_units<W> && !whole ? 65536 : 131072;
-  const long rows = std::max(few, floats / p.inputs / step * step);
+  constexpr bool units = ON_UNITS<W>, whole = std::is_same<W, Whole>::value;
+  constexpr long step = units ? 32 : ROWS, few = whole ? 96 : units ? 64 : 8 * ROWS;
+  constexpr long entries = units && !whole ? 65536 : std::is_same<W, Dot>::value ? 262144 : 131072;
+  const long rows = std::max(few, entries / p.inputs / step * step);
   return p.m <= rows + rows / 2 ? p.m : rows;
 }
 
-// What a thread keeps of the rows it multiplies, from one item of a product to the next.
+// Rows as the units that multiply them read them: what a thread keeps from one item of a product to the next.
 template <class W>
-struct Kept {};
+struct Kept {
+  const float* x;
+  long step, depth;
+
+  void take(const Product& p, long first, long) { x = p.x + first * p.x_step, step = p.x_step, depth = p.inputs; }
+};
+
+#if defined(DOT_UNITS)
+
+thread_local std::vector<uint32_t> words;
+
+// Rounded to bfloat16, to nearest even: for the first item, since those of the same rows come one after another.
+template <>
+struct Kept<Dot> {
+  const uint32_t* x = nullptr;
+  long step, depth;
+  const float* rows = nullptr;
+
+  void take(const Product& p, long first, long count) {
+    const float* from = p.x + first * p.x_step;
+    if (rows == from) return;
+    rows = from, depth = (p.inputs + 1) / 2, step = (depth + LANES - 1) / LANES * LANES;
+    if ((long)words.size() < count * step) words.resize(count * step);
+    for (long i = 0; i < count; i++) round_row(from + i * p.x_step, p.inputs, words.data() + i * step);
+    x = words.data();
+  }
+
+  static void round_row(const float* from, long inputs, uint32_t* out) {
+    for (long k = 0; k < inputs; k += LANES) {
+      const __mmask16 there = inputs - k < LANES ? (1 << (inputs - k)) - 1 : 0xffff;
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, from + k));
+      memcpy(out + k / 2, &rounded, sizeof rounded);
+    }
+  }
+};
+
+#endif
 
 template <class W>
-void part(const Product& p, long first, long rows, long panel, long count, Kept<W>&) {
+void part(const Product& p, long first, long rows, long panel, long count, Kept<W>& kept) {
   long column = panel * WIDTH, width = std::min(count * WIDTH, p.outputs - column);
   bool whole = width == count * WIDTH;  // the last panel may be wider than what is left: it is made beside `out`
   if (!whole) edge.resize(rows * count * WIDTH);
@@ -84,34 +133,39 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
   float* c = whole ? out : edge.data();
   long step = whole ? p.out_step : count * WIDTH;
   begin(p, first, rows, column, width, c, step);
-  panels(p.x + first * p.x_step, p.x_step, (const W*)p.w + panel * p.inputs * WIDTH, c, step, rows, p.inputs, count);
+  kept.take(p, first, rows);
+  const long size = panel_height<W>(p.inputs) * WIDTH;
+  panels<W>(kept.x, kept.step, (const W*)p.w + panel * size, size, c, step, rows, kept.depth, count);
   for (long i = 0; !whole && i < rows; i++) std::copy_n(c + i * step, width, out + i * p.out_step);
 }
 
 #if defined(MATRIX_UNITS)
 
-thread_local Split split;
+template <long N> thread_local Split<N> split;
 thread_local std::vector<Line<Pair>> planes;
 
 // Items of the same rows come one after another: they are split for the first.
+template <long N>
 struct KeptUnits {
+  static constexpr long PLANES_OF_ROWS = N;
   Units units;
   const float* rows = nullptr;
 
   void take(const Product& p, long first, long count) {
     const float* x = p.x + first * p.x_step;
-    if (rows != x) split.take(x, p.x_step, count, p.inputs);
+    if (rows != x) split<N>.take(x, p.x_step, count, p.inputs);
     rows = x;
   }
 };
-template <> struct Kept<Pair> : KeptUnits {};
-template <> struct Kept<Whole> : KeptUnits {};
+template <long N> struct Kept<Planes<N>> : KeptUnits<N> {};
+template <> struct Kept<Whole> : KeptUnits<PLANES> {};
 
-PairPanel panel_of(const Product& p, long panel, long, Kept<Pair>&) {
+template <long N>
+PairPanel panel_of(const Product& p, long panel, long, Kept<Planes<N>>&) {
   return PairPanel((const Pair*)p.w + panel * (p.inputs / 2 * WIDTH));
 }
 WholePanel panel_of(const Product& p, long panel, long rows, Kept<Whole>&) {
-  return WholePanel((const float*)p.w + panel * p.inputs * WIDTH, split.steps(), rows <= SQUARE, planes);
+  return WholePanel((const float*)p.w + panel * p.inputs * WIDTH, split<PLANES>.steps(), rows <= SQUARE, planes);
 }
 
 // out = sums + start + bias, for the columns of one panel
@@ -135,30 +189,29 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
     auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
       long high = std::min(SQUARE, rows - i);
-      split.multiply(kept.units, weights, i, high, sums);
+      split<Kept<W>::PLANES_OF_ROWS>.multiply(kept.units, weights, i, high, sums);
       finish(p, first + i, high, q * WIDTH, sums);
     }
   }
 }
 
-template <>
-void part(const Product& p, long first, long rows, long panel, long count, Kept<Pair>& kept) {
+template <long N>
+void part(const Product& p, long first, long rows, long panel, long count, Kept<Planes<N>>& kept) {
   if (rows > HEIGHT) return part_by_units(p, first, rows, panel, count, kept);
   alignas(64) float sums[2 * HEIGHT * WIDTH];
   kept.take(p, first, rows);
   for (; count >= 2; panel += 2, count -= 2) {
-    split.multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
+    split<N>.multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
     finish(p, first, rows, panel * WIDTH, sums);
     finish(p, first, rows, (panel + 1) * WIDTH, sums + HEIGHT * WIDTH);
   }
   if (count) part_by_units(p, first, rows, panel, count, kept);
 }
 
-template <>
 void part(const Product& p, long first, long rows, long panel, long count, Kept<Whole>& kept) {
   kept.take(p, first, rows);
   Kept<float> without;
-  if (split.infinite()) part<float>(p, first, rows, panel, count, without);
+  if (split<PLANES>.infinite()) part<float>(p, first, rows, panel, count, without);
   else part_by_units(p, first, rows, panel, count, kept);
 }
 
@@ -176,7 +229,7 @@ struct Cut {
   template <class W>
   void make(const Product& p, long item, Kept<W>& kept) const {
     long first = item / groups * block, panel = item % groups * group;
-    part<W>(p, first, std::min(block, p.m - first), panel, std::min(group, panels - panel), kept);
+    part(p, first, std::min(block, p.m - first), panel, std::min(group, panels - panel), kept);
   }
 };
 
@@ -215,43 +268,56 @@ void multiply_all(const Mixture& mixture) {
   for (long item = 0; item < mixture.ends.back(); item++) mixture.make<W>(item, kept);
 }
 
-template <class W>
-void pack(const W* w, long ldw, W* packed, long first, long count, long inputs) {
-  long end = first + count;
+// Row k of a panel, of the weights of one output: one input of float32, or two of bfloat16.
+float entry(const float* w, long k, long) { return w[k]; }
+Pair entry(const uint16_t* w, long k, long inputs) {
+  return {w[2 * k] | (2 * k + 1 < inputs ? (uint32_t)w[2 * k + 1] << 16 : 0)};
+}
+
+template <class W, class V>
+void pack(const V* w, long ldw, W* packed, long first, long count, long inputs) {
+  const long end = first + count, height = panel_height<W>(inputs);
 #pragma omp parallel for schedule(dynamic, 4)
   for (long p = first / WIDTH; p <= (end - 1) / WIDTH; p++) {
     long from = std::max(first, p * WIDTH), to = std::min(end, (p + 1) * WIDTH);
-    for (long k = 0; k < inputs; k++) {
-      W* at = packed + (p * inputs + k) * WIDTH;
-      for (long row = from; row < to; row++) at[Panel<W>::place(row - p * WIDTH)] = w[(row - first) * ldw + k];
+    for (long k = 0; k < height; k++) {
+      W* at = packed + (p * height + k) * WIDTH;
+      for (long row = from; row < to; row++) at[row - p * WIDTH] = entry(w + (row - first) * ldw, k, inputs);
     }
   }
 }
 
-template <class W>
-void rows(const W* packed, const int64_t* ids, long count, long inputs, W* out) {
+template <class W, class F>
+void rows(const W* packed, const int64_t* ids, long count, long inputs, F&& write) {
+  const long height = panel_height<W>(inputs);
   for (long i = 0; i < count; i++) {
-    const W* at = packed + ids[i] / WIDTH * inputs * WIDTH + Panel<W>::place(ids[i] % WIDTH);
-    for (long k = 0; k < inputs; k++) out[i * inputs + k] = at[k * WIDTH];
+    const W* at = packed + ids[i] / WIDTH * height * WIDTH + ids[i] % WIDTH;
+    for (long k = 0; k < inputs; k++) write(i * inputs + k, at, k);
   }
 }
 
-// Calls with a value of the type that the panels of a weight are of.
+// Calls with a value of the type that says how a weight is multiplied.
 template <class F>
-void with_kind(long bytes, long inputs, bool many, F&& call) {
+void with_kind(Weights weights, long inputs, bool many, F&& call) {
 #if defined(MATRIX_UNITS)
-  if (paired(bytes, inputs)) return call(Pair{});
-  if (many && splits(bytes, inputs)) return call(Whole{});
+  if (by_units(inputs)) {
+    if (weights == BFLOAT16) return call(Planes<PLANES>{});
+    if (weights == BFLOAT16_ROUNDS) return call(Planes<1>{});
+    if (many) return call(Whole{});
+  }
 #endif
-  if (bytes == 4) call(float{});
-  else call(uint16_t{});
+#if defined(DOT_UNITS)
+  if (weights == BFLOAT16_ROUNDS) return call(Dot{});
+#endif
+  if (weights == FLOAT32) call(float{});
+  else call(Pair{});
 }
 
 }  // namespace
 
 void multiply(const Product& p) {
   if (!p.m) return;
-  with_kind(p.bytes, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
+  with_kind(p.weights, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
 }
 
 extern "C" {
@@ -260,40 +326,52 @@ int ms_width() { return WIDTH; }
 
 int ms_matrix_units() { return matrix_units(); }
 
-// Rows first … first + count - 1 of a weight [outputs, inputs] into its panels; `bytes` a value: 4 or 2.
-void ms_pack(const void* w, long ldw, long bytes, void* packed, long first, long count, long inputs) {
-  if (paired(bytes, inputs)) ldw /= 2, inputs /= 2, bytes = 4;  // pairs are packed like floats
-  if (bytes == 4) pack((const float*)w, ldw, (float*)packed, first, count, inputs);
-  else pack((const uint16_t*)w, ldw, (uint16_t*)packed, first, count, inputs);
+// Whether products of bfloat16 by bfloat16 are an instruction here.
+int ms_dot_units() {
+#if defined(DOT_UNITS)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+// Rows first … first + count - 1 of a weight [outputs, inputs] into its panels.
+void ms_pack(const void* w, long ldw, long weights, void* packed, long first, long count, long inputs) {
+  if (weights == FLOAT32) pack((const float*)w, ldw, (float*)packed, first, count, inputs);
+  else pack((const uint16_t*)w, ldw, (Pair*)packed, first, count, inputs);
 }
 
 // Rows `ids` of such a weight, as they were packed: out[count][inputs].
-void ms_rows(const void* packed, long bytes, const int64_t* ids, long count, long inputs, void* out) {
-  if (paired(bytes, inputs)) inputs /= 2, bytes = 4;
-  if (bytes == 4) rows((const float*)packed, ids, count, inputs, (float*)out);
-  else rows((const uint16_t*)packed, ids, count, inputs, (uint16_t*)out);
+void ms_rows(const void* packed, long weights, const int64_t* ids, long count, long inputs, void* out) {
+  if (weights == FLOAT32)
+    rows((const float*)packed, ids, count, inputs,
+         [&](long i, const float* at, long k) { ((float*)out)[i] = at[k * WIDTH]; });
+  else
+    rows((const Pair*)packed, ids, count, inputs,
+         [&](long i, const Pair* at, long k) { ((uint16_t*)out)[i] = at[k / 2 * WIDTH].words >> k % 2 * 16; });
 }
 
 // out[m][outputs] = x[m][inputs] * w' + bias
-void ms_linear(const float* x, long x_step, const void* w, long bytes, const float* bias, float* out, long m,
+void ms_linear(const float* x, long x_step, const void* w, long weights, const float* bias, float* out, long m,
                long inputs, long outputs) {
-  Product product{x, x_step, w, bytes, bias, nullptr, 0, out, outputs, m, inputs, outputs};
+  Product product{x, x_step, w, (Weights)weights, bias, nullptr, 0, out, outputs, m, inputs, outputs};
 #pragma omp parallel if (m * inputs * outputs > 32768)
   multiply(product);
 }
 
-// Rows ends[e - 1] … ends[e] - 1 of x[…][inputs] times weight e of experts[…], each in panels of its own, `bytes` a value:
+// Rows ends[e - 1] … ends[e] - 1 of x[…][inputs] times weight e of experts[…], each in panels of its own:
 // out[ends[experts - 1]][outputs]. `bias` [experts][outputs] may be missing.
-void ms_experts(const float* x, long x_step, const void* w, long bytes, const float* bias, float* out,
+void ms_experts(const float* x, long x_step, const void* w, long weights, const float* bias, float* out,
                 const int64_t* ends, long experts, long inputs, long outputs) {
-  const long size = (outputs + WIDTH - 1) / WIDTH * WIDTH * inputs * bytes;
-  with_kind(bytes, inputs, false, [&](auto kind) {
+  const long panels = (outputs + WIDTH - 1) / WIDTH;
+  const long size = panels * WIDTH * (weights == FLOAT32 ? inputs * 4 : (inputs + 1) / 2 * (long)sizeof(Pair));
+  with_kind((Weights)weights, inputs, false, [&](auto kind) {
     using W = decltype(kind);
     Mixture mixture;
     for (long e = 0; e < experts; e++) {
       long first = e ? ends[e - 1] : 0, rows = ends[e] - first;
       if (rows)
-        mixture.add<W>({x + first * x_step, x_step, (const char*)w + e * size, bytes,
+        mixture.add<W>({x + first * x_step, x_step, (const char*)w + e * size, (Weights)weights,
                         bias ? bias + e * outputs : nullptr, nullptr, 0, out + first * outputs, outputs, rows, inputs,
                         outputs});
     }

@@ -1,5 +1,5 @@
 // Products on a processor's matrix units (AMX): 16 rows by 16 outputs by 32 inputs in one instruction, in bfloat16 with
-// sums in float32. A float32 is three bfloat16 to the bit (8 bits of its 24 each), so rows are split into three planes,
+// sums in float32. Rows are either rounded to bfloat16, or multiplied as they are: a float32 is three bfloat16 to the bit (8 bits of its 24 each), so rows are split into three planes,
 // the largest first, and so are weights of float32. Of the nine products of planes those below the last bit are left out,
 // and the sums are as good as those of float32 arithmetic.
 #pragma once
@@ -11,8 +11,9 @@
 
 #include "vectors.h"
 
-// Weights of two inputs in one word, the first below the second. A panel of them is WIDTH outputs, pair by pair.
-struct Pair {
+// Weights in pairs that are multiplied by rows of so many planes: 3 are the rows to the bit, 1 is their rounding.
+template <long N>
+struct Planes {
   uint32_t words;
 };
 
@@ -134,7 +135,7 @@ class WholePanel {
 
 // sums[16 or 32][WIDTH] = rows * panel. Each row's sums run over steps in order and over planes within, whatever rows are
 // beside it. `next`: words from the first tiles of rows to the second.
-template <bool BOTH, class P>
+template <long N, bool BOTH, class P>
 static inline void square(const uint16_t* rows, long next, P& panel, float* sums, long steps) {
   _tile_zero(0);
   _tile_zero(1);
@@ -142,14 +143,14 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (long s = 0; s < steps; s++, rows += PLANES * TILE) {
+  for (long s = 0; s < steps; s++, rows += N * TILE) {
     const Pair* weights = panel.step(s);
 #pragma GCC unroll 3
     for (long w = 0; w < P::PLANES_OF_WEIGHTS; w++, weights += BLOCK) {
       _tile_loadd(6, weights, LINE);
       _tile_loadd(7, weights + HEIGHT, LINE);
 #pragma GCC unroll 3
-      for (long r = 0; r < PLANES - w; r++) {
+      for (long r = 0; r < N - w; r++) {
         _tile_loadd(4, rows + r * TILE, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
@@ -171,17 +172,18 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
 
 // sums[2][HEIGHT][WIDTH] = up to HEIGHT rows * two panels, which are read side by side. Each sum is made as in `square`.
 // The halves are written out: tiles are named in the text, by no number that a template could be given.
+template <long N>
 static inline void beside(const uint16_t* rows, const PairPanel& one, const PairPanel& other, float* sums, long steps) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (long s = 0; s < steps; s++, rows += PLANES * TILE) {
+  for (long s = 0; s < steps; s++, rows += N * TILE) {
     const Pair *weights = one.step(s), *others = other.step(s);
     _tile_loadd(6, weights, LINE);
     _tile_loadd(7, weights + HEIGHT, LINE);
 #pragma GCC unroll 3
-    for (long r = 0; r < PLANES; r++) {
+    for (long r = 0; r < N; r++) {
       _tile_loadd(4, rows + r * TILE, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
@@ -189,7 +191,7 @@ static inline void beside(const uint16_t* rows, const PairPanel& one, const Pair
     _tile_loadd(6, others, LINE);
     _tile_loadd(7, others + HEIGHT, LINE);
 #pragma GCC unroll 3
-    for (long r = 0; r < PLANES; r++) {
+    for (long r = 0; r < N; r++) {
       _tile_loadd(4, rows + r * TILE, 64);
       _tile_dpbf16ps(2, 4, 6);
       _tile_dpbf16ps(3, 4, 7);
@@ -201,7 +203,8 @@ static inline void beside(const uint16_t* rows, const PairPanel& one, const Pair
   _tile_stored(3, sums + HEIGHT * WIDTH + HEIGHT, WIDTH * 4);
 }
 
-// Rows split into planes, as tiles: [HEIGHT rows][inputs / STEP][PLANES][HEIGHT][STEP].
+// Rows split into N planes, as tiles: [HEIGHT rows][inputs / STEP][N][HEIGHT][STEP].
+template <long N>
 class Split {
   std::vector<Line<uint16_t>> planes_;
   long steps_ = 0;
@@ -221,12 +224,12 @@ class Split {
   void take(const float* x, long step, long rows, long inputs) {
     steps_ = inputs / STEP;
     odd_ = 0;
-    planes_.resize((rows + HEIGHT - 1) / HEIGHT * steps_ * PLANES * HEIGHT);
+    planes_.resize((rows + HEIGHT - 1) / HEIGHT * steps_ * N * HEIGHT);
     for (long i = 0; i < rows; i++) {
-      uint16_t* out = planes_.data()->words + i / HEIGHT * steps_ * PLANES * TILE + i % HEIGHT * STEP;
-      for (long s = 0; s < steps_; s++, out += PLANES * TILE) {
+      uint16_t* out = planes_.data()->words + i / HEIGHT * steps_ * N * TILE + i % HEIGHT * STEP;
+      for (long s = 0; s < steps_; s++, out += N * TILE) {
         __m512 low = _mm512_loadu_ps(x + i * step + s * STEP), high = _mm512_loadu_ps(x + i * step + s * STEP + LANES);
-        for (long p = 0; p < PLANES; p++) {
+        for (long p = 0; p < N; p++) {
           _mm256_store_si256((__m256i*)(out + p * TILE), peel(low));
           _mm256_store_si256((__m256i*)(out + p * TILE + LANES), peel(high));
         }
@@ -241,29 +244,25 @@ class Split {
   // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel.
   template <class P>
   void multiply(Units& units, P& panel, long first, long count, float* sums) const {
-    const long next = steps_ * PLANES * TILE;
+    const long next = steps_ * N * TILE;
     const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
     units.shape(std::min(count, HEIGHT), std::max(count - HEIGHT, 1L));
-    if (count > HEIGHT) square<true>(rows, next, panel, sums, steps_);
-    else square<false>(rows, next, panel, sums, steps_);
+    if (count > HEIGHT) square<N, true>(rows, next, panel, sums, steps_);
+    else square<N, false>(rows, next, panel, sums, steps_);
   }
 
   // sums[2][HEIGHT][WIDTH] of all rows, HEIGHT at most, times two panels.
   void multiply(Units& units, const PairPanel& one, const PairPanel& other, long count, float* sums) const {
     units.shape(count, count);
-    beside(planes_.data()->words, one, other, sums, steps_);
+    beside<N>(planes_.data()->words, one, other, sums, steps_);
   }
 };
 
-// Whether weights of so many bytes and inputs are kept in pairs.
-static inline bool paired(long bytes, long inputs) { return bytes == 2 && inputs % STEP == 0 && matrix_units(); }
-
-// Whether they can be split as they are multiplied.
-static inline bool splits(long bytes, long inputs) { return bytes == 4 && inputs % STEP == 0 && matrix_units(); }
+// Whether they multiply weights of so many inputs.
+static inline bool by_units(long inputs) { return inputs % STEP == 0 && matrix_units(); }
 
 #else
 
 static inline bool matrix_units() { return false; }
-static inline bool paired(long, long) { return false; }
 
 #endif

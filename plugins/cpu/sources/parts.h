@@ -6,13 +6,16 @@
 #include <cstdint>
 #include <vector>
 
-// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. `bytes` of a weight: 4 or 2. Rows of
-// `many` may be multiplied by other units than a few are, with sums in another order.
+// What weights are of, and whether rows are rounded to bfloat16 before they are multiplied by them.
+enum Weights : long { FLOAT32 = 0, BFLOAT16 = 1, BFLOAT16_ROUNDS = 2 };
+
+// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. Rows of `many` may be multiplied by
+// other units than a few are, with sums in another order.
 struct Product {
   const float* x;
   long x_step;
   const void* w;
-  long bytes;
+  Weights weights;
   const float *bias, *start;
   long start_step;
   float* out;

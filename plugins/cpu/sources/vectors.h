@@ -71,34 +71,90 @@ static inline vec exponential(vec x) {
 }
 
 // --- weights in panels ------------------------------------------------------------------------------------------
-// A panel holds WIDTH outputs, input by input. Words of 16 bits (bfloat16) lie in pairs, lane j of one vector below
-// lane j of the next, so that a shift and a mask make two vectors of floats of one load.
+// A panel holds WIDTH outputs, input by input. Weights of 16 bits (bfloat16) lie in pairs of inputs, as instructions for
+// dot products read them: a shift and a mask make floats of them, of the first input and of the second.
 
+// Weights of two inputs in one word, the first below the second.
+struct Pair {
+  uint32_t words;
+};
+
+// The same, to be multiplied by rows that are pairs of bfloat16, too.
+struct Dot {
+  uint32_t words;
+};
+
+// A panel's row by W: how many inputs it is of, and `add`, sums[M][P * VECTORS] += a[M] * b[P panels] for that row.
 template <class W> struct Panel;
 
 template <> struct Panel<float> {
-  static inline void read(const float* p, vec* out) {
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; v++) out[v] = load(p + v * LANES);
-  }
-  static inline long place(long j) { return j; }
-};
+  typedef float Entry;  // of a row that is multiplied
+  static constexpr long INPUTS = 1;
 
-template <> struct Panel<uint16_t> {
-  static inline void read(const uint16_t* p, vec* out) {
+  template <int M, int P>
+  static inline void add(const float* a, long lda, const float* b, long panel, vec (*sums)[P * VECTORS]) {
+    vec row[P * VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; v += 2) {
-      uvec words;
-      memcpy(&words, p + v * LANES, sizeof words);
-      out[v] = (vec)(words << 16);
-      out[v + 1] = (vec)(words & 0xffff0000u);
+    for (int j = 0; j < P * VECTORS; j++) row[j] = load(b + j / VECTORS * panel + j % VECTORS * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      vec x = spread(a[i * lda]);
+#pragma GCC unroll 16
+      for (int j = 0; j < P * VECTORS; j++) sums[i][j] += x * row[j];
     }
   }
-  static inline long place(long j) {
-    long pair = j / (2 * LANES), within = j % (2 * LANES);
-    return pair * 2 * LANES + within % LANES * 2 + within / LANES;
+};
+
+static inline uvec words_at(const void* at) { uvec words; memcpy(&words, at, sizeof words); return words; }
+static inline vec first_of(uvec words) { return (vec)(words << 16); }
+static inline vec second_of(uvec words) { return (vec)(words & 0xffff0000u); }
+
+template <> struct Panel<Pair> {
+  typedef float Entry;
+  static constexpr long INPUTS = 2;
+
+  template <int M, int P, class F>
+  static inline void add_half(const float* a, long lda, const Pair* b, long panel, vec (*sums)[P * VECTORS], F half) {
+    vec row[P * VECTORS];
+#pragma GCC unroll 8
+    for (int j = 0; j < P * VECTORS; j++) row[j] = half(words_at(b + j / VECTORS * panel + j % VECTORS * LANES));
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      vec x = spread(a[i * lda]);
+#pragma GCC unroll 16
+      for (int j = 0; j < P * VECTORS; j++) sums[i][j] += x * row[j];
+    }
+  }
+
+  template <int M, int P>
+  static inline void add(const float* a, long lda, const Pair* b, long panel, vec (*sums)[P * VECTORS]) {
+    add_half<M, P>(a, lda, b, panel, sums, first_of);
+    add_half<M, P>(a + 1, lda, b, panel, sums, second_of);
   }
 };
+
+#if defined(__AVX512BF16__)
+#define DOT_UNITS
+
+template <> struct Panel<Dot> {
+  typedef uint32_t Entry;  // two inputs of a row
+  static constexpr long INPUTS = 1;
+
+  template <int M, int P>
+  static inline void add(const uint32_t* a, long lda, const Dot* b, long panel, vec (*sums)[P * VECTORS]) {
+    __m512bh row[P * VECTORS];
+#pragma GCC unroll 8
+    for (int j = 0; j < P * VECTORS; j++) memcpy(&row[j], b + j / VECTORS * panel + j % VECTORS * LANES, 64);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      const __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[i * lda]);
+#pragma GCC unroll 16
+      for (int j = 0; j < P * VECTORS; j++) sums[i][j] = (vec)_mm512_dpbf16_ps((__m512)sums[i][j], x, row[j]);
+    }
+  }
+};
+
+#endif
 
 // --- a tile: c[M][P panels] += a[M][depth] * b[depth][P panels] ---------------------------------------------------
 // Each sum runs over depth in order, whatever M and P are: a row's numbers do not depend on the rows beside it.
@@ -110,31 +166,27 @@ struct Next {
   long step = 0;
 };
 
+// `depth` counts entries of `a`.
 template <int M, int P, class W>
-static inline void tile(const float* a, long lda, const W* b, long ldb, long panel, float* c, long ldc, long depth,
-                        Next next = {}) {
+static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, long panel, float* c,
+                        long ldc, long depth, Next next = {}) {
+  constexpr long INPUTS = Panel<W>::INPUTS;
   vec sums[M][P * VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
     for (int j = 0; j < P * VECTORS; j++) sums[i][j] = load(c + i * ldc + j * LANES);
-  for (long k = 0; k < depth; k++) {
-    vec row[P * VECTORS];
+  for (long k = 0; k < depth / INPUTS; k++) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
-      const W* at = b + p * panel + k * ldb;
-      const char* ahead = p == 0 && next.at ? next.at + k * next.step : (const char*)(at + AHEAD * ldb);
+      const char* ahead = p == 0 && next.at ? next.at + k * next.step : (const char*)(b + p * panel + (k + AHEAD) * ldb);
 #pragma GCC unroll 2
       for (long line = 0; line < WIDTH * (long)sizeof(W); line += 64) __builtin_prefetch(ahead + line);
-      Panel<W>::read(at, row + p * VECTORS);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < M; i++) {
-      vec x = spread(a[i * lda + k]);
-#pragma GCC unroll 16
-      for (int j = 0; j < P * VECTORS; j++) sums[i][j] += x * row[j];
-    }
+    Panel<W>::template add<M, P>(a + k * INPUTS, lda, b + k * ldb, panel, sums);
   }
+  if constexpr (INPUTS == 2)
+    if (depth % 2) Panel<W>::template add_half<M, P>(a + depth - 1, lda, b + depth / 2 * ldb, panel, sums, first_of);
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
@@ -143,8 +195,8 @@ static inline void tile(const float* a, long lda, const W* b, long ldb, long pan
 
 // One panel, 1 to ROWS rows.
 template <class W>
-static inline void rows(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth,
-                        Next next) {
+static inline void rows(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, float* c, long ldc,
+                        long depth, Next next) {
   switch (m) {
     case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
     case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
@@ -167,9 +219,9 @@ static inline void rows(long m, const float* a, long lda, const W* b, long ldb, 
 
 // One panel, any number of rows, in tiles of nearly equal height.
 template <class W>
-static inline void tall(long m, const float* a, long lda, const W* b, long ldb, float* c, long ldc, long depth,
-                        Next next = {}) {
-  constexpr int height = sizeof(W) == 2 && LANES == 8 ? 4 : ROWS;  // two halves of a word need registers too
+static inline void tall(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, float* c, long ldc,
+                        long depth, Next next = {}) {
+  constexpr int height = Panel<W>::INPUTS == 2 && LANES == 8 ? 4 : ROWS;  // two halves of a word need registers too
   long tiles = (m + height - 1) / height;
   for (long t = 0; t < tiles; t++) {
     long first = m * t / tiles, end = m * (t + 1) / tiles;

@@ -71,6 +71,7 @@ class LayerCompilerChecks:
     sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     attention: ClassVar[str] = "torch"
     method: ClassVar[str | None] = None
+    weights: ClassVar[torch.dtype] = torch.float32  # in which the method is given them
     must_compile: ClassVar[frozenset[str]] = frozenset()
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 2e-5
@@ -129,6 +130,9 @@ class LayerCompilerChecks:
 
     def _model(self, host: Host, kind: str, config: ModelConfig) -> Any:
         model = randomised(host.build(host.architectures.get(kind), config))
+        for module in [m for m in model.modules() if isinstance(m, Linear)]:
+            assert module.weight is not None
+            module.weight.data = module.weight.data.to(self.weights).float()
         model.prepare()  # type: ignore[operator]
         return model
 
@@ -144,12 +148,12 @@ class LayerCompilerChecks:
     def _compile(self, host: Host, model: Any, attention: Any) -> int:
         """Gives the projections to the method, then replaces the layers that compile; returns how many did."""
         if self.method is not None:
-            context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+            context = LinearContext(compute=torch.float32, device=torch.device("cpu"), sections=self.sections)
             method = host.build(host.linear_methods.get(self.method), context)
             for module in [m for m in model.modules() if isinstance(m, Linear)]:
                 assert module.weight is not None
-                packed = method.create(module.outputs, module.inputs, torch.float32)
-                packed.load_rows(module.weight.data, 0)
+                packed = method.create(module.outputs, module.inputs, self.weights)
+                packed.load_rows(module.weight.data.to(self.weights), 0)
                 module.set_packed(packed)
         compile, layers, count = self._call(host), model.model.layers, 0
         for index, layer in enumerate(layers):

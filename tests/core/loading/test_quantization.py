@@ -203,9 +203,8 @@ def llama(folder: Path) -> Any:
 @pytest.mark.parametrize("use_subgraphs", [True, False], ids=["compiled", "torch"])
 def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path: Path) -> None:
     reference = make(tmp_path)
-    served = Served(
-        tmp_path, PluginHost.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=use_subgraphs
-    )
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    served = Served(tmp_path, host, use_subgraphs=use_subgraphs, native__precision="exact")
     prompt = torch.randint(70, (20,), generator=torch.Generator().manual_seed(1)).tolist()
     expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.error is None

@@ -20,6 +20,7 @@ from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.cpu import Config
 from maxserve.plugins.safetensors.files import SafetensorsFile
 
 EXPERTS, DIM, INNER = 3, 4, 6
@@ -128,7 +129,8 @@ def test_exact_parameters_keep_their_digits(load: Load) -> None:
 @pytest.mark.parametrize("form", ["one by one", "in one tensor", "the other way round"])
 def test_a_linear_method_may_store_them(load: Load, dtype: torch.dtype, form: str) -> None:
     host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
-    context = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+    exact = {Config: Config(precision="exact")}
+    context = LinearContext(compute=torch.float32, device=torch.device("cpu"), sections=exact)
     method = host.build(host.linear_methods.get("native"), context)
     made = {name: tensor.to(dtype) for name, tensor in tensors().items()}
     gate_up, down = stacked(made)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any, ClassVar
 
+import pytest
+import torch
+
+from maxserve.plugins.cpu import Config
 from maxserve.testing import AttentionChecks, LayerCompilerChecks, LinearMethodChecks
 from maxserve.testing.layers import CONFIGS, OTHERS
 
@@ -16,6 +20,14 @@ class TestAttention(AttentionChecks):
 
 class TestLinear(LinearMethodChecks):
     method = "native"
+    sections: ClassVar[dict[type[Any], Any]] = {Config: Config(precision="exact")}
+
+
+class TestLinearAsTheProcessorIs(LinearMethodChecks):
+    """With the precision that is the default: where rows are rounded, to 8 bits."""
+
+    method = "native"
+    tolerance = 1e-2
 
 
 class TestLayers(LayerCompilerChecks):
@@ -23,3 +35,10 @@ class TestLayers(LayerCompilerChecks):
     attention = "native"
     method = "native"
     must_compile = frozenset({*CONFIGS, *OTHERS} - {"olmo"})  # whose norms have no weight
+
+
+class TestLayersOfBfloat16(TestLayers):
+    """With rows that are rounded to 8 bits, where the processor multiplies such."""
+
+    weights = torch.bfloat16
+    tolerance = 3e-2

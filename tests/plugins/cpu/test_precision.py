@@ -1,0 +1,145 @@
+"""Products with bfloat16 weights: exact, or of rows that are rounded once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maxserve.interfaces.component import Context
+from maxserve.interfaces.errors import SettingsError
+from maxserve.interfaces.linear import LinearContext
+from maxserve.llm import LLM
+from maxserve.plugins.cpu import Config
+from maxserve.plugins.cpu.library import library_for
+from maxserve.plugins.cpu.linear import PanelMethod
+
+pytestmark = pytest.mark.compiler
+
+MODEL: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.15,
+}
+PROMPTS = [[1, 2, 3], [5, *range(40)], [9], [*range(60, 77)]]
+
+
+def method(precision: Any) -> PanelMethod:
+    sections = {Config: Config(precision=precision)}
+    return PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu"), sections=sections))
+
+
+def rounds() -> bool:
+    """Whether this processor multiplies bfloat16, so that the default is to round."""
+    library = library_for(Context())
+    return bool(library.ms_matrix_units() or library.ms_dot_units())
+
+
+def product(precision: str, x: Tensor, weight: Tensor) -> Tensor:
+    packed = method(precision).create(*weight.shape, torch.bfloat16)
+    assert packed is not None
+    packed.load_rows(weight, 0)
+    return packed.multiply(x, None)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("inputs", [64, 577])
+def test_rows_are_rounded_once_to_nearest_even_and_summed_in_float32(inputs: int) -> None:
+    """Where they are rounded at all: the error is that of float32 sums of rounded rows."""
+    x, weight = random(40, inputs), random(70, inputs).bfloat16()
+    x[0, :4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20])  # ties, and beyond one
+    rows = x.bfloat16() if rounds() else x
+    expected = rows.double() @ weight.double().T
+    torch.testing.assert_close(product("auto", x, weight).double(), expected, atol=2e-5 * inputs**0.5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+@pytest.mark.parametrize("inputs", [96, 577])
+def test_a_row_has_its_bits_alone_in_a_batch_and_in_a_chunk(precision: str, inputs: int) -> None:
+    x, weight = random(200, inputs), random(515, inputs).bfloat16()
+    whole = product(precision, x, weight)
+    for first, rows in ((0, 1), (3, 17), (100, 64), (199, 1)):
+        assert torch.equal(product(precision, x[first : first + rows], weight), whole[first : first + rows])
+
+
+def test_what_is_chosen_and_why_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="maxserve"):
+        method("auto")
+        assert ("rounded to bfloat16" if rounds() else "as float32") in caplog.text
+        assert "--native.precision auto: " in caplog.text
+        caplog.clear()
+        method("exact")
+        assert "as float32 (--native.precision exact: asked for)" in caplog.text
+
+
+def test_fast_is_refused_where_it_would_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Without:
+        def ms_matrix_units(self) -> int:
+            return 0
+
+        ms_dot_units = ms_matrix_units
+
+    monkeypatch.setattr("maxserve.plugins.cpu.linear.library_for", lambda context: Without())
+    with pytest.raises(SettingsError, match=r"--native\.precision fast: .*AVX512_BF16 or AMX.*use auto or exact"):
+        method("fast")
+    assert method("auto").storage_dtype(torch.bfloat16) is torch.bfloat16
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    auto: Any = AutoModelForCausalLM
+    auto.from_config(AutoConfig.for_model("llama", **MODEL)).bfloat16().save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(128)}, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def logprobs_by_transformers(folder: Path, tokens: list[int], dtype: torch.dtype) -> Tensor:
+    """[tokens - 1] of each token after those before it."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=dtype)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0, :-1].double()
+    found: Tensor = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+    return found
+
+
+def test_logits_are_closer_to_float64_than_those_of_transformers_in_bfloat16(checkpoint: Path) -> None:
+    """Since the residual stream, norms, softmax and sums are in float32 all the same."""
+    tokens = torch.randint(128, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+    exact = logprobs_by_transformers(checkpoint, tokens, torch.float64)
+    theirs = (logprobs_by_transformers(checkpoint, tokens, torch.bfloat16) - exact).square().mean().sqrt()
+    [done] = LLM(str(checkpoint)).generate([tokens], max_tokens=1, prompt_logprobs=0)
+    ours = torch.tensor([each.logprob for each in done.prompt_logprobs], dtype=torch.float64)
+    assert (ours - exact).square().mean().sqrt() < 0.75 * theirs
+
+
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+def test_a_text_does_not_depend_on_its_batch(
+    checkpoint: Path, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="maxserve"):
+        llm = LLM(str(checkpoint), native__precision=precision)
+    assert f"--native.precision {precision}: " in caplog.text
+    together = [done.tokens for done in llm.generate(PROMPTS, max_tokens=20, temperature=0.0)]
+    alone = [llm.generate([prompt], max_tokens=20, temperature=0.0)[0].tokens for prompt in PROMPTS]
+    assert together == alone
