@@ -391,7 +391,8 @@ class SpeculativeSettings(Section):
         Option(registry="speculators"),
         Field(
             description="Who drafts tokens: standalone (a smaller model, --draft-model-path), ngram (looks them up in "
-            "the text before), or a name that a plugin registers; unset, none. EAGLE and MTP are not there yet."
+            "the text before), synthetic (for benchmarks), or a name that a plugin registers; unset, none. EAGLE and "
+            "MTP are not there yet."
         ),
     ] = None
     num_speculative_tokens: Annotated[

@@ -49,6 +49,7 @@ from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
+    from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheGroup
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from maxserve.core.registry.entries import Entry
 
 log = logging.getLogger("maxserve.engine")
+
+MEASURED_ROWS = 64  # most rows of a step of which the time is measured at the start
 
 
 def build(context: EngineContext) -> Engine:
@@ -97,6 +100,8 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     )  # --sim-failure is for clients, the start must not meet it
     if parts.drafting is not None:
         parts.drafting.insist()
+        if parts.drafting.adapts:
+            measure_steps(Engine(replace(parts, failure_percent=0.0)), parts.drafting)
     return Engine(parts)
 
 
@@ -357,6 +362,21 @@ def warm_up(engine: Engine, blamed: str = "") -> None:
     engine.reset_prefix_cache()
     engine.reset_counters()
     engine.simulates_failures = True
+
+
+def measure_steps(engine: Engine, drafting: Drafting, seconds: float = 1.0) -> None:
+    """Decodes more and more requests at once, about that long, so that it is known what the rows of a step cost."""
+    rows, took, end = 1, 0.0, time.perf_counter() + seconds
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    with drafting.measuring():
+        while rows <= min(engine.info.max_batch_size, MEASURED_ROWS) and time.perf_counter() + 2 * took < end:
+            begun = time.perf_counter()
+            for i in range(rows):
+                engine.add(Request(id=f"warm-up {i}", prompt=(0,), params=params))
+            while engine.busy:
+                engine.next_outputs()
+            took, rows = time.perf_counter() - begun, 2 * rows
+    engine.reset_prefix_cache()
 
 
 def _blamed(host: Host, architecture: str, chooser: Chooser) -> str:

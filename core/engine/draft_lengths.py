@@ -1,19 +1,22 @@
 """How many drafts are worth their verification: no more than make text come faster.
 
-A step of T rows takes about `base + slope * T` seconds, and each pass of the drafter about as long as the last; both
-are measured as steps go by. The j-th draft of a sequence stands with a probability of a ** j, where `a` is the share of
-its drafts that stood lately. Drafts are taken as long as tokens per second grow (compare Liu et al., "Optimizing
-Speculative Decoding for Serving Large Language Models Using Goodput", arXiv 2406.14066).
+What a step takes is known by its rows, from a few steps at the start and from those that run. The j-th draft of a
+sequence stands with a probability of a ** j, where `a` is the share of its drafts that stood lately, as far as there
+were some, and of all drafts before. Drafts are taken as long as tokens per second grow (compare Liu et al.,
+"Optimizing Speculative Decoding for Serving Large Language Models Using Goodput", arXiv 2406.14066). Where none are
+worth it the drafter is asked for those of a sequence now and then, for a small part of the time.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_left
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Sequence as SequenceOf
 
     from numpy.typing import NDArray
@@ -24,114 +27,259 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+SIZES = sorted({round(2 ** (i / 2)) for i in range(33)})  # rows of which the time is known; between them it is a line
+FIRST = 4  # times of a kind of which the shortest counts: machines are busy elsewhere, too
+FAR = 1.5  # how many times longer than before, or shorter, a time is believed to be at once
+LOAD, SHAPE = 0.1, 0.02  # weight of a time, in how fast the machine is and in what rows cost beside each other
+
 START = 0.7  # the share of drafts that stand, before any was verified
-RECENT = 0.05  # weight of a new draft among those before
-SLOWER = 1.02  # a time that is longer than the last one is believed this much at once: machines are busy elsewhere, too
-SIZES = 32  # numbers of rows of which the time is known
-DRIFT = 0.05  # part of the way to the share of all, per decision without drafts: a text may have changed
-PERIOD = 8  # steps for which a decision holds; the first ones hold for less
-PROBE = 64  # steps without any draft, after which each sequence has one
+TRUST = 3.0  # drafts, or asks, of a sequence that count as much as all those of others
+KNOWN = 32.0  # drafts, or asks, of a sequence that are remembered
+KNOWN_OF_ALL = 256.0
+FADING = 0.95  # part of what is known of a sequence that is kept at a decision for no drafts: texts change
+SELDOM = 0.05  # a sequence for which the drafter proposes something more seldom than this is not asked for
+GAIN = 1.03  # what drafts must promise: times are not exact
+PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
+TRIAL = 2  # drafts of a sequence that are tried where none are worth it
+TRIALS = 0.01  # part of the time that trials may take
+TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
+
+
+class Lately:
+    """A time that was measured again and again: the shortest of the first ones, then about the mean."""
+
+    __slots__ = ("_count", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        self._count += 1
+        if self._count <= FIRST:
+            self.seconds = seconds if self._count == 1 else min(seconds, self.seconds)
+        else:
+            self.seconds += LOAD * (min(seconds, 2 * self.seconds) - self.seconds)
 
 
 class StepCost:
-    """The time of a step by its rows: a line through the shortest ones of the last numbers of rows."""
+    """The time of a step by its rows.
+
+    How fast the machine is just now is one factor of all times, so that other work on it does not make
+    sizes that were seen lately look worse than the others.
+    """
 
     def __init__(self) -> None:
-        self._times: OrderedDict[int, float] = OrderedDict()
-
-    def add(self, rows: int, seconds: float) -> None:
-        known = self._times.get(rows)
-        self._times[rows] = seconds if known is None else min(seconds, known * SLOWER)
-        self._times.move_to_end(rows)
-        if len(self._times) > SIZES:
-            self._times.popitem(last=False)
+        self._times = [0.0] * len(SIZES)
+        self._counts = [0] * len(SIZES)
+        self._speed = 1.0
+        self._line: tuple[Floats, Floats] | None = None
 
     @property
     def known(self) -> bool:
         """Whether steps had more than one number of rows."""
-        return len(self._times) > 1
+        return sum(count > 0 for count in self._counts) > 1
 
-    def line(self) -> tuple[float, float]:
-        """Base and slope; as long as all steps had as many rows, rows cost nothing."""
-        if not self._times:
-            return 1.0, 0.0
-        rows, times = np.array(list(self._times)), np.array(list(self._times.values()))
-        slope = float(np.polyfit(rows, times, 1)[0]) if self.known else 0.0
-        slope = max(slope, 0.0)
-        return max(float(times.mean() - slope * rows.mean()), 0.05 * float(times.mean())), slope
+    def add(self, rows: int, seconds: float) -> None:
+        i = _nearest(rows)
+        if rows != SIZES[i] and self.known:  # what it would have been with so many rows
+            here, there = self.seconds(np.array([rows, SIZES[i]], dtype=np.float64)).tolist()
+            seconds *= there / here
+        known, self._counts[i] = self._counts[i], self._counts[i] + 1
+        if known < FIRST:
+            found = seconds / self._speed
+            self._times[i] = found if not known else min(found, self._times[i])
+        else:
+            ratio = min(max(seconds / (self._speed * self._times[i]), 1 / FAR), FAR)
+            self._speed *= ratio**LOAD
+            self._times[i] *= ratio ** max(SHAPE, LOAD / known)
+        self._line = None
+
+    def seconds(self, rows: Floats) -> Floats:
+        """The times of steps with so many rows; beyond those that are known, as rows cost among the last of them."""
+        if self._line is None:
+            self._line = self._known_line()
+        return self._speed * np.interp(rows, *self._line)
+
+    def _known_line(self) -> tuple[Floats, Floats]:
+        seen = [i for i, count in enumerate(self._counts) if count]
+        if not seen:
+            return np.array([0.0, 1.0]), np.array([1.0, 1.0])
+        rows = np.array([SIZES[i] for i in seen], dtype=np.float64)
+        times = np.maximum.accumulate(np.array([self._times[i] for i in seen]))  # more rows take no less
+        slope = (times[-1] - times[-2]) / (rows[-1] - rows[-2]) if len(seen) > 1 else 0.0
+        far = 2 * SIZES[-1]
+        return np.append(rows, far), np.append(times, times[-1] + slope * (far - rows[-1]))
+
+
+def _nearest(rows: int) -> int:
+    i = min(bisect_left(SIZES, rows), len(SIZES) - 1)
+    return i - 1 if i and rows * rows < SIZES[i - 1] * SIZES[i] else i
+
+
+class Record:
+    """What became of the drafts of each sequence, by its slot, and how many it may have."""
+
+    STOOD, LOOKED_AT, PROPOSED, ASKED = range(4)
+
+    def __init__(self) -> None:
+        self._owners: list[str | None] = []
+        self.counts: Floats = np.zeros((0, 4))
+        self.of_all: Floats = np.array([TRUST * START, TRUST, TRUST, TRUST])
+        self.depths: Ints = np.zeros(0, dtype=np.int64)
+
+    def enter(self, sequences: SequenceOf[Sequence]) -> bool:
+        """Notes who is there now; whether somebody is new."""
+        most = max(sequence.slot for sequence in sequences) + 1
+        if most > len(self._owners):
+            more = max(most, 2 * len(self._owners)) - len(self._owners)
+            self._owners += [None] * more
+            self.counts = np.concatenate((self.counts, np.zeros((more, 4))))
+            self.depths = np.concatenate((self.depths, np.zeros(more, dtype=np.int64)))
+        fresh = [sequence for sequence in sequences if self._owners[sequence.slot] != sequence.id]
+        for sequence in fresh:
+            self._owners[sequence.slot] = sequence.id
+            self.counts[sequence.slot] = 0.0
+            self.depths[sequence.slot] = 0
+        return bool(fresh)
+
+    def add(self, slots: Ints, one: int, ones: Ints, other: int, others: Ints) -> None:
+        """Of `others` things of each, `ones` went well."""
+        for column, more in ((one, ones), (other, others)):
+            self.counts[slots, column] += more
+            self.of_all[column] += more.sum()
+        known = self.counts[slots, other]
+        fading = np.minimum(1.0, KNOWN / np.maximum(known, 1.0))
+        self.counts[slots, one] *= fading
+        self.counts[slots, other] *= fading
+        fading_of_all = min(1.0, KNOWN_OF_ALL / float(self.of_all[other]))
+        self.of_all[[one, other]] *= fading_of_all
+
+    def share(self, slots: Ints, one: int, other: int) -> Floats:
+        """What part went well, of each; as all do where little is known."""
+        prior = self.of_all[one] / self.of_all[other]
+        found: Floats = (self.counts[slots, one] + TRUST * prior) / (self.counts[slots, other] + TRUST)
+        return found
 
 
 class DraftLengths:
     """Chooses how many drafts each sequence may have, up to `most`."""
 
     def __init__(self, most: int) -> None:
+        self._measuring = False
+        self._most = most
         self._depths = np.arange(1, most + 1)
         self._cost = StepCost()
-        self._seconds_per_pass = 0.0
-        self._overall = START
-        self._holds = self._decisions = 0  # steps for which the last decision holds, and decisions so far
-        self._without = 0  # steps in a row without a draft
+        self._asking = [Lately() for _ in range(most + 1)]  # by the most drafts that any sequence was to have
+        self._record = Record()
+        self._for: Ints | None = None  # slots of whom the last decision was for
+        self._any = False  # whether any of these may have drafts
+        self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
+        self._allowed = 0.0  # seconds that trials may take
+        self._latest = 0.0  # seconds of the last step
+        self._tried = 0  # sequences that had a trial
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """There are no drafts meanwhile, and what is learned are the times of steps; what came before is forgotten."""
+        self._measuring = True
+        try:
+            yield
+        finally:
+            self._measuring = False
+            self._for, self._record = None, Record()
 
     def learn(self, in_flight: InFlightStep, rows: int, seconds: float) -> None:
         """Notes what a step took, and which drafts stood in it."""
         if not in_flight.prompt_tokens:
             self._cost.add(rows, seconds)
-        if in_flight.step.drafts is None:
+            self._allowed = min(self._allowed + TRIALS * seconds, seconds)
+            self._latest = seconds
+        if in_flight.step.drafts is None or self._measuring:
             return
         tried, stood = in_flight.verified()
-        for i in np.flatnonzero(tried).tolist():
-            looked_at = min(int(stood[i]) + 1, int(tried[i]))  # none counts behind the first that did not stand
-            share, weight = int(stood[i]) / looked_at, 1 - (1 - RECENT) ** looked_at
-            sequence = in_flight.drawing[i]
-            before = self._share(sequence)
-            sequence.acceptance = before + weight * (share - before)
-            self._overall += weight / len(in_flight.drawing) * (share - self._overall)
+        looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
+        self._record.add(in_flight.slots, Record.STOOD, stood, Record.LOOKED_AT, looked_at)
 
-    def learn_pass(self, wanted: Ints, seconds: float) -> None:
-        """Notes what the drafter took."""
-        passes = int(wanted.max(initial=0))
-        if passes:
-            known = self._seconds_per_pass
-            self._seconds_per_pass = min(seconds / passes, known * SLOWER) if known else seconds / passes
+    def learn_asking(self, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
+        """Notes what the drafter took to propose so many drafts each, where so many were wanted."""
+        self._asking[int(wanted.max())].add(seconds)
+        asked = wanted > 0
+        self._record.add(
+            slots[asked],
+            Record.PROPOSED,
+            (proposed[asked] > 0).astype(np.int64),
+            Record.ASKED,
+            np.ones_like(slots[asked]),
+        )
 
-    def cut(self, in_flight: InFlightStep, wanted: Ints) -> None:
-        """Cuts `wanted` [B] to what is worth it."""
-        sequences = in_flight.step.sequences
+    def choose(self, in_flight: InFlightStep) -> Ints | None:
+        """The most drafts for each of those who draw; None: none for anybody."""
+        slots = in_flight.slots
+        if self._measuring or not len(slots):
+            return None
         self._holds -= 1
-        if self._holds <= 0 or any(sequence.draft_depth is None for sequence in sequences):
-            self._decide(sequences)
-            self._decisions += 1
-            self._holds = min(self._decisions, PERIOD)
-        depths = [sequence.draft_depth or 0 for sequence in sequences]
-        self._without = 0 if any(depths) else self._without + 1
-        if self._without >= PROBE:
-            self._without, depths = 0, [1] * len(sequences)
-        np.minimum(wanted, depths, out=wanted)
+        fresh = slots is not self._for and self._record.enter(in_flight.drawing)
+        if fresh or self._holds <= 0:
+            self._held = 2 if self._decide(slots) else min(2 * self._held, PERIOD)
+            self._holds = self._held
+        self._for = slots
+        depths = self._record.depths[slots] if self._any else None
+        if depths is None or not depths.all():
+            depths = self._with_trial(depths, len(slots))
+        return depths
 
-    def _share(self, sequence: Sequence) -> float:
-        return self._overall if sequence.acceptance is None else sequence.acceptance
+    def _with_trial(self, depths: Ints | None, sequences: int) -> Ints | None:
+        """One more sequence has drafts, where there is time for it."""
+        trial = min(TRIAL, self._most)
+        if self._allowed < TAKES * self._latest or (depths is not None and depths.any()):
+            return depths
+        alone, tried = self._cost.seconds(np.array([sequences, sequences + trial], dtype=np.float64)).tolist()
+        proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
+        takes = max(proposed * (tried - alone) + self._seconds_of_asking(trial), TAKES * alone)
+        if self._allowed < min(takes, self._latest):
+            return depths
+        self._allowed -= takes
+        self._tried += 1
+        found = np.zeros(sequences, dtype=np.int64)
+        found[self._tried % sequences] = trial
+        return found
 
-    def _decide(self, sequences: SequenceOf[Sequence]) -> None:
-        shares = np.array([self._share(sequence) for sequence in sequences])
-        stands: Floats = shares[:, None] ** self._depths.astype(np.float64)
-        taken = self._taken(stands) if self._cost.known else np.ones(len(sequences), dtype=np.int64)
-        for sequence, depth, share in zip(sequences, taken.tolist(), shares.tolist(), strict=True):
-            sequence.draft_depth = depth
-            if not depth:
-                sequence.acceptance = share + DRIFT * (self._overall - share)
+    def _seconds_of_asking(self, passes: int) -> float:
+        """By what it took for about as many drafts; more of them take longer by as much."""
+        known = [k for k in range(1, self._most + 1) if self._asking[k].seconds]
+        if not known:
+            return 0.0
+        nearest = min(known, key=lambda k: abs(k - passes))
+        return self._asking[nearest].seconds * passes / nearest
 
-    def _taken(self, stands: Floats) -> Ints:
+    def _decide(self, slots: Ints) -> bool:
+        """How many drafts each may have from now on; whether that is something else than before."""
+        record = self._record
+        shares = record.share(slots, Record.STOOD, Record.LOOKED_AT)
+        proposed = record.share(slots, Record.PROPOSED, Record.ASKED)
+        taken = self._taken(shares, proposed) if self._cost.known else np.ones(len(slots), dtype=np.int64)
+        changed = bool((record.depths[slots] != taken).any())
+        record.depths[slots] = taken
+        record.counts[slots[taken == 0]] *= FADING
+        self._any = bool(taken.any())
+        return changed
+
+    def _taken(self, shares: Floats, proposed: Floats) -> Ints:
         """How many drafts of each sequence are worth it: the likeliest of all, as long as speed grows with them."""
-        base, slope = self._cost.line()
-        sequences = len(stands)
+        sequences, most = len(shares), self._most
+        stands = np.where(proposed[:, None] < SELDOM, 0.0, shares[:, None] ** self._depths)
         order = np.argsort(-stands, axis=None, kind="stable")
-        gains = np.cumsum(stands.ravel()[order])
-        passes = np.maximum.accumulate(order % len(self._depths)) + 1
-        rows = sequences + np.arange(1, len(order) + 1)
-        speed = (sequences + gains) / (base + slope * rows + self._seconds_per_pass * passes)
+        there = proposed[order // most]
+        gains = np.cumsum(stands.ravel()[order] * there)
+        passes = np.maximum.accumulate(order % most) + 1
+        asking = np.array([self._seconds_of_asking(k) for k in range(most + 1)])
+        rows = np.concatenate(([sequences], sequences + np.cumsum(there)))
+        times = self._cost.seconds(rows)
+        speed = (sequences + gains) / (times[1:] + asking[passes])
         best = int(speed.argmax())
         chosen = np.zeros(stands.size, dtype=np.int64)
-        if speed[best] > sequences / (base + slope * sequences):
+        if speed[best] > GAIN * sequences / times[0]:
             chosen[order[: best + 1]] = 1
         found: Ints = chosen.reshape(stands.shape).sum(axis=1)
         return found

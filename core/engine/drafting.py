@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsCont
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from collections.abc import Sequence as SequenceOf
 
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.step import Step
     from maxserve.core.engine.target import Loaded, Target
     from maxserve.core.interfaces.architecture import ModelSpec
     from maxserve.core.interfaces.attention import Attention
@@ -60,7 +62,8 @@ class Drafting:
     """Gives sequences their drafts. A drafter that fails costs speed, and no request anything else.
 
     `rolls_back` says of a grammar back end whether its matchers can take tokens back; with others there are none.
-    `room` is given for a drafter with layers, `lengths` unless as many drafts as can be are wanted.
+    `room` is given for a drafter with layers, `lengths` unless as many drafts as can be are wanted. One that `follows`
+    is called after every step, others where drafts are wanted or a sequence is over.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Drafting:
         draft_tokens: int,
         vocab_size: int,
         rolls_back: Callable[[str], bool],
+        follows: bool = True,
         room: DraftRoom | None = None,
         lengths: DraftLengths | None = None,
     ) -> None:
@@ -79,6 +83,7 @@ class Drafting:
         self.most = draft_tokens
         self._vocab_size = vocab_size
         self._rolls_back = rolls_back
+        self._follows = follows
         self._room = room
         self._lengths = lengths
         self._complaint: str | None = None
@@ -87,45 +92,68 @@ class Drafting:
         self, in_flight: InFlightStep, builder: InputsBuilder, inputs: StepInputs, output: ModelOutput, seconds: float
     ) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
-        step = in_flight.step
-        if self._lengths is not None:
-            self._lengths.learn(in_flight, len(inputs.input_ids), seconds)
-        wanted = self._wanted(in_flight)
+        step, lengths = in_flight.step, self._lengths
+        if step.drafts is not None:
+            for sequence in step.sequences:
+                sequence.drafts = []
+        most: NDArray[np.int64] | int | None = self.most
+        if lengths is not None:
+            lengths.learn(in_flight, len(inputs.input_ids), seconds)
+            most = lengths.choose(in_flight)
+        alive = step.ledger.alive[step.slots]
+        if most is None and not self._follows and alive.all():
+            return
+        wanted = self._wanted(in_flight, 0 if most is None else most)
         begun = time.perf_counter()
-        for sequence in step.sequences:
-            sequence.drafts = []
         found = self._ask(
             DraftStep(
                 inputs=inputs,
                 output=output,
                 sequences=step.sequences,
-                kept=np.where(step.ledger.alive[step.slots], in_flight.stops - step.starts, 0),
+                kept=np.where(alive, in_flight.stops - step.starts, 0),
                 wanted=wanted,
                 passes=partial(builder.build_pass, step),
             )
         )
-        if self._lengths is not None:
-            self._lengths.learn_pass(wanted, time.perf_counter() - begun)
+        taken = time.perf_counter() - begun
+        proposed = self._enter(step, wanted, found)
+        if lengths is not None and wanted.any():
+            lengths.learn_asking(step.slots, wanted, proposed, taken)
+
+    def _enter(self, step: Step, wanted: NDArray[np.int64], found: SequenceOf[SequenceOf[int]]) -> NDArray[np.int64]:
+        """Gives sequences their drafts; returns how many each has."""
+        proposed = np.zeros_like(wanted)
         for i in np.flatnonzero(wanted).tolist() if found else ():
             sequence = step.sequences[i]
             drafts = self._cut(sequence, found[i][: int(wanted[i])])
             if drafts:
+                proposed[i] = len(drafts)
                 sequence.draft(drafts)
                 sequence.room = 0  # the plan must look: it needs pages for them
+        return proposed
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Steps have no drafts meanwhile: how long they take by their rows is learned."""
+        with nullcontext() if self._lengths is None else self._lengths.measuring():
+            yield
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it matters how long steps take."""
+        return self._lengths is not None
 
     def insist(self) -> None:
         """PluginError with the first thing that the drafter did wrong so far."""
         if self._complaint is not None:
             raise PluginError(self._complaint)
 
-    def _wanted(self, in_flight: InFlightStep) -> NDArray[np.int64]:
+    def _wanted(self, in_flight: InFlightStep, most: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """The most drafts for each: none is worth it behind the last token that may be drawn."""
         step, ledger = in_flight.step, in_flight.step.ledger
         wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
         left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
-        wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.clip(left, 0, self.most), 0)
-        if self._lengths is not None:
-            self._lengths.cut(in_flight, wanted)
+        wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.minimum(np.maximum(left, 0), most), 0)
         if self._room is not None:
             self._room.take(in_flight, wanted)
         return wanted
@@ -212,6 +240,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         draft_tokens=drafts,
         vocab_size=loaded.spec.vocab_size,
         rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
+        follows=bool(loaded.needs.layers or loaded.needs.aux_layers),
         room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
         lengths=DraftLengths(drafts) if target.settings.speculative.adaptive_speculation else None,
     )

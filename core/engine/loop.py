@@ -197,24 +197,24 @@ class Engine:
         return outputs
 
     def _run_step(self, entries: Mapping[Sequence, int]) -> list[Output]:
+        begun = time.perf_counter()
         in_flight = self._new_step(entries)
         try:
             self._maybe_fail()
             inputs = self._parts.builder.build(in_flight.step)
             self._mark_launched(in_flight)
             runner, pipeline = self._parts.runner, self._parts.pipeline
-            begun = time.perf_counter()
             output = runner.run(inputs)
             if in_flight.prompts is not None:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
                 pipeline.decide(output.logits, in_flight)
-            seconds = time.perf_counter() - begun
         except Exception as error:
             in_flight.error = error
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
         if self._drafting is not None:
+            seconds = time.perf_counter() - begun
             self._drafting.propose(in_flight, self._parts.builder, inputs, output, seconds)
         return outputs
 

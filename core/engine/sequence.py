@@ -32,12 +32,10 @@ class Sequence:
         "_filled",
         "_generator",
         "_sampler_generator",
-        "acceptance",
         "arrived",
         "buffer",
         "cached",
         "counted",
-        "draft_depth",
         "drafts",
         "ends",
         "fresh",
@@ -88,8 +86,6 @@ class Sequence:
         self.cached = 0  # prompt tokens found in the prefix cache when it first took a row
         self.counted = False  # whether that was noted
         self.drafts: list[int] = []  # tokens that may follow, to be verified in its next step
-        self.acceptance: float | None = None  # the share of its drafts that stood lately
-        self.draft_depth: int | None = None  # how many drafts it may have; None before that was decided
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was

@@ -162,8 +162,10 @@ class Drafter(Protocol):
     """
 
     def propose(self, step: DraftStep) -> Sequence[Sequence[int]]:
-        """Up to `wanted` token ids for each of the B sequences; called after every step that did not fail.
+        """Up to `wanted` token ids for each of the B sequences.
 
+        One with `layers` or `aux_layers` is called after every step that did not fail, others after those of which
+        drafts are wanted or in which a sequence ended.
         What is beyond `wanted`, not in the vocabulary, or not allowed by a request's grammar is cut off, with all that
         follows. When it raises, nothing is proposed.
         """

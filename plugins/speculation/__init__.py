@@ -22,16 +22,22 @@ def maxserve_speculators() -> Iterable[Speculator]:
         needs="maxserve.plugins.speculation.standalone:needs",
         summary="a smaller model of the same vocabulary, --draft-model-path",
     )
+    yield Speculator(
+        name="synthetic",
+        build="maxserve.plugins.speculation.synthetic:SyntheticDrafter",
+        summary="for benchmarks: the answer that a prompt had before, with wrong tokens in it",
+    )
 
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """Prompt lookup, the draft model, and the files that settings of it come from."""
+    """Prompt lookup, drafts for benchmarks, the draft model, and the files that settings of it come from."""
     yield ConfigSection(
         name="ngram",
         schema="maxserve.plugins.speculation.options:NgramSettings",
         check="maxserve.plugins.speculation.options:check_ngram",
     )
+    yield ConfigSection(name="synthetic", schema="maxserve.plugins.speculation.options:SyntheticSettings")
     yield ConfigSection(
         name="draft_model",
         schema="maxserve.plugins.speculation.options:DraftModel",

@@ -34,6 +34,15 @@ def check_ngram(settings: Settings, ngram: NgramSettings) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SyntheticSettings:
+    """Settings of drafts for benchmarks."""
+
+    acceptance: Annotated[
+        float, Field(description="Share of the drafts that are right: 0 for none, 1 for all.", ge=0, le=1)
+    ] = 0.7
+
+
 class DraftModel(CheckpointSettings):
     """The smaller model that proposes tokens; used when it has a path."""
 

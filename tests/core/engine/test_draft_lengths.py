@@ -8,40 +8,70 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maxserve.core.engine.draft_lengths import PROBE, SIZES, DraftLengths, StepCost
+from maxserve.core.engine.draft_lengths import DraftLengths, StepCost
 
 MOST = 5
 
 
 class Simulated:
-    """Sequences that decode, drafts that stand with a given probability, and steps of a given cost."""
+    """Sequences that decode, drafts that stand with a given probability, and steps of a given cost.
 
-    def __init__(self, shares: list[float], *, base: float, slope: float, per_pass: float = 0.0, seed: int = 0) -> None:
+    The drafter takes `per_pass` for each draft and `asking` for each call, and proposes something with a probability of
+    `proposed`. `measured` are the rows of the steps at the start.
+    """
+
+    def __init__(
+        self,
+        shares: list[float],
+        *,
+        base: float,
+        slope: float,
+        per_pass: float = 0.0,
+        asking: float = 0.0,
+        proposed: float = 1.0,
+        measured: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
+        seed: int = 0,
+    ) -> None:
         self.shares = shares
         self.lengths = DraftLengths(MOST)
-        self.sequences = [SimpleNamespace(acceptance=None, draft_depth=None) for _ in shares]
-        self.base, self.slope, self.per_pass = base, slope, per_pass
+        self.sequences: list[Any] = [SimpleNamespace(id=str(i), slot=i) for i in range(len(shares))]
+        self.slots = np.arange(len(shares))
+        self.base, self.slope, self.per_pass, self.asking, self.proposed = base, slope, per_pass, asking, proposed
         self.random = np.random.default_rng(seed)
-        self.wanted = np.zeros(len(shares), dtype=np.int64)
+        self.drafts = np.zeros(len(shares), dtype=np.int64)
+        self.asked = 0
         self.seconds, self.tokens = 0.0, 0
+        with self.lengths.measuring():
+            for rows in measured * 5:
+                self.lengths.learn(self.in_flight(None, self.drafts), rows, base + slope * rows)
+
+    def in_flight(self, drafts: Any, stood: Any) -> Any:
+        return SimpleNamespace(
+            step=SimpleNamespace(drafts=drafts),
+            verified=lambda: (drafts, stood),
+            drawing=self.sequences,
+            slots=self.slots,
+            prompt_tokens=0,
+        )
 
     def step(self) -> None:
-        drafts = self.wanted
+        drafts = self.drafts
         stood = np.array(
             [self._stood(share, int(count)) for share, count in zip(self.shares, drafts, strict=True)], dtype=np.int64
         )
         rows = len(self.shares) + int(drafts.sum())
         took = self.base + self.slope * rows
-        step = SimpleNamespace(drafts=drafts, sequences=self.sequences)
-        in_flight: Any = SimpleNamespace(
-            step=step, verified=lambda: (drafts, stood), drawing=self.sequences, prompt_tokens=0
-        )
+        in_flight = self.in_flight(drafts if drafts.any() else None, stood)
         self.lengths.learn(in_flight, rows, took)
-        self.wanted = np.full(len(self.shares), MOST, dtype=np.int64)
-        self.lengths.cut(in_flight, self.wanted)
-        passes = self.per_pass * int(self.wanted.max())
-        self.lengths.learn_pass(self.wanted, passes)
-        self.seconds += took + passes
+        wanted = self.lengths.choose(in_flight)
+        self.drafts = np.zeros(len(self.shares), dtype=np.int64)
+        if wanted is not None and wanted.any():
+            self.asked += 1
+            self.drafts = np.where(self.random.random(len(wanted)) < self.proposed, wanted, 0)
+            passes = self.asking + self.per_pass * int(wanted.max())
+            self.lengths.learn_asking(self.slots, wanted, self.drafts, passes)
+            took += passes
+        self.seconds += took
         self.tokens += len(self.shares) + int(stood.sum())
 
     def _stood(self, share: float, count: int) -> int:
@@ -59,7 +89,7 @@ class Simulated:
 def test_where_rows_cost_nothing_all_are_verified() -> None:
     simulated = Simulated([0.8], base=1.0, slope=0.0)
     assert simulated.speed() > 3.0
-    assert simulated.wanted.tolist() == [MOST]
+    assert simulated.drafts.tolist() == [MOST]
 
 
 @pytest.mark.parametrize("sequences", [1, 8, 32])
@@ -72,7 +102,7 @@ def test_drafts_that_never_stand_cost_little(sequences: int, base: float, slope:
 def test_where_each_row_costs_as_much_as_a_step_there_are_few() -> None:
     simulated = Simulated([0.7] * 16, base=0.01, slope=1.0)
     assert simulated.speed() > 0.97
-    assert simulated.wanted.sum() <= 16
+    assert simulated.drafts.sum() <= 16
 
 
 @pytest.mark.parametrize("sequences", [1, 8])
@@ -91,7 +121,7 @@ def test_it_is_as_fast_as_the_best_fixed_length(sequences: int) -> None:
 def test_those_whose_drafts_stand_have_more() -> None:
     simulated = Simulated([0.95] * 4 + [0.1] * 4, base=1.0, slope=0.2)
     simulated.speed()
-    assert simulated.wanted[:4].min() > simulated.wanted[4:].max()
+    assert simulated.drafts[:4].min() > simulated.drafts[4:].max()
 
 
 def test_a_text_that_becomes_easy_is_found() -> None:
@@ -99,33 +129,77 @@ def test_a_text_that_becomes_easy_is_found() -> None:
     simulated.speed()
     simulated.shares[0] = 0.95
     simulated.tokens, simulated.seconds = 0, 0.0
-    assert simulated.speed(20 * PROBE) > 1.5
+    assert simulated.speed(1280) > 1.5
 
 
-def test_nothing_beyond_what_is_wanted() -> None:
-    lengths = DraftLengths(MOST)
-    lengths._cost.add(1, 1.0)
-    lengths._cost.add(2, 1.0)
-    wanted = np.array([0, 2, 5], dtype=np.int64)
-    step = SimpleNamespace(sequences=[SimpleNamespace(acceptance=0.99, draft_depth=None) for _ in range(3)])
-    lengths.cut(SimpleNamespace(step=step), wanted)  # type: ignore[arg-type]
-    assert wanted.tolist() == [0, 2, 5]
+def test_a_drafter_that_proposes_nothing_is_hardly_asked() -> None:
+    simulated = Simulated([0.9] * 8, base=1.0, slope=0.02, asking=0.1, proposed=0.0)
+    assert simulated.speed() > 0.98
+    assert 2 < simulated.asked < 100
 
 
-def test_the_line_of_costs() -> None:
+def test_one_whose_drafts_are_rare_is_asked_where_they_gain() -> None:
+    simulated = Simulated([0.95], base=1.0, slope=0.02, asking=0.01, proposed=0.3)
+    assert simulated.speed() > 1.5
+    assert simulated.asked > 250
+
+
+def test_without_times_each_has_one() -> None:
+    simulated = Simulated([0.7] * 3, base=1.0, slope=0.1, measured=())
+    simulated.step()
+    assert simulated.drafts.tolist() == [1, 1, 1]
+    assert simulated.speed() > 1.3
+
+
+def test_a_slot_that_is_another_ones_begins_anew() -> None:
+    simulated = Simulated([0.0, 0.9, 0.9, 0.9], base=1.0, slope=0.02)
+    simulated.speed()
+    assert simulated.drafts[0] < simulated.drafts[1]
+    simulated.sequences[0], simulated.slots = SimpleNamespace(id="new", slot=0), np.arange(4)
+    simulated.step()
+    assert simulated.drafts[0] == simulated.drafts[1]
+
+
+def test_what_is_learned_while_times_are_measured_is_times_alone() -> None:
+    simulated = Simulated([0.0], base=1.0, slope=0.1)
+    simulated.speed()
+    with simulated.lengths.measuring():
+        assert simulated.lengths.choose(simulated.in_flight(None, simulated.drafts)) is None
+    simulated.step()
+    assert simulated.drafts[0] > 1
+
+
+def test_times_by_rows() -> None:
     cost = StepCost()
-    assert cost.line() == (1.0, 0.0)
+    assert not cost.known
     for _ in range(5):
         cost.add(4, 2.0)
-    assert cost.line() == pytest.approx((2.0, 0.0))  # rows may be free
-    for rows in (4, 8, 12) * 10:
+    assert not cost.known
+    assert cost.seconds(np.array([1.0, 4.0, 99.0])) == pytest.approx([2.0] * 3)  # rows may be free
+    for rows in (4, 8, 16) * 200:
         cost.add(rows, 1.0 + 0.25 * rows)
-    assert cost.line() == pytest.approx((1.0, 0.25))
+    assert cost.known
+    some = np.array([4.0, 8.0, 12.0, 16.0, 32.0])
+    assert cost.seconds(some) == pytest.approx(1.0 + 0.25 * some, rel=0.02)
     cost.add(8, 1000.0)  # the machine was away
-    assert cost.line() == pytest.approx((1.0, 0.25), rel=0.05)
-    for rows in (4, 8, 12) * 60:
-        cost.add(rows, 2.0 + 0.5 * rows)  # texts are longer now
-    assert cost.line() == pytest.approx((2.0, 0.5))
-    for rows in range(1000, 1000 + 2 * SIZES):
-        cost.add(rows, 1.0)
-    assert len(cost._times) == SIZES
+    assert cost.seconds(some) == pytest.approx(1.0 + 0.25 * some, rel=0.06)
+
+
+def test_a_machine_that_is_busy_elsewhere_is_slower_for_all_sizes() -> None:
+    cost = StepCost()
+    for rows in (1, 8, 16, 32) * 10:
+        cost.add(rows, 1.0 + 0.5 * rows)
+    for _ in range(100):
+        cost.add(8, 3 * (1.0 + 0.5 * 8))
+    found = cost.seconds(np.array([8.0, 16.0]))
+    assert found[0] == pytest.approx(15.0, rel=0.1)
+    assert 1.4 < found[1] / found[0] < 1.9  # 1.8 before
+
+
+def test_steps_of_sizes_between() -> None:
+    cost = StepCost()
+    random = np.random.default_rng(0)
+    for rows in random.integers(1, 60, 3000).tolist():
+        cost.add(rows, (1.0 + 0.25 * rows) * (1 + 0.05 * random.random()))
+    for rows in (1, 5, 10, 20, 40, 55):
+        assert cost.seconds(np.array([rows])) == pytest.approx(1.025 * (1.0 + 0.25 * rows), rel=0.1)

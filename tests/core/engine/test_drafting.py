@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draw import Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.cache import CacheGroup
@@ -306,3 +307,22 @@ def test_accepted_drafts_are_cached_as_any_token(make_engine: Callable[..., Engi
         found.append((tokens, run(engine)["second"][0].cached))
     assert found[0] == found[1]
     assert found[0][1] == 64
+
+
+def test_one_that_keeps_nothing_is_asked_where_drafts_are_wanted_and_hears_of_ends(
+    make_engine: Callable[..., Engine], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = ScriptedDrafter(lambda sequence, wanted: [0] * wanted)
+    engine = make_engine(drafter=drafter)
+    assert engine._drafting is not None
+    lengths = DraftLengths(4)
+    engine._drafting._follows, engine._drafting._lengths = False, lengths
+    with lengths.measuring():
+        texts = answers(run, engine)
+    over = [step.sequences[i].id for step in drafter.seen for i in np.flatnonzero(step.kept == 0).tolist()]
+    assert sorted(over) == sorted(texts)
+    assert len(drafter.seen) <= len(texts)
+    assert engine.stats().draft_tokens == 0
+    answers(run, engine)
+    assert len(drafter.seen) > len(texts)
+    assert engine.stats().draft_tokens > 0

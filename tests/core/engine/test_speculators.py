@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from maxserve.core.engine.draft_lengths import Record
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
@@ -153,3 +154,18 @@ def test_options_that_rule_each_other_out(
 def test_an_unknown_name_says_which_there_are(plugin_host: Any, folder: Path) -> None:
     with pytest.raises(PluginError, match=r"'eagle'.*repeating"):
         Served(folder, plugin_host(repeating_speculator()), speculative_method="eagle")
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_what_rows_cost_is_measured_at_the_start(plugin_host: Any, folder: Path, adaptive: bool) -> None:
+    host = plugin_host(repeating_speculator())
+    engine = Served(folder, host, speculative_method="repeating", adaptive_speculation=adaptive).engine
+    assert engine._drafting is not None
+    assert engine._drafting.adapts == adaptive
+    if adaptive:
+        lengths = engine._drafting._lengths
+        assert lengths is not None
+        assert lengths._cost.known
+        assert lengths._record.of_all.tolist() == Record().of_all.tolist(), "drafts of the warm-up say nothing"
+    assert engine.stats().steps == 0
+    assert engine.stats().cache.cached == 0
