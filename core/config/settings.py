@@ -169,11 +169,6 @@ class ModelSettings(CheckpointSettings):
             description="Where an architecture comes in two implementations, prefer X_Legacy; off, prefer X_ModuleV3."
         ),
     ] = True
-    pool_embeddings: Annotated[
-        bool,
-        Option(used_by="embeddings"),
-        Field(description="Give one vector per text in embedding models; off, one per token."),
-    ] = True
     attention_backend: Annotated[
         str,
         Option(used_by="generation", metavar="NAME", registry="attention_backends", no_names=("auto",)),

@@ -28,19 +28,17 @@ from maxserve.core.engine.target import Loaded, Target
 from maxserve.core.interfaces.architecture import Model, ModelSpec
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
-from maxserve.core.interfaces.engine import EngineContext, ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
-from maxserve.core.loading.architecture import read_spec, read_weight_map
-from maxserve.core.loading.build import build_module, fill, prepare
-from maxserve.core.loading.device import choose_cache_dtype, choose_device
-from maxserve.core.loading.kernels import Chooser, chosen_names
-from maxserve.core.loading.location import ModelFolder
+from maxserve.core.loading.device import choose_cache_dtype
+from maxserve.core.loading.kernels import Chooser
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory, weight_bytes
+from maxserve.core.loading.model_loader import ModelLoader, OwnContext
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
@@ -66,7 +64,7 @@ log = logging.getLogger("maxserve.engine")
 MEASURED_ROWS = 64  # most rows of a step of which the time is measured at the start
 
 
-def build(context: EngineContext) -> Engine:
+def build(context: OwnContext) -> Engine:
     """As the engine's declaration asks it."""
     return build_engine(context.settings, context.host, context.files, progress=context.progress)
 
@@ -74,27 +72,24 @@ def build(context: EngineContext) -> Engine:
 def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
     """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
     _check_empty_batches(settings, host, files)
-    device = choose_device(settings.model.devices)
-    sections = host.section_values(settings)
-    chooser = Chooser(host, device, sections, compiled=settings.model.use_subgraphs, names=chosen_names(settings))
-    computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
+    loader = ModelLoader(settings, host, files, progress)
     target = Target(
         settings=settings,
         host=host,
-        sections=sections,
-        device=device,
-        chooser=chooser,
-        computation=computation,
-        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, computation.compute),
+        sections=host.section_values(settings),
+        device=loader.device,
+        chooser=loader.chooser,
+        computation=loader.computation,
+        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, loader.compute),
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),
         progress=progress,
     )
-    loaded = _load(target, files, progress)
+    loaded = _load(target, files, loader)
     progress.phase("Warming up")
     parts = _parts(target, loaded)
-    blamed = _blamed(host, files.architecture, chooser)
+    blamed = _blamed(host, files.architecture, loader.chooser)
     warm_up(
         Engine(replace(parts, failure_percent=0.0)), blamed
     )  # --sim-failure is for clients, the start must not meet it
@@ -127,11 +122,8 @@ def _device_queue(settings: Settings, device: torch.device) -> DeviceQueue | Non
     return device_queue_for(device)
 
 
-def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
-    architecture = target.host.architectures.get(files.architecture)
-    trusted = target.settings.model.trust_remote_code
-    folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
-    spec = read_spec(target.host, architecture, folder)
+def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
+    spec = loader.spec
     ends = end_tokens(  # before the weights: errors in the files of the tokenizer come at once
         files.path,
         files.config,
@@ -139,8 +131,7 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
         vocab_size=spec.vocab_size,
         template=target.host.chat_template(ChatTemplateContext(sections=target.sections, path=files.path)),
     )
-    progress.phase("Building the model")
-    module = build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")
+    module = loader.build(Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     models = LoadedDrafts(target=target)
     needs = draft_needs(target, spec, files, models)
@@ -150,15 +141,11 @@ def _load(target: Target, files: ModelFiles, progress: Progress) -> Loaded:
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
     plan = _plan_memory(target, spec, module, files, needs, groups)
-    rope_type = target.settings.model.rope_type
-    weight_map = read_weight_map(target.host, architecture, spec, files.config, rope_type=rope_type)
-    fill(target.host, module, files, architecture, target.computation, target.device, progress, weight_map)
-    model = cast("Model", module)  # it is both, which was checked when it was built
-    prepare(model, files)
+    loader.fill(module)
     return Loaded(
         files=files,
         spec=spec,
-        model=model,
+        model=cast("Model", module),  # it is both, which was checked when it was built
         parameters=parameters,
         plan=plan,
         needs=needs,

@@ -12,13 +12,16 @@ from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 
 if TYPE_CHECKING:
-    from maxserve.core.config import Settings
-    from maxserve.core.interfaces.host import Host
+    import torch
+
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
 
 
 __all__ = [
     "Engine",
     "EngineContext",
+    "EngineOptions",
+    "LoadsModel",
     "ModelInfo",
     "ServedEngine",
     "EMBEDDINGS",
@@ -100,12 +103,61 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineContext(Context):
-    """The model's files, the settings, the plugins, and where to report how far the start is."""
+class EngineOptions:
+    """What the operator asks of any engine, in the words of the options; None is for the engine to decide.
 
-    settings: Settings
-    host: Host
+    `name` is what clients call the model. Weights and whatever else there is may take the share `memory_share` of the
+    device's free memory. `failure_percent` of the steps fail on purpose (--sim-failure). `chosen` are the options that
+    the operator set, by their Python names.
+    """
+
+    name: str
+    max_length: int | None = None
+    max_batch_size: int | None = None
+    max_batch_input_tokens: int = 8192
+    memory_share: float = 0.9
+    failure_percent: float = 0.0
+    chosen: frozenset[str] = frozenset()
+
+
+class LoadsModel(Protocol):
+    """Makes the model of an engine: the module without memory, whose needs can be planned, and then its weights."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def compute(self) -> torch.dtype:
+        """The type in which the model computes."""
+        ...
+
+    @property
+    def storage(self) -> torch.dtype:
+        """The type in which projections and tables are held."""
+        ...
+
+    @property
+    def architecture(self) -> Architecture: ...
+    @property
+    def spec(self) -> ModelSpec:
+        """What the architecture makes of config.json."""
+        ...
+
+    def build(self, protocol: type[Any], methods: str) -> torch.nn.Module:
+        """The module, on the meta device; PluginError, naming the `methods`, unless it is of the `protocol`."""
+        ...
+
+    def fill(self, module: torch.nn.Module) -> None:
+        """Gives the module its weights and its kernels, and lets it prepare what no checkpoint holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext(Context):
+    """The model's files, what makes the model of them, the operator's options, and who hears how far the start is."""
+
+    options: EngineOptions
     files: ModelFiles
+    model: LoadsModel
     progress: Progress
 
 

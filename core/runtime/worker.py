@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
-from maxserve.core.interfaces.engine import EngineContext
 from maxserve.core.interfaces.errors import RequestError, UsageError
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.loading.model_loader import build_served, engine_context
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.loading.tasks import engine_for
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.runtime import logs
@@ -214,11 +213,9 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
 
 
 def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
-    context = EngineContext(
-        sections=host.section_values(settings), settings=settings, host=host, files=files, progress=progress
-    )
-    engine: ServedEngine
-    engine = load_ref(start.engine)(context) if start.engine else host.build(engine_for(files.task, host), context)
+    if start.engine is None:
+        return build_served(settings, host, files, progress)
+    engine: ServedEngine = load_ref(start.engine)(engine_context(settings, host, files, progress))
     return engine
 
 

@@ -9,6 +9,7 @@ import click
 
 from maxserve import hookimpl
 from maxserve.interfaces.commands import LazyCommand
+from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, Engine
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ SENTENCE_FILES = (
     "*/config.json",
     "*_Dense/model.safetensors",
 )
+
+
+@hookimpl
+def maxserve_config() -> Iterable[ConfigSection]:
+    yield ConfigSection(
+        name="embeddings", schema="maxserve.plugins.embeddings.options:EmbeddingsOptions", within="model"
+    )
 
 
 @hookimpl

@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.interfaces.engine import SCORING, EngineContext, ModelInfo
+from maxserve.interfaces.engine import SCORING, EngineContext, EngineOptions, ModelInfo
 from maxserve.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.interfaces.request import EncodeRequest
 from maxserve.layers import Encoder, Scorer
 from maxserve.loading import (
-    Chooser,
-    Computation,
-    ModelFolder,
     activation_bytes,
-    build_module,
-    choose_device,
-    chosen_names,
-    fill,
     free_memory,
-    prepare,
-    read_spec,
-    read_weight_map,
     size_text,
     weight_bytes,
 )
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
+from maxserve.plugins.embeddings.options import EmbeddingsOptions
 from maxserve.plugins.embeddings.pooling import Pooling, Scoring
 from maxserve.plugins.embeddings.sentence import Recipe, read_recipe
 from maxserve.plugins.embeddings.text_attention import WithinTexts
@@ -40,12 +31,7 @@ from maxserve.plugins.embeddings.vector_info import vector_info
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maxserve.config import Settings
-    from maxserve.interfaces.architecture import Architecture, ModelSpec
-    from maxserve.interfaces.engine import ModelFiles
-    from maxserve.interfaces.host import Host
-    from maxserve.interfaces.progress import Progress
-    from maxserve.registry import Entry
+    from maxserve.interfaces.architecture import ModelSpec
 
 log = logging.getLogger("maxserve.engine")
 
@@ -56,41 +42,29 @@ STEP_TEXTS = 256
 
 
 def build(context: EngineContext) -> EncoderEngine:
-    """As the engine's declaration asks it."""
-    return build_encoder(context.settings, context.host, context.files, progress=context.progress)
-
-
-def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> EncoderEngine:
     """An engine that is ready to serve: weights loaded and a text encoded to warm up."""
-    device = choose_device(settings.model.devices)
-    chooser = Chooser(
-        host, device, host.section_values(settings), compiled=settings.model.use_subgraphs, names=chosen_names(settings)
-    )
-    computation = chooser.computation(files.encoding, explicit=files.explicit_encoding)
-    architecture = host.architectures.get(files.architecture)
-    trusted = settings.model.trust_remote_code
-    spec = read_spec(host, architecture, ModelFolder(path=files.path, config=files.config, trusted=trusted))
-    progress.phase("Building the model")
-    module = _module(host, architecture, spec, computation, files.task)
+    loader, files, spec = context.model, context.files, context.model.spec
+    if files.task == SCORING:
+        module = loader.build(Scorer, "prepare, forward and scores")
+    else:
+        module = loader.build(Encoder, "prepare and forward")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    tokens = step_tokens(settings, spec, parameters, device)
-    _check_memory(settings, spec, module, computation, files, device, tokens)
-    weight_map = read_weight_map(host, architecture, spec, files.config, rope_type=settings.model.rope_type)
-    fill(host, module, files, architecture, computation, device, progress, weight_map)
+    tokens = step_tokens(context.options, spec, parameters, loader.device)
+    _check_memory(context, module, tokens)
+    loader.fill(module)
     model = cast("Encoder", module)  # it is both, which was checked when it was built
-    prepare(model, files)
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))
-    info = _info(settings, files, spec, recipe, architecture.component, computation, device, parameters)
-    progress.phase("Warming up")
+    info = _info(context, recipe, parameters)
+    context.progress.phase("Warming up")
     parts = EncoderParts(
         info=info,
         model=model,
         attention=WithinTexts(spec.cache_layers),
-        finish=_finish(settings, model, recipe, spec, files, device),
-        device=device,
+        finish=_finish(context, model, recipe),
+        device=loader.device,
         max_tokens=tokens,
         max_texts=info.max_batch_size,
-        failure_percent=float(settings.server.sim_failure),
+        failure_percent=context.options.failure_percent,
         random=random.Random(),
     )
     engine = EncoderEngine(parts)
@@ -98,37 +72,23 @@ def build_encoder(settings: Settings, host: Host, files: ModelFiles, *, progress
     return engine
 
 
-def _module(
-    host: Host, architecture: Entry[Architecture], spec: ModelSpec, computation: Computation, task: str
-) -> torch.nn.Module:
-    protocol, methods = (Scorer, "prepare, forward and scores") if task == SCORING else (Encoder, "prepare and forward")
-    return build_module(host, architecture, spec, computation.compute, protocol, methods)
-
-
-def step_tokens(settings: Settings, spec: ModelSpec, parameters: int, device: torch.device) -> int:
+def step_tokens(options: EngineOptions, spec: ModelSpec, parameters: int, device: torch.device) -> int:
     """Tokens of a step: as chosen, else, on a CPU, as many as are `STEP_WORK` in a model of so many parameters."""
-    tokens = settings.scheduling.max_batch_input_tokens
-    if "scheduling.max_batch_input_tokens" in settings.chosen or device.type != "cpu":
+    tokens = options.max_batch_input_tokens
+    if "max_batch_input_tokens" in options.chosen or device.type != "cpu":
         return tokens
     multiplied = max(1, parameters - spec.vocab_size * spec.dim)  # the table of words is only looked up in
     return min(tokens, max(LEAST_TOKENS, min(MOST_TOKENS, int(STEP_WORK / (2 * multiplied)))))
 
 
-def _check_memory(
-    settings: Settings,
-    spec: ModelSpec,
-    module: torch.nn.Module,
-    computation: Computation,
-    files: ModelFiles,
-    device: torch.device,
-    tokens: int,
-) -> None:
+def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int) -> None:
     """ModelError when weights and a step do not fit into the share of memory that may be used."""
+    loader, spec, device = context.model, context.model.spec, context.model.device
     free = free_memory(device.type, device.index or 0)
-    usable = int(free * settings.kv_cache.device_memory_utilization)
-    weights = weight_bytes(module, computation.storage_dtype(files.encoding).itemsize)
+    usable = int(free * context.options.memory_share)
+    weights = weight_bytes(module, loader.storage.itemsize)
     longest = max(tokens, spec.max_length)
-    activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=computation.compute.itemsize)
+    activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=loader.compute.itemsize)
     log.info(
         "memory: %s free on %s, weights %s, activations %s (estimated); steps of %d tokens",
         *(size_text(free), device.type, size_text(weights), size_text(activations), tokens),
@@ -141,13 +101,12 @@ def _check_memory(
         )
 
 
-def _finish(
-    settings: Settings, model: Encoder, recipe: Recipe, spec: ModelSpec, files: ModelFiles, device: torch.device
-) -> Finish | None:
+def _finish(context: EngineContext, model: Encoder, recipe: Recipe) -> Finish | None:
     """What makes one vector, or the score, of a text."""
-    if files.task == SCORING:
-        return Scoring(cast("Scorer", model).scores, _score_activation(files.config))
-    return Pooling(recipe, spec.dim, device) if settings.model.pool_embeddings else None
+    if context.files.task == SCORING:
+        return Scoring(cast("Scorer", model).scores, _score_activation(context.files.config))
+    pooled = context.config(EmbeddingsOptions).pool_embeddings
+    return Pooling(recipe, context.model.spec.dim, context.model.device) if pooled else None
 
 
 def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -164,43 +123,36 @@ def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     return known[function]
 
 
-def _info(
-    settings: Settings,
-    files: ModelFiles,
-    spec: ModelSpec,
-    recipe: Recipe,
-    architecture: Architecture,
-    computation: Computation,
-    device: torch.device,
-    parameters: int,
-) -> ModelInfo:
+def _info(context: EngineContext, recipe: Recipe, parameters: int) -> ModelInfo:
+    files, loader, options = context.files, context.model, context.options
     return ModelInfo(
-        name=settings.model.served_model_name or files.ref,
+        name=options.name,
+        ref=files.ref,
         path=files.path,
         architecture=files.architecture,
-        max_length=_max_length(settings, recipe, spec),
-        vocab_size=spec.vocab_size,
+        max_length=_max_length(options, recipe, loader.spec),
+        vocab_size=loader.spec.vocab_size,
         eos_token_ids=(),
-        dtype=str(computation.storage_dtype(files.encoding)).removeprefix("torch."),
-        device=str(device),
+        dtype=str(loader.storage).removeprefix("torch."),
+        device=str(loader.device),
         parameters=parameters,
-        max_batch_size=settings.scheduling.max_batch_size or STEP_TEXTS,
+        max_batch_size=options.max_batch_size or STEP_TEXTS,
         created=int(time.time()),
         task=files.task,
         vectors=vector_info(
             recipe,
             files.config,
             task=files.task,
-            dim=spec.dim,
-            pooled=settings.model.pool_embeddings,
-            matryoshka=architecture.matryoshka,
+            dim=loader.spec.dim,
+            pooled=context.config(EmbeddingsOptions).pool_embeddings,
+            matryoshka=loader.architecture.matryoshka,
         ),
     )
 
 
-def _max_length(settings: Settings, recipe: Recipe, spec: ModelSpec) -> int:
+def _max_length(options: EngineOptions, recipe: Recipe, spec: ModelSpec) -> int:
     """Tokens of the longest text: as chosen, else as the folder says, and never more than there are positions."""
-    wanted = settings.model.max_length
+    wanted = options.max_length
     if wanted is not None and wanted > spec.max_length:
         raise SettingsError(f"--max-length {wanted} is above the {spec.max_length} positions the model has; lower it")
     return min(wanted or recipe.max_length or spec.max_length, spec.max_length)

@@ -22,6 +22,7 @@ from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsE
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.loading.images import image_reader
+from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -34,7 +35,7 @@ from maxserve.plugins.api.common.literal_encoding import PromptEncoder
 from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
-from maxserve.plugins.embeddings.assemble import build_encoder
+from maxserve.plugins.embeddings.assemble import build as build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
 from maxserve.plugins.embeddings.engine import EncoderEngine
 from maxserve.plugins.vision.limits import ImageLimits
@@ -136,7 +137,7 @@ class LLM:
         files = self._files  # first: it settles the settings
         if files.task == TEXT:
             return build_engine(self.settings, self.host, files, progress=self._progress)
-        return build_encoder(self.settings, self.host, files, progress=self._progress)
+        return build_encoder(engine_context(self.settings, self.host, files, self._progress))
 
     @property
     def _engine(self) -> Engine:

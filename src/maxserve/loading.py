@@ -12,11 +12,8 @@ if TYPE_CHECKING:
     from maxserve.core.engine.params import ParamsReader, request_params
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.validation import validate_ids, validate_request
-    from maxserve.core.loading.architecture import layer_pattern, read_spec, read_weight_map
-    from maxserve.core.loading.build import build_module, fill, prepare
-    from maxserve.core.loading.device import choose_device
+    from maxserve.core.loading.architecture import layer_pattern
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
-    from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
@@ -25,9 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 __all__ = [
-    "Chooser",
     "Compilers",
-    "Computation",
     "Counters",
     "Embedding",
     "ExactLinear",
@@ -42,10 +37,6 @@ __all__ = [
     "Projection",
     "Role",
     "activation_bytes",
-    "build_module",
-    "choose_device",
-    "chosen_names",
-    "fill",
     "free_memory",
     "is_repository",
     "layer_pattern",
@@ -53,12 +44,9 @@ __all__ = [
     "open_weights",
     "place_weights",
     "preferred_backend",
-    "prepare",
     "read_object",
     "read_optional_object",
-    "read_spec",
     "read_value",
-    "read_weight_map",
     "request_params",
     "size_text",
     "unwrapped",
@@ -71,9 +59,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        "Chooser": "maxserve.core.loading.kernels",
         "Compilers": "maxserve.core.engine.compilers",
-        "Computation": "maxserve.core.loading.kernels",
         "Counters": "maxserve.core.engine.parts",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
@@ -88,10 +74,6 @@ __getattr__ = exports(
         "Projection": "maxserve.core.loading.linear",
         "Role": "maxserve.core.loading.linear",
         "activation_bytes": "maxserve.core.loading.memory",
-        "build_module": "maxserve.core.loading.build",
-        "choose_device": "maxserve.core.loading.device",
-        "chosen_names": "maxserve.core.loading.kernels",
-        "fill": "maxserve.core.loading.build",
         "free_memory": "maxserve.core.loading.memory",
         "is_repository": "maxserve.core.loading.location",
         "layer_pattern": "maxserve.core.loading.architecture",
@@ -99,12 +81,9 @@ __getattr__ = exports(
         "open_weights": "maxserve.core.loading.weight_files",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
-        "prepare": "maxserve.core.loading.build",
         "read_object": "maxserve.core.loading.json_files",
         "read_optional_object": "maxserve.core.loading.json_files",
-        "read_spec": "maxserve.core.loading.architecture",
         "read_value": "maxserve.core.loading.json_files",
-        "read_weight_map": "maxserve.core.loading.architecture",
         "request_params": "maxserve.core.engine.params",
         "size_text": "maxserve.core.loading.memory",
         "unwrapped": "maxserve.core.loading.weight_plan",

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.interfaces.engine import EngineContext, ModelInfo, ServedEngine
+from maxserve.core.interfaces.engine import ModelInfo, ServedEngine
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.loading.model_loader import build_served
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.loading.tasks import engine_for
 
 __all__ = ["EngineChecks"]
 
@@ -58,11 +58,7 @@ class EngineChecks:
         self.write_model(folder)
         settings = resolve({"model_path": str(folder), "devices": "cpu", **self.options}, environ={})
         files = resolve_model(settings.model, host, progress=NullProgress())
-        context = EngineContext(
-            sections=host.section_values(settings), settings=settings, host=host, files=files, progress=NullProgress()
-        )
-        built: ServedEngine = host.build(engine_for(files.task, host), context)
-        return built
+        return build_served(settings, host, files, NullProgress())
 
     def run(self, engine: ServedEngine) -> list[Output | Encoded]:
         """Everything that steps give until there is nothing to do."""

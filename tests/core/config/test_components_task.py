@@ -22,10 +22,11 @@ def test_a_task_counts_when_it_was_chosen() -> None:
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize(("task", "what"), [("text_generation", "generates text"), ("scoring", "gives scores")])
 def test_pooling_is_for_embeddings(task: str, what: str, value: bool) -> None:
-    settings = resolve({"pool_embeddings": value}, environ={})
-    check_for_task(settings, "embeddings_generation")
+    sections = built_in_sections()
+    settings = resolve({"pool_embeddings": value}, environ={}, sections=sections)
+    check_for_task(settings, "embeddings_generation", sections)
     with pytest.raises(SettingsError, match=f"--pool-embeddings is for embedding models, and this one {what}"):
-        check_for_task(settings, task)
+        check_for_task(settings, task, sections)
 
 
 def test_options_about_text_are_told_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from maxserve.core.config import resolve
+from maxserve.core.interfaces.engine import EngineOptions
 from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.host import Host
+from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.embeddings import assemble as assemble_encoder
-from maxserve.plugins.embeddings.assemble import build_encoder, step_tokens
+from maxserve.plugins.embeddings.assemble import step_tokens
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -27,7 +29,7 @@ def build(folder: Path, host: Host | None = None, **options: Any) -> Any:
     host = host or PluginHost.discover(PluginOptions(autoload=False), strict=True)
     settings = resolve({"model_path": str(folder), **options}, environ={})
     files = resolve_model(settings.model, host, progress=NullProgress())
-    return build_encoder(settings, host, files, progress=NullProgress())
+    return assemble_encoder.build(engine_context(settings, host, files, NullProgress()))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,8 @@ def build(folder: Path, host: Host | None = None, **options: Any) -> Any:
 )
 def test_tokens_of_a_step(typed: dict[str, int], device: torch.device, millions: int, tokens: int) -> None:
     spec: Any = SimpleNamespace(vocab_size=1000, dim=1000)
-    assert step_tokens(resolve(typed, environ={}), spec, (millions + 1) * 1_000_000, device) == tokens
+    options = EngineOptions(name="tiny", **typed, chosen=frozenset(typed))
+    assert step_tokens(options, spec, (millions + 1) * 1_000_000, device) == tokens
 
 
 def test_what_is_known_of_the_model(encoder_folder: Callable[..., Path]) -> None:

@@ -1,0 +1,121 @@
+"""Engines and what they are built with: the model's config, module and weights, and the operator's options."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from maxserve.core.interfaces.engine import EngineContext, EngineOptions
+from maxserve.core.loading.architecture import read_spec, read_weight_map
+from maxserve.core.loading.build import build_module, fill, prepare
+from maxserve.core.loading.device import choose_device
+from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
+from maxserve.core.loading.location import ModelFolder
+from maxserve.core.loading.tasks import GENERATION, engine_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
+    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.progress import Progress
+    from maxserve.core.registry.entries import Entry
+
+
+class OwnContext(NamedTuple):
+    """What the engine is built with that is no plugin's."""
+
+    settings: Settings
+    host: Host
+    files: ModelFiles
+    progress: Progress
+
+
+def build_served(settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
+    """The engine for the task of the model, ready to serve."""
+    entry = engine_for(files.task, host)
+    own = entry.component is GENERATION
+    context = OwnContext(settings, host, files, progress) if own else engine_context(settings, host, files, progress)
+    engine: ServedEngine = host.build(entry, context)
+    return engine
+
+
+def engine_context(settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> EngineContext:
+    """What an engine of any plugin is built with."""
+    kv_cache, scheduling = settings.kv_cache, settings.scheduling
+    options = EngineOptions(
+        name=settings.model.served_model_name or files.ref,
+        max_length=settings.model.max_length,
+        max_batch_size=scheduling.max_batch_size,
+        max_batch_input_tokens=scheduling.max_batch_input_tokens,
+        memory_share=kv_cache.device_memory_utilization,
+        failure_percent=float(settings.server.sim_failure),
+        chosen=frozenset(path.rpartition(".")[2] for path in settings.chosen),
+    )
+    return EngineContext(
+        sections=host.section_values(settings),
+        options=options,
+        files=files,
+        model=ModelLoader(settings, host, files, progress),
+        progress=progress,
+    )
+
+
+class ModelLoader:
+    """A `LoadsModel`. Device and kernels are chosen when they are first asked for."""
+
+    def __init__(self, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> None:
+        self._settings = settings
+        self._host = host
+        self._files = files
+        self._progress = progress
+
+    @cached_property
+    def _entry(self) -> Entry[Architecture]:
+        return self._host.architectures.get(self._files.architecture)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return choose_device(self._settings.model.devices)
+
+    @cached_property
+    def chooser(self) -> Chooser:
+        """What chooses the kernels."""
+        model, sections = self._settings.model, self._host.section_values(self._settings)
+        names = chosen_names(self._settings)
+        return Chooser(self._host, self.device, sections, compiled=model.use_subgraphs, names=names)
+
+    @cached_property
+    def computation(self) -> Computation:
+        """The types of weights and sums, and what multiplies."""
+        return self.chooser.computation(self._files.encoding, explicit=self._files.explicit_encoding)
+
+    @property
+    def compute(self) -> torch.dtype:
+        return self.computation.compute
+
+    @property
+    def storage(self) -> torch.dtype:
+        return self.computation.storage_dtype(self._files.encoding)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._entry.component
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        files, trusted = self._files, self._settings.model.trust_remote_code
+        folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
+        return read_spec(self._host, self._entry, folder)
+
+    def build(self, protocol: type[Any], methods: str) -> torch.nn.Module:
+        self._progress.phase("Building the model")
+        return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
+
+    def fill(self, module: torch.nn.Module) -> None:
+        host, files, rope_type = self._host, self._files, self._settings.model.rope_type
+        weight_map = read_weight_map(host, self._entry, self.spec, files.config, rope_type=rope_type)
+        fill(host, module, files, self._entry, self.computation, self.device, self._progress, weight_map)
+        prepare(cast("Any", module), files)
