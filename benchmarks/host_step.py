@@ -26,7 +26,6 @@ from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import Runner, RunnerContext
@@ -34,6 +33,7 @@ from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 
 VOCAB = 32
 PAGE = 64

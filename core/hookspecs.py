@@ -38,8 +38,8 @@ from maxserve.core.interfaces.weight_format import WeightFormat
 if TYPE_CHECKING:
     import click
 
-    from maxserve.core.interfaces.commands import Invocation
     from maxserve.core.interfaces.process import ProcessInfo
+    from maxserve.core.registry.protocol import Invocation
 
 PROJECT = "maxserve"
 hookspec = pluggy.HookspecMarker(PROJECT)

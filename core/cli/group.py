@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import click
 
 from maxserve.core.cli.early import plugin_options
-from maxserve.core.interfaces.commands import Invocation, LazyCommand
+from maxserve.core.interfaces.commands import LazyCommand
 from maxserve.core.interfaces.errors import UsageError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.registry.entries import nearest
 from maxserve.core.registry.host import PluginHost
+from maxserve.core.registry.protocol import Host, Invocation
 
 LEVELS = ("debug", "info", "warning", "error")
 

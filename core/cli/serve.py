@@ -20,8 +20,7 @@ from maxserve.core.interfaces.errors import SettingsError
 MODEL = "positional_model"
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.commands import Invocation
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.protocol import Host, Invocation
 
 
 def serve_command(invocation: Invocation) -> click.Command:

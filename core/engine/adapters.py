@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.adapter import AdapterTable, Correction
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.runner import ModelOutput, Runner
+    from maxserve.core.registry.protocol import Host
 
 _HEAD = "lm_head"  # is called with other rows than those of the step
 

@@ -52,12 +52,12 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
     from maxserve.core.interfaces.speculator import DraftNeeds
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.engine.target import Target
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.registry.entries import Entry
 
 
@@ -39,11 +39,11 @@ class LoadedDrafts:
     first_layer: int = 0
     found: dict[str, ModelFiles] = field(default_factory=dict)
 
-    def folder(self, model: CheckpointSettings) -> str:
+    def folder(self, model: Checkpoint) -> str:
         return self._find(model).path
 
-    def _find(self, model: CheckpointSettings) -> ModelFiles:
-        key = model.model_dump_json()
+    def _find(self, model: Checkpoint) -> ModelFiles:
+        key = repr(model)
         if key not in self.found:
             self._check_device(model)
             try:
@@ -52,16 +52,16 @@ class LoadedDrafts:
                 raise ModelError(f"the draft model: {error}") from error
         return self.found[key]
 
-    def spec(self, model: CheckpointSettings) -> ModelSpec:
+    def spec(self, model: Checkpoint) -> ModelSpec:
         files = self._find(model)
         folder = ModelFolder(path=files.path, config=files.config, trusted=model.trust_remote_code)
         return read_spec(self.target.host, self._architecture(files), folder)
 
-    def weight_bytes(self, model: CheckpointSettings) -> int:
+    def weight_bytes(self, model: Checkpoint) -> int:
         stored = self.target.computation.storage_dtype(self._find(model).encoding).itemsize
         return weight_bytes(self._module(model), stored)
 
-    def load(self, model: CheckpointSettings) -> Model:
+    def load(self, model: Checkpoint) -> Model:
         target, files = self.target, self._find(model)
         architecture, module = self._architecture(files), self._module(model)
         weight_map = read_weight_map(
@@ -78,7 +78,7 @@ class LoadedDrafts:
         assert self.attention_of_target is not None, "asked for before the cache is there"
         return LaterLayers(self.attention_of_target, self.first_layer)
 
-    def _check_device(self, model: CheckpointSettings) -> None:
+    def _check_device(self, model: Checkpoint) -> None:
         here = self.target.device
         if model.devices != "default" and _device(model.devices) != here:
             raise SettingsError(
@@ -89,7 +89,7 @@ class LoadedDrafts:
     def _architecture(self, files: ModelFiles) -> Entry[Architecture]:
         return self.target.host.architectures.get(files.architecture)
 
-    def _module(self, model: CheckpointSettings) -> nn.Module:
+    def _module(self, model: Checkpoint) -> nn.Module:
         target, architecture = self.target, self._architecture(self._find(model))
         spec = self.spec(model)
         return build_module(target.host, architecture, spec, target.compute, Model, "prepare, forward and logits")

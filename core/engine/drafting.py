@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.runner import ModelOutput
     from maxserve.core.interfaces.speculator import Drafter, Speculator
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.sampler import LogitTransform, SamplerContext
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
 

@@ -11,8 +11,8 @@ from maxserve.core.interfaces.sampler import RequestParams
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 def request_params(host: Host, settings: Settings | None = None) -> tuple[RequestParams, ...]:

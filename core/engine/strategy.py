@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.cache import CacheLayer, CacheStrategy
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
 

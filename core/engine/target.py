@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
     from maxserve.core.loading.kernels import Chooser, Computation
     from maxserve.core.loading.memory import MemoryPlan
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 def key_in(headers: Headers) -> str:

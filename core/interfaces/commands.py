@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import click
 
-if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
-    from maxserve.core.registry.options import PluginOptions
-
-
-__all__ = ["Invocation", "LazyCommand"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
-    """What commands work with: the plugins that were found, and the environment."""
-
-    host: Host
-    options: PluginOptions
-    environ: Mapping[str, str]
+__all__ = ["LazyCommand"]
 
 
 class LazyCommand(click.Command):

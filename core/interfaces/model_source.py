@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.progress import Progress
 
 
-__all__ = ["ModelLocation", "ModelQuery", "ModelSource"]
+__all__ = ["Checkpoint", "ModelLocation", "ModelQuery", "ModelSource"]
 
 
 class ModelLocation(Protocol):
@@ -62,3 +62,32 @@ class ModelSource:
     path: str = ""
     location: ModelLocation | None = None
     note: str = ""
+
+
+class Checkpoint(Protocol):
+    """What names a model: the options of `maxserve.config.CheckpointSettings`."""
+
+    @property
+    def model_path(self) -> str: ...
+    @property
+    def weight_path(self) -> tuple[str, ...]: ...
+    @property
+    def quantization_encoding(self) -> Any: ...
+    @property
+    def allow_safetensors_weights_fp32_bf6_bidirectional_cast(self) -> bool: ...
+    @property
+    def huggingface_model_revision(self) -> str: ...
+    @property
+    def huggingface_weight_revision(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+    @property
+    def force_download(self) -> bool: ...
+    @property
+    def rope_type(self) -> str | None: ...
+    @property
+    def use_subgraphs(self) -> bool: ...
+    @property
+    def vision_config_overrides(self) -> dict[str, Any]: ...
+    @property
+    def devices(self) -> str: ...

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.inputs import StepInputs
+    from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.runner import ModelOutput
 
 
@@ -51,19 +51,19 @@ class Speculator(Component):
 class DraftModels(Protocol):
     """Whole models that draft: found, built and filled as the target is. Errors are ModelErrors in one line."""
 
-    def folder(self, model: CheckpointSettings) -> str:
+    def folder(self, model: Checkpoint) -> str:
         """The folder with config and tokenizer of the model that is named, which is downloaded if need be."""
         ...
 
-    def spec(self, model: CheckpointSettings) -> ModelSpec:
+    def spec(self, model: Checkpoint) -> ModelSpec:
         """What its architecture makes of its config."""
         ...
 
-    def weight_bytes(self, model: CheckpointSettings) -> int:
+    def weight_bytes(self, model: Checkpoint) -> int:
         """The memory that its weights will take."""
         ...
 
-    def load(self, model: CheckpointSettings) -> Model:
+    def load(self, model: Checkpoint) -> Model:
         """The model with its weights, on the target's device, computing in the target's type."""
         ...
 

@@ -17,9 +17,9 @@ from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.loading.location import ModelFolder
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 _COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")

@@ -16,10 +16,10 @@ from maxserve.core.registry.entries import cause
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture, WeightMap
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.loading.kernels import Computation
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 class SupportsPrepare(Protocol):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.attention import Attention
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.layer_compiler import CompilesLayers
     from maxserve.core.interfaces.linear import BuiltLinearMethod
     from maxserve.core.registry.entries import Entry, Registry
+    from maxserve.core.registry.protocol import Host
 
 AUTO, NONE = "auto", "none"
 TRIED = 64  # rows and columns of the weight that a linear method is tried on

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
     from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 class OwnContext(NamedTuple):

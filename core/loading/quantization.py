@@ -12,8 +12,8 @@ from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

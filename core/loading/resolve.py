@@ -33,15 +33,15 @@ from maxserve.core.loading.weight_files import (
 from maxserve.core.registry.entries import find_architecture, plain, tasks_of
 
 if TYPE_CHECKING:
-    from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.interfaces.architecture import Architecture
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.interfaces.model_source import Checkpoint
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.model")
 
 
 def resolve_model(
-    model: CheckpointSettings,
+    model: Checkpoint,
     host: Host,
     *,
     progress: Progress,
@@ -93,7 +93,7 @@ def resolve_model(
 class _Finder:
     """Finds the files that references lead to."""
 
-    def __init__(self, model: CheckpointSettings, host: Host, progress: Progress) -> None:
+    def __init__(self, model: Checkpoint, host: Host, progress: Progress) -> None:
         self._model = model
         self._host = host
         self._query = ModelQuery(

@@ -13,8 +13,8 @@ from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.model_source import ModelLocation
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.model")
 

@@ -17,8 +17,8 @@ from maxserve.core.interfaces.weight_format import (
 )
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _OTHERS = {"*.gguf": "GGUF", "*.onnx": "ONNX", "openvino_model.*": "OpenVINO", "*.msgpack": "Flax", "*.h5": "Keras"}

@@ -16,7 +16,6 @@ from maxserve.core import hookspecs
 from maxserve.core.interfaces.component import Declaration, Ref
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.sampler import Sampler
@@ -37,6 +36,7 @@ from maxserve.core.registry.kinds import KINDS
 from maxserve.core.registry.loading import explain, import_plugin
 from maxserve.core.registry.manifest import Manifest, compare, declared, fingerprint
 from maxserve.core.registry.options import PluginOptions, Preference, parse_preferences
+from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.selection import Plugin, find_plugins
 from maxserve.core.registry.sources import Source
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.config.settings import PluginSection
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
-    from maxserve.core.interfaces.commands import Invocation
     from maxserve.core.interfaces.engine import Engine
     from maxserve.core.interfaces.routes import Routes
+    from maxserve.core.registry.protocol import Invocation
 
 __all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
 

@@ -15,7 +15,7 @@ from maxserve.core.registry.manifest import Manifest
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.protocol import Host
 
 
 class Restored(NamedTuple):

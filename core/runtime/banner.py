@@ -16,7 +16,7 @@ from maxserve.core.runtime.ports import is_local, url
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelInfo
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.server")
 

@@ -12,7 +12,7 @@ from maxserve.core.runtime.terminal import is_terminal, relay
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.protocol import Host
 
 # -P: a worker imports from where its parent does, and never by accident from the working directory.
 COMMAND = (sys.executable, "-P", "-m", "maxserve.core.runtime.worker")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import EngineError, PluginError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.loading.progress import show_progress
 from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.protocol import Host
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.banner import introduce
 from maxserve.core.runtime.client import WorkerClient

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
-    from maxserve.core.interfaces.host import Host
     from maxserve.core.interfaces.http_server import ServesHttp
     from maxserve.core.interfaces.routes import Routes
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
     from maxserve.core.runtime.client import WorkerClient
     from maxserve.core.runtime.supervisor import Supervisor
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import RequestError, UsageError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.model_loader import build_served, engine_context
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
+from maxserve.core.registry.protocol import Host
 from maxserve.core.runtime import logs
 from maxserve.core.runtime.heap import give_back, settle_heap
 from maxserve.core.runtime.lifeline import hold, read_start

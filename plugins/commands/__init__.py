@@ -10,7 +10,7 @@ from maxserve import hookimpl
 from maxserve.interfaces.commands import LazyCommand
 
 if TYPE_CHECKING:
-    from maxserve.interfaces.commands import Invocation
+    from maxserve.registry import Invocation
 
 
 @hookimpl

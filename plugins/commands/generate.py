@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from maxserve import LLM
     from maxserve.config import Settings
-    from maxserve.interfaces.commands import Invocation
-    from maxserve.interfaces.host import Host
     from maxserve.plugins.api.common.rendering import Rendered
+    from maxserve.registry import Host, Invocation
 
 PROMPT = "I believe the meaning of life is"
 MAX_NEW_TOKENS = 100

@@ -20,8 +20,7 @@ from maxserve.plugins.commands.table import table
 from maxserve.registry import Entry, Registry, nearest, where, words
 
 if TYPE_CHECKING:
-    from maxserve.interfaces.commands import Invocation
-    from maxserve.interfaces.host import Host
+    from maxserve.registry import Host, Invocation
 
 HEAD = ("kind", "name", "provider")
 INDENT = " " * 4

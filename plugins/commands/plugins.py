@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maxserve.config import plugin_options
-from maxserve.interfaces.host import Host
 from maxserve.plugins.commands.new_plugin import new_command
 from maxserve.plugins.commands.table import table
-from maxserve.registry import Plugin, PluginHost
+from maxserve.registry import Host, Plugin, PluginHost
 
 if TYPE_CHECKING:
-    from maxserve.interfaces.commands import Invocation
+    from maxserve.registry import Invocation
 
 HEAD = ("name", "origin", "from", "import ms", "status", "hooks")
 

@@ -13,7 +13,7 @@ from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, Engine
 
 if TYPE_CHECKING:
-    from maxserve.interfaces.commands import Invocation
+    from maxserve.registry import Invocation
 
 SENTENCE_FILES = (
     "modules.json",

@@ -15,8 +15,7 @@ from maxserve.plugins.commands.report import Measured, encode_report
 
 if TYPE_CHECKING:
     from maxserve.config import Settings
-    from maxserve.interfaces.commands import Invocation
-    from maxserve.interfaces.host import Host
+    from maxserve.registry import Host, Invocation
 
 
 def encode_command(invocation: Invocation) -> click.Command:

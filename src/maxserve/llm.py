@@ -19,13 +19,13 @@ from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateCon
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from maxserve.core.registry.entries import Entry, Registry, cause, nearest, where, words
     from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
     from maxserve.core.registry.options import PluginOptions
+    from maxserve.core.registry.protocol import Host, Invocation
     from maxserve.core.registry.restored import Restored, restored
 
 __all__ = [
     "Entry",
+    "Host",
+    "Invocation",
     "Plugin",
     "PluginHost",
     "PluginOptions",
@@ -31,6 +34,8 @@ __getattr__ = exports(
     __name__,
     {
         "Entry": "maxserve.core.registry.entries",
+        "Host": "maxserve.core.registry.protocol",
+        "Invocation": "maxserve.core.registry.protocol",
         "Plugin": "maxserve.core.registry.host",
         "PluginHost": "maxserve.core.registry.host",
         "PluginOptions": "maxserve.core.registry.options",

@@ -70,6 +70,19 @@ def test_plugins_import_public_names_only(modules: dict[str, Path]) -> None:
     assert guilty == []
 
 
+def test_interfaces_know_no_host_and_no_settings(modules: dict[str, Path]) -> None:
+    """What a plugin sees is declared beside what it is given: data and Protocols, for types as well."""
+    hidden = tuple(f"maxserve.core.{part}" for part in ("cli", "config", "engine", "loading", "registry", "runtime"))
+    guilty = [
+        f"{name}: {module}"
+        for name, file in modules.items()
+        if name.startswith("maxserve.core.interfaces.")
+        for module in imports(name, file, modules)
+        if module.startswith(hidden)
+    ]
+    assert guilty == []
+
+
 def test_a_kind_is_a_hook_and_a_line_in_the_table() -> None:
     hooks = {name for name in vars(hookspecs) if name.startswith("maxserve_")}
     assert {kind.hook for kind in KINDS} == hooks - NOT_KINDS

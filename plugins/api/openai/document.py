@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pydantic.fields import FieldInfo
 
 from maxserve.config import catalog
-from maxserve.interfaces.host import Host
 from maxserve.interfaces.sampler import Sampler
 from maxserve.loading import request_params
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
@@ -20,7 +19,7 @@ from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED
 from maxserve.plugins.api.openai.completion_body import CompletionBody
-from maxserve.registry import PluginHost, PluginOptions
+from maxserve.registry import Host, PluginHost, PluginOptions
 
 INTRODUCTION = """\
 # Fields of requests

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.sources import CUSTOM
 from maxserve.testing.served import CLOSE, Answer, Expected, Served, continuation
 from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_step, plain_attention, run_step

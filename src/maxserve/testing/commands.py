@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import click
 from click.testing import CliRunner
 
-from maxserve.core.interfaces.commands import Invocation
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Invocation
 
 
 class CommandChecks:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.text_context import TextContext
 from maxserve.core.interfaces.architecture import Architecture, ModelSpec
 from maxserve.core.interfaces.engine import SCORING
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.core.loading.architecture import read_weight_map
 from maxserve.core.loading.progress import NullProgress
@@ -32,6 +31,7 @@ from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.embeddings.engine import text_inputs
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts

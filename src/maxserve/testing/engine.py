@@ -18,12 +18,12 @@ import pytest
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.engine import ModelInfo, ServedEngine
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.model_loader import build_served
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.protocol import Host
 
 __all__ = ["EngineChecks"]
 

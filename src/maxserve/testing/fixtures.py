@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.host import Host
+    from maxserve.core.registry.protocol import Host
 
 PARKED = "maxserve_plugins_under_test"
 
@@ -143,7 +143,7 @@ def light_import() -> Callable[..., frozenset[str]]:
 REBUILD = """
 import sys, msgspec
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.host import Manifest, PluginHost
 try:
     print(PluginHost.from_manifest(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Manifest)).fingerprint)

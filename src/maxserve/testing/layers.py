@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear
 from maxserve.architectures.layers.config import ModelConfig, from_transformers
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.layer_compiler import LayerContext
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.testing.architecture import randomised
 from maxserve.testing.tiny_cache import TinyCache, run_step
 

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from maxserve.core.http.failures import FailureDialects, failure_of
 from maxserve.core.http.middleware import MiddlewareStack
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.middleware import Middleware, MiddlewareContext, WrapsApp
+from maxserve.core.registry.protocol import Host
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["MiddlewareChecks", "middleware_stack"]

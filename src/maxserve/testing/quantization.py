@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.codes import Codes, CodesLayout
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.linear import LinearContext, LinearMethod
 from maxserve.core.interfaces.quantization import (
     BuiltQuantizationFormat,
@@ -38,6 +37,7 @@ from maxserve.core.interfaces.quantization import (
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.quantization import Checkpoint, quantization_of
+from maxserve.core.registry.protocol import Host
 from maxserve.testing.resolve import declaring, resolve
 
 __all__ = [

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.component import Component, Ref
-from maxserve.core.interfaces.host import Host
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.kinds import KINDS
+from maxserve.core.registry.protocol import Host
 
 T = TypeVar("T", bound=Component)
 

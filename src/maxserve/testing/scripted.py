@@ -23,12 +23,12 @@ from maxserve.core.config import Settings
 from maxserve.core.engine.params import request_params
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.observer import RequestStats, ResponseStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.restored import packed
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.protocol import Host
 
 GREEDY = {"temperature": {"temperature": 0.0}}
 # Chunks of prompts, answers beside them, pages of which a short prompt fills several.

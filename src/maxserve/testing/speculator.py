@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import pytest
 
 from maxserve.core.hookspecs import hookimpl
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.speculator import DraftSequence, DraftStep, Speculator, SpeculatorContext
+from maxserve.core.registry.protocol import Host
 from maxserve.testing.resolve import declaring, resolve
 
 __all__ = ["RepeatingDrafter", "ScriptedDrafter", "SpeculatorChecks", "repeating_speculator"]

@@ -28,7 +28,6 @@ from torch import Tensor
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.weight_format import (
     BuiltWeightFormat,
     ReadsTensor,
@@ -38,6 +37,7 @@ from maxserve.core.interfaces.weight_format import (
     WeightFormat,
     WeightQuery,
 )
+from maxserve.core.registry.protocol import Host
 from maxserve.testing.quantization import PROMPT, tiny_llama
 from maxserve.testing.resolve import declaring, resolve
 

@@ -11,7 +11,7 @@ from maxserve.core.config import Settings, resolve
 from maxserve.core.config.components import with_required
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import PluginError, SettingsError, UnsupportedError
-from maxserve.core.interfaces.host import Host
+from maxserve.core.registry.protocol import Host
 
 
 def insisting(**values: Any) -> Architecture:

@@ -16,11 +16,11 @@ from maxserve.core.config.checks import validate_supported
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 
 Build = Callable[..., Engine]
 SMALL: dict[str, Any] = {"max_length": 128, "max_batch_size": 2, "kv_cache_page_size": 16}  # 16 pages in all

@@ -14,8 +14,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from maxserve import LLM
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from tests.conftest import write_recipe
 
 TEXTS = [

@@ -27,12 +27,12 @@ from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.kernels import CompiledLayer
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.cache.paged import PagedCache
 from maxserve.plugins.cache.paged.groups import cache_groups
 from tests.conftest import write_tokenizer

@@ -14,9 +14,9 @@ import pytest
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.architecture import find_fallback, read_spec, read_weight_map
 from maxserve.core.loading.location import ModelFolder
+from maxserve.core.registry.protocol import Host
 
 FOLDER = ModelFolder(path="here", config={"architectures": ["AcmeForCausalLM"], "kind": "acme"}, trusted=True)
 

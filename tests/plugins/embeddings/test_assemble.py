@@ -14,11 +14,11 @@ import torch
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.engine import EngineOptions
 from maxserve.core.interfaces.errors import ModelError, PluginError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.embeddings import assemble as assemble_encoder
 from maxserve.plugins.embeddings.assemble import step_tokens
 

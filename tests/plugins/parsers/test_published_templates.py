@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, Tool, ToolContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.options import AnswerOptions

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from maxserve.core.interfaces.errors import ModelError, SettingsError
-from maxserve.interfaces.host import Host
 from maxserve.interfaces.request import Request, SamplingParams
+from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served
 from maxserve.testing.speculator import SpeculatorChecks

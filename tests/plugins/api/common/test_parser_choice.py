@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.core.registry.protocol import Host
 from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta

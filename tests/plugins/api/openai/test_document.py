@@ -11,8 +11,8 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.engine.params import request_params
-from maxserve.core.interfaces.host import Host
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.unsupported import UNSUPPORTED

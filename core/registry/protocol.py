@@ -1,8 +1,9 @@
-"""The plugins of a process, as builds and commands see them."""
+"""The plugins of a process, as the core and commands see them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from maxserve.core.interfaces.component import Component, Components
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.weight_format import WeightFormat
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.manifest import Manifest
+    from maxserve.core.registry.options import PluginOptions
     from maxserve.core.registry.selection import Plugin
 
-__all__ = ["Host"]
+__all__ = ["Host", "Invocation"]
 
 D = TypeVar("D", bound=Component)
 
@@ -109,3 +111,12 @@ class Host(Components, Protocol):
     def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
         """What writes the prompts of a model's conversations; None where it has no template."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """What commands work with: the plugins that were found, and the environment."""
+
+    host: Host
+    options: PluginOptions
+    environ: Mapping[str, str]
