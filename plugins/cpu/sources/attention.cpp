@@ -12,6 +12,7 @@ namespace {
 constexpr long BLOCK = 64;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
+constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
 enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2 };
 
@@ -206,18 +207,17 @@ void read_queries(const Call& call, long token, long head, float* out) {
   }
 }
 
-// --- decoding: one new token looks at a chunk of its sequence -------------------------------------------------------
+// --- decoding: one of a few new tokens looks at a chunk of its sequence ----------------------------------------------
 
 // A chunk's weighted values [group][wide], then peaks and totals of the group's rows.
 long part_size(const Call& call) { return call.group() * (padded(call) + 2); }
 
 void decode(const Call& call, const Task& task, float* part) {
   long group = call.group(), wide = padded(call), count = task.end - task.first;
-  long token = call.query_start[task.sequence];
   const int32_t* table = call.tables + task.sequence * call.table_step;
   room.queries.resize(group * wide);
   room.scores.resize(group * CHUNK);
-  read_queries(call, token, task.head, room.queries.data());
+  read_queries(call, task.token, task.head, room.queries.data());
   float* scores = room.scores.data();
   for (long at = 0; at < count;) {
     Block block = block_at(call, table, task.head, task.first + at, task.end, CHUNK);
@@ -243,7 +243,7 @@ void write_out(const Call& call, long token, long head, const float* sums, float
   for (long d = 0; d < call.dim; d++) out[d] = sums[d] / total;
 }
 
-// The chunks of one sequence and key head, which lie one after another, made one.
+// The chunks of one token and key head, which lie one after another, made one.
 void join(const Call& call, const Task& task, const float* parts, long chunks) {
   long group = call.group(), wide = padded(call), size = part_size(call);
   room.sums.resize(wide);
@@ -258,7 +258,7 @@ void join(const Call& call, const Task& task, const float* parts, long chunks) {
       for (long d = 0; d < wide; d++) room.sums[d] += factor * part[g * wide + d];
     }
     sum += sink(call, task.head * group + g, peak);
-    write_out(call, call.query_start[task.sequence], task.head * group + g, room.sums.data(), sum);
+    write_out(call, task.token, task.head * group + g, room.sums.data(), sum);
   }
 }
 
@@ -312,20 +312,38 @@ void prompt(const Call& call, const Task& task) {
 
 }  // namespace
 
+// The chunks of a few new tokens, which are those that it would have alone: drafts change no bit of what is accepted.
+// Tokens that look at the same positions come one after another.
+static void divide_few(const Attention& call, long sequence, long head, Tasks& tasks, long& part) {
+  const long start = call.query_start[sequence], tokens = call.query_start[sequence + 1] - start;
+  const long before = call.seq_lens[sequence] - tokens;
+  long parts[FEW], left = tokens;
+  for (long t = 0; t < tokens; t++) {
+    const long chunks = (before + t + 1 - call.first_seen(before + t) + CHUNK - 1) / CHUNK;
+    tasks.joins.push_back({sequence, head, 0, chunks, part, start + t});
+    parts[t] = part, part += chunks;
+  }
+  for (long chunk = 0; left; chunk++) {
+    left = 0;
+    for (long t = 0; t < tokens; t++) {
+      const long first = call.first_seen(before + t) + chunk * CHUNK, end = before + t + 1;
+      if (first >= end) continue;
+      tasks.decodes.push_back({sequence, head, first, std::min(end, first + CHUNK), parts[t] + chunk, start + t});
+      left += first + CHUNK < end;
+    }
+  }
+}
+
 Tasks divide(const Attention& call) {
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {
-    long tokens = call.query_start[s + 1] - call.query_start[s], length = call.seq_lens[s];
+    const long tokens = call.query_start[s + 1] - call.query_start[s];
     for (long head = 0; head < call.kv_heads; head++) {
-      if (tokens == 1) {
-        long low = call.first_seen(length - 1), before = part;
-        for (long first = low; first < length; first += CHUNK)
-          tasks.decodes.push_back({s, head, first, std::min(length, first + CHUNK), part++});
-        tasks.joins.push_back({s, head, 0, part - before, before});
-      } else
+      if (tokens <= FEW) divide_few(call, s, head, tasks, part);
+      else
         for (long first = (tokens - 1) / QUERIES * QUERIES; first >= 0; first -= QUERIES)
-          tasks.prompts.push_back({s, head, first, std::min(tokens, first + QUERIES), -1});  // long ones first
+          tasks.prompts.push_back({s, head, first, std::min(tokens, first + QUERIES), -1, -1});  // long ones first
     }
   }
   tasks.parts.resize(part * part_size(call));

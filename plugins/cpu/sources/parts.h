@@ -62,6 +62,7 @@ struct Attention {
 struct Task {
   long sequence, head, first, end;  // a chunk of positions, or new tokens of the sequence
   long part;                        // where a chunk's outcome goes
+  long token;                       // which looks at the chunk
 };
 
 struct Tasks {

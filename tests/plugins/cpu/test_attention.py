@@ -1,0 +1,41 @@
+"""Attention compiled for the CPU: a few tokens at once have the numbers that they have one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from maxserve.interfaces.cache import CacheLayer
+from maxserve.plugins.cpu.attention import NativeAttention
+from maxserve.testing.tiny_cache import TinyCache, make_step
+
+pytestmark = pytest.mark.compiler
+
+PAGE, DIM, HEADS, KV_HEADS = 8, 24, 6, 2
+
+
+def outcome(counts: list[int], **rules: Any) -> torch.Tensor:
+    """What the tokens of two sequences see, computed so many at a time: [tokens, heads, dim] of each, joined."""
+    layer = CacheLayer(kv_heads=KV_HEADS, head_dim=DIM, **rules)
+    cache = TinyCache([layer], rows=2, max_length=800, page_size=PAGE, attention=NativeAttention)
+    length = sum(counts)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, length, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    found, start = [], 0
+    for count in counts:
+        step = make_step(cache, [(row, [0] * count) for row in (0, 1)])
+        part = slice(start, start + count)
+        seen = step.attend(0, q[:, part].flatten(0, 1), k[:, part].flatten(0, 1), v[:, part].flatten(0, 1), None, None)
+        found.append(seen.unflatten(0, (2, count)))
+        start += count
+    return torch.cat(found, dim=1)
+
+
+@pytest.mark.parametrize("before", [30, 505, 600])  # 512 positions are a chunk
+@pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 530}, {"chunk": 64}, {"softcap": 2.0}], ids=str)
+def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, Any]) -> None:
+    alone = outcome([before, *[1] * 24], **rules)
+    together = outcome([before, 6, 1, 16, 1], **rules)
+    assert torch.equal(together, alone)
