@@ -71,6 +71,7 @@ class Emitter:
                 break
         if tokens or error is None:
             scores, sequence.scores = sequence.scores, []
+            accepted = sum(token == draft for token, draft in zip(tokens, sequence.drafts, strict=False))
             yield Output(
                 id=sequence.id,
                 tokens=tuple(tokens),
@@ -79,6 +80,8 @@ class Emitter:
                 preemptions=sequence.preemptions,
                 queued=sequence.queued if sequence.scheduled else 0.0,
                 scheduled=sequence.scheduled,
+                accepted=accepted,
+                rejected=len(sequence.drafts) - accepted,
                 logprobs=tuple(in_flight.logprobs[i] for i in indices[: len(tokens)] if i in in_flight.logprobs),
                 prompt_logprobs=tuple(scores),
             )

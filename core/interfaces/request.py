@@ -175,6 +175,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     `logprobs` has an entry for each of `tokens`, and the first output with tokens has the `prompt_logprobs`: of every
     prompt token but the first, which nothing comes before. The first output with tokens also says for how many seconds
     the request was `queued`, and when its first step was `scheduled` (time.monotonic, the same in all processes).
+    `accepted` of its tokens were drafts, which are its first ones; `rejected` drafts were not what the model drew.
     """
 
     id: str
@@ -185,6 +186,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     queued: float = 0.0
     scheduled: float = 0.0
     preemptions: int = 0
+    accepted: int = 0
+    rejected: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 

@@ -19,7 +19,8 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
     its second token on, come with the first delta that has tokens. `finish` is there once, at the end; `stop` is the
     stop string that ended the text, `stop_token` the stop or eos token that did. `called` tells whether the answer has
-    had calls so far. `queued`, `scheduled` and `preemptions` are those of Output.
+    had calls so far. `accepted` and `rejected` count the drafts of the answer so far. `queued`, `scheduled` and
+    `preemptions` are those of Output.
     """
 
     text: str = ""
@@ -37,6 +38,8 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     queued: float = 0.0
     scheduled: float = 0.0
     preemptions: int = 0
+    accepted: int = 0
+    rejected: int = 0
 
     @property
     def finish_reason(self) -> str | None:

@@ -51,6 +51,7 @@ class AnswerText:
         self._watched = bool(stop)
         self._generated = 0
         self._cached = 0
+        self._accepted = self._rejected = 0  # drafts
 
     def add(self, output: Output) -> TextDelta:
         """What an output adds; EngineError when the engine gave the request up."""
@@ -58,6 +59,8 @@ class AnswerText:
             raise EngineError(output.error or "the engine aborted the request")
         self._cached = max(self._cached, output.cached)
         text, tokens = self._shown(output)
+        self._accepted += min(output.accepted, len(tokens))
+        self._rejected += output.rejected
         finish = output.finish
         if finish is not None and self._stop.matched is None:
             text += self._rest()
@@ -83,6 +86,8 @@ class AnswerText:
             queued=output.queued,
             scheduled=output.scheduled,
             preemptions=output.preemptions,
+            accepted=self._accepted,
+            rejected=self._rejected,
         )
 
     def _stop_token(self, output: Output) -> int | None:

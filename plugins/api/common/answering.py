@@ -192,11 +192,14 @@ class Answering:
         )
 
 
-def usage_of(prompt_tokens: int, generated: int, cached: int) -> dict[str, Any]:
-    """OpenAI's account of a generation."""
+def usage_of(prompt_tokens: int, generated: int, cached: int, drafts: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """OpenAI's account of a generation; of the `drafts` so many were accepted and rejected."""
+    accepted, rejected = drafts
+    details = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": rejected}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": generated,
         "total_tokens": prompt_tokens + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
+        **({"completion_tokens_details": details} if any(drafts) else {}),
     }

@@ -49,6 +49,12 @@ class Meter:
         """Of every prompt once: the first of its `n` choices tells what was cached before this request came."""
         return sum(delta.cached for index, (_, delta) in self._latest.items() if index % self.n == 0)
 
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """How many drafts became tokens of the answers, and how many did not."""
+        latest = [delta for _, delta in self._latest.values()]
+        return sum(delta.accepted for delta in latest), sum(delta.rejected for delta in latest)
+
     def finish(self, status: int) -> None:
         """Tells the observers, once."""
         if self._finished:

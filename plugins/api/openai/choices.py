@@ -132,4 +132,4 @@ class ChoiceStream(StreamEncoder):
 
 
 def _usage(meter: Meter) -> Mapping[str, Any]:
-    return usage_of(meter.prompt_tokens, meter.generated_tokens, meter.cached_tokens)
+    return usage_of(meter.prompt_tokens, meter.generated_tokens, meter.cached_tokens, meter.drafts)

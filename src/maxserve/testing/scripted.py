@@ -76,13 +76,17 @@ def scored(tokens: Sequence[int], count: int | None) -> tuple[TokenLogprob, ...]
 
 @dataclass
 class ScriptedEngine:
-    """Says `reply` to every request, a token every `delay` seconds, as an EngineClient."""
+    """Says `reply` to every request, `step` tokens every `delay` seconds, as an EngineClient.
+
+    With `rejected`, so many drafts are rejected in each step, and all tokens but its last one were drafts.
+    """
 
     tokenizer: Tokenizer
     reply: Callable[[Request], Sequence[int]]
     delay: float = 0.0
     step: int = 1
     cached: int = 0
+    rejected: int | None = None
     refusal: Exception | None = None
     failure: Exception | None = None
     fail_after: int = 3
@@ -124,6 +128,8 @@ class ScriptedEngine:
                 "logprobs": scored(new, request.params.logprobs),
                 "prompt_logprobs": scored(request.prompt[1:], request.params.prompt_logprobs) if wanted else (),
             }
+            if self.rejected is not None:
+                scores |= {"accepted": max(0, len(new) - 1), "rejected": self.rejected}
             stopped = next((i for i, token in enumerate(new) if token in ends), None)
             if stopped is not None:
                 ended, scores["logprobs"] = tuple(new[: stopped + 1]), scores["logprobs"][: stopped + 1]

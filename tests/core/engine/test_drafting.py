@@ -102,6 +102,18 @@ def test_drafts_that_are_right_take_fewer_steps(make_engine: Callable[..., Engin
     assert (stats.drafts, stats.accepted_by_depth) == (4, (4, 4, 4, 4))
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.4, 1.0])
+def test_outputs_count_their_drafts(make_engine: Callable[..., Engine], run: Run, wrong: float) -> None:
+    engine = make_engine(drafter=oracle(wrong), draft_tokens=4)
+    for index in range(3):
+        engine.add(Request(id=str(index), prompt=(index, 2, 3), params=greedy(max_tokens=30)))
+    outputs = [output for found in run(engine).values() for output in found]
+    stats = engine.stats()
+    assert sum(output.accepted for output in outputs) == stats.accepted_tokens
+    assert sum(output.accepted + output.rejected for output in outputs) == stats.draft_tokens > 0
+    assert all(output.accepted < len(output.tokens) for output in outputs)
+
+
 def test_no_draft_is_behind_the_last_token(make_engine: Callable[..., Engine], run: Run) -> None:
     drafter = oracle()
     engine = make_engine(drafter=drafter, draft_tokens=8)

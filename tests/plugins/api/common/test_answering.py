@@ -177,3 +177,7 @@ def test_the_account_of_a_generation() -> None:
         "total_tokens": 12,
         "prompt_tokens_details": {"cached_tokens": 4},
     }
+    assert usage_of(7, 5, 4, (3, 2))["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 3,
+        "rejected_prediction_tokens": 2,
+    }

@@ -62,6 +62,25 @@ async def test_stream_with_usage(client: httpx.AsyncClient, chat: Any, events: C
     assert last["usage"]["completion_tokens"] == 21
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+@pytest.mark.parametrize("stop", [None, "there"])
+async def test_drafts_are_part_of_the_usage(
+    client: httpx.AsyncClient, engine: Any, chat: Any, events: Any, path: str, stop: str | None
+) -> None:
+    engine.step, engine.rejected = 4, 2
+    body = chat() if path == PATH else {"model": chat()["model"], "prompt": "a", "max_tokens": 100}
+    body |= {"stop": stop} if stop else {}
+    usage = (await client.post(path, json=body)).json()["usage"]
+    steps = 3 if stop else 6  # a token for each character: "Hello there", or all of it and the end token alone
+    accepted = 9 if stop else 15  # the fourth token of the third step is behind the stop string
+    assert usage["completion_tokens_details"] == {
+        "accepted_prediction_tokens": accepted,
+        "rejected_prediction_tokens": 2 * steps,
+    }
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    assert events((await client.post(path, json=body)).text)[-2]["usage"] == usage
+
+
 async def test_stream_options_need_a_stream(client: httpx.AsyncClient, chat: Any) -> None:
     response = await client.post(PATH, json=chat(stream_options={"include_usage": True}))
     assert response.status_code == 400
