@@ -276,8 +276,8 @@ class KVCacheSettings(Section):
         CacheFormat | None,
         Option(used_by="generation"),
         Field(
-            description="Type in which keys and values are stored; unset, the model's own. float8_e4m3fn takes a byte "
-            "per value and holds magnitudes up to 448."
+            description="Type in which keys and values are stored; unset, that of the rows that projections multiply. "
+            "float8_e4m3fn takes a byte per value and holds magnitudes up to 448."
         ),
     ] = None
 

@@ -80,7 +80,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         device=loader.device,
         chooser=loader.chooser,
         computation=loader.computation,
-        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, loader.compute),
+        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, loader.computation.row_dtype(files.encoding)),
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),

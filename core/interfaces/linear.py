@@ -26,6 +26,7 @@ __all__ = [
     "SupportsCodes",
     "SupportsEmbedding",
     "SupportsExperts",
+    "SupportsRounding",
 ]
 
 
@@ -82,6 +83,18 @@ class BuiltLinearMethod(Protocol):
 
     def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> PackedLinear | None:
         """Room for one weight; None leaves it to the layer itself, which stores it as the checkpoint has it."""
+        ...
+
+
+@runtime_checkable
+class SupportsRounding(Protocol):
+    """A BuiltLinearMethod that may round rows to a narrower type before it multiplies them."""
+
+    def row_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        """The type of rows that weights of a checkpoint in that type are multiplied by.
+
+        Keys and values are stored in it unless the operator names another type.
+        """
         ...
 
 

@@ -26,6 +26,6 @@ def choose_device(devices: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def choose_cache_dtype(kv_cache_format: str | None, compute: torch.dtype) -> torch.dtype:
-    """The type keys and values are stored in: the model's own unless `--kv-cache-format` names one."""
-    return compute if kv_cache_format is None else CACHE_DTYPES[kv_cache_format.lower()]
+def choose_cache_dtype(kv_cache_format: str | None, rows: torch.dtype) -> torch.dtype:
+    """The type keys and values are stored in: that of the model's `rows` unless `--kv-cache-format` names one."""
+    return rows if kv_cache_format is None else CACHE_DTYPES[kv_cache_format.lower()]

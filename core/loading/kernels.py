@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavailable
 from maxserve.core.interfaces.layer_compiler import LayerContext
-from maxserve.core.interfaces.linear import LinearContext
+from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.linear import Linear
 from maxserve.core.registry.contracts import contract_fault
@@ -58,6 +58,11 @@ class Computation:
     def storage_dtype(self, encoding: str) -> torch.dtype:
         """The type in which projections and tables of a checkpoint of that encoding are held."""
         return self.compute if self.linear_method is None else self.linear_method.storage_dtype(DTYPES[encoding])
+
+    def row_dtype(self, encoding: str) -> torch.dtype:
+        """The type of rows that such a checkpoint's projections multiply, in which keys and values are stored."""
+        method = self.linear_method
+        return method.row_dtype(DTYPES[encoding]) if isinstance(method, SupportsRounding) else self.compute
 
 
 class CompiledLayer(nn.Module):

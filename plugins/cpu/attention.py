@@ -1,5 +1,8 @@
 """Attention over pages on a CPU. In place: no key or value is copied but where the cache has a narrower type.
 
+Where the processor multiplies bfloat16, and the precision is not `exact`, a bfloat16 cache is read as it is: queries
+and the weights of values are rounded to bfloat16 too, sums and softmax are in float32.
+
 A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
 blocks with a running softmax. A sequence's numbers depend on nothing but the sequence.
 """
@@ -15,9 +18,11 @@ from maxserve.interfaces.attention import AttentionContext, Index
 from maxserve.interfaces.cache import CacheLayer, KVLayer
 from maxserve.interfaces.errors import Unavailable
 from maxserve.interfaces.inputs import StepInputs
-from maxserve.plugins.cpu.library import library_for
+from maxserve.plugins.cpu import Config
+from maxserve.plugins.cpu.library import library_for, rounds
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types
+PAIRS = 3  # bfloat16 that queries and weights are rounded for, too
 
 
 class NativeAttention:
@@ -30,8 +35,9 @@ class NativeAttention:
         for layer in context.layers:
             _check_layer(layer)
         self._library = library_for(context)
+        kinds = KINDS | ({torch.bfloat16: PAIRS} if rounds(self._library, context.config(Config).precision) else {})
         self._layers = [
-            _Layer(layer, stored, context.page_size)
+            _Layer(layer, stored, context.page_size, kinds[stored.keys.dtype])
             for layer, stored in zip(context.layers, context.storage, strict=True)
         ]
         self.step = _Step()
@@ -119,10 +125,9 @@ class _Layer:
 
     __slots__ = ("_sizes", "_storage", "cap", "keys", "scale", "values")
 
-    def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int) -> None:
+    def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int, kind: int) -> None:
         self._storage, self.scale, self.cap = stored, layer.score_scale, layer.softcap or 0.0
         self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
-        kind = KINDS[stored.keys.dtype]
         window, chunk = layer.window or 0, layer.chunk or 0
         self._sizes = np.array((0, layer.kv_heads, layer.head_dim, page_size, window, kind, chunk, 0), dtype=np.int64)
 

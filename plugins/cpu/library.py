@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from maxserve.interfaces.component import Context
-from maxserve.interfaces.errors import Unavailable
+from maxserve.interfaces.errors import SettingsError, Unavailable
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.compiler import compiled_library
 
@@ -50,6 +50,17 @@ class Library(Protocol):
     def ms_experts(self, *arguments: Any) -> None: ...
     def ms_attend(self, *arguments: Any) -> None: ...
     def ms_layer(self, *arguments: Any) -> None: ...
+
+
+def rounds(library: Library, precision: str) -> bool:
+    """Whether rows are rounded to bfloat16 where they are multiplied by bfloat16."""
+    units = bool(library.ms_matrix_units() or library.ms_dot_units())
+    if precision == "fast" and not units:
+        raise SettingsError(
+            "--native.precision fast: this processor has no products of bfloat16 (AVX512_BF16 or AMX), so rounding "
+            "would gain nothing; use auto or exact"
+        )
+    return units and precision != "exact"
 
 
 class _ComputingContext(Protocol):

@@ -16,10 +16,9 @@ import logging
 import torch
 from torch import Tensor
 
-from maxserve.interfaces.errors import SettingsError
 from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu import Config
-from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
+from maxserve.plugins.cpu.library import Library, library_for, only_float32, rounds, rows
 
 log = logging.getLogger("maxserve.native")
 
@@ -32,7 +31,9 @@ class PanelMethod:
     def __init__(self, context: LinearContext) -> None:
         only_float32(context)
         self._library = library_for(context)
-        self._bfloat16 = _bfloat16_kind(self._library, context.config(Config).precision)
+        precision = context.config(Config).precision
+        self._rounds = rounds(self._library, precision)
+        _say(self._library, precision, self._rounds)
 
     def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """bfloat16 stays, all else becomes float32: float16 has bits that bfloat16 would lose."""
@@ -45,27 +46,22 @@ class PanelMethod:
         return ExpertPanels(self._library, experts, outputs, inputs, self._kind(dtype))
 
     def _kind(self, dtype: torch.dtype) -> int:
-        return self._bfloat16 if dtype == torch.bfloat16 else FLOAT32
+        return FLOAT32 if dtype != torch.bfloat16 else BFLOAT16_ROUNDS if self._rounds else BFLOAT16
+
+    def row_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        """bfloat16 where rows are rounded to it."""
+        return torch.bfloat16 if checkpoint == torch.bfloat16 and self._rounds else torch.float32
 
 
-def _bfloat16_kind(library: Library, precision: str) -> int:
-    """How bfloat16 weights are multiplied, which the log says."""
+def _say(library: Library, precision: str, fast: bool) -> None:
     units = "AMX" if library.ms_matrix_units() else "AVX512_BF16" if library.ms_dot_units() else None
-    if precision == "fast" and units is None:
-        raise SettingsError(
-            "--native.precision fast: this processor has no products of bfloat16 (AVX512_BF16 or AMX), so rounding "
-            "would gain nothing; use auto or exact"
-        )
-    fast = precision == "fast" or (precision == "auto" and units is not None)
     reason = f"the processor has {units}" if units else "the processor has neither AVX512_BF16 nor AMX"
-    how = "rounded to bfloat16, with sums in float32" if fast else "as float32"
     log.info(
         "rows are multiplied by bfloat16 weights %s (--native.precision %s: %s)",
-        how,
+        "rounded to bfloat16, with sums in float32" if fast else "as float32",
         precision,
         reason if precision == "auto" else "asked for",
     )
-    return BFLOAT16_ROUNDS if fast else BFLOAT16
 
 
 def _room(library: Library, outputs: int, inputs: int, kind: int) -> tuple[int, torch.dtype]:

@@ -1,5 +1,6 @@
 // Attention over pages. Query heads that share keys are rows of one small product; keys and values are read where they
-// lie, but for caches in a narrower type, of which a block at a time is widened.
+// lie, but for caches in a narrower type, of which a block at a time is widened or, where the processor multiplies
+// bfloat16 and rows may be rounded, laid in pairs. Sums and softmax are in float32.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -14,7 +15,7 @@ constexpr long CHUNK = 512;   // positions of one decoding sequence that a threa
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
-enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2 };
+enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2, IN_PAIRS = 3 };  // the last: bfloat16, rows are rounded
 
 using Call = Attention;
 
@@ -64,7 +65,7 @@ const Float8Table float8;
 
 void write_head(const Call& call, char* at, const float* x) {
   if (call.kind == IN_FLOAT32) memcpy(at, x, call.dim * 4);
-  else if (call.kind == IN_BFLOAT16)
+  else if (call.kind != IN_FLOAT8)
     for (long d = 0; d < call.dim; d++) ((uint16_t*)at)[d] = to_bfloat16(x[d]);
   else
     for (long d = 0; d < call.dim; d++) ((uint8_t*)at)[d] = to_float8(x[d]);
@@ -90,40 +91,50 @@ void write_token(const Call& call, long token) {
 // --- the keys and values of some positions as floats --------------------------------------------------------------
 
 struct Block {
-  const float *keys, *values;
+  const float* at;
   long step, count;  // floats from one position to the next; positions
 };
 
 struct Room {  // of one thread
   std::vector<float> keys, values, across, queries, scores, sums, peaks, totals;
+  std::vector<uint32_t> key_words, value_words, query_words, weight_words;
 };
 thread_local Room room;
 
-// Positions from `position` on that lie together in the storage, up to `limit`, as far as `end`.
-Block block_at(const Call& call, const int32_t* table, long head, long position, long end, long limit) {
+// Where the keys and values of some positions lie in the storage, one after another.
+struct Stored {
+  const char *keys, *values;
+  long count;
+};
+
+// Positions from `position` on that lie together, up to `limit`, as far as `end`.
+Stored stored_at(const Call& call, const int32_t* table, long head, long position, long end, long limit) {
   long page = position / call.page, within = position % call.page;
   long count = call.page - within;
   while (count < limit && position + count < end && table[page + 1] == table[page] + 1) { page++; count += call.page; }
-  count = std::min({count, limit, end - position});
-  long step = call.kv_heads * call.dim;
-  long at = ((table[position / call.page] * call.page + within) * step + head * call.dim) * call.bytes();
-  if (call.kind == IN_FLOAT32 && padded(call) == call.dim)
-    return {(const float*)(call.keys + at), (const float*)(call.values + at), step, count};
-  long wide = padded(call);
-  room.keys.assign(limit * wide, 0.0f);
-  room.values.assign(limit * wide, 0.0f);
-  for (long i = 0; i < count; i++) {
-    read_head(call, call.keys + at + i * step * call.bytes(), room.keys.data() + i * wide);
-    read_head(call, call.values + at + i * step * call.bytes(), room.values.data() + i * wide);
-  }
-  return {room.keys.data(), room.values.data(), wide, count};
+  long at = (table[position / call.page] * call.page + within) * call.kv_heads + head;
+  at *= call.dim * call.bytes();
+  return {call.keys + at, call.values + at, std::min({count, limit, end - position})};
+}
+
+// Some heads as floats, `padded` from one to the next: as they lie, or in `room`.
+const float* widened(const Call& call, const char* from, long count, std::vector<float>& room) {
+  if (call.kind == IN_FLOAT32 && padded(call) == call.dim) return (const float*)from;
+  const long wide = padded(call), step = call.kv_heads * call.dim * call.bytes();
+  room.assign(count * wide, 0.0f);
+  for (long i = 0; i < count; i++) read_head(call, from + i * step, room.data() + i * wide);
+  return room.data();
+}
+
+long widened_step(const Call& call) {
+  return call.kind == IN_FLOAT32 && padded(call) == call.dim ? call.kv_heads * call.dim : padded(call);
 }
 
 // scores[r][i] = queries[r] . keys[i], a few query rows (heads of one token) at a time
 template <int R>
 void dots(const float* queries, long wide, const Block& block, float* scores, long step) {
   for (long i = 0; i < block.count; i++) {
-    const float* key = block.keys + i * block.step;
+    const float* key = block.at + i * block.step;
     for (long d = 0; d < wide; d += 16) __builtin_prefetch(key + AHEAD * block.step + d);
     vec sums[R] = {};
     for (long d = 0; d < wide; d += LANES) {
@@ -150,7 +161,7 @@ void many_scores(long rows, const float* queries, long wide, const Block& block,
   for (long p = 0; p < panels; p++)
     for (long j = 0; j < WIDTH; j++) {
       long i = std::min(p * WIDTH + j, block.count - 1);
-      for (long d = 0; d < wide; d++) room.across[(p * wide + d) * WIDTH + j] = block.keys[i * block.step + d];
+      for (long d = 0; d < wide; d++) room.across[(p * wide + d) * WIDTH + j] = block.at[i * block.step + d];
     }
   std::fill_n(scores, rows * BLOCK, 0.0f);
   for (long p = 0; p < panels; p++)
@@ -160,8 +171,112 @@ void many_scores(long rows, const float* queries, long wide, const Block& block,
 // sums[r] += scores[r] * values
 void add_values(long rows, const float* scores, long step, const Block& block, float* sums, long wide) {
   for (long d = 0; d < wide; d += WIDTH)
-    tall<float>(rows, scores, step, block.values + d, block.step, sums + d, wide, block.count);
+    tall<float>(rows, scores, step, block.at + d, block.step, sums + d, wide, block.count);
 }
+
+#if defined(DOT_UNITS)
+
+// out[16][16] = in[16][16] across, of words; rows of `in` are zmm registers.
+void lay_across(__m512i* r, uint32_t* out, long step) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; i++) {
+    _mm512_storeu_si512(out + i * step, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+    _mm512_storeu_si512(out + (i + 8) * step, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+    _mm512_storeu_si512(out + (i + 4) * step, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88));
+    _mm512_storeu_si512(out + (i + 12) * step, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd));
+  }
+}
+
+// A head's entries from `first` on, 32 of them, in bfloat16; those that are not there are 0.
+__m512i entries(const uint16_t* head, long first, long dim) {
+  const long there = std::min(dim - first, 32L);
+  return there == 32 ? _mm512_loadu_si512(head + first)
+                     : _mm512_maskz_loadu_epi16(there <= 0 ? 0 : (1u << there) - 1, head + first);
+}
+
+// Keys as a panel of dot products for every WIDTH positions: [padded / 2][WIDTH] words.
+void pair_keys(const Call& call, const Stored& stored) {
+  const long words = padded(call) / 2, step = call.kv_heads * call.dim;
+  room.key_words.resize(BLOCK * words);
+  for (long i = 0; i < stored.count; i += LANES)
+    for (long d = 0; d < words; d += LANES) {
+      __m512i rows[LANES];
+      for (long j = 0; j < LANES; j++)
+        rows[j] = entries((const uint16_t*)stored.keys + std::min(i + j, stored.count - 1) * step, 2 * d, call.dim);
+      lay_across(rows, room.key_words.data() + (i / WIDTH * words + d) * WIDTH + i % WIDTH, WIDTH);
+    }
+}
+
+// Values of two positions in one word: [(count + 1) / 2][padded].
+void pair_values(const Call& call, const Stored& stored) {
+  const long wide = padded(call), step = call.kv_heads * call.dim;
+  room.value_words.resize(BLOCK / 2 * wide);
+  for (long i = 0; i < stored.count; i += 2) {
+    const uint16_t *one = (const uint16_t*)stored.values + i * step, *other = one + step;
+    uint32_t* out = room.value_words.data() + i / 2 * wide;
+    for (long d = 0; d < wide; d += 32) {
+      const __m512i low = entries(one, d, call.dim);
+      const __m512i high = i + 1 < stored.count ? entries(other, d, call.dim) : _mm512_setzero_si512();
+      const __m512i first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(low));
+      const __m512i second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(low, 1));
+      const __m512i above = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(high));
+      const __m512i beside = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(high, 1));
+      _mm512_storeu_si512(out + d, _mm512_or_si512(first, _mm512_slli_epi32(above, 16)));
+      _mm512_storeu_si512(out + d + 16, _mm512_or_si512(second, _mm512_slli_epi32(beside, 16)));
+    }
+  }
+}
+
+// out[ceil(count / 2)] = x[count] rounded to bfloat16, and some words of 0 to the end of a vector
+void round_row(const float* x, long count, uint32_t* out) {
+  for (long i = 0; i < count; i += LANES) {
+    const __mmask16 there = count - i < LANES ? (1 << (count - i)) - 1 : 0xffff;
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x + i));
+    memcpy(out + i / 2, &rounded, sizeof rounded);
+  }
+}
+
+void round_queries(long rows, long wide) {
+  room.query_words.resize(rows * wide / 2);
+  for (long r = 0; r < rows; r++) round_row(room.queries.data() + r * wide, wide, room.query_words.data() + r * wide / 2);
+}
+
+void pair_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
+  const long words = padded(call) / 2, columns = (stored.count + WIDTH - 1) / WIDTH * WIDTH;
+  pair_keys(call, stored);
+  for (long r = 0; r < rows; r++) std::fill_n(scores + r * step, columns, 0.0f);
+  for (long i = 0; i < columns; i += WIDTH)
+    tall<Dot>(rows, room.query_words.data(), words, (const Dot*)room.key_words.data() + i * words, WIDTH, scores + i, step,
+              words);
+}
+
+void add_pair_values(const Call& call, long rows, const float* scores, long step, const Stored& stored, float* sums) {
+  const long wide = padded(call), words = BLOCK / 2;
+  pair_values(call, stored);
+  room.weight_words.resize(rows * words);
+  for (long r = 0; r < rows; r++) round_row(scores + r * step, stored.count, room.weight_words.data() + r * words);
+  for (long d = 0; d < wide; d += WIDTH)
+    tall<Dot>(rows, room.weight_words.data(), words, (const Dot*)room.value_words.data() + d, wide, sums + d, wide,
+              (stored.count + 1) / 2);
+}
+
+#endif
 
 float highest_of(const float* x, long count) {
   float best = -INFINITY;
@@ -207,34 +322,64 @@ void read_queries(const Call& call, long token, long head, float* out) {
   }
 }
 
+void prepare_queries(const Call& call, long rows) {
+#if defined(DOT_UNITS)
+  if (call.kind == IN_PAIRS) round_queries(rows, padded(call));
+#else
+  (void)call, (void)rows;
+#endif
+}
+
+// scores[rows][step] of the queries in `room` for positions that lie together; `few`: those of one token.
+void scores_of(const Call& call, long rows, bool few, const Stored& stored, float* scores, long step) {
+#if defined(DOT_UNITS)
+  if (call.kind == IN_PAIRS) return pair_scores(call, rows, stored, scores, step);
+#endif
+  const Block keys{widened(call, stored.keys, stored.count, room.keys), widened_step(call), stored.count};
+  if (few) few_scores(rows, room.queries.data(), padded(call), keys, scores, step);
+  else many_scores(rows, room.queries.data(), padded(call), keys, scores);
+}
+
+// sums[rows][padded] += scores * values
+void add_values_of(const Call& call, long rows, const Stored& stored, const float* scores, long step, float* sums) {
+#if defined(DOT_UNITS)
+  if (call.kind == IN_PAIRS) return add_pair_values(call, rows, scores, step, stored, sums);
+#endif
+  const Block values{widened(call, stored.values, stored.count, room.values), widened_step(call), stored.count};
+  add_values(rows, scores, step, values, sums, padded(call));
+}
+
 // --- decoding: one of a few new tokens looks at a chunk of its sequence ----------------------------------------------
 
 // A chunk's weighted values [group][wide], then peaks and totals of the group's rows.
 long part_size(const Call& call) { return call.group() * (padded(call) + 2); }
 
 void decode(const Call& call, const Task& task, float* part) {
+  constexpr long STEP = CHUNK + BLOCK;  // a block's last panel may be wider than what is left
   long group = call.group(), wide = padded(call), count = task.end - task.first;
   const int32_t* table = call.tables + task.sequence * call.table_step;
   room.queries.resize(group * wide);
-  room.scores.resize(group * CHUNK);
+  room.scores.resize(group * STEP);
   read_queries(call, task.token, task.head, room.queries.data());
+  prepare_queries(call, group);
   float* scores = room.scores.data();
+  const long most = call.kind == IN_PAIRS ? BLOCK : CHUNK;
   for (long at = 0; at < count;) {
-    Block block = block_at(call, table, task.head, task.first + at, task.end, CHUNK);
-    few_scores(group, room.queries.data(), wide, block, scores + at, CHUNK);
-    at += block.count;
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
+    scores_of(call, group, true, stored, scores + at, STEP);
+    at += stored.count;
   }
   std::fill_n(part, group * wide, 0.0f);
   float *peaks = part + group * wide, *totals = peaks + group;
   for (long g = 0; g < group; g++) {
-    bound(call, scores + g * CHUNK, count);
-    peaks[g] = highest_of(scores + g * CHUNK, count);
-    totals[g] = exponentials(scores + g * CHUNK, peaks[g], count);
+    bound(call, scores + g * STEP, count);
+    peaks[g] = highest_of(scores + g * STEP, count);
+    totals[g] = exponentials(scores + g * STEP, peaks[g], count);
   }
   for (long at = 0; at < count;) {
-    Block block = block_at(call, table, task.head, task.first + at, task.end, CHUNK);
-    add_values(group, scores + at, CHUNK, block, part, wide);
-    at += block.count;
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
+    add_values_of(call, group, stored, scores + at, STEP, part);
+    at += stored.count;
   }
 }
 
@@ -264,10 +409,10 @@ void join(const Call& call, const Task& task, const float* parts, long chunks) {
 
 // --- prompts: several new tokens look at all of their sequence, a block at a time, with a running softmax --------------
 
-void hide(const Call& call, long position, const Block& block, long from, float* scores) {
+void hide(const Call& call, long position, long count, long from, float* scores) {
   long end = position + 1 - from, start = call.first_seen(position) - from;
-  for (long i = std::max(0L, end); i < block.count; i++) scores[i] = -INFINITY;
-  for (long i = 0; i < std::min(start, block.count); i++) scores[i] = -INFINITY;
+  for (long i = std::max(0L, end); i < count; i++) scores[i] = -INFINITY;
+  for (long i = 0; i < std::min(start, count); i++) scores[i] = -INFINITY;
 }
 
 void prompt(const Call& call, const Task& task) {
@@ -276,32 +421,33 @@ void prompt(const Call& call, const Task& task) {
   long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
   const int32_t* table = call.tables + task.sequence * call.table_step;
   room.queries.resize(rows * wide);
-  room.scores.resize(std::max(rows * BLOCK, call.group() * CHUNK));
+  room.scores.resize(rows * BLOCK);
   room.sums.assign(rows * wide, 0.0f);
   room.peaks.assign(rows, -INFINITY);
   room.totals.assign(rows, 0.0f);
   for (long t = 0; t < tokens; t++)
     read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
+  prepare_queries(call, rows);
   long last = before + task.end, position = before + task.first;
   long low = call.first_seen(position);
   while (low < last) {
-    Block block = block_at(call, table, task.head, low, last, BLOCK);
-    many_scores(rows, room.queries.data(), wide, block, room.scores.data());
-    bool clear = low + block.count <= position + 1 && low >= call.first_seen(last - 1);
+    const Stored stored = stored_at(call, table, task.head, low, last, BLOCK);
+    scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
+    bool clear = low + stored.count <= position + 1 && low >= call.first_seen(last - 1);
     for (long r = 0; r < rows; r++) {
       float *scores = room.scores.data() + r * BLOCK, *sums = room.sums.data() + r * wide;
-      bound(call, scores, block.count);
-      if (!clear) hide(call, position + r / group, block, low, scores);
-      float peak = std::max(room.peaks[r], highest_of(scores, block.count));
-      if (peak == -INFINITY) { std::fill_n(scores, block.count, 0.0f); continue; }  // nothing to be seen yet
+      bound(call, scores, stored.count);
+      if (!clear) hide(call, position + r / group, stored.count, low, scores);
+      float peak = std::max(room.peaks[r], highest_of(scores, stored.count));
+      if (peak == -INFINITY) { std::fill_n(scores, stored.count, 0.0f); continue; }  // nothing to be seen yet
       float factor = room.peaks[r] == peak ? 1.0f : std::exp(room.peaks[r] - peak);
       if (factor != 1.0f)
         for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
-      room.totals[r] = room.totals[r] * factor + exponentials(scores, peak, block.count);
+      room.totals[r] = room.totals[r] * factor + exponentials(scores, peak, stored.count);
       room.peaks[r] = peak;
     }
-    add_values(rows, room.scores.data(), BLOCK, block, room.sums.data(), wide);
-    low += block.count;
+    add_values_of(call, rows, stored, room.scores.data(), BLOCK, room.sums.data());
+    low += stored.count;
   }
   for (long r = 0; r < rows; r++) {
     long head = task.head * group + r % group;

@@ -53,7 +53,7 @@ struct Attention {
   const float* sinks;  // a score a head, or nothing
 
   long group() const { return heads / kv_heads; }
-  long bytes() const { return kind == 0 ? 4 : kind == 1 ? 2 : 1; }
+  long bytes() const { return kind == 0 ? 4 : kind == 2 ? 1 : 2; }
   long first_seen(long position) const {  // the first position that one sees
     return std::max(window ? std::max(0L, position - window + 1) : 0, chunk ? position / chunk * chunk : 0);
   }

@@ -7,6 +7,7 @@ class TestAcme(AttentionChecks):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,7 +71,7 @@ class _Stage:
         entry = host.attention_backends.get(checks.attention)
 
         def build(context: AttentionContext) -> Attention:
-            attention: Attention = host.build(entry, context)
+            attention: Attention = host.build(entry, replace(context, sections=checks.sections))
             return attention
 
         pages = 1 + max(page for table in tables for page in table)
@@ -120,8 +121,10 @@ class AttentionChecks:
     """What every attention back end must pass on a CPU. `plugins` says where it comes from, if not installed."""
 
     attention: ClassVar[str]
+    sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 4e-6
+    bfloat16_tolerance: ClassVar[float] = 4e-6  # over a bfloat16 cache, beyond the rounding of what is stored
 
     @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
     @pytest.mark.parametrize("window", [None, 1, 5, 20])
@@ -198,11 +201,12 @@ class AttentionChecks:
         for count in (300, 512, 1, 400, 1, 17):
             self.check(stage.step({0: count}))
 
-    def test_a_row_does_not_depend_on_its_batch(self) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_a_row_does_not_depend_on_its_batch(self, dtype: torch.dtype) -> None:
         """To the bit, whichever place in the step it has."""
         order, others = ORDERS["scattered"], [[40, 41, 42, 43], [50, 60, 51, 61]]
         for count in (1, 2, 13):
-            alone, crowded = _Stage(self, [order]), _Stage(self, [order, *others])
+            alone, crowded = _Stage(self, [order], dtype=dtype), _Stage(self, [order, *others], dtype=dtype)
             qkv = [alone._random(30 + count, n) for n in (alone.heads, alone.kv_heads, alone.kv_heads)]
             outs = []
             for stage, parts in ((alone, {0: count}), (crowded, {1: 3, 0: count, 2: 1})):
@@ -228,10 +232,12 @@ class AttentionChecks:
 
     @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
     def test_a_bfloat16_cache(self, order: list[int]) -> None:
-        """What was stored is rounded; beyond that the arithmetic is that of the queries."""
-        stage = _Stage(self, [order], dtype=torch.bfloat16)
-        for count in (33, 1, 4):
-            self.check(stage.step({0: count}))
+        """What was stored is rounded; beyond that the arithmetic is that of the queries, or as near as is said."""
+        for shape in SHAPES:
+            stage = _Stage(self, [order], shape, dtype=torch.bfloat16)
+            for count in (33, 1, 4):
+                result, expected = stage.step({0: count})
+                torch.testing.assert_close(result.float(), expected.float(), atol=self.bfloat16_tolerance, rtol=0)
 
     def check(self, pair: tuple[Tensor, Tensor]) -> None:
         result, expected = pair

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.compiler
 PAGE, DIM, HEADS, KV_HEADS = 8, 24, 6, 2
 
 
-def outcome(counts: list[int], **rules: Any) -> torch.Tensor:
+def outcome(counts: list[int], dtype: torch.dtype, **rules: Any) -> torch.Tensor:
     """What the tokens of two sequences see, computed so many at a time: [tokens, heads, dim] of each, joined."""
     layer = CacheLayer(kv_heads=KV_HEADS, head_dim=DIM, **rules)
-    cache = TinyCache([layer], rows=2, max_length=800, page_size=PAGE, attention=NativeAttention)
+    cache = TinyCache([layer], rows=2, max_length=800, page_size=PAGE, dtype=dtype, attention=NativeAttention)
     length = sum(counts)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, length, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS))
@@ -33,9 +33,10 @@ def outcome(counts: list[int], **rules: Any) -> torch.Tensor:
     return torch.cat(found, dim=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("before", [30, 505, 600])  # 512 positions are a chunk
 @pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 530}, {"chunk": 64}, {"softcap": 2.0}], ids=str)
-def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, Any]) -> None:
-    alone = outcome([before, *[1] * 24], **rules)
-    together = outcome([before, 6, 1, 16, 1], **rules)
+def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, Any], dtype: torch.dtype) -> None:
+    alone = outcome([before, *[1] * 24], dtype, **rules)
+    together = outcome([before, 6, 1, 16, 1], dtype, **rules)
     assert torch.equal(together, alone)

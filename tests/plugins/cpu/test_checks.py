@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +14,24 @@ from maxserve.testing.layers import CONFIGS, OTHERS
 pytestmark = pytest.mark.compiler
 
 
+EXACT: dict[type[Any], Any] = {Config: Config(precision="exact")}
+
+
 class TestAttention(AttentionChecks):
     attention = "native"
+    sections = EXACT
+
+
+class TestAttentionOverBfloat16(AttentionChecks):
+    """With queries and weights that are rounded to 8 bits, where the processor multiplies such."""
+
+    attention = "native"
+    bfloat16_tolerance = 2e-2
 
 
 class TestLinear(LinearMethodChecks):
     method = "native"
-    sections: ClassVar[dict[type[Any], Any]] = {Config: Config(precision="exact")}
+    sections = EXACT
 
 
 class TestLinearAsTheProcessorIs(LinearMethodChecks):
