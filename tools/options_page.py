@@ -141,6 +141,10 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
 - `--cache-strategy`, `--scheduler` and `--speculative-method` take any name that a plugin registers.
 - `--config-file` works from the command line, in each of the layouts above.
 - `--device-memory-utilization` must lie between 0 and 1, and other values that could never work stop the start.
+- `--enable-in-flight-batching` is on: those who generate get a token in every step, and prompts run beside them in
+  pieces that keep the step below `--max-mixed-step-ms`, by what steps took so far. `--max-batch-input-tokens`,
+  when given, is the size of the pieces instead, as in MAX; `--no-enable-in-flight-batching` runs prompts first, as MAX
+  does.
 - `--max-queue-size-tg`, `--min-batch-size-tg`, `--ce-delay-ms` and `--enable-prioritize-first-decode` belong to the
   scheduler that their meaning names, which serves text as well. An option that is up to the scheduler is refused
   beside one that does not use it, and the refusal says which do. `--ce-delay-ms` holds only prompts back: those who
@@ -149,8 +153,8 @@ Names, types, choices and meanings are those of `max serve` in MAX. These differ
   hexadecimal digits of the key's SHA-256), each by its weight in `--fair.weights`.
 - A full queue (`--max-queue-size`) is answered 429 with Retry-After; a request that asks for more answers at once than
   batch and queue hold together is a 400.
-- Further options: `--host`, `--scheduler`, `--max-queue-size`, `--executor`, `--enable-routes`, `--plugin`,
-  `--no-plugin`, `--prefer`, `--debug`.
+- Further options: `--host`, `--scheduler`, `--max-queue-size`, `--max-mixed-step-ms`, `--executor`, `--enable-routes`,
+  `--plugin`, `--no-plugin`, `--prefer`, `--debug`.
 """
 
 

@@ -106,6 +106,7 @@ def _typed(option: OptionSpec, value: Any) -> str:
 
 
 CHUNKS = "enable_chunked_prefill"
+MIXING = "enable_in_flight_batching"
 
 
 def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
@@ -120,7 +121,7 @@ def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections:
     refused = [
         _refusal(option, entry, schedulers)
         for option in options.values()
-        if option.path in settings.chosen and _asks(option, settings) and not _knows(entry, option.name)
+        if option.path in settings.chosen and _asks(option, settings, entry) and not _knows(entry, option.name)
     ]
     if "speculative.num_speculative_tokens" in settings.chosen and settings.speculative.speculative_method is None:
         refused.append("--num-speculative-tokens: nothing drafts tokens; name a --speculative-method, too")
@@ -136,8 +137,9 @@ def _check_names(entry: Entry[Scheduler], options: dict[str, OptionSpec]) -> Non
             )
 
 
-def _asks(option: OptionSpec, settings: Settings) -> bool:
-    return option.default is not False or option.value(settings) is not False
+def _asks(option: OptionSpec, settings: Settings, entry: Entry[Scheduler]) -> bool:
+    asks_when_off = option.default is not False and (option.name != MIXING or entry.component.mixes_prompts)
+    return asks_when_off or option.value(settings) is not False
 
 
 def _knows(entry: Entry[Scheduler], name: str) -> bool:

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 MEASURED_ROWS = 64  # most rows of a step of which the time is measured at the start
+MIXED_STEP_CPU, MIXED_STEP = 200, 50  # milliseconds of a step that runs prompts beside answers
 
 
 def build(context: OwnContext) -> Engine:
@@ -266,12 +267,21 @@ def _limits(target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: 
         page_size=plan.page_size,
         pages=plan.pages,
         chunked_prefill=scheduling.enable_chunked_prefill and declared.chunks_prompts,
-        in_flight_batching=scheduling.enable_in_flight_batching,
+        in_flight_batching=scheduling.enable_in_flight_batching and declared.mixes_prompts,
+        mixed_step_seconds=_mixed_step_seconds(target),
         watermark=scheduling.kvcache_ce_watermark,
         prompt_regimes=spec.prompt_regimes,
         max_started=None if started is None else started(Context(sections=target.sections)),
         page_bounds=plan.page_bounds,
     )
+
+
+def _mixed_step_seconds(target: Target) -> float | None:
+    """How long who decodes may have to wait for prompts; None where they wait for as many tokens as were given."""
+    given = target.settings.scheduling.max_mixed_step_ms
+    if given is None and "scheduling.max_batch_input_tokens" in target.settings.chosen:
+        return None
+    return (given or (MIXED_STEP_CPU if target.device.type == "cpu" else MIXED_STEP)) / 1000
 
 
 def _grammars(target: Target, info: ModelInfo) -> GrammarManager:

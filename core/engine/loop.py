@@ -20,6 +20,7 @@ from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.engine.validation import validate_ids, validate_request
+from maxserve.core.engine.work_cost import Work
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import EncodeRequest, Output, Request
@@ -209,6 +210,7 @@ class Engine:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
                 pipeline.decide(output.logits, in_flight)
+            self._learn(in_flight, time.perf_counter() - begun)
         except Exception as error:
             in_flight.error = error
             return self._complete(in_flight)
@@ -234,9 +236,16 @@ class Engine:
             return []
         try:
             overlap.finish(completing)
+            self._learn(completing, overlap.seconds)
         except Exception as error:
             completing.error = completing.error or error
         return self._complete(completing)
+
+    def _learn(self, in_flight: InFlightStep, seconds: float) -> None:
+        """Notes what the step took."""
+        step, cost = in_flight.step, self._parts.cost
+        if cost.wants(step, in_flight.number):
+            cost.learn(Work.of(step.starts, step.stops), seconds)
 
     def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: InFlightStep | None) -> InFlightStep:
         in_flight = self._new_step(entries)
@@ -300,7 +309,9 @@ class Engine:
         """
         overlap = self._overlap if self._in_flight is not None else None
         settle = _nothing if overlap is None else overlap.device_queue.settle
-        plan = self.plan_class(self._queues, self._cache, self._limits, self._free_rows, settle=settle)
+        plan = self.plan_class(
+            self._queues, self._cache, self._limits, self._free_rows, settle=settle, cost=self._parts.cost
+        )
         self._ask_policy(plan)
         if self._in_flight is None:  # else it may give back pages when it completes: there is no hurry
             if not plan.entries and plan.lacked_pages:

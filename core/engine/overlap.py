@@ -9,6 +9,7 @@ when all tokens before are known to the host, so that penalties and the like are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -86,9 +87,10 @@ def _nothing() -> None:
 class DeviceWork:
     """What the device queue has of one step in flight."""
 
-    __slots__ = ("draw", "drawn", "host", "logits", "ready", "scores")
+    __slots__ = ("begun", "draw", "drawn", "host", "logits", "ready", "scores")
 
     def __init__(self, logits: Future[torch.Tensor | None]) -> None:
+        self.begun = time.perf_counter()
         self.logits = logits
         self.drawn: Future[torch.Tensor] | None = None
         self.draw: Draw | None = None
@@ -106,6 +108,8 @@ class Overlap:
         self._runner = runner
         self._pipeline = pipeline
         self._in_flight: dict[int, DeviceWork] = {}
+        self._finished = 0.0  # when the last one was, and what it took
+        self._seconds = 0.0
 
     def launch(self, in_flight: InFlightStep, before: InFlightStep | None) -> None:
         """Puts the forward pass on the device queue, before it counts as launched. `before` is the step in flight."""
@@ -136,9 +140,16 @@ class Overlap:
             work.ready.synchronize()
         assert work.host is not None
         assert work.draw is not None
+        now = time.perf_counter()
+        self._seconds, self._finished = now - max(work.begun, self._finished), now
         in_flight.logprobs = work.draw.read(work.scores)
         in_flight.tokens = work.host.tolist()
         in_flight.fail(work.draw.faults() | self._observe(in_flight))
+
+    @property
+    def seconds(self) -> float:
+        """What the step that was finished last, and drew, took by itself."""
+        return self._seconds
 
     def _observe(self, in_flight: InFlightStep) -> dict[Sequence, str]:
         """Transforms hear of tokens that reach a request; those of a step too many do not. Returns their faults."""

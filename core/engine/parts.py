@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maxserve.core.engine.grammar import GrammarManager
+from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Parts:
 
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
     `device_queue`, each step is launched before the tokens of the one before it are known. With `drafting`, which goes
-    with neither, steps verify drafts. `grammar_backend` is the one worth having ready. `empty_steps`: the model also
-    runs when there is no request.
+    with neither, steps verify drafts. `cost` learns what steps take. `grammar_backend` is the one worth having ready.
+    `empty_steps`: the model also runs when there is no request.
     """
 
     info: ModelInfo
@@ -97,6 +98,7 @@ class Parts:
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None
+    cost: WorkCost = field(default_factory=WorkCost)
     empty_steps: bool = False
     failure_percent: float = 0.0
     check_when_idle: bool = False

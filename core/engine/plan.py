@@ -11,8 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
+from maxserve.core.engine.work_cost import Work, WorkCost
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.scheduler import Limits, SequenceView
 
@@ -104,6 +107,7 @@ class StepPlan:
         free_rows: list[int],
         *,
         settle: Callable[[], None] = _nothing,
+        cost: WorkCost | None = None,
     ) -> None:
         self._queues = queues
         self._cache = cache
@@ -111,6 +115,9 @@ class StepPlan:
         self._page_size = limits.page_size
         self._free_rows = free_rows
         self._settle = settle
+        self._cost = cost or WorkCost()
+        self._work = Work()  # of those who were planned when it was last asked for, and how many they were
+        self._counted = 0
         self._unlimited = not limits.chunked_prefill
         self._most = limits.max_batch_size
         self.tokens_left = limits.max_batch_input_tokens
@@ -127,6 +134,24 @@ class StepPlan:
     @property
     def rows_left(self) -> int:
         return len(self._free_rows)
+
+    @property
+    def seconds(self) -> float:
+        return self._cost.seconds(self._planned()) if self.entries else 0.0
+
+    def most(self, sequence: SequenceView, seconds: float) -> int:
+        wanted = self._own(sequence)
+        return self._cost.most(self._planned(), wanted.length - sequence.todo, seconds)
+
+    def _planned(self) -> Work:
+        """What all that is planned so far computes."""
+        if self._counted < len(self.entries):
+            added = list(self.entries.items())[self._counted :]
+            starts = np.array([sequence.computed for sequence, _ in added], dtype=np.int64)
+            counts = np.array([tokens for _, tokens in added], dtype=np.int64)
+            self._work += Work.of(starts, starts + counts)
+            self._counted = len(self.entries)
+        return self._work
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:
         wanted = self._own(sequence)

@@ -27,7 +27,8 @@ class Scheduler(Component):
     `params` is a frozen dataclass as that of a Sampler: its fields become request fields while this scheduler is the
     chosen one, and policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt
     whole, whatever is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that
-    have one are refused.
+    have one are refused. With `mixes_prompts` off, no
+    prompt is ever planned beside those who decode, whatever is chosen.
     """
 
     kind: ClassVar[str] = "scheduler"
@@ -36,6 +37,7 @@ class Scheduler(Component):
     max_started: Ref | None = None
     params: Ref | None = None
     chunks_prompts: bool = True
+    mixes_prompts: bool = True
     priorities: bool = False
 
 
@@ -45,6 +47,8 @@ class Limits:
 
     `max_started` sequences may hold pages at once when a scheduler wants more of them than fit into one batch.
     `page_bounds`: the most pages that a sequence holds at once, by group of layers; None where it has no bound.
+    `mixed_step_seconds`: how long a step in which sequences decode shall take at most for the prompts beside them; None
+    where tokens alone bound it. `Plan.seconds` and `Plan.most` tell what steps take.
     """
 
     max_batch_size: int
@@ -59,6 +63,7 @@ class Limits:
     prompt_regimes: tuple[int, ...] = ()  # see ModelSpec
     max_started: int | None = None
     page_bounds: tuple[int | None, ...] = (None,)
+    mixed_step_seconds: float | None = None
 
     def pages_of(self, tokens: int) -> int:
         """Pages that a sequence of so many tokens holds at most."""
@@ -166,6 +171,18 @@ class Plan(Protocol):
     @property
     def size(self) -> int:
         """Sequences planned so far."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """About how long what is planned so far will take, by what the steps before took; 0 before there was any."""
+        ...
+
+    def most(self, sequence: SequenceView, seconds: float) -> int:
+        """How many of its tokens, beside what is planned, fit into a step of so many seconds; `add` may grant fewer.
+
+        An estimate, which is learned from the steps as they are run: it is small at first, and grows.
+        """
         ...
 
     def add(self, sequence: SequenceView, tokens: int, *, whole: bool = False) -> int:

@@ -8,7 +8,13 @@ from maxserve import hookimpl
 from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.scheduler import Scheduler
 
-BUDGETS = ("max_batch_total_tokens", "enable_chunked_prefill", "enable_in_flight_batching", "kvcache_ce_watermark")
+BUDGETS = (
+    "max_batch_total_tokens",
+    "enable_chunked_prefill",
+    "enable_in_flight_batching",
+    "max_mixed_step_ms",
+    "kvcache_ce_watermark",
+)
 TURNS = ("max_queue_size_tg", "min_batch_size_tg", "ce_delay_ms", "enable_prioritize_first_decode")
 
 
@@ -18,7 +24,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
     yield Scheduler(
         name="continuous",
         build="maxserve.plugins.schedulers.continuous:Continuous",
-        summary="prompts first, in order of arrival, then one token for all that decode; mixed batches when asked for",
+        summary="a token for all that decode, and prompts in order of arrival beside them as far as time allows",
         honours=BUDGETS,
         priorities=True,
     )
@@ -36,6 +42,7 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
         honours=("max_batch_total_tokens", *TURNS),
         max_started="maxserve.plugins.schedulers.tts:max_started",
         chunks_prompts=False,
+        mixes_prompts=False,
         priorities=True,
     )
 

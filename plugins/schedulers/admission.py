@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from maxserve.interfaces.scheduler import Limits, Plan, SequenceView, View
 
+MARGIN = 0.85  # of the time that a mixed step may take: estimates are wrong by a tenth or so
+FEWEST = 16  # tokens of a prompt in a mixed step, whatever they take: a prompt comes to its end
 IN_A_ROW = 4  # batches of prompts while sequences decode; more cost answers their pace, fewer cost bursts theirs
 
 
@@ -29,16 +31,27 @@ class Admission:
     """Takes the prompts that one plan is offered, until rows, tokens or pages block. Only the last may be cut short.
 
     `room`: how many may join; `beside`: how many decode, in this batch or the next; `context`: tokens, cached ones
-    included, of those who decode in this batch.
+    included, of those who decode in this batch; `seconds`: how long that batch may take, if there is a bound.
     """
 
-    def __init__(self, limits: Limits, view: View, plan: Plan, *, room: int, beside: int, context: int = 0) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        view: View,
+        plan: Plan,
+        *,
+        room: int,
+        beside: int,
+        context: int = 0,
+        seconds: float | None = None,
+    ) -> None:
         self._limits = limits
         self._view = view
         self._plan = plan
         self._room = room
         self._beside = beside
         self._context = context
+        self._seconds = seconds
         self._pages = 0  # owned once the whole prompts of this batch are computed
         self._closed = False
 
@@ -55,10 +68,20 @@ class Admission:
             self._closed = True
             return 0
         todo = sequence.todo
-        granted = self._plan.add(sequence, todo, whole=not self._limits.chunked_prefill)
+        granted = self._add(sequence, todo)
         self._room -= 1
         self._closed = granted < todo
         return granted
+
+    def _add(self, sequence: SequenceView, todo: int) -> int:
+        """The first prompt beside those who decode has a few tokens at least, and all of them if it must not be cut."""
+        plan, whole, tokens = self._plan, not self._limits.chunked_prefill, todo
+        if self._seconds is not None:
+            fits = plan.most(sequence, self._seconds)
+            if plan.size == self._beside:
+                fits = todo if whole else max(fits, FEWEST)
+            tokens = min(todo, fits) if fits >= todo or not whole else 0
+        return plan.add(sequence, tokens, whole=whole)
 
     def _over_total(self) -> bool:
         total = self._limits.max_batch_total_tokens

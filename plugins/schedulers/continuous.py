@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from maxserve.interfaces.scheduler import Plan, SchedulerContext, View
-from maxserve.plugins.schedulers.admission import Admission, PromptTurns
+from maxserve.interfaces.scheduler import Limits, Plan, SchedulerContext, View
+from maxserve.plugins.schedulers.admission import MARGIN, Admission, PromptTurns
 
 
 class Continuous:
-    """Prompts first, until rows, tokens or pages block; else one token for each that runs.
+    """A token for each that runs, and prompts in the same batch until rows, tokens, pages or time block.
 
-    Where prompts never end, those who run get their token after every few batches of them. With in-flight batching,
-    all that run get a token and prompts fill the rest of the same batch. Prompts come in order of arrival; a
-    subclass may have another order.
+    Without in-flight batching, prompts go first; where they never end, those who run get their token after every few
+    batches of them. Prompts come in order of arrival; a subclass may have another order.
     """
 
     def __init__(self, context: SchedulerContext) -> None:
@@ -24,7 +23,7 @@ class Continuous:
             plan.add_each(running, 1)
             if plan.size == len(running):  # else pages are so short that a sequence lost its own: no time for prompts
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
-                self._prefill(view, plan, plan.size, context)
+                self._prefill(view, plan, plan.size, context, _seconds(self._limits, plan))
             return
         if not self._turns.over:
             self._prefill(view, plan, len(running), 0)
@@ -32,9 +31,9 @@ class Continuous:
         if not plan.size:
             plan.add_each(running, 1)
 
-    def _prefill(self, view: View, plan: Plan, running: int, context: int) -> None:
+    def _prefill(self, view: View, plan: Plan, running: int, context: int, seconds: float | None = None) -> None:
         room = self._limits.max_batch_size - running
-        admission = Admission(self._limits, view, plan, room=room, beside=running, context=context)
+        admission = Admission(self._limits, view, plan, room=room, beside=running, context=context, seconds=seconds)
         if admission.open:
             self._offer(view, admission)
 
@@ -43,3 +42,13 @@ class Continuous:
             admission.offer(sequence)
             if not admission.open:
                 return
+
+
+def _seconds(limits: Limits, plan: Plan) -> float | None:
+    """How long a batch with those who decode may take; where they alone take as long, prompts have as much time again.
+
+    None where nobody decodes, who would wait for it.
+    """
+    if limits.mixed_step_seconds is None or not plan.size:
+        return None
+    return max(MARGIN * limits.mixed_step_seconds, 2 * plan.seconds)

@@ -42,6 +42,12 @@ class SchedulerChecks:
         "one row": {"max_batch_size": 1},
         "total tokens": {"max_batch_total_tokens": 160},
         "total tokens in flight": {"max_batch_total_tokens": 160, "in_flight_batching": True},
+        "short steps in flight": {"mixed_step_seconds": 0.03, "in_flight_batching": True},
+        "short steps, whole in flight": {
+            "mixed_step_seconds": 0.03,
+            "chunked_prefill": False,
+            "in_flight_batching": True,
+        },
     }
 
     def policy(self, limits: Limits) -> StepPolicy:
@@ -57,8 +63,9 @@ class SchedulerChecks:
         limits = _limits(**changes)
         declared = self._declared()
         chunked = limits.chunked_prefill and declared.chunks_prompts
+        mixed = limits.in_flight_batching and declared.mixes_prompts
         started = None if declared.max_started is None else load(declared.max_started)(Context(sections=self.sections))
-        return replace(limits, chunked_prefill=chunked, max_started=started)
+        return replace(limits, chunked_prefill=chunked, in_flight_batching=mixed, max_started=started)
 
     def test_declares_options_that_are_up_to_schedulers(self) -> None:
         from maxserve.core.config.catalog import catalog
@@ -105,6 +112,21 @@ class SchedulerChecks:
             assert answer.generated >= FLOOD // MOST_HELD, (
                 f"{name}: who decodes got {answer.generated} tokens in {FLOOD} steps with prompts"
             )
+
+    def test_a_long_prompt_keeps_to_the_time_of_a_mixed_step(self) -> None:
+        """A step takes a millisecond for each token here; who honours `max_mixed_step_ms` plans 30 of them at most."""
+        if "max_mixed_step_ms" not in self._declared().honours:
+            return
+        limits = self._limits(in_flight_batching=True, mixed_step_seconds=0.03, max_batch_input_tokens=500)
+        policy, engine = self.policy(limits), SimulatedEngine(limits)
+        engine.place(Arrival(id="answer", prompt_length=10, end=limits.max_length), length=10)
+        engine.arrive(Arrival(id="long", prompt_length=100, end=104))
+        while engine.waiting:
+            engine.run_step(policy)
+            planned = dict(engine.log[-1])
+            assert "answer" in planned, "a prompt was run without the one who decodes"
+            assert sum(planned.values()) <= 30, f"a step of {sum(planned.values())} tokens takes longer than 0.03 s"
+            assert planned.get("long"), "the prompt was given nothing, though there was time"
 
     def test_many_waiting(self, record_property: Callable[[str, object], None]) -> None:
         """Reports µs per plan and how much of a queue of 10,000 a plan looked at, beside 256 who run.

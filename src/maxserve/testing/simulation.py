@@ -15,6 +15,7 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.sequence import Sequence
+from maxserve.core.engine.work_cost import Work, WorkCost
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Request, SamplingParams
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.in_flight import InFlightStep
+    from maxserve.core.engine.step import Step
     from maxserve.core.interfaces.cache import KVLayer
     from maxserve.core.interfaces.request import Output
     from maxserve.core.interfaces.scheduler import SequenceView, StepPolicy
@@ -114,6 +116,19 @@ class CountedCache:
         return 0
 
     def check(self) -> None: ...
+
+
+class KnownCost(WorkCost):
+    """Steps that take a millisecond, and another one for each token."""
+
+    def wants(self, step: Step, number: int) -> bool:
+        return False
+
+    def _found(self) -> NDArray[np.float64]:
+        return np.array([0.001, 0.001, 0.0, 0.0])
+
+    def most(self, beside: Work, start: int, seconds: float) -> int:
+        return max(0, int(1000 * (seconds - self.seconds(beside)) + 1e-6))
 
 
 class Nothing:
@@ -281,5 +296,6 @@ def _parts(limits: Limits, cache: CountedCache) -> Parts:
         builder=nothing,
         runner=nothing,
         pipeline=nothing,
+        cost=KnownCost(),
         read_params=lambda fields: {},
     )

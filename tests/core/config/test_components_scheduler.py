@@ -19,6 +19,7 @@ VALUES: dict[str, Any] = {
     "max_batch_total_tokens": 9000,
     "enable_chunked_prefill": True,
     "enable_in_flight_batching": True,
+    "max_mixed_step_ms": 100,
     "kvcache_ce_watermark": 0.95,
     "max_queue_size_tg": 4,
     "min_batch_size_tg": 2,
@@ -73,6 +74,7 @@ def test_switching_off_what_is_off_asks_for_nothing() -> None:
     assert refusal("tts", enable_in_flight_batching=False) == ""
     assert refusal("continuous", enable_prioritize_first_decode=False) == ""
     assert "--enable-chunked-prefill" in refusal("plain", enable_chunked_prefill=False), "off is not its default"
+    assert "--enable-in-flight-batching" in refusal("plain", enable_in_flight_batching=False), "it may well mix"
 
 
 def test_all_are_named_at_once() -> None:

@@ -20,7 +20,7 @@ CASES: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "model_path": ("model.model_path", ("a", "b", "c"), "maxserve/demo"),
     "kv_cache_format": ("kv_cache.kv_cache_format", ("float32", "bfloat16", "float8_e4m3fn"), None),
     "enable_prefix_caching": ("kv_cache.enable_prefix_caching", (False, True, False), True),
-    "enable_in_flight_batching": ("scheduling.enable_in_flight_batching", (False, True, True), False),
+    "enable_in_flight_batching": ("scheduling.enable_in_flight_batching", (False, True, False), True),
     "port": ("server.port", (1, 2, 3), 8000),
     "host": ("server.host", ("a", "b", "c"), "127.0.0.1"),
     "plugin": ("plugins.plugin", (("a",), ("b", "c"), ("d",)), ()),

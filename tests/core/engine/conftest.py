@@ -21,6 +21,7 @@ from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadQueue
 from maxserve.core.engine.parts import Parts
+from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output
@@ -33,6 +34,7 @@ from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.plugins.schedulers.tts import Config
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
+from maxserve.testing.simulation import KnownCost
 from maxserve.testing.speculator import ScriptedDrafter
 
 VOCAB = 211
@@ -125,6 +127,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         tokens: int = 64,
         chunked: bool = True,
         in_flight: bool = False,
+        mixed_step: float | None = None,
         total: int | None = None,
         scheduler: str = "continuous",
         tts: Config | None = None,
@@ -151,6 +154,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
             pages=pages,
             chunked_prefill=chunked and declared.chunks_prompts,
             in_flight_batching=in_flight,
+            mixed_step_seconds=mixed_step,
             max_started=tts.max_queue_size_tg,
             page_bounds=tuple(group.most_pages(page_size, 2 * tokens) for group in groups) or (None,),
         )
@@ -209,6 +213,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
                 max_steps=steps,
                 device_queue=ThreadQueue() if overlap else None,
+                cost=WorkCost() if mixed_step is None else KnownCost(),
                 drafting=drafter and drafting_of(drafter, draft_tokens),
                 empty_steps=empty,
                 failure_percent=failure_percent,

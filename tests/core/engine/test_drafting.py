@@ -74,6 +74,8 @@ WINDOWS = (CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=24))
         {"pages": 13, "page_size": 8, "max_length": 120},
         {"groups": WINDOWS},
         {"in_flight": True, "draft_tokens": 1},
+        {"in_flight": True, "mixed_step": 0.03},
+        {"in_flight": True, "mixed_step": 0.02, "groups": WINDOWS},
         {"draft_tokens": 30},
         {"scheduler": "fair"},
         {"scheduler": "tts"},

@@ -53,7 +53,10 @@ CASES: dict[str, dict[str, Any]] = {
     "whole prompts": {"chunked": False, "tokens": 24},
     "in flight": {"in_flight": True, "tokens": 24},
     "in flight, whole prompts": {"in_flight": True, "tokens": 24, "chunked": False},
+    "in flight, short steps": {"in_flight": True, "mixed_step": 0.03},
+    "in flight, short steps, whole prompts": {"in_flight": True, "mixed_step": 0.03, "chunked": False},
     "small cache": {"pages": 13, "tokens": 48},
+    "small cache, short steps in flight": {"pages": 13, "in_flight": True, "mixed_step": 0.03},
     "small cache, chunks in flight": {"pages": 13, "tokens": 20, "in_flight": True},
     "one row": {"rows": 1},
     "total budget": {"total": 210, "tokens": 48},
@@ -65,6 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
     "overlap, whole prompts": {"overlap": True, "tokens": 24, "chunked": False},
     "overlap, small cache": {"overlap": True, "pages": 13, "tokens": 48},
     "overlap, small cache, chunks in flight": {"overlap": True, "pages": 13, "tokens": 20, "in_flight": True},
+    "overlap, short steps in flight": {"overlap": True, "in_flight": True, "mixed_step": 0.03},
     "overlap, one row": {"overlap": True, "rows": 1},
 }
 

@@ -115,3 +115,40 @@ def test_a_full_house_is_not_disturbed_by_looking_at_the_queue(house: House) -> 
     engine = house([10] * 8, [5] * 100)
     plan(engine)
     assert engine.looked_at == 0
+
+
+# A token takes a millisecond here, as does a step by itself; 0.85 of the time is used.
+
+
+def test_a_prompt_beside_those_who_decode_has_as_many_tokens_as_time_allows(house: House) -> None:
+    assert plan(house([10, 10], [60], in_flight_batching=True, mixed_step_seconds=0.04)) == {"d0": 1, "d1": 1, "p0": 31}
+
+
+def test_short_prompts_share_the_time(house: House) -> None:
+    made = plan(house([10, 10], [20, 5, 20], in_flight_batching=True, mixed_step_seconds=0.04))
+    assert made == {"d0": 1, "d1": 1, "p0": 20, "p1": 5, "p2": 6}
+
+
+def test_where_nobody_decodes_time_bounds_nothing(house: House) -> None:
+    assert plan(house([], [60, 10], in_flight_batching=True, mixed_step_seconds=0.01)) == {"p0": 60, "p1": 4}
+
+
+def test_prompts_have_as_much_time_as_those_who_decode_alone(house: House) -> None:
+    limits = {"max_batch_size": 50, "max_batch_input_tokens": 200, "pages": 400}
+    made = plan(house([10] * 40, [150], in_flight_batching=True, mixed_step_seconds=0.03, **limits))
+    assert made["p0"] == 41
+
+
+def test_a_prompt_moves_however_short_a_step_shall_be(house: House) -> None:
+    made = plan(house([10, 10], [60, 60], in_flight_batching=True, mixed_step_seconds=0.001))
+    assert made == {"d0": 1, "d1": 1, "p0": 16}
+
+
+def test_a_whole_prompt_runs_beside_those_who_decode_but_for_other_prompts(house: House) -> None:
+    limits = {"in_flight_batching": True, "mixed_step_seconds": 0.04, "chunked_prefill": False}
+    assert plan(house([10], [50, 10], **limits)) == {"d0": 1, "p0": 50}
+    assert plan(house([10], [20, 10, 30], **limits)) == {"d0": 1, "p0": 20, "p1": 10}
+
+
+def test_in_turns_time_bounds_nothing(house: House) -> None:
+    assert plan(house([10], [60], mixed_step_seconds=0.001)) == {"p0": 60}
