@@ -156,9 +156,11 @@ def maxserve_architectures() -> Iterable[Architecture]:
     )
     yield Architecture(
         name="DeepseekV3ForCausalLM",
+        aliases=("DeepseekV3ForCausalLMNextN",),  # its further layer alone, which drafts
         build="maxserve.architectures.deepseek_v3:Model",
         config="maxserve.architectures.deepseek_v3:config",
         weights="maxserve.architectures.deepseek_v3:weights",
+        draft_head="maxserve.architectures.deepseek_v3:draft_head",
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
     )
@@ -168,6 +170,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.deepseek_v32:Model",
         config="maxserve.architectures.deepseek_v32:config",
         weights="maxserve.architectures.deepseek_v32:weights",
+        draft_head="maxserve.architectures.deepseek_v32:draft_head",
         summary="DeepSeek V3.2: a V3 whose tokens choose what they look at, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp"),
     )

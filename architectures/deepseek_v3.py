@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -17,11 +18,15 @@ from maxserve.architectures.deepseek_v2 import (
 )
 from maxserve.architectures.layers import DecoderModel, GatedMLP
 from maxserve.architectures.layers.config_keys import number, size
+from maxserve.architectures.layers.draft_head import NextTokenHead, head_config
 from maxserve.architectures.layers.routing import Choice, corrected_sigmoid
 from maxserve.architectures.weight_maps import LATENT
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
 from maxserve.loading import ExactLinear, layer_pattern, weight
+
+if TYPE_CHECKING:
+    from maxserve.interfaces.speculator import DraftHeadContext
 
 # What transformers' DeepseekV3Config has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -104,3 +109,35 @@ def weights(config: DeepseekConfig) -> WeightMap:
     """Where a checkpoint of that config has the parameters."""
     optional = (layer_pattern(config.layers, max(config.next_layers, 1)),)  # 0 switches it off; checkpoints keep it
     return replace(LATENT, optional=optional, exact=(r"\.e_score_correction_bias$",))
+
+
+def draft_head(
+    context: DraftHeadContext,
+    read: Callable[[Mapping[str, Any]], DeepseekConfig] = config,
+    named: Callable[[DeepseekConfig], WeightMap] = weights,
+) -> NextTokenHead | None:
+    """The first layer that predicts further tokens: behind the model's, or the only one of a checkpoint of its own."""
+    names = context.checkpoint.tensors
+    found = (re.search(r"(?:^|\.)layers\.(\d+)\.eh_proj\.weight$", name) for name in names)
+    numbers = [int(match[1]) for match in found if match]
+    if not numbers:
+        return None
+    layer = rf"(?:^|\.)layers\.{min(numbers)}\."
+    sparse = any(re.search(layer + r"mlp\.(gate\.|experts\.)", name) for name in names)
+    made = head_config(read(context.checkpoint.config), context, sparse=(sparse,))
+    return NextTokenHead(made, _head_weights(named(made), layer), Block)
+
+
+def _head_weights(found: WeightMap, layer: str) -> WeightMap:
+    """Where the head has its parameters: in one layer. Its embedding and last projection are copies."""
+    parts = (
+        (rf"^.*{layer}shared_head\.norm\.", "norm."),
+        (rf"^.*{layer}(enorm|hnorm|eh_proj)\.", r"\1."),
+        (rf"^.*{layer}", "layers.0."),
+    )
+    return replace(
+        found,
+        renames=(*parts, *found.renames),
+        ignored=(rf"^(?!.*{layer})", rf"{layer}(embed_tokens|shared_head\.head)\.", *found.ignored),
+        optional=(),
+    )

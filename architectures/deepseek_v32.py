@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maxserve.architectures import deepseek_v3
 from maxserve.architectures.deepseek_v2 import DeepseekConfig
@@ -12,6 +12,10 @@ from maxserve.architectures.deepseek_v3 import Model
 from maxserve.architectures.layers.config_keys import size
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
+
+if TYPE_CHECKING:
+    from maxserve.architectures.layers.draft_head import NextTokenHead
+    from maxserve.interfaces.speculator import DraftHeadContext
 
 __all__ = ["Model", "config", "weights"]
 
@@ -49,6 +53,11 @@ def weights(config: DeepseekConfig) -> WeightMap:
     """Where a checkpoint of that config has the parameters."""
     found = deepseek_v3.weights(config)
     return replace(found, exact=(*found.exact, r"\.indexer\.weights_proj\."))
+
+
+def draft_head(context: DraftHeadContext) -> NextTokenHead | None:
+    """The first layer that predicts further tokens."""
+    return deepseek_v3.draft_head(context, config, weights)
 
 
 def _sparse(given: Mapping[str, Any], made: DeepseekConfig) -> tuple[bool, ...]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
     from maxserve.architectures.layers.config import ModelConfig, from_transformers
     from maxserve.architectures.layers.decoder import DecoderModel
+    from maxserve.architectures.layers.draft_head import DraftHeadModel, NextTokenHead
     from maxserve.architectures.layers.encoder import EncoderModel
     from maxserve.architectures.layers.expert_linear import ExpertLinear
     from maxserve.architectures.layers.mla import LatentAttention
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attention",
     "DecoderModel",
+    "DraftHeadModel",
     "Embedding",
     "Encoder",
     "EncoderModel",
@@ -35,6 +37,7 @@ __all__ = [
     "Linear",
     "Mixture",
     "ModelConfig",
+    "NextTokenHead",
     "OffsetRMSNorm",
     "Part",
     "PostNormBlock",
@@ -53,6 +56,7 @@ __all__ = [
 LAZY = {
     "Attention": "maxserve.architectures.layers.attention",
     "DecoderModel": "maxserve.architectures.layers.decoder",
+    "DraftHeadModel": "maxserve.architectures.layers.draft_head",
     "Embedding": "maxserve.core.loading.linear",
     "Encoder": "maxserve.architectures.layers.text_context",
     "EncoderModel": "maxserve.architectures.layers.encoder",
@@ -65,6 +69,7 @@ LAZY = {
     "Linear": "maxserve.core.loading.linear",
     "Mixture": "maxserve.architectures.layers.moe",
     "ModelConfig": "maxserve.architectures.layers.config",
+    "NextTokenHead": "maxserve.architectures.layers.draft_head",
     "OffsetRMSNorm": "maxserve.architectures.layers.norm",
     "Part": "maxserve.core.loading.linear",
     "PostNormBlock": "maxserve.architectures.layers.block",

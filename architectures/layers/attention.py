@@ -15,7 +15,8 @@ class Attention(nn.Module):
 
     Windows, scale and soft cap are the config's, and so is whether a layer has a rope.
     `qk_norm`: queries and keys are normed per head before they are rotated, by a norm of the kind `norm`. `clip`: no
-    entry of queries, keys and values is larger than that, nor smaller than its negative.
+    entry of queries, keys and values is larger than that, nor smaller than its negative. `inputs`: the width of what it
+    gets, where that is not the model's.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Attention(nn.Module):
         qk_norm: bool = False,
         norm: type[nn.Module] = RMSNorm,
         clip: float | None = None,
+        inputs: int | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -34,7 +36,7 @@ class Attention(nn.Module):
         self.clip = clip
         rows = config.heads + 2 * config.kv_heads
         self.qkv_proj = Linear(
-            config.dim,
+            inputs or config.dim,
             rows * config.head_dim,
             bias=config.attention_bias,
             role="column",

@@ -49,6 +49,10 @@ class DecoderModel(nn.Module):
         devices = (parameter.device for parameter in self.parameters())  # none, if a method keeps all the weights
         self.rotary.prepare(next(devices, torch.device("cpu")))
 
+    def get_input_embeddings(self) -> Embedding:
+        """What makes rows of token ids."""
+        return self.model.embed_tokens
+
     def embed(self, step: StepContext) -> Tensor:
         """What goes into the first block, [T, dim]."""
         out: Tensor = self.model.embed_tokens(step.inputs.input_ids)

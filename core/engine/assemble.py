@@ -134,7 +134,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     )
     module = loader.build(Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    models = LoadedDrafts(target=target)
+    models = LoadedDrafts(target=target, own=files)
     needs = draft_needs(target, spec, files, models)
     layers = (*spec.cache_layers, *needs.layers)
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)

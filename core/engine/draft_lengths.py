@@ -198,8 +198,9 @@ class DraftLengths:
         if in_flight.step.drafts is None or self._measuring:
             return
         tried, stood = in_flight.verified()
+        had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
-        self._record.add(in_flight.slots, Record.STOOD, stood, Record.LOOKED_AT, looked_at)
+        self._record.add(in_flight.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
 
     def learn_asking(self, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
         """Notes what the drafter took to propose so many drafts each, where so many were wanted."""

@@ -1,21 +1,26 @@
-"""Draft models: whole models beside the target, found and loaded as it is."""
+"""Draft models: whole models beside the target, and heads on top of it, found and loaded as it is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from maxserve.core.engine.grouped_attention import LaterLayers
 from maxserve.core.interfaces.architecture import Model
-from maxserve.core.interfaces.errors import ModelError, SettingsError
-from maxserve.core.loading.architecture import read_spec, read_weight_map
-from maxserve.core.loading.build import build_module, fill, prepare
+from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.speculator import DraftCheckpoint, DraftHeadContext
+from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
+from maxserve.core.loading.build import build_module, fill, fill_from, on_meta, prepare
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import weight_bytes
-from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
+from maxserve.core.loading.weight_files import open_weights
+from maxserve.core.registry.entries import find_architecture
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import nn
 
@@ -24,17 +29,20 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.model_source import Checkpoint
+    from maxserve.core.interfaces.speculator import DraftHead
+    from maxserve.core.interfaces.weight_format import WeightFile
     from maxserve.core.registry.entries import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedDrafts:
-    """A DraftModels. `found` are the files by what was asked for: a model is asked for more than once.
+    """A DraftModels. `own` are the files of the target, `found` others by what was asked for: more than once, mostly.
 
     What attends, and from which of its layers on the drafter's are, is known once the cache is there.
     """
 
     target: Target
+    own: ModelFiles
     attention_of_target: Attention | None = None
     first_layer: int = 0
     found: dict[str, ModelFiles] = field(default_factory=dict)
@@ -43,11 +51,18 @@ class LoadedDrafts:
         return self._find(model).path
 
     def _find(self, model: Checkpoint) -> ModelFiles:
-        key = repr(model)
+        return self._once("model", model, resolve_model)
+
+    def _files(self, model: Checkpoint | None) -> ModelFiles:
+        """The same whatever the class of the model; None: the target."""
+        return self.own if model is None else self._once("checkpoint", model, resolve_checkpoint)
+
+    def _once(self, what: str, model: Checkpoint, resolve: Callable[..., ModelFiles]) -> ModelFiles:
+        key = what + repr(model)
         if key not in self.found:
             self._check_device(model)
             try:
-                self.found[key] = resolve_model(model, self.target.host, progress=self.target.progress)
+                self.found[key] = resolve(model, self.target.host, progress=self.target.progress)
             except ModelError as error:
                 raise ModelError(f"the draft model: {error}") from error
         return self.found[key]
@@ -77,6 +92,66 @@ class LoadedDrafts:
     def attention(self) -> Attention:
         assert self.attention_of_target is not None, "asked for before the cache is there"
         return LaterLayers(self.attention_of_target, self.first_layer)
+
+    def checkpoint(self, model: Checkpoint | None) -> DraftCheckpoint:
+        files = self._files(model)
+        shapes = {name: info.shape for file in self._opened(files) for name, info in file.tensors.items()}
+        found = self._served(model)
+        return DraftCheckpoint(
+            ref=files.ref,
+            path=files.path,
+            config=files.config,
+            tensors=shapes,
+            architecture=None if found is None else found.name,
+        )
+
+    def _served(self, model: Checkpoint | None) -> Entry[Architecture] | None:
+        """The architecture that is named after the class of a checkpoint, if there is one."""
+        files, registry = self._files(model), self.target.host.architectures
+        if model is None:
+            return registry.get(files.architecture)
+        classes = files.config.get("architectures")
+        try:
+            return find_architecture(registry, [str(name) for name in classes or ()])
+        except PluginError:
+            return None
+
+    def head(self, model: Checkpoint | None, target: ModelSpec) -> DraftHead | None:
+        entry = self._served(model)
+        if entry is None or entry.component.draft_head is None:
+            return None
+        make = self.target.host.load(entry, entry.component.draft_head)
+        context = DraftHeadContext(checkpoint=self.checkpoint(model), target=target)
+        return self.build(lambda: cast("DraftHead", make(context)))
+
+    def build(self, make: Callable[[], DraftHead]) -> DraftHead:
+        return on_meta(make, self.target.compute)
+
+    def head_bytes(self, model: Checkpoint | None, head: DraftHead) -> int:
+        stored = self.target.computation.storage_dtype(self._files(model).encoding).itemsize
+        return weight_bytes(cast("nn.Module", head), stored)
+
+    def fill(self, model: Checkpoint | None, head: DraftHead) -> None:
+        target, files, module = self.target, self._files(model), cast("nn.Module", head)
+        settings = model or target.settings.model
+        try:
+            changes = rotary_changes(head, settings.rope_type, "of the draft head")
+            weights = replace(head.weights, changes=(*head.weights.changes, *changes))
+            fill_from(target.host, module, files, target.computation, target.device, target.progress, weights)
+        except ModelError as error:
+            raise ModelError(f"the draft head of {files.ref}: {error}") from error
+        if settings.use_subgraphs:
+            target.chooser.compile_layers(module, self.attention(), target.compute)
+
+    def tensor(self, model: Checkpoint | None, name: str) -> torch.Tensor:
+        for file in self._opened(self._files(model)):
+            if name in file.tensors:
+                with file.open() as read:
+                    return read(name).clone()
+        raise ModelError(f"{self._files(model).ref} has no tensor {name}")
+
+    def _opened(self, files: ModelFiles) -> list[WeightFile]:
+        return open_weights(self.target.host, files.weights, files.config)
 
     def _check_device(self, model: Checkpoint) -> None:
         here = self.target.device

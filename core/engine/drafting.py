@@ -197,10 +197,6 @@ def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | Non
 
 def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: LoadedDrafts) -> DraftNeeds:
     """What the drafter needs beside its own objects; nothing where none was named."""
-    entry = target.speculator
-    if entry is None or entry.component.needs is None:
-        return DraftNeeds()
-    needs = target.host.load(entry, entry.component.needs)
     context = NeedsContext(
         sections=target.sections,
         spec=spec,
@@ -209,8 +205,22 @@ def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: Load
         draft_tokens=target.settings.speculative.num_speculative_tokens,
         models=models,
     )
-    found: DraftNeeds = needs(context)
+    entry = target.speculator
+    if entry is None:
+        _offer(target.host, context)
+    if entry is None or entry.component.needs is None:
+        return DraftNeeds()
+    found: DraftNeeds = target.host.load(entry, entry.component.needs)(context)
     return found
+
+
+def _offer(host: Host, context: NeedsContext) -> None:
+    """Says which methods would find in the target's checkpoint what they draft with."""
+    for entry in host.speculators:
+        if entry.component.offers is not None:
+            offer: str | None = host.load(entry, entry.component.offers)(context)
+            if offer is not None:
+                log.info("%s; --speculative-method %s drafts with it", offer, entry.name)
 
 
 def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: Cache) -> Drafting | None:
@@ -224,6 +234,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         sections=target.sections,
         draft_tokens=drafts,
         model=loaded.model,
+        spec=loaded.spec,
         attention=attention,
         first_layer=first,
         vocab_size=loaded.spec.vocab_size,
@@ -232,7 +243,13 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         dtype=target.compute,
         device=target.device,
         path=loaded.files.path,
-        models=LoadedDrafts(target=target, attention_of_target=attention, first_layer=first, found=loaded.draft_files),
+        models=LoadedDrafts(
+            target=target,
+            own=loaded.files,
+            attention_of_target=attention,
+            first_layer=first,
+            found=loaded.draft_files,
+        ),
     )
     return Drafting(
         target.host.build(entry, context),

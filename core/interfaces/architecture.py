@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["Architecture", "Model", "ModelSpec", "OrdersRotaryRows", "TensorChange", "WeightMap"]
+__all__ = ["Architecture", "Model", "ModelSpec", "OrdersRotaryRows", "SharesEmbedding", "TensorChange", "WeightMap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,8 @@ class Architecture(Component):
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
     given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for vision-language models; without it, prompts
-    are text.
+    are text. `draft_head(DraftHeadContext)` gives the layers of a checkpoint that predict further tokens, a DraftHead,
+    or None where it has none.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -98,6 +99,7 @@ class Architecture(Component):
     task: str = "text_generation"
     matryoshka: bool = False
     images: Ref | None = None
+    draft_head: Ref | None = None
     example_repos: tuple[str, ...] = ()
 
 
@@ -148,4 +150,13 @@ class Model(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, dim] to [rows, vocab_size]."""
+        ...
+
+
+@runtime_checkable
+class SharesEmbedding(Protocol):
+    """A Model that gives its embedding to others, such as heads that draft."""
+
+    def get_input_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What makes rows [T, dim] of token ids [T], before the model does anything else with them."""
         ...

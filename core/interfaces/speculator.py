@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from maxserve.core.interfaces.architecture import Model, ModelSpec
+    from maxserve.core.interfaces.architecture import Model, ModelSpec, WeightMap
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.component import Ref
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.runner import ModelOutput
+    from maxserve.core.interfaces.step_context import StepContext
 
 
 __all__ = [
+    "DraftCheckpoint",
+    "DraftHead",
+    "DraftHeadContext",
     "DraftModels",
     "DraftNeeds",
     "DraftSequence",
@@ -41,15 +45,86 @@ class Speculator(Component):
     """A speculative method. `build(SpeculatorContext)` gives a Drafter.
 
     `needs(NeedsContext)` gives the DraftNeeds, before memory is planned; without it the drafter needs nothing.
+    `offers(NeedsContext)`, asked where no method is named, says in one line what of the target's checkpoint the method
+    would draft with, for the log, or gives None.
     """
 
     kind: ClassVar[str] = "speculator"
 
     needs: Ref | None = None
+    offers: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftCheckpoint:
+    """A checkpoint whose class need not be one that is served: `config` is the content of its config.json.
+
+    `tensors` are the shapes of its tensors by name, `architecture` what serves models of its class, if something does.
+    """
+
+    ref: str
+    path: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, tuple[int, ...]]
+    architecture: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftHeadContext:
+    """The checkpoint that a head is in, and the target that it is for."""
+
+    checkpoint: DraftCheckpoint
+    target: ModelSpec
+
+
+class DraftHead(Protocol):
+    """Layers on top of a target, which draft: an nn.Module, built on the meta device.
+
+    At each position it reads what the target has computed there, by way of `combine`, and the token that follows. What
+    it computes there is what it reads at the next position, where the target has not been yet, and `logits` makes the
+    token after next of it. `cache_layers` are kept by the cache; in calls of the attention they count from 0.
+    `aux_layers` are the layers of the target whose outputs it reads, ascending. `weights` says how its parameters are
+    called in the checkpoint.
+    """
+
+    cache_layers: tuple[CacheLayer, ...]
+    aux_layers: tuple[int, ...]
+    weights: WeightMap
+
+    def share(self, target: Model) -> None:
+        """Takes what it has not itself, embedding or head, from the target; called once, when both have weights.
+
+        ModelError where the target does not give it.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Computes what no checkpoint holds, as a model's."""
+        ...
+
+    def combine(self, output: ModelOutput) -> torch.Tensor:
+        """What it reads of rows that the target has computed, [T, dim]."""
+        ...
+
+    def forward(self, step: StepContext, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, dim], at positions whose following tokens are the step's `input_ids`, to [T, dim]."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, dim] to [rows, tokens]."""
+        ...
+
+    def token_ids(self, drawn: torch.Tensor) -> torch.Tensor:
+        """The target's ids of tokens [rows] that were drawn by the logits, whose vocabulary may be smaller."""
+        ...
 
 
 class DraftModels(Protocol):
-    """Whole models that draft: found, built and filled as the target is. Errors are ModelErrors in one line."""
+    """Models that draft: found, built and filled as the target is. Errors are ModelErrors in one line.
+
+    Whole models have a class that is served. Of others, such as heads on top of the target, there is a `checkpoint`,
+    whose tensors fill any module: None stands for the target's own.
+    """
 
     def folder(self, model: Checkpoint) -> str:
         """The folder with config and tokenizer of the model that is named, which is downloaded if need be."""
@@ -69,6 +144,30 @@ class DraftModels(Protocol):
 
     def attention(self) -> Attention:
         """What the layers of a loaded model attend with: its layer 0 is the first of `DraftNeeds.layers`."""
+        ...
+
+    def checkpoint(self, model: Checkpoint | None) -> DraftCheckpoint:
+        """What is known of a checkpoint before anything is read of its weights."""
+        ...
+
+    def head(self, model: Checkpoint | None, target: ModelSpec) -> DraftHead | None:
+        """What the architecture of a checkpoint makes of layers in it that predict further tokens: its `draft_head`."""
+        ...
+
+    def build(self, make: Callable[[], DraftHead]) -> DraftHead:
+        """The head that is made, on the meta device, in the type in which the target computes."""
+        ...
+
+    def head_bytes(self, model: Checkpoint | None, head: DraftHead) -> int:
+        """The memory that the weights of a head will take."""
+        ...
+
+    def fill(self, model: Checkpoint | None, head: DraftHead) -> None:
+        """Gives a head its weights, on the target's device, and compiles its layers where the target's are."""
+        ...
+
+    def tensor(self, model: Checkpoint | None, name: str) -> torch.Tensor:
+        """One tensor of a checkpoint as it is there, on the CPU: what is no weight of a module."""
         ...
 
 
@@ -101,13 +200,15 @@ class DraftNeeds:
 class SpeculatorContext(Context):
     """`draft_tokens` is the most that may be proposed for a sequence in a step.
 
-    `model` is the target, with its weights; its embedding and head may be shared. The drafter's own cache layers are
+    `model` is the target, with its weights; its embedding and head may be shared. `spec` is what its architecture makes
+    of its config. The drafter's own cache layers are
     those from `first_layer` on, in the calls of `attention`. `dtype` is the type in which the model computes. `path` is
     the target's folder, and `step_tokens` the most tokens that a step of the target computes.
     """
 
     draft_tokens: int
     model: Model
+    spec: ModelSpec
     attention: Attention
     first_layer: int
     vocab_size: int

@@ -101,10 +101,11 @@ def read_weight_map(
     given = entry.component.weights
     found: WeightMap = given if isinstance(given, WeightMap) else host.load(entry, given)(spec)
     optional = (*found.optional, *next_token_layers(config))
-    return replace(found, optional=optional, changes=(*found.changes, *_rotary_changes(spec, rope_type, entry.name)))
+    return replace(found, optional=optional, changes=(*found.changes, *rotary_changes(spec, rope_type, entry.name)))
 
 
-def _rotary_changes(spec: ModelSpec, rope_type: str | None, architecture: str) -> tuple[TensorChange, ...]:
+def rotary_changes(spec: object, rope_type: str | None, architecture: str) -> tuple[TensorChange, ...]:
+    """What `--rope-type` asks for of a ModelSpec, or of a head that drafts; ModelError where that is not known."""
     if rope_type is None:
         return ()
     if isinstance(spec, OrdersRotaryRows):

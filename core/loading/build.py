@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -10,7 +11,7 @@ from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginErr
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.weight_files import open_weights
-from maxserve.core.loading.weights import LinearStorage
+from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from maxserve.core.loading.kernels import Computation
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+
+
+M = TypeVar("M")
 
 
 class SupportsPrepare(Protocol):
@@ -33,19 +37,24 @@ def build_module(
 
     PluginError unless it is of the `protocol`, whose `methods` are named.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(compute)
-    try:
-        with torch.device("meta"):
-            model = host.build(architecture, spec)
-    finally:
-        torch.set_default_dtype(before)
+    model = on_meta(lambda: host.build(architecture, spec), compute)
     if not isinstance(model, torch.nn.Module) or not isinstance(model, protocol):
         raise PluginError(
             f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "
             f"{type(model).__name__}; build(config) must give a torch.nn.Module with {methods}"
         )
     return model.eval()
+
+
+def on_meta(make: Callable[[], M], compute: torch.dtype) -> M:
+    """What is made, without memory behind it, parameters of the type `compute`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(compute)
+    try:
+        with torch.device("meta"):
+            return make()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def fill(
@@ -58,11 +67,26 @@ def fill(
     progress: Progress,
     weight_map: WeightMap,
 ) -> None:
-    """Gives the module its weights and its kernels."""
+    """Gives the module its weights and its kernels, as its architecture loads them."""
+    load = host.load(architecture, architecture.component.load)
+    fill_from(host, module, files, computation, device, progress, weight_map, load=load)
+
+
+def fill_from(
+    host: Host,
+    module: torch.nn.Module,
+    files: ModelFiles,
+    computation: Computation,
+    device: torch.device,
+    progress: Progress,
+    weight_map: WeightMap,
+    *,
+    load: Callable[..., None] = load_weights,
+) -> None:
+    """The same for a module of no architecture."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
     method = computation.linear_method
     storage = None if method is None else LinearStorage(method=method, encoding=encoding)
-    load = host.load(architecture, architecture.component.load)
     load(
         module,
         open_weights(host, files.weights, files.config),

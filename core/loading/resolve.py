@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,22 @@ def resolve_model(
     architecture = _architecture(found, names, host, location.ref, prefer_legacy, task)
     check_task(wanted, architecture.task, ref=location.ref)
     _validate_overrides(model.vision_config_overrides, architecture)
+    files = _weight_files(finder, location, folder, config)
+    check_supported(files.encoding, architecture.encodings, architecture.name)
+    return replace(files, architecture=architecture.name, task=architecture.task)
+
+
+def resolve_checkpoint(model: Checkpoint, host: Host, *, progress: Progress) -> ModelFiles:
+    """The same for what is no model that could be served by itself, whatever its class is; `architecture` is ""."""
+    finder = _Finder(model, host, progress)
+    location = finder.location()
+    folder = finder.folder(location)
+    return _weight_files(finder, location, folder, _read_config(folder, location.ref))
+
+
+def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config: dict[str, Any]) -> ModelFiles:
+    """The files with their weights, fetched, but for the architecture."""
+    model, host = finder.model, finder.host
     quantization_of(host, config, location.ref)  # what cannot be read is not fetched
     weights = finder.weights(location)
     config = _with_quantization(config, finder.own_folder(weights))
@@ -76,7 +93,6 @@ def resolve_model(
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or location.ref,
     )
-    check_supported(encoding, architecture.encodings, architecture.name)
     return ModelFiles(
         ref=location.ref,
         path=str(folder),
@@ -85,8 +101,7 @@ def resolve_model(
         weights=tuple(weights),
         encoding=encoding,
         explicit_encoding=model.quantization_encoding is not None,
-        architecture=architecture.name,
-        task=architecture.task,
+        architecture="",
     )
 
 
@@ -94,8 +109,8 @@ class _Finder:
     """Finds the files that references lead to."""
 
     def __init__(self, model: Checkpoint, host: Host, progress: Progress) -> None:
-        self._model = model
-        self._host = host
+        self.model = model
+        self.host = host
         self._query = ModelQuery(
             progress=progress,
             revision=model.huggingface_model_revision,
@@ -107,7 +122,7 @@ class _Finder:
 
     def location(self) -> ModelLocation:
         """Where config and tokenizer are."""
-        ref = self._model.model_path or self._repository_of_weights()
+        ref = self.model.model_path or self._repository_of_weights()
         location = self._location(ref)
         if location is not None:
             return location
@@ -115,7 +130,7 @@ class _Finder:
         if path.is_dir():
             self._say_idle(ref)
             return Folder(path, ref)
-        if path.is_file() and ref.endswith(weight_suffixes(self._host)) and (own := self.own_folder([str(path)])):
+        if path.is_file() and ref.endswith(weight_suffixes(self.host)) and (own := self.own_folder([str(path)])):
             self._say_idle(ref)
             return LoneFile(path, ref, own)
         if path.exists():
@@ -124,9 +139,9 @@ class _Finder:
 
     def _location(self, ref: str) -> ModelLocation | None:
         """Where a plugin says that it is."""
-        if ref.endswith(weight_suffixes(self._host)) and not Path(ref).expanduser().exists():
+        if ref.endswith(weight_suffixes(self.host)) and not Path(ref).expanduser().exists():
             raise ModelError(f"there is no file {ref}; a model is a folder or a repository on the hub (org/name)")
-        source = self._host.model_source(ref, self._query)
+        source = self.host.model_source(ref, self._query)
         if source is None:
             return None
         return source.location or Folder(Path(source.path), ref)
@@ -138,7 +153,7 @@ class _Finder:
 
     def _say_idle(self, ref: str) -> None:
         """Warns of options that are about repositories: what is in a local folder is what it is."""
-        model = self._model
+        model = self.model
         elsewhere = any(is_repository("/".join(entry.split("/")[:2])) for entry in model.weight_path if "/" in entry)
         idle = ["--huggingface-model-revision"] if model.huggingface_model_revision != "main" else []
         if not elsewhere:  # --weight-path may name a file of a repository
@@ -149,31 +164,31 @@ class _Finder:
 
     def weights(self, location: ModelLocation) -> list[str]:
         """The weight files: those of --weight-path, or those beside the config."""
-        paths = self._model.weight_path
+        paths = self.model.weight_path
         for path in paths:
-            weight_format(self._host, path)
+            weight_format(self.host, path)
         if paths:
             return [self._weight_file(path, location) for path in paths]
         query = WeightQuery(
             ref=location.ref,
             names=location.names(),
             fetch=lambda name: location.fetch([name])[0],
-            encoding=self._model.quantization_encoding,
+            encoding=self.model.quantization_encoding,
         )
-        return location.fetch(choose_weights(self._host, query))
+        return location.fetch(choose_weights(self.host, query))
 
     def folder(self, location: ModelLocation) -> Path:
         """The folder with the model's config: that of its weights, where they hold one and there is no other."""
         folder = location.folder()
         if (folder / "config.json").is_file():
             return folder
-        if not holds_config(self._host, self._model.weight_path or location.names()):
+        if not holds_config(self.host, self.model.weight_path or location.names()):
             return folder
         return self.own_folder(self.weights(location)) or folder
 
     def own_folder(self, weights: Sequence[str]) -> Path | None:
         """A folder with config and tokenizer that the weight files hold, if they do."""
-        files = model_files(self._host, weights)
+        files = model_files(self.host, weights)
         return unpacked(files) if "config.json" in files else None
 
     def _weight_file(self, entry: str, location: ModelLocation) -> str:
@@ -190,14 +205,14 @@ class _Finder:
         return source.fetch([name])[0]
 
     def _insist_on_encoding(self, entry: str, path: Path) -> None:
-        if self._model.quantization_encoding is None:
-            stored = stored_encoding(open_weights(self._host, [str(path)], {}))
+        if self.model.quantization_encoding is None:
+            stored = stored_encoding(open_weights(self.host, [str(path)], {}))
             raise ModelError(
                 f"--weight-path {entry} is a local file, so say how it is stored: --quantization-encoding {stored}"
             )
 
     def _repository_of_weights(self) -> str:
-        for entry in self._model.weight_path:
+        for entry in self.model.weight_path:
             parts = entry.split("/")
             if len(parts) >= 3 and not Path(entry).expanduser().exists():
                 return "/".join(parts[:2])

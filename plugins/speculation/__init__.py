@@ -27,6 +27,19 @@ def maxserve_speculators() -> Iterable[Speculator]:
         build="maxserve.plugins.speculation.synthetic:SyntheticDrafter",
         summary="for benchmarks: the answer that a prompt had before, with wrong tokens in it",
     )
+    yield Speculator(
+        name="eagle",
+        build="maxserve.plugins.speculation.eagle:build",
+        needs="maxserve.plugins.speculation.eagle:needs",
+        summary="an EAGLE-1 or EAGLE-3 head on the target, --draft-model-path",
+    )
+    yield Speculator(
+        name="mtp",
+        build="maxserve.plugins.speculation.mtp:build",
+        needs="maxserve.plugins.speculation.mtp:needs",
+        offers="maxserve.plugins.speculation.mtp:offers",
+        summary="layers of the checkpoint that predict further tokens",
+    )
 
 
 @hookimpl

@@ -71,19 +71,26 @@ class DraftFiles:
     ] = ()
 
 
+NEEDED = {  # methods that draft with what --draft-model-path names, and what that is
+    "standalone": "a smaller model",
+    "eagle": "a head on top of the target",
+}
+WITHOUT = ("ngram", "synthetic")  # methods that draft without
+
+
 def check_draft(settings: Settings, draft: DraftModel) -> None:
     """SettingsError where the options of the draft model contradict each other, or what drafts."""
     method = settings.speculative.speculative_method
     if not draft.model_path:
         _validate_needed(settings.chosen, draft)
-        if method == "standalone":
-            raise SettingsError("--speculative-method standalone drafts with a smaller model; give --draft-model-path")
+        if method in NEEDED:
+            raise SettingsError(f"--speculative-method {method} drafts with {NEEDED[method]}; give --draft-model-path")
         return
-    if method in (None, "ngram"):
+    if method is None or method in WITHOUT:
         named = "no --speculative-method is named" if method is None else f"--speculative-method {method} needs none"
         raise SettingsError(
             f"--draft-model-path {draft.model_path}: {named}, so nothing uses a draft model; give "
-            "--speculative-method standalone, or leave the draft model out"
+            f"--speculative-method {', '.join(NEEDED)} or mtp, or leave the draft model out"
         )
     check_checkpoint(draft, "--draft-")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.commands import CommandChecks
+    from maxserve.testing.draft_head import DraftHeadChecks
     from maxserve.testing.encoder import EncoderChecks
     from maxserve.testing.engine import EngineChecks
     from maxserve.testing.eviction import EvictionPolicyChecks
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionChecks",
     "CacheStrategyChecks",
     "CommandChecks",
+    "DraftHeadChecks",
     "EncoderChecks",
     "EngineChecks",
     "EvictionPolicyChecks",
@@ -93,6 +95,7 @@ LAZY = {
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",
     "CommandChecks": "maxserve.testing.commands",
+    "DraftHeadChecks": "maxserve.testing.draft_head",
     "EncoderChecks": "maxserve.testing.encoder",
     "EngineChecks": "maxserve.testing.engine",
     "ExecutorChecks": "maxserve.testing.executor",
