@@ -152,8 +152,8 @@ def test_options_that_rule_each_other_out(
 
 
 def test_an_unknown_name_says_which_there_are(plugin_host: Any, folder: Path) -> None:
-    with pytest.raises(PluginError, match=r"'eagle'.*repeating"):
-        Served(folder, plugin_host(repeating_speculator()), speculative_method="eagle")
+    with pytest.raises(PluginError, match=r"'medusa'.*repeating"):
+        Served(folder, plugin_host(repeating_speculator()), speculative_method="medusa")
 
 
 @pytest.mark.parametrize("adaptive", [True, False])

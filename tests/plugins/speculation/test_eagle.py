@@ -23,9 +23,9 @@ from transformers.models.llama.modeling_llama import (
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP
 
 from maxserve.core.interfaces.errors import ModelError, SettingsError
-from maxserve.interfaces.host import Host
 from maxserve.interfaces.request import Request, SamplingParams
 from maxserve.interfaces.speculator import DraftStep
+from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.draft_head import DraftHeadChecks, HeadReference
 from maxserve.testing.served import GREEDY, Served
