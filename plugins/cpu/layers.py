@@ -19,6 +19,7 @@ from maxserve.interfaces.layer_compiler import LayerContext
 from maxserve.interfaces.step_context import StepContext
 from maxserve.loading import HasParts
 from maxserve.plugins.cpu.attention import NativeAttention
+from maxserve.plugins.cpu.codes import CodePanels
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 from maxserve.plugins.cpu.linear import Panels
 from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
@@ -154,7 +155,7 @@ class _Program:
         """Sizes, addresses and a number as layers.cpp reads them for that kind."""
         module = operation.module
         if isinstance(module, Linear):
-            if not isinstance(module.packed, Panels):
+            if not isinstance(module.packed, (Panels, CodePanels)):
                 raise UnknownError("its weights are stored in another way")
             bias = 0 if module.bias is None else module.bias.data_ptr()
             return (module.inputs, module.outputs, module.packed.kind), (module.packed.address, bias), 0.0

@@ -26,6 +26,12 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ms_rows": (_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER),
     "ms_linear": (_POINTER, _LONG, _POINTER, _LONG, _POINTER, _POINTER, _LONG, _LONG, _LONG),
     "ms_experts": (_POINTER, _LONG, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG),
+    "ms_codes_chunk": (_LONG,),
+    "ms_codes_bytes": (_LONG,) * 3,
+    "ms_codes_pack": (_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG),
+    "ms_codes_rows": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
+    "ms_codes_linear": (_POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG),
+    "ms_codes_experts": (_POINTER, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
     "ms_attend": (
         *(_POINTER,) * 12,
         _LONG,
@@ -36,6 +42,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     ),
     "ms_layer": (_POINTER, _LONG, *(_POINTER,) * 7, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
 }
+_GIVES_LONG = frozenset({"ms_codes_chunk", "ms_codes_bytes"})
 
 
 class Library(Protocol):
@@ -48,6 +55,12 @@ class Library(Protocol):
     def ms_rows(self, *arguments: Any) -> None: ...
     def ms_linear(self, *arguments: Any) -> None: ...
     def ms_experts(self, *arguments: Any) -> None: ...
+    def ms_codes_chunk(self, form: int) -> int: ...
+    def ms_codes_bytes(self, form: int, rows: int, inputs: int) -> int: ...
+    def ms_codes_pack(self, *arguments: Any) -> None: ...
+    def ms_codes_rows(self, *arguments: Any) -> None: ...
+    def ms_codes_linear(self, *arguments: Any) -> None: ...
+    def ms_codes_experts(self, *arguments: Any) -> None: ...
     def ms_attend(self, *arguments: Any) -> None: ...
     def ms_layer(self, *arguments: Any) -> None: ...
 
@@ -100,7 +113,8 @@ def _opened(path: str) -> Library:
         raise Unavailable(f"the compiled kernels cannot be loaded: {error}; {SLOWER}") from error
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes = arguments
+        function.restype = _LONG if name in _GIVES_LONG else None
     opened: Library = library
     if opened.ms_matrix_units():
         log.info("kernels multiply on the processor's matrix units: a float32 there is three bfloat16, to the bit")

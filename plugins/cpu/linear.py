@@ -12,12 +12,15 @@ together are the float32; and in compiled layers (layers.py) float32 weights, sp
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from maxserve.interfaces.codes import CodesLayout
 from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu import Config
+from maxserve.plugins.cpu.codes import CodePanels, ExpertCodePanels, takes
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rounds, rows
 
 log = logging.getLogger("maxserve.native")
@@ -44,6 +47,16 @@ class PanelMethod:
 
     def create_experts(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> ExpertPanels | None:
         return ExpertPanels(self._library, experts, outputs, inputs, self._kind(dtype))
+
+    def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> CodePanels | None:
+        return CodePanels(self._library, outputs, inputs) if takes(self._library, inputs, layouts) else None
+
+    def create_expert_codes(
+        self, experts: int, outputs: int, inputs: int, layouts: Sequence[CodesLayout]
+    ) -> ExpertCodePanels | None:
+        if not takes(self._library, inputs, layouts):
+            return None
+        return ExpertCodePanels(self._library, experts, outputs, inputs)
 
     def _kind(self, dtype: torch.dtype) -> int:
         return FLOAT32 if dtype != torch.bfloat16 else BFLOAT16_ROUNDS if self._rounds else BFLOAT16

@@ -3,6 +3,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes.h"
 #include "matrix.h"
 #include "parts.h"
 #include "vectors.h"
@@ -317,6 +318,7 @@ void with_kind(Weights weights, long inputs, bool many, F&& call) {
 
 void multiply(const Product& p) {
   if (!p.m) return;
+  if (p.weights == CODES) return multiply_codes(p);
   with_kind(p.weights, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
 }
 

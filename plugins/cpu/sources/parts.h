@@ -6,8 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-// What weights are of, and whether rows are rounded to bfloat16 before they are multiplied by them.
-enum Weights : long { FLOAT32 = 0, BFLOAT16 = 1, BFLOAT16_ROUNDS = 2 };
+// What weights are of, and whether rows are rounded to bfloat16 before they are multiplied by them. `w` of CODES is a
+// CodedWeight of codes.h.
+enum Weights : long { FLOAT32 = 0, BFLOAT16 = 1, BFLOAT16_ROUNDS = 2, CODES = 3 };
 
 // out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. Rows of `many` may be multiplied by
 // other units than a few are, with sums in another order.

@@ -12,20 +12,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from maxserve.core.interfaces.codes import Codes
 from maxserve.core.interfaces.linear import (
     BuiltLinearMethod,
+    CodesLinear,
     LinearContext,
     PackedExperts,
     PackedLinear,
+    SupportsCodes,
     SupportsEmbedding,
     SupportsExperts,
 )
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.testing.codes import CODES, random_codes
 
 __all__ = ["LinearMethodChecks"]
 
 SIZES = [(1, 1), (3, 5), (16, 8), (64, 48), (96, 64), (130, 257), (33, 1100), (515, 96), (70, 640)]  # outputs, inputs
 ROWS = (1, 2, 3, 4, 7, 8, 13, 33, 150)
+CODE_SIZES = [(1, 32), (70, 96), (37, 200), (129, 640)]  # outputs, inputs
+CODE_ROWS = (1, 2, 3, 5, 12, 33, 97)
 
 
 class LinearMethodChecks:
@@ -163,6 +169,75 @@ class LinearMethodChecks:
                 x[rows + 2] = x[0]
                 ends = torch.tensor([1, 3, rows + 3, 90])
                 assert torch.equal(packed.multiply(x, ends, None)[rows + 2 : rows + 3], alone)
+
+    def codes(self, built: BuiltLinearMethod, *parts: Codes) -> CodesLinear:
+        """A weight of codes, the last part of which is given first. Only of methods that take such."""
+        if not isinstance(built, SupportsCodes):
+            pytest.skip(f"{self.method} takes no codes")
+        outputs, inputs = sum(len(part.codes) for part in parts), parts[0].codes.shape[1]
+        made = built.create_codes(outputs, inputs, [part.layout for part in parts])
+        if made is None:
+            pytest.skip(f"{self.method} does not take {', '.join(str(part.layout) for part in parts)}")
+        end = outputs
+        for part in reversed(parts):
+            end -= len(part.codes)
+            made.load_codes(part, end)
+        return made
+
+    def check_codes(self, made: CodesLinear, weight: Tensor) -> None:
+        """Products and rows are those of the weight, and a row does not depend on the others."""
+        outputs, inputs = weight.shape
+        x, bias = random(max(CODE_ROWS), inputs + 3)[:, 2:-1], random(outputs)
+        whole = made.multiply(x, bias)
+        assert whole.dtype == torch.float32
+        expected = x.double() @ weight.double().T + bias.double()
+        torch.testing.assert_close(whole.double(), expected, atol=self.tolerance * inputs**0.5, rtol=0)
+        for rows in CODE_ROWS if self.row_independent else ():
+            assert torch.equal(made.multiply(x[:rows], bias), whole[:rows])
+        for given in (x[0], x.unsqueeze(0), x[:0]):
+            wanted = whole[: given.numel() // inputs].view(*given.shape[:-1], outputs)
+            torch.testing.assert_close(made.multiply(given, bias), wanted, atol=self.tolerance * inputs**0.5, rtol=0)
+        ids = torch.tensor([0, outputs - 1, outputs // 2, 0])
+        rows_of = made.embedding(ids)
+        assert rows_of.dtype == torch.float32
+        torch.testing.assert_close(rows_of, weight[ids], atol=self.rows_tolerance, rtol=0)
+        assert made.embedding(ids[:0]).shape == (0, inputs)
+
+    @pytest.mark.parametrize("size", CODE_SIZES, ids=str)
+    @pytest.mark.parametrize("kind", CODES)
+    def test_codes_are_multiplied_as_what_they_mean(
+        self, built: BuiltLinearMethod, kind: str, size: tuple[int, int]
+    ) -> None:
+        codes = random_codes(kind, *size)
+        self.check_codes(self.codes(built, codes), codes.values())
+
+    @pytest.mark.parametrize("kinds", [("4 bits", "6 bits in blocks", "4 bits"), tuple(CODES)], ids=len)
+    def test_parts_of_a_weight_may_be_codes_of_several_kinds(
+        self, built: BuiltLinearMethod, kinds: tuple[str, ...]
+    ) -> None:
+        parts = [random_codes(kind, 5 + 13 * i, 256, seed=i) for i, kind in enumerate(kinds)]
+        self.check_codes(self.codes(built, *parts), torch.cat([part.values() for part in parts]))
+
+    @pytest.mark.parametrize("kind", CODES)
+    def test_each_expert_multiplies_its_rows_by_codes(self, built: BuiltLinearMethod, kind: str) -> None:
+        if not isinstance(built, SupportsCodes):
+            pytest.skip(f"{self.method} takes no codes")
+        experts = [[random_codes(kind, rows, 96, seed=e) for rows in (40, 33)] for e in range(5)]
+        made = built.create_expert_codes(5, 73, 96, [part.layout for part in experts[0]])
+        if made is None:
+            pytest.skip(f"{self.method} does not take experts of {experts[0][0].layout}")
+        for e, (first, second) in enumerate(experts):
+            made.load_codes(e, second, 40)
+            made.load_codes(e, first, 0)
+        weights = torch.stack([torch.cat([part.values() for part in parts]) for parts in experts])
+        biases = random(5, 73)
+        for counts in ([0, 1, 2, 40, 0], [97, 0, 5, 1, 3], [0, 0, 0, 0, 0]):
+            x, owners = random(sum(counts), 96 + 3)[:, 2:-1], torch.arange(5).repeat_interleave(torch.tensor(counts))
+            expected = torch.einsum("ni,noi->no", x.double(), weights.double()[owners])
+            for bias in (None, biases):
+                wanted = expected if bias is None else expected + bias.double()[owners]
+                result = made.multiply(x, torch.tensor(counts).cumsum(0), bias)
+                torch.testing.assert_close(result.double(), wanted, atol=self.tolerance * 96**0.5, rtol=0)
 
     @pytest.mark.parametrize("inputs", [30, 64])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

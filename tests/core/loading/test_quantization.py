@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,14 @@ def packed_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return blocks, scales, convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
 
 
-def packed_fp8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for a weight [outputs, inputs] in blocks of 16."""
+def packed_fp8(weight: Tensor, scales: Sequence[float] = (0.5, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a weight [outputs, inputs] in blocks of 16, with some of the scales: powers of two, so that the
+    weights are exact in bfloat16, too, which they are unpacked to where no method takes codes."""
     rows, columns = weight.shape
     generator = torch.Generator().manual_seed(rows + columns)
-    scales = torch.rand(-(-rows // 16), -(-columns // 16), generator=generator) / 2 + 0.5
-    values = weight.to(torch.float8_e4m3fn)
-    return values, scales, fp8().codes({"values": values, "scales": scales}).values().bfloat16().float()
+    numbers = torch.randint(len(scales), (-(-rows // 16), -(-columns // 16)), generator=generator)
+    chosen, values = torch.tensor(scales)[numbers], weight.to(torch.float8_e4m3fn)
+    return values, chosen, fp8().codes({"values": values, "scales": chosen}).values()
 
 
 def write(folder: Path, changed: dict[str, Tensor], left_out: set[str], **config: Any) -> None:
@@ -187,14 +189,14 @@ def llama_config(**changes: Any) -> Any:
     return tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"], num_hidden_layers=2, **changes)
 
 
-def llama(folder: Path) -> Any:
+def llama(folder: Path, scales: Sequence[float] = (0.5, 1.0)) -> Any:
     """FP8 in a family whose authors never released such a checkpoint, with fused projections."""
     reference: Any = randomised(ArchitectureChecks.reference(llama_config()))
     reference.save_pretrained(folder)
     changed = {}
     for name, parameter in reference.named_parameters():
         if name.endswith("_proj.weight"):
-            changed[name], changed[name + "_scale_inv"], parameter.data = packed_fp8(parameter.data)
+            changed[name], changed[name + "_scale_inv"], parameter.data = packed_fp8(parameter.data, scales)
     write(folder, changed, set(changed), quantization_config=FP8)
     return rounded(reference, set(changed))
 
@@ -208,6 +210,17 @@ def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path:
     prompt = torch.randint(70, (20,), generator=torch.Generator().manual_seed(1)).tolist()
     expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.error is None
+    assert answer.tokens == expected.tokens
+    assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
+
+
+@pytest.mark.compiler
+def test_codes_are_multiplied_without_being_rounded(tmp_path: Path) -> None:
+    """Where the linear method takes codes, weights are what they mean in float32, not in bfloat16."""
+    reference = llama(tmp_path, scales=(0.53, 0.71, 0.97))
+    served = Served(tmp_path, PluginHost.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=True)
+    prompt = list(range(5, 25))
+    expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.tokens == expected.tokens
     assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
 

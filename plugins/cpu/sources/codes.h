@@ -1,0 +1,36 @@
+// Weights that are codes: small numbers of a few bits, a table of what they mean, and numbers that groups share. In
+// float32, weight[row][i] = scale * (table[code] - zero) - offset, as core/interfaces/codes.py says.
+#pragma once
+
+#include <cstdint>
+
+#include "parts.h"
+
+// Numbers of groups or of blocks of them, [panels][so many][WIDTH]; none where `at` is nothing.
+enum NumberKind { FLOAT = 0, HALF = 1, BFLOAT = 2, UNSIGNED = 3, SIGNED = 4 };
+struct Numbers {
+  const char* at;
+  int64_t kind, count;
+};
+
+// How codes lie in panels. NIBBLES are by a table of 16; FIVES and SIXES count from the table's first value on; BYTES
+// are whole numbers from -128 on, FLOATS are float8_e4m3fn without its NaN; INDICES are by a table of 256.
+enum Form { NIBBLES = 0, FIVES = 1, SIXES = 2, BYTES = 3, FLOATS = 4, INDICES = 5 };
+
+// Rows `first` … of a weight. `group` inputs share numbers, `block` groups share those of a block, which are multiplied
+// by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order.
+struct Segment {
+  const char* codes;
+  const float* table;
+  const int64_t* order;
+  int64_t form, first, rows, inputs, group, block;
+  Numbers scales, offsets, zeros, block_scales, block_offsets;
+};
+
+struct CodedWeight {
+  const Segment* segments;
+  int64_t count;
+};
+
+// A product whose `w` is a CodedWeight.
+void multiply_codes(const Product& product);
