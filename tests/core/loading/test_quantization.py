@@ -218,7 +218,8 @@ def test_a_packed_checkpoint_is_served(make: Any, use_subgraphs: bool, tmp_path:
 def test_codes_are_multiplied_without_being_rounded(tmp_path: Path) -> None:
     """Where the linear method takes codes, weights are what they mean in float32, not in bfloat16."""
     reference = llama(tmp_path, scales=(0.53, 0.71, 0.97))
-    served = Served(tmp_path, PluginHost.discover(PluginOptions(autoload=False), strict=True), use_subgraphs=True)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    served = Served(tmp_path, host, use_subgraphs=True, native__precision="exact")
     prompt = list(range(5, 25))
     expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.tokens == expected.tokens
