@@ -85,7 +85,7 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     sections = invocation.host.plugin_sections()
     settings = resolve(given, environ=invocation.environ, sections=sections)
     validate_supported(settings, sections)
-    validate_used(settings, invocation.host.schedulers, sections)
+    validate_used(settings, invocation.host.schedulers, invocation.host.speculators, sections)
     _look_up(settings, invocation.host, sections)
     return settings
 

@@ -17,10 +17,11 @@ from maxserve.core.config.settings import SECTIONS, PluginSection, Settings
 from maxserve.core.config.values import value_text
 from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture
-    from maxserve.core.interfaces.scheduler import Scheduler
+    from maxserve.core.interfaces.speculator import Speculator
     from maxserve.core.registry.entries import Entry, Registry
 
 log = logging.getLogger("maxserve.settings")
@@ -107,50 +108,87 @@ def _typed(option: OptionSpec, value: Any) -> str:
 
 CHUNKS = "enable_chunked_prefill"
 MIXING = "enable_in_flight_batching"
+FLAGS = {"scheduler": "--scheduler", "speculator": "--speculative-method"}  # which choose a component of a kind
 
 
-def validate_used(settings: Settings, schedulers: Registry[Scheduler], sections: Sequence[PluginSection] = ()) -> None:
+def validate_used(
+    settings: Settings,
+    schedulers: Registry[Scheduler],
+    speculators: Registry[Speculator],
+    sections: Sequence[PluginSection] = (),
+) -> None:
     """SettingsError naming each chosen option that nothing which was chosen acts on, and who would.
 
     Nearly all of them are up to the scheduler. A switch that is off where off is the default asks for nothing
     and is no reason to refuse. `sections` are the settings of plugins, which have such options too.
     """
-    options = {option.name: option for option in catalog(sections) if option.marker.used_by == "scheduler"}
-    entry = schedulers.get(settings.scheduling.scheduler)
-    _check_names(entry, options)
+    options = list(catalog(sections))
+    method = settings.speculative.speculative_method
     refused = [
-        _refusal(option, entry, schedulers)
-        for option in options.values()
-        if option.path in settings.chosen and _asks(option, settings, entry) and not _knows(entry, option.name)
+        *_unused("scheduler", settings.scheduling.scheduler, schedulers, options, settings),
+        *_unused("speculator", method, speculators, options, settings),
     ]
-    if "speculative.num_speculative_tokens" in settings.chosen and settings.speculative.speculative_method is None:
+    if "speculative.num_speculative_tokens" in settings.chosen and method is None:
         refused.append("--num-speculative-tokens: nothing drafts tokens; name a --speculative-method, too")
     if refused:
         raise SettingsError("; ".join(refused))
 
 
-def _check_names(entry: Entry[Scheduler], options: dict[str, OptionSpec]) -> None:
+def _unused(
+    used_by: str,
+    name: str | None,
+    registry: Registry[Scheduler] | Registry[Speculator],
+    options: Sequence[OptionSpec],
+    settings: Settings,
+) -> list[str]:
+    """Why options that are up to the components of a registry mean nothing with the one of that name, or with none."""
+    theirs = {option.name: option for option in options if option.marker.used_by == used_by}
+    entry = None if name is None else registry.get(name)
+    if entry is not None:
+        _check_names(entry, theirs, used_by)
+    return [
+        _refusal(option, entry, registry)
+        for option in theirs.values()
+        if option.path in settings.chosen and _asks(option, settings, entry) and not _knows(entry, option.name)
+    ]
+
+
+def _check_names(entry: Entry[Scheduler] | Entry[Speculator], options: dict[str, OptionSpec], used_by: str) -> None:
     for name in entry.component.honours:
         if name not in options:
             raise PluginError(
-                f"{entry.title} honours {name!r}, which is no option that is up to schedulers{near(name, options)}"
+                f"{entry.title} honours {name!r}, which is no option that is up to {used_by}s{near(name, options)}"
             )
 
 
-def _asks(option: OptionSpec, settings: Settings, entry: Entry[Scheduler]) -> bool:
-    asks_when_off = option.default is not False and (option.name != MIXING or entry.component.mixes_prompts)
+def _asks(option: OptionSpec, settings: Settings, entry: Entry[Scheduler] | Entry[Speculator] | None) -> bool:
+    """Whether a chosen option asks for something: switched off, it mostly does not."""
+    mixes = entry is not None and isinstance(entry.component, Scheduler) and entry.component.mixes_prompts
+    asks_when_off = option.default is not False and (option.name != MIXING or mixes)
     return asks_when_off or option.value(settings) is not False
 
 
-def _knows(entry: Entry[Scheduler], name: str) -> bool:
-    """One that never cuts prompts says so at start instead; see `unused_chunking`."""
-    return name in entry.component.honours or (name == CHUNKS and not entry.component.chunks_prompts)
+def _knows(entry: Entry[Scheduler] | Entry[Speculator] | None, name: str) -> bool:
+    """Whether a component acts on an option.
+
+    A scheduler that never cuts prompts says so at start instead; see `unused_chunking`.
+    """
+    if entry is None:
+        return False
+    never = isinstance(entry.component, Scheduler) and not entry.component.chunks_prompts
+    return name in entry.component.honours or (name == CHUNKS and never)
 
 
-def _refusal(option: OptionSpec, entry: Entry[Scheduler], schedulers: Registry[Scheduler]) -> str:
-    others = [other.name for other in schedulers if option.name in other.component.honours]
-    fix = f"choose {' or '.join(others)} instead, or leave the option out" if others else "leave the option out"
-    return f"{option.flag} means nothing with --scheduler {entry.name}, which does not use it; {fix}"
+def _refusal(
+    option: OptionSpec,
+    entry: Entry[Scheduler] | Entry[Speculator] | None,
+    registry: Registry[Scheduler] | Registry[Speculator],
+) -> str:
+    others = " or ".join(other.name for other in registry if option.name in other.component.honours)
+    kind = FLAGS[registry.kind]
+    why = f"without a {kind}" if entry is None else f"with {kind} {entry.name}, which does not use it"
+    fix = "" if not others else f"choose {others}, or " if entry is None else f"choose {others} instead, or "
+    return f"{option.flag} means nothing {why}; {fix}leave the option out"
 
 
 def unused_chunking(settings: Settings, scheduler: Scheduler) -> str | None:

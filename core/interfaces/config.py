@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigSection", "Option", "UnsupportedValues", "UsedBy"]
 
-UsedBy: TypeAlias = Literal["", "scheduler", "generation", "embeddings"]
+UsedBy: TypeAlias = Literal["", "scheduler", "speculator", "generation", "embeddings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,8 @@ class Option:
     `alias` is a second Python name, `env` further variables besides MAX_SERVE_<NAME>. Where `registry` names one of a
     host, such as "eviction_policies", the value is the name of a component in it, or one of `no_names`; that is checked
     at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP.
-    `used_by` names what alone acts on it: "scheduler" a scheduler that declares it in `honours`, "generation" an engine
+    `used_by` names what alone acts on it: "scheduler" a scheduler that declares it in `honours`, "speculator" a
+    speculative method that does, "generation" an engine
     that generates text, "embeddings" one that gives vectors. An `early` one has done its work once the model is known,
     so that no architecture can insist on a value. A switch that is not `negatable` has no --no-x. The values of
     `secret` ones are never shown, and no worker is told them. `hidden` fields have no option. `common` ones are on the

@@ -47,11 +47,14 @@ class Speculator(Component):
     `needs(NeedsContext)` gives the DraftNeeds, before memory is planned; without it the drafter needs nothing.
     `offers(NeedsContext)`, asked where no method is named, says in one line what of the target's checkpoint the method
     would draft with, for the log, or gives None.
+    `honours` names the options up to speculative methods (`Option(used_by="speculator")`), such as `draft_model_path`,
+    that this one acts on: beside others they stop the start.
     """
 
     kind: ClassVar[str] = "speculator"
 
     needs: Ref | None = None
+    honours: tuple[str, ...] = ()
     offers: Ref | None = None
 
 

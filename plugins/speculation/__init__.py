@@ -20,6 +20,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
         name="standalone",
         build="maxserve.plugins.speculation.standalone:StandaloneDrafter",
         needs="maxserve.plugins.speculation.standalone:needs",
+        honours=("draft_model_path",),
         summary="a smaller model of the same vocabulary, --draft-model-path",
     )
     yield Speculator(
@@ -31,12 +32,14 @@ def maxserve_speculators() -> Iterable[Speculator]:
         name="eagle",
         build="maxserve.plugins.speculation.eagle:build",
         needs="maxserve.plugins.speculation.eagle:needs",
+        honours=("draft_model_path",),
         summary="an EAGLE-1 or EAGLE-3 head on the target, --draft-model-path",
     )
     yield Speculator(
         name="mtp",
         build="maxserve.plugins.speculation.mtp:build",
         needs="maxserve.plugins.speculation.mtp:needs",
+        honours=("draft_model_path",),
         offers="maxserve.plugins.speculation.mtp:offers",
         summary="layers of the checkpoint that predict further tokens",
     )

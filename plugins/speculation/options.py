@@ -46,6 +46,12 @@ class SyntheticSettings:
 class DraftModel(CheckpointSettings):
     """The smaller model that proposes tokens; used when it has a path."""
 
+    model_path: Annotated[
+        str,
+        Option(early=True, used_by="speculator"),
+        Field(description=CheckpointSettings.model_fields["model_path"].description),
+    ] = ""
+
 
 for _field in DraftModel.model_fields.values():
     _field.description = f"For the draft model. {_field.description}".replace("--", "--draft-")
@@ -75,7 +81,6 @@ NEEDED = {  # methods that draft with what --draft-model-path names, and what th
     "standalone": "a smaller model",
     "eagle": "a head on top of the target",
 }
-WITHOUT = ("ngram", "synthetic")  # methods that draft without
 
 
 def check_draft(settings: Settings, draft: DraftModel) -> None:
@@ -86,12 +91,6 @@ def check_draft(settings: Settings, draft: DraftModel) -> None:
         if method in NEEDED:
             raise SettingsError(f"--speculative-method {method} drafts with {NEEDED[method]}; give --draft-model-path")
         return
-    if method is None or method in WITHOUT:
-        named = "no --speculative-method is named" if method is None else f"--speculative-method {method} needs none"
-        raise SettingsError(
-            f"--draft-model-path {draft.model_path}: {named}, so nothing uses a draft model; give "
-            f"--speculative-method {', '.join(NEEDED)} or mtp, or leave the draft model out"
-        )
     check_checkpoint(draft, "--draft-")
 
 

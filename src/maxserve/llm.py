@@ -94,7 +94,7 @@ class LLM:
         self.host = host or PluginHost.discover(plugins, strict=True)
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
         validate_supported(self.settings, self.host.plugin_sections())
-        validate_used(self.settings, self.host.schedulers, self.host.plugin_sections())
+        validate_used(self.settings, self.host.schedulers, self.host.speculators, self.host.plugin_sections())
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
         if not self.settings.model.defer_resolve:

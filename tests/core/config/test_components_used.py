@@ -10,8 +10,10 @@ from maxserve.core.config.catalog import catalog
 from maxserve.core.config.components import unused_chunking, validate_used
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.speculator import Speculator
 from maxserve.core.registry.entries import Entry, Registry
 from maxserve.plugins.schedulers import maxserve_schedulers
+from maxserve.plugins.speculation import maxserve_speculators
 from maxserve.testing.sections import built_in_sections
 
 SECTIONS = built_in_sections()
@@ -35,10 +37,20 @@ def registry(strangers: Iterable[Scheduler] = (STRANGER, PLAIN)) -> Registry[Sch
     return Registry("scheduler", [Entry(kind="scheduler", component=s, plugin="p", origin="o") for s in every])
 
 
+def speculators(strangers: Iterable[Speculator] = ()) -> Registry[Speculator]:
+    every = [*maxserve_speculators(), *strangers]
+    return Registry("speculator", [Entry(kind="speculator", component=s, plugin="p", origin="o") for s in every])
+
+
 def refusal(scheduler: str, **options: Any) -> str:
     """The refusal of these options; empty when they are taken."""
     try:
-        validate_used(resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS), registry(), SECTIONS)
+        validate_used(
+            resolve({"scheduler": scheduler, **options}, environ={}, sections=SECTIONS),
+            registry(),
+            speculators(),
+            SECTIONS,
+        )
     except SettingsError as error:
         return str(error)
     return ""
@@ -86,21 +98,21 @@ def test_all_are_named_at_once() -> None:
 def test_chosen_by_file_or_environment_counts_as_well() -> None:
     settings = resolve({}, environ={"MAX_SERVE_CE_DELAY_MS": "5"}, sections=SECTIONS)
     with pytest.raises(SettingsError, match="--ce-delay-ms"):
-        validate_used(settings, registry(), SECTIONS)
+        validate_used(settings, registry(), speculators(), SECTIONS)
 
 
 def test_an_option_that_nobody_honours_can_only_be_left_out() -> None:
     settings = resolve({"scheduler": "plain", "ce_delay_ms": 1}, environ={}, sections=SECTIONS)
     only = Registry("scheduler", [Entry(kind="scheduler", component=PLAIN, plugin="p", origin="o")])
     with pytest.raises(SettingsError, match="does not use it; leave the option out"):
-        validate_used(settings, only, SECTIONS)
+        validate_used(settings, only, speculators(), SECTIONS)
 
 
 def test_a_scheduler_that_honours_no_option_is_a_plugin_error() -> None:
     wrong = Scheduler(name="wrong", build="acme:Policy", honours=("ce_dely_ms",))
     settings = resolve({"scheduler": "wrong"}, environ={}, sections=SECTIONS)
     with pytest.raises(PluginError, match=r"honours 'ce_dely_ms'.*did you mean ce_delay_ms"):
-        validate_used(settings, registry([wrong]), SECTIONS)
+        validate_used(settings, registry([wrong]), speculators(), SECTIONS)
 
 
 def test_chunks_are_warned_about_where_there_are_none() -> None:
@@ -113,3 +125,26 @@ def test_chunks_are_warned_about_where_there_are_none() -> None:
         is None
     )
     assert unused_chunking(resolve({}, environ={}, sections=SECTIONS), schedulers["tts"]) is None
+
+
+@pytest.mark.parametrize("method", ["ngram", "synthetic", "acme", None])
+def test_a_draft_model_beside_a_method_that_reads_none_is_refused(method: str | None) -> None:
+    settings = resolve({"speculative_method": method, "draft_model_path": "d"}, environ={}, sections=SECTIONS)
+    acme = Speculator(name="acme", build="acme:Drafter")
+    where = "without a --speculative-method" if method is None else f"with --speculative-method {method}"
+    with pytest.raises(SettingsError, match=f"--draft-model-path means nothing {where}.* choose .*standalone"):
+        validate_used(settings, registry(), speculators([acme]), SECTIONS)
+
+
+def test_methods_that_read_a_draft_model_say_so() -> None:
+    acme = Speculator(name="acme", build="acme:Drafter", honours=("draft_model_path",))
+    for method in ("standalone", "acme"):
+        settings = resolve({"speculative_method": method, "draft_model_path": "d"}, environ={}, sections=SECTIONS)
+        validate_used(settings, registry(), speculators([acme]), SECTIONS)
+
+
+def test_a_method_that_honours_no_option_is_a_plugin_error() -> None:
+    wrong = Speculator(name="wrong", build="acme:Drafter", honours=("draft_model_pth",))
+    settings = resolve({"speculative_method": "wrong"}, environ={}, sections=SECTIONS)
+    with pytest.raises(PluginError, match=r"honours 'draft_model_pth'.*speculators.*did you mean draft_model_path"):
+        validate_used(settings, registry(), speculators([wrong]), SECTIONS)
