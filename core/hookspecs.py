@@ -33,6 +33,7 @@ from maxserve.core.interfaces.runner import ModelRunner
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.interfaces.speculator import Speculator
+from maxserve.core.interfaces.tokenizer import TokenizerContext, TokenizerFiles
 from maxserve.core.interfaces.weight_format import WeightFormat
 
 if TYPE_CHECKING:
@@ -201,6 +202,14 @@ def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
     Example: ``yield GrammarBackend(name="acme", build="acme.grammar:Compiler", accepts=frozenset({"regex"}))``
     """
     return ()
+
+
+@hookspec(firstresult=True)
+def maxserve_tokenizer(context: TokenizerContext) -> TokenizerFiles | None:
+    """What reads the tokenizer of a model; the first answer that is not None wins.
+
+    Example: ``return Files(context.path) if Path(context.path, "acme.vocab").is_file() else None``
+    """
 
 
 @hookspec(firstresult=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.architectures", "maxserve.architectures"),
     ("builtin.transformers", "maxserve.plugins.transformers"),
+    ("builtin.tokenizers", "maxserve.plugins.tokenizers"),
     ("builtin.samplers", "maxserve.samplers"),
     ("builtin.cache", "maxserve.plugins.cache"),
     ("builtin.schedulers", "maxserve.plugins.schedulers"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maxserve.interfaces.sampler import Rows, SamplerContext
-    from maxserve.text import Tokenizer
+    from maxserve.interfaces.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

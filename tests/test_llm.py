@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 import maxserve
 from maxserve.core.config import resolve
-from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError, UnsupportedError
+from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError, SettingsError, UnsupportedError
+from maxserve.core.interfaces.request import Constraint
 
 PROMPTS = ["the quick brown fox", "a page", "日本語のテキスト 🚀", "x"]
 
@@ -180,6 +182,39 @@ def test_chats_take_special_tokens_that_were_typed_for_text(folder: Path, llm: A
     wanted = maxserve.LLM(str(folder), special_tokens_in_content=True).render(typed)
     assert len([token for token in wanted.tokens if token in tokenizer.special_ids]) == 5
     assert llm.generate("<|im_end|>", max_tokens=1)[0].prompt_tokens < 3
+
+
+VOCABULARY = """
+from pathlib import Path
+
+from maxserve import hookimpl
+from maxserve.plugins.tokenizers.folder import TokenizerFolder
+
+
+@hookimpl
+def maxserve_tokenizer(context):
+    inner = Path(context.path) / "acme"
+    return TokenizerFolder(str(inner), trust_remote_code=False) if inner.is_dir() else None
+"""
+
+
+def test_a_plugin_brings_the_tokenizer_of_its_models(folder: Path, plugin_folder: Any, tmp_path: Path) -> None:
+    """Prompts, the ends of answers and grammars are all by it; the folder itself has no tokenizer."""
+    plugin_folder.module("acme_vocabulary", VOCABULARY)
+    model, inner = tmp_path / "model", tmp_path / "model" / "acme"
+    shutil.copytree(folder, model)
+    inner.mkdir()
+    (model / "tokenizer.json").rename(inner / "tokenizer.json")
+    shutil.copy(model / "tokenizer_config.json", inner)
+    llm = maxserve.LLM(str(model), plugin=("acme_vocabulary",))
+    plain = maxserve.LLM(str(folder))
+    assert llm.info.eos_token_ids == plain.info.eos_token_ids
+    digits = Constraint(kind="regex", text="[0-9]{3}", backend="llguidance")
+    assert re.fullmatch("[0-9]{3}", llm.generate("the quick", max_tokens=8, constraint=digits)[0].text)
+    texts = [each.generate("the quick", max_tokens=4, temperature=0)[0].text for each in (llm, plain)]
+    assert texts[0] == texts[1]
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        _ = maxserve.LLM(str(model)).tokenizer
 
 
 DIALOG = """

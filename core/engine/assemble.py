@@ -43,7 +43,6 @@ from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
 from maxserve.core.text.grammar_vocabulary import grammar_context
-from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
@@ -126,7 +125,7 @@ def _device_queue(settings: Settings, device: torch.device) -> DeviceQueue | Non
 def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     spec = loader.spec
     ends = end_tokens(  # before the weights: errors in the files of the tokenizer come at once
-        files.path,
+        target.tokenizer_files(files.path).special_tokens(),
         files.config,
         files.generation_config,
         vocab_size=spec.vocab_size,
@@ -286,10 +285,9 @@ def _mixed_step_seconds(target: Target) -> float | None:
 
 def _grammars(target: Target, info: ModelInfo) -> GrammarManager:
     """The vocabulary is read when a grammar is first wanted: most servers' clients never do."""
-    remote = target.settings.model.trust_remote_code
 
     def context() -> GrammarContext:
-        return grammar_context(Tokenizer.load(info.path, trust_remote_code=remote), info, target.sections)
+        return grammar_context(target.tokenizer_files(info.path).load(), info, target.sections)
 
     return GrammarManager(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
 

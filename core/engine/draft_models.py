@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.speculator import DraftHead
+    from maxserve.core.interfaces.tokenizer import Tokenizer
     from maxserve.core.interfaces.weight_format import WeightFile
     from maxserve.core.registry.entries import Entry
 
@@ -71,6 +72,9 @@ class LoadedDrafts:
         files = self._find(model)
         folder = ModelFolder(path=files.path, config=files.config, trusted=model.trust_remote_code)
         return read_spec(self.target.host, self._architecture(files), folder)
+
+    def tokenizer(self, folder: str) -> Tokenizer:
+        return self.target.tokenizer_files(folder).load()
 
     def weight_bytes(self, model: Checkpoint) -> int:
         stored = self.target.computation.storage_dtype(self._find(model).encoding).itemsize

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from maxserve.core.interfaces.tokenizer import TokenizerContext
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
+    from maxserve.core.interfaces.tokenizer import TokenizerFiles
     from maxserve.core.loading.kernels import Chooser, Computation
     from maxserve.core.loading.memory import MemoryPlan
     from maxserve.core.registry.entries import Entry
@@ -37,6 +40,11 @@ class Target:
     scheduler: Entry[Scheduler]
     speculator: Entry[Speculator] | None
     progress: Progress
+
+    def tokenizer_files(self, path: str) -> TokenizerFiles:
+        """The tokenizer in the folder of a model."""
+        trusted = self.settings.model.trust_remote_code
+        return self.host.tokenizer(TokenizerContext(sections=self.sections, path=path, trust_remote_code=trusted))
 
     @property
     def compute(self) -> torch.dtype:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PILImage
 
-    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.core.interfaces.tokenizer import Tokenizer
 
 
 __all__ = ["ImagesContext", "ReadImage", "ReadsImages"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.observer import StatsObserver
     from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output
     from maxserve.core.interfaces.sampler import RequestParams, S
-    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.core.interfaces.tokenizer import Tokenizer
 
 
 __all__ = ["Closeable", "EngineClient", "Probe", "Routes", "ServerContext"]

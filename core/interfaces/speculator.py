@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.runner import ModelOutput
     from maxserve.core.interfaces.step_context import StepContext
+    from maxserve.core.interfaces.tokenizer import Tokenizer
 
 
 __all__ = [
@@ -135,6 +136,10 @@ class DraftModels(Protocol):
 
     def spec(self, model: Checkpoint) -> ModelSpec:
         """What its architecture makes of its config."""
+        ...
+
+    def tokenizer(self, folder: str) -> Tokenizer:
+        """The tokenizer in the folder of a model, the target's or another one."""
         ...
 
     def weight_bytes(self, model: Checkpoint) -> int:

@@ -14,8 +14,8 @@ from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
+    from maxserve.core.interfaces.tokenizer import Tokenizer
     from maxserve.core.registry.protocol import Host
-    from maxserve.core.text.tokenizer import Tokenizer
 
 SAMPLE = (64, 48)  # pixels of an image that every processor takes
 

@@ -11,6 +11,7 @@ from maxserve.core.interfaces.chat_template import ChatTemplate
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.linear import PackedLinear
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerFiles
 from maxserve.core.registry.kinds import KINDS
 
 PROTOCOLS: Mapping[str, type[Any]] = {kind.name: kind.builds for kind in KINDS if kind.builds is not None}
@@ -21,8 +22,11 @@ PARTS: Mapping[str, type[Any]] = {
     "images": ReadsImages,
     "weight": PackedLinear,
     "maxserve_chat_template": ChatTemplate,
+    "maxserve_tokenizer": TokenizerFiles,
+    "tokenizer": Tokenizer,
 }
-"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, a template."""
+"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, a template,
+a tokenizer."""
 
 
 def contract_fault(kind: str, built: object) -> str | None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.engine import Engine
     from maxserve.core.interfaces.routes import Routes
+    from maxserve.core.interfaces.tokenizer import TokenizerContext, TokenizerFiles
     from maxserve.core.registry.protocol import Invocation
 
 __all__ = ["PluginHost", "Manifest", "Plugin", "PluginOptions", "ProcessInfo", "Source"]
@@ -243,16 +244,26 @@ class PluginHost(Host):
             return answer
         raise plugin.source.error(wrong_type(hook, "returned", answer, ModelSource))
 
+    def tokenizer(self, context: TokenizerContext) -> TokenizerFiles:
+        """What reads the tokenizer of a model; ModelError where nothing does."""
+        files: TokenizerFiles | None = self._answer("maxserve_tokenizer", context)
+        if files is None:
+            raise ModelError(f"no plugin reads the tokenizer in {context.path}; is the one that does left out?")
+        return files
+
     def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
         """What writes the prompts of a model's conversations; None where it has no template."""
+        template: ChatTemplate | None = self._answer("maxserve_chat_template", context)
+        return template
+
+    def _answer(self, hook: str, context: Any) -> Any:
+        """What the first that answers gives, which can do what it is for."""
         from maxserve.core.registry.contracts import contract_fault
 
-        hook = "maxserve_chat_template"
         plugin, answer = self._first(hook, context=context)
         if plugin is not None and (fault := contract_fault(hook, answer)) is not None:
             raise plugin.source.error(f"{hook} {fault}")
-        template: ChatTemplate | None = answer
-        return template
+        return answer
 
     def _first(self, hook: str, **arguments: Any) -> tuple[Plugin | None, Any]:
         """Who answers something, and what; the last registered, the operator's own, are asked first."""

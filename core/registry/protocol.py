@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import Speculator
+    from maxserve.core.interfaces.tokenizer import TokenizerContext, TokenizerFiles
     from maxserve.core.interfaces.weight_format import WeightFormat
     from maxserve.core.registry.entries import Entry, Registry
     from maxserve.core.registry.manifest import Manifest
@@ -106,6 +107,10 @@ class Host(Components, Protocol):
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         """Where plugins say that a model lies."""
+        ...
+
+    def tokenizer(self, context: TokenizerContext) -> TokenizerFiles:
+        """What reads the tokenizer of a model; ModelError where nothing does."""
         ...
 
     def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:

@@ -26,12 +26,12 @@ from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.middleware import MiddlewareContext
 from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext
 from maxserve.core.loading.images import image_reader
 from maxserve.core.registry.restored import packed
 from maxserve.core.runtime.banner import StartDisplay, announce
 from maxserve.core.runtime.heap import settle_heap
 from maxserve.core.runtime.observing import Observers
-from maxserve.core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -177,10 +177,11 @@ class Serving:
         plan = self._plan
         for entry in plan.routes:
             plan.host.load(entry, entry.component.build)
-        model = plan.settings.model
-        tokenizer = Tokenizer.load(path, trust_remote_code=model.trust_remote_code)
+        sections, trusted = plan.host.section_values(plan.settings), plan.settings.model.trust_remote_code
+        files = plan.host.tokenizer(TokenizerContext(sections=sections, path=path, trust_remote_code=trusted))
+        tokenizer = files.load()
         images = image_reader(plan.settings, plan.host, path, architecture, tokenizer)
-        context = ChatTemplateContext(sections=plan.host.section_values(plan.settings), path=path)
+        context = ChatTemplateContext(sections=sections, path=path)
         return TextSide(tokenizer, plan.host.chat_template(context), images)
 
     def _build_app(self, info: ModelInfo, text: TextSide) -> FastAPI:

@@ -1,1 +1,1 @@
-"""Tokenizer, detokenizer, special and end tokens."""
+"""Detokenizer, end tokens, and what grammars know of a vocabulary."""

@@ -8,18 +8,17 @@ ignored (`ignore_eos`) or known to a grammar is decided with this one set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.text.special_tokens import DeclaredTokens, named_tokens, read_roles
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.chat_template import ChatTemplate
+    from maxserve.core.interfaces.tokenizer import SpecialTokens
 
 
 def end_tokens(
-    path: str,
+    special: SpecialTokens,
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any],
     *,
@@ -28,16 +27,13 @@ def end_tokens(
 ) -> tuple[int, ...]:
     """The ids, those of the files that are about generating first; none that the model's logits do not have.
 
-    `path` is the model's folder, `template` its chat template. ModelError for what is no id.
+    `special` are the model's special tokens, `template` is its chat template. ModelError for what is no id.
     """
-    folder = Path(path)
-    roles = read_roles(folder)
-    declared, special = DeclaredTokens(folder, roles), named_tokens(roles)
     ids = [*eos_token_ids(generation_config), *eos_token_ids(config), *eos_token_ids(_text_part(config))]
-    texts = [special["eos_token"]] if "eos_token" in special else []
+    texts = [special.roles["eos_token"]] if "eos_token" in special.roles else []
     if template is not None:
-        texts += template.end_tokens(special, declared.added)
-    ids += [id for text in texts if (id := declared.id(text)) is not None]
+        texts += template.end_tokens(special.roles, special.added)
+    ids += [id for text in texts if (id := special.id(text)) is not None]
     return tuple(id for id in dict.fromkeys(ids) if 0 <= id < vocab_size)
 
 

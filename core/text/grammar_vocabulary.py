@@ -10,7 +10,7 @@ from maxserve.core.interfaces.grammar import GrammarContext
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelInfo
-    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.core.interfaces.tokenizer import Tokenizer
 
 
 def grammar_context(tokenizer: Tokenizer, info: ModelInfo, sections: Mapping[type[Any], Any]) -> GrammarContext:

@@ -21,6 +21,7 @@ KINDS = {  # what it is, and how it is used
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
     "attention-backend": ("An attention back end", "`max serve --attention-backend {{distribution}}` runs it."),
     "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
+    "chat-template": ("A chat template", "It writes the prompts of models whose folder has its file."),
     "command": ("A command", "`max {{distribution}}` runs it."),
     "engine": ("An engine", "`max serve --model FOLDER` runs it for models of its task."),
     "eviction-policy": ("An eviction policy", "`max serve --paged.eviction {{distribution}}` runs it."),
@@ -39,10 +40,11 @@ KINDS = {  # what it is, and how it is used
     "sampler": ("A sampler", 'Requests may carry `"{{package}}": 0.5`.'),
     "scheduler": ("A scheduler", "`max serve --scheduler {{distribution}}` runs it."),
     "speculator": ("A speculative method", "`max serve --speculative-method {{distribution}}` runs it."),
+    "tokenizer": ("A tokenizer", "It serves models whose folder has its file."),
     "weight-format": ("A weight format", "Models whose files are in it are served."),
     "tool-parser": ("A tool parser", "`max serve --tool-parser {{package}}` runs it."),
 }
-NO_COMPONENTS = ("command", "model-source")  # which `max list` does not show
+NO_COMPONENTS = ("chat-template", "command", "model-source", "tokenizer")  # which `max list` does not show
 
 
 class Kinds(click.Choice[str]):

@@ -10,13 +10,13 @@ from uuid import uuid4
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.tokenizer import Truncation
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter
 from maxserve.plugins.api.common.models import no_vectors
 from maxserve.plugins.api.common.prompt_threads import prompt_threads
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
 from maxserve.plugins.embeddings.vectors import Collected, Vector, cosines, settle_size
-from maxserve.text import Truncation
 
 MOST_INPUTS = 2048
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from maxserve.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import EncodeRequest
+from maxserve.interfaces.tokenizer import Tokenizer, Truncation, TruncationSide
 from maxserve.loading import validate_ids
 from maxserve.plugins.api.common.truncation import FIELD, truncation_of
-from maxserve.text import Tokenizer, Truncation, TruncationSide
 
 TOO_LONG = "context_length_exceeded"
 

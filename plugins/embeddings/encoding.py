@@ -12,9 +12,9 @@ from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, enco
 from maxserve.plugins.embeddings.vectors import Collected, settle_size
 
 if TYPE_CHECKING:
+    from maxserve.interfaces.tokenizer import Tokenizer, Truncation
     from maxserve.plugins.embeddings.engine import EncoderEngine
     from maxserve.plugins.embeddings.vectors import Vector
-    from maxserve.text import Tokenizer, Truncation
 
 
 class Encoding:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.tokenizer import Truncation, TruncationSide
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.unsupported import EMPTY, OFF, Neutral, one_of, warnings_of
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs
-from maxserve.text import Truncation, TruncationSide
 
 # Known fields that would change vectors or scores and cannot be done, with the values that ask for nothing.
 UNSUPPORTED_OF_VECTORS: Mapping[str, Neutral] = {

@@ -19,7 +19,6 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.speculator import DraftNeeds
 from maxserve.interfaces.step_context import StepContext
 from maxserve.plugins.speculation.options import DraftModel
-from maxserve.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +41,7 @@ def needs(context: NeedsContext) -> DraftNeeds:
     model = context.config(DraftModel)
     spec, folder = context.models.spec(model), context.models.folder(model)
     if any((Path(folder) / name).is_file() for name in TOKENIZERS):
-        check_vocabulary(context.path, folder, model.model_path)
+        check_vocabulary(context, folder, model.model_path)
     elif spec.vocab_size != context.spec.vocab_size:
         raise ModelError(
             f"the draft model {model.model_path} has no tokenizer, and a vocabulary of {spec.vocab_size} tokens where "
@@ -51,12 +50,12 @@ def needs(context: NeedsContext) -> DraftNeeds:
     return DraftNeeds(layers=tuple(spec.cache_layers), weight_bytes=context.models.weight_bytes(model))
 
 
-def check_vocabulary(target: str, draft: str, ref: str) -> None:
-    """ModelError unless the tokenizers of both folders give the same tokens the same ids."""
-    files = [Path(folder) / "tokenizer.json" for folder in (target, draft)]
+def check_vocabulary(context: NeedsContext, draft: str, ref: str) -> None:
+    """ModelError unless the tokenizers of target and draft model give the same tokens the same ids."""
+    files = [Path(folder) / "tokenizer.json" for folder in (context.path, draft)]
     if all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes():
         return
-    ours, theirs = Tokenizer.load(target), Tokenizer.load(draft)
+    ours, theirs = context.models.tokenizer(context.path), context.models.tokenizer(draft)
     shared = min(ours.vocab_size, theirs.vocab_size)
     for token in range(shared):
         if ours.token(token) != theirs.token(token):

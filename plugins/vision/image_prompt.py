@@ -10,8 +10,8 @@ import numpy as np
 from maxserve.interfaces.errors import ModelError, RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Image, Numbers
+from maxserve.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common.literal_encoding import PromptText
-from maxserve.text import Tokenizer
 
 Encode = Callable[[PromptText], list[int]]
 

@@ -20,13 +20,13 @@ from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
 from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
+from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
@@ -122,7 +122,9 @@ class LLM:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self._files.path, trust_remote_code=self.settings.model.trust_remote_code)
+        path, trusted = self._files.path, self.settings.model.trust_remote_code
+        context = TokenizerContext(sections=self._sections, path=path, trust_remote_code=trusted)
+        return self.host.tokenizer(context).load()
 
     @cached_property
     def template(self) -> ChatTemplate | None:

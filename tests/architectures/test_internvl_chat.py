@@ -12,7 +12,7 @@ import pytest
 from maxserve.architectures import internvl_chat
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.images import ImagesContext
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.testing.vision import tiny_tokenizer
 
 RAW: dict[str, Any] = {
@@ -99,4 +99,4 @@ def images(folder: Path, changes: dict[str, Any]) -> internvl_chat.Images:
     tiny_tokenizer(folder, ("<IMG_CONTEXT>", "<img>", "</img>"))
     raw = {**RAW, **changes}
     (folder / "config.json").write_text(json.dumps(raw))
-    return internvl_chat.Images(ImagesContext(path=str(folder), model=raw, tokenizer=Tokenizer.load(str(folder))))
+    return internvl_chat.Images(ImagesContext(path=str(folder), model=raw, tokenizer=load_tokenizer(str(folder))))

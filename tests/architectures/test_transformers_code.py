@@ -18,7 +18,7 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 RAN = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 CONFIGURATION = """
@@ -167,8 +167,8 @@ def test_a_tokenizer_of_the_repository_needs_trust_too(repository: Repository) -
         pad_token=None,
     )
     with pytest.raises(ModelError, match=r"no tokenizer\.json .* only with --trust-remote-code"):
-        Tokenizer.load(str(repository.folder))
+        load_tokenizer(str(repository.folder))
     assert not repository.ran
-    tokenizer = Tokenizer.load(str(repository.folder), trust_remote_code=True)
+    tokenizer = load_tokenizer(str(repository.folder), trust_remote_code=True)
     assert tokenizer.encode("cab", add_special_tokens=False) == [2, 0, 1]
     assert repository.ran

@@ -15,7 +15,9 @@ from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
+from maxserve.core.interfaces.tokenizer import TokenizerContext
 from maxserve.core.loading.progress import NullProgress
+from maxserve.plugins.tokenizers.folder import TokenizerFolder
 
 Load = Callable[[str], Any]
 
@@ -355,6 +357,23 @@ def maxserve_chat_template(context):
     template = host.chat_template(ChatTemplateContext(path="/acme"))
     assert template.render({"messages": [{"content": "hi"}]}) == "hi<end>"
     assert host.chat_template(ChatTemplateContext(path="/nowhere")) is None
+
+
+def test_maxserve_tokenizer(load: Load) -> None:
+    host = load("""
+class Files:
+    def special_tokens(self):
+        return "the special tokens"
+
+    def load(self):
+        return "a tokenizer"
+
+@hookimpl
+def maxserve_tokenizer(context):
+    return Files() if context.path == "/acme" else None
+""")
+    assert host.tokenizer(TokenizerContext(path="/acme")).load() == "a tokenizer"
+    assert isinstance(host.tokenizer(TokenizerContext(path="/nowhere")), TokenizerFolder)
 
 
 def test_maxserve_model_source(load: Load) -> None:

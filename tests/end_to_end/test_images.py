@@ -146,11 +146,11 @@ def expected(folder: Path, seeds: list[int], count: int) -> list[int]:
     """transformers' greedy tokens for the conversation of `asked`."""
     from transformers import AutoImageProcessor
 
-    from maxserve.core.text.tokenizer import Tokenizer
+    from maxserve.plugins.tokenizers.folder import load_tokenizer
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    tokenizer = Tokenizer.load(str(folder))
+    tokenizer = load_tokenizer(str(folder))
     text = "user:" + IMAGE * TOKENS_OF_IMAGE * len(seeds) + "what is it\nassistant:"
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     pixels = processor(images=[image(seed) for seed in seeds], return_tensors="pt")["pixel_values"]

@@ -9,13 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import MOST_LOGPROBS
+from maxserve.interfaces.tokenizer import Truncation, TruncationSide
 from maxserve.plugins.api.common.constraint_fields import ConstraintFields
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.images import Placed, placed_image
 from maxserve.plugins.api.common.reasoning import ReasoningFields
 from maxserve.plugins.api.common.tools import ToolFields
 from maxserve.plugins.api.common.truncation import truncation_of
-from maxserve.text import Truncation, TruncationSide
 
 MOST_CHOICES = 128
 MOST_STOPS = 16

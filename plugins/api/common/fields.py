@@ -16,7 +16,7 @@ from maxserve.plugins.api.common.sampler_fields import ResolvedParams, SamplerFi
 if TYPE_CHECKING:
     from maxserve.interfaces.engine import ModelInfo
     from maxserve.interfaces.sampler import RequestParams
-    from maxserve.text import Tokenizer
+    from maxserve.interfaces.tokenizer import Tokenizer
 
 B = TypeVar("B", bound="Body")
 

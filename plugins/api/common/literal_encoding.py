@@ -21,7 +21,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from maxserve.interfaces.routes import ServerContext
-from maxserve.text import Tokenizer, check_unicode
+from maxserve.interfaces.tokenizer import Tokenizer, check_unicode
 
 Span = tuple[int, int]
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from maxserve.interfaces.request import TokenLogprob
-from maxserve.text import Tokenizer
+from maxserve.interfaces.tokenizer import Tokenizer
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say
 

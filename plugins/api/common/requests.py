@@ -10,10 +10,10 @@ from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import Constraint, Image, Request, SamplingParams
 from maxserve.interfaces.served_names import ServedName
+from maxserve.interfaces.tokenizer import Tokenizer, Truncation
 from maxserve.loading import validate_request
 from maxserve.plugins.api.common.bodies import TextBody
 from maxserve.plugins.api.common.sampler_fields import ResolvedParams
-from maxserve.text import Tokenizer, Truncation
 
 MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"

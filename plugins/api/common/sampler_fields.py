@@ -13,7 +13,7 @@ from maxserve.interfaces.sampler import RequestParams
 from maxserve.loading import ParamsReader
 
 if TYPE_CHECKING:
-    from maxserve.text import Tokenizer
+    from maxserve.interfaces.tokenizer import Tokenizer
 
 log = logging.getLogger("maxserve.server")
 

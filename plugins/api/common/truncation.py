@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maxserve.interfaces.errors import RequestError
-from maxserve.text import Truncation, TruncationSide
+from maxserve.interfaces.tokenizer import Truncation, TruncationSide
 
 FIELD = "truncate_prompt_tokens"
 

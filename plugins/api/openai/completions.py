@@ -9,6 +9,7 @@ from typing import Any
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
+from maxserve.interfaces.tokenizer import Tokenizer, Truncation
 from maxserve.loading import validate_ids
 from maxserve.plugins.api.common.answer import Answer, TextDelta
 from maxserve.plugins.api.common.answering import Answering, Generation
@@ -18,7 +19,6 @@ from maxserve.plugins.api.common.requests import RequestPlan, encoded
 from maxserve.plugins.api.openai.chunks import joined, json_of
 from maxserve.plugins.api.openai.completion_body import MOST_PROMPTS, CompletionBody
 from maxserve.plugins.api.openai.stop_reason import stop_reason
-from maxserve.text import Tokenizer, Truncation
 
 DEFAULT_LIMIT = 16  # tokens; what this route has always had
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from maxserve.interfaces.engine import SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.tokenizer import Truncation
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.conversation import Conversations
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
@@ -25,7 +26,6 @@ from maxserve.plugins.embeddings.embedder import Embedder, require_embeddings, r
 from maxserve.plugins.embeddings.encoder_input import Input
 from maxserve.plugins.embeddings.vector_fields import VectorFields
 from maxserve.plugins.embeddings.vectors import Vector
-from maxserve.text import Truncation
 
 # What clients call the two sides of a search, by the names that models have for their prompts.
 INPUT_TYPES: Mapping[str, tuple[str, ...]] = {

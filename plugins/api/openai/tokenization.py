@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, model_validator
 
 from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.tokenizer import TruncationSide
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
@@ -18,7 +19,6 @@ from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.threads import in_thread_if
 from maxserve.plugins.api.common.truncation import truncation_of
 from maxserve.plugins.api.common.unsupported import warnings_of
-from maxserve.text import TruncationSide
 
 MOST_TOKENS = 1 << 20
 PREFIXES = ("", "/v1")  # clients know these paths with and without

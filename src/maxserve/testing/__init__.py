@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
+    from maxserve.testing.chat_template import ChatTemplateChecks
     from maxserve.testing.commands import CommandChecks
     from maxserve.testing.draft_head import DraftHeadChecks
     from maxserve.testing.encoder import EncoderChecks
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from maxserve.testing.scripted import ScriptedEngine
     from maxserve.testing.speculator import SpeculatorChecks
     from maxserve.testing.tiny_configs import tiny_config
+    from maxserve.testing.tokenizer import TokenizerChecks
     from maxserve.testing.vision import VisionCases, VisionChecks, VisionQuirkChecks
     from maxserve.testing.weight_format import WeightFormatChecks
 
@@ -49,6 +51,7 @@ __all__ = [
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
+    "ChatTemplateChecks",
     "CommandChecks",
     "DraftHeadChecks",
     "EncoderChecks",
@@ -73,6 +76,7 @@ __all__ = [
     "ScriptedEngine",
     "SpeculatorChecks",
     "ThreadLauncher",
+    "TokenizerChecks",
     "ToolParserChecks",
     "VisionCases",
     "VisionChecks",
@@ -94,6 +98,7 @@ LAZY = {
     "ArchitectureChecks": "maxserve.testing.architecture",
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",
+    "ChatTemplateChecks": "maxserve.testing.chat_template",
     "CommandChecks": "maxserve.testing.commands",
     "DraftHeadChecks": "maxserve.testing.draft_head",
     "EncoderChecks": "maxserve.testing.encoder",
@@ -118,6 +123,7 @@ LAZY = {
     "ScriptedEngine": "maxserve.testing.scripted",
     "SpeculatorChecks": "maxserve.testing.speculator",
     "ThreadLauncher": "maxserve.testing.executor",
+    "TokenizerChecks": "maxserve.testing.tokenizer",
     "ToolParserChecks": "maxserve.testing.parsers",
     "VisionCases": "maxserve.testing.vision",
     "VisionChecks": "maxserve.testing.vision",

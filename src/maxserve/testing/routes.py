@@ -20,10 +20,10 @@ from fastapi import APIRouter, FastAPI
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.errors import QueueFullError, WorkerDied
 from maxserve.core.interfaces.routes import Routes, ServerContext
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Host
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.testing.resolve import load, resolve
 from maxserve.testing.scripted import Recorder, ScriptedEngine, byte_tokenizer, server_context, speaking
 

@@ -26,12 +26,13 @@ from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.observer import RequestStats, ResponseStats
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
 from maxserve.core.interfaces.routes import ServerContext
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.restored import packed
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<|turn|>")
 MAX_LENGTH = 256
@@ -52,7 +53,7 @@ def byte_tokenizer(folder: Path) -> Tokenizer:
     made.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,9 @@ from maxserve.core.engine.step import Step
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
 from maxserve.core.interfaces.request import Image, Request
 from maxserve.core.interfaces.step_context import StepContext
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, Case, QuirkChecks
 from maxserve.testing.tiny_cache import TinyCache
@@ -144,7 +145,7 @@ class VisionCases(ArchitectureCases):
     def prompt(self, case: Case, count: int, *, seed: int = 0) -> Prompt:
         """A text with so many images."""
         folder = Path(case.files[0]).parent
-        tokenizer = Tokenizer.load(str(folder))
+        tokenizer = load_tokenizer(str(folder))
         reader = self.reader(case, folder, tokenizer)
         files = [self.image(seed + i, self.sizes[i % len(self.sizes)]) for i in range(count)]
         text = "one " + " two ".join([reader.placeholder] * count) + " three"

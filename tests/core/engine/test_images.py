@@ -26,8 +26,8 @@ from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import randomised
 from maxserve.testing.vision import VisionChecks, tiny_tokenizer
@@ -316,7 +316,7 @@ def overridden(seeing: Seeing, overrides: dict[str, Any]) -> ReadsImages:
     settings = resolve({"model_path": str(seeing.folder), "vision_config_overrides": overrides}, environ={})
     files = resolve_model(settings.model, HOST, progress=NullProgress())
     assert overrides.items() <= files.config["vision_config"].items()
-    reader = image_reader(settings, HOST, files.path, files.architecture, Tokenizer.load(files.path))
+    reader = image_reader(settings, HOST, files.path, files.architecture, load_tokenizer(files.path))
     assert reader is not None
     return reader
 

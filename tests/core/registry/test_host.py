@@ -23,6 +23,7 @@ from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.tokenizer import TokenizerContext
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.registry.host import Manifest, PluginHost, PluginOptions
 
@@ -459,6 +460,17 @@ def test_a_chat_template_that_is_none(plugin_host: Any) -> None:
     host = plugin_host(hooks(chat_template=lambda context: "{{ messages }}"))
     with pytest.raises(PluginError, match=r"maxserve_chat_template returned a str without the method source"):
         host.chat_template(ChatTemplateContext(path="/nowhere"))
+
+
+def test_a_tokenizer_that_is_none(plugin_host: Any) -> None:
+    host = plugin_host(hooks(tokenizer=lambda context: object()))
+    with pytest.raises(PluginError, match=r"maxserve_tokenizer returned a object without the method special_tokens"):
+        host.tokenizer(TokenizerContext(path="/nowhere"))
+
+
+def test_nothing_reads_the_tokenizer(plugin_host: Any) -> None:
+    with pytest.raises(ModelError, match=r"^no plugin reads the tokenizer in /nowhere; is the one that does left out"):
+        plugin_host(no_plugin=("builtin.tokenizers",)).tokenizer(TokenizerContext(path="/nowhere"))
 
 
 def test_files_of_a_model_that_are_wrong_are_not_blamed_on_a_plugin(plugin_host: Any, tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.text.detokenizer import Detokenizer
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 @pytest.fixture(scope="module")
 def fallback(tokenizer_folders: dict[str, Path]) -> Tokenizer:
-    return Tokenizer.load(str(tokenizer_folders["byte_fallback"]))
+    return load_tokenizer(str(tokenizer_folders["byte_fallback"]))
 
 
 THOROUGH = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
@@ -87,7 +88,7 @@ def test_a_prompt_keeps_the_leading_space(tokenizer: Tokenizer, length: int, mor
 
 
 def test_a_prompt_may_end_in_the_middle_of_a_character(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_level"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_level"]))
     ids = [i for byte in "a😀b".encode() if (i := byte_id(tokenizer, byte)) is not None]
     detokenizer = Detokenizer(tokenizer, prompt=ids[:3])
     assert [detokenizer.add([i]) for i in ids[3:]] == ["", "😀", "b"]
@@ -98,14 +99,14 @@ def byte_id(tokenizer: Tokenizer, byte: int) -> int | None:
 
 
 def test_text_comes_as_soon_as_it_is_certain(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_level"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_level"]))
     detokenizer = Detokenizer(tokenizer)
     for i in tokenizer.encode("fish two fish", add_special_tokens=False):
         assert detokenizer.add([i]) != ""
 
 
 def test_unfinished_characters_show_as_broken_at_the_end(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_level"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_level"]))
     start = byte_id(tokenizer, 0xF0)
     assert start is not None
     detokenizer = Detokenizer(tokenizer)

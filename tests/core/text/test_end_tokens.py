@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.text.end_tokens import end_tokens, eos_token_ids
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
+from maxserve.plugins.tokenizers.special_tokens import DeclaredTokens
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ADDED = ("<|im_start|>", "<|im_end|>", "<|end|>", "<|return|>", "<|user|>", "<|assistant|>", "</s>", "</tool>")
@@ -31,7 +32,7 @@ def ends(folder: Path, config: Any = None, generation: Any = None, *, template: 
     if template:
         (folder / "chat_template.jinja").write_text(template)
     chat = JinjaTemplate.load(str(folder), None) if template else None
-    found = end_tokens(str(folder), config or {}, generation or {}, vocab_size=10, template=chat)
+    found = end_tokens(DeclaredTokens(folder), config or {}, generation or {}, vocab_size=10, template=chat)
     names = ["<unk>", "word", *ADDED]
     assert len(set(found)) == len(found)
     return {names[id] for id in found}
@@ -67,13 +68,13 @@ def test_the_template_of_the_command_line_counts_instead(folder: Path, tmp_path:
     other = tmp_path / "other.jinja"
     other.write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
     template = JinjaTemplate.load(str(folder), str(other))
-    assert end_tokens(str(folder), {}, {}, vocab_size=10, template=template) == (4,)
+    assert end_tokens(DeclaredTokens(folder), {}, {}, vocab_size=10, template=template) == (4,)
 
 
 def test_a_token_that_only_an_older_file_declares(folder: Path) -> None:
     (folder / "added_tokens.json").write_text(json.dumps({"<|eot|>": 9}))
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|eot|>"}))
-    assert end_tokens(str(folder), {}, {}, vocab_size=20) == (9,)
+    assert end_tokens(DeclaredTokens(folder), {}, {}, vocab_size=20) == (9,)
 
 
 @pytest.mark.parametrize("wrong", ["2", [1, "2"], 1.5, True, {"a": 1}])

@@ -39,6 +39,8 @@ WRITTEN = {
     "weight-format": ("raw-bytes", "raw_bytes", "raw-bytes"),
     "command": ("say-name", "say_name", ""),
     "model-source": ("shelf", "shelf", ""),
+    "chat-template": ("plain-dialog", "plain_dialog", ""),
+    "tokenizer": ("plain-bytes", "plain_bytes", ""),
 }
 
 PLURALS = {"cache-strategy": "cache-strategies", "eviction-policy": "eviction-policies", "routes": "routes"}
@@ -156,7 +158,7 @@ def test_what_is_there_is_left_alone(max_cli: Any, tmp_path: Path) -> None:
 def test_unknown_kind_and_options_of_the_list(max_cli: Any) -> None:
     ran = max_cli("plugins", "new", "route", "x")
     assert ran.status == 2
-    assert "'cache-strategy', 'command', 'engine'" in ran.err
+    assert "'cache-strategy', 'chat-template', 'command', 'engine'" in ran.err
     ran = max_cli("plugins", "--json", "new", "sampler", "x")
     assert ran.status == 2
     assert "--json and --trace are not for plugins new" in ran.err

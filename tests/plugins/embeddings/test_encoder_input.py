@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from maxserve.core.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.tokenizer import Tokenizer, Truncation, TruncationSide
+from maxserve.core.interfaces.tokenizer import Tokenizer, Truncation, TruncationSide
 from maxserve.plugins.embeddings.encoder_input import EncoderInputs, Input, encode_request
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "query", ":", *"abcdefgh"]
 IDS = {word: number for number, word in enumerate(WORDS)}
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def inputs(tokenizer: Tokenizer, *, max_length: int = 10, **vectors: Any) -> EncoderInputs:
@@ -94,7 +95,7 @@ def test_types_are_told_to_models_that_want_them(folder: Path, tmp_path: Path) -
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     for names, second in ((["input_ids", "token_type_ids"], 3), (["input_ids", "attention_mask"], 0)):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_input_names": names}))
-        assert Tokenizer.load(str(tmp_path)).encode_input("a", "b")[1] == second
+        assert load_tokenizer(str(tmp_path)).encode_input("a", "b")[1] == second
 
 
 def test_what_is_too_long_is_refused_by_name_or_cut(tokenizer: Tokenizer) -> None:

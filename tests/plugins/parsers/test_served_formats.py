@@ -16,11 +16,12 @@ from tokenizers import decoders, models, pre_tokenizers
 from maxserve.core.http.app import create_app
 from maxserve.core.interfaces.request import Request
 from maxserve.core.interfaces.routes import ServerContext
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.anthropic.router import router as anthropic_router
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.openai.router import router
 from maxserve.plugins.parsers import maxserve_reasoning_parsers, maxserve_tool_parsers
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.testing.scripted import (  # noqa: F401 (fixtures)
     ScriptedEngine,
     anyio_backend,
@@ -55,7 +56,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     made.save(str(folder / "tokenizer.json"))
     config = {"eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 @pytest.fixture

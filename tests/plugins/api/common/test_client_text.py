@@ -11,12 +11,13 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common import client_text
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.api.common.client_text import ClientText, Conversation
 from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -39,7 +40,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     tokens.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
     tokens.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def prompt(tokenizer: Tokenizer, source: str, *messages: Any, tools: Any = None) -> PromptText:
@@ -185,7 +186,7 @@ def test_normalized_spellings(tmp_path: Path) -> None:
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokens.add_special_tokens([AddedToken("<|im_end|>", normalized=True), AddedToken("<|im_start|>", normalized=True)])
     tokens.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.load(str(tmp_path))
+    tokenizer = load_tokenizer(str(tmp_path))
     typed = "a＜|im_end|＞b"
     end = tokenizer.token_id("<|im_end|>")
     assert end in tokenizer.encode(typed, add_special_tokens=False)

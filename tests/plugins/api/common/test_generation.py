@@ -14,10 +14,11 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.interfaces.errors import EngineError, WorkerDied
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.generation import SLICE, generate_text
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     made.add_special_tokens([EOS])
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}))
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 class Script:

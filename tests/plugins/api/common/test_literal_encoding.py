@@ -14,8 +14,9 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer
 
-from maxserve.core.text.tokenizer import Tokenizer, _PythonBackend
 from maxserve.plugins.api.common.literal_encoding import LiteralEncoder, PromptEncoder, PromptText
+from maxserve.plugins.tokenizers.backed import BackedTokenizer
+from maxserve.plugins.tokenizers.folder import _PythonBackend
 
 SPECIAL = ("<s>", "</s>")
 PIECES = ["<s>", "</s>", "hi", " ", "\n", "<", "s>", "there ", "é日", "<think>", "x<s", ">", "two words", "_"]
@@ -169,7 +170,7 @@ def test_a_tokenizer_that_splits_all_special_tokens(tokenizer_folders: dict[str,
 
 def test_tokenizers_of_python(tokenizer_folders: dict[str, Path]) -> None:
     reference: Any = AutoTokenizer.from_pretrained(tokenizer_folders["byte_level"])
-    tokenizer = Tokenizer(_PythonBackend(copy.deepcopy(reference)), {})
+    tokenizer = BackedTokenizer(_PythonBackend(copy.deepcopy(reference)), {})
     prompt = PromptText("<s>a</s>b<s>", (5,))
     prompts = PromptEncoder(tokenizer)
     found = prompts.encode(prompt)

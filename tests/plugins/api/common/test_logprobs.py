@@ -11,10 +11,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from maxserve.core.interfaces.request import Output, Request, SamplingParams, TokenLogprob
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.logprobs import CompletionLogprobs, TokenTexts, chat_logprobs, prompt_logprobs
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.samplers.bad_words import BadWords
 
 EOS = 256
@@ -31,7 +32,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     made.add_special_tokens(["</s>"])
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

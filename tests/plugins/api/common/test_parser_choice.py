@@ -13,13 +13,13 @@ from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
 from maxserve.core.text.detokenizer import Detokenizer
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import choose_parsers
 from maxserve.plugins.parsers.hermes import Hermes
 from maxserve.plugins.parsers.think import Think
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 QWEN = "{% if tools %}<tool_call>{% endif %}{{ m.content.split('</think>') }}"
 
@@ -71,7 +71,7 @@ def test_an_answer_without_calls_stops() -> None:
 
 
 def test_special_tokens_can_be_kept(model_folder: Callable[..., Path]) -> None:
-    tokenizer = Tokenizer.load(str(model_folder()))
+    tokenizer = load_tokenizer(str(model_folder()))
     ids = tokenizer.encode("<|im_start|>a<|im_end|>", add_special_tokens=False)
     assert Detokenizer(tokenizer).add(ids) == "a"
     assert Detokenizer(tokenizer, visible=("<|im_end|>", "<unknown>")).add(ids) == "a<|im_end|>"

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.text.detokenizer import Detokenizer
-from maxserve.core.text.tokenizer import Tokenizer
 from maxserve.plugins.api.common.stop_strings import StopStrings
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 from tests.core.text.conftest import folder, tokenizer_folders  # noqa: F401 (fixtures)
 
 S = TypeVar("S", str, list[int])
@@ -21,7 +22,7 @@ S = TypeVar("S", str, list[int])
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> Tokenizer:  # noqa: F811
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def expected_stop(text: str, stops: list[str]) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 _MOST = 256  # times; vocabularies in use stay below 64
 _MOST_ADDED = 1 << 12  # tokens that a template adds to a text

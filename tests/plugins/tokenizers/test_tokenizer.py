@@ -13,7 +13,8 @@ import tokenizers
 from transformers import AutoTokenizer
 
 from maxserve.core.interfaces.errors import ModelError, RequestError
-from maxserve.core.text.tokenizer import Tokenizer
+from maxserve.core.interfaces.tokenizer import Tokenizer
+from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def reference(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.load(str(folder))
+    return load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize("add_special_tokens", [True, False])
@@ -51,7 +52,7 @@ def test_knows_the_special_tokens(tokenizer: Tokenizer, reference: Any) -> None:
 
 
 def test_a_template_decides_whether_bos_is_added(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_level"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_level"]))
     assert tokenizer.encode("a", add_special_tokens=True)[0] == tokenizer.bos_token_id
     assert tokenizer.bos_token_id not in tokenizer.encode("a", add_special_tokens=False)
 
@@ -64,7 +65,7 @@ def test_ids_outside_the_vocabulary_are_no_text(tokenizer: Tokenizer) -> None:
 
 
 def test_bytes_of_tokens_make_up_the_text(tokenizer_folders: dict[str, Path], texts: list[str]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_level"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_level"]))
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)
         joined = b"".join(tokenizer.token_bytes(i) or b"" for i in ids)
@@ -72,14 +73,14 @@ def test_bytes_of_tokens_make_up_the_text(tokenizer_folders: dict[str, Path], te
 
 
 def test_bytes_with_fallback_keep_the_leading_space(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["byte_fallback"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["byte_fallback"]))
     ids = tokenizer.encode("fish 😀", add_special_tokens=False)
     assert b"".join(tokenizer.token_bytes(i) or b"" for i in ids) == " fish 😀".encode()
     assert [tokenizer.is_byte(i) for i in ids][-4:] == [True] * 4
 
 
 def test_bytes_of_word_pieces_are_not_known(tokenizer_folders: dict[str, Path]) -> None:
-    tokenizer = Tokenizer.load(str(tokenizer_folders["word_piece"]))
+    tokenizer = load_tokenizer(str(tokenizer_folders["word_piece"]))
     assert tokenizer.token_bytes(tokenizer.encode("fish", add_special_tokens=False)[0]) is None
 
 
@@ -108,7 +109,7 @@ def test_roles_make_tokens_special(tmp_path: Path) -> None:
         "additional_special_tokens": ["<keep>"],
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    tokenizer = Tokenizer.load(str(write_folder(tmp_path, config)))
+    tokenizer = load_tokenizer(str(write_folder(tmp_path, config)))
     reference = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.special_ids == {2}  # <keep> is not special by its file, and so it is shown
     for text in ["a <end> b", "a <keep>  b", "<end><keep>"]:
@@ -120,7 +121,7 @@ def test_tokens_only_the_config_lists_get_their_declared_ids(tmp_path: Path) -> 
     token = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     declared = {"4": token | {"content": "<four>"}, "9": token | {"content": "<nine>"}}
     config = {"added_tokens_decoder": declared, "eos_token": "<four>", "pad_token": "<nowhere>"}
-    tokenizer = Tokenizer.load(str(write_folder(tmp_path, config)))
+    tokenizer = load_tokenizer(str(write_folder(tmp_path, config)))
     assert tokenizer.encode("a<four>b", add_special_tokens=False) == [0, 4, 1]
     assert tokenizer.eos_token_id == 4
     # An id that does not continue the vocabulary, or none at all, would point outside the model's embedding.
@@ -134,7 +135,7 @@ def test_special_tokens_map_counts_where_the_config_declares_no_tokens(tmp_path:
     config = {"eos_token": "<end>", "add_bos_token": True, "tokenizer_class": "PreTrainedTokenizerFast"}
     extra = {"bos_token": "a", "eos_token": {"content": "b"}, "image_token": "<keep>"}
     declared = {"added_tokens_decoder": {"3": {"content": "<keep>", "rstrip": True}}} if declares else {}
-    tokenizer = Tokenizer.load(str(write_folder(tmp_path, config | declared, extra)))
+    tokenizer = load_tokenizer(str(write_folder(tmp_path, config | declared, extra)))
     reference = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.special_tokens.get("eos_token") == reference.eos_token == ("<end>" if declares else "b")
     assert tokenizer.special_tokens.get("bos_token") == reference.bos_token == (None if declares else "a")
@@ -149,7 +150,7 @@ def test_odd_files_give_the_ids_and_texts_of_transformers(tmp_path: Path) -> Non
         folder = tmp_path / str(seed)
         folder.mkdir()
         write_odd_folder(folder, rng)
-        tokenizer, reference = Tokenizer.load(str(folder)), AutoTokenizer.from_pretrained(folder)
+        tokenizer, reference = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
         assert tokenizer.special_tokens.get("eos_token") == reference.eos_token, seed
         for text in ["a <end> b", "a <k1>  b", "<k1><k2><k3>", " <new> x<voc>y", "a<k3>b <voc> <end>"]:
             ids = reference.encode(text, add_special_tokens=False)
@@ -206,7 +207,7 @@ FLAGS = (
 def test_a_role_gets_an_id_where_the_model_has_room(tmp_path: Path) -> None:
     write_folder(tmp_path, {"pad_token": "<pad>", "eos_token": "<eos>"})
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 5}))
-    tokenizer = Tokenizer.load(str(tmp_path))
+    tokenizer = load_tokenizer(str(tmp_path))
     assert (tokenizer.token_id("<pad>"), tokenizer.token_id("<eos>")) == (4, None)
 
 
@@ -229,7 +230,7 @@ def test_declared_tokens_that_are_none_are_one_clear_line(tmp_path: Path, file: 
     write_folder(tmp_path, {})
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=rf"{file}: .*; the file may be damaged, fetch it again$"):
-        Tokenizer.load(str(tmp_path))
+        load_tokenizer(str(tmp_path))
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
@@ -238,22 +239,22 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
     inner.enable_truncation(2)
     inner.enable_padding(length=16)
     inner.save(str(tmp_path / "tokenizer.json"))
-    assert Tokenizer.load(str(tmp_path)).encode("a b a b", add_special_tokens=False) == [0, 1, 0, 1]
+    assert load_tokenizer(str(tmp_path)).encode("a b a b", add_special_tokens=False) == [0, 1, 0, 1]
 
 
 def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read by tokenizers"):
-        Tokenizer.load(str(tmp_path))
+        load_tokenizer(str(tmp_path))
     write_folder(tmp_path, None)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(ModelError, match=r"tokenizer_config\.json holds list"):
-        Tokenizer.load(str(tmp_path))
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_folder_without_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json and transformers finds no tokenizer") as caught:
-        Tokenizer.load(str(tmp_path))
+        load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -265,7 +266,7 @@ def write_byt5(path: Path) -> Path:
 
 
 def test_folders_without_tokenizer_json_are_left_to_transformers(tmp_path: Path, texts: list[str]) -> None:
-    tokenizer = Tokenizer.load(str(write_byt5(tmp_path)))
+    tokenizer = load_tokenizer(str(write_byt5(tmp_path)))
     reference = AutoTokenizer.from_pretrained(tmp_path)
     assert not reference.is_fast
     for text in texts:
@@ -301,7 +302,7 @@ def test_loading_a_json_tokenizer_imports_neither_transformers_nor_torch(folder:
     import subprocess
 
     program = (
-        "import sys; from maxserve.core.text.tokenizer import Tokenizer; Tokenizer.load(sys.argv[1]);"
+        "import sys; from maxserve.plugins.tokenizers.folder import load_tokenizer; load_tokenizer(sys.argv[1]);"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(folder)], check=False).returncode == 0

@@ -15,8 +15,8 @@ import msgspec
 import tokenizers
 from tokenizers import AddedToken
 
-from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.json_files import read_optional_object
+from maxserve.interfaces.errors import ModelError
+from maxserve.loading import read_optional_object
 
 _DECLARED = "added_tokens_decoder"
 _CONFIG = "tokenizer_config.json"
@@ -78,13 +78,15 @@ class _File(msgspec.Struct):
 
 
 class DeclaredTokens:
-    """Ids by text, read without building a tokenizer. `added` are found in a text as a whole, wherever declared.
+    """A `SpecialTokens`: read without building a tokenizer. `added` are found in a text as a whole, wherever declared.
 
     A vocabulary of some hundred thousand entries is parsed only where a token is asked for that no list of added tokens
     has.
     """
 
-    def __init__(self, folder: Path, roles: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
+        roles = read_roles(folder)
+        self.roles: Mapping[str, str] = named_tokens(roles)
         self._file = _read(folder / "tokenizer.json")
         listed = {token.content: token.id for token in self._file.added_tokens}
         beside = {token.content: id for id, token in declared_ids(folder, roles).items()}

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.text.tokenizer_limits import check_growth
+from maxserve.plugins.tokenizers.limits import check_growth
 
 FILE = Path("tokenizer.json")
 

@@ -1,0 +1,7 @@
+"""Tokenizers of the families of vocabularies in use."""
+
+from __future__ import annotations
+
+from tests.core.text.conftest import folder, texts, tokenizer_folders
+
+__all__ = ["folder", "texts", "tokenizer_folders"]
