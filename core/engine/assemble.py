@@ -202,6 +202,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     target.chooser.compile_layers(module, attention, target.compute)
     info = _info(target, loaded, tuple(adapters))
     runner = _runner(target, loaded, attention)
+    params = request_params(target.host, target.settings, switches=False)
     return Parts(
         info=info,
         limits=limits,
@@ -221,7 +222,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             target.host,
             SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
         ),
-        read_params=ParamsReader(request_params(target.host, target.settings), vocab_size=spec.vocab_size).read,
+        read_params=ParamsReader(params, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),
         grammar_backend=preferred_backend(target.settings.sampling.grammars, target.host),
         max_steps=max(1, target.settings.scheduling.max_num_steps),  # -1, the best value, is 1: docs/decisions/

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from maxserve.core.registry.protocol import Host
 
 
-def request_params(host: Host, settings: Settings | None = None) -> tuple[RequestParams, ...]:
-    """What requests may say to each sampler, and to the scheduler of `settings` where it declares fields."""
+def request_params(host: Host, settings: Settings | None = None, *, switches: bool = True) -> tuple[RequestParams, ...]:
+    """What requests may say to each sampler, and to the scheduler of `settings` where it declares fields.
+
+    Without `switches`, what is switched off is not looked up: the server has refused it.
+    """
     declaring: dict[str, Entry[Any]] = {e.name: e for e in host.samplers if e.component.params is not None}
     if settings is not None:
         scheduler = host.schedulers.get(settings.scheduling.scheduler)
         if scheduler.component.params is not None:
             declaring[f"{scheduler.kind} {scheduler.name}"] = scheduler
-    off = {} if settings is None else _switched_off(host, settings)
+    off = {} if settings is None or not switches else _switched_off(host, settings)
     return tuple(
         RequestParams(
             component=name,

@@ -20,7 +20,6 @@ from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import RequestError, UsageError
 from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
-from maxserve.core.loading.model_loader import build_served, engine_context
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
@@ -213,6 +212,8 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
 
 
 def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
+    from maxserve.core.loading.model_loader import build_served, engine_context  # imports torch
+
     if start.engine is None:
         return build_served(settings, host, files, progress)
     engine: ServedEngine = load_ref(start.engine)(engine_context(settings, host, files, progress))

@@ -106,6 +106,11 @@ def test_declarations_and_the_command_line_are_light(light_import: Any) -> None:
     assert loaded & HEAVY == set()
 
 
+def test_a_worker_begins_lightly(light_import: Any) -> None:
+    """Plugins are found and the settings read before torch is imported, which takes a second of its own."""
+    assert light_import("import maxserve.core.runtime.worker") & {"torch", "transformers", "fastapi"} == set()
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["list"], ["list", "--json"], ["plugins"]])
 def test_commands_that_only_tell_are_light(light_import: Any, argv: list[str]) -> None:
     loaded = light_import("from maxserve.core.cli import main; main()", *argv)
