@@ -15,6 +15,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.executors", "maxserve.plugins.executors"),
     ("builtin.native", "maxserve.plugins.cpu"),
     ("builtin.safetensors", "maxserve.plugins.safetensors"),
+    ("builtin.gguf", "maxserve.plugins.gguf"),
     ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.cuda", "maxserve.plugins.cuda"),
     ("builtin.speculation", "maxserve.plugins.speculation"),

@@ -32,11 +32,13 @@ def _replace(settings: Settings, section: str, **changes: Any) -> Settings:
 
 
 def _model_from_weight_path(settings: Settings) -> Settings:
-    """Weights without a model: org/repo/file says which repository they belong to."""
+    """Weights without a model: org/repo/file says which repository they belong to, a file may hold the config, too."""
     model = settings.model
     if not model.weight_path or "model.model_path" in settings.chosen:
         return settings
     for path in model.weight_path:
+        if Path(path).expanduser().is_file():
+            return _replace(settings, "model", model_path=path)
         parts = path.split("/")
         if len(parts) >= 3 and all(parts[:2]) and not Path(path).expanduser().exists():
             repository = "/".join(parts[:2])

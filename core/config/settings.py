@@ -59,15 +59,10 @@ class CheckpointSettings(Section):
     ] = ()
     quantization_encoding: Annotated[
         Encoding | None,
-        UnsupportedValues(
-            refused=lambda encoding: encoding not in (None, "float32", "bfloat16"),
-            what="with a quantized encoding",
-            instead="use float32 or bfloat16",
-        ),
         Option(early=True),
         Field(
-            description="How the weights are stored, and so the type they are computed in; unset, it is found out, and "
-            "a CPU computes 16-bit weights in float32."
+            description="How the weights are stored; unset, it is found out. Of several GGUF files it chooses one. A "
+            "CPU computes in float32 whatever the weights are stored in."
         ),
     ] = None
     allow_safetensors_weights_fp32_bf6_bidirectional_cast: Annotated[

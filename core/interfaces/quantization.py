@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltQuantizationFormat",
     "HasCodes",
+    "NamesEncoding",
     "QuantizationContext",
     "QuantizationFormat",
     "Unpacks",
@@ -63,6 +64,13 @@ class BuiltQuantizationFormat(Protocol):
         """The shape [..., outputs, inputs] of the weight with these tensors by role; ModelError saying which one is
         missing, or how they do not fit."""
         ...
+
+
+@runtime_checkable
+class NamesEncoding(Protocol):
+    """A BuiltQuantizationFormat that says what `--quantization-encoding` calls the weights: q4_k, for example."""
+
+    encoding: str
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ __all__ = [
     "BuiltWeightFormat",
     "ReadsTensor",
     "SupportsModelFiles",
+    "SupportsSplitFiles",
     "TensorInfo",
     "WeightFile",
     "WeightFormat",
@@ -115,4 +116,13 @@ class SupportsModelFiles(Protocol):
 
         Where weights are read with a config.json from elsewhere, the "quantization_config" of this one holds.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsSplitFiles(Protocol):
+    """A BuiltWeightFormat whose models may lie in several files, of which any one stands for all of them."""
+
+    def files_of(self, name: str) -> Sequence[str]:
+        """The names of all files of the model that one of its files has, itself alone where it is not split."""
         ...

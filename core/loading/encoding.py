@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
 from maxserve.core.interfaces.weight_format import TensorInfo, WeightFile
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -19,28 +20,42 @@ _CASTABLE = ("float32", "bfloat16")
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 
 
-def stored_encoding(files: Sequence[WeightFile], packed: frozenset[str] = frozenset()) -> str:
+def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat | None = None) -> str:
     """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
 
-    `packed` types do not count: what is unpacked is served as the other weights are.
+    Packed types of a quantization format do not count: what is unpacked is served as the other weights are, or, where
+    these are nothing but norms and biases, in the format's own `dtype`.
     """
+    packed = frozenset() if format is None else format.types
     sizes: Counter[str] = Counter()
     for file in files:
         for name, tensor in file.tensors.items():
             if tensor.dtype not in _INDICES | packed:
-                sizes[_encoding(file.path, name, tensor)] += tensor.size
+                encoding = _encoding(file.path, name, tensor)
+                if format is None or len(tensor.shape) > 1:
+                    sizes[encoding] += tensor.size
+    if not sizes and format is not None:
+        return STORED[format.dtype]
     if not sizes:
         raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")
     return sizes.most_common(1)[0][0]
 
 
-def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str) -> str:
-    """The encoding to serve: the stored one unless another is `wanted` and may be cast to."""
-    if wanted is None or wanted == stored:
+def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str, packed: str | None = None) -> str:
+    """The encoding to serve: the stored one unless another is `wanted` and may be cast to.
+
+    `packed` is what the weights of a quantized checkpoint are called.
+    """
+    if wanted is None or wanted == (packed or stored):
         return stored
+    if packed is not None:
+        raise ModelError(
+            f"{ref} is stored as {packed}, not as the {wanted} of --quantization-encoding; drop that option"
+        )
     if wanted not in STORED.values():
         raise ModelError(
-            f"--quantization-encoding {wanted} is not supported yet: {ref} is stored as {stored}; drop the option"
+            f"{ref} is stored as {stored}, and rounding to the {wanted} of --quantization-encoding while it is loaded "
+            f"is not supported yet; use a checkpoint in {wanted}, a GGUF file for example, or drop the option"
         )
     if cast and stored not in _CASTABLE:
         raise ModelError(

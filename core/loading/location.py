@@ -44,18 +44,18 @@ class Folder:
 
 
 class LoneFile(Folder):
-    """A model in a weight file that holds config and tokenizer, too; `unpacked` is a folder with these."""
+    """A model in weight files, of which one holds config and tokenizer, too; `unpacked` is a folder with these."""
 
-    def __init__(self, path: Path, ref: str, unpacked: Path) -> None:
+    def __init__(self, path: Path, ref: str, unpacked: Path, files: Sequence[str]) -> None:
         super().__init__(path.parent, ref)
-        self._name = path.name
+        self._files = {name for name in files if (path.parent / name).is_file()}
         self._unpacked = unpacked
 
     def folder(self) -> Path:
         return self._unpacked
 
     def names(self) -> Collection[str]:
-        return {self._name}
+        return self._files
 
 
 def unpacked(contents: Mapping[str, bytes]) -> Path:

@@ -15,6 +15,7 @@ from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
 from maxserve.core.interfaces.progress import Progress
+from maxserve.core.interfaces.quantization import NamesEncoding
 from maxserve.core.interfaces.weight_format import WeightQuery
 from maxserve.core.loading.architecture import find_fallback
 from maxserve.core.loading.encoding import check_supported, settle_encoding, stored_encoding
@@ -25,6 +26,7 @@ from maxserve.core.loading.quantization import quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import (
     choose_weights,
+    files_of,
     holds_config,
     model_files,
     open_weights,
@@ -85,13 +87,13 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
     weights = finder.weights(location)
     config = _with_quantization(config, finder.own_folder(weights))
     quantization = quantization_of(host, config, location.ref)
+    format = None if quantization is None else quantization.format
     encoding = settle_encoding(
-        stored_encoding(
-            open_weights(host, weights, config), quantization.format.types if quantization else frozenset()
-        ),
+        stored_encoding(open_weights(host, weights, config), format),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or location.ref,
+        packed=format.encoding if isinstance(format, NamesEncoding) else None,
     )
     return ModelFiles(
         ref=location.ref,
@@ -100,7 +102,7 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
         generation_config=read_optional_object(folder / "generation_config.json"),
         weights=tuple(weights),
         encoding=encoding,
-        explicit_encoding=model.quantization_encoding is not None,
+        explicit_encoding=model.quantization_encoding is not None and not isinstance(format, NamesEncoding),
         architecture="",
     )
 
@@ -122,7 +124,7 @@ class _Finder:
 
     def location(self) -> ModelLocation:
         """Where config and tokenizer are."""
-        ref = self.model.model_path or self._repository_of_weights()
+        ref = self.model.model_path or self._model_of_weights()
         location = self._location(ref)
         if location is not None:
             return location
@@ -132,9 +134,12 @@ class _Finder:
             return Folder(path, ref)
         if path.is_file() and ref.endswith(weight_suffixes(self.host)) and (own := self.own_folder([str(path)])):
             self._say_idle(ref)
-            return LoneFile(path, ref, own)
+            return LoneFile(path, ref, own, files_of(self.host, path.name))
         if path.exists():
-            raise ModelError(f"{ref} is a file; give the folder it is in, and the file itself with --weight-path")
+            raise ModelError(
+                f"{ref} is a file without the config of its model; give the folder it is in with --model, and the file "
+                "itself with --weight-path"
+            )
         raise self._unknown(ref)
 
     def _location(self, ref: str) -> ModelLocation | None:
@@ -168,7 +173,8 @@ class _Finder:
         for path in paths:
             weight_format(self.host, path)
         if paths:
-            return [self._weight_file(path, location) for path in paths]
+            names = dict.fromkeys(name for path in paths for name in files_of(self.host, path))
+            return [self._weight_file(name, location) for name in names]
         query = WeightQuery(
             ref=location.ref,
             names=location.names(),
@@ -205,14 +211,18 @@ class _Finder:
         return source.fetch([name])[0]
 
     def _insist_on_encoding(self, entry: str, path: Path) -> None:
-        if self.model.quantization_encoding is None:
+        """Files that hold the model's config say it themselves."""
+        if self.model.quantization_encoding is None and not holds_config(self.host, [path.name]):
             stored = stored_encoding(open_weights(self.host, [str(path)], {}))
             raise ModelError(
                 f"--weight-path {entry} is a local file, so say how it is stored: --quantization-encoding {stored}"
             )
 
-    def _repository_of_weights(self) -> str:
+    def _model_of_weights(self) -> str:
+        """The model that --weight-path alone names: a file that holds the config, too, or a repository."""
         for entry in self.model.weight_path:
+            if holds_config(self.host, [entry]) and Path(entry).expanduser().is_file():
+                return entry
             parts = entry.split("/")
             if len(parts) >= 3 and not Path(entry).expanduser().exists():
                 return "/".join(parts[:2])

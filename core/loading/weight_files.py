@@ -11,6 +11,7 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.weight_format import (
     BuiltWeightFormat,
     SupportsModelFiles,
+    SupportsSplitFiles,
     WeightFile,
     WeightFormat,
     WeightQuery,
@@ -49,6 +50,12 @@ def holds_config(host: Host, names: Iterable[str]) -> bool:
     """Whether one of these files is in a format that has the config of the model with its weights."""
     formats = [entry for entry in _by_priority(host) if isinstance(_built(host, entry), SupportsModelFiles)]
     return any(name.endswith(entry.component.suffixes) for name in names for entry in formats)
+
+
+def files_of(host: Host, name: str) -> Sequence[str]:
+    """All files of the model that a weight file belongs to, where its format knows them."""
+    format = weight_format(host, name)
+    return format.files_of(name) if isinstance(format, SupportsSplitFiles) else [name]
 
 
 def weight_format(host: Host, name: str) -> BuiltWeightFormat:

@@ -141,4 +141,4 @@ def test_a_file_without_the_plugin_is_refused(max_cli: Callable[..., Any], crate
     for ref in (crate, crate.parent):
         ran = max_cli("generate", "--model", str(ref), "--prompt", PROMPT)
         assert ran.status != 0
-        assert "is a file; give the folder" in ran.err or "has no config.json" in ran.err
+        assert "is a file without the config of its model" in ran.err or "has no config.json" in ran.err

@@ -132,7 +132,7 @@ def test_help_leaves_out_settings_that_cannot_be_imported(max_cli: Any, plugin_f
         (("--linear-method", "nativ"), "no linear method is called 'nativ' (did you mean 'native'?)"),
         (("--layer-compiler", "nativ"), "no layer compiler is called 'nativ' (did you mean 'native'?)"),
         (("--model-runner", "eagre"), "no model runner is called 'eagre' (did you mean 'eager'?)"),
-        (("--speculative-method", "EAGEL"), "no speculator is called 'eagel' (did you mean 'eagle'?)"),
+        (("--speculative-method", "EAGEL"), "no speculator is called 'EAGEL' (did you mean 'eagle'?)"),
         (("--num-speculative-tokens", "3"), "--num-speculative-tokens: nothing drafts tokens"),
         (("--cache-strategy", "pagde"), "no cache strategy is called 'pagde' (did you mean 'paged'?)"),
         (("--no-plugin", "builtin.schedulers"), "no scheduler is called 'continuous'; there is none"),

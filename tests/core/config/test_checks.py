@@ -100,5 +100,7 @@ def test_weights_of_a_repository_name_the_model(here: Path) -> None:
     assert given.model.model_path == "other/one"
     (here / "org/repo").mkdir(parents=True)
     (here / "org/repo/w.safetensors").touch()
+    alone = resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={}, sections=SHARED)
+    assert alone.model.model_path == "org/repo/w.safetensors", "a file that is there may hold the config, too"
     with pytest.raises(SettingsError, match="give --model-path"):
-        resolve({"weight_path": ["org/repo/w.safetensors"]}, environ={}, sections=SHARED)
+        resolve({"weight_path": ["w.safetensors"]}, environ={}, sections=SHARED)

@@ -60,8 +60,16 @@ def test_another_encoding_needs_the_cast_option() -> None:
 
 @pytest.mark.parametrize("cast", [False, True])
 def test_quantized_encodings_are_refused(cast: bool) -> None:
-    with pytest.raises(ModelError, match="q4_k is not supported yet"):
+    with pytest.raises(ModelError, match=r"and rounding to the q4_k of .* is not supported yet"):
         settle_encoding("float32", "q4_k", cast=cast, ref="m")
+
+
+def test_quantized_checkpoints_are_served_as_they_are() -> None:
+    assert settle_encoding("bfloat16", None, cast=False, ref="m", packed="q4_k") == "bfloat16"
+    assert settle_encoding("bfloat16", "q4_k", cast=False, ref="m", packed="q4_k") == "bfloat16"
+    for other in ("q6_k", "bfloat16"):
+        with pytest.raises(ModelError, match=f"is stored as q4_k, not as the {other} of --quantization-encoding"):
+            settle_encoding("bfloat16", other, cast=False, ref="m", packed="q4_k")
 
 
 def test_the_architecture_must_take_the_encoding() -> None:

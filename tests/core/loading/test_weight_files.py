@@ -12,6 +12,7 @@ from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.weight_format import WeightFile, WeightQuery
 from maxserve.core.loading.weight_files import choose_weights, holds_config, model_files, open_weights, weight_format
+from maxserve.core.registry.host import PluginHost, PluginOptions
 
 
 class Acme:
@@ -47,13 +48,12 @@ def query(*names: str, encoding: str | None = None) -> WeightQuery:
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["config.json"], "no weights: there is no .safetensors file"),
+        (["config.json"], "no weights: there is no .safetensors or .gguf file"),
         (
             ["pytorch_model.bin"],
             "only pickle weights, which can run code and are not read; convert them to safetensors",
         ),
         (["model.pth", "config.json"], "only pickle weights"),
-        (["m-q4_k_m.gguf"], "only GGUF weights, which are not supported yet"),
         (["model.onnx"], "only ONNX weights"),
         (["openvino_model.xml"], "only OpenVINO weights"),
         (["adapter_model.safetensors"], "no weights of a model, only what lies beside them: adapter_model.safetensors"),
@@ -67,9 +67,17 @@ def test_says_what_there_is_instead(plugin_host: Any, names: list[str], reason: 
 def test_named_files_must_be_in_a_format_that_is_read(plugin_host: Any) -> None:
     host = plugin_host()
     weight_format(host, "a.safetensors")
-    for name, reason in [("a.gguf", "not supported yet"), ("a.bin", "pickle"), ("a.npz", "safetensors files only")]:
+    for name, reason in [("a.h5", "Keras files are not supported yet"), ("a.bin", "pickle"), ("a.npz", "files only")]:
         with pytest.raises(ModelError, match=reason):
             weight_format(host, name)
+
+
+def test_without_its_plugin_a_format_is_named(plugin_host: Any) -> None:
+    host = PluginHost.discover(PluginOptions(no_plugin=("builtin.gguf",), autoload=False), strict=True)
+    with pytest.raises(ModelError, match="only GGUF weights, which are not supported yet"):
+        choose_weights(host, query("m-q4_k_m.gguf"))
+    with pytest.raises(ModelError, match="GGUF files are not supported yet"):
+        weight_format(host, "a.gguf")
 
 
 def test_a_plugin_brings_a_format(plugin_host: Any) -> None:
@@ -78,9 +86,9 @@ def test_a_plugin_brings_a_format(plugin_host: Any) -> None:
     assert choose_weights(host, query("b.acme", "a.acme", encoding="b")) == ["b.acme"]
     (file,) = open_weights(host, ["a.acme"], {"some": "config"})
     assert (file.path, file.config) == ("a.acme", {"some": "config"})  # type: ignore[attr-defined]
-    with pytest.raises(ModelError, match=r"there is no \.safetensors or \.acme file"):
+    with pytest.raises(ModelError, match=r"there is no \.safetensors or \.acme or \.gguf file"):
         choose_weights(host, query("config.json"))
-    with pytest.raises(ModelError, match=r"weights are read from \.safetensors or \.acme files only"):
+    with pytest.raises(ModelError, match=r"weights are read from \.safetensors or \.acme or \.gguf files only"):
         weight_format(host, "a.npz")
 
 

@@ -1,0 +1,150 @@
+"""config.json out of the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from math import pi
+from pathlib import Path
+from typing import Any
+
+from maxserve.interfaces.errors import ModelError
+from maxserve.plugins.gguf.container import Container
+from maxserve.plugins.gguf.families import Family, Keys
+from maxserve.plugins.gguf.types import FILE_TYPES, PLAIN
+
+# How Llama 3.1 and 3.2, and EXAONE 3.5, stretch their ropes; files have only what comes out for each frequency.
+_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+_ENDS = ("eos", "eot", "eom")
+
+
+def config_of(container: Container, keys: Keys, family: Family) -> dict[str, Any]:
+    """The content of config.json; ModelError naming the key that is missing."""
+    metadata = container.metadata
+    embedding = container.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelError(f"{container.path} has no token_embd.weight; is it the file of a whole model?")
+    if not 0 < keys.number("block_count") <= len(container.tensors):
+        raise ModelError(f"{container.path}: it has {len(container.tensors)} tensors, too few for its block_count")
+    if not keys.number("attention.head_count") or not keys.kv_heads:
+        raise ModelError(f"{container.path}: its numbers of heads are 0; fetch it again")
+    base = {
+        "architectures": [family.model_class],
+        "model_type": family.model_type,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": keys.number("embedding_length"),
+        "intermediate_size": keys.get("feed_forward_length") and keys.number("feed_forward_length"),
+        "num_hidden_layers": keys.number("block_count") - keys.get("nextn_predict_layers", 0),
+        "num_attention_heads": keys.number("attention.head_count"),
+        "num_key_value_heads": keys.kv_heads,
+        "head_dim": keys.head_dim,
+        "max_position_embeddings": keys.number("context_length"),
+        "rms_norm_eps": keys.get("attention.layer_norm_rms_epsilon", 1e-6),
+        "tie_word_embeddings": "output.weight" not in container.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in container.tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in container.tensors,
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": end_tokens(container),
+        "rope_theta": keys.get("rope.freq_base", 10000.0),
+        "rope_scaling": _scaling(container, keys),
+        "torch_dtype": "float32",
+    }
+    given = {**{key: value for key, value in base.items() if value is not None}, **family.config(keys)}
+    if any(place.type.name not in PLAIN for place in container.tensors.values()):
+        given["quantization_config"] = {"quant_method": "gguf", "encoding": encoding_of(container)}
+    return given
+
+
+def end_tokens(container: Container) -> list[int]:
+    """The ids of all tokens that end an answer."""
+    ids = (container.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in _ENDS)
+    return sorted({id for id in ids if isinstance(id, int)})
+
+
+def encoding_of(container: Container) -> str:
+    """What most of the weights are, as `--quantization-encoding` calls it."""
+    named = FILE_TYPES.get(container.metadata.get("general.file_type", -1))
+    if named is not None:
+        return named
+    sizes: dict[str, int] = {}
+    for place in container.tensors.values():
+        sizes[place.type.name] = sizes.get(place.type.name, 0) + place.size
+    return max(sizes, key=lambda name: sizes[name]).lower()
+
+
+def _scaling(container: Container, keys: Keys) -> dict[str, Any] | None:
+    """How the rope is stretched, by tensors of factors or by keys."""
+    if "rope_freqs.weight" in container.tensors:
+        return _llama3(container, keys)
+    if "rope_factors_long.weight" in container.tensors:
+        return _longrope(container, keys)
+    kind = keys.get("rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise ModelError(f"{container.path}: {keys.architecture}.rope.scaling.type {kind!r} is not known")
+    table = {"rope_type": kind, "factor": keys.number("rope.scaling.factor")}
+    if kind == "yarn":
+        table |= _yarn(keys)
+    return table
+
+
+def _yarn(keys: Keys) -> dict[str, Any]:
+    given = {
+        "original_max_position_embeddings": keys.get("rope.scaling.original_context_length"),
+        "attention_factor": keys.get("rope.scaling.attn_factor"),
+        "beta_fast": keys.get("rope.scaling.yarn_beta_fast"),
+        "beta_slow": keys.get("rope.scaling.yarn_beta_slow"),
+    }
+    own: dict[str, Any] = {"truncate": False} if keys.architecture == "gpt-oss" else {}
+    return own | {key: value for key, value in given.items() if value is not None}
+
+
+def _longrope(container: Container, keys: Keys) -> dict[str, Any]:
+    long, short = (_floats(container, f"rope_factors_{each}.weight") for each in ("long", "short"))
+    table = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
+    factor = keys.get("rope.scaling.attn_factor")
+    return table if factor is None else {**table, "attention_factor": factor}
+
+
+def _llama3(container: Container, keys: Keys) -> dict[str, Any]:
+    """The scaling whose divisors of frequencies the file has; ModelError where they are those of no known one."""
+    divisors = _floats(container, "rope_freqs.weight")
+    factor = max(divisors)
+    expected = _divisors(factor, len(divisors), keys.get("rope.freq_base", 10000.0))
+    if any(abs(a - b) > 1e-3 * b for a, b in zip(divisors, expected, strict=True)):
+        raise ModelError(
+            f"{container.path}: rope_freqs.weight is not how Llama 3 stretches its rope; give the model's own config "
+            "with --model, and this file with --weight-path"
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": round(factor, 4),
+        "low_freq_factor": _LOW,
+        "high_freq_factor": _HIGH,
+        "original_max_position_embeddings": _ORIGINAL,
+    }
+
+
+def _divisors(factor: float, count: int, theta: float) -> Sequence[float]:
+    """What Llama 3 divides the frequencies by: transformers' modeling_rope_utils.py."""
+    made = []
+    for i in range(count):
+        wavelength = 2 * pi * theta ** (i / count)
+        if wavelength < _ORIGINAL / _HIGH:
+            made.append(1.0)
+        elif wavelength > _ORIGINAL / _LOW:
+            made.append(factor)
+        else:
+            smooth = (_ORIGINAL / wavelength - _LOW) / (_HIGH - _LOW)
+            made.append(1 / ((1 - smooth) / factor + smooth))
+    return made
+
+
+def _floats(container: Container, name: str) -> list[float]:
+    place = container.tensors.get(name)
+    if place is None or place.type.name != "F32" or len(place.shape) != 1:
+        raise ModelError(f"{container.path}: {name} is missing, or no list of float32 numbers")
+    with Path(container.path).open("rb") as file:
+        file.seek(place.offset)
+        return list(struct.unpack(f"<{place.shape[0]}f", file.read(place.size)))

@@ -1,0 +1,178 @@
+"""GGUF files: metadata and the places of tensors, as docs/gguf.md of the ggml project describes them.
+
+Nothing in a file is believed: every length is compared with what is left of the file before it is used.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from maxserve.interfaces.errors import ModelError
+from maxserve.plugins.gguf.types import TYPES, TensorType
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 4
+_MOST_ALIGNMENT = 1 << 20
+_DEPTH = 4  # of arrays in arrays
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """A tensor: its shape with the slowest axis first, and where its bytes are in the file."""
+
+    type: TensorType
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row along the last axis."""
+        return self.shape[-1] // self.type.values * self.type.size
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What a file says of itself."""
+
+    path: str
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, TensorPlace]
+
+
+def read_container(path: str) -> Container:
+    """The metadata and the tensors of a file; ModelError where it is damaged, cut or of another version."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    return _read(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, size: int, changed: int) -> Container:
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(path, data).container()
+    except (OSError, ValueError, MemoryError, struct.error) as error:  # an empty file cannot be mapped
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: str, what: str) -> ModelError:
+    return ModelError(f"the GGUF file {path} is damaged ({what}); fetch it again")
+
+
+class _Reader:
+    """Reads from the start of a file on."""
+
+    def __init__(self, path: str, data: mmap.mmap) -> None:
+        self._path, self._data, self._at = path, data, 0
+
+    def container(self) -> Container:
+        if self._bytes(4) != _MAGIC:
+            raise ModelError(f"{self._path} is no GGUF file: it does not begin with GGUF; is it the right file?")
+        version = int(self._scalar("<I"))
+        if version not in _VERSIONS:
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            what = "big-endian" if swapped in _VERSIONS else f"of version {version}"
+            raise ModelError(f"{self._path} is a GGUF file that is {what}; convert it anew to version 3, little-endian")
+        tensors, entries = self._count(24), self._count(13)
+        metadata = {}
+        for _ in range(entries):
+            key = self._string()
+            if key in metadata:
+                raise _damaged(self._path, f"{key} is there twice")
+            metadata[key] = self._value(int(self._scalar("<I")), _DEPTH)
+        return Container(path=self._path, metadata=metadata, tensors=self._tensors(tensors, metadata))
+
+    def _tensors(self, count: int, metadata: Mapping[str, Any]) -> dict[str, TensorPlace]:
+        found: list[tuple[str, TensorType, tuple[int, ...], int]] = []
+        for _ in range(count):
+            name, dimensions = self._string(), int(self._scalar("<I"))
+            if not 0 < dimensions <= _MOST_DIMENSIONS:
+                raise _damaged(self._path, f"tensor {name} has {dimensions} dimensions")
+            shape = tuple(int(self._scalar("<Q")) for _ in range(dimensions))[::-1]
+            number, offset = int(self._scalar("<I")), int(self._scalar("<Q"))
+            if number not in TYPES:
+                raise ModelError(f"{self._path}: tensor {name} is of type {number}, which no GGUF file of today has")
+            found.append((name, TYPES[number], shape, offset))
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 0 < alignment <= _MOST_ALIGNMENT:
+            raise _damaged(self._path, f"general.alignment is {alignment!r}")
+        start = -(-self._at // alignment) * alignment
+        places = {name: self._place(name, type, shape, start + offset) for name, type, shape, offset in found}
+        if len(places) < len(found):
+            raise _damaged(self._path, "two tensors have one name")
+        return places
+
+    def _place(self, name: str, type: TensorType, shape: tuple[int, ...], offset: int) -> TensorPlace:
+        if not all(shape) or shape[-1] % type.values:
+            raise _damaged(self._path, f"tensor {name} is {list(shape)} in blocks of {type.values}")
+        size = prod(shape) // type.values * type.size
+        missing = offset + size - len(self._data)
+        if missing > 0:
+            raise ModelError(
+                f"the GGUF file {self._path} is cut: {missing} bytes of tensor {name} are missing; fetch it again"
+            )
+        return TensorPlace(type=type, shape=shape, offset=offset, size=size)
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in _SCALARS:
+            return self._scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self._string()
+        if kind != _ARRAY or depth == 0:
+            raise _damaged(self._path, f"a value of type {kind} at byte {self._at}")
+        inner = int(self._scalar("<I"))
+        if inner in _SCALARS:
+            return self._scalars(_SCALARS[inner])
+        count = self._count(8)
+        return [self._value(inner, depth - 1) for _ in range(count)]
+
+    def _scalars(self, format: str) -> list[Any]:
+        count = self._count(struct.calcsize(format))
+        return list(struct.unpack(f"<{count}{format[1]}", self._bytes(count * struct.calcsize(format))))
+
+    def _scalar(self, format: str) -> Any:
+        (value,) = struct.unpack(format, self._bytes(struct.calcsize(format)))
+        return value
+
+    def _count(self, least: int) -> int:
+        """A number of things of at least that many bytes each."""
+        count = int(self._scalar("<Q"))
+        if count * least > len(self._data) - self._at:
+            raise _damaged(self._path, f"{count} things at byte {self._at} are more than the file has room for")
+        return count
+
+    def _string(self) -> str:
+        length = self._count(1)
+        return self._bytes(length).decode("utf-8", errors="replace")
+
+    def _bytes(self, count: int) -> bytes:
+        if count > len(self._data) - self._at:
+            raise _damaged(self._path, f"it ends at byte {len(self._data)}")
+        self._at += count
+        return self._data[self._at - count : self._at]

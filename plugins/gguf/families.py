@@ -1,0 +1,243 @@
+"""Families of models in GGUF files, by general.architecture: names of tensors and what the metadata leave unsaid.
+
+Names are those of gguf-py's constants.py and tensor_mapping.py; what a file does not say is what llama.cpp's
+src/models has for the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from maxserve.interfaces.errors import ModelError
+
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.{expert}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{expert}.up_proj",
+    "ffn_down_exps": "mlp.experts.{expert}.down_proj",
+}
+# Parts whose results are normed, instead of or beside what goes in.
+_POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+_GEMMA = {**_LAYER, **_POST_NORMS, "ffn_norm": "pre_feedforward_layernorm"}
+_POST_NORMED = {name: ours for name, ours in {**_LAYER, **_POST_NORMS}.items() if name not in ("attn_norm", "ffn_norm")}
+_MIXTRAL = {
+    **_LAYER,
+    "ffn_gate_inp": "block_sparse_moe.gate",
+    "ffn_gate_exps": "block_sparse_moe.experts.{expert}.w1",
+    "ffn_up_exps": "block_sparse_moe.experts.{expert}.w3",
+    "ffn_down_exps": "block_sparse_moe.experts.{expert}.w2",
+}
+_GPT_OSS = {
+    **{name: ours for name, ours in _LAYER.items() if name not in ("ffn_norm", "ffn_gate_exps", "ffn_up_exps")},
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_sinks": "self_attn.sinks",
+    "ffn_gate_inp": "mlp.router",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Metadata of a model, by key without its architecture's name in front."""
+
+    path: str
+    architecture: str
+    metadata: Mapping[str, Any]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def number(self, key: str) -> Any:
+        """ModelError where it is missing or no number; the largest of a list of equal ones."""
+        value = self.get(key)
+        if isinstance(value, list) and value and len(set(value)) == 1:
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            what = "is missing" if value is None else f"is {value!r:.80}"
+            raise ModelError(
+                f"{self.path}: {self.architecture}.{key} {what}; give the model's own config with --model, and this "
+                "file with --weight-path"
+            )
+        return value
+
+    @property
+    def kv_heads(self) -> int:
+        present = self.get("attention.head_count_kv") is not None
+        return int(self.number("attention.head_count_kv" if present else "attention.head_count"))
+
+    @property
+    def head_dim(self) -> int:
+        width = self.get("attention.key_length")
+        return int(width or self.number("embedding_length") / self.number("attention.head_count"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How one architecture of GGUF files becomes one of Hugging Face.
+
+    `names` are those of a layer's tensors. `config(keys)` gives what config.json has beside what all families have.
+    `pairs`: rows of queries and keys were put side by side, as ggml's "normal" rope takes them. `offset`: the file's
+    norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns.
+    """
+
+    model_class: str
+    model_type: str
+    names: Mapping[str, str] = field(default_factory=lambda: _LAYER)
+    config: Callable[[Keys], Mapping[str, Any]] = lambda keys: {}
+    pairs: bool = False
+    offset: bool = False
+    alternating: bool = False
+
+
+def _window(keys: Keys, pattern: int) -> dict[str, Any]:
+    """Which layers have a window, by the file or by the family's own `pattern`: every so many layers one has none."""
+    window, layers = keys.get("attention.sliding_window"), keys.number("block_count")
+    if not window:
+        return {"sliding_window": None}
+    given = keys.get("attention.sliding_window_pattern", pattern)
+    sliding = given if isinstance(given, list) else [(i + 1) % int(given) != 0 for i in range(layers)]
+    kinds = ["sliding_attention" if each else "full_attention" for each in sliding]
+    return {"sliding_window": int(window), "layer_types": kinds}
+
+
+def _mixture(keys: Keys) -> dict[str, Any]:
+    return {
+        "num_local_experts": keys.number("expert_count"),
+        "num_experts": keys.number("expert_count"),
+        "num_experts_per_tok": keys.number("expert_used_count"),
+    }
+
+
+def _qwen3moe(keys: Keys) -> dict[str, Any]:
+    own = {"moe_intermediate_size": keys.number("expert_feed_forward_length"), "norm_topk_prob": True}
+    return {**_mixture(keys), **own}
+
+
+def _gpt_oss(keys: Keys) -> dict[str, Any]:
+    size = keys.number("expert_feed_forward_length")
+    return {**_mixture(keys), **_window(keys, 2), "intermediate_size": size, "attention_bias": True}
+
+
+def _gemma2(keys: Keys) -> dict[str, Any]:
+    return {
+        **_window(keys, 2),
+        "attn_logit_softcapping": keys.get("attn_logit_softcapping"),
+        "final_logit_softcapping": keys.get("final_logit_softcapping"),
+        "query_pre_attn_scalar": _query_scale(keys, 46),
+    }
+
+
+def _gemma3(keys: Keys) -> dict[str, Any]:
+    return {
+        **_window(keys, 6),
+        "rope_local_base_freq": keys.get("rope.freq_base_swa", 10000.0),
+        "final_logit_softcapping": keys.get("final_logit_softcapping"),
+        "query_pre_attn_scalar": _query_scale(keys, 62),
+    }
+
+
+def _query_scale(keys: Keys, layers_of_27b: int) -> float:
+    """The 27B models, which are known by their number of layers, take the width of a head before it is projected."""
+    if keys.number("block_count") == layers_of_27b:
+        return float(keys.number("embedding_length") / keys.number("attention.head_count"))
+    return float(keys.head_dim)
+
+
+def _granite(keys: Keys) -> dict[str, Any]:
+    return {
+        "embedding_multiplier": keys.get("embedding_scale", 1.0),
+        "residual_multiplier": keys.get("residual_scale", 1.0),
+        "attention_multiplier": keys.number("attention.scale"),
+        "logits_scaling": keys.get("logit_scale", 1.0),
+    }
+
+
+def _exaone(keys: Keys) -> dict[str, Any]:
+    eps = keys.get("attention.layer_norm_rms_epsilon", 1e-5)
+    return {"num_layers": keys.number("block_count"), "layer_norm_epsilon": eps}
+
+
+def _olmo(keys: Keys) -> dict[str, Any]:
+    return {"clip_qkv": keys.get("attention.clamp_kqv")}
+
+
+def _phi3(keys: Keys) -> dict[str, Any]:
+    original = keys.get("rope.scaling.original_context_length", keys.number("context_length"))
+    share = keys.get("rope.dimension_count", 0) * keys.number("attention.head_count") / keys.number("embedding_length")
+    own = {"original_max_position_embeddings": original, "sliding_window": None}
+    return {**own, "partial_rotary_factor": share} if share else own
+
+
+_LLAMA = Family(model_class="LlamaForCausalLM", model_type="llama", pairs=True)
+_FAMILIES = {
+    "llama": _LLAMA,
+    "qwen2": Family(model_class="Qwen2ForCausalLM", model_type="qwen2"),
+    "qwen3": Family(model_class="Qwen3ForCausalLM", model_type="qwen3"),
+    "qwen3moe": Family(model_class="Qwen3MoeForCausalLM", model_type="qwen3_moe", config=_qwen3moe),
+    "gemma2": Family(model_class="Gemma2ForCausalLM", model_type="gemma2", names=_GEMMA, config=_gemma2, offset=True),
+    "gemma3": Family(
+        model_class="Gemma3ForCausalLM", model_type="gemma3_text", names=_GEMMA, config=_gemma3, offset=True
+    ),
+    "phi3": Family(
+        model_class="Phi3ForCausalLM",
+        model_type="phi3",
+        names={**_LAYER, "ffn_up": "mlp.gate_up_proj"},
+        config=_phi3,
+    ),
+    "granite": Family(model_class="GraniteForCausalLM", model_type="granite", config=_granite, pairs=True),
+    "olmo": Family(model_class="OlmoForCausalLM", model_type="olmo", config=_olmo, pairs=True),
+    "olmo2": Family(model_class="Olmo2ForCausalLM", model_type="olmo2", names=_POST_NORMED),
+    "exaone": Family(model_class="ExaoneForCausalLM", model_type="exaone", config=_exaone),
+    "exaone4": Family(
+        model_class="Exaone4ForCausalLM",
+        model_type="exaone4",
+        names=_POST_NORMED,
+        config=lambda keys: _window(keys, 4),
+    ),
+    "gpt-oss": Family(
+        model_class="GptOssForCausalLM", model_type="gpt_oss", names=_GPT_OSS, config=_gpt_oss, alternating=True
+    ),
+}
+
+
+def family_of(keys: Keys) -> Family:
+    """ModelError naming the families that are read where this one is not."""
+    found = _FAMILIES.get(keys.architecture)
+    if found is None:
+        raise ModelError(
+            f"{keys.path}: models of general.architecture {keys.architecture!r} are not read from GGUF files; read are "
+            f"{', '.join(sorted(_FAMILIES))}; use a checkpoint in safetensors"
+        )
+    if keys.architecture == "llama" and keys.get("expert_count"):
+        return replace(found, model_class="MixtralForCausalLM", model_type="mixtral", names=_MIXTRAL, config=_mixture)
+    return found
+
+
+def keys_of(path: str, metadata: Mapping[str, Any]) -> Keys:
+    """ModelError where the file is of no model."""
+    kind, architecture = metadata.get("general.type", "model"), metadata.get("general.architecture")
+    if kind != "model" or not isinstance(architecture, str):
+        what = f"is a {kind}" if kind != "model" else "names no general.architecture"
+        raise ModelError(f"{path} {what}, no model; give the file of the model")
+    return Keys(path=path, architecture=architecture, metadata=metadata)
+
+
+def layer_name(family: Family, part: str, kind: str) -> str | None:
+    """The name in a layer of what is called part.kind after "blk.N" in a GGUF file; None: not known."""
+    ours = family.names.get(part)
+    if ours is None or kind not in ("weight", "bias"):
+        return None
+    return ours if ours.endswith("sinks") else f"{ours}.{kind}"

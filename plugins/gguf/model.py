@@ -1,0 +1,143 @@
+"""The tensors of a GGUF file under the names, and in the layout, of a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.plugins.gguf.container import Container, TensorPlace
+from maxserve.plugins.gguf.families import Family, Keys, layer_name
+from maxserve.plugins.gguf.types import PLAIN
+
+if TYPE_CHECKING:
+    import torch
+
+Arrange: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+
+_OUTER = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "output_norm.weight": "model.norm.weight",
+}
+_PAIRED = ("ffn_gate_exps", "ffn_up_exps")
+# Factors of rotary frequencies: they go into config.json.
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a tensor comes from: one of the file, or several of one type and shape that lie in turns along `axis`.
+
+    `entry` is that of a stack. `arrange` puts rows, or numbers, in the order and value of Hugging Face.
+    """
+
+    places: tuple[TensorPlace, ...]
+    axis: int = 0
+    entry: int | None = None
+    arrange: Arrange | None = None
+
+    @property
+    def info(self) -> TensorInfo:
+        place = self.places[0]
+        shape = list(place.shape if self.entry is None else place.shape[1:])
+        shape[self.axis] *= len(self.places)
+        if self.arrange is _turned:
+            shape = [shape[0], shape[2], shape[1]]
+        size = sum(each.size for each in self.places) // (1 if self.entry is None else place.shape[0])
+        return TensorInfo(dtype=place.type.name, shape=tuple(shape), size=size)
+
+
+def sources_of(container: Container, keys: Keys, family: Family) -> dict[str, Source]:
+    """What becomes of each tensor of the file, by its new name; ModelError naming those that have none."""
+    found: dict[str, Source] = {}
+    unknown = []
+    for name, place in container.tensors.items():
+        made = _named(name, place, container, keys, family)
+        if made is None:
+            unknown.append(name)
+        else:
+            found |= made
+    if unknown:
+        listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise ModelError(
+            f"{container.path}: a model of architecture {keys.architecture} has no {listed}; use a checkpoint in "
+            "safetensors"
+        )
+    return found
+
+
+def _named(name: str, place: TensorPlace, container: Container, keys: Keys, family: Family) -> dict[str, Source] | None:
+    """The tensors that come of one of the file, by name; None for one that is not known."""
+    parts = name.split(".")
+    if name in ROPE_FACTORS:
+        return {}
+    if name in _OUTER:
+        return {_OUTER[name]: Source(places=(place,), arrange=_arranged(_OUTER[name], place, keys, family))}
+    if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdigit():
+        return None
+    layer = f"model.layers.{int(parts[1])}."
+    if family.alternating and parts[2] in _PAIRED:
+        return _alternating(parts, layer, container)
+    ours = layer_name(family, parts[2], parts[3])
+    if ours is None:
+        return None
+    if "{expert}" not in ours:
+        return {layer + ours: Source(places=(place,), arrange=_arranged(ours, place, keys, family))}
+    if ours.endswith(".bias"):
+        return {layer + _stacked_bias(ours): Source(places=(place,))}
+    if family.alternating and place.type.name in PLAIN:
+        return {layer + "mlp.experts.down_proj": Source(places=(place,), arrange=_turned)}
+    return {layer + ours.format(expert=e): Source(places=(place,), entry=e) for e in range(place.shape[0])}
+
+
+def _stacked_bias(ours: str) -> str:
+    """mlp.experts.{expert}.down_proj.bias is mlp.experts.down_proj_bias, of all experts."""
+    return ours.replace(".{expert}", "").removesuffix(".bias") + "_bias"
+
+
+def _alternating(parts: list[str], layer: str, container: Container) -> dict[str, Source]:
+    """Gate and up of all experts, whose rows lie in turns; the gate brings the up with it."""
+    pair = [container.tensors.get(".".join([*parts[:2], part, parts[3]])) for part in _PAIRED]
+    places = tuple(place for place in pair if place is not None)
+    if len(places) < 2 or places[0].shape != places[1].shape or places[0].type != places[1].type:
+        raise ModelError(f"{container.path}: gate and up of experts in block {parts[1]} do not have one type and shape")
+    if parts[3] == "bias":
+        return {layer + "mlp.experts.gate_up_proj_bias": Source(places=places, axis=1)}
+    if places[0].type.name in PLAIN:
+        return {layer + "mlp.experts.gate_up_proj": Source(places=places, axis=1, arrange=_turned)}
+    name = layer + "mlp.experts.{}.gate_up_proj.weight"
+    return {name.format(expert): Source(places=places, entry=expert) for expert in range(places[0].shape[0])}
+
+
+def _arranged(ours: str, place: TensorPlace, keys: Keys, family: Family) -> Arrange | None:
+    if family.offset and "norm" in ours:
+        return _without_offset
+    if family.pairs and ours.startswith(("self_attn.q_proj", "self_attn.k_proj")):
+        heads = keys.number("attention.head_count") if "q_proj" in ours else keys.kv_heads
+        if place.shape[0] % (2 * heads):
+            raise ModelError(f"{keys.path}: {place.shape[0]} rows of {ours} are not of {heads} heads")
+        return PairsApart(heads)
+    return None
+
+
+def _turned(stack: torch.Tensor) -> torch.Tensor:
+    """[experts, outputs, inputs] the other way round, as such checkpoints have it where it is not packed."""
+    return stack.transpose(1, 2)
+
+
+def _without_offset(norm: torch.Tensor) -> torch.Tensor:
+    return norm - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PairsApart:
+    """Puts rows of heads whose rotary pairs lie side by side so that they lie half a head apart."""
+
+    heads: int
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        pairs = rows.reshape(self.heads, len(rows) // self.heads // 2, 2, *rows.shape[1:])
+        return pairs.transpose(1, 2).reshape(rows.shape)

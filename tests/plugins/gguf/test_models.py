@@ -1,0 +1,142 @@
+"""Models in GGUF files are those of transformers with the decoded weights, in every family that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.served import Served, continuation
+from maxserve.testing.tiny_configs import tiny_config
+
+# Rows of 256 inputs, which is what the larger blocks have.
+SIZES: Mapping[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "max_position_embeddings": 128}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    model_class: str
+    architecture: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+GEMMA = {"attention.sliding_window": 16, "attention.key_length": 16}
+FAMILIES = [
+    Family(model_class="LlamaForCausalLM", architecture="llama"),
+    Family(model_class="LlamaForCausalLM", architecture="llama", config={"tie_word_embeddings": True}),
+    Family(model_class="Qwen2ForCausalLM", architecture="qwen2"),
+    Family(model_class="Qwen3ForCausalLM", architecture="qwen3"),
+    Family(
+        model_class="MixtralForCausalLM",
+        architecture="llama",
+        metadata={"expert_count": 8, "expert_used_count": 2},
+    ),
+    Family(
+        model_class="Qwen3MoeForCausalLM",
+        architecture="qwen3moe",
+        config={"moe_intermediate_size": 256, "norm_topk_prob": True},
+        metadata={"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256},
+    ),
+    Family(
+        model_class="Gemma2ForCausalLM",
+        architecture="gemma2",
+        config={"query_pre_attn_scalar": 16},
+        metadata={**GEMMA, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    Family(
+        model_class="Gemma3ForCausalLM",
+        architecture="gemma3",
+        config={"query_pre_attn_scalar": 16, "num_hidden_layers": 7, "layer_types": [*[SLIDING] * 5, FULL, SLIDING]},
+        metadata={**GEMMA, "rope.freq_base": 1e6},
+    ),
+    Family(model_class="Phi3ForCausalLM", architecture="phi3", config={"sliding_window": None}),
+    Family(
+        model_class="GraniteForCausalLM",
+        architecture="granite",
+        config={"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
+        metadata={"attention.scale": 0.25, "residual_scale": 0.5, "embedding_scale": 2.0, "logit_scale": 3.0},
+    ),
+    Family(model_class="OlmoForCausalLM", architecture="olmo"),
+    Family(model_class="Olmo2ForCausalLM", architecture="olmo2"),
+    Family(
+        model_class="Exaone4ForCausalLM",
+        architecture="exaone4",
+        config={"num_hidden_layers": 5, "layer_types": [*[SLIDING] * 3, FULL, SLIDING]},
+        metadata={"attention.sliding_window": 16},
+    ),
+    Family(
+        model_class="GptOssForCausalLM",
+        architecture="gpt-oss",
+        metadata={
+            "expert_count": 8,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": 512,
+            "attention.sliding_window": 16,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 64,
+        },
+    ),
+]
+
+
+def name_of(family: Any) -> str:
+    return "-".join(
+        [family.architecture, family.model_class, *(["tied"] if "tie_word_embeddings" in family.config else [])]
+    )
+
+
+def plain(name: str) -> Type:
+    return Type.F32
+
+
+def mixed(name: str) -> Type:
+    """Several types in one model, and in one fused projection, as the files of today have them."""
+    types = {"attn_v": Type.Q6_K, "ffn_down": Type.Q5_0, "token_embd": Type.Q8_0, "output": Type.Q6_K}
+    part = name.split(".")[-2]
+    if part in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"):
+        return Type.MXFP4
+    return types.get(part, Type.F16 if part == "ffn_gate_inp" else Type.Q4_K)
+
+
+def tiny(family: Family) -> Any:
+    config = tiny_config(family.model_class, architectures=[family.model_class], **{**SIZES, **family.config})
+    return randomised(ArchitectureChecks.reference(config))
+
+
+def serve(path: Path, **options: Any) -> Served:
+    return Served(path, PluginHost.discover(PluginOptions(autoload=False), strict=True), **options)
+
+
+PROMPT = torch.randint(2, 90, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def compare(served: Served, reference: Any) -> None:
+    expected, answer = continuation(reference, PROMPT, 12), served.answers([PROMPT], 12)[0]
+    assert answer.error is None
+    assert answer.tokens == expected.tokens
+    assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_a_plain_file_is_the_model(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    reference = tiny(family)
+    write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, plain, family.metadata)
+    compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_a_quantized_file_is_unpacked(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    """Where no linear method takes codes, weights are rounded to bfloat16."""
+    reference = tiny(family)
+    write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata, torch.bfloat16)
+    compare(serve(tmp_path / "tiny.gguf", use_subgraphs=False), reference)
