@@ -76,8 +76,12 @@ class ModelLoader:
     def _entry(self) -> Entry[Architecture]:
         return self._host.architectures.get(self._files.architecture)
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
+        return self._device
+
+    @cached_property
+    def _device(self) -> torch.device:
         return choose_device(self._settings.model.devices)
 
     @cached_property
@@ -104,8 +108,12 @@ class ModelLoader:
     def architecture(self) -> Architecture:
         return self._entry.component
 
-    @cached_property
+    @property
     def spec(self) -> ModelSpec:
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> ModelSpec:
         files, trusted = self._files, self._settings.model.trust_remote_code
         folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
         return read_spec(self._host, self._entry, folder)

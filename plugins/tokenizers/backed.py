@@ -87,9 +87,13 @@ class BackedTokenizer:
         check_unicode(text)
         return self._backend.encode(text, add_special_tokens)
 
-    @cached_property
+    @property
     def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before a text, and those after it."""
+        return self._affixes
+
+    @cached_property
+    def _affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         plain = self._backend.encode("a", add_special_tokens=False)
         whole = self._backend.encode("a", add_special_tokens=True)
         for start in range(len(whole) - len(plain) + 1):
