@@ -23,19 +23,17 @@ _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat | None = None) -> str:
     """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
 
-    Packed types of a quantization format do not count: what is unpacked is served as the other weights are, or, where
-    these are nothing but norms and biases, in the format's own `dtype`.
+    Packed types of a quantization format do not count: what is unpacked is served as the other weights are, and in
+    float32 where there are no others.
     """
     packed = frozenset() if format is None else format.types
     sizes: Counter[str] = Counter()
     for file in files:
         for name, tensor in file.tensors.items():
             if tensor.dtype not in _INDICES | packed:
-                encoding = _encoding(file.path, name, tensor)
-                if format is None or len(tensor.shape) > 1:
-                    sizes[encoding] += tensor.size
+                sizes[_encoding(file.path, name, tensor)] += tensor.size
     if not sizes and format is not None:
-        return STORED[format.dtype]
+        return "float32"
     if not sizes:
         raise ModelError(f"no weights in {_listed(files)}: the files hold no tensors of numbers")
     return sizes.most_common(1)[0][0]

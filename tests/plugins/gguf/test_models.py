@@ -140,3 +140,12 @@ def test_a_quantized_file_is_unpacked(family: Family, write_gguf: Callable[..., 
     reference = tiny(family)
     write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata, torch.bfloat16)
     compare(serve(tmp_path / "tiny.gguf", use_subgraphs=False), reference)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    """Kernels multiply by the codes as they are: nothing is rounded."""
+    reference = tiny(family)
+    write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata)
+    compare(serve(tmp_path / "tiny.gguf"), reference)
