@@ -128,8 +128,12 @@ def validate_used(
         *_unused("scheduler", settings.scheduling.scheduler, schedulers, options, settings),
         *_unused("speculator", method, speculators, options, settings),
     ]
-    if "speculative.num_speculative_tokens" in settings.chosen and method is None:
-        refused.append("--num-speculative-tokens: nothing drafts tokens; name a --speculative-method, too")
+    for name in ("num_speculative_tokens", "adaptive_speculation"):
+        if f"speculative.{name}" in settings.chosen and method is None:
+            flag = "--" + name.replace("_", "-")
+            refused.append(f"{flag}: nothing drafts tokens; name a --speculative-method, too")
+    if "scheduling.max_mixed_step_ms" in settings.chosen and not settings.scheduling.enable_in_flight_batching:
+        refused.append("--max-mixed-step-ms: no step is mixed with --no-enable-in-flight-batching; leave one out")
     if refused:
         raise SettingsError("; ".join(refused))
 

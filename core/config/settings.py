@@ -62,7 +62,7 @@ class CheckpointSettings(Section):
         Option(early=True),
         Field(
             description="How the weights are stored; unset, it is found out. Of several GGUF files it chooses one. A "
-            "CPU computes in float32 whatever the weights are stored in."
+            "CPU sums up in float32 whatever the weights are stored in."
         ),
     ] = None
     allow_safetensors_weights_fp32_bf6_bidirectional_cast: Annotated[

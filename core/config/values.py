@@ -80,7 +80,10 @@ def gpu_numbers(devices: str) -> tuple[int, ...]:
 
 ENCODINGS = Choice(
     "SupportedEncoding",
-    ("float32", "bfloat16", "q4_k", "q4_0", "q6_k", "float8_e4m3fn", "float4_e2m1fnx2", "gptq"),
+    (
+        *("float32", "bfloat16", "q4_k", "q4_0", "q6_k", "float8_e4m3fn", "float4_e2m1fnx2", "gptq"),
+        *("q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q5_k", "iq4_nl", "iq4_xs", "mxfp4", "nvfp4"),
+    ),
 )
 ROPE_TYPES = Choice("RopeType", ("none", "normal", "neox", "longrope", "yarn"))
 TASKS = Choice(
@@ -88,7 +91,7 @@ TASKS = Choice(
     ("text_generation", "embeddings_generation", "audio_generation", "speech_token_generation", "scoring"),
 )
 CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=True)
-METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp"), open=True)
+METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp", "ngram", "synthetic"), open=True)
 CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))
 DEVICE_LIST = Devices()
 

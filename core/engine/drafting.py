@@ -117,7 +117,9 @@ class Drafting:
         )
         taken = time.perf_counter() - begun
         proposed = self._enter(step, wanted, found)
-        if lengths is not None and wanted.any():
+        if (
+            lengths is not None and wanted.any() and not in_flight.prompt_tokens
+        ):  # to follow prompts is no draft's price
             lengths.learn_asking(step.slots, wanted, proposed, taken)
 
     def _enter(self, step: Step, wanted: NDArray[np.int64], found: SequenceOf[SequenceOf[int]]) -> NDArray[np.int64]:

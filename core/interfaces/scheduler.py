@@ -27,8 +27,8 @@ class Scheduler(Component):
     `params` is a frozen dataclass as that of a Sampler: its fields become request fields while this scheduler is the
     chosen one, and policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt
     whole, whatever is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that
-    have one are refused. With `mixes_prompts` off, no
-    prompt is ever planned beside those who decode, whatever is chosen.
+    have one are refused. With `mixes_prompts` off, no prompt is ever planned beside those who decode, whatever is
+    chosen.
     """
 
     kind: ClassVar[str] = "scheduler"

@@ -21,7 +21,8 @@ class Continuous:
         running = view.running
         if self._limits.in_flight_batching:
             plan.add_each(running, 1)
-            if plan.size == len(running):  # else pages are so short that a sequence lost its own: no time for prompts
+            # Unless pages are so short that a sequence lost its own: no time for prompts then.
+            if plan.size == len(running) and view.waiting_count:
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
                 self._prefill(view, plan, plan.size, context, _seconds(self._limits, plan))
             return
@@ -47,7 +48,7 @@ class Continuous:
 def _seconds(limits: Limits, plan: Plan) -> float | None:
     """How long a batch with those who decode may take; where they alone take as long, prompts have as much time again.
 
-    None where nobody decodes, who would wait for it.
+    None where nobody decodes and would wait for prompts.
     """
     if limits.mixed_step_seconds is None or not plan.size:
         return None

@@ -14,6 +14,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
     yield Speculator(
         name="ngram",
         build="maxserve.plugins.speculation.ngram:NgramDrafter",
+        honours=("ngram__prompt_lookup_max", "ngram__prompt_lookup_min"),
         summary="prompt lookup: goes on as when the last tokens were there before",
     )
     yield Speculator(
@@ -26,6 +27,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
     yield Speculator(
         name="synthetic",
         build="maxserve.plugins.speculation.synthetic:SyntheticDrafter",
+        honours=("synthetic__acceptance",),
         summary="for benchmarks: the answer that a prompt had before, with wrong tokens in it",
     )
     yield Speculator(

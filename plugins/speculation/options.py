@@ -18,10 +18,14 @@ class NgramSettings:
     """Settings of prompt lookup."""
 
     prompt_lookup_max: Annotated[
-        int, Field(description="Most last tokens that are looked for in the text before.", ge=1, le=64)
+        int,
+        Option(used_by="speculator"),
+        Field(description="Most last tokens that are looked for in the text before.", ge=1, le=64),
     ] = 5
     prompt_lookup_min: Annotated[
-        int, Field(description="Fewest last tokens that must have been there before.", ge=1, le=64)
+        int,
+        Option(used_by="speculator"),
+        Field(description="Fewest last tokens that must have been there before.", ge=1, le=64),
     ] = 2
 
 
@@ -39,7 +43,9 @@ class SyntheticSettings:
     """Settings of drafts for benchmarks."""
 
     acceptance: Annotated[
-        float, Field(description="Share of the drafts that are right: 0 for none, 1 for all.", ge=0, le=1)
+        float,
+        Option(used_by="speculator"),
+        Field(description="Share of the drafts that are right: 0 for none, 1 for all.", ge=0, le=1),
     ] = 0.7
 
 
@@ -100,4 +106,7 @@ def _validate_needed(chosen: Set[str], draft: DraftModel) -> None:
     asking = [key for key in sorted(keys) if getattr(draft, key) != type(draft).model_fields[key].get_default()]
     if asking:
         flags = ", ".join("--draft-" + key.replace("_", "-") for key in asking)
-        raise SettingsError(f"{flags}: there is no draft model; give --draft-model-path too")
+        raise SettingsError(
+            f"{flags}: there is no draft model; give --draft-model-path and a --speculative-method that uses it, or "
+            "leave the option out"
+        )

@@ -134,6 +134,16 @@ def test_help_leaves_out_settings_that_cannot_be_imported(max_cli: Any, plugin_f
         (("--model-runner", "eagre"), "no model runner is called 'eagre' (did you mean 'eager'?)"),
         (("--speculative-method", "EAGEL"), "no speculator is called 'EAGEL' (did you mean 'eagle'?)"),
         (("--num-speculative-tokens", "3"), "--num-speculative-tokens: nothing drafts tokens"),
+        (("--no-adaptive-speculation",), "--adaptive-speculation: nothing drafts tokens"),
+        (("--ngram.prompt-lookup-max", "3"), "--ngram.prompt-lookup-max means nothing without a --speculative-method"),
+        (
+            ("--speculative-method", "NGRAM", "--synthetic.acceptance", "0.5"),
+            "--synthetic.acceptance means nothing with --speculative-method ngram, which does not use it",
+        ),
+        (
+            ("--max-mixed-step-ms", "9", "--no-enable-in-flight-batching"),
+            "--max-mixed-step-ms: no step is mixed with --no-enable-in-flight-batching",
+        ),
         (("--cache-strategy", "pagde"), "no cache strategy is called 'pagde' (did you mean 'paged'?)"),
         (("--no-plugin", "builtin.schedulers"), "no scheduler is called 'continuous'; there is none"),
     ],

@@ -83,7 +83,10 @@ def test_what_goes_together_is_taken(typed: dict[str, Any]) -> None:
 
 def test_draft_options_need_a_draft_model() -> None:
     typed = {"draft_devices": "cpu", "draft_rope_type": "yarn"}
-    with pytest.raises(SettingsError, match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path too$"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^--draft-devices, --draft-rope-type: .*give --draft-model-path and a --speculative-method that uses it",
+    ):
         resolve(typed, environ={}, sections=SHARED)
 
 

@@ -29,6 +29,9 @@ class TakesMore:
     def plan(self, view: Any, plan: Any, extra: int = 0, **others: Any) -> None: ...
 
 
+TOKENIZER = ("special_tokens", "special_ids", "vocab_size", "eos_token_id", "bos_token_id")
+
+
 def test_every_kind_has_a_contract() -> None:
     assert {*PROTOCOLS, "routes", "middleware", "architecture"} == {kind.name for kind in KINDS}
 
@@ -37,6 +40,8 @@ def test_every_kind_has_a_contract() -> None:
 def test_every_kind_is_checked(kind: str) -> None:
     right = create_autospec((PROTOCOLS | PARTS)[kind], instance=True)
     for name in ("block_tables", "layers", "placeholder", "info", "empty_steps", "dtype", "types"):
+        setattr(right, name, ())
+    for name in TOKENIZER if kind == "tokenizer" else ():
         setattr(right, name, ())
     assert contract_fault(kind, right) is None
     for wrong in ("text", None, object(), Policy):
