@@ -82,7 +82,7 @@ def _scaling(container: Container, keys: Keys) -> dict[str, Any] | None:
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
-        raise ModelError(f"{container.path}: {keys.architecture}.rope.scaling.type {kind!r} is not known")
+        raise ModelError(f"{container.path}: {keys.architecture}.rope.scaling.type {kind!r:.80} is not known")
     table = {"rope_type": kind, "factor": keys.number("rope.scaling.factor")}
     if kind == "yarn":
         table |= _yarn(keys)

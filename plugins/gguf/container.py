@@ -36,6 +36,7 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
 _MOST_ALIGNMENT = 1 << 20
+_LONGEST_NAME = 200  # ggml has 64 for tensors; keys are not much longer
 _DEPTH = 4  # of arrays in arrays
 
 
@@ -102,7 +103,7 @@ class _Reader:
         tensors, entries = self._count(24), self._count(13)
         metadata = {}
         for _ in range(entries):
-            key = self._string()
+            key = self._name()
             if key in metadata:
                 raise _damaged(self._path, f"{key} is there twice")
             metadata[key] = self._value(int(self._scalar("<I")), _DEPTH)
@@ -111,7 +112,7 @@ class _Reader:
     def _tensors(self, count: int, metadata: Mapping[str, Any]) -> dict[str, TensorPlace]:
         found: list[tuple[str, TensorType, tuple[int, ...], int]] = []
         for _ in range(count):
-            name, dimensions = self._string(), int(self._scalar("<I"))
+            name, dimensions = self._name(), int(self._scalar("<I"))
             if not 0 < dimensions <= _MOST_DIMENSIONS:
                 raise _damaged(self._path, f"tensor {name} has {dimensions} dimensions")
             shape = tuple(int(self._scalar("<Q")) for _ in range(dimensions))[::-1]
@@ -166,6 +167,13 @@ class _Reader:
         if count * least > len(self._data) - self._at:
             raise _damaged(self._path, f"{count} things at byte {self._at} are more than the file has room for")
         return count
+
+    def _name(self) -> str:
+        """A key or the name of a tensor: what messages may show."""
+        at, name = self._at, self._string()
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise _damaged(self._path, f"no name at byte {at}")
+        return name
 
     def _string(self) -> str:
         length = self._count(1)

@@ -218,8 +218,8 @@ def family_of(keys: Keys) -> Family:
     found = _FAMILIES.get(keys.architecture)
     if found is None:
         raise ModelError(
-            f"{keys.path}: models of general.architecture {keys.architecture!r} are not read from GGUF files; read are "
-            f"{', '.join(sorted(_FAMILIES))}; use a checkpoint in safetensors"
+            f"{keys.path}: models of general.architecture {keys.architecture!r:.80} are not read from GGUF files; read "
+            f"are {', '.join(sorted(_FAMILIES))}; use a checkpoint in safetensors"
         )
     if keys.architecture == "llama" and keys.get("expert_count"):
         return replace(found, model_class="MixtralForCausalLM", model_type="mixtral", names=_MIXTRAL, config=_mixture)
@@ -230,7 +230,7 @@ def keys_of(path: str, metadata: Mapping[str, Any]) -> Keys:
     """ModelError where the file is of no model."""
     kind, architecture = metadata.get("general.type", "model"), metadata.get("general.architecture")
     if kind != "model" or not isinstance(architecture, str):
-        what = f"is a {kind}" if kind != "model" else "names no general.architecture"
+        what = f"is of general.type {kind!r:.80}" if kind != "model" else "names no general.architecture"
         raise ModelError(f"{path} {what}, no model; give the file of the model")
     return Keys(path=path, architecture=architecture, metadata=metadata)
 

@@ -35,7 +35,7 @@ def tokenizer_of(container: Container) -> dict[str, Any]:
         made = _with_spaces(container, tokens)
     else:
         raise ModelError(
-            f"{container.path}: tokenizer.ggml.model {kind!r} is not read, only gpt2 and llama; give the folder or "
+            f"{container.path}: tokenizer.ggml.model {kind!r:.80} is not read, only gpt2 and llama; give the folder or "
             "repository of the model's own tokenizer with --model, and this file with --weight-path"
         )
     base = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(metadata, tokens)}

@@ -76,8 +76,8 @@ def cuts_of(path: str, pre: str) -> list[dict[str, Any]]:
     """The pre-tokenizers, as tokenizer.json has them; ModelError where the name is not known."""
     if pre not in _BY_NAME:
         raise ModelError(
-            f"{path}: tokenizer.ggml.pre {pre!r} is not known, so it is not known how texts are cut into words; give "
-            "the folder or repository of the model's own tokenizer with --model, and this file with --weight-path"
+            f"{path}: tokenizer.ggml.pre {pre!r:.80} is not known, so it is not known how texts are cut into words; "
+            "give the folder or repository of the model's own tokenizer with --model, and this file with --weight-path"
         )
     return _BY_NAME[pre]
 

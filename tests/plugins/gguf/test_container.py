@@ -93,6 +93,7 @@ def test_tensors_lie_where_gguf_finds_them(tiny: Path) -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60) + bytes(60), "more than the file has room for"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60) + bytes(60), "more than the file has room for"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 99) + bytes(60), "a value of type 99"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2) + b"a\n" + bytes(60), "no name at byte 24"),
         (
             b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<IIQ", 9, 4, 1 << 62) + bytes(60),
             "more than the file has room for",

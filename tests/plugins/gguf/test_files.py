@@ -223,7 +223,7 @@ def test_what_is_no_model_is_named(tiny: Path, host: PluginHost, tmp_path: Path)
 
     with pytest.raises(MaxserveError, match=r"architecture 'mamba' are not read from GGUF files; read are exaone"):
         Served(written("mamba.gguf", "mamba"), host)
-    with pytest.raises(MaxserveError, match=r"is a adapter, no model"):
+    with pytest.raises(MaxserveError, match=r"is of general.type 'adapter', no model"):
         Served(written("adapter.gguf", "llama", general_type="adapter"), host)
     with pytest.raises(MaxserveError, match=r"llama.block_count is missing"):
         Served(written("empty.gguf", "llama"), host)
