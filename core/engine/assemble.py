@@ -26,6 +26,7 @@ from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.strategy import choose_groups, choose_strategy
 from maxserve.core.engine.target import Loaded, Target
 from maxserve.core.interfaces.architecture import Model, ModelSpec
+from maxserve.core.interfaces.attention import CacheQuery
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import ModelInfo
@@ -37,7 +38,7 @@ from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.device import choose_cache_dtype
 from maxserve.core.loading.kernels import Chooser
-from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory, weight_bytes
+from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
 from maxserve.core.loading.model_loader import ModelLoader, OwnContext
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
@@ -80,7 +81,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         device=loader.device,
         chooser=loader.chooser,
         computation=loader.computation,
-        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, loader.computation.row_dtype(files.encoding)),
+        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, _cache_dtype(loader, files)),
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),
@@ -108,6 +109,18 @@ def _check_empty_batches(settings: Settings, host: Host, files: ModelFiles) -> N
                 f"--execute-empty-batches: architecture {architecture.name!r} does not say that it can run a step "
                 "without requests (supports_empty_batches); leave the option out"
             )
+
+
+def _cache_dtype(loader: ModelLoader, files: ModelFiles) -> torch.dtype:
+    """The type of keys and values where the operator names none."""
+    query = CacheQuery(
+        sections=loader.sections,
+        layers=tuple(loader.spec.cache_layers),
+        rows=loader.computation.row_dtype(files.encoding),
+        compute=loader.compute,
+        device=loader.device,
+    )
+    return loader.chooser.cache_dtype(query)
 
 
 def _device_queue(settings: Settings, device: torch.device) -> DeviceQueue | None:
@@ -140,7 +153,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
-    plan = _plan_memory(target, spec, module, files, needs, groups)
+    plan = _plan_memory(target, spec, loader.weight_bytes(module), needs, groups)
     loader.fill(module)
     return Loaded(
         files=files,
@@ -159,8 +172,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
 def _plan_memory(
     target: Target,
     spec: ModelSpec,
-    model: torch.nn.Module,
-    files: ModelFiles,
+    weights: int,
     needs: DraftNeeds,
     groups: Sequence[CacheGroup],
 ) -> MemoryPlan:
@@ -171,7 +183,7 @@ def _plan_memory(
         spec,
         device=device.type,
         free=free_memory(device.type, device.index or 0),
-        weights=weight_bytes(model, target.computation.storage_dtype(files.encoding).itemsize) + needs.weight_bytes,
+        weights=weights + needs.weight_bytes,
         itemsize=compute.itemsize,
         cache_itemsize=target.cache_dtype.itemsize,
         host_free=free_memory("cpu"),

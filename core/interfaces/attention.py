@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from maxserve.core.interfaces.component import Component, Context
+from maxserve.core.interfaces.component import Component, Context, Ref
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.inputs import StepInputs
 
 
-__all__ = ["Attention", "AttentionBackend", "AttentionContext", "Index"]
+__all__ = ["Attention", "AttentionBackend", "AttentionContext", "CacheQuery", "Index"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class AttentionBackend(Component):
 
     The one of highest priority that can be built serves: a build may raise Unavailable, and the next one is asked.
     `compiled` ones are left out with `--no-use-subgraphs`.
+
+    `cache_dtype(CacheQuery)` gives the type that keys and values are best stored in for it where the operator names
+    none, or raises Unavailable as a build would; without it, they are stored in the type the model computes in.
     """
 
     kind: ClassVar[str] = "attention_backend"
@@ -31,6 +34,17 @@ class AttentionBackend(Component):
     devices: tuple[str, ...] = ("cpu", "cuda")
     priority: int = 0
     compiled: bool = False
+    cache_dtype: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheQuery(Context):
+    """`rows` is the type of the rows that projections multiply, `compute` that of what they give."""
+
+    layers: tuple[CacheLayer, ...]
+    rows: torch.dtype
+    compute: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,10 @@ class LoadsModel(Protocol):
         """The type in which projections and tables are held."""
         ...
 
+    def weight_bytes(self, module: torch.nn.Module) -> int:
+        """What the weights of the module take once they are loaded, as far as it can be told beforehand."""
+        ...
+
     @property
     def architecture(self) -> Architecture: ...
     @property

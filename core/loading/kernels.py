@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.attention import Attention, CacheQuery
     from maxserve.core.interfaces.layer_compiler import CompilesLayers
     from maxserve.core.interfaces.linear import BuiltLinearMethod
     from maxserve.core.registry.entries import Entry, Registry
@@ -156,8 +156,7 @@ class Chooser:
             return None
         if name != AUTO:
             return self._named(registry.get(name), context)
-        usable = [e for e in registry if self._obstacle(e) is None]
-        for entry in sorted(usable, key=lambda e: (-e.component.priority, e.name)):
+        for entry in self._usable(registry):
             try:
                 built = self._host.build(entry, context)
             except Unavailable as error:
@@ -166,6 +165,26 @@ class Chooser:
             self._use(entry)
             return built
         return None
+
+    def cache_dtype(self, query: CacheQuery) -> torch.dtype:
+        """The type that the attention back end which will serve wants keys and values in."""
+        registry = self._host.attention_backends
+        name = self._names.get(registry.kind, AUTO)
+        for entry in self._usable(registry) if name == AUTO else [registry.get(name)]:
+            wanted = entry.component.cache_dtype
+            if wanted is None:
+                break
+            try:
+                found: torch.dtype = self._host.load(entry, wanted)(query)
+            except Unavailable:
+                continue
+            return found
+        return query.compute
+
+    def _usable(self, registry: Registry[R]) -> list[Entry[R]]:
+        """Those that can be tried here, the best first."""
+        usable = [e for e in registry if self._obstacle(e) is None]
+        return sorted(usable, key=lambda e: (-e.component.priority, e.name))
 
     def _named(self, entry: Entry[R], context: Any) -> Any:
         flag = f"--{entry.kind.replace('_', '-')} {entry.name}"

@@ -6,14 +6,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
+from maxserve.core.interfaces.linear import SupportsCodes
+from maxserve.core.interfaces.quantization import HasCodes
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.build import build_module, fill, prepare
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
+from maxserve.core.loading.memory import weight_bytes
+from maxserve.core.loading.quantization import codes_size, quantization_of
 from maxserve.core.loading.tasks import GENERATION, engine_for
+from maxserve.core.loading.weight_files import open_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from maxserve.core.config import Settings
@@ -87,9 +94,13 @@ class ModelLoader:
     @cached_property
     def chooser(self) -> Chooser:
         """What chooses the kernels."""
-        model, sections = self._settings.model, self._host.section_values(self._settings)
-        names = chosen_names(self._settings)
-        return Chooser(self._host, self.device, sections, compiled=model.use_subgraphs, names=names)
+        names, compiled = chosen_names(self._settings), self._settings.model.use_subgraphs
+        return Chooser(self._host, self.device, self.sections, compiled=compiled, names=names)
+
+    @cached_property
+    def sections(self) -> Mapping[type[Any], Any]:
+        """The settings of plugins."""
+        return self._host.section_values(self._settings)
 
     @cached_property
     def computation(self) -> Computation:
@@ -103,6 +114,20 @@ class ModelLoader:
     @property
     def storage(self) -> torch.dtype:
         return self.computation.storage_dtype(self._files.encoding)
+
+    def weight_bytes(self, module: torch.nn.Module) -> int:
+        held = weight_bytes(module, self.storage.itemsize)
+        values, size = self._codes() if isinstance(self.computation.linear_method, SupportsCodes) else (0, 0)
+        return max(held - values * self.storage.itemsize, 0) + size
+
+    def _codes(self) -> tuple[int, int]:
+        """How many values of the checkpoint are codes, and their bytes."""
+        files = self._files
+        quantization = quantization_of(self._host, files.config, files.ref)
+        if quantization is None or not isinstance(quantization.format, HasCodes):
+            return 0, 0
+        opened = open_weights(self._host, files.weights, files.config)
+        return codes_size({file.path: file.tensors for file in opened}, quantization.format)
 
     @property
     def architecture(self) -> Architecture:

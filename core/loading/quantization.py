@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, QuantizationContext, QuantizationFormat
+from maxserve.core.interfaces.quantization import (
+    BuiltQuantizationFormat,
+    HasCodes,
+    QuantizationContext,
+    QuantizationFormat,
+)
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
@@ -119,3 +125,15 @@ def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantization
         size=sum(part.info.size for part in parts.values()),
         parts=parts,
     )
+
+
+def codes_size(headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat) -> tuple[int, int]:
+    """How many values of a checkpoint are codes, and their bytes: at least 4 bits each, and the scales."""
+    assert isinstance(format, HasCodes), "only codes stay codes"
+    values = size = 0
+    for stored in stored_weights(headers, format):
+        if stored.parts:
+            count = prod(stored.shape)
+            levels = format.layout({role: part.info for role, part in stored.parts.items()}).levels
+            values, size = values + count, size + stored.size + count * max(4 - (levels - 1).bit_length(), 0) // 8
+    return values, size

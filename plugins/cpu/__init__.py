@@ -51,6 +51,7 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
     yield AttentionBackend(
         name="native",
         build="maxserve.plugins.cpu.attention:NativeAttention",
+        cache_dtype="maxserve.plugins.cpu.attention:cache_dtype",
         devices=("cpu",),
         priority=10,
         compiled=True,

@@ -4,7 +4,8 @@ Where the processor multiplies bfloat16, and the precision is not `exact`, a bfl
 and the weights of values are rounded to bfloat16 too, sums and softmax are in float32.
 
 A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
-blocks with a running softmax. A sequence's numbers depend on nothing but the sequence.
+blocks with a running softmax. A decoding token's numbers depend on nothing but the sequence; those of a prompt also on
+which of its pages lie together, as blocks end where pages do.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maxserve.interfaces.attention import AttentionContext, Index
+from maxserve.interfaces.attention import AttentionContext, CacheQuery, Index
 from maxserve.interfaces.cache import CacheLayer, KVLayer
 from maxserve.interfaces.errors import Unavailable
 from maxserve.interfaces.inputs import StepInputs
@@ -92,6 +93,13 @@ class NativeAttention:
     def cap(self, layer: int) -> float:
         """The soft cap of a layer's scores, 0 where it has none."""
         return self._layers[layer].cap
+
+
+def cache_dtype(query: CacheQuery) -> torch.dtype:
+    """bfloat16 where the rows of projections are rounded to it: attention rounds queries to it, too."""
+    for layer in query.layers:
+        _check_layer(layer)
+    return query.rows
 
 
 def _check_layer(layer: CacheLayer) -> None:

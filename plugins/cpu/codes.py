@@ -68,7 +68,7 @@ class _Weight(ctypes.Structure):
 
 
 def takes(library: Library, inputs: int, layouts: Sequence[CodesLayout]) -> bool:
-    """Whether weights of these layouts can stay codes: groups are whole chunks of every form, or a group is a row."""
+    """Whether weights of these layouts can stay codes: groups are whole chunks of 16, or a group is a row."""
     chunk = library.ms_codes_chunk(_Form.SIXES)
     return bool(layouts) and all(
         0 < layout.levels <= 256 and (layout.group % chunk == 0 or layout.group >= inputs) for layout in layouts
@@ -225,6 +225,8 @@ class _Parts:
         self._segments: ctypes.Array[_Segment] = (_Segment * 0)()
 
     def load(self, codes: Codes, first: int) -> None:
+        if not takes(self._library, codes.codes.shape[1], [codes.layout]):
+            raise ModelError(f"codes of {codes.layout} are loaded where others were announced")
         if first + len(codes.codes) > self._outputs:
             raise ModelError(f"rows {first} to {first + len(codes.codes)} of codes are loaded into {self._outputs}")
         self._parts.append(_Part(self._library, codes, first))
@@ -263,8 +265,8 @@ class CodePanels:
         self._weight.segments, self._weight.count = made.segments, made.count
 
     def embedding(self, ids: Tensor) -> Tensor:
-        out = torch.empty(len(ids), self._inputs)
-        self._library.ms_codes_rows(self.address, ids.contiguous().data_ptr(), len(ids), self._inputs, out.data_ptr())
+        out, ids = torch.empty(len(ids), self._inputs), ids.contiguous()
+        self._library.ms_codes_rows(self.address, ids.data_ptr(), len(ids), self._inputs, out.data_ptr())
         return out
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -101,10 +101,8 @@ class Panels:
 
     def embedding(self, ids: Tensor) -> Tensor:
         """Read across the panels: slower than from a table, and nothing beside what is computed with a row."""
-        out = torch.empty(len(ids), self._inputs, dtype=self._packed.dtype)
-        self._library.ms_rows(
-            self.address, self.kind, ids.contiguous().data_ptr(), len(ids), self._inputs, out.data_ptr()
-        )
+        out, ids = torch.empty(len(ids), self._inputs, dtype=self._packed.dtype), ids.contiguous()
+        self._library.ms_rows(self.address, self.kind, ids.data_ptr(), len(ids), self._inputs, out.data_ptr())
         return out
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -19,7 +19,6 @@ from maxserve.loading import (
     activation_bytes,
     free_memory,
     size_text,
-    weight_bytes,
 )
 from maxserve.plugins.embeddings.engine import EncoderEngine, EncoderParts, Finish
 from maxserve.plugins.embeddings.options import EmbeddingsOptions
@@ -86,7 +85,7 @@ def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int) 
     loader, spec, device = context.model, context.model.spec, context.model.device
     free = free_memory(device.type, device.index or 0)
     usable = int(free * context.options.memory_share)
-    weights = weight_bytes(module, loader.storage.itemsize)
+    weights = loader.weight_bytes(module)
     longest = max(tokens, spec.max_length)
     activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=loader.compute.itemsize)
     log.info(

@@ -117,6 +117,11 @@ Stored stored_at(const Call& call, const int32_t* table, long head, long positio
   return {call.keys + at, call.values + at, std::min({count, limit, end - position})};
 }
 
+// How many positions to look at in one go. Pairs begin at even positions, wherever pages lie and windows begin.
+long most_at(const Call& call, long position, long most) {
+  return call.kind != IN_PAIRS ? most : position % 2 ? 1 : BLOCK;
+}
+
 // Some heads as floats, `padded` from one to the next: as they lie, or in `room`.
 const float* widened(const Call& call, const char* from, long count, std::vector<float>& room) {
   if (call.kind == IN_FLOAT32 && padded(call) == call.dim) return (const float*)from;
@@ -363,9 +368,8 @@ void decode(const Call& call, const Task& task, float* part) {
   read_queries(call, task.token, task.head, room.queries.data());
   prepare_queries(call, group);
   float* scores = room.scores.data();
-  const long most = call.kind == IN_PAIRS ? BLOCK : CHUNK;
   for (long at = 0; at < count;) {
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most_at(call, task.first + at, CHUNK));
     scores_of(call, group, true, stored, scores + at, STEP);
     at += stored.count;
   }
@@ -377,7 +381,7 @@ void decode(const Call& call, const Task& task, float* part) {
     totals[g] = exponentials(scores + g * STEP, peaks[g], count);
   }
   for (long at = 0; at < count;) {
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most_at(call, task.first + at, CHUNK));
     add_values_of(call, group, stored, scores + at, STEP, part);
     at += stored.count;
   }
@@ -431,7 +435,7 @@ void prompt(const Call& call, const Task& task) {
   long last = before + task.end, position = before + task.first;
   long low = call.first_seen(position);
   while (low < last) {
-    const Stored stored = stored_at(call, table, task.head, low, last, BLOCK);
+    const Stored stored = stored_at(call, table, task.head, low, last, most_at(call, low, BLOCK));
     scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
     bool clear = low + stored.count <= position + 1 && low >= call.first_seen(last - 1);
     for (long r = 0; r < rows; r++) {

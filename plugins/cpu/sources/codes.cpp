@@ -626,7 +626,7 @@ const Segment& segment_of(const CodedWeight& w, long row) {
 }  // namespace
 
 void multiply_codes(const Product& p) {
-  if (!p.m) return;
+  if (!p.m || !((const CodedWeight*)p.w)->count) return;
   std::vector<Work> works;
   add(works, p, *(const CodedWeight*)p.w);
   make_all(works);

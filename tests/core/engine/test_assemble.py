@@ -15,12 +15,16 @@ from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.scheduler import Plan, Scheduler, SchedulerContext, View
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.cpu.library import library_for
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.tiny_configs import tiny_config
 
 Build = Callable[..., Engine]
 
@@ -118,6 +122,27 @@ def test_info_tells_what_is_served(build: Build) -> None:
 def test_the_cache_is_kept_in_the_format_asked_for(build: Build, format: str | None, dtype: torch.dtype) -> None:
     engine = build(kv_cache_format=format) if format else build()
     assert engine._cache.layers[0].keys.dtype == dtype
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("name", "native"), [("LlamaForCausalLM", True), ("DeepseekV3ForCausalLM", False)])
+def test_the_cache_is_narrow_where_its_attention_reads_it_so(
+    build: Build, name: str, native: bool, tmp_path: Path
+) -> None:
+    """Attention that widens a narrow cache would copy all of it in each step."""
+    config = tiny_config(name, architectures=[name])
+    randomised(ArchitectureChecks.reference(config)).to(torch.bfloat16).save_pretrained(tmp_path)
+    library = library_for(Context())
+    rounds = library.ms_matrix_units() or library.ms_dot_units()
+
+    def stored(**options: Any) -> torch.dtype:
+        dtype: torch.dtype = build(model_path=str(tmp_path), **options)._cache.layers[0].keys.dtype
+        return dtype
+
+    assert stored() == (torch.bfloat16 if native and rounds else torch.float32)
+    assert stored(native__precision="exact") == torch.float32
+    assert stored(attention_backend="torch") == torch.float32
+    assert stored(kv_cache_format="bfloat16") == torch.bfloat16
 
 
 @pytest.mark.compiler

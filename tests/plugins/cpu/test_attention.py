@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.codes import Codes
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu.attention import NativeAttention
+from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.testing.tiny_cache import TinyCache, make_step
 
 pytestmark = pytest.mark.compiler
@@ -16,10 +20,20 @@ pytestmark = pytest.mark.compiler
 PAGE, DIM, HEADS, KV_HEADS = 8, 24, 6, 2
 
 
-def outcome(counts: list[int], dtype: torch.dtype, **rules: Any) -> torch.Tensor:
+def outcome(
+    counts: list[int], dtype: torch.dtype, page: int = PAGE, scatter: int | None = None, **rules: Any
+) -> torch.Tensor:
     """What the tokens of two sequences see, computed so many at a time: [tokens, heads, dim] of each, joined."""
     layer = CacheLayer(kv_heads=KV_HEADS, head_dim=DIM, **rules)
-    cache = TinyCache([layer], rows=2, max_length=800, page_size=PAGE, dtype=dtype, attention=NativeAttention)
+    cache = TinyCache(
+        [layer],
+        rows=2,
+        max_length=800,
+        page_size=page,
+        dtype=dtype,
+        scatter=scatter,
+        attention=NativeAttention,
+    )
     length = sum(counts)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, length, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS))
@@ -40,3 +54,39 @@ def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, 
     alone = outcome([before, *[1] * 24], dtype, **rules)
     together = outcome([before, 6, 1, 16, 1], dtype, **rules)
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("page", [16, 64])
+@pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 101}, {"chunk": 64}], ids=str)
+def test_decoding_does_not_depend_on_where_pages_lie(page: int, rules: dict[str, Any], dtype: torch.dtype) -> None:
+    counts = [600, *[1] * 12]
+    together, apart = (outcome(counts, dtype, page, scatter, **rules)[:, 600:] for scatter in (None, 3))
+    assert torch.equal(together, apart)
+
+
+def test_ids_that_do_not_lie_together_are_read() -> None:
+    weight, ids = torch.randn(40, 32), torch.arange(40)[::2]
+    for method in (panels(weight), codes(weight)):
+        assert torch.equal(method.embedding(ids), method.embedding(ids.clone()))
+
+
+def panels(weight: torch.Tensor) -> Any:
+    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
+    made = method.create(*weight.shape, torch.float32)
+    assert made is not None
+    made.load_rows(weight, 0)
+    return made
+
+
+def codes(weight: torch.Tensor) -> Any:
+    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
+    numbers = torch.randint(16, weight.shape, dtype=torch.uint8)
+    own = Codes(codes=numbers, table=torch.arange(16.0), group=32, scales=torch.ones(len(weight), 1))
+    made = method.create_codes(*weight.shape, [own.layout])
+    assert made is not None
+    assert torch.equal(made.multiply(torch.ones(0, 32), None), torch.empty(0, 40))
+    made.load_codes(own, 0)
+    with pytest.raises(ModelError, match="are loaded where others were announced"):
+        made.load_codes(Codes(codes=numbers, table=torch.arange(16.0), group=5, scales=torch.ones(len(weight), 7)), 0)
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,3 +150,17 @@ def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[...,
     reference = tiny(family)
     write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata)
     compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+@pytest.mark.compiler
+def test_memory_is_planned_for_the_codes(
+    write_gguf: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    family = FAMILIES[0]
+    write_gguf(tmp_path / "tiny.gguf", tiny(family), family.architecture, mixed)
+    with caplog.at_level("INFO"):
+        serve(tmp_path / "tiny.gguf")
+    planned = re.search(r"weights +([\d.]+) (KiB|MiB)", caplog.text)
+    assert planned is not None
+    size = float(planned[1]) * {"KiB": 1 << 10, "MiB": 1 << 20}[planned[2]]
+    assert size == pytest.approx((tmp_path / "tiny.gguf").stat().st_size, rel=0.1)
