@@ -13,7 +13,7 @@ from maxserve.core.loading.architecture import read_spec, read_weight_map, rotar
 from maxserve.core.loading.build import build_module, fill, fill_from, on_meta, prepare
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.location import ModelFolder
-from maxserve.core.loading.memory import weight_bytes
+from maxserve.core.loading.model_loader import held_bytes
 from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.registry.entries import find_architecture
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from maxserve.core.engine.target import Target
-    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.model_source import Checkpoint
@@ -77,16 +77,18 @@ class LoadedDrafts:
         return self.target.tokenizer_files(folder).load()
 
     def weight_bytes(self, model: Checkpoint) -> int:
-        stored = self.target.computation.storage_dtype(self._find(model).encoding).itemsize
-        return weight_bytes(self._module(model), stored)
+        files, target = self._find(model), self.target
+        return held_bytes(target.host, self._module(model), files, target.computation, self._weight_map(model))
+
+    def _weight_map(self, model: Checkpoint) -> WeightMap:
+        files = self._find(model)
+        architecture, spec = self._architecture(files), self.spec(model)
+        return read_weight_map(self.target.host, architecture, spec, files.config, rope_type=model.rope_type)
 
     def load(self, model: Checkpoint) -> Model:
         target, files = self.target, self._find(model)
-        architecture, module = self._architecture(files), self._module(model)
-        weight_map = read_weight_map(
-            target.host, architecture, self.spec(model), files.config, rope_type=model.rope_type
-        )
-        fill(target.host, module, files, architecture, target.computation, target.device, target.progress, weight_map)
+        architecture, module, weights = self._architecture(files), self._module(model), self._weight_map(model)
+        fill(target.host, module, files, architecture, target.computation, target.device, target.progress, weights)
         loaded = cast("Model", module)
         prepare(loaded, files)
         if model.use_subgraphs:
@@ -132,8 +134,8 @@ class LoadedDrafts:
         return on_meta(make, self.target.compute)
 
     def head_bytes(self, model: Checkpoint | None, head: DraftHead) -> int:
-        stored = self.target.computation.storage_dtype(self._files(model).encoding).itemsize
-        return weight_bytes(cast("nn.Module", head), stored)
+        files, target = self._files(model), self.target
+        return held_bytes(target.host, cast("nn.Module", head), files, target.computation, head.weights)
 
     def fill(self, model: Checkpoint | None, head: DraftHead) -> None:
         target, files, module = self.target, self._files(model), cast("nn.Module", head)

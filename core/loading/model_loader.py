@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
     from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.entries import Entry
@@ -116,18 +116,11 @@ class ModelLoader:
         return self.computation.storage_dtype(self._files.encoding)
 
     def weight_bytes(self, module: torch.nn.Module) -> int:
-        held = weight_bytes(module, self.storage.itemsize)
-        values, size = self._codes() if isinstance(self.computation.linear_method, SupportsCodes) else (0, 0)
-        return max(held - values * self.storage.itemsize, 0) + size
+        return held_bytes(self._host, module, self._files, self.computation, self._weight_map())
 
-    def _codes(self) -> tuple[int, int]:
-        """How many values of the checkpoint are codes, and their bytes."""
-        files = self._files
-        quantization = quantization_of(self._host, files.config, files.ref)
-        if quantization is None or not isinstance(quantization.format, HasCodes):
-            return 0, 0
-        opened = open_weights(self._host, files.weights, files.config)
-        return codes_size({file.path: file.tensors for file in opened}, quantization.format)
+    def _weight_map(self) -> WeightMap:
+        rope_type = self._settings.model.rope_type
+        return read_weight_map(self._host, self._entry, self.spec, self._files.config, rope_type=rope_type)
 
     @property
     def architecture(self) -> Architecture:
@@ -148,7 +141,24 @@ class ModelLoader:
         return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
 
     def fill(self, module: torch.nn.Module) -> None:
-        host, files, rope_type = self._host, self._files, self._settings.model.rope_type
-        weight_map = read_weight_map(host, self._entry, self.spec, files.config, rope_type=rope_type)
-        fill(host, module, files, self._entry, self.computation, self.device, self._progress, weight_map)
+        host, files = self._host, self._files
+        fill(host, module, files, self._entry, self.computation, self.device, self._progress, self._weight_map())
         prepare(cast("Any", module), files)
+
+
+def held_bytes(
+    host: Host, module: torch.nn.Module, files: ModelFiles, computation: Computation, weight_map: WeightMap
+) -> int:
+    """The memory that the weights of a module will take, those that stay codes with as many bits as they have."""
+    itemsize = computation.storage_dtype(files.encoding).itemsize
+    values, size = _codes(host, files, weight_map) if isinstance(computation.linear_method, SupportsCodes) else (0, 0)
+    return max(weight_bytes(module, itemsize) - values * itemsize, 0) + size
+
+
+def _codes(host: Host, files: ModelFiles, weight_map: WeightMap) -> tuple[int, int]:
+    """How many of a module's values are codes in the checkpoint, and their bytes."""
+    quantization = quantization_of(host, files.config, files.ref)
+    if quantization is None or not isinstance(quantization.format, HasCodes):
+        return 0, 0
+    opened = open_weights(host, files.weights, files.config)
+    return codes_size({file.path: file.tensors for file in opened}, quantization.format, weight_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -18,6 +19,7 @@ from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
+    from maxserve.core.interfaces.architecture import WeightMap
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -127,12 +129,18 @@ def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantization
     )
 
 
-def codes_size(headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat) -> tuple[int, int]:
-    """How many values of a checkpoint are codes, and their bytes: at least 4 bits each, and the scales."""
+def codes_size(
+    headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat, weight_map: WeightMap
+) -> tuple[int, int]:
+    """How many values of a checkpoint are codes, and their bytes: at least 4 bits each, and the scales.
+
+    What the weight map ignores, or has as optional, such as layers that draft, is no part of the module.
+    """
     assert isinstance(format, HasCodes), "only codes stay codes"
+    left_out = [re.compile(pattern) for pattern in (*weight_map.ignored, *weight_map.optional)]
     values = size = 0
     for stored in stored_weights(headers, format):
-        if stored.parts:
+        if stored.parts and not any(pattern.search(stored.weight) for pattern in left_out):
             count = prod(stored.shape)
             levels = format.layout({role: part.info for role, part in stored.parts.items()}).levels
             values, size = values + count, size + stored.size + count * max(4 - (levels - 1).bit_length(), 0) // 8

@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import DeepseekV3Config, DeepseekV32Config, GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.interfaces.quantization import QuantizationContext
+from maxserve.core.loading.quantization import codes_size
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.quantization.fp8 import BlockFp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
@@ -269,3 +271,20 @@ def test_a_format_that_nobody_knows_is_named_with_those_known(plugin_host: Any, 
     nibbles(tmp_path)
     with pytest.raises(ModelError, match=r"\(nibbles\), which is not supported yet.*known: fp8, gguf, mxfp4"):
         Served(tmp_path, plugin_host())
+
+
+def test_codes_of_layers_that_draft_are_not_the_models() -> None:
+    """What a weight map leaves out is not counted among the codes that a module holds."""
+    shapes = {"values": torch.zeros(32, 48, dtype=torch.float8_e4m3fn), "scales": torch.ones(2, 3)}
+    names = {"values": "weight", "scales": "weight_scale_inv"}
+    headers = {
+        f"model.layers.{layer}.up_proj.{names[role]}": info
+        for layer in range(3)
+        for role, info in infos(shapes).items()
+    }
+    sizes = [
+        codes_size({"a": headers}, fp8(), weight_map)
+        for weight_map in (WeightMap(), WeightMap(optional=(r"layers\.2\.",)), WeightMap(ignored=(r"layers\.[01]\.",)))
+    ]
+    each = 32 * 48, 32 * 48 + 6 * 4
+    assert sizes == [(count * each[0], count * each[1]) for count in (3, 2, 1)]

@@ -153,14 +153,17 @@ def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[...,
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize("drafts", [False, True])
 def test_memory_is_planned_for_the_codes(
-    write_gguf: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    write_gguf: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture, drafts: bool
 ) -> None:
-    family = FAMILIES[0]
-    write_gguf(tmp_path / "tiny.gguf", tiny(family), family.architecture, mixed)
+    """Those of the draft model, too."""
+    family, file = FAMILIES[0], tmp_path / "tiny.gguf"
+    write_gguf(file, tiny(family), family.architecture, mixed)
+    options = {"speculative_method": "standalone", "draft_model_path": str(file)} if drafts else {}
     with caplog.at_level("INFO"):
-        serve(tmp_path / "tiny.gguf")
+        serve(file, **options)
     planned = re.search(r"weights +([\d.]+) (KiB|MiB)", caplog.text)
     assert planned is not None
     size = float(planned[1]) * {"KiB": 1 << 10, "MiB": 1 << 20}[planned[2]]
-    assert size == pytest.approx((tmp_path / "tiny.gguf").stat().st_size, rel=0.1)
+    assert size == pytest.approx((1 + drafts) * file.stat().st_size, rel=0.1)
