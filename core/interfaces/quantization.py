@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BuiltQuantizationFormat",
     "HasCodes",
+    "LeavesOut",
     "NamesEncoding",
     "QuantizationContext",
     "QuantizationFormat",
+    "ReadsContents",
     "Unpacks",
 ]
 
@@ -31,11 +33,15 @@ class QuantizationFormat(Component):
     A checkpoint is in the format if "quant_method" of its config.json's "quantization_config" is the name of the
     format, or, where there is a `match`, if `match(config)` says so of the content of config.json. `build` and `match`
     are called before anything of the model is loaded, in every process; they import no torch.
+
+    Where config.json has no "quantization_config", the content of a `config_file` beside it is that, with the name of
+    the format as its "quant_method".
     """
 
     kind: ClassVar[str] = "quantization_format"
 
     match: Ref | None = None
+    config_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,8 @@ class QuantizationContext(Context):
 class BuiltQuantizationFormat(Protocol):
     """What belongs to a quantized weight, and its shape. Each is a `HasCodes` or an `Unpacks`, too.
 
-    A weight is held in any number of tensors, each with a role. `dtype` is the type of unpacked weights and `types` are
+    A weight is held in any number of tensors, each with a role; where one checkpoint has several ways to hold weights,
+    roles say which. `dtype` is the type of unpacked weights and `types` are
     the types of packed tensors, all as safetensors names them or, in other files, as their WeightFormat does.
     """
 
@@ -71,6 +78,26 @@ class NamesEncoding(Protocol):
     """A BuiltQuantizationFormat that says what `--quantization-encoding` calls the weights: q4_k, for example."""
 
     encoding: str
+
+
+@runtime_checkable
+class ReadsContents(Protocol):
+    """A BuiltQuantizationFormat that needs to know what some small tensors hold before it can say anything of a weight:
+    the shape, for example, where it is written down in one.
+
+    `contents` are the roles of these tensors. `shape` and `layout` get the `content` of each with its TensorInfo.
+    """
+
+    contents: frozenset[str]
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A BuiltQuantizationFormat whose checkpoints may have tensors that models do not need: biases of zeros."""
+
+    def left_out(self, tensor: str, content: torch.Tensor) -> bool:
+        """Whether a tensor that the model has no parameter for changes nothing that it computes."""
+        ...
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.component import Component
@@ -59,12 +59,13 @@ class TensorInfo:
     """A tensor as its file describes it, `size` in bytes.
 
     `dtype` is F64, F32, BF16, F16, I64, I32, I16, I8, U8 or BOOL; other names are of types that only a quantization
-    format can read.
+    format can read. `content` is what the tensor holds, where a quantization format asks for it (`ReadsContents`).
     """
 
     dtype: str
     shape: tuple[int, ...]
     size: int
+    content: torch.Tensor | None = field(default=None, compare=False)
 
 
 class ReadsTensor(Protocol):

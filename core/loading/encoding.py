@@ -23,14 +23,14 @@ _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat | None = None) -> str:
     """The encoding that most bytes of the files have; ModelError naming a type that cannot be served.
 
-    Packed types of a quantization format do not count: what is unpacked is served as the other weights are, and in
-    float32 where there are no others.
+    Tensors of quantized weights do not count: what is unpacked is served as the other weights are, and in float32 where
+    there are no others.
     """
     packed = frozenset() if format is None else format.types
     sizes: Counter[str] = Counter()
     for file in files:
         for name, tensor in file.tensors.items():
-            if tensor.dtype not in _INDICES | packed:
+            if tensor.dtype not in _INDICES | packed and (format is None or format.part(name, tensor.dtype) is None):
                 sizes[_encoding(file.path, name, tensor)] += tensor.size
     if not sizes and format is not None:
         return "float32"

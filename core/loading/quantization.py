@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import (
@@ -14,14 +14,19 @@ from maxserve.core.interfaces.quantization import (
     HasCodes,
     QuantizationContext,
     QuantizationFormat,
+    ReadsContents,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
+    import torch
+
     from maxserve.core.interfaces.architecture import WeightMap
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+
+ReadsFile: TypeAlias = "Callable[[str, str], torch.Tensor]"  # a tensor, by file and name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,11 @@ def quantization_of(host: Host, config: Mapping[str, Any], ref: str) -> Checkpoi
     )
 
 
+def quantization_files(host: Host) -> tuple[str, ...]:
+    """The files beside config.json that may say how a checkpoint is quantized."""
+    return tuple(entry.component.config_file for entry in host.quantization_formats if entry.component.config_file)
+
+
 def quantization_method(config: Mapping[str, Any]) -> str:
     """The "quant_method" of a quantized checkpoint."""
     quantization = config.get("quantization_config")
@@ -93,9 +103,17 @@ def _built(host: Host, entry: Entry[QuantizationFormat], config: Mapping[str, An
 
 
 def stored_weights(
-    headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat | None
+    headers: Mapping[str, Mapping[str, TensorInfo]],
+    format: BuiltQuantizationFormat | None,
+    read: ReadsFile | None = None,
 ) -> Iterator[Stored]:
-    """The weights of a checkpoint; ModelError where a quantized one lacks one of its tensors."""
+    """The weights of a checkpoint; ModelError where a quantized one lacks one of its tensors.
+
+    `read` gives what tensors hold, for formats that need to know it.
+    """
+    contents: frozenset[str] = (
+        format.contents if isinstance(format, ReadsContents) and read is not None else frozenset()
+    )
     weights: dict[str, dict[str, Part]] = {}
     for file, header in headers.items():
         for name, tensor in header.items():
@@ -106,10 +124,21 @@ def stored_weights(
                 )
             else:
                 weight, role = part
-                weights.setdefault(weight, {})[role] = Part(file=file, name=name, info=tensor)
+                if read is not None and role in contents:
+                    tensor = replace(tensor, content=read(file, name))
+                _add(weights.setdefault(weight, {}), role, Part(file=file, name=name, info=tensor))
     for weight, parts in weights.items():
         assert format is not None, "only a format finds parts"
         yield _quantized(weight, parts, format)
+
+
+def _add(parts: dict[str, Part], role: str, part: Part) -> None:
+    if role in parts:
+        raise ModelError(
+            f"{parts[role].name} in {parts[role].file} and {part.name} in {part.file} are the same part of one weight; "
+            "name the files to read with --weight-path"
+        )
+    parts[role] = part
 
 
 def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantizationFormat) -> Stored:
@@ -130,7 +159,10 @@ def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantization
 
 
 def codes_size(
-    headers: Mapping[str, Mapping[str, TensorInfo]], format: BuiltQuantizationFormat, weight_map: WeightMap
+    headers: Mapping[str, Mapping[str, TensorInfo]],
+    format: BuiltQuantizationFormat,
+    weight_map: WeightMap,
+    read: ReadsFile | None = None,
 ) -> tuple[int, int]:
     """How many values of a checkpoint are codes, and their bytes: at least 4 bits each, and the scales.
 
@@ -139,7 +171,7 @@ def codes_size(
     assert isinstance(format, HasCodes), "only codes stay codes"
     left_out = [re.compile(pattern) for pattern in (*weight_map.ignored, *weight_map.optional)]
     values = size = 0
-    for stored in stored_weights(headers, format):
+    for stored in stored_weights(headers, format, read):
         if stored.parts and not any(pattern.search(stored.weight) for pattern in left_out):
             count = prod(stored.shape)
             levels = format.layout({role: part.info for role, part in stored.parts.items()}).levels

@@ -22,7 +22,7 @@ from maxserve.core.loading.encoding import check_supported, settle_encoding, sto
 from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import check_limits, read_object, read_optional_object
 from maxserve.core.loading.location import Folder, LoneFile, ModelFolder, is_repository, unpacked
-from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.quantization import quantization_files, quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import (
     choose_weights,
@@ -60,7 +60,7 @@ def resolve_model(
     finder = _Finder(model, host, progress)
     location = finder.location()
     folder = finder.folder(location)
-    config = _read_config(folder, location.ref)
+    config = _read_config(folder, location.ref, host)
     found = ModelFolder(path=str(folder), config=config, trusted=model.trust_remote_code)
     names = _classes(config, location.ref)
     wanted, task = task, settle_task(tasks_of(host.architectures, names), task, location, folder, host)
@@ -77,7 +77,7 @@ def resolve_checkpoint(model: Checkpoint, host: Host, *, progress: Progress) -> 
     finder = _Finder(model, host, progress)
     location = finder.location()
     folder = finder.folder(location)
-    return _weight_files(finder, location, folder, _read_config(folder, location.ref))
+    return _weight_files(finder, location, folder, _read_config(folder, location.ref, host))
 
 
 def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config: dict[str, Any]) -> ModelFiles:
@@ -119,7 +119,7 @@ class _Finder:
             weight_revision=model.huggingface_weight_revision,
             force_download=model.force_download,
             trust_remote_code=model.trust_remote_code,
-            files=engine_files(host),
+            files=(*engine_files(host), *quantization_files(host)),
         )
 
     def location(self) -> ModelLocation:
@@ -235,13 +235,22 @@ class _Finder:
         return location
 
 
-def _read_config(folder: Path, ref: str) -> dict[str, Any]:
+def _read_config(folder: Path, ref: str, host: Host) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
     config = read_object(folder / "config.json")
     check_limits(config)
-    return config
+    return config if config.get("quantization_config") else config | _quantization_beside(folder, host)
+
+
+def _quantization_beside(folder: Path, host: Host) -> dict[str, Any]:
+    """The quantization of the model that a file beside config.json describes."""
+    for entry in host.quantization_formats:
+        name = entry.component.config_file
+        if name is not None and (folder / name).is_file():
+            return {"quantization_config": {**read_object(folder / name), "quant_method": entry.name}}
+    return {}
 
 
 def _with_quantization(config: dict[str, Any], own: Path | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from maxserve.core.interfaces.weight_format import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -37,6 +39,18 @@ def choose_weights(host: Host, query: WeightQuery) -> list[str]:
 def open_weights(host: Host, paths: Iterable[str], config: Mapping[str, Any]) -> list[WeightFile]:
     """The weight files of a model, whose config.json has the content `config`; ModelError where one cannot be read."""
     return [weight_format(host, path).open(path, config) for path in paths]
+
+
+def tensor_of(file: WeightFile, name: str) -> torch.Tensor:
+    """One tensor, through a mapping of its own that ends with it."""
+    with file.open() as tensor:
+        return tensor(name)
+
+
+def reader_of(files: Iterable[WeightFile]) -> Callable[[str, str], torch.Tensor]:
+    """What reads a tensor, given its file's path and its name."""
+    by_path = {file.path: file for file in files}
+    return lambda path, name: tensor_of(by_path[path], name)
 
 
 def model_files(host: Host, paths: Sequence[str]) -> Mapping[str, bytes]:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
+from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, LeavesOut
 from maxserve.core.interfaces.weight_format import TensorInfo
-from maxserve.core.loading.quantization import Part, Stored, stored_weights
+from maxserve.core.loading.quantization import Part, ReadsFile, Stored, stored_weights
 
 if TYPE_CHECKING:
     import torch
@@ -128,14 +128,18 @@ def plan_reads(
     headers: Mapping[str, Mapping[str, TensorInfo]],
     weight_map: WeightMap,
     format: BuiltQuantizationFormat | None = None,
+    read: ReadsFile | None = None,
 ) -> list[Read]:
     """What to read to fill every parameter exactly once; ModelError naming what is missing, left over or misshapen.
 
-    Second tensors for shared parameters, which are to be compared, come last.
+    Second tensors for shared parameters, which are to be compared, come last. `read` gives what a tensor holds, which a
+    quantization format may have to know.
     """
     planner = _Planner(parameters, weight_map)
-    for stored in stored_weights(headers, format):
+    for stored in stored_weights(headers, format, read):
         planner.add(stored)
+    if isinstance(format, LeavesOut) and read is not None:
+        planner.leave_out(format, read)
     return planner.reads()
 
 
@@ -238,6 +242,14 @@ class _Planner:
             rows, share = (start, start + shape[0]), stored.size * shape[0] // total
             self._add_whole(part, replace(read, rows=rows, shape=shape, size=share))
             start = rows[1]
+
+    def leave_out(self, format: LeavesOut, read: ReadsFile) -> None:
+        """Forgets tensors without a parameter that mean nothing in the format."""
+        self._unknown = [
+            stored
+            for stored in self._unknown
+            if stored.parts or not format.left_out(stored.name, read(stored.file, stored.name))
+        ]
 
     def reads(self) -> list[Read]:
         """Everything to read, once all tensors are added."""

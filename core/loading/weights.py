@@ -13,18 +13,21 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import ExpertLayer, SupportsCodes, SupportsEmbedding, SupportsExperts
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint
 from maxserve.core.loading.shards import Shard, layouts
+from maxserve.core.loading.weight_files import reader_of, tensor_of
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
@@ -81,24 +84,54 @@ def load_weights(
     parameters = _Loaded(model, dtype, torch.device(device), by_path, weight_map.exact, shard)
     format = None if quantization is None else quantization.format
     headers = {path: file.tensors for path, file in by_path.items()}
-    reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format))
+    reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format, reader_of(files)))
     if storage is not None:
         parameters.create_packed(storage, reads, quantization)
+    _say_unpacked(reads, parameters)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
     done = 0
     for file in files:
         for read, tensor in _tensors(file, [read for read in reads if read.file == file.path], parameters):
-            parts = _parts(read, tensor, by_path)
-            if parameters.takes_codes(read.target):
-                parameters.load_codes(read, parts, format)
-            else:
-                for piece, numbers in _ready(read, tensor, parts, format):
-                    for share, own in _taken(piece, numbers):
-                        parameters.load(share, own)
+            _load(parameters, read, tensor, _parts(read, tensor, by_path), format)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
+
+
+def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
+    """Names the quantized weights that no linear method computes with as they are."""
+    unpacked = [read for read in reads if read.parts and not parameters.takes_codes(read.target)]
+    if not unpacked:
+        return
+    size = sum(prod(read.shape) * _TORCH[read.dtype].itemsize for read in unpacked)
+    log.info(
+        "%d of %d quantized weights are unpacked to %s, %.1f MB (%s, for example): no kernel takes them as they are",
+        len(unpacked),
+        sum(bool(read.parts) for read in reads),
+        unpacked[0].dtype,
+        size / 1e6,
+        unpacked[0].name,
+    )
+
+
+def _load(
+    parameters: _Loaded,
+    read: Read,
+    tensor: torch.Tensor,
+    parts: Mapping[str, torch.Tensor],
+    format: BuiltQuantizationFormat | None,
+) -> None:
+    """Takes one tensor, or all those of a quantized weight, of which it is the first."""
+    try:
+        if parameters.takes_codes(read.target):
+            parameters.load_codes(read, parts, format)
+            return
+        for piece, numbers in _ready(read, tensor, parts, format):
+            for share, own in _taken(piece, numbers):
+                parameters.load(share, own)
+    except ModelError as error:
+        raise ModelError(f"{read.name} in {read.file}: {error}") from error
 
 
 def place_weights(
@@ -199,14 +232,9 @@ def _unpacked(
 def _parts(read: Read, tensor: torch.Tensor, files: Mapping[str, WeightFile]) -> dict[str, torch.Tensor]:
     """The tensors of a quantized weight by role, the first of which has been read."""
     return {
-        role: tensor if part.name == read.name else _tensor(files[part.file], part.name)
+        role: tensor if part.name == read.name else tensor_of(files[part.file], part.name)
         for role, part in read.parts.items()
     }
-
-
-def _tensor(file: WeightFile, name: str) -> torch.Tensor:
-    with file.open() as tensor:
-        return tensor(name)
 
 
 def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
@@ -447,7 +475,7 @@ class _Loaded:
     def _read_again(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
         """A mapped tensor through a mapping of its own, which ends after use: the pages of the other stay untouched."""
         read = self._mapped.get(target)
-        return tensor if read is None else _tensor(self._files[read.file], read.name)
+        return tensor if read is None else tensor_of(self._files[read.file], read.name)
 
     def _module(self, name: str) -> nn.Module:
         """The module that has the parameter of that name."""

@@ -1,11 +1,17 @@
-"""The tensors of a quantized weight: roles by the endings of their names."""
+"""The tensors of a quantized weight: roles by the endings of their names, and numbers packed into words."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_PLAIN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_WORD = 32
 
 
 def named_part(tensor: str, dtype: str, types: Collection[str], endings: Mapping[str, str]) -> tuple[str, str] | None:
@@ -21,3 +27,38 @@ def require(tensors: Mapping[str, Any], *roles: str) -> None:
     missing = [role for role in roles if role not in tensors]
     if missing:
         raise ModelError(f"it is part of a quantized weight whose {' and '.join(missing)} are missing")
+
+
+def computed_type(config: Mapping[str, Any]) -> str:
+    """The type in which a model computes, as safetensors names it: what weights are unpacked to."""
+    inner = config.get("text_config")
+    named = [config, inner] if isinstance(inner, Mapping) else [config]
+    types = [str(each.get("dtype") or each.get("torch_dtype") or "") for each in named]
+    return next((_PLAIN[each] for each in types if each in _PLAIN), "BF16")
+
+
+def fields(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """The numbers of so many bits in words [..., n] int32, one after another from the lowest bit on: uint8 [..., m]."""
+    import torch
+
+    if bits == 8:
+        return words.contiguous().view(torch.uint8)
+    if bits in (2, 4):
+        bytes = words.contiguous().view(torch.uint8)
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+        return (bytes[..., None] >> shifts & (1 << bits) - 1).flatten(-2)
+    return _across_words(words.reshape(*words.shape[:-1], -1, bits).long() & 0xFFFFFFFF, bits)
+
+
+def _across_words(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Of [..., n, bits] words the 32 numbers in each n, of which some lie in two words."""
+    import torch
+
+    found = []
+    for first in range(0, _WORD * bits, bits):
+        word, shift = divmod(first, _WORD)
+        number = words[..., word] >> shift
+        if shift + bits > _WORD:
+            number = number | words[..., word + 1] << _WORD - shift
+        found.append((number & (1 << bits) - 1).to(torch.uint8))
+    return torch.stack(found, dim=-1).flatten(-2)

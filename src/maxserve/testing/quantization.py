@@ -72,15 +72,17 @@ class QuantizationFormatChecks:
     """Subclass it and name a registered `quantization_format`, or give the `component` itself.
 
     `quantize` is to be written: the tensors of a weight [outputs, inputs] by role, as a checkpoint has them. `config`
-    is the "quantization_config" of such a checkpoint, `names` are those of the tensors by role, {} in them stands for
-    the name of the weight. An unpacked value may be off by the share `tolerance` of the
-    largest. With `stacked`, the format also has stacks [n, outputs, inputs] of weights, whose tensors are stacks.
+    is the "quantization_config" of such a checkpoint, `names` are those of the tensors by role: {} in them stands for
+    the name of the weight, {module} for that without ".weight". Roles in `optional` are of tensors that a weight may
+    lack. An unpacked value may be off by the share `tolerance` of the largest. With `stacked`, the format also has
+    stacks [n, outputs, inputs] of weights, whose tensors are stacks.
     """
 
     quantization_format: ClassVar[str] = ""
     component: ClassVar[QuantizationFormat | None] = None
     config: ClassVar[Mapping[str, Any]] = {}
     names: ClassVar[Mapping[str, str]] = {}
+    optional: ClassVar[frozenset[str]] = frozenset()
     tolerance: ClassVar[float] = 0.1
     stacked: ClassVar[bool] = False
 
@@ -94,6 +96,10 @@ class QuantizationFormatChecks:
     @pytest.fixture
     def built(self, host: Host) -> BuiltQuantizationFormat:
         return self.found(host).format
+
+    def name(self, role: str, weight: str) -> str:
+        """The name of a tensor of the weight."""
+        return self.names[role].format(weight, module=weight.removesuffix(".weight"))
 
     def found(self, host: Host) -> Checkpoint:
         """What a checkpoint with the config is found to be."""
@@ -113,7 +119,7 @@ class QuantizationFormatChecks:
         assert set(self.names) == set(tensors), "names has other roles than quantize()"
         assert len(set(self.names.values())) == len(tensors), "two roles have one name"
         for role, tensor in tensors.items():
-            name = self.names[role].format(NAME)
+            name = self.name(role, NAME)
             assert built.part(name, TYPES[tensor.dtype]) == (NAME, role), f"{name} belongs to another weight or role"
 
     def test_tensors_that_are_not_packed_are_left_alone(self, built: BuiltQuantizationFormat) -> None:
@@ -154,7 +160,7 @@ class QuantizationFormatChecks:
             others = {name: info for name, info in tensors.items() if name != role}
             if others:
                 halved = replace(tensor, shape=(tensor.shape[0] // 2, *tensor.shape[1:]))
-                for wrong in (others, {**others, role: halved}):
+                for wrong in ({**others, role: halved}, *(() if role in self.optional else (others,))):
                     with pytest.raises(ModelError):
                         built.shape(wrong)
 
@@ -169,7 +175,7 @@ class QuantizationFormatChecks:
         exact, unpacked = dict(stored), dict(stored)
         for name in [name for name in stored if name.endswith("_proj.weight")]:
             tensors = self.quantize(stored.pop(name).float())
-            stored |= {self.names[role].format(name): each.contiguous() for role, each in tensors.items()}
+            stored |= {self.name(role, name): each.contiguous() for role, each in tensors.items()}
             exact[name] = values(built, tensors)
             exact[name], unpacked[name] = exact[name].float(), exact[name].to(rounded).float()
         expected = []

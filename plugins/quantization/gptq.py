@@ -1,0 +1,162 @@
+"""GPTQ checkpoints: arXiv 2210.17323, as AutoGPTQ, GPTQModel and optimum write them.
+
+A weight [outputs, inputs] is `qweight` int32 [inputs * bits / 32, outputs], whose columns hold the codes of an output
+one after another; `scales` [groups, outputs]; `qzeros` int32 [groups, outputs * bits / 32], whose rows hold the zeros.
+They are stored less one, modulo 2 ** bits, unless "checkpoint_format" is gptq_v2. `g_idx` [inputs] is the group of each
+input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maxserve.interfaces.codes import Codes, CodesLayout
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.plugins.quantization.parts import computed_type, fields, require
+
+if TYPE_CHECKING:
+    import torch
+
+BITS = (2, 3, 4, 8)
+_FORMATS = ("gptq", "gptq_v2")
+_ROLES = ("qweight", "qzeros", "scales", "g_idx")
+_WORD = 32
+
+
+class Gptq:
+    """A BuiltQuantizationFormat that HasCodes and LeavesOut."""
+
+    encoding = "gptq"
+    types = frozenset({"I32"})
+
+    def __init__(self, context: QuantizationContext) -> None:
+        settings = context.model_config["quantization_config"]
+        self.dtype = computed_type(context.model_config)
+        self._bits = one_of(settings, "bits", BITS)
+        self._group = group_size(settings)
+        self._varied = bool(settings.get("dynamic"))  # modules have bits and groups of their own
+        kind = settings.get("checkpoint_format") or settings.get("format") or "gptq"
+        if kind not in _FORMATS:
+            raise ModelError(
+                f"config.json: GPTQ weights are read in the formats {' and '.join(_FORMATS)}, and 'checkpoint_format' "
+                f"is {kind!r:.60}; use a checkpoint in one of these"
+            )
+        self._less = 1 if kind == "gptq" else 0
+
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        return module_part(tensor, _ROLES)
+
+    def left_out(self, tensor: str, content: torch.Tensor) -> bool:
+        return tensor.endswith(".bias") and not content.any()  # AutoGPTQ writes one for every module
+
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        sizes = self._sizes(tensors)
+        return sizes.outputs, sizes.inputs
+
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        sizes = self._sizes(tensors)
+        return CodesLayout(levels=1 << sizes.bits, group=sizes.group)
+
+    def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        import torch
+
+        sizes = self._sizes(tensors)
+        levels = 1 << sizes.bits
+        codes = fields(tensors["qweight"].t(), sizes.bits)
+        order = None
+        if "g_idx" in tensors:
+            order = order_of(tensors["g_idx"], sizes.group, len(tensors["scales"]))
+        return Codes(
+            codes=codes if order is None else codes[:, order],
+            table=torch.arange(float(levels)),
+            group=sizes.group,
+            scales=tensors["scales"].t(),
+            zeros=(fields(tensors["qzeros"], sizes.bits).t().int() + self._less) % levels,
+            order=order,
+        )
+
+    def _sizes(self, tensors: Mapping[str, Any]) -> Sizes:
+        """What the shapes of the tensors say; ModelError where they do not fit together."""
+        require(tensors, "qweight", "qzeros", "scales")
+        shapes = {role: tuple(tensor.shape) for role, tensor in tensors.items()}
+        sizes = _sizes_of(shapes, None if self._varied else self._bits, self._group)
+        if sizes is None:
+            listed = ", ".join(f"{role} {list(shape)}" for role, shape in sorted(shapes.items()))
+            said = "" if self._varied else f" of {self._bits} bits"
+            raise ModelError(f"{listed} do not make up a GPTQ weight{said} in groups of {self._group}")
+        return sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """A weight's, and those of its codes."""
+
+    outputs: int
+    inputs: int
+    bits: int
+    group: int
+
+
+def _sizes_of(shapes: Mapping[str, tuple[int, ...]], bits: int | None, group: int) -> Sizes | None:
+    if any(len(shapes[role]) != 2 or 0 in shapes[role] for role in ("qweight", "qzeros", "scales")):
+        return None
+    (words, outputs), (groups, across) = shapes["qweight"], shapes["qzeros"]
+    found, rest = divmod(across * _WORD, outputs)
+    if shapes["scales"] != (groups, outputs) or rest or found not in BITS or bits not in (None, found):
+        return None
+    inputs, rest = divmod(words * _WORD, found)
+    size = shared_by(inputs, groups, group)
+    if rest or size is None or shapes.get("g_idx", (inputs,)) != (inputs,):
+        return None
+    return Sizes(outputs=outputs, inputs=inputs, bits=found, group=size)
+
+
+def shared_by(inputs: int, groups: int, expected: int) -> int | None:
+    """How many inputs a group has: as expected, if that makes so many groups, else equal shares."""
+    if groups == 1:
+        return inputs
+    if expected > 0 and -(-inputs // expected) == groups:
+        return expected
+    return None if inputs % groups else inputs // groups
+
+
+def order_of(group_of: torch.Tensor, size: int, groups: int) -> torch.Tensor | None:
+    """The inputs sorted by group, given the group of each; None where they lie so. ModelError for unequal groups."""
+    import torch
+
+    expected = torch.arange(len(group_of)) // size
+    if torch.equal(group_of.long(), expected):
+        return None
+    order = torch.argsort(group_of.long(), stable=True)
+    if not torch.equal(group_of.long()[order], expected):
+        raise ModelError(f"g_idx does not put {size} inputs into each of {groups} groups")
+    return order
+
+
+def module_part(tensor: str, roles: tuple[str, ...]) -> tuple[str, str] | None:
+    """The weight MODULE.weight for MODULE.role, and that role."""
+    module, _, role = tensor.rpartition(".")
+    return (f"{module}.weight", role) if module and role in roles else None
+
+
+def one_of(settings: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int:
+    """A number of the "quantization_config", one of those known."""
+    value = settings.get(key)
+    if isinstance(value, bool) or value not in known:
+        listed = ", ".join(map(str, known))
+        raise ModelError(f"config.json: {key!r} of the quantization is {value!r:.60}; what is read is {listed}")
+    return int(value)
+
+
+def group_size(settings: Mapping[str, Any]) -> int:
+    """How many inputs share a scale; -1: all."""
+    value = settings.get("group_size", -1)
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+        raise ModelError(
+            f"config.json: 'group_size' of the quantization is {value!r:.60}; it is a number of inputs, or -1 for all"
+        )
+    return value
