@@ -18,6 +18,17 @@ def maxserve_speculators() -> Iterable[Speculator]:
         summary="prompt lookup: goes on as when the last tokens were there before",
     )
     yield Speculator(
+        name="suffix",
+        build="maxserve.plugins.speculation.suffix:SuffixDrafter",
+        honours=(
+            "suffix__max_match_length",
+            "suffix__max_spec_factor",
+            "suffix__min_token_prob",
+            "suffix__max_cached_tokens",
+        ),
+        summary="suffix decoding: goes on as this text and past answers mostly did",
+    )
+    yield Speculator(
         name="standalone",
         build="maxserve.plugins.speculation.standalone:StandaloneDrafter",
         needs="maxserve.plugins.speculation.standalone:needs",
@@ -49,12 +60,13 @@ def maxserve_speculators() -> Iterable[Speculator]:
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    """Prompt lookup, drafts for benchmarks, the draft model, and the files that settings of it come from."""
+    """Lookup, drafts for benchmarks, the draft model, and the files that settings of it come from."""
     yield ConfigSection(
         name="ngram",
         schema="maxserve.plugins.speculation.options:NgramSettings",
         check="maxserve.plugins.speculation.options:check_ngram",
     )
+    yield ConfigSection(name="suffix", schema="maxserve.plugins.speculation.options:SuffixSettings")
     yield ConfigSection(name="synthetic", schema="maxserve.plugins.speculation.options:SyntheticSettings")
     yield ConfigSection(
         name="draft_model",

@@ -39,6 +39,38 @@ def check_ngram(settings: Settings, ngram: NgramSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class SuffixSettings:
+    """Settings of suffix decoding."""
+
+    max_match_length: Annotated[
+        int,
+        Option(used_by="speculator"),
+        Field(description="Most last tokens that are compared with texts before.", ge=2, le=128),
+    ] = 24
+    max_spec_factor: Annotated[
+        float,
+        Option(used_by="speculator"),
+        Field(description="Most drafts for each token that matches, within --num-speculative-tokens.", gt=0, le=64),
+    ] = 1.0
+    min_token_prob: Annotated[
+        float,
+        Option(used_by="speculator"),
+        Field(description="Least likelihood, as counted, that all drafts up to one stand.", ge=0, le=1),
+    ] = 0.1
+    max_cached_tokens: Annotated[
+        int,
+        Option(used_by="speculator"),
+        Field(
+            description="Tokens of past answers that drafts are taken from, some 400 bytes each: those of requests "
+            "with the same cache_salt. How fast an answer comes may tell what others with that salt, or "
+            "without one, were answered. 0 keeps none.",
+            ge=0,
+            le=1 << 26,
+        ),
+    ] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SyntheticSettings:
     """Settings of drafts for benchmarks."""
 

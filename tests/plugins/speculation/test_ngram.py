@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 
 from maxserve.config import Settings
 from maxserve.interfaces.errors import SettingsError
-from maxserve.plugins.speculation.ngram import (
-    INDEXED,
-    REMEMBERED,
-    TRIED,
-    History,
-    NgramDrafter,
-)
+from maxserve.plugins.speculation.histories import INDEXED
+from maxserve.plugins.speculation.ngram import TRIED, NgramDrafter, NgramHistory
 from maxserve.plugins.speculation.options import NgramSettings, check_ngram
 from maxserve.testing.speculator import SpeculatorChecks
 
@@ -27,8 +22,8 @@ class TestNgram(SpeculatorChecks):
     speculator = "ngram"
 
 
-def history(tokens: list[int], longest: int = 3, shortest: int = 2) -> History:
-    found = History(longest, shortest)
+def history(tokens: list[int], longest: int = 3, shortest: int = 2) -> NgramHistory:
+    found = NgramHistory(longest, shortest)
     found.read(np.array(tokens, dtype=np.int64))
     return found
 
@@ -66,7 +61,7 @@ def test_what_followed_is_proposed(tokens: list[int], drafts: list[int]) -> None
     st.sampled_from([(1, 1), (4, 2)]),
 )
 def test_the_index_finds_what_a_search_finds(tokens: list[int], pieces: list[int], sizes: tuple[int, int]) -> None:
-    found, read = History(*sizes), 0
+    found, read = NgramHistory(*sizes), 0
     for piece in [*pieces, len(tokens)]:
         read = min(read + piece, len(tokens))
         found.read(np.array(tokens[:read], dtype=np.int64))
@@ -107,27 +102,10 @@ def test_an_id_that_is_used_again_begins_anew() -> None:
     assert made.propose(step(("a", [4, 5, 6, 4, 5]))) == [[6, 4]]
 
 
-def test_the_oldest_sequences_are_forgotten() -> None:
-    made = drafter()
-    most = REMEMBERED // INDEXED
-    for index in range(most + 3):
-        made.propose(step((str(index), list(range(INDEXED)))))
-    assert list(made._histories) == [str(index) for index in range(3, most + 3)]
-    assert made.propose(step(("0", [1, 2, 3, 1, 2, 3]))) == [[1, 2]]
-    assert made._remembered == sum(history.indexed for history in made._histories.values())
-
-
-def test_sequences_that_are_over_are_forgotten() -> None:
-    made = drafter()
-    made.propose(step(("a", [1, 2, 3, 1, 2]), ("b", [1, 2])))
-    made.propose(step(("a", [1, 2, 3, 1, 2, 3]), wanted=0, kept=0))
-    assert (list(made._histories), made._remembered) == (["b"], 2)
-
-
 def test_nothing_is_read_where_nothing_is_wanted() -> None:
     made = drafter()
     assert made.propose(step(("a", [1, 2, 3, 1, 2]), wanted=0)) == [[]]
-    assert not made._histories
+    assert not list(made._histories)
 
 
 def test_the_shortest_run_is_not_longer_than_the_longest() -> None:
