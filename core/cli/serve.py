@@ -82,10 +82,13 @@ def typed(ctx: click.Context) -> dict[str, Any]:
 
 def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     """The settings of a command; raises when they ask for something that is not there, before a model is read."""
+    from maxserve.core.loading.companions import with_companions
+
     sections = invocation.host.plugin_sections()
     settings = resolve(given, environ=invocation.environ, sections=sections)
     validate_supported(settings, sections)
     validate_used(settings, invocation.host.schedulers, invocation.host.speculators, sections)
+    settings = with_companions(settings, invocation.host)
     _look_up(settings, invocation.host, sections)
     return settings
 

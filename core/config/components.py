@@ -37,7 +37,7 @@ def check_required(arguments: Mapping[str, Any], sections: Sequence[PluginSectio
     options, known = _options(sections or ()), catalog().by_name()
     for name, value in arguments.items():
         if name in options:
-            _read(options[name], value, sections or ())
+            read_value(options[name], value, sections or ())
         elif sections is not None or name in known:
             raise SettingsError(f"there is no option {name!r} that an architecture may set{near(name, options)}")
 
@@ -52,21 +52,21 @@ def with_required(
     if settings.model.force or not architecture.required_arguments:
         return settings
     check_required(architecture.required_arguments, sections)
-    changed, options = settings, _options(sections)
+    changing, options = settings, _options(sections)
     for name, value in architecture.required_arguments.items():
         option = options[name]
-        before, wanted = option.value(changed), _read(option, value, sections)
+        before, wanted = option.value(changing), read_value(option, value, sections)
         if before == wanted:
             continue
         if tell:
             overruled = f"{_typed(option, before)} is overruled (--force keeps it)"
             log.warning("architecture %r insists on %s; %s", architecture.name, _typed(option, wanted), overruled)
-        changed = _changed(changed, option, wanted)
-    if changed is settings:
+        changing = changed(changing, option, wanted)
+    if changing is settings:
         return settings
-    changed = check(changed)
-    validate_supported(changed, sections)
-    return changed
+    changing = check(changing)
+    validate_supported(changing, sections)
+    return changing
 
 
 def _options(sections: Sequence[PluginSection]) -> dict[str, OptionSpec]:
@@ -75,7 +75,8 @@ def _options(sections: Sequence[PluginSection]) -> dict[str, OptionSpec]:
     return {o.name: o for o in catalog(sections) if o.page in pages and not o.marker.early}
 
 
-def _changed(settings: Settings, option: OptionSpec, value: Any) -> Settings:
+def changed(settings: Settings, option: OptionSpec, value: Any) -> Settings:
+    """The settings with another value of the option."""
     if not option.plugin:
         section = getattr(settings, option.section).model_copy(update={option.key: value})
         return settings.model_copy(update={option.section: section})
@@ -84,7 +85,7 @@ def _changed(settings: Settings, option: OptionSpec, value: Any) -> Settings:
     return settings.model_copy(update={"plugins": settings.plugins.model_copy(update={"sections": named})})
 
 
-def _read(option: OptionSpec, value: Any, sections: Sequence[PluginSection]) -> Any:
+def read_value(option: OptionSpec, value: Any, sections: Sequence[PluginSection]) -> Any:
     """The value as the option's section has it."""
     try:
         read = None if value is None and option.default is None else option.shape.read(value)

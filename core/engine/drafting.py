@@ -17,7 +17,7 @@ from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsCont
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from collections.abc import Sequence as SequenceOf
 
     from numpy.typing import NDArray
@@ -209,15 +209,17 @@ def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: Load
     )
     entry = target.speculator
     if entry is None:
-        _offer(target.host, context)
+        _offer(target.host, context, files.companions)
     if entry is None or entry.component.needs is None:
         return DraftNeeds()
     found: DraftNeeds = target.host.load(entry, entry.component.needs)(context)
     return found
 
 
-def _offer(host: Host, context: NeedsContext) -> None:
-    """Says which methods would find in the target's checkpoint what they draft with."""
+def _offer(host: Host, context: NeedsContext, companions: Collection[str]) -> None:
+    """Says which methods would find in the target's checkpoint, or with it, what they draft with."""
+    for method in companions:
+        log.info("the model brings what it can be drafted with; --speculative-method %s drafts with it", method)
     for entry in host.speculators:
         if entry.component.offers is not None:
             offer: str | None = host.load(entry, entry.component.offers)(context)

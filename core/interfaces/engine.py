@@ -199,7 +199,7 @@ class ModelFiles:
 
     `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
     served (see encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in the
-    registry, `task` what that is for.
+    registry, `task` what that is for. `companions` are those of its ModelSource.
     """
 
     ref: str
@@ -211,3 +211,4 @@ class ModelFiles:
     explicit_encoding: bool
     architecture: str
     task: str = TEXT
+    companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

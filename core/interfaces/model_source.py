@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,11 +57,14 @@ class ModelSource:
     """Where a model reference leads: `path`, a local folder with config.json, weights and tokenizer, or a `location`.
 
     A location is asked for files when they are needed: config and tokenizer first, weights when these are sound.
+    `companions` are options by speculative method, such as `{"eagle": {"draft_model_path": "acme/head"}}`: a method
+    that the operator chooses takes those that the operator leaves out.
     """
 
     path: str = ""
     location: ModelLocation | None = None
     note: str = ""
+    companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Checkpoint(Protocol):

@@ -49,13 +49,15 @@ class Speculator(Component):
     `offers(NeedsContext)`, asked where no method is named, says in one line what of the target's checkpoint the method
     would draft with, for the log, or gives None.
     `honours` names the options up to speculative methods (`Option(used_by="speculator")`), such as `draft_model_path`,
-    that this one acts on: beside others they stop the start.
+    that this one acts on: beside others they stop the start. Without the `required` ones of them it does, too, unless
+    the model's source has `companions` for the method.
     """
 
     kind: ClassVar[str] = "speculator"
 
     needs: Ref | None = None
     honours: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     offers: Ref | None = None
 
 

@@ -6,14 +6,14 @@ A plugin may know the reference, or it is a folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.interfaces.engine import ModelFiles
 from maxserve.core.interfaces.errors import ModelError, PluginError
-from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery
+from maxserve.core.interfaces.model_source import ModelLocation, ModelQuery, ModelSource
 from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.quantization import NamesEncoding
 from maxserve.core.interfaces.weight_format import WeightQuery
@@ -22,6 +22,7 @@ from maxserve.core.loading.encoding import check_supported, settle_encoding, sto
 from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import check_limits, read_object, read_optional_object
 from maxserve.core.loading.location import Folder, LoneFile, ModelFolder, is_repository, unpacked
+from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.quantization import quantization_files, quantization_of
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import (
@@ -104,7 +105,16 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
         encoding=encoding,
         explicit_encoding=model.quantization_encoding is not None and not isinstance(format, NamesEncoding),
         architecture="",
+        companions=finder.companions,
     )
+
+
+def companions(model: Checkpoint, host: Host) -> Mapping[str, Mapping[str, Any]]:
+    """What the source of a model says of options that go with it, by speculative method; nothing is fetched."""
+    if not model.model_path:
+        return {}
+    source = _Finder(model, host, NullProgress()).source(model.model_path)
+    return {} if source is None else source.companions
 
 
 class _Finder:
@@ -113,6 +123,7 @@ class _Finder:
     def __init__(self, model: Checkpoint, host: Host, progress: Progress) -> None:
         self.model = model
         self.host = host
+        self.companions: Mapping[str, Mapping[str, Any]] = {}  # once the location is found
         self._query = ModelQuery(
             progress=progress,
             revision=model.huggingface_model_revision,
@@ -125,9 +136,10 @@ class _Finder:
     def location(self) -> ModelLocation:
         """Where config and tokenizer are."""
         ref = self.model.model_path or self._model_of_weights()
-        location = self._location(ref)
-        if location is not None:
-            return location
+        source = self.source(ref)
+        if source is not None:
+            self.companions = source.companions
+            return _location_of(source, ref)
         path = Path(ref).expanduser()
         if path.is_dir():
             self._say_idle(ref)
@@ -142,14 +154,11 @@ class _Finder:
             )
         raise self._unknown(ref)
 
-    def _location(self, ref: str) -> ModelLocation | None:
-        """Where a plugin says that it is."""
+    def source(self, ref: str) -> ModelSource | None:
+        """What a plugin says of it."""
         if ref.endswith(weight_suffixes(self.host)) and not Path(ref).expanduser().exists():
             raise ModelError(f"there is no file {ref}; a model is a folder or a repository on the hub (org/name)")
-        source = self.host.model_source(ref, self._query)
-        if source is None:
-            return None
-        return source.location or Folder(Path(source.path), ref)
+        return self.host.model_source(ref, self._query)
 
     def _unknown(self, ref: str) -> ModelError:
         if is_repository(ref):
@@ -229,10 +238,14 @@ class _Finder:
         raise ModelError("no model is named: give --model-path, a Hugging Face repository or a local folder")
 
     def _repository(self, ref: str) -> ModelLocation:
-        location = self._location(ref)
-        if location is None:
+        source = self.source(ref)
+        if source is None:
             raise self._unknown(ref)
-        return location
+        return _location_of(source, ref)
+
+
+def _location_of(source: ModelSource, ref: str) -> ModelLocation:
+    return source.location or Folder(Path(source.path), ref)
 
 
 def _read_config(folder: Path, ref: str, host: Host) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The model that is served when none is named.
+"""The model that is served when none is named, and what drafts for it.
 
-`maxserve/demo` is the folder `model` beside this file: a small Llama trained by `tools/demo_model/train.py`.
+`maxserve/demo` is the folder `model` beside this file: a small Llama trained by `tools/demo_model/train.py`. Its
+companion, trained by `tools/demo_model/companions.py`, is an EAGLE-3 head in `eagle3`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from maxserve import hookimpl
 from maxserve.interfaces.model_source import ModelSource
 
 DEMO = "maxserve/demo"
+HEAD = "maxserve/demo-eagle3"
+FOLDERS = {DEMO: "model", HEAD: "eagle3"}
+COMPANIONS = {"eagle": {"draft_model_path": HEAD}}
 
 
 @hookimpl
 def maxserve_model_source(ref: str) -> ModelSource | None:
-    """The folder of the demo model, when it is asked for by name."""
-    if ref != DEMO:
+    """The folder of the demo model, or of a companion, when it is asked for by name."""
+    if ref not in FOLDERS:
         return None
-    folder = Path(__file__).parent / "model"
-    return ModelSource(path=str(folder), note="the demo model: a tiny help desk that knows only maxserve")
+    folder = str(Path(__file__).parent / FOLDERS[ref])
+    if ref != DEMO:
+        return ModelSource(path=folder, note="drafts for the demo model")
+    return ModelSource(
+        path=folder, note="the demo model: a tiny help desk that knows only maxserve", companions=COMPANIONS
+    )

@@ -33,6 +33,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
         build="maxserve.plugins.speculation.standalone:StandaloneDrafter",
         needs="maxserve.plugins.speculation.standalone:needs",
         honours=("draft_model_path",),
+        required=("draft_model_path",),
         summary="a smaller model of the same vocabulary, --draft-model-path",
     )
     yield Speculator(
@@ -46,6 +47,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
         build="maxserve.plugins.speculation.eagle:build",
         needs="maxserve.plugins.speculation.eagle:needs",
         honours=("draft_model_path",),
+        required=("draft_model_path",),
         summary="an EAGLE-1 or EAGLE-3 head on the target, --draft-model-path",
     )
     yield Speculator(

@@ -115,21 +115,12 @@ class DraftFiles:
     ] = ()
 
 
-NEEDED = {  # methods that draft with what --draft-model-path names, and what that is
-    "standalone": "a smaller model",
-    "eagle": "a head on top of the target",
-}
-
-
 def check_draft(settings: Settings, draft: DraftModel) -> None:
-    """SettingsError where the options of the draft model contradict each other, or what drafts."""
-    method = settings.speculative.speculative_method
-    if not draft.model_path:
+    """SettingsError where the options of the draft model contradict each other."""
+    if draft.model_path:
+        check_checkpoint(draft, "--draft-")
+    else:
         _validate_needed(settings.chosen, draft)
-        if method in NEEDED:
-            raise SettingsError(f"--speculative-method {method} drafts with {NEEDED[method]}; give --draft-model-path")
-        return
-    check_checkpoint(draft, "--draft-")
 
 
 def _validate_needed(chosen: Set[str], draft: DraftModel) -> None:

@@ -21,6 +21,7 @@ from maxserve.core.interfaces.engine import TEXT
 from maxserve.core.interfaces.errors import EngineError, RequestError, SettingsError
 from maxserve.core.interfaces.request import Constraint, FinishReason, Output, Request, SamplingParams, TokenLogprob
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext
+from maxserve.core.loading.companions import with_companions
 from maxserve.core.loading.images import image_reader
 from maxserve.core.loading.model_loader import engine_context
 from maxserve.core.loading.progress import NullProgress
@@ -95,6 +96,7 @@ class LLM:
         self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
         validate_supported(self.settings, self.host.plugin_sections())
         validate_used(self.settings, self.host.schedulers, self.host.speculators, self.host.plugin_sections())
+        self.settings = with_companions(self.settings, self.host)
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
         if not self.settings.model.defer_resolve:

@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "demo_model"
-MODULES = ("corpus", "phrasing", "conversation", "tokenizer", "dataset", "model", "train", "evaluate")
+MODULES = (
+    "corpus",
+    "phrasing",
+    "conversation",
+    "tokenizer",
+    "dataset",
+    "model",
+    "train",
+    "evaluate",
+    "eagle3",
+    "draft",
+    "companions",
+)
 
 
 @pytest.fixture(scope="session")

@@ -60,12 +60,15 @@ def opening(example: Example, tokenizer: Tokenizer) -> Example:
 
 def batches(corpus: Corpus, tokenizer: Tokenizer, *, tokens: int, positions: int, seed: int) -> Iterator[Batch]:
     """Batches without end of about `tokens` tokens each; the same ones for the same seed."""
-    stream = Writer(corpus, seed).texts()
     order = Random(seed)
-    pad = tokenizer.token_to_id(END_OF_TEXT)
-    while True:
-        pool = [encode(text, tokenizer, positions) for text in islice(stream, POOL)]
-        pool = [opening(example, tokenizer) if order.random() < CUT else example for example in pool]
+    examples = (encode(text, tokenizer, positions) for text in Writer(corpus, seed).texts())
+    cut = (opening(example, tokenizer) if order.random() < CUT else example for example in examples)
+    return laid_out(cut, tokens=tokens, pad=tokenizer.token_to_id(END_OF_TEXT), order=order)
+
+
+def laid_out(examples: Iterator[Example], *, tokens: int, pad: int, order: Random) -> Iterator[Batch]:
+    """Batches of about `tokens` tokens each until the examples end; those of similar length share one."""
+    while pool := list(islice(examples, POOL)):
         groups = list(_grouped(sorted(pool, key=lambda example: len(example.ids)), tokens))
         order.shuffle(groups)
         yield from (_padded(group, pad) for group in groups)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maxserve.core.config import resolve
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.loading.companions import with_companions
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.protocol import Host
@@ -46,7 +47,7 @@ class Served:
         typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
         if options.get("speculative_method"):
             typed.setdefault("adaptive_speculation", False)  # the same drafts in every run, whatever the machine does
-        settings = resolve(typed, environ={}, sections=host.plugin_sections())
+        settings = with_companions(resolve(typed, environ={}, sections=host.plugin_sections()), host)
         files = resolve_model(settings.model, host, progress=NullProgress())
         self.engine = build_engine(settings, host, files, progress=NullProgress())
         self._ids = map(str, itertools.count())

@@ -39,7 +39,6 @@ def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> No
         ),
         ({CAST: True}, "--allow-safetensors-.*-cast: cast to what.* --quantization-encoding"),
         ({f"draft_{CAST}": True, **DRAFT}, "Give --draft-quantization-encoding"),
-        ({"speculative_method": "STANDALONE"}, "--speculative-method standalone .*--draft-model-path"),
         ({"max_num_steps": 0}, "--max-num-steps: expected at least 1"),
         (
             {"max_num_steps": 2, "enable_overlap_scheduler": True},

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from maxserve.plugins import demo
+from maxserve.testing import ModelSourceChecks
 
 LIMIT = 12 * 1024 * 1024
+COMPANION_LIMIT = 3 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +22,17 @@ def folder() -> Path:
     return Path(source.path)
 
 
-def test_other_references_are_left_to_others() -> None:
-    assert demo.maxserve_model_source("org/name") is None
-    assert demo.maxserve_model_source("maxserve/demo2") is None
+class TestSource(ModelSourceChecks):
+    plugin = demo
+    refs = tuple(demo.FOLDERS)
+    others = (*ModelSourceChecks.others, "org/name", "maxserve/demo2")
+
+
+@pytest.mark.parametrize("ref", [demo.HEAD])
+def test_companions_are_small(ref: str) -> None:
+    source = demo.maxserve_model_source(ref)
+    assert source is not None
+    assert sum(path.stat().st_size for path in Path(source.path).iterdir()) <= COMPANION_LIMIT
 
 
 def test_files_are_there_and_small(folder: Path) -> None:

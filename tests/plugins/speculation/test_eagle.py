@@ -480,5 +480,5 @@ def test_what_is_no_head_is_refused(plugin_host: Callable[..., Host], tmp_path: 
         engine(tmp_path / "target", plugin_host(), tmp_path / "target")
     with pytest.raises(ModelError, match="there is no folder"):
         engine(tmp_path / "target", plugin_host(), tmp_path / "nowhere")
-    with pytest.raises(SettingsError, match="eagle drafts with a head on top of the target; give --draft-model-path"):
+    with pytest.raises(SettingsError, match=r"eagle needs --draft-model-path, and .*/target brings none; give it"):
         Served(tmp_path / "target", plugin_host(), speculative_method="eagle")

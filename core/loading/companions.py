@@ -1,0 +1,66 @@
+"""Options that go with a model: what speculative methods draft with for it, as its source says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maxserve.core.config.catalog import catalog, near
+from maxserve.core.config.components import changed, read_value
+from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.loading.resolve import companions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from maxserve.core.config import Settings
+    from maxserve.core.config.catalog import OptionSpec
+    from maxserve.core.interfaces.speculator import Speculator
+    from maxserve.core.registry.entries import Entry
+    from maxserve.core.registry.protocol import Host
+
+
+def with_companions(settings: Settings, host: Host) -> Settings:
+    """The settings with what the speculative method needs and the operator left to the source of the model.
+
+    SettingsError where that has nothing for the method, either.
+    """
+    method = settings.speculative.speculative_method
+    entry = None if method is None else host.speculators.get(method)
+    if entry is None or not entry.component.required:
+        return settings
+    options = catalog(host.plugin_sections()).by_name()
+    missing = [name for name in entry.component.required if not _option(options, name, entry).value(settings)]
+    if not missing:
+        return settings
+    return _filled(settings, host, entry, options, missing)
+
+
+def _filled(
+    settings: Settings, host: Host, entry: Entry[Speculator], options: Mapping[str, OptionSpec], missing: list[str]
+) -> Settings:
+    found = companions(settings.model, host).get(entry.name, {})
+    for name in missing:
+        if name not in found:
+            raise SettingsError(_refusal(settings, entry, options[name]))
+    for name, value in found.items():
+        option = options.get(name)
+        if option is None:
+            ref = settings.model.model_path
+            raise PluginError(f"the source of {ref} names {name!r} for {entry.name}, no option{near(name, options)}")
+        if option.path not in settings.chosen:
+            settings = changed(settings, option, read_value(option, value, host.plugin_sections()))
+    return settings
+
+
+def _option(options: Mapping[str, OptionSpec], name: str, entry: Entry[Any]) -> OptionSpec:
+    if name not in options:
+        raise PluginError(f"{entry.title} requires {name!r}, which is no option{near(name, options)}")
+    return options[name]
+
+
+def _refusal(settings: Settings, entry: Entry[Speculator], option: OptionSpec) -> str:
+    ref, name = settings.model.model_path or "the model", entry.name
+    return (
+        f"--speculative-method {name} needs {option.flag}, and {ref} brings none; give it ({name}: "
+        f"{entry.component.summary}), or choose another method"
+    )
