@@ -18,10 +18,10 @@ from maxserve.core.config.values import value_text
 from maxserve.core.interfaces.engine import EMBEDDINGS, SCORING, TEXT
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.scheduler import Scheduler
+from maxserve.core.interfaces.speculator import Speculator
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture
-    from maxserve.core.interfaces.speculator import Speculator
     from maxserve.core.registry.entries import Entry, Registry
 
 log = logging.getLogger("maxserve.settings")
@@ -125,9 +125,11 @@ def validate_used(
     """
     options = list(catalog(sections))
     method = settings.speculative.speculative_method
+    by_name = {option.name: option for option in options}
+    beside = [] if method is None else combined(speculators.get(method), by_name, speculators, settings)
     refused = [
         *_unused("scheduler", settings.scheduling.scheduler, schedulers, options, settings),
-        *_unused("speculator", method, speculators, options, settings),
+        *_unused("speculator", method, speculators, options, settings, beside),
     ]
     for name in ("num_speculative_tokens", "adaptive_speculation"):
         if f"speculative.{name}" in settings.chosen and method is None:
@@ -145,17 +147,32 @@ def _unused(
     registry: Registry[Scheduler] | Registry[Speculator],
     options: Sequence[OptionSpec],
     settings: Settings,
+    beside: Sequence[Entry[Speculator]] = (),
 ) -> list[str]:
-    """Why options that are up to the components of a registry mean nothing with the one of that name, or with none."""
+    """Why options that are up to the components of a registry mean nothing with the one of that name, or with none.
+
+    `beside` are others of it that run, too.
+    """
     theirs = {option.name: option for option in options if option.marker.used_by == used_by}
     entry = None if name is None else registry.get(name)
-    if entry is not None:
-        _check_names(entry, theirs, used_by)
+    acting = [] if entry is None else [entry, *beside]
+    for each in acting:
+        _check_names(each, theirs, used_by)
     return [
         _refusal(option, entry, registry)
         for option in theirs.values()
-        if option.path in settings.chosen and _asks(option, settings, entry) and not _knows(entry, option.name)
+        if option.path in settings.chosen
+        and _asks(option, settings, entry)
+        and not any(_knows(each, option.name) for each in acting)
     ]
+
+
+def combined(
+    entry: Entry[Speculator], options: Mapping[str, OptionSpec], registry: Registry[Speculator], settings: Settings
+) -> list[Entry[Speculator]]:
+    """The speculative methods that one puts together, by what its options say."""
+    values = [str(options[name].value(settings)) for name in entry.component.combines if name in options]
+    return [registry.get(value) for value in values if value in registry]
 
 
 def _check_names(entry: Entry[Scheduler] | Entry[Speculator], options: dict[str, OptionSpec], used_by: str) -> None:
@@ -173,13 +190,11 @@ def _asks(option: OptionSpec, settings: Settings, entry: Entry[Scheduler] | Entr
     return asks_when_off or option.value(settings) is not False
 
 
-def _knows(entry: Entry[Scheduler] | Entry[Speculator] | None, name: str) -> bool:
+def _knows(entry: Entry[Scheduler] | Entry[Speculator], name: str) -> bool:
     """Whether a component acts on an option.
 
     A scheduler that never cuts prompts says so at start instead; see `unused_chunking`.
     """
-    if entry is None:
-        return False
     never = isinstance(entry.component, Scheduler) and not entry.component.chunks_prompts
     return name in entry.component.honours or (name == CHUNKS and never)
 

@@ -391,8 +391,8 @@ class SpeculativeSettings(Section):
         Field(
             description="Who drafts tokens: standalone (a smaller model, --draft-model-path), eagle (an EAGLE-1 or "
             "EAGLE-3 head, --draft-model-path), mtp (layers of the checkpoint that predict further tokens), ngram "
-            "(looks them up in the text before), suffix (in past answers, too), synthetic (for benchmarks), or a name "
-            "that a plugin registers; unset, none."
+            "(looks them up in the text before), suffix (in past answers, too), cascade (one method, and another one "
+            "where it finds nothing), synthetic (for benchmarks), or a name that a plugin registers; unset, none."
         ),
     ] = None
     num_speculative_tokens: Annotated[

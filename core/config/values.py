@@ -91,7 +91,9 @@ TASKS = Choice(
     ("text_generation", "embeddings_generation", "audio_generation", "speech_token_generation", "scoring"),
 )
 CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=True)
-METHODS = Choice("SpeculativeMethod", ("standalone", "eagle", "mtp", "ngram", "suffix", "synthetic"), open=True)
+METHODS = Choice(
+    "SpeculativeMethod", ("standalone", "eagle", "mtp", "ngram", "suffix", "cascade", "synthetic"), open=True
+)
 CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))
 DEVICE_LIST = Devices()
 

@@ -99,6 +99,9 @@ class LoadedDrafts:
         assert self.attention_of_target is not None, "asked for before the cache is there"
         return LaterLayers(self.attention_of_target, self.first_layer)
 
+    def behind(self, layers: int) -> LoadedDrafts:
+        return replace(self, first_layer=self.first_layer + layers)
+
     def checkpoint(self, model: Checkpoint | None) -> DraftCheckpoint:
         files = self._files(model)
         shapes = {name: info.shape for file in self._opened(files) for name, info in file.tensors.items()}

@@ -206,6 +206,7 @@ def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: Load
         path=files.path,
         draft_tokens=target.settings.speculative.num_speculative_tokens,
         models=models,
+        components=target.host,
     )
     entry = target.speculator
     if entry is None:
@@ -247,6 +248,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         dtype=target.compute,
         device=target.device,
         path=loaded.files.path,
+        components=target.host,
         models=LoadedDrafts(
             target=target,
             own=loaded.files,

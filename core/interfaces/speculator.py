@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Model, ModelSpec, WeightMap
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
-    from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.component import Components, Ref
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.runner import ModelOutput
@@ -50,7 +50,8 @@ class Speculator(Component):
     would draft with, for the log, or gives None.
     `honours` names the options up to speculative methods (`Option(used_by="speculator")`), such as `draft_model_path`,
     that this one acts on: beside others they stop the start. Without the `required` ones of them it does, too, unless
-    the model's source has `companions` for the method.
+    the model's source has `companions` for the method. `combines` names options whose values are other methods that
+    this one puts together: what these act on and require it does, too.
     """
 
     kind: ClassVar[str] = "speculator"
@@ -58,6 +59,7 @@ class Speculator(Component):
     needs: Ref | None = None
     honours: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    combines: tuple[str, ...] = ()
     offers: Ref | None = None
 
 
@@ -156,6 +158,10 @@ class DraftModels(Protocol):
         """What the layers of a loaded model attend with: its layer 0 is the first of `DraftNeeds.layers`."""
         ...
 
+    def behind(self, layers: int) -> DraftModels:
+        """The same for a drafter whose layers come behind so many of others."""
+        ...
+
     def checkpoint(self, model: Checkpoint | None) -> DraftCheckpoint:
         """What is known of a checkpoint before anything is read of its weights."""
         ...
@@ -183,13 +189,17 @@ class DraftModels(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedsContext(Context):
-    """`spec` is the target model's, `raw` the content of its config.json, and `path` its folder."""
+    """`spec` is the target model's, `raw` the content of its config.json, and `path` its folder.
+
+    `components` are those of all plugins: other speculative methods, say.
+    """
 
     spec: ModelSpec
     raw: Mapping[str, Any]
     path: str
     draft_tokens: int
     models: DraftModels
+    components: Components
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +223,8 @@ class SpeculatorContext(Context):
     `model` is the target, with its weights; its embedding and head may be shared. `spec` is what its architecture makes
     of its config. The drafter's own cache layers are
     those from `first_layer` on, in the calls of `attention`. `dtype` is the type in which the model computes. `path` is
-    the target's folder, and `step_tokens` the most tokens that a step of the target computes.
+    the target's folder, and `step_tokens` the most tokens that a step of the target computes. `components` are those of
+    all plugins.
     """
 
     draft_tokens: int
@@ -228,6 +239,7 @@ class SpeculatorContext(Context):
     device: torch.device
     path: str
     models: DraftModels
+    components: Components
 
 
 class DraftSequence(Protocol):

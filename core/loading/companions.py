@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.config.catalog import catalog, near
-from maxserve.core.config.components import changed, read_value
+from maxserve.core.config.components import changed, combined, read_value
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.loading.resolve import companions
 
@@ -25,14 +25,19 @@ def with_companions(settings: Settings, host: Host) -> Settings:
     SettingsError where that has nothing for the method, either.
     """
     method = settings.speculative.speculative_method
-    entry = None if method is None else host.speculators.get(method)
-    if entry is None or not entry.component.required:
+    if method is None:
         return settings
-    options = catalog(host.plugin_sections()).by_name()
+    options, entry = catalog(host.plugin_sections()).by_name(), host.speculators.get(method)
+    settings = _complete(settings, host, entry, options)
+    for other in combined(entry, options, host.speculators, settings):
+        settings = _complete(settings, host, other, options)
+    return settings
+
+
+def _complete(settings: Settings, host: Host, entry: Entry[Speculator], options: Mapping[str, OptionSpec]) -> Settings:
+    """The settings with all that the method requires."""
     missing = [name for name in entry.component.required if not _option(options, name, entry).value(settings)]
-    if not missing:
-        return settings
-    return _filled(settings, host, entry, options, missing)
+    return _filled(settings, host, entry, options, missing) if missing else settings
 
 
 def _filled(

@@ -29,6 +29,15 @@ def maxserve_speculators() -> Iterable[Speculator]:
         summary="suffix decoding: goes on as this text and past answers mostly did",
     )
     yield Speculator(
+        name="cascade",
+        build="maxserve.plugins.speculation.cascade:CascadeDrafter",
+        needs="maxserve.plugins.speculation.cascade:needs",
+        honours=("cascade__first", "cascade__then"),
+        required=("cascade__then",),
+        combines=("cascade__first", "cascade__then"),
+        summary="two methods: where the first proposes nothing, the second does",
+    )
+    yield Speculator(
         name="standalone",
         build="maxserve.plugins.speculation.standalone:StandaloneDrafter",
         needs="maxserve.plugins.speculation.standalone:needs",
@@ -69,6 +78,11 @@ def maxserve_config() -> Iterable[ConfigSection]:
         check="maxserve.plugins.speculation.options:check_ngram",
     )
     yield ConfigSection(name="suffix", schema="maxserve.plugins.speculation.options:SuffixSettings")
+    yield ConfigSection(
+        name="cascade",
+        schema="maxserve.plugins.speculation.options:CascadeSettings",
+        check="maxserve.plugins.speculation.options:check_cascade",
+    )
     yield ConfigSection(name="synthetic", schema="maxserve.plugins.speculation.options:SyntheticSettings")
     yield ConfigSection(
         name="draft_model",

@@ -71,6 +71,32 @@ class SuffixSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadeSettings:
+    """The methods that draft one after the other."""
+
+    first: Annotated[
+        str,
+        Option(used_by="speculator", registry="speculators"),
+        Field(description="Who is asked for drafts first: best a method without weights."),
+    ] = "ngram"
+    then: Annotated[
+        str | None,
+        Option(used_by="speculator", registry="speculators"),
+        Field(description="Who drafts for requests for which the first method proposed nothing."),
+    ] = None
+
+
+def check_cascade(settings: Settings, cascade: CascadeSettings) -> None:
+    """SettingsError where the two methods are not two."""
+    chosen = settings.speculative.speculative_method == "cascade"
+    if chosen and (cascade.first == cascade.then or "cascade" in (cascade.first, cascade.then)):
+        raise SettingsError(
+            f"--cascade.first {cascade.first}, --cascade.then {cascade.then}: expected two different methods, none of "
+            "which is cascade"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SyntheticSettings:
     """Settings of drafts for benchmarks."""
 
