@@ -83,6 +83,7 @@ ENCODINGS = Choice(
     (
         *("float32", "bfloat16", "q4_k", "q4_0", "q6_k", "float8_e4m3fn", "float4_e2m1fnx2", "gptq"),
         *("q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q5_k", "iq4_nl", "iq4_xs", "mxfp4", "nvfp4"),
+        *("awq", "nf4", "fp4", "int4", "int8"),
     ),
 )
 ROPE_TYPES = Choice("RopeType", ("none", "normal", "neox", "longrope", "yarn"))

@@ -106,12 +106,12 @@ def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
         return
     size = sum(prod(read.shape) * _TORCH[read.dtype].itemsize for read in unpacked)
     log.info(
-        "%d of %d quantized weights are unpacked to %s, %.1f MB (%s, for example): no kernel takes them as they are",
+        "%d of %d quantized weights are unpacked to %s, %.1f MB (of %s, for example), which no kernel takes as it is",
         len(unpacked),
         sum(bool(read.parts) for read in reads),
         unpacked[0].dtype,
         size / 1e6,
-        unpacked[0].name,
+        unpacked[0].target,
     )
 
 

@@ -1,64 +1,130 @@
-"""8-bit floats in square blocks that share a factor, as DeepSeek-V3 is stored: arXiv 2412.19437, 3.3.2.
+"""8-bit floats, float8_e4m3fn, with factors: one for all, one a row, or one for each of square blocks.
 
-The weight [outputs, inputs] is float8_e4m3fn; `weight_scale_inv` has one float32 a block, which its values are
-multiplied by.
+DeepSeek-V3 is stored in blocks (arXiv 2412.19437, 3.3.2): a weight [outputs, inputs] is `weight` and
+`weight_scale_inv`, one float32 a block, which its values are multiplied by. Others have `weight_scale`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import require
+from maxserve.plugins.quantization.parts import computed_type, require
 
 if TYPE_CHECKING:
     import torch
 
-_SCALES = "_scale_inv"
+Blocks = tuple[int, int] | None
+_SCALES = ("_scale_inv", "_scale")
+_INPUTS = (".input_scale", ".activation_scale")  # what inputs were divided by, where they were rounded, too
+_NAN = 0x7F
 
 
-class BlockFp8:
-    """A BuiltQuantizationFormat that HasCodes."""
+class Fp8:
+    """A BuiltQuantizationFormat that HasCodes and LeavesOut."""
 
-    dtype = "BF16"
+    encoding = "float8_e4m3fn"
     types = frozenset({"F8_E4M3"})
 
     def __init__(self, context: QuantizationContext) -> None:
-        size = context.model_config["quantization_config"].get("weight_block_size")
-        if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-            raise ModelError(
-                f"config.json: fp8 weights are read in blocks alone, and 'weight_block_size' is {size!r}; use a "
-                "checkpoint with blocks, such as [128, 128], or an unquantized one"
-            )
-        self._rows, self._columns = size
+        self.dtype = computed_type(context.model_config)
+        self._blocks = blocks_of(context.model_config["quantization_config"].get("weight_block_size"))
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
-        if tensor.endswith(_SCALES):
-            return tensor.removesuffix(_SCALES), "scales"
-        return (tensor, "values") if dtype in self.types else None
+        if dtype in self.types:
+            return tensor, "values"
+        for ending in _INPUTS:
+            if tensor.endswith(ending):
+                return tensor.removesuffix(ending) + ".weight", "inputs"
+        scaled = next((ending for ending in _SCALES if tensor.endswith(ending)), None)
+        if scaled is None or is_of_cache(tensor):
+            return None
+        return tensor.removesuffix(scaled), "scales"
+
+    def left_out(self, tensor: str, content: torch.Tensor) -> bool:
+        return is_of_cache(tensor)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
-        require(tensors, "values", "scales")
-        values, scales = tensors["values"].shape, tensors["scales"].shape
-        rows, columns = values[-2:]
-        if scales[-2:] != (-(-rows // self._rows), -(-columns // self._columns)):
-            raise ModelError(
-                f"scales {list(scales)} do not fit a weight of {list(values)} in blocks of "
-                f"{self._rows} x {self._columns}"
-            )
-        return values
+        return scaled_shape(tensors, self._blocks)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
-        return CodesLayout(levels=256, group=self._columns)
+        return scaled_layout(tensors, self._blocks)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
-        import torch
+        return scaled_codes(tensors, self._blocks)
 
-        values = tensors["values"]
-        table = torch.arange(256, dtype=torch.uint8).view(values.dtype).float()
-        scales = tensors["scales"].float().repeat_interleave(self._rows, -2)[: len(values)]
-        return Codes(codes=values.view(torch.uint8), table=table, group=self._columns, scales=scales)
+
+def is_of_cache(tensor: str) -> bool:
+    """Whether it is a factor of keys or values, or of scores, which are not rounded here to what it is for."""
+    return tensor.endswith(
+        (".k_scale", ".v_scale", ".q_scale", ".prob_scale", ".kv_scale", ".output_scale", ".kv_cache_scale")
+    )
+
+
+def blocks_of(size: object) -> Blocks:
+    """The rows and columns of a block, as config.json says them; None where there are no blocks."""
+    if size is None:
+        return None
+    if isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+        return size[0], size[1]
+    raise ModelError(
+        f"config.json: the blocks of quantized weights are two numbers such as [128, 128], not {size!r:.60}; use a "
+        "checkpoint with such blocks, or without any"
+    )
+
+
+def scaled_shape(tensors: Mapping[str, Any], blocks: Blocks) -> tuple[int, ...]:
+    """The shape of `values` with `scales`; ModelError where these do not fit."""
+    require(tensors, "values", "scales")
+    values: tuple[int, ...] = tuple(tensors["values"].shape)
+    scales = tuple(tensors["scales"].shape)
+    if len(values) < 2 or 0 in values or _groups(values, scales, blocks) is None:
+        said = "" if blocks is None else f" in blocks of {blocks[0]} x {blocks[1]}"
+        raise ModelError(f"scales {list(scales)} do not fit a weight of {list(values)}{said}")
+    return values
+
+
+def scaled_layout(tensors: Mapping[str, Any], blocks: Blocks) -> CodesLayout:
+    """That of `values` with `scales`."""
+    groups = _groups(tuple(tensors["values"].shape), tuple(tensors["scales"].shape), blocks)
+    columns: int = tensors["values"].shape[-1]
+    return CodesLayout(levels=256, group=columns if blocks is None or groups != "blocks" else blocks[1])
+
+
+def scaled_codes(tensors: Mapping[str, torch.Tensor], blocks: Blocks) -> Codes:
+    """`values` times `scales`."""
+    import torch
+
+    values, scales = tensors["values"], tensors["scales"].float()
+    codes = values.view(torch.uint8)
+    table = torch.arange(256, dtype=torch.uint8).view(values.dtype).float()
+    if table.isnan().any() and bool(((codes & _NAN) == _NAN).any()):
+        raise ModelError("some of its values are no numbers; fetch the checkpoint again")
+    rows, columns = values.shape
+    groups = _groups((rows, columns), tuple(scales.shape), blocks)
+    if groups == "blocks" and blocks is not None:
+        flat = scales.reshape(-(-rows // blocks[0]), -1)
+        return Codes(codes=codes, table=table, group=blocks[1], scales=flat.repeat_interleave(blocks[0], 0)[:rows])
+    return Codes(codes=codes, table=table, group=columns, scales=scales.reshape(-1, 1).expand(rows, 1))
+
+
+def _groups(values: tuple[int, ...], scales: tuple[int, ...], blocks: Blocks) -> str | None:
+    """What shares a scale; None where the shapes do not fit. Stacks of weights have stacks of scales."""
+    *stack, rows, columns = values
+    if tuple(scales[: len(stack)]) != tuple(stack):
+        return None
+    own = tuple(scales[len(stack) :])
+    if blocks is not None and own in _in_blocks(-(-rows // blocks[0]), -(-columns // blocks[1])):
+        return "blocks"
+    if own in ((rows,), (rows, 1)):
+        return "rows"
+    return "all" if prod(own) == 1 and len(own) <= 2 else None
+
+
+def _in_blocks(rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
+    return (rows, columns), (rows, 1, columns, 1)

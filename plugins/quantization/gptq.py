@@ -16,7 +16,18 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import computed_type, fields, require
+from maxserve.plugins.quantization.parts import (
+    WORD,
+    computed_type,
+    fields,
+    group_size,
+    listed,
+    module_part,
+    one_of,
+    order_of,
+    require,
+    shared_by,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +35,6 @@ if TYPE_CHECKING:
 BITS = (2, 3, 4, 8)
 _FORMATS = ("gptq", "gptq_v2")
 _ROLES = ("qweight", "qzeros", "scales", "g_idx")
-_WORD = 32
 
 
 class Gptq:
@@ -85,9 +95,8 @@ class Gptq:
         shapes = {role: tuple(tensor.shape) for role, tensor in tensors.items()}
         sizes = _sizes_of(shapes, None if self._varied else self._bits, self._group)
         if sizes is None:
-            listed = ", ".join(f"{role} {list(shape)}" for role, shape in sorted(shapes.items()))
             said = "" if self._varied else f" of {self._bits} bits"
-            raise ModelError(f"{listed} do not make up a GPTQ weight{said} in groups of {self._group}")
+            raise ModelError(f"{listed(tensors)} do not make up a GPTQ weight{said} in groups of {self._group}")
         return sizes
 
 
@@ -105,58 +114,11 @@ def _sizes_of(shapes: Mapping[str, tuple[int, ...]], bits: int | None, group: in
     if any(len(shapes[role]) != 2 or 0 in shapes[role] for role in ("qweight", "qzeros", "scales")):
         return None
     (words, outputs), (groups, across) = shapes["qweight"], shapes["qzeros"]
-    found, rest = divmod(across * _WORD, outputs)
+    found, rest = divmod(across * WORD, outputs)
     if shapes["scales"] != (groups, outputs) or rest or found not in BITS or bits not in (None, found):
         return None
-    inputs, rest = divmod(words * _WORD, found)
-    size = shared_by(inputs, groups, group)
+    inputs, rest = divmod(words * WORD, found)
+    size = shared_by(inputs, groups, group, varied=bits is None)
     if rest or size is None or shapes.get("g_idx", (inputs,)) != (inputs,):
         return None
     return Sizes(outputs=outputs, inputs=inputs, bits=found, group=size)
-
-
-def shared_by(inputs: int, groups: int, expected: int) -> int | None:
-    """How many inputs a group has: as expected, if that makes so many groups, else equal shares."""
-    if groups == 1:
-        return inputs
-    if expected > 0 and -(-inputs // expected) == groups:
-        return expected
-    return None if inputs % groups else inputs // groups
-
-
-def order_of(group_of: torch.Tensor, size: int, groups: int) -> torch.Tensor | None:
-    """The inputs sorted by group, given the group of each; None where they lie so. ModelError for unequal groups."""
-    import torch
-
-    expected = torch.arange(len(group_of)) // size
-    if torch.equal(group_of.long(), expected):
-        return None
-    order = torch.argsort(group_of.long(), stable=True)
-    if not torch.equal(group_of.long()[order], expected):
-        raise ModelError(f"g_idx does not put {size} inputs into each of {groups} groups")
-    return order
-
-
-def module_part(tensor: str, roles: tuple[str, ...]) -> tuple[str, str] | None:
-    """The weight MODULE.weight for MODULE.role, and that role."""
-    module, _, role = tensor.rpartition(".")
-    return (f"{module}.weight", role) if module and role in roles else None
-
-
-def one_of(settings: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int:
-    """A number of the "quantization_config", one of those known."""
-    value = settings.get(key)
-    if isinstance(value, bool) or value not in known:
-        listed = ", ".join(map(str, known))
-        raise ModelError(f"config.json: {key!r} of the quantization is {value!r:.60}; what is read is {listed}")
-    return int(value)
-
-
-def group_size(settings: Mapping[str, Any]) -> int:
-    """How many inputs share a scale; -1: all."""
-    value = settings.get("group_size", -1)
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise ModelError(
-            f"config.json: 'group_size' of the quantization is {value!r:.60}; it is a number of inputs, or -1 for all"
-        )
-    return value

@@ -18,8 +18,8 @@ from maxserve.plugins.quantization.parts import named_part, require
 if TYPE_CHECKING:
     import torch
 
-MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three bits; the fourth is the sign
-_TABLE = (*MAGNITUDES, *(-value for value in MAGNITUDES))
+_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three bits; the fourth is the sign
+TABLE = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
 _BIAS = 127
 _GROUP = 32
 
@@ -44,7 +44,7 @@ class Mxfp4:
         return (*scales[:-1], scales[-1] * _GROUP)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
-        return CodesLayout(levels=len(_TABLE), group=_GROUP)
+        return CodesLayout(levels=len(TABLE), group=_GROUP)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         import torch
@@ -52,4 +52,4 @@ class Mxfp4:
         blocks = tensors["blocks"]
         pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)
         scales = torch.ldexp(torch.ones(tensors["scales"].shape), tensors["scales"].int() - _BIAS)
-        return Codes(codes=pairs.flatten(1), table=torch.tensor(_TABLE), group=_GROUP, scales=scales)
+        return Codes(codes=pairs.flatten(1), table=torch.tensor(TABLE), group=_GROUP, scales=scales)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 _PLAIN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_WORD = 32
+WORD = 32
 
 
 def named_part(tensor: str, dtype: str, types: Collection[str], endings: Mapping[str, str]) -> tuple[str, str] | None:
@@ -55,10 +55,62 @@ def _across_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     import torch
 
     found = []
-    for first in range(0, _WORD * bits, bits):
-        word, shift = divmod(first, _WORD)
+    for first in range(0, WORD * bits, bits):
+        word, shift = divmod(first, WORD)
         number = words[..., word] >> shift
-        if shift + bits > _WORD:
-            number = number | words[..., word + 1] << _WORD - shift
+        if shift + bits > WORD:
+            number = number | words[..., word + 1] << WORD - shift
         found.append((number & (1 << bits) - 1).to(torch.uint8))
     return torch.stack(found, dim=-1).flatten(-2)
+
+
+def listed(tensors: Mapping[str, Any]) -> str:
+    """The roles of tensors with their shapes."""
+    return ", ".join(f"{role} {list(tensor.shape)}" for role, tensor in sorted(tensors.items()))
+
+
+def shared_by(inputs: int, groups: int, expected: int, *, varied: bool = False) -> int | None:
+    """How many inputs a group has, as `expected` (-1: all), if that makes so many groups; else, where modules have
+    groups of their own, equal shares."""
+    size = min(expected, inputs) if expected > 0 else inputs
+    if -(-inputs // size) == groups:
+        return size
+    return inputs // groups if varied and inputs % groups == 0 else None
+
+
+def order_of(group_of: torch.Tensor, size: int, groups: int) -> torch.Tensor | None:
+    """The inputs sorted by group, given the group of each; None where they lie so. ModelError for unequal groups."""
+    import torch
+
+    expected = torch.arange(len(group_of)) // size
+    if torch.equal(group_of.long(), expected):
+        return None
+    order = torch.argsort(group_of.long(), stable=True)
+    if not torch.equal(group_of.long()[order], expected):
+        raise ModelError(f"g_idx does not put {size} inputs into each of {groups} groups")
+    return order
+
+
+def module_part(tensor: str, roles: tuple[str, ...]) -> tuple[str, str] | None:
+    """The weight MODULE.weight for MODULE.role, and that role."""
+    module, _, role = tensor.rpartition(".")
+    return (f"{module}.weight", role) if module and role in roles else None
+
+
+def one_of(settings: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int:
+    """A number of the "quantization_config", one of those known."""
+    value = settings.get(key)
+    if isinstance(value, bool) or value not in known:
+        listed = ", ".join(map(str, known))
+        raise ModelError(f"config.json: {key!r} of the quantization is {value!r:.60}; what is read is {listed}")
+    return int(value)
+
+
+def group_size(settings: Mapping[str, Any], key: str = "group_size") -> int:
+    """How many inputs share a scale; -1: all."""
+    value = settings.get(key, -1)
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+        raise ModelError(
+            f"config.json: {key!r} of the quantization is {value!r:.60}; it is a number of inputs, or -1 for all"
+        )
+    return value

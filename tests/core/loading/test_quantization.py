@@ -21,7 +21,7 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.interfaces.quantization import QuantizationContext
 from maxserve.core.loading.quantization import codes_size
 from maxserve.core.registry.host import PluginHost, PluginOptions
-from maxserve.plugins.quantization.fp8 import BlockFp8
+from maxserve.plugins.quantization.fp8 import Fp8
 from maxserve.plugins.quantization.mxfp4 import Mxfp4
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.quantization import NibbleLinear, NibbleMethod, infos, nibble_plugin, quantize_checkpoint
@@ -31,8 +31,8 @@ from maxserve.testing.tiny_configs import tiny_config
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
 
 
-def fp8(quantization: dict[str, Any] = FP8) -> BlockFp8:
-    return BlockFp8(QuantizationContext(model_config={"quantization_config": quantization}))
+def fp8(quantization: dict[str, Any] = FP8) -> Fp8:
+    return Fp8(QuantizationContext(model_config={"quantization_config": quantization}))
 
 
 def test_mxfp4_is_what_transformers_makes_of_it() -> None:
@@ -62,9 +62,27 @@ def test_fp8_in_blocks(shape: tuple[int, int]) -> None:
         fp8().shape(infos({"values": weight, "scales": scales.repeat(2, 2)}))
 
 
-def test_fp8_without_blocks_is_refused() -> None:
-    with pytest.raises(ModelError, match="'weight_block_size' is None"):
-        fp8({"quant_method": "fp8"})
+@pytest.mark.parametrize("scales", [(), (1,), (32,), (32, 1)])
+def test_fp8_without_blocks(scales: tuple[int, ...]) -> None:
+    weight = torch.randn(32, 48, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    factors = torch.rand(scales, generator=torch.Generator().manual_seed(1))
+    built, tensors = fp8({"quant_method": "fp8"}), {"values": weight, "scales": factors}
+    assert built.shape(infos(tensors)) == (32, 48)
+    assert torch.equal(built.codes(tensors).values(), weight.float() * factors.reshape(-1, 1))
+    with pytest.raises(ModelError, match="do not fit a weight"):
+        built.shape(infos({"values": weight, "scales": torch.rand(7)}))
+
+
+def test_fp8_that_is_no_number_is_refused() -> None:
+    codes = torch.full((32, 48), 0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    with pytest.raises(ModelError, match="are no numbers"):
+        fp8({"quant_method": "fp8"}).codes({"values": codes, "scales": torch.ones(1)})
+
+
+@pytest.mark.parametrize("size", [128, [128], [0, 128], ["a", "b"], [1.0, 2.0]])
+def test_blocks_that_are_none_are_refused(size: object) -> None:
+    with pytest.raises(ModelError, match="are two numbers such as"):
+        fp8({"quant_method": "fp8", "weight_block_size": size})
 
 
 def packed_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

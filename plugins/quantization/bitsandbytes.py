@@ -1,0 +1,166 @@
+"""Checkpoints of bitsandbytes: 4-bit numbers by a table, and int8.
+
+In 4 bits a weight [outputs, inputs] is `weight` uint8 [outputs * inputs / 2, 1], the first of two numbers in the upper
+four bits, whose blocks, which go on from one row to the next, have the largest magnitudes `absmax`; `quant_map` is the
+table and `quant_state` JSON with the shape. Magnitudes may be quantized themselves: uint8 by `nested_quant_map`, times
+`nested_absmax` of their block, plus "nested_offset". In 8 bits it is `weight` int8 and `SCB` [outputs], 127 scales.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+from maxserve.interfaces.codes import Codes, CodesLayout
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.plugins.quantization.parts import computed_type, listed, require
+
+if TYPE_CHECKING:
+    import torch
+
+_ENDINGS = {
+    ".weight.absmax": "absmax",
+    ".weight.quant_map": "quant_map",
+    ".weight.nested_absmax": "nested_absmax",
+    ".weight.nested_quant_map": "nested_quant_map",
+    ".weight.quant_state.bitsandbytes__nf4": "quant_state",
+    ".weight.quant_state.bitsandbytes__fp4": "quant_state",
+    ".SCB": "SCB",
+    ".weight_format": "weight_format",  # how int8 lay on a GPU
+}
+_STATE = 4096  # bytes that it has at most
+_WHOLE = 127
+
+
+class Bitsandbytes:
+    """A BuiltQuantizationFormat that HasCodes and ReadsContents."""
+
+    types = frozenset({"U8", "I8"})
+    contents = frozenset({"quant_state"})
+
+    def __init__(self, context: QuantizationContext) -> None:
+        settings = context.model_config["quantization_config"]
+        self.dtype = computed_type(context.model_config)
+        narrow = bool(settings.get("load_in_4bit") or settings.get("_load_in_4bit"))
+        self.encoding = str(settings.get("bnb_4bit_quant_type", "fp4")) if narrow else "int8"
+
+    def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
+        for ending, role in _ENDINGS.items():
+            if tensor.endswith(ending):
+                return tensor.removesuffix(ending) + ".weight", role
+        return (tensor, "weight") if dtype in self.types and tensor.endswith(".weight") else None
+
+    def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        if "SCB" in tensors:
+            require(tensors, "weight")
+            weight = tensors["weight"].shape
+            if len(weight) != 2 or tensors["SCB"].shape != weight[:1]:
+                raise ModelError(f"{listed(tensors)} do not make up an int8 weight of bitsandbytes")
+            return weight
+        require(tensors, "weight", "absmax", "quant_map", "quant_state")
+        state = _state_of(tensors["quant_state"].content)
+        _check(tensors, state)
+        return state.shape
+
+    def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
+        if "SCB" in tensors:
+            return CodesLayout(levels=256, group=tensors["weight"].shape[1])
+        state = _state_of(tensors["quant_state"].content)
+        return CodesLayout(levels=16, group=gcd(state.shape[1], state.block))
+
+    def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        if "SCB" in tensors:
+            return _whole_numbers(tensors)
+        import torch
+
+        state = _state_of(tensors["quant_state"])
+        outputs, inputs = state.shape
+        group = gcd(inputs, state.block)
+        packed = tensors["weight"].flatten()
+        codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten()[: outputs * inputs]
+        scales = _magnitudes(tensors, state).repeat_interleave(state.block // group)[: outputs * inputs // group]
+        return Codes(
+            codes=codes.view(outputs, inputs),
+            table=tensors["quant_map"].float(),
+            group=group,
+            scales=scales.view(outputs, -1),
+        )
+
+
+def _whole_numbers(tensors: Mapping[str, torch.Tensor]) -> Codes:
+    import torch
+
+    weight = tensors["weight"]
+    return Codes(
+        codes=weight.view(torch.uint8),
+        table=torch.arange(256, dtype=torch.uint8).view(torch.int8).float(),
+        group=weight.shape[1],
+        scales=(tensors["SCB"].float() * torch.tensor(1 / _WHOLE))[:, None],
+    )
+
+
+def _magnitudes(tensors: Mapping[str, torch.Tensor], state: _State) -> torch.Tensor:
+    """The largest magnitude of each block."""
+    import torch
+
+    magnitudes = tensors["absmax"]
+    if magnitudes.dtype != torch.uint8:
+        return magnitudes.float()
+    blocks = tensors["nested_absmax"].float().repeat_interleave(state.nested_block)[: len(magnitudes)]
+    return tensors["nested_quant_map"].float()[magnitudes.int()] * blocks + state.nested_offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What the JSON of a weight says."""
+
+    shape: tuple[int, int]
+    block: int
+    nested_block: int
+    nested_offset: float
+
+
+def _state_of(content: torch.Tensor | None) -> _State:
+    """ModelError where the JSON does not say what is needed."""
+    if content is None or content.numel() > _STATE or content.element_size() != 1:
+        raise ModelError("its quant_state is too long to be one of bitsandbytes")
+    try:
+        said: Any = json.loads(bytes(content.flatten().tolist()))
+        rows, columns = (int(size) for size in said["shape"])
+        state = _State(
+            shape=(rows, columns),
+            block=int(said["blocksize"]),
+            nested_block=int(said.get("nested_blocksize", 1)),
+            nested_offset=float(said.get("nested_offset", 0.0)),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(f"its quant_state is not one of bitsandbytes ({type(error).__name__}: {error})") from error
+    if min(*state.shape, state.block, state.nested_block) < 1:
+        raise ModelError(f"its quant_state has the shape {list(state.shape)} in blocks of {state.block}")
+    return state
+
+
+def _check(tensors: Mapping[str, TensorInfo], state: _State) -> None:
+    """ModelError where the tensors are not so long as the shape says."""
+    count = state.shape[0] * state.shape[1]
+    blocks = -(-count // state.block)
+    expected = {"weight": -(-count // 2), "absmax": blocks, "quant_map": 16}
+    if tensors["absmax"].dtype == "U8":
+        require(tensors, "nested_absmax", "nested_quant_map")
+        expected |= {"nested_absmax": -(-blocks // state.nested_block), "nested_quant_map": 256}
+    for role, length in expected.items():
+        if _length(tensors[role].shape) != length or tensors["weight"].dtype != "U8":
+            raise ModelError(
+                f"{listed(tensors)} do not make up a weight {list(state.shape)} of bitsandbytes in blocks of "
+                f"{state.block}"
+            )
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    """How many numbers a tensor of one axis has, or of one more of 1; -1 for others."""
+    return shape[0] if shape[1:] in ((), (1,)) and shape else -1
