@@ -32,6 +32,8 @@ FIRST = 4  # times of a kind of which the shortest counts: machines are busy els
 FAR = 1.5  # how many times longer than before, or shorter, a time is believed to be at once
 LOAD, SHAPE = 0.1, 0.02  # weight of a time, in how fast the machine is and in what rows cost beside each other
 
+SHORTEST = 1e-9  # seconds that asking takes
+
 START = 0.7  # the share of drafts that stand, before any was verified
 TRUST = 3.0  # drafts, or asks, of a sequence that count as much as all those of others
 KNOWN = 32.0  # drafts, or asks, of a sequence that are remembered
@@ -74,6 +76,11 @@ class StepCost:
         self._counts = [0] * len(SIZES)
         self._speed = 1.0
         self._line: tuple[Floats, Floats] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there was a step at all."""
+        return any(self._counts)
 
     @property
     def known(self) -> bool:
@@ -170,7 +177,8 @@ class DraftLengths:
         self._most = most
         self._depths = np.arange(1, most + 1)
         self._cost = StepCost()
-        self._asking = [Lately() for _ in range(most + 1)]  # by the most drafts that any sequence was to have
+        self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
+        self._asking = [Lately() for _ in range(most + 1)]  # beyond that, by the most drafts of a sequence
         self._record = Record()
         self._for: Ints | None = None  # slots of whom the last decision was for
         self._any = False  # whether any of these may have drafts
@@ -189,8 +197,8 @@ class DraftLengths:
             self._measuring = False
             self._for, self._record = None, Record()
 
-    def learn(self, in_flight: InFlightStep, rows: int, seconds: float) -> None:
-        """Notes what a step took, and which drafts stood in it."""
+    def learn(self, in_flight: InFlightStep, rows: int, seconds: float, certain: Ints | None = None) -> None:
+        """Notes what a step took, and which drafts stood in it, but for the first `certain` of each, which had to."""
         if not in_flight.prompt_tokens:
             self._cost.add(rows, seconds)
             self._allowed = min(self._allowed + TRIALS * seconds, seconds)
@@ -198,13 +206,22 @@ class DraftLengths:
         if in_flight.step.drafts is None or self._measuring:
             return
         tried, stood = in_flight.verified()
+        if certain is not None:
+            tried, stood = np.maximum(tried - certain, 0), np.maximum(stood - certain, 0)
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
         self._record.add(in_flight.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
 
-    def learn_asking(self, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
-        """Notes what the drafter took to propose so many drafts each, where so many were wanted."""
-        self._asking[int(wanted.max())].add(seconds)
+    def learn_following(self, rows: int, seconds: float) -> None:
+        """Notes what the drafter took after a step of so many rows, of which no drafts were wanted."""
+        self._following.add(rows, seconds)
+
+    def learn_asking(self, slots: Ints, wanted: Ints, proposed: Ints, rows: int, seconds: float) -> None:
+        """Notes what the drafter took to propose so many drafts each, where so many were wanted, after so many rows."""
+        following = (
+            float(self._following.seconds(np.array([rows], dtype=np.float64))[0]) if self._following.any else 0.0
+        )
+        self._asking[int(wanted.max())].add(max(seconds - following, SHORTEST))
         asked = wanted > 0
         self._record.add(
             slots[asked],
@@ -235,7 +252,7 @@ class DraftLengths:
         trial = min(TRIAL, self._most)
         if self._allowed < TAKES * self._latest or (depths is not None and depths.any()):
             return depths
-        alone, tried = self._cost.seconds(np.array([sequences, sequences + trial], dtype=np.float64)).tolist()
+        alone, tried = self._seconds_of_steps(np.array([sequences, sequences + trial], dtype=np.float64)).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
         takes = max(proposed * (tried - alone) + self._seconds_of_asking(trial), TAKES * alone)
         if self._allowed < min(takes, self._latest):
@@ -245,6 +262,13 @@ class DraftLengths:
         found = np.zeros(sequences, dtype=np.int64)
         found[self._tried % sequences] = trial
         return found
+
+    def _seconds_of_steps(self, rows: Floats) -> Floats:
+        """What steps of so many rows take, with a drafter that follows them."""
+        return self._cost.seconds(rows) + self._seconds_of_following(rows)
+
+    def _seconds_of_following(self, rows: Floats) -> Floats:
+        return self._following.seconds(rows) if self._following.any else np.zeros_like(rows)
 
     def _seconds_of_asking(self, passes: int) -> float:
         """By what it took for about as many drafts; more of them take longer by as much."""
@@ -276,7 +300,7 @@ class DraftLengths:
         passes = np.maximum.accumulate(order % most) + 1
         asking = np.array([self._seconds_of_asking(k) for k in range(most + 1)])
         rows = np.concatenate(([sequences], sequences + np.cumsum(there)))
-        times = self._cost.seconds(rows)
+        times = self._seconds_of_steps(rows)
         speed = (sequences + gains) / (times[1:] + asking[passes])
         best = int(speed.argmax())
         chosen = np.zeros(stands.size, dtype=np.int64)

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.core.engine.draft_draw import DraftDraw
 from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, SpeculatorContext
+from maxserve.core.interfaces.speculator import DraftNeeds, Drafts, DraftStep, NeedsContext, SpeculatorContext
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from collections.abc import Sequence as SequenceOf
 
+    import torch
     from numpy.typing import NDArray
 
     from maxserve.core.config import Settings
+    from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.sequence import Sequence
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
+
+PROBS_TOLERANCE = 1e-2  # of the sum of a distribution that a drafter gives: half precision rounds
 
 
 class DraftRoom:
@@ -87,52 +92,114 @@ class Drafting:
         self._room = room
         self._lengths = lengths
         self._complaint: str | None = None
+        self._any_forced = False  # drafts so far
 
     def propose(
-        self, in_flight: InFlightStep, builder: InputsBuilder, inputs: StepInputs, output: ModelOutput, seconds: float
+        self,
+        in_flight: InFlightStep,
+        pipeline: Pipeline,
+        builder: InputsBuilder,
+        inputs: StepInputs,
+        output: ModelOutput,
+        seconds: float,
     ) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
         step, lengths = in_flight.step, self._lengths
-        if step.drafts is not None:
-            for sequence in step.sequences:
-                sequence.drafts = []
         most: NDArray[np.int64] | int | None = self.most
         if lengths is not None:
-            lengths.learn(in_flight, len(inputs.input_ids), seconds)
+            lengths.learn(in_flight, len(inputs.input_ids), seconds, self._certain(in_flight))
             most = lengths.choose(in_flight)
+        if step.drafts is not None:
+            for sequence in step.sequences:
+                sequence.forget_drafts()
+        forced = self._forced(in_flight)
         alive = step.ledger.alive[step.slots]
-        if most is None and not self._follows and alive.all():
-            return
-        wanted = self._wanted(in_flight, 0 if most is None else most)
-        begun = time.perf_counter()
-        found = self._ask(
-            DraftStep(
-                inputs=inputs,
-                output=output,
-                sequences=step.sequences,
-                kept=np.where(alive, in_flight.stops - step.starts, 0),
-                wanted=wanted,
-                passes=partial(builder.build_pass, step),
+        if most is not None or self._follows or not alive.all():
+            wanted = self._wanted(in_flight, 0 if most is None else most)
+            draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
+            begun = time.perf_counter()
+            found = self._ask(
+                DraftStep(
+                    inputs=inputs,
+                    output=output,
+                    sequences=step.sequences,
+                    kept=np.where(alive, in_flight.stops - step.starts, 0),
+                    wanted=wanted,
+                    passes=partial(builder.build_pass, step),
+                    draw=draw,
+                )
             )
-        )
-        taken = time.perf_counter() - begun
-        proposed = self._enter(step, wanted, found)
-        if (
-            lengths is not None and wanted.any() and not in_flight.prompt_tokens
-        ):  # to follow prompts is no draft's price
-            lengths.learn_asking(step.slots, wanted, proposed, taken)
+            draw.close()
+            taken = time.perf_counter() - begun
+            proposed = self._enter(step, wanted, found, draw)
+            self._learn_asking(in_flight, inputs, wanted, proposed, taken)
+        for sequence, tokens in forced:
+            _put_first(sequence, tokens)
 
-    def _enter(self, step: Step, wanted: NDArray[np.int64], found: SequenceOf[SequenceOf[int]]) -> NDArray[np.int64]:
+    def _learn_asking(
+        self,
+        in_flight: InFlightStep,
+        inputs: StepInputs,
+        wanted: NDArray[np.int64],
+        proposed: NDArray[np.int64],
+        seconds: float,
+    ) -> None:
+        if self._lengths is None or in_flight.prompt_tokens:  # to follow prompts is no draft's price
+            return
+        rows = len(inputs.input_ids)
+        if wanted.any():
+            self._lengths.learn_asking(in_flight.step.slots, wanted, proposed, rows, seconds)
+        elif self._follows:
+            self._lengths.learn_following(rows, seconds)
+
+    def _certain(self, in_flight: InFlightStep) -> NDArray[np.int64] | None:
+        """How many of the drafts of each of those who drew had to stand; None: none of anybody's."""
+        if in_flight.step.drafts is None or not self._any_forced:
+            return None
+        return np.array([sequence.certain_drafts for sequence in in_flight.drawing], dtype=np.int64)
+
+    def _forced(self, in_flight: InFlightStep) -> list[tuple[Sequence, list[int]]]:
+        """The tokens that grammars leave no choice about, of those who have such: they are right without a drafter."""
+        ledger, found = in_flight.step.ledger, []
+        for i in np.flatnonzero(ledger.needs_check[in_flight.slots] & ledger.alive[in_flight.slots]).tolist():
+            sequence = in_flight.drawing[i]
+            most = min(self.most, sequence.limit - sequence.length - 1)
+            if sequence.grammar is not None and most > 0 and self._follows_grammar(sequence):
+                tokens = sequence.grammar.forced(most)
+                if tokens:
+                    found.append((sequence, tokens))
+        self._any_forced |= bool(found)
+        return found
+
+    def _follows_grammar(self, sequence: Sequence) -> bool:
+        """Whether drafts can be held to what its text is constrained to, if to anything."""
+        constraint = sequence.request.params.constraint
+        return constraint is None or self._rolls_back(constraint.backend)
+
+    def _enter(
+        self, step: Step, wanted: NDArray[np.int64], found: SequenceOf[SequenceOf[int]], draw: DraftDraw
+    ) -> NDArray[np.int64]:
         """Gives sequences their drafts; returns how many each has."""
         proposed = np.zeros_like(wanted)
-        for i in np.flatnonzero(wanted).tolist() if found else ():
+        for i in np.flatnonzero(wanted).tolist():
             sequence = step.sequences[i]
-            drafts = self._cut(sequence, found[i][: int(wanted[i])])
+            drafts = self._cut(sequence, found[i][: int(wanted[i])]) if found else []
+            probs = self._probs(sequence, found[i], draw)[: len(drafts)] if drafts else []
+            sequence.forget_drafts()
             if drafts:
                 proposed[i] = len(drafts)
-                sequence.draft(drafts)
+                sequence.draft(drafts, probs if any(each is not None for each in probs) else ())
                 sequence.room = 0  # the plan must look: it needs pages for them
         return proposed
+
+    def _probs(self, sequence: Sequence, found: SequenceOf[int], draw: DraftDraw) -> SequenceOf[torch.Tensor | None]:
+        """What drafts were drawn from, where that is of use: a seed draws as if there were none.
+
+        Drafts that were drawn without the grammar are another distribution when it has cut them.
+        """
+        if not isinstance(found, Drafts):
+            return draw.probs(sequence, found)
+        return list(found.probs) if sequence.seed is None and sequence.grammar is None else ()
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -156,6 +223,9 @@ class Drafting:
         wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
         left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
         wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.minimum(np.maximum(left, 0), most), 0)
+        for i in np.flatnonzero(ledger.needs_check[step.slots] & (wanted > 0)).tolist():
+            if not self._follows_grammar(step.sequences[i]):
+                wanted[i] = 0
         if self._room is not None:
             self._room.take(in_flight, wanted)
         return wanted
@@ -165,10 +235,22 @@ class Drafting:
             found = self._drafter.propose(step)
             if len(found) != len(step.sequences):
                 raise ValueError(f"propose returned drafts for {len(found)} sequences of {len(step.sequences)}")
-            return [[int(token) for token in drafts] for drafts in found]
+            return [self._checked(drafts) for drafts in found]
         except Exception as error:
             self._complain(f"failed: {cause(error)}", error)
             return ()
+
+    def _checked(self, drafts: SequenceOf[int]) -> SequenceOf[int]:
+        """The drafts as numbers; ValueError for distributions that are none."""
+        if not isinstance(drafts, Drafts):
+            return [int(token) for token in drafts]
+        tokens, probs = [int(token) for token in drafts], drafts.probs.float()
+        if probs.shape != (len(tokens), self._vocab_size):
+            raise ValueError(f"probs of {len(tokens)} drafts are {list(probs.shape)}, not by {self._vocab_size} tokens")
+        sums = probs.sum(dim=-1)
+        if not bool((probs >= 0).all() & ((sums - 1).abs() < PROBS_TOLERANCE).all()):
+            raise ValueError("probs of drafts are no distributions: each row is to sum to 1, with nothing below 0")
+        return Drafts(tokens, probs / sums[:, None])
 
     def _cut(self, sequence: Sequence, drafts: SequenceOf[int]) -> list[int]:
         """The drafts that can be verified: tokens that there are, that the grammar allows, up to one that ends it."""
@@ -180,15 +262,23 @@ class Drafting:
             kept.append(token)
             if token in sequence.ends:
                 break
-        constraint = sequence.request.params.constraint
-        if sequence.grammar is None or constraint is None:
+        if sequence.grammar is None:
             return kept
-        return kept[: sequence.grammar.allows(kept)] if self._rolls_back(constraint.backend) else []
+        return kept[: sequence.grammar.allows(kept)]
 
     def _complain(self, what: str, error: Exception | None = None) -> None:
         if self._complaint is None:
             self._complaint = f"{self._title} {what}"
             log.error("%s; the steps go on without its drafts; logged once", self._complaint, exc_info=error)
+
+
+def _put_first(sequence: Sequence, forced: list[int]) -> None:
+    """Drafts begin with tokens that are certain; what was proposed goes on from there, or is about another text."""
+    drafts, probs = sequence.drafts, sequence.draft_probs
+    if drafts[: len(forced)] != forced:
+        drafts, probs = forced, ()
+    sequence.draft(drafts, probs, certain=len(forced))
+    sequence.room = 0
 
 
 def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | None:

@@ -16,8 +16,9 @@ import torch
 
 from maxserve.core.engine.grammar import Mask, Masks
 from maxserve.core.engine.logprobs import Scores
+from maxserve.core.engine.sequence import DraftNumbers
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
-from maxserve.core.engine.verification import Verification
+from maxserve.core.engine.verification import DrawnDrafts, Verification, draw_by_weights
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.grammar_state import GrammarState
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces.sampler import LogitTransform, SamplerContext
@@ -95,15 +97,18 @@ class Wanted:
 class SamplingBatch:
     """Who draws together, and what of that does not change while the same do: answers of steady stages.
 
-    A sequence with drafts has several rows in a row, each with one draft more behind its tokens.
+    With `drafts`, a sequence that has some has several rows in a row, each with one draft more behind its tokens. With
+    `ahead` each has one row, for the draft that comes next, behind those that it has.
     """
 
-    def __init__(self, sequences: SequenceOf[Sequence], device: torch.device, *, drafts: bool = False) -> None:
+    def __init__(
+        self, sequences: SequenceOf[Sequence], device: torch.device, *, drafts: bool = False, ahead: bool = False
+    ) -> None:
         self.sequences = sequences
         self._offsets = _offsets(sequences) if drafts else None
         self.rows = Rows(
             [s.params for s in sequences],
-            _Histories(sequences, self._offsets),
+            _HistoriesAhead(sequences) if ahead else _Histories(sequences, self._offsets),
             [s.prompt_length for s in sequences],
             device,
             [s.ends for s in sequences],
@@ -122,6 +127,19 @@ class SamplingBatch:
             return None
         pairs = enumerate(zip(self.sequences, self._offsets, strict=True))
         return {row: sequence.drafts[offset - 1] for row, (sequence, offset) in pairs if offset}
+
+    def drawn_drafts(self, drawing: NDArray[np.int64]) -> DrawnDrafts | None:
+        """The drafts that were drawn from a known distribution, where these rows are; None where there are none."""
+        if self._offsets is None or not any(sequence.draft_probs for sequence in self.sequences):
+            return None
+        found = []
+        for index, row in enumerate(drawing.tolist()):
+            sequence, offset = self.sequences[row], self._offsets[row]
+            probs = sequence.draft_probs[offset] if offset < len(sequence.draft_probs) else None
+            if probs is not None and offset < len(sequence.drafts):
+                uniform = sequence.draft_number(DraftNumbers.ACCEPT, offset)
+                found.append((index, sequence.drafts[offset], uniform, probs))
+        return DrawnDrafts.of(found) if found else None
 
     def drawing(self, stages: SequenceOf[Stage]) -> tuple[NDArray[np.int64], torch.Tensor]:
         """The rows that no stage wants to take their likeliest token without a draw; on the device, too."""
@@ -158,13 +176,17 @@ class SamplingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are."""
+    """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are.
+
+    `drafts` are those of them whose tokens are to be drafts as often as they can.
+    """
 
     batch: SamplingBatch
     states: SequenceOf[tuple[Stage, Any]]
     drawing: torch.Tensor | None = None
     uniforms: torch.Tensor | None = None
     mask: Mask | None = None
+    drafts: DrawnDrafts | None = None
     failures: dict[Stage, Exception] = field(default_factory=dict)
 
     @property
@@ -178,8 +200,20 @@ class Draw:
         A row without a choice gets INVALID or NO_ALLOWED_TOKEN.
         """
         raw = None if self.wanted is None else self.wanted.raw(logits)
-        tokens = self._tokens(logits.float())
+        tokens = self._tokens(logits.float(), inverse_cdf if self.drafts is None else self.drafts.draw)
         return tokens, None if self.wanted is None or raw is None else self.wanted.scores(raw, tokens)
+
+    @torch.inference_mode()
+    def propose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One token per row, and [rows that are drawn, vocab] what they were drawn from."""
+        found: list[torch.Tensor] = []
+
+        def draw(rows: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+            found.append(rows.softmax(dim=-1))
+            return draw_by_weights(found[0], uniforms)
+
+        tokens = self._tokens(logits.float(), draw)
+        return tokens, found[0] if found else None
 
     def read(self, scores: Scores | None) -> Mapping[int, TokenLogprob]:
         """What `choose` gave beside the tokens, by row."""
@@ -196,7 +230,7 @@ class Draw:
         failures = {**self.batch.failures, **self.failures}
         return {s: text for stage, error in failures.items() for s, text in _blamed(self.batch, stage, error)}
 
-    def _tokens(self, logits: torch.Tensor) -> torch.Tensor:
+    def _tokens(self, logits: torch.Tensor, draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
         if self.mask is not None:
             logits = self.mask.apply(logits)
         fallback = self.mask.likeliest(logits) if self.mask is not None and self.states else None
@@ -212,8 +246,7 @@ class Draw:
         best, tokens = logits.max(dim=-1)
         if self.drawing is not None and self.uniforms is not None:
             all_rows = len(self.drawing) == len(logits)
-            drawn = inverse_cdf(logits if all_rows else logits[self.drawing], self.uniforms)
-            tokens[self.drawing] = drawn
+            tokens[self.drawing] = draw(logits if all_rows else logits[self.drawing], self.uniforms)
         none = INVALID if possible is None else torch.where(possible & ~best.isnan(), NO_ALLOWED_TOKEN, INVALID)
         tokens = torch.where(best.isfinite(), tokens, none)
         return tokens if self.mask is None or fallback is None else self.mask.settle(tokens, fallback)
@@ -227,6 +260,7 @@ class Pipeline:
         self._device = device
         self._masks = Masks(device)
         self._batch = SamplingBatch((), device)
+        self._batch_ahead = SamplingBatch((), device, ahead=True)
 
     def decide(self, logits: torch.Tensor, in_flight: InFlightStep) -> None:
         """Gives a step its tokens, by the logits of its rows."""
@@ -273,16 +307,46 @@ class Pipeline:
         batch = self._batch_of(sequences, drafts=drafts)
         mask = self._masks.of(batch.grammars, len(sequences), batch.drafts())
         drawing, sent = batch.drawing(self._stages)
+        states = self._states(batch, drawing)
+        if not len(drawing):
+            return Draw(batch=batch, states=states, mask=mask)
+        uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
+        drawn = batch.drawn_drafts(drawing) if drafts else None
+        return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask, drafts=drawn)
+
+    def draw_drafts(
+        self, logits: torch.Tensor, sequences: SequenceOf[Sequence], grammars: Mapping[int, GrammarState]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """The next draft of each sequence, by a drafter's logits [rows, vocab], as its tokens are drawn.
+
+        `grammars` are the states of rows behind their drafts. Where a request has no seed, the draft has a random
+        number of its own, and [vocab] what it was drawn from is returned by its row; where it has one, that with which
+        the token will be drawn. Below 0 where there is nothing to choose from. A stage that fails is left out.
+        """
+        if self._batch_ahead.sequences != sequences:
+            self._batch_ahead = SamplingBatch(sequences, self._device, ahead=True)
+        batch = self._batch_ahead
+        mask = self._masks.of(grammars, len(sequences))
+        drawing, sent = batch.drawing(self._stages)
+        states = self._states(batch, drawing)
+        if not len(drawing):
+            return Draw(batch=batch, states=states, mask=mask).propose(logits)[0], {}
+        rows = drawing.tolist()
+        uniforms = torch.tensor([_draft_uniform(sequences[row]) for row in rows], dtype=torch.float64)
+        draw = Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms.to(self._device), mask=mask)
+        tokens, probs = draw.propose(logits)
+        assert probs is not None
+        return tokens, {row: probs[i] for i, row in enumerate(rows) if sequences[row].seed is None}
+
+    def _states(self, batch: SamplingBatch, drawing: NDArray[np.int64]) -> list[tuple[Stage, Any]]:
+        """The stages that have something to do, with what they prepared."""
         states = []
         for stage in self._stages:
             if len(drawing) or not stage.keeps_argmax:
                 state = batch.state(stage)
                 if state is not None:
                     states.append((stage, state))
-        if not len(drawing):
-            return Draw(batch=batch, states=states, mask=mask)
-        uniforms = torch.from_numpy(_uniforms(sequences, drawing)).to(self._device, non_blocking=True)
-        return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask)
+        return states
 
     def observe(
         self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int], *, drafts: bool = False
@@ -333,6 +397,12 @@ def _uniforms(sequences: SequenceOf[Sequence], drawing: NDArray[np.int64]) -> ND
     return np.array([s.uniforms.pop() if s.uniforms else s.uniform() for s in rows], dtype=np.float64)
 
 
+def _draft_uniform(sequence: Sequence) -> float:
+    """The number that the next draft of a sequence is drawn with."""
+    ahead = len(sequence.drafts)
+    return sequence.draft_number(DraftNumbers.DRAW, ahead) if sequence.seed is None else sequence.peek(ahead)
+
+
 def _offsets(sequences: SequenceOf[Sequence]) -> list[int]:
     """How many rows of the same sequence come before each."""
     offsets: list[int] = []
@@ -362,12 +432,23 @@ class _Histories(SequenceOf["NDArray[np.int64]"]):
         return sequence.tokens if self._offsets is None else sequence.drafted(self._offsets[index])
 
 
-def inverse_cdf(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The token at which the cumulated probability first exceeds each row's uniform number in [0, 1).
+class _HistoriesAhead(_Histories):
+    """The tokens of each sequence with all drafts that it has."""
 
-    float64, because the rounding of a float32 sum over 150 000 tokens would be visible in the distribution.
-    """
-    cumulated = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    aims = uniforms[:, None] * cumulated[:, -1:]
-    found = torch.searchsorted(cumulated, aims, right=True)[:, 0]
-    return found.clamp_(max=logits.shape[-1] - 1)
+    def __init__(self, sequences: SequenceOf[Sequence]) -> None:
+        super().__init__(sequences, None)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int64]: ...
+    @overload
+    def __getitem__(self, index: slice) -> SequenceOf[NDArray[np.int64]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.int64] | SequenceOf[NDArray[np.int64]]:
+        if isinstance(index, slice):
+            return _HistoriesAhead(self._sequences[index])
+        sequence = self._sequences[index]
+        return sequence.drafted(len(sequence.drafts))
+
+
+def inverse_cdf(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulated probability first exceeds each row's uniform number in [0, 1)."""
+    return draw_by_weights(logits.softmax(dim=-1), uniforms)

@@ -87,13 +87,23 @@ def _forbid(bits: NDArray[np.uint32], tokens: SequenceOf[int]) -> None:
         bits[token // WORD] &= np.uint32(~(1 << (token % WORD)) & 0xFFFFFFFF)
 
 
+def _only_token(row: NDArray[np.int32]) -> int | None:
+    """The token that is allowed, if no other one is."""
+    words = np.flatnonzero(row)
+    if len(words) != 1:
+        return None
+    word = int(row.view(np.uint32)[words[0]])
+    return int(words[0]) * WORD + word.bit_length() - 1 if word & (word - 1) == 0 else None
+
+
 class GrammarState:
     """Follows the text of one request. `fault` says why it cannot any more; the request ends then.
 
-    `follow` goes on by drafts, which `rewind` takes back.
+    `follow` goes on by drafts, which `rewind` takes back. What may come next is asked of the matcher once, behind the
+    text and behind each draft: drafts are looked at when they are proposed, and when they are verified.
     """
 
-    __slots__ = ("_ends", "_followed", "_keeps_on", "_matcher", "fault", "words")
+    __slots__ = ("_ends", "_followed", "_keeps_on", "_matcher", "_path", "_rows", "fault", "words")
 
     def __init__(self, matcher: Matcher, ends: tuple[int, ...], words: int, *, keeps_on: bool) -> None:
         self._matcher = matcher
@@ -102,9 +112,19 @@ class GrammarState:
         self._keeps_on = keeps_on  # the request ignores eos: it ends where the grammar does
         self.fault: str | None = None
         self._followed = 0  # drafts that the matcher has accepted
+        self._path: list[int] = []  # drafts that it accepted since the last token, and maybe took back
+        self._rows: dict[int, NDArray[np.int32]] = {}  # what may come next, behind so many of these
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Writes the bits of what may come next; none at all when the matcher fails."""
+        known = self._rows.get(self._followed)
+        if known is not None:
+            row[:] = known
+            return
+        self._ask(row)
+        self._rows[self._followed] = row.copy()
+
+    def _ask(self, row: NDArray[np.int32]) -> None:
         try:
             self._matcher.fill(row)
         except Exception as error:
@@ -135,11 +155,30 @@ class GrammarState:
         self.rewind()
         return allowed
 
+    def forced(self, most: int) -> list[int]:
+        """Up to `most` tokens that the text must go on with, as nothing else is allowed."""
+        row: NDArray[np.int32] = np.zeros(self.words, dtype=np.int32)
+        found: list[int] = []
+        goes_on = True
+        while goes_on and len(found) < most:
+            self.fill(row)
+            token = _only_token(row)
+            if token is None or self.fault is not None:
+                break
+            found.append(token)
+            goes_on = len(found) < most and self.follow(token)
+        self.rewind()
+        return found
+
     def follow(self, token: int) -> bool:
         """The text goes on with a draft that is allowed; whether anything may follow it."""
         if token in self._ends:
             return False
-        whole = self.take(token)
+        if token not in self._path[self._followed : self._followed + 1]:
+            del self._path[self._followed :]
+            self._path.append(token)
+            self._rows = {at: row for at, row in self._rows.items() if at <= self._followed}
+        whole = self._accept(token)
         self._followed += self.fault is None
         return not whole and self.fault is None
 
@@ -154,6 +193,12 @@ class GrammarState:
 
     def take(self, token: int) -> bool:
         """The text goes on with `token`, which is no eos; whether it is whole now. A failure is kept in `fault`."""
+        if self._rows:
+            self._rows.clear()
+            self._path.clear()
+        return self._accept(token)
+
+    def _accept(self, token: int) -> bool:
         try:
             self._matcher.accept(token)
             return self._matcher.finished()

@@ -210,14 +210,17 @@ class Engine:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
                 pipeline.decide(output.logits, in_flight)
-            self._learn(in_flight, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
         except Exception as error:
             in_flight.error = error
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
         if self._drafting is not None:
-            seconds = time.perf_counter() - begun
-            self._drafting.propose(in_flight, self._parts.builder, inputs, output, seconds)
+            self._drafting.propose(
+                in_flight, pipeline, self._parts.builder, inputs, output, time.perf_counter() - begun
+            )
+            seconds = time.perf_counter() - begun  # who decodes waits for the drafter, too
+        self._learn(in_flight, seconds)
         return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:

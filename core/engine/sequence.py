@@ -16,10 +16,12 @@ from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from maxserve.core.engine.grammar_state import GrammarState
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
+KEPT_BLOCKS = 8  # of so many
 
 
 class Sequence:
@@ -31,11 +33,14 @@ class Sequence:
     __slots__ = (
         "_filled",
         "_generator",
+        "_numbers",
         "_sampler_generator",
         "arrived",
         "buffer",
         "cached",
+        "certain_drafts",
         "counted",
+        "draft_probs",
         "drafts",
         "ends",
         "fresh",
@@ -84,8 +89,10 @@ class Sequence:
         self._filled = len(prompt)
         self.fresh: list[int] = []  # tokens that are not in the buffer yet; new ones are appended here
         self.cached = 0  # prompt tokens found in the prefix cache when it first took a row
+        self.certain_drafts = 0  # how many of the first drafts are all that its grammar allows
         self.counted = False  # whether that was noted
         self.drafts: list[int] = []  # tokens that may follow, to be verified in its next step
+        self.draft_probs: SequenceOf[Tensor | None] = ()  # [vocab] of each draft, what it was drawn from; see `draft`
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was
@@ -97,6 +104,7 @@ class Sequence:
         self._generator: np.random.Generator | None = None  # made at the first draw; greedy requests never need one
         self._sampler_generator: np.random.Generator | None = None  # made when a sampler asks
         self.uniforms: list[float] = []  # the next random numbers, the next one last
+        self._numbers: DraftNumbers | None = None  # made when a draft is drawn
         self.view = SeenSequence(self)
         self.ledger = ledger or Ledger(1)
         self.slot = self.ledger.open()
@@ -121,12 +129,20 @@ class Sequence:
             self._flush()
         return self.buffer[: self._filled]
 
-    def draft(self, tokens: list[int]) -> None:
-        """These may follow. They lie behind its tokens until the next one is known."""
+    def draft(self, tokens: list[int], probs: SequenceOf[Tensor | None] = (), *, certain: int = 0) -> None:
+        """These may follow. They lie behind its tokens until the next one is known.
+
+        `probs` are the distributions that the first of them were drawn from, with None for a draft that was not drawn.
+        The first `certain` of them are all that its grammar allows.
+        """
         start, stop = len(self.tokens), len(self.tokens) + len(tokens)
         self._make_room(stop)
         self.buffer[start:stop] = tokens
-        self.drafts = tokens
+        self.drafts, self.draft_probs, self.certain_drafts = tokens, probs, certain
+
+    def forget_drafts(self) -> None:
+        """Nothing that may follow is known."""
+        self.drafts, self.draft_probs, self.certain_drafts = [], (), 0
 
     def drafted(self, count: int) -> NDArray[np.int64]:
         """`tokens` and the first `count` drafts behind them."""
@@ -205,7 +221,7 @@ class Sequence:
         ledger, slot, row = self.ledger, self.slot, self.row
         ledger.row[slot], ledger.computed[slot], ledger.written[slot] = NO_ROW, 0, 0
         self.room = 0
-        self.drafts = []
+        self.forget_drafts()
         return row
 
     def append(self, token: int) -> None:
@@ -222,10 +238,25 @@ class Sequence:
     def uniform(self) -> float:
         """Its next random number in [0, 1), which depends on its seed and on how many came before."""
         if not self.uniforms:
-            if self._generator is None:
-                self._generator = np.random.Generator(np.random.Philox(_seed(self.request)))
-            self.uniforms = self._generator.random(AHEAD)[::-1].tolist()
+            self._draw_ahead()
         return self.uniforms.pop()
+
+    def _draw_ahead(self) -> None:
+        if self._generator is None:
+            self._generator = np.random.Generator(np.random.Philox(_seed(self.request)))
+        self.uniforms[:0] = self._generator.random(AHEAD)[::-1].tolist()
+
+    def peek(self, ahead: int) -> float:
+        """The random number that the token so many after the next one will be drawn with."""
+        while len(self.uniforms) <= ahead:
+            self._draw_ahead()
+        return self.uniforms[-1 - ahead]
+
+    def draft_number(self, purpose: int, ahead: int) -> float:
+        """A random number in [0, 1) for the draft so many tokens after the next one: another one for each purpose."""
+        if self._numbers is None:
+            self._numbers = DraftNumbers(_seed(self.request))
+        return self._numbers.at(purpose, self.generated + ahead)
 
     @property
     def seed(self) -> int | None:
@@ -237,6 +268,32 @@ class Sequence:
         if self._sampler_generator is None:
             self._sampler_generator = np.random.Generator(np.random.Philox(_seed(self.request)).jumped())
         return self._sampler_generator
+
+
+class DraftNumbers:
+    """Random numbers in [0, 1) by purpose and position: whoever asks again, in whatever order, gets the same.
+
+    No two of them are the same part of the generator's period, nor is one of those that tokens are drawn with.
+    """
+
+    DRAW, ACCEPT = 1, 2
+
+    __slots__ = ("_blocks", "_key")
+
+    def __init__(self, seed: int | None) -> None:
+        self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+        self._blocks: dict[tuple[int, int], list[float]] = {}
+
+    def at(self, purpose: int, position: int) -> float:
+        block = purpose, position // AHEAD
+        found = self._blocks.get(block)
+        if found is None:
+            if len(self._blocks) >= KEPT_BLOCKS:
+                self._blocks.clear()
+            counter = np.array([0, block[1], 0, purpose], dtype=np.uint64)
+            found = np.random.Generator(np.random.Philox(key=self._key, counter=counter)).random(AHEAD).tolist()
+            self._blocks[block] = found
+        return found[position % AHEAD]
 
 
 def _salt(request: Request, regimes: tuple[int, ...], adapters: bool) -> str:

@@ -1,27 +1,84 @@
 """The verification of drafts: which of the drawn tokens continue their sequences.
 
-A sequence with k drafts draws k + 1 tokens from the model's own distributions, each with the history, the grammar and
-the random number that it would have without drafts. As long as a drawn token equals its draft, the next
-one was drawn after the right history. So the text does not depend on the drafts, for any sampling setting
-(architecture: draw and compare; for drafts without probabilities it accepts as many as rejection sampling does,
-Leviathan et al., arXiv 2211.17192).
+A sequence with k drafts draws k + 1 tokens from the model's own distributions, each with the history and the grammar
+that it would have without drafts. As long as a drawn token equals its draft, the next one was drawn after the right
+history. How a row draws is one of two ways, both of them exact for any sampling setting:
+
+- With the random number that it would have without drafts. The text is then the very same, whatever the drafts are:
+  so draw requests with a seed, greedy ones, and rows of which nobody knows how their drafts came about.
+- So that it equals its draft as often as can be, where it is known what the draft was drawn from: `DrawnDrafts`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from collections.abc import Sequence as SequenceOf
 
     from numpy.typing import NDArray
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DrawnDrafts:
+    """Drafts with what they were drawn from, for rejection sampling (Leviathan et al., arXiv 2211.17192).
+
+    `rows` [R] are their rows among those that are drawn, `tokens` [R] the drafts, `probs` [R, vocab] the distributions
+    that they were drawn from, and `uniforms` [R] decide whether they stand.
+    """
+
+    rows: torch.Tensor
+    tokens: torch.Tensor
+    probs: torch.Tensor
+    uniforms: torch.Tensor
+
+    @classmethod
+    def of(cls, drafts: Iterable[tuple[int, int, float, torch.Tensor]]) -> DrawnDrafts:
+        """By row, token, random number and distribution."""
+        rows, tokens, uniforms, probs = zip(*drafts, strict=True)
+        stacked = torch.stack(probs)
+        return cls(
+            rows=torch.tensor(rows, device=stacked.device),
+            tokens=torch.tensor(tokens, device=stacked.device),
+            probs=stacked,
+            uniforms=torch.tensor(uniforms, dtype=torch.float64, device=stacked.device),
+        )
+
+    def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """One token per row of logits [rows that are drawn, vocab].
+
+        Of a draft d with p of the row and q of the draft it is d with probability min(1, p(d) / q(d)), and otherwise
+        drawn from what p has more than q; elsewhere drawn from p. Rejected drafts are never drawn again in their row.
+        """
+        weights = logits.softmax(dim=-1)
+        wanted = weights[self.rows]
+        chances = [each.gather(1, self.tokens[:, None])[:, 0].double() for each in (wanted, self.probs)]
+        stands = self.uniforms * chances[1] < chances[0]
+        left = (wanted - self.probs).clamp_(min=0)
+        weights[self.rows] = torch.where(left.sum(dim=-1, keepdim=True) > 0, left, wanted)
+        found = draw_by_weights(weights, uniforms)
+        found[self.rows] = torch.where(stands, self.tokens, found[self.rows])
+        return found
+
+
+def draw_by_weights(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulated share of the weights [rows, vocab] first exceeds each row's number in [0, 1).
+
+    float64, because the rounding of a float32 sum over 150 000 tokens would be visible in the distribution.
+    """
+    cumulated = weights.cumsum(dim=-1, dtype=torch.float64)
+    aims = uniforms[:, None] * cumulated[:, -1:]
+    found = torch.searchsorted(cumulated, aims, right=True)[:, 0]
+    return found.clamp_(max=weights.shape[-1] - 1)
 
 
 class Verification:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 from maxserve.core.interfaces.component import Component, Context
 
@@ -35,6 +35,7 @@ __all__ = [
     "DraftSequence",
     "DraftStep",
     "Drafter",
+    "Drafts",
     "NeedsContext",
     "Speculator",
     "SpeculatorContext",
@@ -267,6 +268,13 @@ class DraftStep:
     `passes(who, starts, stops, input_ids)` are the inputs of a pass of the drafter's own: of tokens `starts[j]` …
     `stops[j]` - 1 of the sequences `who[j]`, ascending, whose ids lie one after another in `input_ids`. Its logit rows
     are the last of each.
+
+    `draw(who, logits)` draws the next draft of each of the sequences `who` [n], ascending, by what the drafter makes
+    of the token that follows: logits [n, ids], of the target's ids from 0 on, in any float type, which may be written
+    to. It gives their ids [n], on the same device. The first call for a sequence draws its first draft, and so on up
+    to `wanted`. Samplers and grammar of the request have their say as they do when the target draws, and where it
+    draws at random without a seed, drafts that are proposed as they were drawn stand as often as can be. A draft that
+    was drawn may be left out for what came before it, but not for what it is.
     """
 
     inputs: StepInputs
@@ -275,17 +283,43 @@ class DraftStep:
     kept: NDArray[np.int64]  # [B]
     wanted: NDArray[np.int64]  # [B]
     passes: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], torch.Tensor], StepInputs]
+    draw: Callable[[NDArray[np.int64], torch.Tensor], torch.Tensor]
+
+
+class Drafts(Sequence[int]):
+    """Drafts of a drafter that draws them itself, with what each was drawn from: `probs` [len(tokens), vocab_size].
+
+    Rows are distributions; the draw was a fresh one, and no draft is left out for what it is.
+    """
+
+    __slots__ = ("probs", "tokens")
+
+    def __init__(self, tokens: Sequence[int], probs: torch.Tensor) -> None:
+        self.tokens = tokens
+        self.probs = probs
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Drafts: ...
+    def __getitem__(self, index: int | slice) -> int | Drafts:
+        if isinstance(index, slice):
+            return Drafts(self.tokens[index], self.probs[index])
+        return self.tokens[index]
 
 
 class Drafter(Protocol):
     """Proposes tokens that the model may go on with. One thread owns it.
 
-    The text never depends on what is proposed, its speed does: each draft is compared with the token that is drawn in
-    its place, as it would be without a draft.
+    What is proposed changes how fast a text comes, and never which texts come how often; that of a greedy request, or
+    of one with a seed, not at all.
     """
 
     def propose(self, step: DraftStep) -> Sequence[Sequence[int]]:
-        """Up to `wanted` token ids for each of the B sequences.
+        """Up to `wanted` token ids for each of the B sequences, plain, as `draw` gave them, or `Drafts`.
 
         One with `layers` or `aux_layers` is called after every step that did not fail, others after those of which
         drafts are wanted or in which a sequence ended.

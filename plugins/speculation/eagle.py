@@ -42,7 +42,7 @@ def build(context: SpeculatorContext) -> HeadDrafter:
     head.share(context.model)
     head.prepare()
     log.info("draft head: %s", model.served_model_name or model.model_path)
-    return HeadDrafter(head, models.attention(), context.device)
+    return HeadDrafter(head, context)
 
 
 def _head(context: NeedsContext | SpeculatorContext) -> DraftHead:

@@ -20,9 +20,8 @@ from maxserve.interfaces.step_context import StepContext
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.interfaces.attention import Attention
     from maxserve.interfaces.inputs import StepInputs
-    from maxserve.interfaces.speculator import DraftHead, DraftStep
+    from maxserve.interfaces.speculator import DraftHead, DraftStep, SpeculatorContext
 
     Ints = NDArray[np.int64]
 
@@ -30,10 +29,12 @@ if TYPE_CHECKING:
 class HeadDrafter:
     """A Drafter, with a head that has its weights and what it shares with the target."""
 
-    def __init__(self, head: DraftHead, attention: Attention, device: torch.device) -> None:
+    def __init__(self, head: DraftHead, context: SpeculatorContext) -> None:
         self._head = head
-        self._attention = attention
-        self._device = device
+        self._attention = context.models.attention()
+        self._device = context.device
+        self._vocab_size = context.vocab_size
+        self._ids: torch.Tensor | None = None  # the target's, of a vocabulary of the head's own
 
     @torch.inference_mode()
     def propose(self, step: DraftStep) -> list[list[int]]:
@@ -57,7 +58,7 @@ class HeadDrafter:
     ) -> None:
         """Appends to `drafts`, where `hidden` has the last row of each that `wanted` some, and positions are `ends`."""
         for count in range(1, int(wanted.max()) + 1):
-            drawn = self._head.token_ids(self._head.logits(hidden).argmax(-1))
+            drawn = step.draw(who, self._logits(hidden))
             for i, token in zip(who.tolist(), drawn.tolist(), strict=True):
                 drafts[i].append(token)
             on = np.flatnonzero(wanted > count)
@@ -68,6 +69,18 @@ class HeadDrafter:
                 who, ends, wanted, hidden, drawn = who[on], ends[on], wanted[on], hidden[rows], drawn[rows]
             hidden = self._forward(step.passes(who, ends, ends + 1, drawn), hidden)
             ends = ends + 1
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the target's tokens."""
+        logits = self._head.logits(hidden)
+        own = logits.shape[-1]
+        if own == self._vocab_size:
+            return logits
+        if self._ids is None:
+            self._ids = self._head.token_ids(torch.arange(own, device=logits.device))
+        found = logits.new_full((len(logits), self._vocab_size), -torch.inf)
+        found[:, self._ids] = logits
+        return found
 
     def _follow(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints) -> torch.Tensor:
         """Computes what the target has computed and stands: rows of the sequences `who`, one after another."""

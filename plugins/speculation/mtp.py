@@ -60,7 +60,7 @@ def build(context: SpeculatorContext) -> HeadDrafter:
     head.share(context.model)
     head.prepare()
     log.info("draft head: %s", context.models.checkpoint(model).ref)
-    return HeadDrafter(head, context.models.attention(), context.device)
+    return HeadDrafter(head, context)
 
 
 def _where(draft: DraftModel) -> DraftModel | None:

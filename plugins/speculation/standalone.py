@@ -1,7 +1,7 @@
 """A smaller model that drafts (method `standalone`): any two models with one vocabulary.
 
-It computes what the target computes, in pages of the same sequences, and goes on greedily from there (Leviathan et al.,
-"Fast Inference from Transformers via Speculative Decoding", 2023, with drafts of probability one).
+It computes what the target computes, in pages of the same sequences, and draws on from there as the target would
+(Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023).
 """
 
 from __future__ import annotations
@@ -93,15 +93,16 @@ class StandaloneDrafter:
         self._follow(step)
         drafts: list[list[int]] = [[] for _ in step.sequences]
         who = np.flatnonzero(wanted)
-        drawn = self._catch_up(step, wanted)[who]
+        logits = self._catch_up(step, wanted)
         ends = np.array([len(step.sequences[i].tokens) for i in who.tolist()], dtype=np.int64)
         for count in range(1, int(wanted.max(initial=0)) + 1):
+            drawn = step.draw(who, logits).cpu().numpy()
             for i, token in zip(who.tolist(), drawn.tolist(), strict=True):
                 drafts[i].append(token)
             on = wanted[who] > count
             who, ends, drawn = who[on], ends[on], drawn[on]
             if len(who):
-                drawn = self._run(step, who, ends, ends + 1, drawn)
+                logits = self._run(step, who, ends, ends + 1, drawn)
                 ends = ends + 1
         for i in np.flatnonzero(wanted).tolist():
             self._progress[step.sequences[i].id].computed += len(drafts[i]) - 1
@@ -129,17 +130,16 @@ class StandaloneDrafter:
         lengths = np.array([len(sequence.tokens) for sequence in step.sequences], dtype=np.int64)
         return np.where(lengths + step.wanted <= self._max_length, step.wanted, 0)
 
-    def _catch_up(self, step: DraftStep, wanted: Ints) -> Ints:
-        """Computes all known tokens of those who want drafts.
-
-        Returns the token that follows, for each sequence; it means nothing for the others.
-        """
-        following = np.zeros(len(step.sequences), dtype=np.int64)
+    def _catch_up(self, step: DraftStep, wanted: Ints) -> torch.Tensor:
+        """Computes all known tokens of those who want drafts; returns the logits of what follows, [who want, ids]."""
+        found: dict[int, torch.Tensor] = {}  # of a sequence that is in several passes, those of the last one
+        logits = torch.empty(0)
         for part in self._passes(list(self._missing(step, wanted))):
             who, starts, stops = (np.array(column, dtype=np.int64) for column in zip(*part, strict=True))
             tokens = [step.sequences[i].tokens[start:stop] for i, start, stop in part]
-            following[who] = self._run(step, who, starts, stops, np.concatenate(tokens))
-        return following
+            logits = self._run(step, who, starts, stops, np.concatenate(tokens))
+            found.update(zip(who.tolist(), logits, strict=True))
+        return logits if len(logits) == len(found) else torch.stack(list(found.values()))
 
     def _missing(self, step: DraftStep, wanted: Ints) -> Iterator[tuple[int, int, int]]:
         """Which tokens are to be computed, of those who want drafts."""
@@ -181,13 +181,12 @@ class StandaloneDrafter:
         if part:
             yield part
 
-    def _run(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints, tokens: Ints) -> Ints:
-        """The likeliest token after the last of each."""
+    def _run(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints, tokens: Ints) -> torch.Tensor:
+        """The logits of the token after the last of each."""
         ids = torch.from_numpy(np.where(tokens < self._vocab_size, tokens, 0)).to(self._device)
         inputs = step.passes(who, starts, stops, ids)
         hidden = self._forward(inputs)
-        found: Ints = self._model.logits(hidden[inputs.logit_rows]).argmax(-1).cpu().numpy()
-        return found
+        return self._model.logits(hidden[inputs.logit_rows])
 
     def _forward(self, inputs: StepInputs) -> torch.Tensor:
         self._attention.begin(inputs)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from maxserve.core.engine.drafting import Drafting
 from maxserve.core.interfaces.request import Request
+from maxserve.testing.served import GREEDY
 from maxserve.testing.speculator import SpeculatorChecks
 
 __all__ = ["DraftHeadChecks", "HeadReference"]
@@ -70,13 +71,15 @@ class DraftHeadChecks(SpeculatorChecks):
 
     @pytest.fixture
     def proposed(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
-        """What is proposed from now on: the known tokens, and the drafts behind them."""
+        """What is proposed from now on for greedy requests: the known tokens, and the drafts behind them."""
         found: list[tuple[list[int], list[int]]] = []
+        greedy = {request.id for request in self.requests() if request.params.fields == GREEDY}
         ask = Drafting._ask
 
         def recorded(drafting: Drafting, step: Any) -> Any:
             drafts = ask(drafting, step)
-            found.extend((s.tokens.tolist(), list(d)) for s, d in zip(step.sequences, drafts, strict=True) if d)
+            pairs = [(s, d) for s, d in zip(step.sequences, drafts, strict=True) if d and s.id in greedy]
+            found.extend((s.tokens.tolist(), list(d)) for s, d in pairs)
             return drafts
 
         monkeypatch.setattr(Drafting, "_ask", recorded)

@@ -7,7 +7,7 @@ the wrong sequence or written to the wrong slot therefore changes the text.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from maxserve.core.engine.drafting import Drafting
-from maxserve.core.engine.draw import Pipeline, Stage
+from maxserve.core.engine.draw import Pipeline, Stage, build_pipeline
+from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadQueue
+from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
@@ -29,6 +31,7 @@ from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.registry.entries import load_ref
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.cache import maxserve_cache_strategies
 from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.plugins.schedulers import maxserve_schedulers
@@ -102,6 +105,10 @@ def drafting_of(drafter: Any, draft_tokens: int, vocab_size: int = VOCAB, *, rol
     )
 
 
+def read_temperature(fields: Mapping[str, Mapping[str, Any]]) -> dict[type[Any], Any]:
+    return {Temperature: Temperature(**fields.get("temperature", {}))}
+
+
 def recalling(texts: dict[str, list[int]], wrong: float, vocab_size: int = VOCAB) -> ScriptedDrafter:
     """Knows the texts, and says something else with a probability of `wrong`."""
     random_numbers = random.Random(0)
@@ -142,6 +149,9 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         drafter: Any = None,
         draft_tokens: int = 4,
         share: bool = True,
+        vocab: int = VOCAB,
+        samplers: Host | None = None,
+        grammars: GrammarManager | None = None,
     ) -> Engine:
         device = torch.device("cpu")
         declared, tts = component(maxserve_schedulers(), scheduler), tts or Config()
@@ -175,8 +185,12 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         parts = [HashAttention(cache, page_size, group) for group in groups] or [HashAttention(cache, page_size)]
         model = model or HashModel()
         model.layers = len(parts)
-        context = SamplerContext(vocab_size=VOCAB, device=device)
-        assert context.vocab_size == VOCAB
+        context = SamplerContext(vocab_size=vocab, device=device)
+        temperature = Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)
+        pipeline, reader = Pipeline([*stages, temperature], device), read_temperature
+        if samplers is not None:
+            pipeline = build_pipeline(samplers, context)
+            reader = ParamsReader(request_params(samplers), vocab_size=vocab).read
         engine = Engine(
             Parts(
                 info=ModelInfo(
@@ -184,7 +198,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                     path="",
                     architecture="Hash",
                     max_length=limits.max_length,
-                    vocab_size=VOCAB,
+                    vocab_size=vocab,
                     eos_token_ids=(EOS,),
                     dtype="float32",
                     device="cpu",
@@ -203,18 +217,17 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                     RunnerContext(
                         model=model,
                         attention=GroupedAttention(parts, groups) if len(groups) > 1 else parts[0],
-                        vocab_size=VOCAB,
+                        vocab_size=vocab,
                         device=device,
                     )
                 ),
-                pipeline=Pipeline(
-                    [*stages, Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], device
-                ),
-                read_params=lambda fields: {Temperature: Temperature(**fields.get("temperature", {}))},
+                pipeline=pipeline,
+                read_params=reader,
+                grammars=GrammarManager() if grammars is None else grammars,
                 max_steps=steps,
                 device_queue=ThreadQueue() if overlap else None,
                 cost=WorkCost() if mixed_step is None else KnownCost(),
-                drafting=drafter and drafting_of(drafter, draft_tokens),
+                drafting=drafter and drafting_of(drafter, draft_tokens, vocab),
                 empty_steps=empty,
                 failure_percent=failure_percent,
                 check_when_idle=True,

@@ -69,7 +69,7 @@ class Simulated:
             self.asked += 1
             self.drafts = np.where(self.random.random(len(wanted)) < self.proposed, wanted, 0)
             passes = self.asking + self.per_pass * int(wanted.max())
-            self.lengths.learn_asking(self.slots, wanted, self.drafts, passes)
+            self.lengths.learn_asking(self.slots, wanted, self.drafts, rows, passes)
             took += passes
         self.seconds += took
         self.tokens += len(self.shares) + int(stood.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ import torch
 from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draw import Stage
 from maxserve.core.engine.loop import Engine
+from maxserve.core.engine.sequence import DraftNumbers
+from maxserve.core.engine.sequence import Sequence as EngineSequence
 from maxserve.core.interfaces.cache import CacheGroup
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.core.interfaces.sampler import Rows
+from maxserve.core.interfaces.speculator import Drafts
 from maxserve.testing.speculator import ScriptedDrafter
 from tests.core.engine.conftest import EOS, VOCAB, next_token, recalling
 
@@ -284,8 +288,6 @@ def test_aborted_requests_leave_nothing(make_engine: Callable[..., Engine], run:
 
 
 def test_random_numbers_go_back_in_their_order() -> None:
-    from maxserve.core.engine.sequence import Sequence as EngineSequence
-
     def sequence() -> EngineSequence:
         request = Request(id="a", prompt=(1,), params=SamplingParams(seed=3))
         return EngineSequence(request, limit=9, ends=frozenset(), params={})
@@ -340,3 +342,106 @@ def test_one_that_keeps_nothing_is_asked_where_drafts_are_wanted_and_hears_of_en
     answers(run, engine)
     assert len(drafter.seen) > len(texts)
     assert engine.stats().draft_tokens > 0
+
+
+def sampled(**params: Any) -> SamplingParams:
+    return SamplingParams(ignore_eos=True, fields={"temperature": {"temperature": 1.0}}, **params)
+
+
+@pytest.mark.parametrize(
+    ("probs", "complaint"),
+    [
+        (torch.ones(2, VOCAB), "are no distributions"),
+        (torch.full((2, VOCAB), -1.0 / VOCAB), "are no distributions"),
+        (torch.full((2, VOCAB), torch.nan), "are no distributions"),
+        (torch.full((2, VOCAB - 1), 1.0 / (VOCAB - 1)), r"probs of 2 drafts are \[2, 210\]"),
+        (torch.full((1, VOCAB), 1.0 / VOCAB), r"probs of 2 drafts are \[1, 211\]"),
+    ],
+)
+def test_what_is_no_distribution_is_logged_once_and_does_no_harm(
+    make_engine: Callable[..., Engine], run: Run, caplog: pytest.LogCaptureFixture, probs: torch.Tensor, complaint: str
+) -> None:
+    engine = make_engine(drafter=ScriptedDrafter(lambda sequence, wanted: Drafts([1, 2], probs)))
+    engine.add(Request(id="a", prompt=(1, 2), params=sampled(max_tokens=9)))
+    assert run(engine)["a"][-1].finish == "length"
+    assert engine.stats().draft_tokens == 0
+    assert re.search(complaint, caplog.text)
+    assert len(caplog.records) == 1
+
+
+def test_more_draws_than_wanted_are_refused(
+    make_engine: Callable[..., Engine], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Greedily(ScriptedDrafter):
+        def propose(self, step: Any) -> list[Sequence[int]]:
+            for _ in range(9):
+                step.draw(np.arange(len(step.sequences)), torch.zeros(len(step.sequences), VOCAB))
+            return []
+
+    expected = answers(run, make_engine())
+    assert answers(run, make_engine(drafter=Greedily(lambda sequence, wanted: []))) == expected
+    assert "drew more than" in caplog.text
+
+
+def test_what_was_drawn_and_is_not_proposed_says_nothing_of_what_is(
+    make_engine: Callable[..., Engine], run: Run
+) -> None:
+    """Drafts other than the drawn ones are compared with what is drawn in their places."""
+
+    class Changing(ScriptedDrafter):
+        def propose(self, step: Any) -> list[Sequence[int]]:
+            who = np.flatnonzero(step.wanted)
+            first = step.draw(who, torch.zeros(len(who), VOCAB - 3)) if len(who) else ()
+            found: list[Sequence[int]] = [[] for _ in step.sequences]
+            for i, token in zip(who, first, strict=True):
+                found[i] = [(int(token) + 1) % VOCAB, 2]
+            return found
+
+    engine = make_engine(drafter=Changing(lambda sequence, wanted: []))
+    for index in range(4):
+        engine.add(Request(id=str(index), prompt=(index,), params=sampled(max_tokens=20)))
+    while engine.busy:
+        engine.step()
+        assert all(not any(p is not None for p in s.draft_probs) for s in engine._queues.running.values())
+    assert engine.stats().draft_tokens > 0
+
+
+def test_distributions_are_kept_where_tokens_are_drawn_without_a_seed(
+    make_engine: Callable[..., Engine], run: Run
+) -> None:
+    class Drawing(ScriptedDrafter):
+        def propose(self, step: Any) -> list[Sequence[int]]:
+            who = np.flatnonzero(step.wanted)
+            first = step.draw(who, torch.zeros(len(who), VOCAB)) if len(who) else ()
+            found: list[Sequence[int]] = [[] for _ in step.sequences]
+            for i, token in zip(who, first, strict=True):
+                found[i] = [int(token)]
+            return found
+
+    engine = make_engine(drafter=Drawing(lambda sequence, wanted: []))
+    engine.add(Request(id="greedy", prompt=(1,), params=greedy(max_tokens=9)))
+    engine.add(Request(id="seeded", prompt=(2,), params=sampled(max_tokens=9, seed=1)))
+    engine.add(Request(id="drawn", prompt=(3,), params=sampled(max_tokens=9)))
+    engine.step()
+    kept = {id: [None if p is None else len(p) for p in s.draft_probs] for id, s in engine._queues.running.items()}
+    assert kept == {"greedy": [], "seeded": [], "drawn": [VOCAB]}
+    run(engine)
+
+
+def test_numbers_for_drafts_depend_on_purpose_and_position_alone() -> None:
+    one, other = DraftNumbers(3), DraftNumbers(3)
+    positions = list(range(200))
+    forward = {(p, at): one.at(p, at) for p in (DraftNumbers.DRAW, DraftNumbers.ACCEPT) for at in positions}
+    backward = {
+        (p, at): other.at(p, at) for at in reversed(positions) for p in (DraftNumbers.ACCEPT, DraftNumbers.DRAW)
+    }
+    assert forward == backward
+    assert len(set(forward.values())) == 400
+    assert DraftNumbers(4).at(DraftNumbers.DRAW, 0) != one.at(DraftNumbers.DRAW, 0)
+
+
+def test_the_numbers_of_tokens_can_be_looked_at_before() -> None:
+    request = Request(id="a", prompt=(1,), params=SamplingParams(seed=3))
+    plain, other = (EngineSequence(request, limit=9, ends=frozenset(), params={}) for _ in range(2))
+    ahead = [plain.peek(i) for i in range(70)]
+    assert [other.uniform() for _ in range(70)] == ahead == [plain.uniform() for _ in range(70)]

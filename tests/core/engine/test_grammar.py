@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import maxserve
+from maxserve.core.engine.grammar_state import GrammarState
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import EngineError
+from maxserve.core.interfaces.grammar import allow_tokens
 from maxserve.core.interfaces.request import Constraint, Request, SamplingParams, ThoughtTokens
 from maxserve.plugins.api.constraints import process as constraint_process
 from tests.core.engine.conftest import drafting_of, recalling
@@ -334,3 +337,80 @@ def test_without_rollback_a_grammar_has_no_drafts(llms: Callable[[str], Any]) ->
     engine = Engine(replace(llm._engine._parts, drafting=drafting))
     assert outcomes(engine, requests) == expected
     assert engine.stats().draft_tokens == 0
+
+
+class NoDrafts:
+    """A drafter without an idea."""
+
+    def propose(self, step: Any) -> list[list[int]]:
+        return [[] for _ in step.sequences]
+
+
+WORDS = "(the certain words of a form, always the same: )[a-z]{8}( and its end, which is the same)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_that_a_grammar_leaves_no_choice_about_are_drafts(llms: Callable[[str], Any], backend: str) -> None:
+    llm = llms("plain")
+    requests = requests_of(llm, constraint("regex", WORDS, backend))
+    plain = Engine(replace(llm._engine._parts))
+    expected = outcomes(plain, requests)
+    size = llm._engine.info.vocab_size
+    drafting = drafting_of(NoDrafts(), 6, size)
+    engine = Engine(replace(llm._engine._parts, drafting=drafting))
+    assert outcomes(engine, requests) == expected
+    stats = engine.stats()
+    assert stats.accepted_tokens == stats.draft_tokens > 0
+    assert stats.steps < plain.stats().steps
+    engine.check()
+    drafting.insist()
+
+
+class CountingMatcher:
+    """Allows what a list says, behind so many tokens, and counts what it is asked."""
+
+    def __init__(self, allowed: list[list[int]]) -> None:
+        self.allowed = allowed
+        self.at = self.asked = 0
+
+    def accept(self, token: int) -> None:
+        assert token in self.allowed[self.at]
+        self.at += 1
+
+    def rollback(self, count: int) -> None:
+        self.at -= count
+
+    def fill(self, row: Any) -> None:
+        self.asked += 1
+        allow_tokens(row, self.allowed[self.at])
+
+    def finished(self) -> bool:
+        return self.at == len(self.allowed)
+
+
+def test_what_is_forced_is_asked_of_the_matcher_once() -> None:
+    matcher = CountingMatcher([[3], [40], [1, 2], [5], [6]])
+    state = GrammarState(matcher, (7,), 2, keeps_on=False)
+    assert state.forced(9) == [3, 40]
+    assert state.forced(1) == [3]
+    assert state.allows([3, 40, 2, 5, 6]) == 5
+    assert state.allows([3, 40, 1, 5, 9]) == 4
+    assert (matcher.at, matcher.asked) == (0, 7), "behind each of 3 40 2 5, and of 1 5"
+    for token in (3, 40):
+        assert not state.take(token)
+    row = np.zeros(2, dtype=np.int32)
+    state.fill(row)
+    assert row.tolist() == [0b110, 0]
+    assert state.forced(9) == []
+    assert matcher.asked == 8
+    assert not state.take(1)
+    assert state.forced(9) == [5, 6], "up to the end of the text"
+    assert matcher.at == 3
+    assert state.fault is None
+
+
+def test_a_matcher_that_fails_forces_nothing() -> None:
+    matcher = CountingMatcher([])
+    state = GrammarState(matcher, (7,), 2, keeps_on=False)
+    assert state.forced(3) == []
+    assert state.fault is not None
