@@ -14,11 +14,14 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.parts import (
+    FLOATS,
+    WORDS,
     computed_type,
     fields,
     group_size,
     listed,
     module_part,
+    of_types,
     one_of,
     require,
     shared_by,
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 _BITS = 4
 _PER_WORD = 8
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the number of each output is
-_ROLES = ("qweight", "qzeros", "scales")
+_TYPES = {"qweight": WORDS, "qzeros": WORDS, "scales": FLOATS}
+_ROLES = tuple(_TYPES)
 
 
 class Awq:
@@ -55,6 +59,7 @@ class Awq:
         return module_part(tensor, _ROLES)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        of_types(tensors, _TYPES)
         outputs, inputs, _ = self._sizes(tensors)
         return outputs, inputs
 

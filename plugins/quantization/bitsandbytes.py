@@ -18,7 +18,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import computed_type, listed, require
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, listed, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,13 @@ _ENDINGS = {
     ".weight.quant_state.bitsandbytes__fp4": "quant_state",
     ".SCB": "SCB",
     ".weight_format": "weight_format",  # how int8 lay on a GPU
+}
+_TYPES = {
+    "absmax": FLOATS | {"U8"},
+    "quant_map": FLOATS,
+    "nested_absmax": FLOATS,
+    "nested_quant_map": FLOATS,
+    "SCB": FLOATS,
 }
 _STATE = 4096  # bytes that it has at most
 _WHOLE = 127
@@ -56,6 +63,7 @@ class Bitsandbytes:
         return (tensor, "weight") if dtype in self.types and tensor.endswith(".weight") else None
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        of_types(tensors, _TYPES | {"weight": {"I8" if "SCB" in tensors else "U8"}})
         if "SCB" in tensors:
             require(tensors, "weight")
             weight = tensors["weight"].shape
@@ -154,7 +162,7 @@ def _check(tensors: Mapping[str, TensorInfo], state: _State) -> None:
         require(tensors, "nested_absmax", "nested_quant_map")
         expected |= {"nested_absmax": -(-blocks // state.nested_block), "nested_quant_map": 256}
     for role, length in expected.items():
-        if _length(tensors[role].shape) != length or tensors["weight"].dtype != "U8":
+        if _length(tensors[role].shape) != length:
             raise ModelError(
                 f"{listed(tensors)} do not make up a weight {list(state.shape)} of bitsandbytes in blocks of "
                 f"{state.block}"

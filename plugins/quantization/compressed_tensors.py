@@ -21,11 +21,15 @@ from maxserve.plugins.quantization.fp8 import Blocks, blocks_of, is_of_cache, sc
 from maxserve.plugins.quantization.mxfp4 import TABLE
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, neighbours, nvfp4_codes, nvfp4_shape
 from maxserve.plugins.quantization.parts import (
+    FLOATS,
+    INDICES,
     WORD,
+    WORDS,
     computed_type,
     fields,
     group_size,
     listed,
+    of_types,
     order_of,
     require,
     shared_by,
@@ -44,6 +48,13 @@ _ROLES = (
     *("input_scale", "input_zero_point", "input_global_scale"),  # of inputs that are rounded, which is not done
 )
 _INPUTS = _ROLES[-3:]
+_PACKED_TYPES = {
+    "weight_packed": WORDS,
+    "weight_scale": FLOATS,
+    "weight_shape": INDICES,
+    "weight_zero_point": WORDS,
+    "weight_g_idx": INDICES,
+}
 _BYTES = {"I8": "int", "F8_E4M3": "float"}
 _MX = 32
 _MX_BIAS = 127
@@ -67,7 +78,7 @@ class Scheme:
 class CompressedTensors:
     """A BuiltQuantizationFormat that HasCodes, ReadsContents and LeavesOut."""
 
-    types = frozenset({"I32", "I8", "U8", "F8_E4M3"})
+    types = frozenset({"I64", "I32", "I8", "U8", "F8_E4M3"})
 
     def __init__(self, context: QuantizationContext) -> None:
         settings = context.model_config["quantization_config"]
@@ -105,6 +116,7 @@ class CompressedTensors:
         if scheme.format == MXFP4:
             return _mxfp4_shape(parts)
         if scheme.format == PACKED:
+            of_types(parts, _PACKED_TYPES)
             sizes = _packed(parts, scheme)
             return sizes.outputs, sizes.inputs
         return _bytes_shape(parts, scheme)
@@ -292,7 +304,9 @@ def _packed(parts: Mapping[str, Any], scheme: Scheme) -> _Sizes:
         scales = (*scales, 1)
     group = shared_by(inputs, scales[1], scheme.group) if len(scales) == 2 and 0 not in scales else None
     per_word = 0 if packed[-1:] == (dense,) else WORD // scheme.bits
-    fits = len(packed) == 2 and packed[0] == outputs and packed[1] in (dense, loose) and scales[0] in (outputs, 1)
+    fits = (
+        len(packed) == 2 and packed[0] == outputs and packed[1] in (dense, loose) and scales[:1] in ((outputs,), (1,))
+    )
     zeros = (-(-outputs // per_word) if per_word else -(-outputs * scheme.bits // WORD), *scales[-1:])
     fits = fits and _fit(parts, {"weight_zero_point": zeros, "weight_g_idx": (inputs,)})
     if not fits or group is None:
@@ -354,6 +368,7 @@ def _bytes_shape(parts: Mapping[str, Any], scheme: Scheme) -> tuple[int, ...]:
     kind = _BYTES.get(parts["weight"].dtype)
     weight, scales = tuple(parts["weight"].shape), tuple(parts["weight_scale"].shape)
     zeros = parts.get("weight_zero_point")
+    of_types(parts, {"weight_scale": FLOATS, "weight_zero_point": frozenset({parts["weight"].dtype})})
     if kind is None or (zeros is not None and tuple(zeros.shape) not in (scales, (*scales, 1))):
         raise ModelError(f"{listed(parts)} do not make up a weight of compressed-tensors")
     if _is_grouped(weight, scales, scheme):

@@ -14,7 +14,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import computed_type, require
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,7 @@ class Fp8:
         return is_of_cache(tensor)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        of_types(tensors, {"scales": FLOATS})
         return scaled_shape(tensors, self._blocks)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:

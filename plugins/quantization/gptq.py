@@ -17,12 +17,16 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.parts import (
+    FLOATS,
+    INDICES,
     WORD,
+    WORDS,
     computed_type,
     fields,
     group_size,
     listed,
     module_part,
+    of_types,
     one_of,
     order_of,
     require,
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
 
 BITS = (2, 3, 4, 8)
 _FORMATS = ("gptq", "gptq_v2")
-_ROLES = ("qweight", "qzeros", "scales", "g_idx")
+_TYPES = {"qweight": WORDS, "qzeros": WORDS, "scales": FLOATS, "g_idx": INDICES}
+_ROLES = tuple(_TYPES)
 
 
 class Gptq:
@@ -64,6 +69,7 @@ class Gptq:
         return tensor.endswith(".bias") and not content.any()  # AutoGPTQ writes one for every module
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
+        of_types(tensors, _TYPES)
         sizes = self._sizes(tensors)
         return sizes.outputs, sizes.inputs
 

@@ -15,7 +15,7 @@ from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.fp8 import is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, nvfp4_codes, nvfp4_shape
-from maxserve.plugins.quantization.parts import computed_type
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, of_types
 
 if TYPE_CHECKING:
     import torch
@@ -81,4 +81,5 @@ def _floats(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     values = tensors.get("values")
     if values is not None and values.dtype != "F8_E4M3":
         raise ModelError(f"it is part of a quantized weight of type {values.dtype} whose factor is missing")
+    of_types(tensors, {"scales": FLOATS})
     return tensors

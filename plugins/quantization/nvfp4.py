@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.quantization.mxfp4 import TABLE
-from maxserve.plugins.quantization.parts import listed, require
+from maxserve.plugins.quantization.parts import FLOATS, listed, of_types, require
 
 if TYPE_CHECKING:
     import torch
 
 _GROUP = 16
-_PACKED = {"values": "U8", "scales": "F8_E4M3"}
+_TYPES = {"values": {"U8"}, "scales": {"F8_E4M3"}, "factor": FLOATS}
 LAYOUT = CodesLayout(levels=len(TABLE), group=_GROUP)
 
 
@@ -26,9 +26,9 @@ def nvfp4_shape(tensors: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape of the weight of `values` [outputs, inputs / 2], `scales` and the `factor` of all of these."""
     require(tensors, "values", "scales", "factor")
     values, scales, factor = (tuple(tensors[role].shape) for role in ("values", "scales", "factor"))
-    types = {role: tensors[role].dtype for role in _PACKED}
+    of_types(tensors, _TYPES)
     *rows, half = values or (0,)
-    if types != _PACKED or 0 in values or scales != (*rows, 2 * half // _GROUP) or 2 * half % _GROUP or not rows:
+    if 0 in values or scales != (*rows, 2 * half // _GROUP) or 2 * half % _GROUP or not rows:
         raise ModelError(f"{listed(tensors)} do not make up a weight in NVFP4")
     if factor[: len(rows) - 1] != tuple(rows[:-1]) or prod(factor[len(rows) - 1 :]) != 1:
         raise ModelError(f"{listed(tensors)} do not make up a weight in NVFP4, whose factor is one number")

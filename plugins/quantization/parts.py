@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _PLAIN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 WORD = 32
+FLOATS = frozenset(_PLAIN.values())
+WORDS = frozenset({"I32"})
+INDICES = frozenset({"I32", "I64"})
 
 
 def named_part(tensor: str, dtype: str, types: Collection[str], endings: Mapping[str, str]) -> tuple[str, str] | None:
@@ -27,6 +30,13 @@ def require(tensors: Mapping[str, Any], *roles: str) -> None:
     missing = [role for role in roles if role not in tensors]
     if missing:
         raise ModelError(f"it is part of a quantized weight whose {' and '.join(missing)} are missing")
+
+
+def of_types(tensors: Mapping[str, Any], types: Mapping[str, Collection[str]]) -> None:
+    """ModelError for a tensor that is not of one of its role's types."""
+    for role, known in types.items():
+        if role in tensors and tensors[role].dtype not in known:
+            raise ModelError(f"its {role} is of type {tensors[role].dtype}, not {' or '.join(sorted(known))}")
 
 
 def computed_type(config: Mapping[str, Any]) -> str:

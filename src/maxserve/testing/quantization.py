@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from maxserve.core.interfaces.quantization import (
     HasCodes,
     QuantizationContext,
     QuantizationFormat,
+    ReadsContents,
     Unpacks,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
@@ -147,23 +149,50 @@ class QuantizationFormatChecks:
 
     def check(self, built: BuiltQuantizationFormat, tensors: Mapping[str, Tensor], weight: Tensor) -> None:
         """The shape is known from those of the tensors, and what comes out has it."""
-        assert tuple(built.shape(infos(tensors))) == tuple(weight.shape)
+        described = self.described(built, tensors)
+        assert tuple(built.shape(described)) == tuple(weight.shape)
         unpacked = values(built, {role: tensor.clone() for role, tensor in tensors.items()})
         assert unpacked.shape == weight.shape
         allowed = self.tolerance * float(weight.abs().max())
         torch.testing.assert_close(unpacked.float(), weight, atol=allowed, rtol=0)
         if isinstance(built, HasCodes):
-            assert built.codes(tensors).layout == built.layout(infos(tensors)), "layout() says something else"
+            assert built.codes(tensors).layout == built.layout(described), "layout() says something else"
 
     def test_tensors_that_do_not_fit_are_refused(self, built: BuiltQuantizationFormat) -> None:
-        tensors = infos(self.quantize(random(64, 96)))
+        tensors = self.described(built, self.quantize(random(64, 96)))
         for role, tensor in tensors.items():
             others = {name: info for name, info in tensors.items() if name != role}
             if others:
-                halved = replace(tensor, shape=(tensor.shape[0] // 2, *tensor.shape[1:]))
+                rows = tensor.shape[0] // 2
+                content = None if tensor.content is None else tensor.content[:rows]
+                halved = replace(tensor, shape=(rows, *tensor.shape[1:]), content=content)
                 for wrong in ({**others, role: halved}, *(() if role in self.optional else (others,))):
                     with pytest.raises(ModelError):
                         built.shape(wrong)
+
+    def test_damaged_tensors_are_refused_or_read(self, built: BuiltQuantizationFormat) -> None:
+        """Whatever shapes, types and bytes there are: a ModelError, or a weight of the shape that was said."""
+        whole = self.quantize(random(64, 96))
+        for role, tensor in whole.items():
+            for change in _DAMAGES:
+                damaged = {**whole, role: change(tensor).contiguous()}
+                if not all(built.part(self.name(each, NAME), TYPES[own.dtype]) for each, own in damaged.items()):
+                    continue
+                with suppress(ModelError):
+                    described = self.described(built, damaged)
+                    shape = built.shape(described)
+                    found = values(built, damaged)
+                    assert tuple(found.shape) == tuple(shape)
+                    if isinstance(built, HasCodes):
+                        assert built.codes(damaged).layout == built.layout(described)
+
+    def described(self, built: BuiltQuantizationFormat, tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+        """What the format gets to know of the tensors before they are read."""
+        contents: frozenset[str] = built.contents if isinstance(built, ReadsContents) else frozenset()
+        return {
+            role: replace(info, content=tensors[role]) if role in contents else info
+            for role, info in infos(tensors).items()
+        }
 
     def test_a_model_in_the_format_computes_with_its_weights(self, host: Host, tmp_path: Path) -> None:
         """As a checkpoint does that has them: in float32, where the linear method takes codes, else unpacked."""
@@ -194,6 +223,23 @@ class QuantizationFormatChecks:
         )
 
 
+_DAMAGES: Sequence[Callable[[Tensor], Tensor]] = (
+    lambda each: each[1:],
+    lambda each: each[:0],
+    lambda each: each[..., 1:] if each.dim() else each[None],
+    lambda each: each.repeat(2, *(1 for _ in each.shape[1:])),
+    lambda each: each[None],
+    lambda each: each.flatten(),
+    lambda each: each.flatten()[0] if each.numel() else each,
+    lambda each: each.t() if each.dim() == 2 else each,
+    lambda each: each.to(torch.float32),
+    lambda each: each.to(torch.int32),
+    lambda each: each.to(torch.int64),
+    lambda each: each.to(torch.uint8),
+    lambda each: torch.zeros_like(each),
+    lambda each: torch.full(each.shape, 255, dtype=torch.uint8).to(each.dtype),
+    lambda each: (each.flatten().view(torch.uint8) ^ 0xA5).view(each.dtype).view(each.shape),
+)
 PROMPT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
 
 
@@ -271,10 +317,13 @@ class NibbleFormat:
         return (name, role) if role in ROLES else None
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
-        rows = {role: tensors[role].shape[0] for role in ROLES if role in tensors}
-        if set(rows) != set(ROLES) or len(set(rows.values())) > 1:
-            raise ModelError(f"the tensors of a weight in nibbles are {', '.join(ROLES)}, with as many rows: {rows}")
-        return rows["codes"], 2 * tensors["codes"].shape[1]
+        shapes = {role: tuple(tensors[role].shape) for role in ROLES if role in tensors}
+        rows, pairs = (*shapes.get("codes", ()), 0, 0)[:2]
+        if shapes != {"codes": (rows, pairs), "scale": (rows, 1), "zero": (rows, 1)} or not rows * pairs:
+            raise ModelError(f"the tensors of a weight in nibbles are {', '.join(ROLES)}, with as many rows: {shapes}")
+        if tensors["codes"].dtype != "U8":
+            raise ModelError("the codes of a weight in nibbles are bytes")
+        return rows, 2 * pairs
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         return CodesLayout(levels=16, group=2 * tensors["codes"].shape[1])

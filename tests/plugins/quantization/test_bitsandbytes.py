@@ -92,6 +92,25 @@ def test_values_are_the_reference(kind: str, shape: tuple[int, int]) -> None:
     assert torch.equal(codes.values(), weight)
 
 
+class TestNf4(QuantizationFormatChecks):
+    quantization_format = "bitsandbytes"
+    config: ClassVar[Mapping[str, Any]] = settings()
+    names: ClassVar[Mapping[str, str]] = {
+        "weight": "{}",
+        "absmax": "{}.absmax",
+        "quant_map": "{}.quant_map",
+        "quant_state": "{}.quant_state.bitsandbytes__nf4",
+    }
+    tolerance = 0.2
+
+    def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
+        table, flat = torch.tensor(NF4), weight.reshape(-1, 64)
+        absmax = flat.abs().amax(1)
+        codes = ((flat / absmax[:, None])[..., None] - table).abs().argmin(-1).view(-1, 2).to(torch.uint8)
+        packed = codes[:, :1] << 4 | codes[:, 1:]
+        return {"weight": packed, "absmax": absmax, "quant_map": table, "quant_state": state(tuple(weight.shape))}
+
+
 class TestInt8(QuantizationFormatChecks):
     quantization_format = "bitsandbytes"
     config: ClassVar[Mapping[str, Any]] = settings("int8")
@@ -118,7 +137,7 @@ def test_families_are_served(
 
 WRONG: Mapping[str, tuple[str, Any, str]] = {
     "short codes": ("weight", lambda each: each[1:], "do not make up a weight"),
-    "codes of another type": ("weight", lambda each: each.to(torch.int8), "do not make up a weight"),
+    "codes of another type": ("weight", lambda each: each.to(torch.int8), "its weight is of type I8, not U8"),
     "short magnitudes": ("weight.absmax", lambda each: each[1:], "do not make up a weight"),
     "no magnitudes": ("weight.absmax", None, "absmax are missing"),
     "magnitudes that are codes": ("weight.absmax", lambda each: each.to(torch.uint8), "nested_absmax and nested_quant"),

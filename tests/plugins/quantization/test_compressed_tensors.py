@@ -191,6 +191,23 @@ class TestPacked(QuantizationFormatChecks):
         return {"weight 0": (weight / scales).round().to(torch.int8), "weight_scale 0": scales}
 
 
+class TestWords(QuantizationFormatChecks):
+    quantization_format = "compressed-tensors"
+    config: ClassVar[Mapping[str, Any]] = settings(PACK, group(group_size=16))
+    names: ClassVar[Mapping[str, str]] = {
+        "weight_packed 0": "{}_packed",
+        "weight_scale 0": "{}_scale",
+        "weight_shape 0": "{}_shape",
+    }
+
+    def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
+        groups = weight.view(len(weight), -1, 16)
+        scales = groups.abs().amax(-1) / 7
+        codes = ((groups / scales[..., None]).round() + 8).flatten(1).numpy().astype(np.uint8)
+        packed = {"weight_packed 0": words(codes, 4), "weight_scale 0": scales}
+        return packed | {"weight_shape 0": torch.tensor(weight.shape)}
+
+
 KINDS: Mapping[str, tuple[dict[str, Any], Any, str]] = {
     "W4A16": (settings(PACK, group()), pack, "int4"),
     "W4A16 with zeros": (settings(PACK, group(symmetric=False)), lambda shape: pack(shape, zeros=True), "int4"),
@@ -276,7 +293,7 @@ WRONG: Mapping[str, tuple[str, str, Any, str]] = {
     "a factor of none": ("NVFP4", "weight_global_scale", lambda each: each * 0, "are no numbers"),
     "two factors": ("NVFP4", "weight_global_scale", lambda each: each.repeat(2), "whose factor is one number"),
     "no factor": ("NVFP4", "weight_global_scale", None, "factor are missing"),
-    "scales of a type": ("NVFP4", "weight_scale", lambda each: each.float(), "do not make up a weight in NVFP4"),
+    "scales of a type": ("NVFP4", "weight_scale", lambda each: each.float(), "its scales is of type F32, not F8_E4M3"),
     "exponents of fewer": ("MXFP4", "weight_scale", lambda each: each[:, 1:], "do not make up a weight in MXFP4"),
 }
 

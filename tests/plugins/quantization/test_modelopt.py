@@ -78,6 +78,25 @@ class TestFp8(QuantizationFormatChecks):
         return {"values": (weight / scales[:, None]).to(torch.float8_e4m3fn), "scales": scales}
 
 
+def rounded(weight: Tensor, group: int, most: float) -> tuple[Tensor, Tensor]:
+    """4-bit floats, two in a byte, and the scale of each group."""
+    groups = weight.view(len(weight), -1, group)
+    scales = (groups.abs().amax(-1) / 6 / most).to(torch.float8_e4m3fn)
+    codes = ((groups / scales.float()[..., None] / most)[..., None] - E2M1).abs().argmin(-1).flatten(1).to(torch.uint8)
+    return codes[:, ::2] | codes[:, 1::2] << 4, scales
+
+
+class TestNvfp4(QuantizationFormatChecks):
+    quantization_format = "modelopt"
+    config: ClassVar[Mapping[str, Any]] = settings()
+    names: ClassVar[Mapping[str, str]] = {"values": "{}", "scales": "{}_scale", "factor": "{}_scale_2"}
+    tolerance = 0.35
+
+    def quantize(self, weight: Tensor) -> Mapping[str, Tensor]:
+        values, scales = rounded(weight, 16, 0.01)
+        return {"values": values, "scales": scales, "factor": torch.tensor([0.01])}
+
+
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.compiler), False], ids=["codes", "unpacked"])
 @pytest.mark.parametrize("model_class", ["LlamaForCausalLM", "Qwen3MoeForCausalLM"])
 @pytest.mark.parametrize("algorithm", ["NVFP4", *FLOATS])
@@ -104,7 +123,7 @@ def test_families_are_served(
 WRONG: Mapping[str, tuple[str, Any, str]] = {
     "short codes": ("weight", lambda each: each[1:], "do not make up a weight in NVFP4"),
     "short scales": ("weight_scale", lambda each: each[1:], "do not make up a weight in NVFP4"),
-    "scales of a type": ("weight_scale", lambda each: each.float(), "do not make up a weight in NVFP4"),
+    "scales of a type": ("weight_scale", lambda each: each.float(), "its scales is of type F32, not F8_E4M3"),
     "scales that are none": (
         "weight_scale",
         lambda each: torch.full(each.shape, 127, dtype=torch.uint8).view(each.dtype),
