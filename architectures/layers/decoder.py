@@ -11,7 +11,7 @@ from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Embedding, Linear
+from maxserve.loading import Embedding, LayerStack, Linear
 
 
 class Decoder(nn.Module):
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, block: type[nn.Module], norm: type[nn.Module]) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.dim, role="column")
-        self.layers = nn.ModuleList(block(config, layer) for layer in range(config.layers))
+        self.layers = LayerStack(block(config, layer) for layer in range(config.layers))
         self.norm = norm(config.dim, config.eps)
 
 
@@ -61,10 +61,7 @@ class DecoderModel(nn.Module):
     def forward(self, step: StepContext) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
         x = self.embed(step)
-        for layer, (block, rotary) in enumerate(zip(self.model.layers, self.rotary(step, x.dtype), strict=True)):
-            x = block(x, rotary)
-            step.keep(layer, x)
-        out: Tensor = self.model.norm(x)
+        out: Tensor = self.model.norm(self.model.layers(x, self.rotary(step, x.dtype), step))
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

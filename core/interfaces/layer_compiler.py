@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.component import Component, Context
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["CompilesLayers", "LayerCompiler", "LayerContext"]
+__all__ = ["CompilesLayers", "CompilesStacks", "LayerCompiler", "LayerContext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,5 +45,19 @@ class CompilesLayers(Protocol):
         """What stands for `layer(x, step)`, where `attention` is that of every step; None if nothing can.
 
         The weights are loaded. `layer` may be of a class that is unknown here: what it computes is found by tracing.
+        """
+        ...
+
+
+@runtime_checkable
+class CompilesStacks(Protocol):
+    """A CompilesLayers that also makes one call of all layers of a model."""
+
+    def compile_stack(
+        self, calls: Sequence[Callable[..., torch.Tensor]]
+    ) -> Callable[[torch.Tensor, Sequence[StepContext]], torch.Tensor] | None:
+        """What stands for `calls`, which `compile` gave, one after another; None if nothing can.
+
+        It is called with the input of the first and the step of each.
         """
         ...

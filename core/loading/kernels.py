@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavailable
-from maxserve.core.interfaces.layer_compiler import LayerContext
+from maxserve.core.interfaces.layer_compiler import CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.linear import Linear
+from maxserve.core.loading.stack import LayerStack
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
 
@@ -145,6 +146,9 @@ class Chooser:
                         f"{title}: compile returned a {type(call).__name__}; it must be callable, or None"
                     )
                 layers[index] = CompiledLayer(layer, call)
+            if isinstance(layers, LayerStack) and isinstance(compiler, CompilesStacks):
+                calls = [layer.call for layer in layers if isinstance(layer, CompiledLayer)]
+                layers.fused = compiler.compile_stack(calls) if len(calls) == len(layers) else None
 
     def best(self, registry: Registry[R], context: Any) -> Any:
         """Returns what the named or the best component builds; None when none can, or none is wanted.

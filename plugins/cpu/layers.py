@@ -1,6 +1,7 @@
-"""A whole layer as one call. Its operations go to the compiled code as a list, its weights by address.
+"""A whole layer, or all layers of a model, as one call.
 
-Python costs as much as a third of a decoding step when it calls each small operation by itself.
+Operations go to the compiled code as a list, weights by address. Python costs as much as a third of a decoding step
+when it calls each small operation by itself, and a tenth when it calls each layer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,8 +48,22 @@ class _Operation(ctypes.Structure):
     )
 
 
+class _Listing(ctypes.Structure):
+    """`Program` of layers.cpp."""
+
+    _fields_ = (
+        ("operations", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("widths", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+    )
+
+
+FRAME = 8  # numbers of a `Frame` of layers.cpp
+
+
 class NativeLayers:
-    """A CompilesLayers for layers of norms, projections, rope, attention, gates and sums."""
+    """A CompilesLayers and CompilesStacks for layers of norms, projections, rope, attention, gates and sums."""
 
     def __init__(self, context: LayerContext) -> None:
         only_float32(context)
@@ -59,12 +75,20 @@ class NativeLayers:
         if not isinstance(attention, (NativeAttention, HasParts)):
             return None
         try:
-            return _Program(self._library, self._arena, Reading(layer), attention).run
+            return _Layer(self._library, self._arena, _Program(Reading(layer), attention, self._arena))
         except (UnknownError, Unavailable) as error:
             if not self._said:
                 log.info("layers of class %s run as they are written: %s", type(layer).__name__, error)
             self._said = True
             return None
+
+    def compile_stack(
+        self, calls: Sequence[Callable[..., Tensor]]
+    ) -> Callable[[Tensor, Sequence[StepContext]], Tensor] | None:
+        programs = [call.program for call in calls if isinstance(call, _Layer)]
+        if len(programs) < len(calls) or len({program.dim for program in programs}) != 1:
+            return None
+        return _Stack(self._library, self._arena, programs)
 
 
 class Arena:
@@ -102,44 +126,28 @@ class Arena:
 class _Program:
     """The operations of one layer."""
 
-    def __init__(self, library: Library, arena: Arena, reading: Reading, attention: NativeAttention | HasParts) -> None:
-        self._library, self._arena = library, arena
-        self._attention = _attention_for(reading, attention)
+    def __init__(self, reading: Reading, attention: NativeAttention | HasParts, arena: Arena) -> None:
+        self.attention = _attention_for(reading, attention)
         operations = _fused(reading)
-        self._dim = reading.widths[0]
-        starts, self._width = _layout(operations, reading.widths)
+        self.dim = reading.widths[0]
+        starts, self.width = _layout(operations, reading.widths)
         self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
         self._starts = (ctypes.c_int64 * len(starts))(*starts)
         self._factors: list[Tensor] = []  # made here, whose addresses the operations have
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
-        self._rope = any(o.kind == "ROPE" for o in operations)
-        self._number = arena.enrol()  # last: a layer that cannot be compiled does not count
+        self.rope = any(o.kind == "ROPE" for o in operations)
+        self.number = arena.enrol()  # last: a layer that cannot be compiled does not count
 
-    def run(self, x: Tensor, context: StepContext) -> Tensor:
-        """[T, dim] to [T, dim]. `context` has cosines and sines, where the layer applies rope."""
-        if not x.shape[0]:  # an empty step, of which the attention knows nothing
-            return x
-        x = rows(x).contiguous()
-        tokens, step = x.shape[0], self._attention.step
-        out = torch.empty(tokens, self._dim)
-        arena = self._arena.take(self._width * tokens)
-        self._library.ms_layer(
-            self._operations,
-            len(self._operations),
-            self._widths,
-            self._starts,
-            x.data_ptr(),
-            out.data_ptr(),
-            arena.data_ptr(),
-            *(_addresses(context) if self._rope else (None, None, 0)),
-            *step.addresses,
-            step.table_step,
-            tokens,
-            step.sequences,
-        )
-        self._arena.done(self._number)
-        return out
+    def listing(self) -> _Listing:
+        """What layers.cpp reads; alive as long as this."""
+        widths, starts = ctypes.addressof(self._widths), ctypes.addressof(self._starts)
+        return _Listing(ctypes.addressof(self._operations), len(self._operations), widths, starts)
+
+    def frame(self, context: StepContext) -> tuple[int, ...]:
+        """A Frame of layers.cpp. `context` has cosines and sines, where the layer applies rope."""
+        step = self.attention.step
+        return (*(_addresses(context) if self.rope else (0, 0, 0)), *step.addresses, step.table_step)
 
     def _encoded(self, operation: Operation) -> _Operation:
         made = _Operation(kind=KINDS[operation.kind], out=operation.out)
@@ -148,7 +156,7 @@ class _Program:
         sizes, addresses, made.number = self._resources(operation)
         made.sizes[:] = _padded(sizes, 7, 0)
         made.addresses[:] = _padded(addresses, 2, 0)
-        made.cap = self._attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
+        made.cap = self.attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
         return made
 
     def _resources(self, operation: Operation) -> tuple[Sequence[int], Sequence[int], float]:
@@ -162,7 +170,7 @@ class _Program:
         if isinstance(module, RMSNorm):
             return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":
-            return self._attention.resources(operation.layer, heads=operation.operands[0].shape[0])
+            return self.attention.resources(operation.layer, heads=operation.operands[0].shape[0])
         return operation.sizes, (), operation.number
 
     def _factors_of(self, norm: RMSNorm) -> Tensor:
@@ -170,6 +178,63 @@ class _Program:
         factors = norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight
         self._factors.append(factors)
         return factors
+
+
+class _Stack:
+    """Programs that run one after another in one call."""
+
+    def __init__(self, library: Library, arena: Arena, programs: Sequence[_Program]) -> None:
+        self._library, self._arena, self._programs = library, arena, programs
+        self._listings = (_Listing * len(programs))(*(program.listing() for program in programs))
+        self._frames = np.zeros((len(programs), FRAME), dtype=np.int64)
+        self._one_attention = len({id(program.attention) for program in programs}) == 1
+        self._roped = next((program for program in programs if program.rope), programs[0])
+        self._dim = programs[0].dim
+        self._between = -(-2 * self._dim // 16) * 16  # floats a token for what layers hand on
+        self._width = max(program.width for program in programs)
+
+    def __call__(self, x: Tensor, contexts: Sequence[StepContext]) -> Tensor:
+        """[T, dim] to [T, dim]. Each layer has a context."""
+        if not x.shape[0]:  # an empty step, of which the attention knows nothing
+            return x
+        self._fill(contexts)
+        x = rows(x).contiguous()
+        tokens = x.shape[0]
+        out = torch.empty(tokens, self._dim)
+        arena = self._arena.take((self._between + self._width) * tokens)
+        self._library.ms_layers(
+            self._listings,
+            self._frames.ctypes.data,
+            len(self._programs),
+            x.data_ptr(),
+            out.data_ptr(),
+            arena.data_ptr(),
+            arena.data_ptr() + self._between * tokens * arena.itemsize,
+            tokens,
+            self._programs[0].attention.step.sequences,
+        )
+        self._arena.done(self._programs[-1].number)
+        return out
+
+    def _fill(self, contexts: Sequence[StepContext]) -> None:
+        """Frames of the step; layers of one rope and one attention have the same."""
+        first = contexts[0]
+        if self._one_attention and all(context is first for context in contexts):
+            self._frames[:] = self._roped.frame(first)
+            return
+        for row, program, context in zip(self._frames, self._programs, contexts, strict=True):
+            row[:] = program.frame(context)
+
+
+class _Layer:
+    """One program, called as its layer is."""
+
+    def __init__(self, library: Library, arena: Arena, program: _Program) -> None:
+        self.program = program
+        self._alone = _Stack(library, arena, [program])
+
+    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        return self._alone(x, (context,))
 
 
 def _addresses(context: StepContext) -> tuple[int, int, int]:

@@ -40,7 +40,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _FLOAT,
         _POINTER,
     ),
-    "ms_layer": (_POINTER, _LONG, *(_POINTER,) * 7, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
+    "ms_layers": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 4, _LONG, _LONG),
 }
 _GIVES_LONG = frozenset({"ms_codes_chunk", "ms_codes_bytes"})
 
@@ -62,7 +62,7 @@ class Library(Protocol):
     def ms_codes_linear(self, *arguments: Any) -> None: ...
     def ms_codes_experts(self, *arguments: Any) -> None: ...
     def ms_attend(self, *arguments: Any) -> None: ...
-    def ms_layer(self, *arguments: Any) -> None: ...
+    def ms_layers(self, *arguments: Any) -> None: ...
 
 
 def rounds(library: Library, precision: str) -> bool:

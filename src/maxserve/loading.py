@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
+    from maxserve.core.loading.stack import LayerStack
     from maxserve.core.loading.weight_files import open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
@@ -28,6 +29,7 @@ __all__ = [
     "ExactLinear",
     "Folder",
     "HasParts",
+    "LayerStack",
     "Linear",
     "LinearStorage",
     "ModelFolder",
@@ -65,6 +67,7 @@ __getattr__ = exports(
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",
         "HasParts": "maxserve.core.engine.grouped_attention",
+        "LayerStack": "maxserve.core.loading.stack",
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.weights",
         "ModelFolder": "maxserve.core.loading.location",

@@ -1,4 +1,6 @@
-// A whole layer in one call: a list of operations that the Python side made of the layer's own code.
+// Whole layers in one call: for each a list of operations that the Python side made of the layer's own code.
+#include <memory>
+
 #include "matrix.h"
 #include "parts.h"
 
@@ -43,16 +45,38 @@ std::vector<Run> runs_of(const int64_t* query_start, long sequences) {
   return runs;
 }
 
-// What differs from step to step.
-struct Step {
-  const float *cosine, *sine;
-  long rotated;
-  Attention attention;  // the arrays of the batch
-  std::vector<Run> runs;
+// A layer: its operations, and floats a token of its buffers.
+struct Program {
+  const Operation* operations;
+  int64_t count;
+  const int64_t *widths, *starts;
 };
 
+// What a layer is given that differs from step to step: its rope, and the arrays of the batch.
+struct Frame {
+  const float *cosine, *sine;
+  int64_t rotated;
+  const int64_t *slots, *query_start, *seq_lens;
+  const int32_t* tables;
+  int64_t table_step;
+};
+
+struct Step {
+  Frame frame;
+  long tokens, sequences;
+  std::vector<Run> runs, whole;
+};
+
+Step step_of(const Frame& frame, long tokens, long sequences) {
+  return {frame, tokens, sequences, runs_of(frame.query_start, sequences), {{0, tokens, false}}};
+}
+
 Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
-  Attention call = step.attention;
+  Attention call{};
+  const Frame& frame = step.frame;
+  call.slots = frame.slots, call.query_start = frame.query_start, call.seq_lens = frame.seq_lens;
+  call.tables = frame.tables, call.table_step = frame.table_step;
+  call.tokens = step.tokens, call.sequences = step.sequences;
   call.q = b.at(o.in[0]) + o.offset[0], call.q_step = b.widths[o.in[0]];
   call.k = b.at(o.in[1]) + o.offset[1], call.k_step = b.widths[o.in[1]];
   call.v = b.at(o.in[2]) + o.offset[2], call.v_step = b.widths[o.in[2]];
@@ -64,7 +88,7 @@ Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
   return call;
 }
 
-void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
+void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
   const float* x = b.at(o.in[0]) + o.offset[0];
   float* out = b.at(o.out);
   long x_step = b.widths[o.in[0]];
@@ -77,16 +101,17 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
       const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
       long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
       const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
-      for (const Run& r : wide ? step.runs : std::vector<Run>{{0, b.tokens, false}})
+      for (const Run& r : wide ? step.runs : step.whole)
         multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
                   r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads
-      return rotate(x, x_step, o.sizes[2], step.cosine, step.sine, out, b.tokens, o.sizes[0], o.sizes[1], step.rotated);
+      return rotate(x, x_step, o.sizes[2], step.frame.cosine, step.frame.sine, out, b.tokens, o.sizes[0], o.sizes[1],
+                    step.frame.rotated);
     case ATTEND:
-      return attend(attention_of(o, b, step), tasks);
+      return attend(attention_of(o, b, step), *tasks);
     case GATE:  // sizes: dim, activation
       return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
     case ADD:  // sizes: dim; the number multiplies the second operand
@@ -94,25 +119,63 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks& tasks) {
   }
 }
 
+// The tasks of attention, which layers that divide it alike have in common.
+class Divided {
+  struct Made {
+    Attention call;
+    std::unique_ptr<Tasks> tasks;
+  };
+  std::vector<Made> made_;
+
+  static bool alike(const Attention& a, const Attention& b) {
+    return a.heads == b.heads && a.kv_heads == b.kv_heads && a.dim == b.dim && a.window == b.window &&
+           a.chunk == b.chunk && a.query_start == b.query_start && a.seq_lens == b.seq_lens;
+  }
+
+ public:
+  Tasks* of(const Attention& call) {
+    for (Made& m : made_)
+      if (alike(m.call, call)) return m.tasks.get();
+    made_.push_back({call, std::make_unique<Tasks>(divide(call))});
+    return made_.back().tasks.get();
+  }
+};
+
+// A layer of this call, with what it reads and writes.
+struct Layer {
+  const Program& program;
+  Buffers buffers;
+  Step step;
+  std::vector<Tasks*> tasks;  // by operation
+
+  Layer(const Program& p, Buffers b, Step s, Divided& divided) : program(p), buffers(b), step(std::move(s)) {
+    tasks.resize(p.count);
+    for (long i = 0; i < p.count; i++)
+      if (p.operations[i].kind == ATTEND) tasks[i] = divided.of(attention_of(p.operations[i], buffers, step));
+  }
+
+  void run_all() const {
+    for (long i = 0; i < program.count; i++) run(program.operations[i], buffers, step, tasks[i]);
+  }
+};
+
 }  // namespace
 
 extern "C" {
 
-// `arrays` of the batch: slots, query starts, lengths, tables.
-void ms_layer(const void* operations, long count, const int64_t* widths, const int64_t* starts, const float* x,
-              float* out, float* arena, const float* cosine, const float* sine, long rotated, const int64_t* slots,
-              const int64_t* query_start, const int64_t* seq_lens, const int32_t* tables, long table_step, long tokens,
-              long sequences) {
-  const Operation* list = (const Operation*)operations;
-  Buffers buffers{widths, starts, x, out, arena, tokens};
-  Step step{cosine, sine, rotated, {}, runs_of(query_start, sequences)};
-  step.attention.slots = slots, step.attention.query_start = query_start, step.attention.seq_lens = seq_lens;
-  step.attention.tables = tables, step.attention.table_step = table_step;
-  step.attention.tokens = tokens, step.attention.sequences = sequences;
-  std::vector<Tasks> tasks(count);
-  for (long i = 0; i < count; i++)
-    if (list[i].kind == ATTEND) tasks[i] = divide(attention_of(list[i], buffers, step));
+// Layers one after another, x[tokens][dim] to out. `between` has room for two such values.
+void ms_layers(const void* programs, const void* frames, long count, const float* x, float* out, float* between,
+               float* arena, long tokens, long sequences) {
+  Divided divided;
+  std::vector<Layer> layers;
+  layers.reserve(count);
+  for (long i = 0; i < count; i++) {
+    const Program& p = ((const Program*)programs)[i];
+    float* after = i + 1 == count ? out : between + i % 2 * tokens * p.widths[0];
+    const Buffers buffers{p.widths, p.starts, i ? layers.back().buffers.out : x, after, arena, tokens};
+    layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences), divided);
+  }
 #pragma omp parallel
-  for (long i = 0; i < count; i++) run(list[i], buffers, step, tasks[i]);
+  for (const Layer& layer : layers) layer.run_all();
 }
 }

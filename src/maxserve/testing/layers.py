@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear
 from maxserve.architectures.layers.config import ModelConfig, from_transformers
-from maxserve.core.interfaces.layer_compiler import LayerContext
+from maxserve.core.interfaces.layer_compiler import CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
@@ -71,6 +71,7 @@ class LayerCompilerChecks:
     sections: ClassVar[dict[type[Any], Any]] = {}  # the plugin's settings, by schema
     attention: ClassVar[str] = "torch"
     method: ClassVar[str | None] = None
+    must_stack: ClassVar[bool] = False  # whether layers that all compile become one call
     weights: ClassVar[torch.dtype] = torch.float32  # in which the method is given them
     must_compile: ClassVar[frozenset[str]] = frozenset()
     plugins: ClassVar[PluginOptions] = PluginOptions()
@@ -85,9 +86,11 @@ class LayerCompilerChecks:
             config = host.load(entry := host.architectures.get(kind), entry.component.config)({**SIZES, **own})
         else:
             config = from_transformers({"model_type": "llama", **SIZES, **CONFIGS[name]})
-        written, compiled = (self._model(host, kind, config) for _ in range(2))
-        caches = [TinyCache(config.cache_layers, max_length=100, scatter=1, attention=a) for a in (None, self._build)]
+        written, compiled, fused = (self._model(host, kind, config) for _ in range(3))
+        attentions = (None, self._build, self._build)
+        caches = [TinyCache(config.cache_layers, max_length=100, scatter=1, attention=a) for a in attentions]
         count = self._compile(host, compiled, caches[1].attention)
+        self._compile(host, fused, caches[2].attention, stack=True)
         if name in self.must_compile:
             assert count == config.layers, (
                 f"{self.compiler} compiles {count} layers of {name}, which has {config.layers}"
@@ -95,8 +98,10 @@ class LayerCompilerChecks:
         tokens = np.random.default_rng(1).integers(50, size=100)
         for step in STEPS:
             parts = [(row, tokens[:n].tolist()) for row, n in step]
-            expected, result = (run_step(m, c, parts) for m, c in zip((written, compiled), caches, strict=True))
+            models = zip((written, compiled, fused), caches, strict=True)
+            expected, result, together = (run_step(model, cache, parts) for model, cache in models)
             self.check(result, expected)
+            assert torch.equal(together, result), "all layers in one call compute something else than one by one"
 
     @pytest.mark.parametrize("name", ["plain", "whole lines"])
     def test_a_sequence_does_not_depend_on_the_others(self, name: str) -> None:
@@ -110,7 +115,7 @@ class LayerCompilerChecks:
         for steps in ([[(0, 40)], [(0, 1)]], [[(2, 1), (0, 40), (1, 33)], [(1, 1), (0, 1), (3, 50), (2, 1)]]):
             model = self._model(host, "LlamaForCausalLM", config)
             cache = TinyCache(config.cache_layers, max_length=100, scatter=1, attention=self._build)
-            self._compile(host, model, cache.attention)
+            self._compile(host, model, cache.attention, stack=True)
             seen.append([_of_first(run_step(model, cache, [(row, tokens[:n]) for row, n in s]), s) for s in steps])
         for one, other in zip(*seen, strict=True):
             assert torch.equal(one, other)
@@ -120,7 +125,7 @@ class LayerCompilerChecks:
         host = PluginHost.discover(self.plugins, strict=True)
         cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
         for odd in (_Doubling(), _Sorting(), _Nothing()):
-            call = self._call(host)(odd, cache.attention)
+            call = self._compiler(host).compile(odd, cache.attention)
             if call is not None:
                 x = torch.randn(3, 8)
                 torch.testing.assert_close(call(x, None), odd(x, None))
@@ -140,13 +145,15 @@ class LayerCompilerChecks:
         host = PluginHost.discover(self.plugins, strict=True)
         return host.build(host.attention_backends.get(self.attention), context)
 
-    def _call(self, host: Host) -> Callable[..., Any]:
+    def _compiler(self, host: Host) -> Any:
         context = LayerContext(compute=torch.float32, device=torch.device("cpu"), sections=self.sections)
-        compile: Callable[..., Any] = host.build(host.layer_compilers.get(self.compiler), context).compile
-        return compile
+        return host.build(host.layer_compilers.get(self.compiler), context)
 
-    def _compile(self, host: Host, model: Any, attention: Any) -> int:
-        """Gives the projections to the method, then replaces the layers that compile; returns how many did."""
+    def _compile(self, host: Host, model: Any, attention: Any, *, stack: bool = False) -> int:
+        """Gives the projections to the method, then replaces the layers that compile; returns how many did.
+
+        `stack`: all of them by one call, where the compiler makes one.
+        """
         if self.method is not None:
             context = LinearContext(compute=torch.float32, device=torch.device("cpu"), sections=self.sections)
             method = host.build(host.linear_methods.get(self.method), context)
@@ -155,12 +162,15 @@ class LayerCompilerChecks:
                 packed = method.create(module.outputs, module.inputs, self.weights)
                 packed.load_rows(module.weight.data.to(self.weights), 0)
                 module.set_packed(packed)
-        compile, layers, count = self._call(host), model.model.layers, 0
-        for index, layer in enumerate(layers):
-            call = compile(layer, attention)
+        compiler, layers = self._compiler(host), model.model.layers
+        calls = [compiler.compile(layer, attention) for layer in layers]
+        for index, call in enumerate(calls):
             if call is not None:
-                layers[index], count = _Called(call), count + 1
-        return count
+                layers[index] = _Called(call)
+        if stack and isinstance(compiler, CompilesStacks) and None not in calls:
+            layers.fused = compiler.compile_stack(calls)
+            assert layers.fused is not None or not self.must_stack, f"{self.compiler} makes no one call of all layers"
+        return len(calls) - calls.count(None)
 
 
 def _of_first(logits: Tensor, step: Sequence[tuple[int, int]]) -> Tensor:

@@ -45,6 +45,7 @@ class TestLayers(LayerCompilerChecks):
     compiler = "native"
     attention = "native"
     method = "native"
+    must_stack = True
     must_compile = frozenset({*CONFIGS, *OTHERS} - {"olmo"})  # whose norms have no weight
 
 
