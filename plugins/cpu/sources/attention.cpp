@@ -13,6 +13,7 @@ namespace {
 constexpr long BLOCK = 64;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
+constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
 constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
 enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2, IN_PAIRS = 3 };  // the last: bfloat16, rows are rounded
@@ -96,6 +97,7 @@ struct Block {
 };
 
 struct Room {  // of one thread
+  std::vector<vec> heaps;
   std::vector<float> keys, values, across, queries, scores, sums, peaks, totals;
   std::vector<uint32_t> key_words, value_words, query_words, weight_words;
 };
@@ -419,7 +421,100 @@ void hide(const Call& call, long position, long count, long from, float* scores)
   for (long i = 0; i < std::min(start, count); i++) scores[i] = -INFINITY;
 }
 
+#if defined(DOT_UNITS)
+
+// 2^x to 2^-13 of it, for weights that are rounded to bfloat16 next: x = n + r, a polynomial for 2^r.
+__m512 power_of_two(__m512 x) {
+  const __m512 r = _mm512_reduce_ps(x, 0);  // less the nearest whole number; 0 of an infinity
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(5.5171628e-2f), r, _mm512_set1_ps(0.24261112f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.69326097f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, _mm512_sub_ps(x, r));
+}
+
+// A row of prompts' attention: what is known of it after some blocks.
+struct Running {
+  float* sums;   // [padded], of weighted values
+  float* peak;   // the highest score
+  vec* heap;     // whose lanes' sum is that of the weights
+};
+
+// scores[BLOCK] of a block become its weights, pairs of bfloat16; what was there before is brought to the new peak.
+void weigh(const float* scores, Running row, long wide, uint32_t* words) {
+  const vec high = larger(larger(load(scores), load(scores + LANES)), larger(load(scores + 2 * LANES), load(scores + 3 * LANES)));
+  if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(*row.peak), _CMP_GT_OQ)) {
+    const float peak = highest(high), factor = std::exp(*row.peak - peak);
+    for (long d = 0; d < wide; d += LANES) store(row.sums + d, load(row.sums + d) * factor);
+    *row.heap *= factor;
+    *row.peak = peak;
+  }
+  if (*row.peak == -INFINITY) return (void)std::fill_n(words, BLOCK / 2, 0);  // nothing to be seen yet
+  const __m512 log2e = _mm512_set1_ps(1.44269504f), peak = _mm512_set1_ps(*row.peak * 1.44269504f);
+  vec sum = *row.heap;
+#pragma GCC unroll 4
+  for (long i = 0; i < BLOCK; i += LANES) {
+    const __m512 weight = power_of_two(_mm512_fmsub_ps((__m512)load(scores + i), log2e, peak));
+    sum += (vec)weight;
+    const __m256bh rounded = _mm512_cvtneps_pbh(weight);
+    memcpy(words + i / 2, &rounded, sizeof rounded);
+  }
+  *row.heap = sum;
+}
+
+// As `prompt`, a tile of rows at a time, so that scores and weights stay near.
+void prompt_by_pairs(const Call& call, const Task& task) {
+  static_assert(BLOCK == 4 * LANES);
+  const long group = call.group(), wide = padded(call), words = wide / 2, tokens = task.end - task.first;
+  const long count = tokens * group, rows = (count + ROWS - 1) / ROWS * ROWS;
+  const long start = call.query_start[task.sequence];
+  const long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
+  const int32_t* table = call.tables + task.sequence * call.table_step;
+  room.queries.assign(rows * wide, 0.0f);
+  room.sums.assign(rows * wide, 0.0f);
+  room.peaks.assign(rows, -INFINITY);
+  room.heaps.assign(rows, vec{});
+  for (long t = 0; t < tokens; t++)
+    read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
+  round_queries(rows, wide);
+  const long last = before + task.end, position = before + task.first;
+  alignas(64) float scores[ROWS * BLOCK];
+  alignas(64) uint32_t weights[ROWS * BLOCK / 2];
+  for (long low = call.first_seen(position); low < last;) {
+    const Stored stored = stored_at(call, table, task.head, low, last, most_at(call, low, BLOCK));
+    const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
+    pair_keys(call, stored);
+    pair_values(call, stored);
+    for (long first = 0; first < rows; first += ROWS) {
+      for (long i = 0; i < stored.count; i += WIDTH)
+        tile<ROWS, 1, Dot, true>(room.query_words.data() + first * words, words, (const Dot*)room.key_words.data() + i * words,
+                           WIDTH, 0, scores + i, BLOCK, words);
+      for (long r = 0; r < ROWS; r++) {
+        float* row = scores + r * BLOCK;
+        bound(call, row, stored.count);
+        std::fill(row + stored.count, row + BLOCK, -INFINITY);
+        if (!clear) hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
+        weigh(row, {room.sums.data() + (first + r) * wide, &room.peaks[first + r], &room.heaps[first + r]}, wide,
+              weights + r * BLOCK / 2);
+      }
+      for (long d = 0; d < wide; d += WIDTH)
+        tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0,
+                           room.sums.data() + first * wide + d, wide, (stored.count + 1) / 2);
+    }
+    low += stored.count;
+  }
+  for (long r = 0; r < count; r++) {
+    const long head = task.head * group + r % group;
+    write_out(call, start + task.first + r / group, head, room.sums.data() + r * wide,
+              total(room.heaps[r]) + sink(call, head, room.peaks[r]));
+  }
+}
+
+#endif
+
 void prompt(const Call& call, const Task& task) {
+#if defined(DOT_UNITS)
+  if (call.kind == IN_PAIRS) return prompt_by_pairs(call, task);
+#endif
   long group = call.group(), wide = padded(call), tokens = task.end - task.first, rows = tokens * group;
   long start = call.query_start[task.sequence];
   long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
@@ -485,6 +580,7 @@ static void divide_few(const Attention& call, long sequence, long head, Tasks& t
 }
 
 Tasks divide(const Attention& call) {
+  const long queries = std::max(QUERIES, TALL / call.group());
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {
@@ -492,8 +588,8 @@ Tasks divide(const Attention& call) {
     for (long head = 0; head < call.kv_heads; head++) {
       if (tokens <= FEW) divide_few(call, s, head, tasks, part);
       else
-        for (long first = (tokens - 1) / QUERIES * QUERIES; first >= 0; first -= QUERIES)
-          tasks.prompts.push_back({s, head, first, std::min(tokens, first + QUERIES), -1, -1});  // long ones first
+        for (long first = (tokens - 1) / queries * queries; first >= 0; first -= queries)
+          tasks.prompts.push_back({s, head, first, std::min(tokens, first + queries), -1, -1});  // long ones first
     }
   }
   tasks.parts.resize(part * part_size(call));

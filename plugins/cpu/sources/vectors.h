@@ -166,8 +166,8 @@ struct Next {
   long step = 0;
 };
 
-// `depth` counts entries of `a`.
-template <int M, int P, class W>
+// `depth` counts entries of `a`. FRESH: what was in c before does not count.
+template <int M, int P, class W, bool FRESH = false>
 static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, long panel, float* c,
                         long ldc, long depth, Next next = {}) {
   constexpr long INPUTS = Panel<W>::INPUTS;
@@ -175,7 +175,7 @@ static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b,
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
-    for (int j = 0; j < P * VECTORS; j++) sums[i][j] = load(c + i * ldc + j * LANES);
+    for (int j = 0; j < P * VECTORS; j++) sums[i][j] = FRESH ? vec{} : load(c + i * ldc + j * LANES);
   for (long k = 0; k < depth / INPUTS; k++) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
