@@ -170,7 +170,7 @@ def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
 
 @hookspec
 def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
-    """Ways to make one call of a whole layer.
+    """Ways to make one call of a whole layer, or of all layers.
 
     Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
     """
