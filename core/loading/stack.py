@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class LayerStack(nn.ModuleList):
     """Layers that are called with hidden states [T, dim] and the step.
 
-    `fused`, set once all layers are compiled, stands for all of them; it has no outputs of single layers (`aux_layers`).
+    `fused`, set once all layers are compiled, stands for all of them; it has no outputs of single ones (`aux_layers`).
     """
 
     fused: Callable[[Tensor, Sequence[StepContext]], Tensor] | None = None
