@@ -1,7 +1,7 @@
 """The model that is served when none is named, and what drafts for it.
 
 `maxserve/demo` is the folder `model` beside this file: a small Llama trained by `tools/demo_model/train.py`. Its
-companion, trained by `tools/demo_model/companions.py`, is an EAGLE-3 head in `eagle3`.
+companions, trained by `tools/demo_model/companions.py`, are an EAGLE-3 head in `eagle3` and a draft model in `draft`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from maxserve.interfaces.model_source import ModelSource
 
 DEMO = "maxserve/demo"
 HEAD = "maxserve/demo-eagle3"
-FOLDERS = {DEMO: "model", HEAD: "eagle3"}
-COMPANIONS = {"eagle": {"draft_model_path": HEAD}}
+DRAFT = "maxserve/demo-draft"
+FOLDERS = {DEMO: "model", HEAD: "eagle3", DRAFT: "draft"}
+COMPANIONS = {"eagle": {"draft_model_path": HEAD}, "standalone": {"draft_model_path": DRAFT}}
 
 
 @hookimpl

@@ -28,7 +28,7 @@ def answers(llm: LLM, **fields: Any) -> list[str]:
     return [one.text for one in llm.generate(prompts, max_tokens=160, **fields)]
 
 
-@pytest.mark.parametrize(("method", "first", "tokens"), [("eagle", 0.8, 2.8)])
+@pytest.mark.parametrize(("method", "first", "tokens"), [("eagle", 0.8, 2.8), ("standalone", 0.85, 3.0)])
 def test_most_drafts_stand_and_texts_are_the_same(plain: LLM, method: str, first: float, tokens: float) -> None:
     drafting = LLM(speculative_method=method, **DRAFTS)
     assert answers(drafting, temperature=0.0) == answers(plain, temperature=0.0)

@@ -28,7 +28,7 @@ class TestSource(ModelSourceChecks):
     others = (*ModelSourceChecks.others, "org/name", "maxserve/demo2")
 
 
-@pytest.mark.parametrize("ref", [demo.HEAD])
+@pytest.mark.parametrize("ref", [demo.HEAD, demo.DRAFT])
 def test_companions_are_small(ref: str) -> None:
     source = demo.maxserve_model_source(ref)
     assert source is not None
