@@ -23,6 +23,7 @@ PACKAGES = {
     "routes": "next_token",
     "sampler": "sigma_sampler",
     "scheduler": "shortest_first",
+    "speculator": "pair_lookup",
 }
 FROZEN = json.loads((V1 / "names.json").read_text(encoding="utf-8"))
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend")
+EXAMPLES = ("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend", "speculator")
 PUBLIC = ("maxserve", "maxserve.interfaces", "maxserve.layers", "maxserve.testing")
 
 
@@ -34,10 +34,10 @@ def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> 
     text = json.dumps(listed)
     for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "next-token", "choice-tree", "dear-prefixes"):
         assert name in text
-    for name in ("acme-llm", "sigma-sampler"):
+    for name in ("acme-llm", "sigma-sampler", "pair-lookup"):
         assert name in text
     plugins = fresh.run("-m", "maxserve", "plugins", cwd=tmp_path)
-    for name in ("acme", "shortest", "sigma", "next_token", "choice_tree", "dear_prefixes"):
+    for name in ("acme", "shortest", "sigma", "next_token", "choice_tree", "dear_prefixes", "pair_lookup"):
         assert name in plugins
 
 
@@ -74,12 +74,16 @@ def test_a_server_serves_with_all_of_them(
     (folder / "config.json").write_text(json.dumps(config))
     options = ["--model", str(folder), "--served-model-name", "acme", "--scheduler", "shortest-first"]
     options += ["--enable-routes", "next_token", "--structured-output-backend", "choice-tree"]
-    options += ["--paged.eviction", "dear-prefixes"]
+    options += ["--paged.eviction", "dear-prefixes", "--speculative-method", "pair-lookup"]
+    options += ["--no-adaptive-speculation"]
     server = start(*options, python=fresh.python).wait_ready()
     plain = start("--model", str(source), "--served-model-name", "acme", python=fresh.python).wait_ready()
     body = {"model": "acme", "prompt": "the quick brown", "max_tokens": 16, "temperature": 0}
     answers = [httpx.post(s.url + "/v1/completions", json=body, timeout=60).json() for s in (server, plain)]
     assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]
+    repeating = {**body, "logit_bias": {"30": 100}}
+    usage = httpx.post(server.url + "/v1/completions", json=repeating, timeout=60).json()["usage"]
+    assert usage["completion_tokens_details"]["accepted_prediction_tokens"] > 4
 
     drawn = httpx.post(server.url + "/v1/completions", json={**body, "temperature": 1, "top_n_sigma": 1e-6}, timeout=60)
     assert drawn.json()["choices"][0]["text"] == answers[0]["choices"][0]["text"], "only the best token is left"
