@@ -14,7 +14,9 @@ import click
 from maxserve.config import plugin_options
 from maxserve.interfaces.architecture import Architecture, WeightMap
 from maxserve.interfaces.errors import UsageError
+from maxserve.interfaces.quantization import QuantizationFormat
 from maxserve.interfaces.routes import Probe
+from maxserve.interfaces.weight_format import WeightFormat
 from maxserve.plugins.commands.locate import declared, locate
 from maxserve.plugins.commands.table import table
 from maxserve.registry import Entry, Registry, nearest, where, words
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 HEAD = ("kind", "name", "provider")
 INDENT = " " * 4
 PLAIN = ("name", "build", "summary")  # fields that have a place of their own
+FORMATS = (WeightFormat.kind, QuantizationFormat.kind)
 REFS = ("config", "params", "load", "fallback")
 LONG = (*REFS, "weights", "example_repos", "required_arguments")  # only JSON has room for them
 MAX_NAMES = ("encodings", "example_repos")  # JSON has them under the names that MAX gives them
@@ -33,8 +36,10 @@ MAX_NAMES = ("encodings", "example_repos")  # JSON has them under the names that
 def list_command(invocation: Invocation) -> click.Command:
     """The command; plugins that are broken are missing from its answer and named below it."""
 
-    def listing(kind: str | None, as_json: bool) -> None:
-        chosen = choose(invocation.host, kind)
+    def listing(kind: str | None, formats: bool, as_json: bool) -> None:
+        if formats and kind is not None:
+            raise UsageError(f"--formats lists kinds of its own; leave out it, or {kind}")
+        chosen = formats_of(invocation.host) if formats else choose(invocation.host, kind)
         if as_json:
             click.echo(json.dumps(report(chosen), indent=2))
             return
@@ -48,6 +53,9 @@ def list_command(invocation: Invocation) -> click.Command:
         params=[
             click.Argument(
                 ["kind"], required=False, shell_complete=lambda ctx, param, word: kinds(invocation.host, word)
+            ),
+            click.Option(
+                ["--formats"], is_flag=True, help="List the formats of weight files and of quantized weights."
             ),
             click.Option(["as_json", "--json"], is_flag=True, help="Print everything as JSON."),
             *plugin_options(),
@@ -66,6 +74,11 @@ def choose(host: Host, kind: str | None) -> Sequence[Registry[Any]]:
             return [registry]
     kinds = [plural(registry.kind) for registry in host.registries]
     raise UsageError(f"there is no kind {kind!r}{nearest(wanted, kinds)}; the kinds are: {', '.join(kinds)}")
+
+
+def formats_of(host: Host) -> Sequence[Registry[Any]]:
+    """The registries of formats that weights are read in."""
+    return [registry for registry in host.registries if registry.kind in FORMATS]
 
 
 def kinds(host: Host, beginning: str) -> list[str]:

@@ -20,6 +20,7 @@ PACKAGES = {
     "architecture": "acme_llm",
     "cache_policy": "dear_prefixes",
     "grammar_backend": "choice_tree",
+    "quantization_format": "three_levels",
     "routes": "next_token",
     "sampler": "sigma_sampler",
     "scheduler": "shortest_first",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend", "speculator")
+EXAMPLES = (
+    *("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend", "speculator"),
+    "quantization_format",
+)
 PUBLIC = ("maxserve", "maxserve.interfaces", "maxserve.layers", "maxserve.testing")
 
 
@@ -32,7 +37,15 @@ def fresh(
 def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> None:
     listed = json.loads(fresh.run("-m", "maxserve", "list", "--json", cwd=tmp_path))
     text = json.dumps(listed)
-    for name in ("AcmeForCausalLM", "shortest-first", "top_n_sigma", "next-token", "choice-tree", "dear-prefixes"):
+    for name in (
+        "AcmeForCausalLM",
+        "shortest-first",
+        "top_n_sigma",
+        "next-token",
+        "choice-tree",
+        "dear-prefixes",
+        "three-levels",
+    ):
         assert name in text
     for name in ("acme-llm", "sigma-sampler", "pair-lookup"):
         assert name in text
@@ -99,6 +112,35 @@ def test_a_server_serves_with_all_of_them(
     held = {**body, "max_tokens": 32, "structured_outputs": {"choice": ["a dog", "a fox"]}}
     chosen = httpx.post(server.url + "/v1/completions", json=held, timeout=60)
     assert chosen.json()["choices"][0]["text"] in ("a dog", "a fox"), chosen.text
+
+
+@pytest.mark.install
+def test_a_checkpoint_in_the_format_is_served(
+    fresh: Any, start: Any, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As what its weights stand for is."""
+    source, folders = model_folder(architecture="LlamaForCausalLM"), (tmp_path / "packed", tmp_path / "plain")
+    packed = load_file(source / "model.safetensors")
+    plain = dict(packed)
+    for name in [name for name in packed if name.endswith("_proj.weight")]:
+        weight = packed.pop(name).float()
+        scale = weight.abs().amax(1, keepdim=True)
+        levels = (weight / scale).round()
+        plain[name] = levels * scale
+        fours = (levels + 1).byte().view(len(weight), -1, 4)
+        packed[f"{name}.scale"] = scale
+        packed[f"{name}.levels"] = sum(fours[..., i] << 2 * i for i in range(4))
+    config = json.loads((source / "config.json").read_text())
+    for folder, weights in zip(folders, (packed, plain), strict=True):
+        shutil.copytree(source, folder)
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    quantized = config | {"quantization_config": {"quant_method": "three-levels"}}
+    (folders[0] / "config.json").write_text(json.dumps(quantized))
+    body = {"model": "three", "prompt": "the quick brown", "max_tokens": 16, "temperature": 0}
+    options = ["--served-model-name", "three", "--native.precision", "exact"]
+    servers = [start("--model", str(each), *options, python=fresh.python).wait_ready() for each in folders]
+    answers = [httpx.post(each.url + "/v1/completions", json=body, timeout=60).json() for each in servers]
+    assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

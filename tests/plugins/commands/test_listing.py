@@ -52,6 +52,21 @@ def block(text: str, name: str) -> list[str]:
     return [" ".join(line.split()) for line in (lines[start], *below)]
 
 
+def test_formats_alone_are_listed(max_cli: Any) -> None:
+    listed = json.loads(max_cli("list", "--formats", "--json").out)
+    assert set(listed) == {"weight_formats", "quantization_formats"}
+    assert {"gguf", "safetensors"} <= set(listed["weight_formats"])
+    known = {"awq", "bitsandbytes", "compressed-tensors", "fp8", "gguf", "gptq", "modelopt", "mxfp4"}
+    assert known <= set(listed["quantization_formats"])
+    assert all(each["plugin"] and each["summary"] for kind in listed.values() for each in kind.values())
+
+
+def test_formats_are_no_kind_beside_another(max_cli: Any) -> None:
+    ran = max_cli("list", "samplers", "--formats")
+    assert ran.status != 0
+    assert "leave out it, or samplers" in ran.err
+
+
 def test_table(max_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     ran = max_cli("list")
