@@ -359,7 +359,7 @@ def warm_up(engine: Engine, blamed: str = "") -> None:
     prompt = (0, 0) if engine.info.max_length > 3 else (0,)
     tokens = min(2 + engine.draft_tokens, engine.info.max_length - len(prompt))
     params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    engine.simulates_failures = False  # --sim-failure is for clients
+    engine.simulates_failures = engine.patient = False  # --sim-failure is for clients, and no others will come
     engine.add(Request(id="warm-up", prompt=prompt, params=params))
     while engine.busy:
         for output in engine.next_outputs():
@@ -369,13 +369,14 @@ def warm_up(engine: Engine, blamed: str = "") -> None:
         _try_empty_step(engine)
     engine.reset_prefix_cache()
     engine.reset_counters()
-    engine.simulates_failures = True
+    engine.simulates_failures = engine.patient = True
 
 
 def measure_steps(engine: Engine, drafting: Drafting, seconds: float = 1.0) -> None:
     """Decodes more and more requests at once, about that long, so that it is known what the rows of a step cost."""
     rows, took, end = 1, 0.0, time.perf_counter() + seconds
     params = SamplingParams(max_tokens=6, ignore_eos=True)
+    engine.patient = False
     with drafting.measuring():
         while rows <= min(engine.info.max_batch_size, MEASURED_ROWS) and time.perf_counter() + 2 * took < end:
             begun = time.perf_counter()

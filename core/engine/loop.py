@@ -65,6 +65,7 @@ class Engine:
         self._resume: float | None = None  # while the policy waits: when to ask it again
         self._advice = CachePressureLog()
         self.simulates_failures = True
+        self.patient = True  # prompts wait where the policy says so, for others that may come
         self._policy_failed = False
 
     # --- requests come and go -----------------------------------------------------------------------------------
@@ -316,6 +317,10 @@ class Engine:
             self._queues, self._cache, self._limits, self._free_rows, settle=settle, cost=self._parts.cost
         )
         self._ask_policy(plan)
+        if self._resume is not None and not self.patient:
+            self._resume = None
+            for sequence in list(self._queues.prompts()):
+                plan.add(sequence.view, sequence.length, whole=not self._limits.chunked_prefill)
         if self._in_flight is None:  # else it may give back pages when it completes: there is no hurry
             if not plan.entries and plan.lacked_pages:
                 plan.relieve()

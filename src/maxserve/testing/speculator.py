@@ -7,7 +7,7 @@ class TestAcme(SpeculatorChecks):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,7 +20,9 @@ from maxserve.core.interfaces.speculator import DraftSequence, DraftStep, Specul
 from maxserve.core.registry.protocol import Host
 from maxserve.testing.resolve import declaring, resolve
 
-__all__ = ["RepeatingDrafter", "ScriptedDrafter", "SpeculatorChecks", "repeating_speculator"]
+__all__ = ["RepeatingDrafter", "ScriptedDrafter", "SpeculatorChecks", "few_pages", "repeating_speculator"]
+
+MAX_LENGTH = 192  # of a text in the checks
 
 
 class RepeatingDrafter:
@@ -51,6 +53,16 @@ def repeating_speculator(name: str = "repeating") -> SimpleNamespace:
     """A plugin with a speculative method of that name."""
     declared = Speculator(name=name, build=RepeatingDrafter, summary="the last tokens once more")
     return SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared]))
+
+
+def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int = MAX_LENGTH // 16) -> None:
+    """Engines that are made from now on have so many pages, by default those of one text of the greatest length."""
+    from maxserve.core.loading.memory import MemoryPlan, plan_memory
+
+    def plan(*given: Any, **options: Any) -> MemoryPlan:
+        return replace(plan_memory(*given, **options), pages=pages)
+
+    monkeypatch.setattr("maxserve.core.engine.assemble.plan_memory", plan)
 
 
 class SpeculatorChecks:
@@ -92,7 +104,7 @@ class SpeculatorChecks:
             name = resolve(Speculator, self.speculator, self.component).name
             chosen = {"speculative_method": name} if drafting else {}
             own = self.options_for(folder) if drafting else {}
-            return Served(folder, host, max_length=192, **{**own, **chosen, **options}).engine
+            return Served(folder, host, max_length=MAX_LENGTH, **{**own, **chosen, **options}).engine
 
         return make
 
@@ -117,6 +129,27 @@ class SpeculatorChecks:
                 params = SamplingParams(max_tokens=90, ignore_eos=True, seed=index, fields=fields)
                 made.append(Request(id=f"{index} at {temperature}", prompt=tuple(prompt), params=params))
         return made
+
+    def test_texts_are_those_without_drafts_where_pages_are_few(
+        self, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Sequences lose their pages to others, and what the method keeps in them, and are computed anew."""
+        requests = [replace(r, params=replace(r.params, max_tokens=90)) for r in self.requests()]
+        expected = self.texts(served(drafting=False), requests)
+        few_pages(monkeypatch)
+        engine = served(drafting=True)
+        assert self.texts(engine, requests) == expected
+        assert engine.stats().preemptions > 0
+
+    def test_requests_without_a_seed_have_drafts_too(
+        self, served: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = served(drafting=True)
+        hot = {"temperature": {"temperature": 1.2}}
+        requests = [replace(r, params=replace(r.params, seed=None, fields=hot)) for r in self.requests()]
+        texts = self.texts(engine, requests)
+        assert {len(texts[request.id]) for request in requests} == {requests[0].params.max_tokens}
+        assert [record.getMessage() for record in caplog.records if "speculator" in record.getMessage()] == []
 
     @pytest.mark.parametrize("draft_tokens", [1, 4])
     def test_texts_are_those_without_drafts(self, served: Callable[..., Any], draft_tokens: int) -> None:

@@ -49,6 +49,24 @@ def test_a_built_engine_is_idle_and_remembers_nothing_of_its_warm_up(build: Buil
     engine.check()
 
 
+@pytest.mark.parametrize("method", [None, "ngram"])
+def test_no_prompt_of_the_start_waits(build: Build, monkeypatch: pytest.MonkeyPatch, method: str | None) -> None:
+    """Nor where steps are measured: how long prompts wait for others says nothing of the start."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    engine = build(scheduler="tts", ce_delay_ms=60_000, max_batch_size=4, speculative_method=method)
+    assert slept == []
+    assert engine.patient
+    if method is not None:
+        assert engine._drafting is not None
+        assert engine._drafting._lengths is not None
+        assert engine._drafting._lengths._cost.known
+    engine.add(Request(id="a", prompt=(1, 2), params=SamplingParams(max_tokens=1)))
+    engine.step()
+    assert engine.pause is not None
+    assert engine.pause > 50
+
+
 def test_a_scheduler_of_turns_runs_prompts_whole_and_says_so(build: Build, caplog: pytest.LogCaptureFixture) -> None:
     engine = build(
         scheduler="tts",

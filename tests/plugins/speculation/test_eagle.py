@@ -29,6 +29,7 @@ from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.draft_head import DraftHeadChecks, HeadReference
 from maxserve.testing.served import GREEDY, Served
+from maxserve.testing.speculator import few_pages
 from maxserve.testing.tiny_configs import tiny_config
 
 VOCAB, DIM, LAYERS = 96, 64, 6
@@ -360,6 +361,7 @@ def texts(made: Any, prompts: list[list[int]], tokens: int = 24, **fields: Any) 
     return list(found.values())
 
 
+PREEMPTING = {"max_batch_size": 6, "pages": 14}  # pages for two of six sequences
 PROMPTS = [[(7 * index + 3 * i) % 90 + 3 for i in range(5 + 4 * index)] for index in range(16)]
 
 
@@ -368,14 +370,21 @@ PROMPTS = [[(7 * index + 3 * i) % 90 + 3 for i in range(5 + 4 * index)] for inde
     "options",
     [
         {"max_batch_size": 16},
-        {"max_batch_total_tokens": 128 * 6, "max_batch_size": 6},  # pages for three of six sequences
+        PREEMPTING,
         {"max_batch_input_tokens": 5, "enable_prefix_caching": False},
         {"use_subgraphs": False, "adaptive_speculation": True},
     ],
 )
 def test_sixteen_texts_with_preemption_and_random_lengths(
-    options: dict[str, Any], seeded: dict[str, Any], plugin_host: Callable[..., Host], tmp_path: Path
+    options: dict[str, Any],
+    seeded: dict[str, Any],
+    plugin_host: Callable[..., Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if options == PREEMPTING:
+        few_pages(monkeypatch, options["pages"])
+    preempting, options = options == PREEMPTING, {k: v for k, v in options.items() if k != "pages"}
     write_target(tmp_path / "target")
     head = head3(tmp_path / "head")
     expected = texts(engine(tmp_path / "target", plugin_host(), None, **options), PROMPTS, 40, **seeded)
@@ -391,6 +400,7 @@ def test_sixteen_texts_with_preemption_and_random_lengths(
     for _ in range(2):
         assert texts(made, PROMPTS, 40, **seeded) == expected
     assert made.stats().draft_tokens > 0
+    assert (made.stats().preemptions > 0) == preempting
 
 
 @pytest.mark.parametrize(
