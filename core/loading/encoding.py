@@ -17,6 +17,7 @@ from maxserve.core.interfaces.weight_format import TensorInfo, WeightFile
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
 _CASTABLE = ("float32", "bfloat16")
+_CALIBRATED = frozenset({"gptq", "awq", "float4_e2m1fnx2", "nvfp4"})
 _CAST = "--allow-safetensors-weights-fp32-bf6-bidirectional-cast"
 
 
@@ -49,6 +50,12 @@ def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str, pa
     if packed is not None:
         raise ModelError(
             f"{ref} is stored as {packed}, not as the {wanted} of --quantization-encoding; drop that option"
+        )
+    if wanted in _CALIBRATED:
+        raise ModelError(
+            f"{ref} is stored as {stored}, and {wanted} of --quantization-encoding needs calibration: a tool such as "
+            "gptqmodel, AutoAWQ or LLM Compressor quantizes with texts at hand; use a checkpoint that is in it, or "
+            "drop the option"
         )
     if wanted not in STORED.values():
         raise ModelError(

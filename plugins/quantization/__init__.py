@@ -10,6 +10,12 @@ from maxserve import QuantizationFormat, hookimpl
 @hookimpl
 def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
     yield QuantizationFormat(
+        name="auto-round",
+        build="maxserve.plugins.quantization.auto_round:auto_round",
+        match="maxserve.plugins.quantization.auto_round:is_auto_round",
+        summary="whole numbers in the layouts of GPTQ, where they are symmetric, and of AWQ, as AutoRound writes them",
+    )
+    yield QuantizationFormat(
         name="awq",
         build="maxserve.plugins.quantization.awq:Awq",
         summary="4 bits in groups of inputs, as AutoAWQ writes them",

@@ -17,6 +17,7 @@ from maxserve.plugins.quantization.parts import (
     FLOATS,
     WORDS,
     computed_type,
+    counted,
     fields,
     group_size,
     listed,
@@ -67,14 +68,13 @@ class Awq:
         return CodesLayout(levels=1 << _BITS, group=self._sizes(tensors)[2])
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
-        import torch
-
+        table, zeros = counted(_BITS, _in_order(tensors["qzeros"]).t())
         return Codes(
             codes=_in_order(tensors["qweight"]).t(),
-            table=torch.arange(float(1 << _BITS)),
+            table=table,
             group=self._sizes(tensors)[2],
             scales=tensors["scales"].t(),
-            zeros=_in_order(tensors["qzeros"]).t(),
+            zeros=zeros,
         )
 
     def _sizes(self, tensors: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from maxserve.plugins.quantization.parts import (
     WORD,
     WORDS,
     computed_type,
+    counted,
     fields,
     group_size,
     listed,
@@ -78,20 +79,19 @@ class Gptq:
         return CodesLayout(levels=1 << sizes.bits, group=sizes.group)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
-        import torch
-
         sizes = self._sizes(tensors)
-        levels = 1 << sizes.bits
         codes = fields(tensors["qweight"].t(), sizes.bits)
         order = None
         if "g_idx" in tensors:
             order = order_of(tensors["g_idx"], sizes.group, len(tensors["scales"]))
+        zeros = (fields(tensors["qzeros"], sizes.bits).t().int() + self._less) % (1 << sizes.bits)
+        table, varied = counted(sizes.bits, zeros)
         return Codes(
             codes=codes if order is None else codes[:, order],
-            table=torch.arange(float(levels)),
+            table=table,
             group=sizes.group,
             scales=tensors["scales"].t(),
-            zeros=(fields(tensors["qzeros"], sizes.bits).t().int() + self._less) % levels,
+            zeros=varied,
             order=order,
         )
 

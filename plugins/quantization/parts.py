@@ -74,6 +74,14 @@ def _across_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.stack(found, dim=-1).flatten(-2)
 
 
+def counted(bits: int, zeros: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A table of whole numbers, and the zeros that are subtracted; None where all are one, which the table is less."""
+    import torch
+
+    table, first = torch.arange(float(1 << bits)), zeros.flatten()[0]
+    return (table - first, None) if bool((zeros == first).all()) else (table, zeros)
+
+
 def listed(tensors: Mapping[str, Any]) -> str:
     """The roles of tensors with their shapes."""
     return ", ".join(f"{role} {list(tensor.shape)}" for role, tensor in sorted(tensors.items()))

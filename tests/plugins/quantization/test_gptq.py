@@ -77,10 +77,22 @@ def test_values_are_the_reference(bits: int, group: int, order: str, less: int) 
 def test_a_zero_of_none_is_stored_as_the_largest() -> None:
     tensors, _ = packed((32, 64), 4, 32)
     tensors["qzeros"][:] = -1
-    assert (format().codes(tensors).zeros == 0).all()
+    codes = format().codes(tensors)
+    assert codes.zeros is None
+    assert codes.table.tolist() == list(range(16))
 
 
-def test_a_symmetric_weight_has_no_g_idx() -> None:
+def test_a_symmetric_weight_has_one_zero() -> None:
+    tensors, _ = packed((32, 64), 4, 32)
+    tensors["qzeros"][:] = 0x77777777
+    weight = format().codes(packed((32, 64), 4, 32)[0])
+    expected = weight.scales.float().repeat_interleave(32, 1) * (weight.codes.float() - 8)
+    codes = format().codes(tensors)
+    assert codes.zeros is None, "the table says it"
+    assert torch.equal(codes.values(), expected)
+
+
+def test_tensors_without_an_order() -> None:
     tensors, weight = packed((32, 64), 4, 32)
     del tensors["g_idx"]
     assert torch.equal(format().codes(tensors).values(), weight)
