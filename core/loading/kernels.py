@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -14,12 +15,12 @@ from maxserve.core.interfaces.layer_compiler import CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.linear import Linear
-from maxserve.core.loading.stack import LayerStack
+from maxserve.core.loading.stack import FusedLayers, LayerStack
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.attention import Attention, CacheQuery
@@ -64,6 +65,13 @@ class Computation:
         """The type of rows that such a checkpoint's projections multiply, in which keys and values are stored."""
         method = self.linear_method
         return method.row_dtype(DTYPES[encoding]) if isinstance(method, SupportsRounding) else self.compute
+
+
+def _fuse(
+    compiler: CompilesStacks, calls: Sequence[Callable[..., Tensor]], start: int, stop: int
+) -> FusedLayers | None:
+    """One call of the layers from `start` to before `stop`, if there can be one."""
+    return compiler.compile_stack(calls[start:stop])
 
 
 class CompiledLayer(nn.Module):
@@ -149,6 +157,8 @@ class Chooser:
             if isinstance(layers, LayerStack) and isinstance(compiler, CompilesStacks):
                 calls = [layer.call for layer in layers if isinstance(layer, CompiledLayer)]
                 layers.fused = compiler.compile_stack(calls) if len(calls) == len(layers) else None
+                if layers.fused is not None:
+                    layers.fuse = partial(_fuse, compiler, calls)
 
     def best(self, registry: Registry[R], context: Any) -> Any:
         """Returns what the named or the best component builds; None when none can, or none is wanted.

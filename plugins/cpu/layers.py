@@ -28,7 +28,7 @@ from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
 
 log = logging.getLogger("maxserve.native")
 
-KINDS = {"NORM": 0, "LINEAR": 1, "ROPE": 2, "ATTEND": 3, "GATE": 4, "ADD": 5}
+KINDS = {"NORM": 0, "LINEAR": 1, "ROPE": 2, "ATTEND": 3, "GATE": 4, "ADD": 5, "JOIN": 6}
 NOTHING = -1
 KEPT_ARENA = 4 << 20  # floats
 
@@ -63,7 +63,7 @@ FRAME = 8  # numbers of a `Frame` of layers.cpp
 
 
 class NativeLayers:
-    """A CompilesLayers and CompilesStacks for layers of norms, projections, rope, attention, gates and sums."""
+    """A CompilesLayers and CompilesStacks for layers of norms, projections, rope, attention, gates, sums and joints."""
 
     def __init__(self, context: LayerContext) -> None:
         only_float32(context)
@@ -86,7 +86,7 @@ class NativeLayers:
         self, calls: Sequence[Callable[..., Tensor]]
     ) -> Callable[[Tensor, Sequence[StepContext]], Tensor] | None:
         programs = [call.program for call in calls if isinstance(call, _Layer)]
-        if len(programs) < len(calls) or len({program.dim for program in programs}) != 1:
+        if len(programs) < len(calls) or len({d for p in programs for d in (p.inputs, p.dim)}) != 1:
             return None
         return _Stack(self._library, self._arena, programs)
 
@@ -129,7 +129,7 @@ class _Program:
     def __init__(self, reading: Reading, attention: NativeAttention | HasParts, arena: Arena) -> None:
         self.attention = _attention_for(reading, attention)
         operations = _fused(reading)
-        self.dim = reading.widths[0]
+        self.inputs, self.dim = reading.widths[:2]
         starts, self.width = _layout(operations, reading.widths)
         self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
         self._starts = (ctypes.c_int64 * len(starts))(*starts)
@@ -194,9 +194,9 @@ class _Stack:
         self._width = max(program.width for program in programs)
 
     def __call__(self, x: Tensor, contexts: Sequence[StepContext]) -> Tensor:
-        """[T, dim] to [T, dim]. Each layer has a context."""
+        """[T, inputs] to [T, dim]. Each layer has a context."""
         if not x.shape[0]:  # an empty step, of which the attention knows nothing
-            return x
+            return x[:, : self._dim]
         self._fill(contexts)
         x = rows(x).contiguous()
         tokens = x.shape[0]

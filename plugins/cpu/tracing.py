@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -110,13 +110,21 @@ class Reading:
 
     def _dim(self, graph: fx.Graph) -> int:
         """The width of the layer's input: that of the first module that gets it."""
+        parts: dict[Any, int] = {self._inputs[0]: 1}  # nodes that are the input, or one of so many parts of it
         for node in graph.nodes:
-            if node.op == "call_module" and node.args[0] is self._inputs[0]:
+            source = parts.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+            if source is None:
+                continue
+            if node.op == "call_method" and node.target == "chunk" and len(node.args) > 1:
+                parts[node] = source * cast("int", node.args[1])
+            elif node.target is operator.getitem:
+                parts[node] = source
+            elif node.op == "call_module":
                 module = self._layer.get_submodule(str(node.target))
                 if isinstance(module, Linear):
-                    return module.inputs
+                    return source * module.inputs
                 if isinstance(module, RMSNorm):
-                    return int(module.weight.shape[0])
+                    return source * int(module.weight.shape[0])
         raise UnknownError("nothing in it takes its input")
 
     def _read(self, node: fx.Node) -> None:
@@ -201,6 +209,9 @@ class Reading:
             return (TOKENS, *arguments[0].shape)
         if target is operator.getitem:
             return _item(*arguments)
+        if target is torch.cat:
+            rows: Any = node.args[0]
+            return self._joined([self._place(row) for row in rows], node)
         if target in (operator.add, torch.add):
             return self._added(*arguments)
         if target in (operator.mul, torch.mul):
@@ -219,6 +230,13 @@ class Reading:
         if not (isinstance(a, Place) and isinstance(b, Place) and a.shape == b.shape and a.dense and b.dense):
             raise UnknownError("it adds what is not of one shape")
         return self._made("ADD", [a, b], a.shape, sizes=(a.size,), number=number)
+
+    def _joined(self, parts: list[Place], node: fx.Node) -> Place:
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        if len(parts) != 2 or axis != -1 or not all(len(x.shape) == 1 and x.dense for x in parts):
+            raise UnknownError("it joins something else than two rows")
+        sizes = (parts[0].size, parts[1].size)
+        return self._made("JOIN", parts, (sum(sizes),), sizes=sizes)
 
     def _multiplied(self, a: Any, b: Any) -> Any:
         if isinstance(a, int | float):
@@ -239,9 +257,9 @@ class Reading:
     def _finish(self, value: Any) -> None:
         """The last operation writes to the output; what is not made here last cannot be the result."""
         last = self.operations[-1] if self.operations else None
-        if not isinstance(value, Place) or last is None or value.buffer != last.out or value.shape != (self.widths[0],):
+        if not isinstance(value, Place) or last is None or value.buffer != last.out or len(value.shape) != 1:
             raise UnknownError("its result is not what it computes last")
-        last.out = 1
+        last.out, self.widths[1] = 1, value.size
 
 
 def _dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -192,7 +192,9 @@ class JoiningBlock(HeadBlock):
     def attention(self, config: HeadConfig, layer: int) -> Attention:
         return Attention(config, layer, qk_norm=config.qk_norm, inputs=2 * config.dim)
 
-    def forward(self, x: Tensor, step: StepContext, embedded: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        """[T, 2 · dim], embedding and state side by side, to [T, dim]: a layer of one input, which can be compiled."""
+        embedded, x = x.chunk(2, dim=-1)
         normed = self.hidden_norm(x)
         seen = self.self_attn(torch.cat((self.input_layernorm(embedded), normed), dim=-1), step)
         x = (normed if self.norm_before_residual else x) + seen
@@ -252,9 +254,8 @@ class Eagle3Head(EagleHead):
         self.layers = nn.ModuleList([first, *(HeadBlock(config, layer) for layer in range(1, config.layers))])
         self.norm = RMSNorm(config.dim, config.eps)
         self.input_norm = _norm_if("input_norm.weight", config, tensors, width)
-        self.fc_norm = nn.ModuleList(
-            _norm_if(f"fc_norm.{index}.weight", config, tensors, config.tap_dim) for index in range(len(config.taps))
-        )
+        norms = [name for name in tensors if name.startswith("fc_norm.")]  # one for each layer that is read, or none
+        self.fc_norm = nn.ModuleList(RMSNorm(config.tap_dim, config.eps) for _ in (config.taps if norms else ()))
         self._ids: Tensor | None = None
 
     def name_tokens(self, differences: Tensor | None, ref: str) -> None:
@@ -272,14 +273,15 @@ class Eagle3Head(EagleHead):
     def combine(self, output: ModelOutput) -> Tensor:
         """What it reads of rows that the target has computed."""
         taps = [output.aux_hidden[index] for index in self._order]
-        normed = [norm(tap) for norm, tap in zip(self.fc_norm, taps, strict=True)] or [output.hidden]
-        out: Tensor = self.fc(self.input_norm(torch.cat(normed, dim=-1)))
+        if self.fc_norm:
+            taps = [norm(tap) for norm, tap in zip(self.fc_norm, taps, strict=True)]
+        out: Tensor = self.fc(self.input_norm(torch.cat(taps or [output.hidden], dim=-1)))
         return out
 
     def forward(self, step: StepContext, hidden: Tensor) -> Tensor:
         """[T, dim], at positions whose following tokens are the step's, to [T, dim]."""
         first, *rotations = self.rotary(step, hidden.dtype)
-        x: Tensor = self.layers[0](hidden, first, self.embed(step))
+        x: Tensor = self.layers[0](torch.cat((self.embed(step), hidden), dim=-1), first)
         for block, rotary in zip(list(self.layers)[1:], rotations, strict=True):
             x = block(x, rotary)
         return self.norm(x) if self.config.norm_output else x

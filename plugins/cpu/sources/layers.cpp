@@ -6,7 +6,7 @@
 
 namespace {
 
-enum Kind { NORM = 0, LINEAR = 1, ROPE = 2, ATTEND = 3, GATE = 4, ADD = 5 };
+enum Kind { NORM = 0, LINEAR = 1, ROPE = 2, ATTEND = 3, GATE = 4, ADD = 5, JOIN = 6 };
 
 // Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
 struct Operation {
@@ -116,6 +116,8 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
       return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
     case ADD:  // sizes: dim; the number multiplies the second operand
       return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], (float)o.number, out, b.tokens, o.sizes[0]);
+    case JOIN:  // sizes: dims of both
+      return join(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], out, b.tokens, o.sizes[0], o.sizes[1]);
   }
 }
 

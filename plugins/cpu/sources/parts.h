@@ -40,6 +40,9 @@ void rotate(const float* x, long token_step, long head_step, const float* cosine
 // out[rows][dim] = a[rows][dim] + b[rows][dim] * scale
 void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim);
 
+// out[rows][a_dim + b_dim]: a and b beside each other
+void join(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long a_dim, long b_dim);
+
 // One call of attention; arrays are those of the Python side.
 struct Attention {
   const float *q, *k, *v;

@@ -87,3 +87,11 @@ void add(const float* a, long a_step, const float* b, long b_step, float scale, 
   for (long i = 0; i < rows; i++)
     for (long d = 0; d < dim; d++) out[i * dim + d] = a[i * a_step + d] + b[i * b_step + d] * scale;
 }
+
+void join(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long a_dim, long b_dim) {
+#pragma omp for
+  for (long i = 0; i < rows; i++) {
+    std::copy(a + i * a_step, a + i * a_step + a_dim, out + i * (a_dim + b_dim));
+    std::copy(b + i * b_step, b + i * b_step + b_dim, out + i * (a_dim + b_dim) + a_dim);
+  }
+}

@@ -57,5 +57,26 @@ def test_outputs_of_single_layers_are_had_of_single_layers() -> None:
     assert step.seen == {0: 1, 1: 3}
 
 
+def test_outputs_of_single_layers_are_had_between_calls_of_several() -> None:
+    stack, step = LayerStack([Add(1), Add(2), Add(4), Add(8)]), Kept(0, 2)
+    stack.fused, asked = fused, []
+
+    def fuse(start: int, stop: int) -> Any:
+        asked.append((start, stop))
+        return fused
+
+    stack.fuse = fuse
+    assert [run(stack, step), run(stack, step)] == [400, 400]
+    assert asked == [(0, 1), (1, 3), (3, 4)]  # made once
+    assert step.seen == {0: 100, 2: 300}
+
+
+def test_layers_that_cannot_be_joined_are_called_by_themselves() -> None:
+    stack, step = LayerStack([Add(1), Add(2), Add(4)]), Kept(1)
+    stack.fused, stack.fuse = fused, lambda start, stop: fused if start == 0 else None
+    assert run(stack, step) == 7
+    assert step.seen == {1: 3}
+
+
 def test_its_parameters_are_called_as_those_of_a_list() -> None:
     assert list(LayerStack([nn.Linear(1, 1, bias=False)]).state_dict()) == ["0.weight"]
