@@ -1,11 +1,15 @@
 """What speculative methods gain, in turns with plain decoding, and whether texts stay the same.
 
     python benchmarks/speculation.py --methods synthetic:0.7,synthetic:0.0,ngram --streams 1,8,32
-    python benchmarks/speculation.py --same 200 --methods ngram,synthetic:0.7
+    python benchmarks/speculation.py --same 200 --methods ngram/fixed,suffix/fixed,cascade/fixed,eagle/fixed
 
 A method is a name of `--speculative-method`, with `:SHARE` for the acceptance of `synthetic`, `:PATH` for the draft
-model of `standalone`, and `/fixed` behind it for drafts of a fixed length. Each row has the tokens per second of a
-method, in those of plain decoding: the median over rounds of the quotients of each round.
+model of `standalone` or the head of `eagle`, and `/fixed` behind it for drafts of a fixed length; `suffix` keeps past
+answers, and `cascade` is `ngram` before `standalone`. Each row has the tokens per second of a method, in those of plain
+decoding: the median over rounds of the quotients of each round.
+
+With `--same`, texts alone, 16 at once and 16 at once with pages for a few of them are compared with those of plain
+decoding, greedy and seeded.
 """
 
 from __future__ import annotations
@@ -13,9 +17,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from operator import ne
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from maxserve import LLM
+from maxserve.core.engine import assemble
 
 QUESTIONS = (
     "How do I set the port?",
@@ -34,6 +46,10 @@ def options_of(method: str) -> dict[str, Any]:
         options["synthetic__acceptance"] = float(value or 0.7)
     elif value:
         options["draft_model_path"] = value
+    if name == "suffix":
+        options["suffix__max_cached_tokens"] = 100_000
+    if name == "cascade":
+        options["cascade__then"] = "standalone"
     return options
 
 
@@ -41,7 +57,7 @@ def prompts_of(count: int) -> list[str]:
     return [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(count)]
 
 
-def timed(llm: LLM, prompts: list[str], params: dict[str, Any]) -> tuple[float, list[str]]:
+def timed(llm: LLM, prompts: list[Any], params: dict[str, Any]) -> tuple[float, list[str]]:
     begun = time.perf_counter()
     found = llm.generate(prompts, **params)
     return time.perf_counter() - begun, [completion.text for completion in found]
@@ -66,28 +82,59 @@ def compare_speed(models: dict[str, LLM], streams: list[int], rounds: int, param
         print(flush=True)
 
 
-def compare_texts(models: dict[str, LLM], count: int, params: dict[str, Any]) -> None:
-    """Greedy and seeded texts, alone and 16 at once, twice each."""
-    prompts = prompts_of(count)
-    for seeded in (False, True):
-        own = {"temperature": 0.0} if not seeded else {"temperature": 1.0, "seed": 7}
-        expected = timed(models["plain"], prompts, {**params, **own})[1]
-        for name in list(models)[1:]:
-            together = [
-                text
-                for i in range(0, count, 16)
-                for text in timed(models[name], prompts[i : i + 16], {**params, **own})[1]
-            ]
-            alone = [timed(models[name], [prompt], {**params, **own})[1][0] for prompt in prompts]
-            other = sum(e != t for e, t in zip(expected * 2, together + alone, strict=True))
-            print(f"{name}, {'seeded' if seeded else 'greedy'}: {other} of {2 * count} texts differ", flush=True)
+def questions_of(count: int) -> list[str]:
+    """What users may want to know of the server: the goals of options, which the demo model has answers to."""
+    facts = yaml.safe_load((Path(__file__).parents[1] / "tools/demo_model/facts/options.yaml").read_text())
+    goals = [goal for fact in facts.values() for goal in fact.get("goals", ())]
+    return [f"How do I {goal}?" for goal in goals][:count]
+
+
+def compare_texts(model: str | None, methods: list[str], count: int, params: dict[str, Any]) -> None:
+    """Greedy and seeded texts: alone, 16 at once, and so with pages for a few of them."""
+    length = 64 + params["max_tokens"]
+    kinds = {"greedy": {"temperature": 0.0}, "seeded": {"temperature": 1.0, "seed": 7}}
+    plain = LLM(model, max_length=length)
+    prompts = [plain.render([{"role": "user", "content": question}]) for question in questions_of(count)]
+    expected = {kind: timed(plain, prompts, {**params, **own})[1] for kind, own in kinds.items()}
+    for method in methods:
+        options: dict[str, Any] = {"max_length": length, "max_batch_size": 16, "kv_cache_page_size": 16}
+        options |= options_of(method)
+        llm = LLM(model, **options)
+        with few_pages(2 * length // 16):
+            tight = LLM(model, **options)
+        for kind, own in kinds.items():
+            found = {"alone": batches(llm, prompts, 1, {**params, **own})}
+            found["16 at once"] = batches(llm, prompts, 16, {**params, **own})
+            found["16 with preemption"] = batches(tight, prompts, 16, {**params, **own})
+            differ = {how: sum(map(ne, texts, expected[kind])) for how, texts in found.items()}
+            counts = ", ".join(f"{number} {how}" for how, number in differ.items())
+            print(f"{method}, {kind}: of {len(prompts)} texts differ {counts}", flush=True)
+        report({method: llm, f"{method} with preemption": tight})
+
+
+@contextmanager
+def few_pages(pages: int) -> Iterator[None]:
+    """Engines that are built meanwhile have so many pages, whatever their options would give them."""
+    plan = assemble.plan_memory
+    assemble.plan_memory = lambda *args, **options: replace(plan(*args, **options), pages=pages)
+    try:
+        yield
+    finally:
+        assemble.plan_memory = plan
+
+
+def batches(llm: LLM, prompts: list[Any], size: int, params: dict[str, Any]) -> list[str]:
+    return [text for i in range(0, len(prompts), size) for text in timed(llm, prompts[i : i + size], params)[1]]
 
 
 def report(models: dict[str, LLM]) -> None:
     for name, llm in models.items():
         stats = llm._engine.stats()
         tokens = stats.accepted_tokens / stats.drafts if stats.drafts else 0.0
-        print(f"{name}: {stats.steps} steps, {stats.drafts} with drafts, {tokens:.2f} of which stood a step")
+        print(
+            f"{name}: {stats.steps} steps, {stats.drafts} with drafts, {tokens:.2f} of which stood a step; "
+            f"{stats.preemptions} preemptions"
+        )
 
 
 def main() -> None:
@@ -99,14 +146,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--same", type=int, default=0, help="compare texts of so many prompts instead")
     chosen = parser.parse_args()
-    models = {"plain": LLM(chosen.model)}
-    models |= {method: LLM(chosen.model, **options_of(method)) for method in chosen.methods.split(",")}
-    params: dict[str, Any] = {"max_tokens": chosen.tokens, "ignore_eos": not chosen.same}
+    methods, params = chosen.methods.split(","), {"max_tokens": chosen.tokens, "ignore_eos": not chosen.same}
     if chosen.same:
-        compare_texts(models, chosen.same, params)
-    else:
-        params["temperature"] = 0.0
-        compare_speed(models, [int(count) for count in chosen.streams.split(",")], chosen.rounds, params)
+        compare_texts(chosen.model, methods, chosen.same, params)
+        return
+    models = {"plain": LLM(chosen.model)}
+    models |= {method: LLM(chosen.model, **options_of(method)) for method in methods}
+    params["temperature"] = 0.0
+    compare_speed(models, [int(count) for count in chosen.streams.split(",")], chosen.rounds, params)
     report(models)
 
 

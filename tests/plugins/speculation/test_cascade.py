@@ -22,7 +22,7 @@ from maxserve.plugins.speculation.cascade import CascadeDrafter, Member
 from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import GREEDY, Served
-from maxserve.testing.speculator import SpeculatorChecks
+from maxserve.testing.speculator import SpeculatorChecks, few_pages
 from maxserve.testing.tiny_configs import tiny_config
 
 WIDTH = 16
@@ -182,16 +182,16 @@ def texts(engine: Any, count: int = 8) -> list[list[int]]:
 
 @pytest.mark.parametrize("order", [("attending", "standalone"), ("standalone", "attending"), ("ngram", "standalone")])
 def test_caches_of_both_are_whole(
-    order: tuple[str, str], plugin_host: Callable[..., Host], target: Path, monkeypatch: pytest.MonkeyPatch
+    order: tuple[str, str],
+    plugin_host: Callable[..., Host],
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All drafts of the target itself stand, through preemption, chunks and prefixes, whatever the other proposes."""
-    options: dict[str, Any] = {
-        "max_batch_total_tokens": 128 * 4,
-        "max_batch_size": 6,
-        "kv_cache_page_size": 16,
-        "max_length": 128,
-    }
+    options: dict[str, Any] = {"max_batch_size": 6, "kv_cache_page_size": 16, "max_length": 128}
+    options |= {"max_batch_input_tokens": 256}
     expected = texts(Served(target, plugin_host(), **options).engine)
+    few_pages(monkeypatch, 13)
     seen: list[tuple[list[int], list[int]]] = []
     propose = Member.propose
 
@@ -219,6 +219,7 @@ def test_caches_of_both_are_whole(
     if "attending" in order:
         assert others[-1].compared > 100
     assert 0 < stats.accepted_tokens <= stats.draft_tokens
+    assert stats.preemptions > 0
 
 
 @pytest.mark.parametrize(

@@ -72,15 +72,16 @@ class Layer3(nn.Module):
 
     def __init__(self, config: Any, norm_before_residual: bool) -> None:
         super().__init__()
+        dim = config.hidden_size
         attention = Qwen3Attention if config.model_type == "qwen3" else LlamaAttention
         self.self_attn: Any = attention(config, 0)
         for name in ("q_proj", "k_proj", "v_proj"):
             old = getattr(self.self_attn, name)
-            setattr(self.self_attn, name, nn.Linear(2 * DIM, old.out_features, bias=old.bias is not None))
+            setattr(self.self_attn, name, nn.Linear(2 * dim, old.out_features, bias=old.bias is not None))
         self.mlp: Any = (Qwen3MLP if config.model_type == "qwen3" else LlamaMLP)(config)
-        self.hidden_norm = LlamaRMSNorm(DIM, config.rms_norm_eps)
-        self.input_layernorm = LlamaRMSNorm(DIM, config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(DIM, config.rms_norm_eps)
+        self.hidden_norm = LlamaRMSNorm(dim, config.rms_norm_eps)
+        self.input_layernorm = LlamaRMSNorm(dim, config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(dim, config.rms_norm_eps)
         self.norm_before_residual = norm_before_residual
 
     def forward(self, embedded: torch.Tensor, hidden: torch.Tensor, rotations: Any) -> torch.Tensor:
@@ -101,14 +102,14 @@ class Head3(nn.Module):
         self.fc = nn.Linear(taps * DIM, DIM, bias=False)
         self.midlayer = Layer3(config, variant.get("norm_before_residual", False))
         self.more = nn.ModuleList(LlamaDecoderLayer(config, 1) for _ in range(config.num_hidden_layers - 1))
-        self.norm = LlamaRMSNorm(DIM, config.rms_norm_eps)
-        self.lm_head = nn.Linear(DIM, vocab, bias=False)
+        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, vocab, bias=False)
         if variant.get("norm_before_fc"):
             self.input_norm = LlamaRMSNorm(taps * DIM, config.rms_norm_eps)
         if variant.get("fc_norm"):
             self.fc_norm = nn.ModuleList(LlamaRMSNorm(DIM, config.rms_norm_eps) for _ in range(taps))
         if variant.get("own_embedding"):
-            self.embed_tokens = nn.Embedding(VOCAB, DIM)
+            self.embed_tokens = nn.Embedding(VOCAB, config.hidden_size)
         self.rotary = LlamaRotaryEmbedding(config)
 
     def tensors(self, first: str) -> dict[str, torch.Tensor]:
@@ -263,6 +264,40 @@ class TestOutputsOfLayers(TestRawFormat):
         return {**super().config(), "eagle_config": ids}
 
 
+class TestQwen3InRawFormat(TestRawFormat):
+    """A Llama layer on a Qwen 3 target, as SpecForge and AngelSlim train them, without an embedding."""
+
+    family = "Qwen3ForCausalLM"
+
+
+class TestLlamaInSpeculatorsFormat(TestSpeculatorsFormat):
+    family = "LlamaForCausalLM"
+    layer = "llama"
+    variant: ClassVar[dict[str, Any]] = {"norm_before_residual": True}
+
+
+class EachNorm(TestSpeculatorsFormat):
+    """One variant by itself, said at the top of the config; the residual is plain."""
+
+    layer = "llama"
+    vocab = VOCAB
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "norm_before_residual": False, **self.variant}
+
+
+class TestNormBeforeFc(EachNorm):
+    variant: ClassVar[dict[str, Any]] = {"norm_before_fc": True}
+
+
+class TestNormOfEachTap(EachNorm):
+    variant: ClassVar[dict[str, Any]] = {"fc_norm": True}
+
+
+class TestNormOfTheOutput(EachNorm):
+    variant: ClassVar[dict[str, Any]] = {"norm_output": True}
+
+
 class Head1(nn.Module):
     """EAGLE-1: no norm before the layer, none behind it."""
 
@@ -322,6 +357,75 @@ class TestEagle1WithAnEmbedding(TestEagle1):
     bias = False
     own_embedding = True
     architecture = "EagleLlamaForCausalLM"
+
+
+class TestHass(TestEagle1):
+    """`add_para_norm`: what is joined is normed; with the names that `speculators` once wrote."""
+
+    bias = False
+
+    def head(self) -> Head1:
+        head: Any = super().head()
+        head.embedding_layernorm = LlamaRMSNorm(DIM, SIZES["rms_norm_eps"])
+        head.hidden_states_layernorm = LlamaRMSNorm(DIM, SIZES["rms_norm_eps"])
+        randomised(head)
+        found: Head1 = head
+        return found
+
+    def write_model(self, folder: Path) -> None:
+        write_target(folder)
+        names = [("fc.", "fusion_fc."), ("layers.0.", "transformer.")]
+        names.append(("hidden_states_layernorm.", "pre_lm_head_layernorm."))
+        tensors = {}
+        for name, tensor in self.head().state_dict().items():
+            for ours, theirs in names:
+                name = name.replace(ours, theirs)
+            tensors |= {} if name.startswith("rotary") else {name: tensor}
+        config = {**SIZES, "architectures": [self.architecture], "model_type": "llama", "num_hidden_layers": 1}
+        write_head(folder / "head", {**config, "add_para_norm": True}, tensors)
+
+    def reference(self, folder: Path) -> HeadReference:
+        head: Any = self.head()
+        plain = head.forward
+        head.forward = lambda e, h: plain(head.embedding_layernorm(e), head.hidden_states_layernorm(h))
+        target = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return HeadReference(
+            states=lambda ids: target(ids, output_hidden_states=True).hidden_states,
+            combine=lambda states: states[-1],
+            forward=lambda ids, hidden: head(target.model.embed_tokens(ids), hidden),
+            logits=target.lm_head,
+        )
+
+
+NARROW = 32
+
+
+class NarrowHead(Head3):
+    """A head of another width than its target, whose taps are `target_hidden_size` wide."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, own_embedding=True)
+        self.fc = nn.Linear(3 * DIM, NARROW, bias=False)
+
+
+class TestOtherWidth(TestSpeculatorsFormat):
+    """`target_hidden_size`: its own embedding and head are needed then."""
+
+    family = "LlamaForCausalLM"
+    layer = "llama"
+    vocab = VOCAB
+    variant: ClassVar[dict[str, Any]] = {"own_embedding": True}
+
+    def head(self) -> Head3:
+        sizes = {**SIZES, "hidden_size": NARROW, "num_hidden_layers": 1, "attn_implementation": "eager"}
+        head = NarrowHead(LlamaConfig(**sizes))
+        randomised(head)
+        return head
+
+    def config(self) -> dict[str, Any]:
+        found = super().config()
+        layer = {**found["transformer_layer_config"], "hidden_size": NARROW}
+        return {**found, "transformer_layer_config": layer, "target_hidden_size": DIM, "norm_before_residual": False}
 
 
 def raw_config(**changes: Any) -> dict[str, Any]:

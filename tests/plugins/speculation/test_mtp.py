@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,3 +116,25 @@ class TestDeepseekV3(DraftHeadChecks):
             forward=lambda ids, hidden: head(target.model.embed_tokens(ids), hidden),
             logits=target.lm_head,
         )
+
+
+class TestDeepseekV3Of61Layers(TestDeepseekV3):
+    """The head is layer 61, as in the checkpoints that are published; 3 layers are dense."""
+
+    layers = 61
+    prompts = ([5, 6, 7] * 7, [9, 8], list(range(3, 40)))
+
+
+class TestDeepseekV3Exported(TestDeepseekV3):
+    """The head alone, as layer 0 of a folder of its own."""
+
+    def options_for(self, folder: Path) -> dict[str, Any]:
+        return {"draft_model_path": str(folder / "head")}
+
+    def save_head(self, folder: Path, head: Any, target: Any) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        changes = {"architectures": ["DeepseekV3ForCausalLMNextN"], "num_hidden_layers": 1}
+        (folder / "head").mkdir()
+        (folder / "head" / "config.json").write_text(json.dumps({**config, **changes}))
+        tensors = split_experts(head.tensors("model.layers.0.")) | self.copies(target, "model.layers.0.")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "head" / "model.safetensors")

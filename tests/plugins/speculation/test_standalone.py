@@ -15,7 +15,7 @@ from maxserve.interfaces.request import Request, SamplingParams
 from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served
-from maxserve.testing.speculator import SpeculatorChecks
+from maxserve.testing.speculator import SpeculatorChecks, few_pages
 from maxserve.testing.tiny_configs import tiny_config
 
 PROMPTS = [list(range(3, 40)), [9, 8], [5, 6, 7] * 9, [5, 6, 7] * 9 + [11, 12]]
@@ -96,16 +96,20 @@ def test_all_drafts_of_the_target_itself_stand(
     assert stats.accepted_tokens == stats.draft_tokens
 
 
-def test_drafts_of_preempted_sequences_stand(plugin_host: Callable[..., Host], tmp_path: Path) -> None:
+def test_drafts_of_preempted_sequences_stand(
+    plugin_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pages for three of six sequences; who lost them begins anew, with the target."""
     folder = write(tmp_path / "target")
     prompts = [[index + 1, *range(3, 30)] for index in range(6)]
-    options = {"max_batch_total_tokens": 128 * 6, "kv_cache_page_size": 16, "max_batch_size": 6}
+    options = {"kv_cache_page_size": 16, "max_batch_size": 6, "max_batch_input_tokens": 256}
     expected = texts(engine(folder, plugin_host(), None, **options), prompts, tokens=60)
+    few_pages(monkeypatch, 14)
     made = engine(folder, plugin_host(), folder, **options)
     assert texts(made, prompts, tokens=60) == expected
     stats = made.stats()
     assert stats.accepted_tokens == stats.draft_tokens > 50
+    assert stats.preemptions > 0
 
 
 def test_windows_of_long_texts(
