@@ -67,7 +67,7 @@ class TableDrafter:
 
     def propose(self, step: DraftStep) -> list[Sequence[int]]:
         who = np.flatnonzero(step.wanted)
-        last = torch.tensor([int(step.sequences[i].tokens[-1]) for i in who], dtype=torch.int64)
+        last = torch.tensor([int(step.sequences[i].tokens[-1]) for i in who.tolist()], dtype=torch.int64)
         drafts: list[list[int]] = [[] for _ in step.sequences]
         probs: list[list[torch.Tensor]] = [[] for _ in step.sequences]
         for count in range(1, int(step.wanted.max(initial=0)) + 1):
@@ -168,11 +168,11 @@ def p_value(counts: Floats, probs: Floats) -> float:
     order = np.argsort(probs, kind="stable")
     order = order[probs[order] > 0]
     merged: list[list[float]] = [[0.0, 0.0]]
-    for i in order:
+    for i in order.tolist():
         if merged[-1][1] >= 5:
             merged.append([0.0, 0.0])
-        merged[-1][0] += counts[i]
-        merged[-1][1] += probs[i] * total
+        merged[-1][0] += float(counts[i])
+        merged[-1][1] += float(probs[i]) * float(total)
     found, means = np.array(merged).T
     statistic = float(((found - means) ** 2 / means).sum())
     return float(torch.special.gammaincc(torch.tensor((len(means) - 1) / 2).double(), torch.tensor(statistic / 2)))
@@ -258,7 +258,7 @@ class Sharing(TableDrafter):
 
     def propose(self, step: DraftStep) -> list[Sequence[int]]:
         who = np.flatnonzero(step.wanted)
-        last = torch.tensor([int(step.sequences[i].tokens[-1]) for i in who], dtype=torch.int64)
+        last = torch.tensor([int(step.sequences[i].tokens[-1]) for i in who.tolist()], dtype=torch.int64)
         drafts: list[Any] = [[] for _ in step.sequences]
         for count in range(1, int(step.wanted.max(initial=0)) + 1):
             on = step.wanted[who] >= count
