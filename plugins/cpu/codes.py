@@ -19,6 +19,7 @@ from torch import Tensor
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.cpu.library import Library, rows
+from maxserve.plugins.cpu.memory import weight_memory
 
 __all__ = ["CodePanels", "ExpertCodePanels", "takes"]
 
@@ -172,7 +173,7 @@ class _Part:
         count, inputs = codes.codes.shape
         stored = _stored(codes)
         given = stored.codes.contiguous()
-        packed = torch.zeros(library.ms_codes_bytes(stored.form, count, inputs), dtype=torch.uint8)
+        packed = weight_memory.zeros(library.ms_codes_bytes(stored.form, count, inputs), dtype=torch.uint8)
         library.ms_codes_pack(given.data_ptr(), inputs, stored.form, packed.data_ptr(), count, inputs)
         self._kept = [packed, stored.table]  # what the structure has the addresses of
         group = codes.group if codes.group < inputs else -(-inputs // 32) * 32

@@ -22,6 +22,7 @@ from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.codes import CodePanels, ExpertCodePanels, takes
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rounds, rows
+from maxserve.plugins.cpu.memory import weight_memory
 
 log = logging.getLogger("maxserve.native")
 
@@ -92,7 +93,7 @@ class Panels:
     def __init__(self, library: Library, outputs: int, inputs: int, kind: int) -> None:
         self._library, self._outputs, self._inputs, self.kind = library, outputs, inputs, kind
         size, dtype = _room(library, outputs, inputs, kind)
-        self._packed = torch.zeros(size, dtype=dtype)
+        self._packed = weight_memory.zeros(size, dtype=dtype)
         self.address = self._packed.data_ptr()
 
     def load_rows(self, rows: Tensor, first: int) -> None:
@@ -135,7 +136,7 @@ class ExpertPanels:
     def __init__(self, library: Library, experts: int, outputs: int, inputs: int, kind: int) -> None:
         self._library, self._outputs, self._inputs, self._kind = library, outputs, inputs, kind
         size, dtype = _room(library, outputs, inputs, kind)
-        self._packed = torch.zeros(experts, size, dtype=dtype)
+        self._packed = weight_memory.zeros(experts, size, dtype=dtype)
 
     def load_rows(self, expert: int, rows: Tensor, first: int) -> None:
         rows = rows.contiguous()
