@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from contextlib import suppress
 from math import prod
 
 import torch
@@ -49,10 +50,8 @@ def _chunk(size: int) -> mmap.mmap:
     made = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     advice = getattr(mmap, "MADV_HUGEPAGE", None)  # only Linux has it
     if advice is not None:
-        try:
+        with suppress(OSError):  # a kernel without large pages
             made.madvise(advice)
-        except OSError:  # a kernel without large pages
-            pass
     return made
 
 
