@@ -29,7 +29,8 @@ def made(folder: Path, model_class: str, pack: Pack, config: Mapping[str, Any], 
     """Writes a packed checkpoint into the folder; returns the model that it stands for."""
     settings = {**SIZES, **config}
     tiny = tiny_config(model_class, architectures=[model_class], **settings)
-    randomised(ArchitectureChecks.reference(tiny)).save_pretrained(folder)
+    source: Any = randomised(ArchitectureChecks.reference(tiny))
+    source.save_pretrained(folder)
     file, plain = folder / "model.safetensors", folder / "plain"
     stored = load_file(file)
     meant, packed = dict(stored), dict(stored)

@@ -143,7 +143,8 @@ def test_families_are_served(
     model_class, config = FAMILIES[family]
 
     def pack(name: str, weight: Tensor) -> Any:
-        return packed(tuple(weight.shape), 4, 32) if name.endswith("_proj.weight") or ".w" in name else None
+        shape: Any = tuple(weight.shape)
+        return packed(shape, 4, 32) if name.endswith("_proj.weight") or ".w" in name else None
 
     reference = made(tmp_path, model_class, pack, config, settings())
     with caplog.at_level("INFO"):
