@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,11 +42,11 @@ class HeadReference:
     logits: Callable[[Tensor], Tensor]
 
     @torch.inference_mode()
-    def drafts(self, tokens: Tensor, count: int) -> tuple[list[int], Tensor]:
-        """The likeliest drafts behind the tokens [n], and the logits [count, vocab_size] that they have."""
+    def drafts(self, tokens: Tensor, most: int) -> tuple[list[int], Tensor]:
+        """The likeliest drafts behind the tokens [n], and the logits [most, vocab_size] that they have."""
         hidden = self.combine([each[0, :-1] for each in self.states(tokens[None])])
         following, found = tokens[1:], []
-        for _ in range(count):
+        for _ in range(most):
             out = self.forward(following, hidden)
             found.append(self.logits(out[-1:]))
             hidden = torch.cat((hidden, out[-1:]))
@@ -106,6 +107,27 @@ class DraftHeadChecks(SpeculatorChecks):
         engine = served(drafting=True, num_speculative_tokens=3, enable_prefix_caching=False, **options)
         self.texts(engine, self.requests())
         assert len(proposed) > 30
+        assert self.differing(tmp_path / "target", proposed) == []
+
+    @pytest.mark.parametrize("every", [3, 19])
+    def test_drafts_are_those_of_the_reference_behind_steps_without_any(
+        self,
+        served: Callable[..., Any],
+        tmp_path: Path,
+        proposed: list[tuple[list[int], list[int]]],
+        monkeypatch: pytest.MonkeyPatch,
+        every: int,
+    ) -> None:
+        """A drafter need not compute at once what no drafts are wanted of."""
+        steps, wanted = count(1), Drafting._wanted
+
+        def seldom(drafting: Drafting, in_flight: Any, most: Any) -> Any:
+            return wanted(drafting, in_flight, most if next(steps) % every == 0 else 0)
+
+        monkeypatch.setattr(Drafting, "_wanted", seldom)
+        engine = served(drafting=True, num_speculative_tokens=3, enable_prefix_caching=False)
+        assert self.texts(engine, self.requests()) == self.texts(served(drafting=False), self.requests())
+        assert proposed
         assert self.differing(tmp_path / "target", proposed) == []
 
     def test_prefixes_are_whole_but_for_their_last_entry(
