@@ -71,7 +71,9 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
     assert "temperature" in host.samplers
     assert {"torch", "native"} <= set(host.attention_backends.names())
     assert "native" in host.linear_methods
-    assert {"fp8", "gguf", "mxfp4"} == set(host.quantization_formats.names())
+    assert {"awq", "bitsandbytes", "compressed-tensors", "fp8", "gguf", "gptq", "modelopt", "mxfp4"} <= set(
+        host.quantization_formats.names()
+    )
     assert "safetensors" in host.weight_formats
     assert "native" in host.layer_compilers
     assert "eager" in host.model_runners
