@@ -75,7 +75,7 @@ class NativeLayers:
         if not isinstance(attention, (NativeAttention, HasParts)):
             return None
         try:
-            return _Layer(self._library, self._arena, _Program(Reading(layer), attention, self._arena))
+            return _Layer(self._library, self._arena, _Program(Reading(layer), attention, self._arena), layer)
         except (UnknownError, Unavailable) as error:
             if not self._said:
                 log.info("layers of class %s run as they are written: %s", type(layer).__name__, error)
@@ -85,10 +85,11 @@ class NativeLayers:
     def compile_stack(
         self, calls: Sequence[Callable[..., Tensor]]
     ) -> Callable[[Tensor, Sequence[StepContext]], Tensor] | None:
-        programs = [call.program for call in calls if isinstance(call, _Layer)]
+        layers = [call for call in calls if isinstance(call, _Layer)]
+        programs = [layer.program for layer in layers]
         if len(programs) < len(calls) or len({d for p in programs for d in (p.inputs, p.dim)}) != 1:
             return None
-        return _Stack(self._library, self._arena, programs)
+        return _Stack(self._library, self._arena, programs, layers)
 
 
 class Arena:
@@ -183,8 +184,10 @@ class _Program:
 class _Stack:
     """Programs that run one after another in one call."""
 
-    def __init__(self, library: Library, arena: Arena, programs: Sequence[_Program]) -> None:
-        self._library, self._arena, self._programs = library, arena, programs
+    def __init__(
+        self, library: Library, arena: Arena, programs: Sequence[_Program], layers: Sequence[_Layer] = ()
+    ) -> None:
+        self._library, self._arena, self._programs, self._layers = library, arena, programs, layers
         self._listings = (_Listing * len(programs))(*(program.listing() for program in programs))
         self._frames = np.zeros((len(programs), FRAME), dtype=np.int64)
         self._one_attention = len({id(program.attention) for program in programs}) == 1
@@ -195,6 +198,10 @@ class _Stack:
 
     def __call__(self, x: Tensor, contexts: Sequence[StepContext]) -> Tensor:
         """[T, inputs] to [T, dim]. Each layer has a context."""
+        if self._layers and x.shape[1] != self._programs[0].inputs:  # they say what they make of it
+            for layer, context in zip(self._layers, contexts, strict=True):
+                x = layer(x, context)
+            return x
         if not x.shape[0]:  # an empty step, of which the attention knows nothing
             return x[:, : self._dim]
         self._fill(contexts)
@@ -227,13 +234,16 @@ class _Stack:
 
 
 class _Layer:
-    """One program, called as its layer is."""
+    """One program, called as its layer is, which runs as it was written where its input has another width than read."""
 
-    def __init__(self, library: Library, arena: Arena, program: _Program) -> None:
-        self.program = program
+    def __init__(self, library: Library, arena: Arena, program: _Program, written: nn.Module) -> None:
+        self.program, self._written = program, written
         self._alone = _Stack(library, arena, [program])
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        if x.shape[1] != self.program.inputs:
+            found: Tensor = self._written(x, context)
+            return found
         return self._alone(x, (context,))
 
 

@@ -103,13 +103,24 @@ class Reading:
         if len(self._inputs) != 2:
             raise UnknownError("it takes other arguments than (x, step)")
         self._step = self._inputs[1]
+        try:
+            self._read_all(graph)
+        except UnknownError:
+            raise
+        except Exception as error:  # arguments of another kind than they have in layers that are known
+            raise UnknownError(f"it cannot be read: {error}") from error
+
+    def _read_all(self, graph: fx.Graph) -> None:
         self._values[self._inputs[0]] = Place(buffer=0, offset=0, shape=(self._dim(graph),), steps=(1,))
         self.widths[0] = self.widths[1] = self._values[self._inputs[0]].size
         for node in graph.nodes:
             self._read(node)
 
     def _dim(self, graph: fx.Graph) -> int:
-        """The width of the layer's input: that of the first module that gets it."""
+        """The width of the layer's input, as the first module that gets it, or an even part of it, has it.
+
+        Whether parts are even is only known where rows are there: callers compare.
+        """
         parts: dict[Any, int] = {self._inputs[0]: 1}  # nodes that are the input, or one of so many parts of it
         for node in graph.nodes:
             source = parts.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
@@ -117,7 +128,7 @@ class Reading:
                 continue
             if node.op == "call_method" and node.target == "chunk" and len(node.args) > 1:
                 parts[node] = source * cast("int", node.args[1])
-            elif node.target is operator.getitem:
+            elif node.target is operator.getitem and cast("fx.Node", node.args[0]).target == "chunk":
                 parts[node] = source
             elif node.op == "call_module":
                 module = self._layer.get_submodule(str(node.target))
@@ -210,8 +221,8 @@ class Reading:
         if target is operator.getitem:
             return _item(*arguments)
         if target is torch.cat:
-            rows: Any = node.args[0]
-            return self._joined([self._place(row) for row in rows], node)
+            rows = self._value(node.args[0])  # a list of values, or what a chunk gave
+            return self._joined([row if isinstance(row, Place) else self._place(row) for row in rows], node)
         if target in (operator.add, torch.add):
             return self._added(*arguments)
         if target in (operator.mul, torch.mul):

@@ -7,14 +7,14 @@ class TestAcme(LayerCompilerChecks):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from maxserve.architectures.layers import Linear
+from maxserve.architectures.layers import Linear, RMSNorm
 from maxserve.architectures.layers.config import ModelConfig, from_transformers
 from maxserve.core.interfaces.layer_compiler import CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext
@@ -124,7 +124,7 @@ class LayerCompilerChecks:
         """A layer that does something odd must run as it was written, not nearly so."""
         host = PluginHost.discover(self.plugins, strict=True)
         cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
-        for odd in (_Doubling(), _Sorting(), _Nothing()):
+        for odd in (_Doubling(), _Sorting(), _Nothing(), _Uneven(), _Beginning()):
             call = self._compiler(host).compile(odd, cache.attention)
             if call is not None:
                 x = torch.randn(3, 8)
@@ -199,3 +199,25 @@ class _Sorting(nn.Module):
 class _Nothing(nn.Module):
     def forward(self, x: Tensor, step: Any) -> Tensor:
         return x
+
+
+class _Uneven(nn.Module):
+    """Of 8 values, chunks of 3, 3 and 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = RMSNorm(3, 1e-5)
+
+    def forward(self, x: Tensor, step: Any) -> Tensor:
+        return cast("Tensor", self.norm(x.chunk(3, dim=-1)[0]))
+
+
+class _Beginning(nn.Module):
+    """Reads the first 4 of 8 values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = RMSNorm(4, 1e-5)
+
+    def forward(self, x: Tensor, step: Any) -> Tensor:
+        return cast("Tensor", self.norm(x[:, :4]))

@@ -64,3 +64,35 @@ def test_the_first_layer_of_an_eagle3_head_is_known() -> None:
     reading = Reading(JoiningBlock(config, 0))
     assert [o.kind for o in reading.operations].count("JOIN") == 1
     assert reading.widths[:2] == [16, 8]
+
+
+class Sliced(nn.Module):
+    def __init__(self, *slices: slice) -> None:
+        super().__init__()
+        self.norm, self.slices = RMSNorm(8, 1e-5), slices
+
+    def forward(self, x: Tensor, step: Any) -> Tensor:
+        first = x[:, self.slices[0]]
+        return self.norm(first) + x[:, self.slices[-1]]
+
+
+class JoinedChunks(nn.Module):
+    def __init__(self, **named: Any) -> None:
+        super().__init__()
+        self.norm, self.named = RMSNorm(16, 1e-5), named
+
+    def forward(self, x: Tensor, step: Any) -> Tensor:
+        parts = self.norm(x).chunk(2, dim=-1)
+        return torch.cat(tensors=parts, dim=-1) if self.named else torch.cat(parts, dim=-1)
+
+
+@pytest.mark.parametrize("layer", [Sliced(slice(8)), Sliced(slice(8), slice(-8, None)), JoinedChunks(named=True)])
+def test_what_is_not_understood_is_said_to_be_so(layer: nn.Module) -> None:
+    with pytest.raises(UnknownError):
+        Reading(layer)
+
+
+def test_all_chunks_of_a_value_are_joined() -> None:
+    reading = Reading(JoinedChunks())
+    assert [o.kind for o in reading.operations] == ["NORM", "JOIN"]
+    assert [o.offset for o in reading.operations[-1].operands] == [0, 8]
