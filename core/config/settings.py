@@ -397,7 +397,12 @@ class SpeculativeSettings(Section):
     ] = None
     num_speculative_tokens: Annotated[
         int,
-        Field(description="Most tokens drafted for a request before each step that verifies them.", ge=1),
+        Field(
+            description="Most tokens drafted for a request before each step that verifies them; 15 at most, since up "
+            "to 16 tokens of a sequence are attended to the bit as one is.",
+            ge=1,
+            le=15,
+        ),
     ] = 5
     adaptive_speculation: Annotated[
         bool,

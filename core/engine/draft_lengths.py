@@ -32,7 +32,7 @@ FIRST = 4  # times of a kind of which the shortest counts: machines are busy els
 FAR = 1.5  # how many times longer than before, or shorter, a time is believed to be at once
 LOAD, SHAPE = 0.1, 0.02  # weight of a time, in how fast the machine is and in what rows cost beside each other
 
-SHORTEST = 1e-9  # seconds that asking takes
+LEAST = 0.05  # part of the time of asking that is taken for more than following, at least: times are not exact
 
 START = 0.7  # the share of drafts that stand, before any was verified
 TRUST = 3.0  # drafts, or asks, of a sequence that count as much as all those of others
@@ -221,7 +221,7 @@ class DraftLengths:
         following = (
             float(self._following.seconds(np.array([rows], dtype=np.float64))[0]) if self._following.any else 0.0
         )
-        self._asking[int(wanted.max())].add(max(seconds - following, SHORTEST))
+        self._asking[int(wanted.max())].add(max(seconds - following, LEAST * seconds))
         asked = wanted > 0
         self._record.add(
             slots[asked],

@@ -211,7 +211,7 @@ class StepPlan:
         if not self._cache.reserve(wanted.row, length + count):
             count = min(count, -length % self._page_size)
         if count < len(wanted.drafts):
-            wanted.drafts = wanted.drafts[:count]
+            wanted.cut_drafts(count)
         self._tokens_for_drafts -= count
         return count
 

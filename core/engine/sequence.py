@@ -140,6 +140,11 @@ class Sequence:
         self.buffer[start:stop] = tokens
         self.drafts, self.draft_probs, self.certain_drafts = tokens, probs, certain
 
+    def cut_drafts(self, count: int) -> None:
+        """Only the first so many may follow."""
+        self.drafts, self.draft_probs = self.drafts[:count], self.draft_probs[:count]
+        self.certain_drafts = min(self.certain_drafts, count)
+
     def forget_drafts(self) -> None:
         """Nothing that may follow is known."""
         self.drafts, self.draft_probs, self.certain_drafts = [], (), 0

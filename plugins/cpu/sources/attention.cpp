@@ -580,7 +580,7 @@ static void divide_few(const Attention& call, long sequence, long head, Tasks& t
 }
 
 Tasks divide(const Attention& call) {
-  const long queries = std::max(QUERIES, TALL / call.group());
+  const long queries = call.kind == IN_PAIRS ? std::max(QUERIES, TALL / call.group()) : QUERIES;
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {

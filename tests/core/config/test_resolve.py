@@ -43,6 +43,7 @@ def test_all_wrong_values_are_in_one_line() -> None:
         ("device_memory_utilization", 5, "--device-memory-utilization: expected above 0 and at most 1, not 5.0"),
         ("kv_cache_page_size", 24, "--kv-cache-page-size: expected at least 16 and a multiple of 16, not 24"),
         ("max_num_steps", -2, "--max-num-steps: expected at least -1, not -2"),
+        ("num_speculative_tokens", 16, "--num-speculative-tokens: expected from 1 to 15, not 16"),
         ("model", "", "--model: expected some text, not ''"),
         ("task", "poetry", "--task: expected one of text_generation, embeddings_generation, audio_generation, "),
     ],

@@ -169,6 +169,15 @@ def test_what_is_learned_while_times_are_measured_is_times_alone() -> None:
     assert simulated.drafts[0] > 1
 
 
+def test_asking_is_never_free() -> None:
+    """A time below that of following is noise: asked once so, the drafter would look free for a hundred steps."""
+    lengths, slots = DraftLengths(MOST), np.array([0])
+    lengths.choose(Simulated([0.5], base=1.0, slope=0.1).in_flight(None, slots))  # enters the sequence
+    lengths.learn_following(1, 3.0)
+    lengths.learn_asking(slots, np.array([2]), np.array([2]), 1, 2.0)
+    assert lengths._seconds_of_asking(2) == pytest.approx(0.1)
+
+
 def test_times_by_rows() -> None:
     cost = StepCost()
     assert not cost.known

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import AHEAD, Sequence
@@ -64,6 +65,15 @@ def test_drafts_lie_behind_its_tokens_when_the_buffer_grows(make: Make) -> None:
         assert sequence.drafted(0).tolist() == [1, 2, 3, *range(token + 1)]
     sequence.draft([7, 8, 9])
     assert sequence.drafted(2).tolist()[-3:] == [199, 7, 8]
+
+
+def test_drafts_are_cut_with_all_that_is_known_of_them(make: Make) -> None:
+    sequence = make()
+    sequence.draft([5, 6, 7], [None, torch.ones(8), None], certain=2)
+    sequence.cut_drafts(1)
+    assert (sequence.drafts, list(sequence.draft_probs), sequence.certain_drafts) == ([5], [None], 1)
+    sequence.cut_drafts(0)
+    assert (sequence.drafts, list(sequence.draft_probs), sequence.certain_drafts) == ([], [], 0)
 
 
 def test_policies_see_what_was_cached_how_much_may_come_and_their_own_fields() -> None:
