@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,10 @@ def settle(invocation: Invocation, given: dict[str, Any]) -> Settings:
     from maxserve.core.loading.companions import with_companions
 
     sections = invocation.host.plugin_sections()
-    settings = resolve(given, environ=invocation.environ, sections=sections)
+    complete = partial(with_companions, host=invocation.host)
+    settings = resolve(given, environ=invocation.environ, sections=sections, complete=complete)
     validate_supported(settings, sections)
     validate_used(settings, invocation.host.schedulers, invocation.host.speculators, sections)
-    settings = with_companions(settings, invocation.host)
     _look_up(settings, invocation.host, sections)
     return settings
 

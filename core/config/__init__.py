@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxserve.core.config.resolve import resolve, resolve_plugins
+from maxserve.core.config.resolve import check_sections, resolve, resolve_plugins
 from maxserve.core.config.settings import PluginSection, Settings
 
-__all__ = ["PluginSection", "Settings", "resolve", "resolve_plugins"]
+__all__ = ["PluginSection", "Settings", "check_sections", "resolve", "resolve_plugins"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,27 @@ def resolve(
     environ: Mapping[str, str],
     sections: Sequence[PluginSection] = (),
     dotenv: Path = DOTENV,
+    complete: Callable[[Settings], Settings] | None = None,
 ) -> Settings:
     """The settings: per field, what was typed, else the file's, else the environment's, else the default.
 
     `typed` holds values by Python name; None and empty lists mean that nothing was typed. An empty `environ` stands
-    for no environment at all, `.env` included. SettingsError says in one line what is wrong and where.
+    for no environment at all, `.env` included. `complete` fills in what was left to others, before plugins check their
+    sections. SettingsError says in one line what is wrong and where.
     """
     options = catalog(sections)
     choices = _Choices(options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
     settings = check(choices.settings(sections))
+    settings = settings if complete is None else complete(settings)
+    check_sections(settings, sections)
+    return settings
+
+
+def check_sections(settings: Settings, sections: Sequence[PluginSection]) -> None:
+    """SettingsError where a plugin finds its settings, together with all others, to be wrong."""
     for each in sections:
         if each.check is not None:
             each.check(settings, each.load(settings.plugins.sections[each.name]))
-    return settings
 
 
 def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dotenv: Path = DOTENV) -> PluginsSettings:

@@ -52,7 +52,8 @@ class Speculator(Component):
     `honours` names the options up to speculative methods (`Option(used_by="speculator")`), such as `draft_model_path`,
     that this one acts on: beside others they stop the start. Without the `required` ones of them it does, too, unless
     the model's source has `companions` for the method. `combines` names options whose values are other methods that
-    this one puts together: what these act on and require it does, too.
+    this one puts together: what these act on and require it does, too. Two that act on the same option, which one of
+    them requires, are refused together: it has one value.
     """
 
     kind: ClassVar[str] = "speculator"

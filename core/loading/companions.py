@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.config.catalog import catalog, near
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 def with_companions(settings: Settings, host: Host) -> Settings:
     """The settings with what the speculative method needs and the operator left to the source of the model.
 
-    SettingsError where that has nothing for the method, either.
+    SettingsError where that has nothing for the method, either, or where two methods would have to share it.
     """
     method = settings.speculative.speculative_method
     if method is None:
         return settings
     options, entry = catalog(host.plugin_sections()).by_name(), host.speculators.get(method)
     settings = _complete(settings, host, entry, options)
-    for other in combined(entry, options, host.speculators, settings):
+    others = combined(entry, options, host.speculators, settings)
+    for one, other in combinations({other.name: other for other in others}.values(), 2):
+        _validate_apart(one, other, options)
+    for other in others:
         settings = _complete(settings, host, other, options)
     return settings
 
@@ -38,6 +42,17 @@ def _complete(settings: Settings, host: Host, entry: Entry[Speculator], options:
     """The settings with all that the method requires."""
     missing = [name for name in entry.component.required if not _option(options, name, entry).value(settings)]
     return _filled(settings, host, entry, options, missing) if missing else settings
+
+
+def _validate_apart(one: Entry[Speculator], other: Entry[Speculator], options: Mapping[str, OptionSpec]) -> None:
+    """SettingsError where one of the methods requires what the other reads as its own: an option has one value."""
+    first, second = one.component, other.component
+    for name in sorted({*first.required, *second.required} & {*first.honours} & {*second.honours}):
+        flag = _option(options, name, one).flag
+        raise SettingsError(
+            f"{one.name} and {other.name} cannot draft together: both read {flag}, which has one value, for one of "
+            "them; choose another method in place of one"
+        )
 
 
 def _filled(

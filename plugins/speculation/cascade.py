@@ -1,8 +1,9 @@
 """Two speculative methods, the second for whom the first proposes nothing (method `cascade`).
 
 Looking up costs microseconds and is right where texts repeat, a model drafts anywhere: `--cascade.first ngram
---cascade.then eagle`. Both are any methods, built as they would be alone. One that follows the target is asked after
-every step, as it would be, with nothing wanted of it where the other one has drafts: so its cache is whole.
+--cascade.then eagle`. Both are any methods, built as they would be alone, but no two that read `--draft-model-path`:
+there is one draft model. One that follows the target is asked after every step, as it would be, with nothing wanted of
+it where the other one has drafts: so its cache is whole.
 """
 
 from __future__ import annotations

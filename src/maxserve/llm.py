@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from maxserve.core.config import Settings, resolve, resolve_plugins
+from maxserve.core.config import Settings, check_sections, resolve, resolve_plugins
 from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.components import asked_task, check_for_task, validate_used, with_required
 from maxserve.core.config.options import engine_options, serve_options
@@ -93,10 +93,14 @@ class LLM:
         chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
         plugins = PluginOptions.from_choice(chosen).with_environment(variables)
         self.host = host or PluginHost.discover(plugins, strict=True)
-        self.settings = settings or resolve(options, environ=variables, sections=self.host.plugin_sections())
-        validate_supported(self.settings, self.host.plugin_sections())
-        validate_used(self.settings, self.host.schedulers, self.host.speculators, self.host.plugin_sections())
-        self.settings = with_companions(self.settings, self.host)
+        sections, complete = self.host.plugin_sections(), partial(with_companions, host=self.host)
+        if settings is None:
+            self.settings = resolve(options, environ=variables, sections=sections, complete=complete)
+        else:
+            self.settings = complete(settings)
+            check_sections(self.settings, sections)
+        validate_supported(self.settings, sections)
+        validate_used(self.settings, self.host.schedulers, self.host.speculators, sections)
         self._progress = progress or NullProgress()
         self._ids = map(str, itertools.count())
         if not self.settings.model.defer_resolve:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class Served:
         typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
         if options.get("speculative_method"):
             typed.setdefault("adaptive_speculation", False)  # the same drafts in every run, whatever the machine does
-        settings = with_companions(resolve(typed, environ={}, sections=host.plugin_sections()), host)
+        complete = partial(with_companions, host=host)
+        settings = resolve(typed, environ={}, sections=host.plugin_sections(), complete=complete)
         files = resolve_model(settings.model, host, progress=NullProgress())
         self.engine = build_engine(settings, host, files, progress=NullProgress())
         self._ids = map(str, itertools.count())

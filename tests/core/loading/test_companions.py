@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +28,9 @@ def source(companions: Mapping[str, Mapping[str, Any]]) -> SimpleNamespace:
 
 
 def settled(host: Host, **typed: Any) -> Settings:
-    settings = resolve({"model_path": "acme/model", **typed}, environ={}, sections=host.plugin_sections())
-    return with_companions(settings, host)
+    complete = partial(with_companions, host=host)
+    options = {"model_path": "acme/model", **typed}
+    return resolve(options, environ={}, sections=host.plugin_sections(), complete=complete)
 
 
 def draft_path(settings: Settings) -> str:
@@ -47,6 +49,35 @@ def test_what_is_typed_wins(plugin_host: MakeHost) -> None:
     assert (draft_path(settings), settings.speculative.num_speculative_tokens) == ("acme/head", 4)
     settings = settled(host, speculative_method="eagle", draft_model_path="my/head")
     assert (draft_path(settings), settings.speculative.num_speculative_tokens) == ("my/head", 5)
+
+
+def test_options_of_the_draft_model_go_with_one_that_the_source_names(plugin_host: MakeHost) -> None:
+    host = plugin_host(source({"eagle": HEAD}))
+    settings = settled(host, speculative_method="eagle", draft_devices="cpu")
+    assert draft_path(settings) == "acme/head"
+    assert settings.plugins.sections["draft_model"]["devices"] == "cpu"
+    with pytest.raises(SettingsError, match="--draft-data-parallel-degree 3: expected 1 or the number of devices"):
+        settled(host, speculative_method="eagle", draft_data_parallel_degree=3)
+    with pytest.raises(SettingsError, match="--draft-devices: there is no draft model"):
+        settled(host, speculative_method="ngram", draft_devices="cpu")
+
+
+SHARED = "both read --draft-model-path, which has one value"
+
+
+@pytest.mark.parametrize("path", [None, "my/head"])
+@pytest.mark.parametrize(("first", "then"), [("standalone", "eagle"), ("eagle", "standalone"), ("mtp", "eagle")])
+def test_one_checkpoint_is_not_for_two_methods(plugin_host: MakeHost, first: str, then: str, path: str | None) -> None:
+    host = plugin_host(source({"eagle": HEAD, "standalone": {"draft_model_path": "acme/small"}}))
+    with pytest.raises(SettingsError, match=f"{first} and {then} .*{SHARED}.*choose another method"):
+        settled(host, speculative_method="cascade", cascade__first=first, cascade__then=then, draft_model_path=path)
+
+
+@pytest.mark.parametrize("first", ["ngram", "suffix"])
+def test_a_checkpoint_is_for_the_method_beside_one_without(plugin_host: MakeHost, first: str) -> None:
+    host = plugin_host(source({"eagle": HEAD}))
+    settings = settled(host, speculative_method="cascade", cascade__first=first, cascade__then="eagle")
+    assert draft_path(settings) == "acme/head"
 
 
 def test_other_methods_and_none_take_nothing(plugin_host: MakeHost) -> None:
