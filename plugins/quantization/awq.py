@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _BITS = 4
 _PER_WORD = 8
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the number of each output is
+_GEMM, _OTHER = "gemm", "llm-awq"
 _TYPES = {"qweight": WORDS, "qzeros": WORDS, "scales": FLOATS}
 _ROLES = tuple(_TYPES)
 
@@ -49,12 +50,7 @@ class Awq:
         self.dtype = computed_type(context.model_config)
         one_of(settings, "w_bit" if "w_bit" in settings else "bits", (_BITS,))
         self._group = group_size(settings, "q_group_size" if "q_group_size" in settings else "group_size")
-        version = settings.get("version", "gemm")
-        if str(version).lower() != "gemm" or settings.get("backend", "autoawq") != "autoawq":
-            raise ModelError(
-                f"config.json: AWQ weights are read in the version gemm of autoawq, and 'version' is {version!r:.60}, "
-                f"'backend' {settings.get('backend', 'autoawq')!r:.60}; use a checkpoint in that version"
-            )
+        _check_layout(settings)
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
         return module_part(tensor, _ROLES)
@@ -87,6 +83,19 @@ class Awq:
             if group is not None and scales[1] == outputs and zeros == (scales[0], packed[1]):
                 return outputs, inputs, group
         raise ModelError(f"{listed(tensors)} do not make up an AWQ weight in groups of {self._group}")
+
+
+def _check_layout(settings: Mapping[str, Any]) -> None:
+    """ModelError where words hold numbers in another order; other backends than llm-awq are kernels for this one."""
+    known = {key: settings.get(key) or _GEMM for key in ("version", "format", "checkpoint_format")}
+    wrong = {key: value for key, value in known.items() if str(value).lower() != _GEMM}
+    if str(settings.get("backend")).lower() == _OTHER:
+        wrong["backend"] = _OTHER
+    for key, value in wrong.items():
+        raise ModelError(
+            f"config.json: AWQ weights are read in the layout {_GEMM} of AutoAWQ, and {key!r} is {value!r:.60}; use a "
+            "checkpoint in that layout"
+        )
 
 
 def _in_order(words: torch.Tensor) -> torch.Tensor:

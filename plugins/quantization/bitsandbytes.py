@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, isfinite
 from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.codes import Codes, CodesLayout
@@ -42,13 +42,14 @@ _TYPES = {
 }
 _STATE = 4096  # bytes that it has at most
 _WHOLE = 127
+_BLOCK = 4096  # numbers at most
 
 
 class Bitsandbytes:
     """A BuiltQuantizationFormat that HasCodes and ReadsContents."""
 
     types = frozenset({"U8", "I8"})
-    contents = frozenset({"quant_state"})
+    contents = frozenset({"quant_state", "weight_format"})
 
     def __init__(self, context: QuantizationContext) -> None:
         settings = context.model_config["quantization_config"]
@@ -66,6 +67,7 @@ class Bitsandbytes:
         of_types(tensors, _TYPES | {"weight": {"I8" if "SCB" in tensors else "U8"}})
         if "SCB" in tensors:
             require(tensors, "weight")
+            _check_order(tensors.get("weight_format"))
             weight = tensors["weight"].shape
             if len(weight) != 2 or tensors["SCB"].shape != weight[:1]:
                 raise ModelError(f"{listed(tensors)} do not make up an int8 weight of bitsandbytes")
@@ -139,18 +141,37 @@ def _state_of(content: torch.Tensor | None) -> _State:
         raise ModelError("its quant_state is too long to be one of bitsandbytes")
     try:
         said: Any = json.loads(bytes(content.flatten().tolist()))
-        rows, columns = (int(size) for size in said["shape"])
+        rows, columns = (_count(size) for size in said["shape"])
         state = _State(
             shape=(rows, columns),
-            block=int(said["blocksize"]),
-            nested_block=int(said.get("nested_blocksize", 1)),
+            block=_count(said["blocksize"]),
+            nested_block=_count(said.get("nested_blocksize", 1)),
             nested_offset=float(said.get("nested_offset", 0.0)),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"its quant_state is not one of bitsandbytes ({type(error).__name__}: {error})") from error
-    if min(*state.shape, state.block, state.nested_block) < 1:
-        raise ModelError(f"its quant_state has the shape {list(state.shape)} in blocks of {state.block}")
+    if min(state.shape) < 1 or not isfinite(state.nested_offset):
+        raise ModelError(f"its quant_state has the shape {list(state.shape)}, and the offset {state.nested_offset}")
+    for block in (state.block, state.nested_block):
+        if not 1 <= block <= _BLOCK or block & block - 1:
+            raise ModelError(f"its quant_state has blocks of {block}, not of a power of two up to {_BLOCK}")
     return state
+
+
+def _count(number: object) -> int:
+    if type(number) is not int:
+        raise TypeError(f"{number!r:.60} is no whole number")
+    return number
+
+
+def _check_order(info: TensorInfo | None) -> None:
+    """ModelError where int8 lies in the order of tiles of a GPU."""
+    content = None if info is None else info.content
+    if content is not None and (content.numel() != 1 or content.item() != 0):
+        raise ModelError(
+            f"its weight_format is {content.flatten()[:4].tolist()}, numbers in the order in which a GPU took them; "
+            "save it again with bitsandbytes >= 0.45, which keeps rows (0)"
+        )
 
 
 def _check(tensors: Mapping[str, TensorInfo], state: _State) -> None:

@@ -18,7 +18,7 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.fp8 import Blocks, blocks_of, is_of_cache, scaled_codes, scaled_layout, scaled_shape
-from maxserve.plugins.quantization.mxfp4 import TABLE
+from maxserve.plugins.quantization.mxfp4 import TABLE, powers_of_two
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, neighbours, nvfp4_codes, nvfp4_shape
 from maxserve.plugins.quantization.parts import (
     FLOATS,
@@ -57,7 +57,6 @@ _PACKED_TYPES = {
 }
 _BYTES = {"I8": "int", "F8_E4M3": "float"}
 _MX = 32
-_MX_BIAS = 127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,12 +274,11 @@ def _mxfp4_shape(parts: Mapping[str, Any]) -> tuple[int, ...]:
 def _mxfp4_codes(parts: Mapping[str, torch.Tensor]) -> Codes:
     import torch
 
-    exponents = parts["weight_scale"].int() - _MX_BIAS
     return Codes(
         codes=neighbours(parts["weight_packed"]),
         table=torch.tensor(TABLE),
         group=_MX,
-        scales=torch.ldexp(torch.ones(exponents.shape), exponents),
+        scales=powers_of_two(parts["weight_scale"]),
     )
 
 

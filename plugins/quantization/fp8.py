@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Blocks = tuple[int, int] | None
 _SCALES = ("_scale_inv", "_scale")
 _INPUTS = (".input_scale", ".activation_scale")  # what inputs were divided by, where they were rounded, too
+_SCALED = (".weight", "_proj")  # ends of the names of weights, and of stacks of them
 _NAN = 0x7F
 
 
@@ -42,8 +43,8 @@ class Fp8:
             if tensor.endswith(ending):
                 return tensor.removesuffix(ending) + ".weight", "inputs"
         scaled = next((ending for ending in _SCALES if tensor.endswith(ending)), None)
-        if scaled is None or is_of_cache(tensor):
-            return None
+        if scaled is None or not tensor.removesuffix(scaled).endswith(_SCALED):
+            return None  # a factor of the cache, or a parameter such as logit_scale
         return tensor.removesuffix(scaled), "scales"
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:

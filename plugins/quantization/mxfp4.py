@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the lower three bits; the fourth is the sign
 TABLE = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
 _BIAS = 127
+_NAN = 255
 _GROUP = 32
 
 
 class Mxfp4:
     """A BuiltQuantizationFormat that HasCodes."""
 
+    encoding = "mxfp4"
     dtype = "BF16"
     types = frozenset({"U8"})
 
@@ -51,5 +53,14 @@ class Mxfp4:
 
         blocks = tensors["blocks"]
         pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)
-        scales = torch.ldexp(torch.ones(tensors["scales"].shape), tensors["scales"].int() - _BIAS)
+        scales = powers_of_two(tensors["scales"])
         return Codes(codes=pairs.flatten(1), table=torch.tensor(TABLE), group=_GROUP, scales=scales)
+
+
+def powers_of_two(exponents: torch.Tensor) -> torch.Tensor:
+    """The scales with these exponents, plus 127; ModelError where one is 255, which stands for no number."""
+    import torch
+
+    if (exponents == _NAN).any():
+        raise ModelError(f"some exponents of its scales are {_NAN}, which are no numbers; fetch the checkpoint again")
+    return torch.ldexp(torch.ones(exponents.shape), exponents.int() - _BIAS)

@@ -47,6 +47,9 @@ def test_mxfp4_is_what_transformers_makes_of_it() -> None:
         assert torch.equal(codes.values(), expected[entry].float())
     with pytest.raises(ModelError, match="do not fit"):
         format.shape(infos({"blocks": blocks, "scales": scales[:, :4]}))
+    scales[1, 7, 1] = 255
+    with pytest.raises(ModelError, match="are 255, which are no numbers"):
+        format.codes({"blocks": blocks[1], "scales": scales[1]})
 
 
 @pytest.mark.parametrize("shape", [(32, 48), (20, 33), (16, 16), (5, 70)])
@@ -77,6 +80,12 @@ def test_fp8_that_is_no_number_is_refused() -> None:
     codes = torch.full((32, 48), 0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn)
     with pytest.raises(ModelError, match="are no numbers"):
         fp8({"quant_method": "fp8"}).codes({"values": codes, "scales": torch.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "model.router.per_expert_scale", "model.layers.0.layer_scale"])
+def test_parameters_called_scales_are_no_part_of_fp8(name: str) -> None:
+    assert fp8().part(name, "F32") is None
+    assert fp8().part("experts.gate_up_proj_scale_inv", "F32") == ("experts.gate_up_proj", "scales")
 
 
 @pytest.mark.parametrize("size", [128, [128], [0, 128], ["a", "b"], [1.0, 2.0]])
@@ -244,6 +253,14 @@ def test_codes_are_multiplied_without_being_rounded(tmp_path: Path) -> None:
     expected, answer = continuation(reference, prompt, 16), served.answers([prompt], 16)[0]
     assert answer.tokens == expected.tokens
     assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
+
+
+def test_gpt_oss_may_be_asked_for_by_its_encoding(tmp_path: Path) -> None:
+    gpt_oss(tmp_path)
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    Served(tmp_path, host, use_subgraphs=False, quantization_encoding="mxfp4")
+    with pytest.raises(ModelError, match="is stored as mxfp4"):
+        Served(tmp_path, host, use_subgraphs=False, quantization_encoding="q4_k")
 
 
 def test_scales_and_values_must_belong_together(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_values_are_the_reference(group: int) -> None:
     assert torch.equal(built.codes(tensors).values(), weight)
 
 
+@pytest.mark.parametrize("backend", ["auto", "autoawq", "marlin", "exllama_v2", None])
+def test_kernels_that_others_choose_do_not_matter(backend: str | None) -> None:
+    tensors, weight = packed((64, 256), 32)
+    built = format(backend=backend, format="gemm", checkpoint_format="gemm")
+    assert torch.equal(built.codes(tensors).values(), weight)
+
+
 class TestAwq(QuantizationFormatChecks):
     quantization_format = "awq"
     config: ClassVar[Mapping[str, Any]] = settings()
@@ -117,7 +124,9 @@ def test_tensors_that_do_not_fit_are_named(role: str, change: str, tiny: Path, s
         ("group_size", "32", "'group_size' of the quantization is '32'"),
         ("version", "gemv", "'version' is 'gemv'"),
         ("version", 2, "'version' is 2"),
-        ("backend", "llm-awq", "'backend' 'llm-awq'"),
+        ("backend", "llm-awq", "'backend' is 'llm-awq'"),
+        ("format", "gemv_fast", "'format' is 'gemv_fast'"),
+        ("checkpoint_format", "marlin", "'checkpoint_format' is 'marlin'"),
     ],
 )
 def test_settings_that_are_not_read_are_named(key: str, value: object, message: str, tiny: Path, serve: Any) -> None:

@@ -135,6 +135,7 @@ def test_families_are_served(
     same(serve(tmp_path, use_subgraphs=compiled, quantization_encoding=encoding), reference)
 
 
+STATE = "weight.quant_state.bitsandbytes__nf4"
 WRONG: Mapping[str, tuple[str, Any, str]] = {
     "short codes": ("weight", lambda each: each[1:], "do not make up a weight"),
     "codes of another type": ("weight", lambda each: each.to(torch.int8), "its weight is of type I8, not U8"),
@@ -151,6 +152,12 @@ WRONG: Mapping[str, tuple[str, Any, str]] = {
     "a huge shape": ("weight.quant_state.bitsandbytes__nf4", lambda each: state((1 << 40, 9)), "do not make up"),
     "another shape": ("weight.quant_state.bitsandbytes__nf4", lambda each: state((128, 256)), "shape"),
     "blocks of none": ("weight.quant_state.bitsandbytes__nf4", lambda e: state((256, 128), blocksize=0), "blocks of 0"),
+    "blocks of a float": (STATE, lambda e: state((256, 128), blocksize=2048e10), "is no whole number"),
+    "blocks beyond all": (STATE, lambda e: state((256, 128), blocksize=1 << 60), "power of two up to 4096"),
+    "blocks of an odd size": (STATE, lambda e: state((256, 128), blocksize=96), "power of two up to 4096"),
+    "nested blocks": (STATE, lambda e: state((256, 128), nested_blocksize=10**15), "power of two up to 4096"),
+    "an offset of none": (STATE, lambda e: state((256, 128), nested_offset=float("nan")), "the offset nan"),
+    "deep JSON": (STATE, lambda e: torch.full((4000,), ord("["), dtype=torch.uint8), "quant_state is not one of"),
 }
 
 
@@ -169,3 +176,12 @@ def test_tensors_that_do_not_fit_are_named(case: str, made: Any, serve: Any, tmp
     with pytest.raises(ModelError, match=message) as error:
         serve(tmp_path, use_subgraphs=False)
     assert NAME in str(error.value)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_whole_numbers_in_the_order_of_a_gpu_are_refused(order: int) -> None:
+    tensors, _ = packed((64, 256), "int8")
+    tensors["weight_format"] = torch.tensor(order, dtype=torch.uint8)
+    assert "weight_format" in format("int8").contents
+    with pytest.raises(ModelError, match=r"save it again with bitsandbytes >= 0\.45"):
+        format("int8").shape(described(tensors))
