@@ -26,7 +26,7 @@ def test_every_option_has_a_variable_that_sets_it() -> None:
             value = option.shape.reader.metavar.strip("[]").split("|")[0]
         extra = {"MAX_SERVE_QUANTIZATION_ENCODING": "float32", "MAX_SERVE_MODEL_PATH": "m"}
         special = {"zmq_endpoint_base": "ipc:///tmp/x", "data_parallel_degree": "1", "max_request_bytes": "2048"}
-        special["max_header_bytes"] = "2048"
+        special |= {"max_header_bytes": "2048", "num_speculative_tokens": "7"}
         special["speculative_method"] = "ngram"
         value = special.get(option.name, value)
         for name in option.env:
