@@ -16,7 +16,7 @@ from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import weight_bytes
 from maxserve.core.loading.quantization import codes_size, quantization_of
 from maxserve.core.loading.tasks import GENERATION, engine_for
-from maxserve.core.loading.weight_files import open_weights, reader_of
+from maxserve.core.loading.weight_files import open_files, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,4 +161,5 @@ def _codes(host: Host, files: ModelFiles, weight_map: WeightMap) -> tuple[int, i
     if quantization is None or not isinstance(quantization.format, HasCodes):
         return 0, 0
     opened = open_weights(host, files.weights, files.config)
-    return codes_size({file.path: file.tensors for file in opened}, quantization.format, weight_map, reader_of(opened))
+    with open_files(opened) as read:
+        return codes_size({file.path: file.tensors for file in opened}, quantization.format, weight_map, read)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.weight_format import (
     BuiltWeightFormat,
+    ReadsTensor,
     SupportsModelFiles,
     SupportsSplitFiles,
     WeightFile,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _OTHERS = {"*.gguf": "GGUF", "*.onnx": "ONNX", "openvino_model.*": "OpenVINO", "*.msgpack": "Flax", "*.h5": "Keras"}
 _LISTED = 5
+_OPEN = 8  # files at once
 
 
 def choose_weights(host: Host, query: WeightQuery) -> list[str]:
@@ -47,10 +50,40 @@ def tensor_of(file: WeightFile, name: str) -> torch.Tensor:
         return tensor(name)
 
 
-def reader_of(files: Iterable[WeightFile]) -> Callable[[str, str], torch.Tensor]:
-    """What reads a tensor, given its file's path and its name."""
-    by_path = {file.path: file for file in files}
-    return lambda path, name: tensor_of(by_path[path], name)
+class OpenFiles:
+    """Reads tensors of several weight files, which are opened once each; of more than `_OPEN`, the latest are open.
+
+    An open safetensors file is a parsed header and a mapping, so one is opened for many tensors, and for no longer.
+    """
+
+    def __init__(self, files: Mapping[str, WeightFile]) -> None:
+        self._files = files
+        self._open: dict[str, tuple[ExitStack, ReadsTensor]] = {}  # by path, those used last at the end
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._open:
+            self._close(next(iter(self._open)))
+
+    def __call__(self, path: str, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        found = self._open.pop(path, None)
+        if found is None:
+            if len(self._open) == _OPEN:
+                self._close(next(iter(self._open)))
+            stack = ExitStack()
+            found = stack, stack.enter_context(self._files[path].open())
+        self._open[path] = found
+        return found[1](name, rows)
+
+    def _close(self, path: str) -> None:
+        self._open.pop(path)[0].close()
+
+
+def open_files(files: Iterable[WeightFile]) -> OpenFiles:
+    """What reads a tensor, given its file's path and its name; to be used as a context manager."""
+    return OpenFiles({file.path: file for file in files})
 
 
 def model_files(host: Host, paths: Sequence[str]) -> Mapping[str, bytes]:

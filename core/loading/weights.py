@@ -27,7 +27,7 @@ from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCo
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint
 from maxserve.core.loading.shards import Shard, layouts
-from maxserve.core.loading.weight_files import reader_of, tensor_of
+from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
 
 if TYPE_CHECKING:
@@ -84,16 +84,17 @@ def load_weights(
     parameters = _Loaded(model, dtype, torch.device(device), by_path, weight_map.exact, shard)
     format = None if quantization is None else quantization.format
     headers = {path: file.tensors for path, file in by_path.items()}
-    reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format, reader_of(files)))
+    with open_files(files) as contents:
+        reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format, contents))
     if storage is not None:
         parameters.create_packed(storage, reads, quantization)
     _say_unpacked(reads, parameters)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
     done = 0
-    for file in files:
-        for read, tensor in _tensors(file, [read for read in reads if read.file == file.path], parameters):
-            _load(parameters, read, tensor, _parts(read, tensor, by_path), format)
+    for file, own in _by_file(by_path, reads):
+        for read, tensor, parts in _tensors(file, own, parameters, by_path):
+            _load(parameters, read, tensor, parts, format)
             done += read.size
             progress.advance(done / total)
     parameters.finish()
@@ -165,8 +166,20 @@ def _in_memory(name: str, tensor: torch.Tensor) -> Read:
     return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
 
 
-def _tensors(file: WeightFile, reads: Sequence[Read], parameters: _Loaded) -> Iterator[tuple[Read, torch.Tensor]]:
-    """Each read and its tensor; those that stay mapped last, through a mapping of their own.
+def _by_file(files: Mapping[str, WeightFile], reads: Sequence[Read]) -> Iterator[tuple[WeightFile, list[Read]]]:
+    """Each file and what is read of it first."""
+    by_path: dict[str, list[Read]] = {path: [] for path in files}
+    for read in reads:
+        by_path[read.file].append(read)
+    for path, own in by_path.items():
+        yield files[path], own
+
+
+def _tensors(
+    file: WeightFile, reads: Sequence[Read], parameters: _Loaded, files: Mapping[str, WeightFile]
+) -> Iterator[tuple[Read, torch.Tensor, Mapping[str, torch.Tensor]]]:
+    """Each read, its tensor, and all tensors of a quantized weight; those that stay mapped last, through a mapping of
+    their own.
 
     A mapping and the pages read through it stay as long as one of its tensors does. Tensors that are copied are
     therefore read through mappings that end after a few of them.
@@ -174,9 +187,10 @@ def _tensors(file: WeightFile, reads: Sequence[Read], parameters: _Loaded) -> It
     copied = [read for read in reads if not parameters.maps(read)]
     mapped = [read for read in reads if parameters.maps(read)]
     for group in filter(None, [*_groups(copied), mapped]):
-        with file.open() as tensor:
+        with OpenFiles(files) as opened:
             for read in group:
-                yield read, tensor(read.name, read.rows)
+                tensor = opened(file.path, read.name, read.rows)
+                yield read, tensor, _parts(read, tensor, opened)
 
 
 def _ready(
@@ -229,22 +243,23 @@ def _unpacked(
     return format.codes(parts).values().to(_TORCH[format.dtype])
 
 
-def _parts(read: Read, tensor: torch.Tensor, files: Mapping[str, WeightFile]) -> dict[str, torch.Tensor]:
+def _parts(read: Read, tensor: torch.Tensor, opened: OpenFiles) -> dict[str, torch.Tensor]:
     """The tensors of a quantized weight by role, the first of which has been read."""
     return {
-        role: tensor if part.name == read.name else tensor_of(files[part.file], part.name)
-        for role, part in read.parts.items()
+        role: tensor if part.name == read.name else opened(part.file, part.name) for role, part in read.parts.items()
     }
 
 
 def _groups(reads: Sequence[Read]) -> Iterator[list[Read]]:
     """The reads in groups of about `_MAPPED_AT_ONCE` bytes."""
     group: list[Read] = []
+    size = 0
     for read in reads:
         group.append(read)
-        if sum(each.size for each in group) >= _MAPPED_AT_ONCE:
+        size += read.size
+        if size >= _MAPPED_AT_ONCE:
             yield group
-            group = []
+            group, size = [], 0
     yield group
 
 

@@ -93,6 +93,7 @@ class CompressedTensors:
             )
         self.contents = frozenset(f"weight_shape {number}" for number in range(len(self._schemes)))
         self.encoding = _encoding(self._schemes)
+        self._numbers: dict[str, int] = {}  # by module
         self._notes = _Notes(settings)
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
@@ -102,7 +103,9 @@ class CompressedTensors:
         if role in _ROLES or (role == "weight" and dtype in _BYTES):
             if role not in _INPUTS:
                 self._notes.add(module)
-            return f"{module}.weight", f"{role} {self._number(module)}"
+            if module not in self._numbers:
+                self._numbers[module] = self._number(module)
+            return f"{module}.weight", f"{role} {self._numbers[module]}"
         return None
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -355,3 +356,39 @@ def test_the_encoding_is_verified(made: Any, serve: Any, tmp_path: Path) -> None
     assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["format"] == PACK
     with pytest.raises(ModelError, match="stored as int4, not as the gptq of --quantization-encoding"):
         serve(tmp_path, quantization_encoding="gptq")
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.compiler), False], ids=["codes", "unpacked"])
+def test_files_are_opened_once_for_many_tensors(
+    compiled: bool, made: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many weights there are, whose tensors lie in different files here."""
+    opened: list[str] = []
+
+    def counted(path: str, **options: Any) -> Any:
+        opened.append(path)
+        return safe_open(path, **options)
+
+    def opens(layers: int) -> int:
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        plain = ("embed", "head")
+        made(
+            folder,
+            "LlamaForCausalLM",
+            lambda name, weight: None if any(each in name for each in plain) else pack(tuple(weight.shape)),
+            {"num_hidden_layers": layers},
+            settings(),
+        )
+        whole = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        for number in range(2):
+            own = {name: each for i, (name, each) in enumerate(sorted(whole.items())) if i % 2 == number}
+            save_file(own, folder / f"model-{number + 1:05}-of-00002.safetensors", {"format": "pt"})
+        opened.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("safetensors.safe_open", counted)
+            serve(folder, use_subgraphs=compiled)
+        return len(opened)
+
+    assert opens(2) == opens(4) <= 12
