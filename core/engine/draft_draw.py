@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from maxserve.core.engine.verification import DrawnFrom
+
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
@@ -28,9 +30,11 @@ class DraftDraw:
     ) -> None:
         self._pipeline = pipeline
         self._sequences = sequences
-        self._most = most
+        self._most = most.copy()
         self._vocab_size = vocab_size
-        self._probs: dict[int, list[torch.Tensor | None]] = {}  # by slot, of each draft that was drawn
+        self._probs: dict[int, list[DrawnFrom | None]] = {}  # by slot, of each draft that was drawn
+        self._table: torch.Tensor | None = None  # [drafts, vocab] of all of them, made when one is drawn
+        self._used = 0  # rows of it
         self._over: set[int] = set()  # slots of those that nothing may follow
 
     def __call__(self, who: NDArray[np.int64], logits: torch.Tensor) -> torch.Tensor:
@@ -39,12 +43,22 @@ class DraftDraw:
         for sequence, most in zip(sequences, self._most[who].tolist(), strict=True):
             if len(sequence.drafts) >= most:
                 raise ValueError(f"the drafter drew more than {most} drafts of a sequence, which were wanted")
-        drawn, probs = self._pipeline.draw_drafts(self._of_vocabulary(logits), sequences, self._grammars(sequences))
-        for row, (sequence, token) in enumerate(zip(sequences, drawn.tolist(), strict=True)):
-            self._note(sequence, token, probs.get(row))
-        return drawn.clamp(min=0)
+        found = self._pipeline.draw_drafts(
+            self._of_vocabulary(logits), sequences, self._grammars(sequences), self._rows_of_table
+        )
+        tokens, known = found.read()
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            self._note(sequence, token, known.get(row))
+        return found.tokens.clamp(min=0)
 
-    def probs(self, sequence: Sequence, drafts: SequenceOf[int]) -> list[torch.Tensor | None]:
+    def _rows_of_table(self, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The table of all distributions, and from which of its rows on there is room for those of the logits."""
+        if self._table is None:
+            self._table = logits.new_empty((int(self._most.sum()), self._vocab_size))
+        start, self._used = self._used, self._used + len(logits)
+        return self._table, start
+
+    def probs(self, sequence: Sequence, drafts: SequenceOf[int]) -> list[DrawnFrom | None]:
         """What each of the drafts that are proposed was drawn from, up to the first that was not drawn here."""
         known = self._probs.get(sequence.slot)
         if known is None:
@@ -73,9 +87,8 @@ class DraftDraw:
         pairs = ((row, s.grammar) for row, s in enumerate(sequences) if s.slot not in self._over)
         return {row: grammar for row, grammar in pairs if grammar is not None}
 
-    def _note(self, sequence: Sequence, token: int, probs: torch.Tensor | None) -> None:
-        drawn = token >= 0 and probs is not None and float(probs[token]) > 0
-        self._probs.setdefault(sequence.slot, []).append(probs if drawn else None)
+    def _note(self, sequence: Sequence, token: int, probs: DrawnFrom | None) -> None:
+        self._probs.setdefault(sequence.slot, []).append(probs)
         sequence.draft([*sequence.drafts, max(token, 0)])
         grammar = sequence.grammar
         if grammar is not None and sequence.slot not in self._over and (token < 0 or not grammar.follow(token)):

@@ -13,6 +13,7 @@ import numpy as np
 from maxserve.core.engine.draft_draw import DraftDraw
 from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draft_models import LoadedDrafts
+from maxserve.core.engine.verification import DrawnFrom
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.speculator import DraftNeeds, Drafts, DraftStep, NeedsContext, SpeculatorContext
 from maxserve.core.registry.entries import cause
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from collections.abc import Sequence as SequenceOf
 
-    import torch
     from numpy.typing import NDArray
 
     from maxserve.core.config import Settings
@@ -192,14 +192,16 @@ class Drafting:
                 sequence.room = 0  # the plan must look: it needs pages for them
         return proposed
 
-    def _probs(self, sequence: Sequence, found: SequenceOf[int], draw: DraftDraw) -> SequenceOf[torch.Tensor | None]:
+    def _probs(self, sequence: Sequence, found: SequenceOf[int], draw: DraftDraw) -> SequenceOf[DrawnFrom | None]:
         """What drafts were drawn from, where that is of use: a seed draws as if there were none.
 
         Drafts that were drawn without the grammar are another distribution when it has cut them.
         """
         if not isinstance(found, Drafts):
             return draw.probs(sequence, found)
-        return list(found.probs) if sequence.seed is None and sequence.grammar is None else ()
+        if sequence.seed is not None or sequence.grammar is not None:
+            return ()
+        return [DrawnFrom(found.probs, row) for row in range(len(found))]
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

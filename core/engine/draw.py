@@ -18,7 +18,7 @@ from maxserve.core.engine.grammar import Mask, Masks
 from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.sequence import DraftNumbers
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
-from maxserve.core.engine.verification import DrawnDrafts, Verification, draw_by_weights
+from maxserve.core.engine.verification import DrawnDrafts, DrawnFrom, Verification, draw_by_weights
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
+
+if TYPE_CHECKING:
+    # A table for distributions like these logits, and the row from which on it has room for them.
+    Room = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -174,6 +178,30 @@ class SamplingBatch:
         return state
 
 
+@dataclass(slots=True)
+class DraftsAhead:
+    """A draft for each row, in `tokens`, below 0 where there is nothing to choose from.
+
+    Those that were drawn lie in the `table` from `start` on, by `rows`; `possible` says which are more than rounding.
+    `rows` are those whose distributions are wanted, with their places among those that were drawn.
+    """
+
+    tokens: torch.Tensor
+    table: torch.Tensor | None = None
+    start: int = 0
+    possible: torch.Tensor | None = None
+    rows: Mapping[int, int] = field(default_factory=dict)
+
+    def read(self) -> tuple[list[int], dict[int, DrawnFrom]]:
+        """The tokens, and by row what they were drawn from: waits for the device, once."""
+        if self.table is None or self.possible is None or not self.rows:
+            return self.tokens.tolist(), {}
+        sent: list[int] = torch.cat((self.tokens, self.possible)).tolist()
+        tokens, possible = sent[: len(self.tokens)], sent[len(self.tokens) :]
+        pairs = ((row, at) for row, at in self.rows.items() if tokens[row] >= 0 and possible[at])
+        return tokens, {row: DrawnFrom(self.table, self.start + at) for row, at in pairs}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are.
@@ -204,16 +232,22 @@ class Draw:
         return tokens, None if self.wanted is None or raw is None else self.wanted.scores(raw, tokens)
 
     @torch.inference_mode()
-    def propose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One token per row, and [rows that are drawn, vocab] what they were drawn from."""
-        found: list[torch.Tensor] = []
+    def propose(self, logits: torch.Tensor, room: Room) -> DraftsAhead:
+        """One token per row, and what those that are drawn are drawn from, kept where there is `room`."""
+        found: list[tuple[torch.Tensor, int]] = []
 
         def draw(rows: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-            found.append(rows.softmax(dim=-1))
-            return draw_by_weights(found[0], uniforms)
+            table, start = room(rows)
+            found.append((table, start))
+            probs = torch.softmax(rows, dim=-1, out=table[start : start + len(rows)])
+            return draw_by_weights(probs, uniforms)
 
         tokens = self._tokens(logits.float(), draw)
-        return tokens, found[0] if found else None
+        if not found or self.drawing is None:
+            return DraftsAhead(tokens)
+        table, start = found[0]
+        probs, chosen = table[start : start + len(self.drawing)], tokens[self.drawing].clamp(min=0)
+        return DraftsAhead(tokens, table, start, probs.gather(1, chosen[:, None])[:, 0] > 0)
 
     def read(self, scores: Scores | None) -> Mapping[int, TokenLogprob]:
         """What `choose` gave beside the tokens, by row."""
@@ -315,13 +349,13 @@ class Pipeline:
         return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask, drafts=drawn)
 
     def draw_drafts(
-        self, logits: torch.Tensor, sequences: SequenceOf[Sequence], grammars: Mapping[int, GrammarState]
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        self, logits: torch.Tensor, sequences: SequenceOf[Sequence], grammars: Mapping[int, GrammarState], room: Room
+    ) -> DraftsAhead:
         """The next draft of each sequence, by a drafter's logits [rows, vocab], as its tokens are drawn.
 
         `grammars` are the states of rows behind their drafts. Where a request has no seed, the draft has a random
-        number of its own, and [vocab] what it was drawn from is returned by its row; where it has one, that with which
-        the token will be drawn. Below 0 where there is nothing to choose from. A stage that fails is left out.
+        number of its own, and what it was drawn from is kept where `room` says; where it has one, that with which the
+        token will be drawn. A stage that fails is left out.
         """
         if self._batch_ahead.sequences != sequences:
             self._batch_ahead = SamplingBatch(sequences, self._device, ahead=True)
@@ -330,13 +364,13 @@ class Pipeline:
         drawing, sent = batch.drawing(self._stages)
         states = self._states(batch, drawing)
         if not len(drawing):
-            return Draw(batch=batch, states=states, mask=mask).propose(logits)[0], {}
+            return Draw(batch=batch, states=states, mask=mask).propose(logits, room)
         rows = drawing.tolist()
         uniforms = torch.tensor([_draft_uniform(sequences[row]) for row in rows], dtype=torch.float64)
         draw = Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms.to(self._device), mask=mask)
-        tokens, probs = draw.propose(logits)
-        assert probs is not None
-        return tokens, {row: probs[i] for i, row in enumerate(rows) if sequences[row].seed is None}
+        found = draw.propose(logits, room)
+        found.rows = {row: i for i, row in enumerate(rows) if sequences[row].seed is None}
+        return found
 
     def _states(self, batch: SamplingBatch, drawing: NDArray[np.int64]) -> list[tuple[Stage, Any]]:
         """The stages that have something to do, with what they prepared."""

@@ -16,9 +16,9 @@ from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from maxserve.core.engine.grammar_state import GrammarState
+    from maxserve.core.engine.verification import DrawnFrom
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 KEPT_BLOCKS = 8  # of so many
@@ -92,7 +92,7 @@ class Sequence:
         self.certain_drafts = 0  # how many of the first drafts are all that its grammar allows
         self.counted = False  # whether that was noted
         self.drafts: list[int] = []  # tokens that may follow, to be verified in its next step
-        self.draft_probs: SequenceOf[Tensor | None] = ()  # [vocab] of each draft, what it was drawn from; see `draft`
+        self.draft_probs: SequenceOf[DrawnFrom | None] = ()  # what each draft was drawn from; see `draft`
         self.room = 0  # tokens it may decode, one a step, within the pages it has; 0: the plan must look
         self.arrived = time.monotonic()
         self.queued = 0.0  # seconds until its first step was planned, and when that was
@@ -129,7 +129,7 @@ class Sequence:
             self._flush()
         return self.buffer[: self._filled]
 
-    def draft(self, tokens: list[int], probs: SequenceOf[Tensor | None] = (), *, certain: int = 0) -> None:
+    def draft(self, tokens: list[int], probs: SequenceOf[DrawnFrom | None] = (), *, certain: int = 0) -> None:
         """These may follow. They lie behind its tokens until the next one is known.
 
         `probs` are the distributions that the first of them were drawn from, with None for a draft that was not drawn.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,30 +28,65 @@ if TYPE_CHECKING:
     from maxserve.core.engine.step import Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DrawnDrafts:
-    """Drafts with what they were drawn from, for rejection sampling (Leviathan et al., arXiv 2211.17192).
+ROWS_AT_ONCE = 256  # of a vocabulary, in what a draw needs beside logits and weights
 
-    `rows` [R] are their rows among those that are drawn, `tokens` [R] the drafts, `probs` [R, vocab] the distributions
-    that they were drawn from, and `uniforms` [R] decide whether they stand.
-    """
+
+class DrawnFrom(NamedTuple):
+    """The distribution that a draft was drawn from: a row of `table` [rows, vocab]."""
+
+    table: torch.Tensor
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Part:
+    """Some drafts: their rows among those that are drawn, tokens, random numbers, what they were drawn from."""
 
     rows: torch.Tensor
     tokens: torch.Tensor
-    probs: torch.Tensor
     uniforms: torch.Tensor
+    probs: SequenceOf[DrawnFrom]
 
     @classmethod
-    def of(cls, drafts: Iterable[tuple[int, int, float, torch.Tensor]]) -> DrawnDrafts:
-        """By row, token, random number and distribution."""
+    def of(cls, drafts: SequenceOf[tuple[int, int, float, DrawnFrom]]) -> _Part:
         rows, tokens, uniforms, probs = zip(*drafts, strict=True)
-        stacked = torch.stack(probs)
+        device = probs[0].table.device
         return cls(
-            rows=torch.tensor(rows, device=stacked.device),
-            tokens=torch.tensor(tokens, device=stacked.device),
-            probs=stacked,
-            uniforms=torch.tensor(uniforms, dtype=torch.float64, device=stacked.device),
+            rows=torch.tensor(rows, device=device),
+            tokens=torch.tensor(tokens, device=device),
+            uniforms=torch.tensor(uniforms, dtype=torch.float64, device=device),
+            probs=probs,
         )
+
+    def verify(self, weights: torch.Tensor) -> torch.Tensor:
+        """Which drafts [R] stand; in their rows of the weights is then what is drawn from where they do not."""
+        wanted, left = weights[self.rows], self._drawn_from()
+        likely, drawn = (each.gather(1, self.tokens[:, None])[:, 0].double() for each in (wanted, left))
+        left.sub_(wanted).neg_().clamp_(min=0)
+        wanted.mul_(left.sum(dim=-1, keepdim=True) <= 0)  # nothing is left where both are the same
+        weights[self.rows] = left.add_(wanted)
+        return self.uniforms * drawn < likely
+
+    def _drawn_from(self) -> torch.Tensor:
+        """A copy of the distributions [R, vocab]."""
+        table = self.probs[0].table
+        if all(each.table is table for each in self.probs):
+            return table[torch.tensor([each.row for each in self.probs], device=table.device)]
+        return torch.stack([each.table[each.row] for each in self.probs])
+
+
+class DrawnDrafts:
+    """Drafts with what they were drawn from, for rejection sampling (Leviathan et al., arXiv 2211.17192)."""
+
+    def __init__(self, parts: SequenceOf[_Part]) -> None:
+        self._parts = parts
+
+    @classmethod
+    def of(cls, drafts: Iterable[tuple[int, int, float, DrawnFrom]]) -> DrawnDrafts:
+        """By row among those that are drawn, token, random number that decides whether it stands, and distribution."""
+        all_drafts = list(drafts)
+        starts = range(0, len(all_drafts), ROWS_AT_ONCE)
+        return cls([_Part.of(all_drafts[start : start + ROWS_AT_ONCE]) for start in starts])
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token per row of logits [rows that are drawn, vocab].
@@ -60,13 +95,10 @@ class DrawnDrafts:
         drawn from what p has more than q; elsewhere drawn from p. Rejected drafts are never drawn again in their row.
         """
         weights = logits.softmax(dim=-1)
-        wanted = weights[self.rows]
-        chances = [each.gather(1, self.tokens[:, None])[:, 0].double() for each in (wanted, self.probs)]
-        stands = self.uniforms * chances[1] < chances[0]
-        left = (wanted - self.probs).clamp_(min=0)
-        weights[self.rows] = torch.where(left.sum(dim=-1, keepdim=True) > 0, left, wanted)
+        standing = [part.verify(weights) for part in self._parts]
         found = draw_by_weights(weights, uniforms)
-        found[self.rows] = torch.where(stands, self.tokens, found[self.rows])
+        for part, stands in zip(self._parts, standing, strict=True):
+            found[part.rows] = torch.where(stands, part.tokens, found[part.rows])
         return found
 
 
@@ -75,6 +107,9 @@ def draw_by_weights(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tens
 
     float64, because the rounding of a float32 sum over 150 000 tokens would be visible in the distribution.
     """
+    if len(weights) > ROWS_AT_ONCE:
+        slices = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(weights), ROWS_AT_ONCE)]
+        return torch.cat([draw_by_weights(weights[each], uniforms[each]) for each in slices])
     cumulated = weights.cumsum(dim=-1, dtype=torch.float64)
     aims = uniforms[:, None] * cumulated[:, -1:]
     found = torch.searchsorted(cumulated, aims, right=True)[:, 0]

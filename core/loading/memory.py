@@ -4,7 +4,7 @@
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
 in the compute type, what the config says that layers and images need besides, and 3 float32 rows of logits per
-running request.
+running request, and for each draft that it may have, beside a row of what that was drawn from.
 On a CPU the cache takes at most 4 GiB unless
 --device-memory-utilization is given, because the machine is seldom ours alone. There, memory is taken when a page is
 first used; what running requests need they get, but unused prefixes shall not hold more than a third of the
@@ -266,7 +266,10 @@ def plan_memory(
     tokens = settings.scheduling.max_batch_input_tokens
     # Whoever runs needs a token of every step: more requests than tokens would starve the youngest.
     batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
-    activations = activation_bytes(spec, tokens=tokens, rows=batch, itemsize=itemsize)
+    drafts = batch * _drafts(settings)
+    activations = activation_bytes(
+        spec, tokens=tokens, rows=min(batch + drafts, max(tokens, batch)), itemsize=itemsize, drafts=drafts
+    )
     bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
     layers = spec.cache_layers if layers is None else layers
     per_page = page_bytes(_layers_of_a_page(layers, groups), page_size, cache_itemsize)
@@ -348,10 +351,17 @@ class NeedsRoomForImages(Protocol):
     def features_kept(self) -> int: ...
 
 
-def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int) -> int:
-    """The estimate of this file's first lines, for a step of `tokens` tokens and `rows` requests."""
+def _drafts(settings: Settings) -> int:
+    """The most drafts of a request."""
+    speculative = settings.speculative
+    return 0 if speculative.speculative_method is None else speculative.num_speculative_tokens
+
+
+def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int, drafts: int = 0) -> int:
+    """The estimate of this file's first lines, for a step of `tokens` tokens, `rows` of logits, and `drafts`."""
     more = spec.layer_values if isinstance(spec, NeedsRoom) else 0
-    step = (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize + _LOGIT_ROWS * rows * spec.vocab_size * 4
+    step = (_VALUES_PER_TOKEN * spec.dim + more) * tokens * itemsize
+    step += (_LOGIT_ROWS * rows + drafts) * spec.vocab_size * 4
     return step + (spec.image_values * itemsize + spec.features_kept if isinstance(spec, NeedsRoomForImages) else 0)
 
 

@@ -423,9 +423,48 @@ def test_distributions_are_kept_where_tokens_are_drawn_without_a_seed(
     engine.add(Request(id="seeded", prompt=(2,), params=sampled(max_tokens=9, seed=1)))
     engine.add(Request(id="drawn", prompt=(3,), params=sampled(max_tokens=9)))
     engine.step()
-    kept = {id: [None if p is None else len(p) for p in s.draft_probs] for id, s in engine._queues.running.items()}
-    assert kept == {"greedy": [], "seeded": [], "drawn": [VOCAB]}
+    kept = {id: [p is not None for p in s.draft_probs] for id, s in engine._queues.running.items()}
+    assert kept == {"greedy": [], "seeded": [], "drawn": [True]}
     run(engine)
+
+
+def test_what_drafts_were_drawn_from_is_one_table_and_read_at_once(
+    make_engine: Callable[..., Engine], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draw waits for the device once, however many sequences it has."""
+    waits: list[str] = []
+    reads: list[int] = []
+
+    class Twice(ScriptedDrafter):
+        def propose(self, step: Any) -> list[Sequence[int]]:
+            who = np.flatnonzero(step.wanted > 1)
+            found: list[list[int]] = [[] for _ in step.sequences]
+            for _ in range(2 if len(who) else 0):
+                before = len(waits)
+                tokens = step.draw(who, torch.zeros(len(who), VOCAB))
+                reads.append(len(waits) - before)
+                for i, token in zip(who, tokens.tolist(), strict=True):
+                    found[i].append(token)
+            return list(found)
+
+    for name in ("tolist", "item", "__float__", "__bool__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, _counted(getattr(torch.Tensor, name), waits))
+    engine = make_engine(drafter=Twice(lambda sequence, wanted: []))
+    for index in range(4):
+        engine.add(Request(id=str(index), prompt=(index,), params=sampled(max_tokens=20)))
+    engine.step()
+    kept = [p for s in engine._queues.running.values() for p in s.draft_probs if p is not None]
+    assert (len({id(p.table) for p in kept}), len({p.row for p in kept})) == (1, 8)
+    run(engine)
+    assert set(reads) == {1}
+
+
+def _counted(whole: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    def call(*given: Any) -> Any:
+        calls.append(whole.__name__)
+        return whole(*given)
+
+    return call
 
 
 def test_numbers_for_drafts_depend_on_purpose_and_position_alone() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from maxserve.core.engine import sequence as sequences
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.verification import DrawnDrafts, draw_by_weights
+from maxserve.core.engine.verification import ROWS_AT_ONCE, DrawnDrafts, DrawnFrom, draw_by_weights
 from maxserve.core.interfaces.grammar import allow_tokens
 from maxserve.core.interfaces.request import Constraint, Output, Request, SamplingParams
 from maxserve.core.interfaces.speculator import Drafts, DraftStep
@@ -291,7 +291,9 @@ def test_a_draft_stands_as_often_as_it_can() -> None:
     uniforms = torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1]
     others = uniforms[torch.randperm(4000, generator=torch.Generator().manual_seed(0))]
     for token, chance in ((0, 0.25), (1, 1.0), (2, 1.0)):
-        drawn = DrawnDrafts.of((row, token, float(uniform), q) for row, uniform in enumerate(uniforms))
+        drawn = DrawnDrafts.of(
+            (row, token, float(uniform), DrawnFrom(q[None], 0)) for row, uniform in enumerate(uniforms)
+        )
         found = drawn.draw(p.log().expand(len(uniforms), -1), others)
         assert float((found == token).double().mean()) == pytest.approx(chance, abs=2e-3)
         instead = torch.bincount(found[found != token], minlength=3).double()
@@ -302,7 +304,33 @@ def test_a_draft_stands_as_often_as_it_can() -> None:
 def test_rows_without_drawn_drafts_are_drawn_as_ever() -> None:
     logits = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(0))
     uniforms = torch.tensor([0.1, 0.4, 0.7, 0.9], dtype=torch.float64)
-    drawn = DrawnDrafts.of([(2, 3, 0.999999, torch.eye(SIZE)[3])])
+    drawn = DrawnDrafts.of([(2, 3, 0.999999, DrawnFrom(torch.eye(SIZE), 3))])
     found, expected_tokens = drawn.draw(logits, uniforms), draw_by_weights(logits.softmax(-1), uniforms)
     assert found[[0, 1, 3]].tolist() == expected_tokens[[0, 1, 3]].tolist()
     assert found[2] != 3
+
+
+def test_drafts_of_several_tables_are_each_compared_with_their_own() -> None:
+    """Of any number of rows, and without a change of what was kept."""
+    generator, count = torch.Generator().manual_seed(0), 2 * ROWS_AT_ONCE + 5
+    logits, uniforms = torch.randn(count, SIZE, generator=generator), torch.rand(2, count, generator=generator).double()
+    tables = [torch.randn(count, SIZE, generator=generator).softmax(-1) for _ in range(2)]
+    kept = [table.clone() for table in tables]
+    order = torch.randperm(count, generator=generator).tolist()
+    tokens = torch.randint(SIZE, (count,), generator=generator).tolist()
+    drafts = [(r, tokens[r], float(uniforms[0, r]), DrawnFrom(tables[r % 2], order[r])) for r in range(0, count, 3)]
+    found, weights = DrawnDrafts.of(drafts).draw(logits, uniforms[1]), logits.softmax(-1)
+    expected = draw_by_weights(weights, uniforms[1])
+    for row, token, uniform, (table, at) in drafts:
+        p, q = weights[row], table[at]
+        stands = uniform * q[token].double() < p[token].double()
+        instead = draw_by_weights((p - q).clamp(min=0)[None], uniforms[1, row : row + 1])[0]
+        expected[row] = token if stands else instead
+    assert found.tolist() == expected.tolist()
+    assert all(torch.equal(*each) for each in zip(kept, tables, strict=True))
+
+
+def test_what_is_barred_is_not_drawn_where_nothing_is_left() -> None:
+    p, q = torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[1e-3, 0.5, 0.5]])
+    drawn = DrawnDrafts.of([(0, 0, 0.0, DrawnFrom(q, 0))])
+    assert drawn.draw(p.log(), torch.tensor([0.0], dtype=torch.float64)).tolist() == [1]

@@ -91,6 +91,17 @@ def test_everything_that_is_planned_fits() -> None:
     assert plan.warnings == ()
 
 
+def test_room_for_drafts_where_a_method_is_named() -> None:
+    row = Spec().vocab_size * 4
+    typed = {"max_batch_size": 8, "max_batch_input_tokens": 512}
+    plain = planned(2 * GIB, num_speculative_tokens=4, **typed)
+    drafting = planned(2 * GIB, speculative_method="ngram", num_speculative_tokens=4, **typed)
+    assert drafting.activations - plain.activations == (3 * 8 * 4 + 8 * 4) * row
+    short = planned(2 * GIB, speculative_method="ngram", num_speculative_tokens=4, **{**typed, "max_batch_size": 256})
+    rows = 512  # no step has more
+    assert short.activations == 20 * 512 * 256 * 4 + (3 * rows + 256 * 4) * row
+
+
 def test_room_for_the_rows_of_experts() -> None:
     config = mixtral.config({"num_experts_per_tok": 3, "hidden_size": 64, "intermediate_size": 20, "vocab_size": 50})
     per_token = 20 * 64 + 3 * (4 * 64 + 3 * 20)
