@@ -146,7 +146,7 @@ def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantization
     try:
         shape = format.shape({role: part.info for role, part in parts.items()})
     except ModelError as error:
-        raise ModelError(f"{first.name} in {first.file}: {error}; fetch the checkpoint again") from error
+        raise ModelError(f"{first.name} in {first.file}: {error}") from error
     return Stored(
         file=first.file,
         name=first.name,

@@ -18,6 +18,7 @@ from maxserve.plugins.quantization.parts import (
     WORDS,
     computed_type,
     counted,
+    damaged,
     fields,
     group_size,
     listed,
@@ -82,7 +83,7 @@ class Awq:
             group = shared_by(inputs, scales[0], self._group)
             if group is not None and scales[1] == outputs and zeros == (scales[0], packed[1]):
                 return outputs, inputs, group
-        raise ModelError(f"{listed(tensors)} do not make up an AWQ weight in groups of {self._group}")
+        raise damaged(f"{listed(tensors)} do not make up an AWQ weight in groups of {self._group}")
 
 
 def _check_layout(settings: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import FLOATS, computed_type, listed, of_types, require
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, listed, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class Bitsandbytes:
             _check_order(tensors.get("weight_format"))
             weight = tensors["weight"].shape
             if len(weight) != 2 or tensors["SCB"].shape != weight[:1]:
-                raise ModelError(f"{listed(tensors)} do not make up an int8 weight of bitsandbytes")
+                raise damaged(f"{listed(tensors)} do not make up an int8 weight of bitsandbytes")
             return weight
         require(tensors, "weight", "absmax", "quant_map", "quant_state")
         state = _state_of(tensors["quant_state"].content)
@@ -138,7 +138,7 @@ class _State:
 def _state_of(content: torch.Tensor | None) -> _State:
     """ModelError where the JSON does not say what is needed."""
     if content is None or content.numel() > _STATE or content.element_size() != 1:
-        raise ModelError("its quant_state is too long to be one of bitsandbytes")
+        raise damaged("its quant_state is too long to be one of bitsandbytes")
     try:
         said: Any = json.loads(bytes(content.flatten().tolist()))
         rows, columns = (_count(size) for size in said["shape"])
@@ -149,12 +149,12 @@ def _state_of(content: torch.Tensor | None) -> _State:
             nested_offset=float(said.get("nested_offset", 0.0)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise ModelError(f"its quant_state is not one of bitsandbytes ({type(error).__name__}: {error})") from error
+        raise damaged(f"its quant_state is not one of bitsandbytes ({type(error).__name__}: {error})") from error
     if min(state.shape) < 1 or not isfinite(state.nested_offset):
-        raise ModelError(f"its quant_state has the shape {list(state.shape)}, and the offset {state.nested_offset}")
+        raise damaged(f"its quant_state has the shape {list(state.shape)}, and the offset {state.nested_offset}")
     for block in (state.block, state.nested_block):
         if not 1 <= block <= _BLOCK or block & block - 1:
-            raise ModelError(f"its quant_state has blocks of {block}, not of a power of two up to {_BLOCK}")
+            raise damaged(f"its quant_state has blocks of {block}, not of a power of two up to {_BLOCK}")
     return state
 
 
@@ -184,7 +184,7 @@ def _check(tensors: Mapping[str, TensorInfo], state: _State) -> None:
         expected |= {"nested_absmax": -(-blocks // state.nested_block), "nested_quant_map": 256}
     for role, length in expected.items():
         if _length(tensors[role].shape) != length:
-            raise ModelError(
+            raise damaged(
                 f"{listed(tensors)} do not make up a weight {list(state.shape)} of bitsandbytes in blocks of "
                 f"{state.block}"
             )

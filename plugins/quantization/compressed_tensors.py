@@ -26,6 +26,7 @@ from maxserve.plugins.quantization.parts import (
     WORD,
     WORDS,
     computed_type,
+    damaged,
     fields,
     group_size,
     listed,
@@ -77,28 +78,37 @@ class Scheme:
 class CompressedTensors:
     """A BuiltQuantizationFormat that HasCodes, ReadsContents and LeavesOut."""
 
-    types = frozenset({"I64", "I32", "I8", "U8", "F8_E4M3"})
+    types: frozenset[str] = frozenset({"I64", "I32", "I8", "U8", "F8_E4M3"})
 
     def __init__(self, context: QuantizationContext) -> None:
         settings = context.model_config["quantization_config"]
         self.dtype = computed_type(context.model_config)
         _refuse(settings)
-        groups = settings.get("config_groups")
+        groups = settings.get("config_groups") or {}
         if not isinstance(groups, Mapping) or not all(isinstance(group, Mapping) for group in groups.values()):
             raise ModelError("config.json: 'config_groups' of compressed-tensors are no groups of modules")
-        self._schemes = [_scheme(name, group, settings.get("format")) for name, group in groups.items()]
-        if not self._schemes:
+        self._schemes = [
+            _scheme(name, group, settings.get("format"))
+            for name, group in groups.items()
+            if group.get("weights") is not None
+        ]
+        if not groups and not settings.get("kv_cache_scheme"):
             raise ModelError(
                 "config.json: 'config_groups' of compressed-tensors are empty; nothing says what is quantized"
             )
-        self.contents = frozenset(f"weight_shape {number}" for number in range(len(self._schemes)))
-        self.encoding = _encoding(self._schemes)
-        self._numbers: dict[str, int] = {}  # by module
+        self._classes = tuple(i for i, scheme in enumerate(self._schemes) if any(map(_is_class, scheme.targets)))
+        numbers = {(number,) for number in range(len(self._schemes))} | {self._classes}
+        self.contents = frozenset(f"weight_shape {_joined(each)}" for each in numbers)
+        if self._schemes:
+            self.encoding = _encoding(self._schemes)
+        else:  # keys and values alone were rounded, or inputs, and weights are plain
+            self.types = frozenset()
+        self._numbers: dict[str, str] = {}  # by module
         self._notes = _Notes(settings)
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
         module, _, role = tensor.rpartition(".")
-        if is_of_cache(tensor) or not module:
+        if is_of_cache(tensor) or not module or not self._schemes:
             return None
         if role in _ROLES or (role == "weight" and dtype in _BYTES):
             if role not in _INPUTS:
@@ -109,7 +119,8 @@ class CompressedTensors:
         return None
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
-        return is_of_cache(tensor)
+        self._notes.say()
+        return is_of_cache(tensor) or (not self._schemes and tensor.rpartition(".")[2] in _INPUTS)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         scheme, parts = self._of(tensors)
@@ -142,16 +153,34 @@ class CompressedTensors:
             return _mxfp4_codes(parts)
         return _packed_codes(parts, scheme) if scheme.format == PACKED else _bytes_codes(parts, scheme)
 
-    def _number(self, module: str) -> int:
-        """The group of a module: the first that names it, else the first that has classes of modules."""
-        named = [number for number, scheme in enumerate(self._schemes) if scheme.names(module)]
-        classes = [number for number, scheme in enumerate(self._schemes) if any(map(_is_class, scheme.targets))]
-        return next(iter(named or classes), 0)
+    def _number(self, module: str) -> str:
+        """The group of a module: the first that names it, else those that have classes of modules."""
+        named = next((number for number, scheme in enumerate(self._schemes) if scheme.names(module)), None)
+        return _joined(self._classes or (0,) if named is None else (named,))
 
     def _of(self, tensors: Mapping[str, Any]) -> tuple[Scheme, dict[str, Any]]:
         """How these tensors hold a weight, and they by their own names."""
-        number = next(iter(tensors)).rpartition(" ")[2]
-        return self._schemes[int(number)], {role.rpartition(" ")[0]: each for role, each in tensors.items()}
+        numbers = next(iter(tensors)).rpartition(" ")[2].split(",")
+        parts = {role.rpartition(" ")[0]: each for role, each in tensors.items()}
+        schemes = [self._schemes[int(number)] for number in numbers]
+        return next((scheme for scheme in schemes[:-1] if _suits(scheme, parts)), schemes[-1]), parts
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _suits(scheme: Scheme, parts: Mapping[str, Any]) -> bool:
+    """Whether the tensors, or what is known of them, can be a weight that is held so."""
+    if scheme.format in BYTES:
+        return "weight" in parts
+    if scheme.format in (NVFP4, MXFP4):
+        return ("weight_global_scale" in parts) == (scheme.format == NVFP4) and "weight_packed" in parts
+    try:
+        _packed(parts, scheme)
+    except ModelError:
+        return False
+    return True
 
 
 def _is_class(target: str) -> bool:
@@ -217,7 +246,7 @@ class _Notes:
     """What config.json says and weights do not follow, logged once they are loaded."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        groups = settings["config_groups"].values()
+        groups = (settings.get("config_groups") or {}).values()
         inputs = any(group.get("input_activations") for group in groups)
         rounded = {"inputs of projections": inputs, "keys and values": bool(settings.get("kv_cache_scheme"))}
         self._rounded = [what for what, said in rounded.items() if said]
@@ -270,7 +299,7 @@ def _mxfp4_shape(parts: Mapping[str, Any]) -> tuple[int, ...]:
     values, scales = tuple(parts["weight_packed"].shape), tuple(parts["weight_scale"].shape)
     types = parts["weight_packed"].dtype, parts["weight_scale"].dtype
     if len(values) < 2 or 0 in values or types != ("U8", "U8") or scales != (*values[:-1], 2 * values[-1] / _MX):
-        raise ModelError(f"{listed(parts)} do not make up a weight in MXFP4")
+        raise damaged(f"{listed(parts)} do not make up a weight in MXFP4")
     return (*values[:-1], 2 * values[-1])
 
 
@@ -311,7 +340,7 @@ def _packed(parts: Mapping[str, Any], scheme: Scheme) -> _Sizes:
     zeros = (-(-outputs // per_word) if per_word else -(-outputs * scheme.bits // WORD), *scales[-1:])
     fits = fits and _fit(parts, {"weight_zero_point": zeros, "weight_g_idx": (inputs,)})
     if not fits or group is None:
-        raise ModelError(
+        raise damaged(
             f"{listed(parts)} do not make up a weight [{outputs}, {inputs}] of {scheme.bits} bits in groups of "
             f"{scheme.group}"
         )
@@ -323,7 +352,7 @@ def _said(shape: Any) -> tuple[int, int]:
     content = getattr(shape, "content", shape)
     sizes = [] if content is None or content.numel() != 2 else [int(size) for size in content.flatten()]
     if len(sizes) != 2 or min(sizes) < 1:
-        raise ModelError(f"its weight_shape is no shape of a weight: {sizes}")
+        raise damaged(f"its weight_shape is no shape of a weight: {sizes}")
     return sizes[0], sizes[1]
 
 
@@ -339,8 +368,8 @@ def _packed_codes(parts: Mapping[str, torch.Tensor], scheme: Scheme) -> Codes:
     codes = _numbers(parts["weight_packed"], scheme.bits, sizes.inputs, sizes.per_word)
     scales = parts["weight_scale"].reshape(len(parts["weight_scale"]), -1).expand(sizes.outputs, -1)
     order = parts.get("weight_g_idx")
-    if order is not None:
-        order = order_of(order, sizes.group, scales.shape[1])
+    if order is not None:  # -1: none was found
+        order = None if (order < 0).any() else order_of(order, sizes.group, scales.shape[1])
     zeros = parts.get("weight_zero_point")
     return Codes(
         codes=codes if order is None else codes[:, order],
@@ -369,9 +398,9 @@ def _bytes_shape(parts: Mapping[str, Any], scheme: Scheme) -> tuple[int, ...]:
     kind = _BYTES.get(parts["weight"].dtype)
     weight, scales = tuple(parts["weight"].shape), tuple(parts["weight_scale"].shape)
     zeros = parts.get("weight_zero_point")
-    of_types(parts, {"weight_scale": FLOATS, "weight_zero_point": frozenset({parts["weight"].dtype})})
+    of_types(parts, {"weight_scale": FLOATS, "weight_zero_point": frozenset({parts["weight"].dtype, "I8"})})
     if kind is None or (zeros is not None and tuple(zeros.shape) not in (scales, (*scales, 1))):
-        raise ModelError(f"{listed(parts)} do not make up a weight of compressed-tensors")
+        raise damaged(f"{listed(parts)} do not make up a weight of compressed-tensors")
     if _is_grouped(weight, scales, scheme):
         return weight
     return scaled_shape({"values": parts["weight"], "scales": parts["weight_scale"]}, scheme.blocks)
@@ -404,6 +433,8 @@ def _bytes_codes(parts: Mapping[str, torch.Tensor], scheme: Scheme) -> Codes:
     zeros = parts.get("weight_zero_point")
     if zeros is None or not zeros.any():
         return codes
+    if zeros.dtype != weight.dtype:
+        raise damaged(f"its weight_zero_point of type {zeros.dtype} is not zero, beside a weight of {weight.dtype}")
     if zeros.shape != codes.scales.shape:
         zeros = scaled_codes({"values": weight, "scales": zeros}, scheme.blocks).scales
     return replace(codes, zeros=zeros)

@@ -14,7 +14,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import FLOATS, computed_type, of_types, require
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def scaled_shape(tensors: Mapping[str, Any], blocks: Blocks) -> tuple[int, ...]:
     scales = tuple(tensors["scales"].shape)
     if len(values) < 2 or 0 in values or _groups(values, scales, blocks) is None:
         said = "" if blocks is None else f" in blocks of {blocks[0]} x {blocks[1]}"
-        raise ModelError(f"scales {list(scales)} do not fit a weight of {list(values)}{said}")
+        raise damaged(f"scales {list(scales)} do not fit a weight of {list(values)}{said}")
     return values
 
 

@@ -23,6 +23,7 @@ from maxserve.plugins.quantization.parts import (
     WORDS,
     computed_type,
     counted,
+    damaged,
     fields,
     group_size,
     listed,
@@ -102,7 +103,7 @@ class Gptq:
         sizes = _sizes_of(shapes, None if self._varied else self._bits, self._group)
         if sizes is None:
             said = "" if self._varied else f" of {self._bits} bits"
-            raise ModelError(f"{listed(tensors)} do not make up a GPTQ weight{said} in groups of {self._group}")
+            raise damaged(f"{listed(tensors)} do not make up a GPTQ weight{said} in groups of {self._group}")
         return sizes
 
 

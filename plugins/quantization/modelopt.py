@@ -15,7 +15,7 @@ from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.fp8 import is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, nvfp4_codes, nvfp4_shape
-from maxserve.plugins.quantization.parts import FLOATS, computed_type, of_types
+from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, of_types
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,10 @@ class Modelopt:
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         if "smoothed" in tensors:
-            raise ModelError("its inputs are to be multiplied by a pre_quant_scale, which is not done")
+            raise ModelError(
+                "its inputs are to be multiplied by a pre_quant_scale, which is not done; use a checkpoint "
+                "without it, in NVFP4 or FP8 for example"
+            )
         return nvfp4_shape(tensors) if "factor" in tensors else scaled_shape(_floats(tensors), self._blocks)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
@@ -80,6 +83,6 @@ def _floats(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tensors of a weight in 8-bit floats; ModelError where they are of another type."""
     values = tensors.get("values")
     if values is not None and values.dtype != "F8_E4M3":
-        raise ModelError(f"it is part of a quantized weight of type {values.dtype} whose factor is missing")
+        raise damaged(f"it is part of a quantized weight of type {values.dtype} whose factor is missing")
     of_types(tensors, {"scales": FLOATS})
     return tensors

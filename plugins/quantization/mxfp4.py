@@ -13,7 +13,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import named_part, require
+from maxserve.plugins.quantization.parts import damaged, named_part, require
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Mxfp4:
         require(tensors, "blocks", "scales")
         blocks, scales = tensors["blocks"].shape, tensors["scales"].shape
         if blocks[:-1] != scales or blocks[-1:] != (_GROUP // 2,):
-            raise ModelError(f"blocks {list(blocks)} and scales {list(scales)} of MXFP4 do not fit")
+            raise damaged(f"blocks {list(blocks)} and scales {list(scales)} of MXFP4 do not fit")
         return (*scales[:-1], scales[-1] * _GROUP)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.quantization.mxfp4 import TABLE
-from maxserve.plugins.quantization.parts import FLOATS, listed, of_types, require
+from maxserve.plugins.quantization.parts import FLOATS, damaged, listed, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,9 @@ def nvfp4_shape(tensors: Mapping[str, Any]) -> tuple[int, ...]:
     of_types(tensors, _TYPES)
     *rows, half = values or (0,)
     if 0 in values or scales != (*rows, 2 * half // _GROUP) or 2 * half % _GROUP or not rows:
-        raise ModelError(f"{listed(tensors)} do not make up a weight in NVFP4")
+        raise damaged(f"{listed(tensors)} do not make up a weight in NVFP4")
     if factor[: len(rows) - 1] != tuple(rows[:-1]) or prod(factor[len(rows) - 1 :]) != 1:
-        raise ModelError(f"{listed(tensors)} do not make up a weight in NVFP4, whose factor is one number")
+        raise damaged(f"{listed(tensors)} do not make up a weight in NVFP4, whose factor is one number")
     return (*rows, 2 * half)
 
 

@@ -25,18 +25,23 @@ def named_part(tensor: str, dtype: str, types: Collection[str], endings: Mapping
     return tensor.removesuffix(ending), endings[ending]
 
 
+def damaged(what: str) -> ModelError:
+    """The error for tensors that no layout has."""
+    return ModelError(f"{what}; fetch the checkpoint again")
+
+
 def require(tensors: Mapping[str, Any], *roles: str) -> None:
     """ModelError unless there is a tensor for each of the roles."""
     missing = [role for role in roles if role not in tensors]
     if missing:
-        raise ModelError(f"it is part of a quantized weight whose {' and '.join(missing)} are missing")
+        raise damaged(f"it is part of a quantized weight whose {' and '.join(missing)} are missing")
 
 
 def of_types(tensors: Mapping[str, Any], types: Mapping[str, Collection[str]]) -> None:
     """ModelError for a tensor that is not of one of its role's types."""
     for role, known in types.items():
         if role in tensors and tensors[role].dtype not in known:
-            raise ModelError(f"its {role} is of type {tensors[role].dtype}, not {' or '.join(sorted(known))}")
+            raise damaged(f"its {role} is of type {tensors[role].dtype}, not {' or '.join(sorted(known))}")
 
 
 def computed_type(config: Mapping[str, Any]) -> str:
@@ -105,7 +110,7 @@ def order_of(group_of: torch.Tensor, size: int, groups: int) -> torch.Tensor | N
         return None
     order = torch.argsort(group_of.long(), stable=True)
     if not torch.equal(group_of.long()[order], expected):
-        raise ModelError(f"g_idx does not put {size} inputs into each of {groups} groups")
+        raise damaged(f"g_idx does not put {size} inputs into each of {groups} groups")
     return order
 
 

@@ -162,6 +162,47 @@ def test_orders_of_activations() -> None:
     check(settings(PACK, group(actorder="group")), pack((64, 256), order=True))
 
 
+def test_orders_that_were_never_found() -> None:
+    tensors, weight = pack((64, 256))
+    tensors["weight_g_idx"] = torch.full((256,), -1, dtype=torch.int32)
+    check(settings(PACK, group(actorder="weight")), (tensors, weight))
+
+
+def test_zero_points_of_floats_are_zero() -> None:
+    config = settings(FLOAT, group(num_bits=8, type="float", strategy="channel", group_size=None))
+    tensors, weight = floats((48, 80))
+    tensors["weight_zero_point"] = torch.zeros(48, 1, dtype=torch.int8)
+    check(config, (tensors, weight))
+    tensors["weight_zero_point"] += 1
+    with pytest.raises(ModelError, match="is not zero"):
+        check(config, (tensors, weight))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_classes_the_one_that_fits(turned: bool) -> None:
+    groups = [group("Linear"), group("Embedding", num_bits=8, strategy="channel", group_size=None)]
+    format = built(settings(PACK, *(groups[::-1] if turned else groups)))
+    for name, (tensors, weight) in {"up_proj": pack((64, 256)), "embed_tokens": pack((64, 256), 8, -1)}.items():
+        parts = {format.part(f"model.{name}.{role}", "I32")[1]: each for role, each in tensors.items()}  # type: ignore[index]
+        assert {role for role in parts if role.startswith("weight_shape")} <= format.contents
+        assert format.shape(described(parts)) == (64, 256)
+        assert torch.equal(format.codes(parts).values(), weight)
+
+
+@pytest.mark.parametrize("groups", [{}, {"group_0": {"targets": ["Linear"], "weights": None, "input_activations": {}}}])
+def test_weights_may_be_plain(
+    groups: Any, made: Any, serve: Any, same: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def packed(name: str, weight: Tensor) -> Any:
+        return ({"weight": weight, "k_scale": torch.ones(1)}, weight) if name.endswith("k_proj.weight") else None
+
+    config = settings(config_groups=groups, kv_cache_scheme={"num_bits": 8})
+    reference = made(tmp_path, "LlamaForCausalLM", packed, {}, config)
+    with caplog.at_level("INFO"):
+        same(serve(tmp_path, use_subgraphs=False, quantization_encoding="float32"), reference)
+    assert "keys and values are not rounded" in caplog.text
+
+
 @pytest.mark.parametrize("strategy", ["channel", "tensor", "group"])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_whole_numbers_of_a_byte(strategy: str, zeros: bool) -> None:
@@ -329,7 +370,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     "no groups": (settings(config_groups={}), "are empty"),
     "a list": (settings(config_groups=[1]), "are no groups of modules"),
     "a number": (settings(config_groups={"a": 1}), "are no groups of modules"),
-    "no weights": (settings(PACK, {"targets": ["Linear"]}), "group_0 does not say how"),
+    "no weights": (settings(PACK, {"targets": ["Linear"], "weights": 4}), "group_0 does not say how"),
     "no targets": (settings(PACK, group() | {"targets": None}), "'targets' of compressed-tensors are no names"),
     "no pattern": (settings(PACK, group("re:(")), r"'\(' of compressed-tensors is no pattern"),
     "no bits": (settings(PACK, group(num_bits="4")), "'num_bits' of 'config_groups' group_0 is '4'"),

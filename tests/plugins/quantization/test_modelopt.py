@@ -152,6 +152,7 @@ def test_tensors_that_do_not_fit_are_named(case: str, made: Any, serve: Any, tmp
     with pytest.raises(ModelError, match=message) as error:
         serve(tmp_path, use_subgraphs=False)
     assert NAME in str(error.value)
+    assert ("fetch the checkpoint again" in str(error.value)) == (case != "smoothed")
 
 
 @pytest.mark.parametrize("algorithm", ["W4A8_AWQ", None, 3, "MXFP8"])
