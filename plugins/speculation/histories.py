@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 INDEXED = 1 << 14  # tokens at the end of a prompt that are looked up in
 REMEMBERED = 1 << 19  # tokens of all sequences, some 120 bytes each; a sequence that was forgotten is read again
+SHARE = 512  # tokens at the end of a sequence that are remembered where all are more, and twice as many later on
+RECENT = 8  # steps within which no sequence is forgotten for others: it would be read again in each of them
 UNREAD = 512  # steps without a sequence after which it is forgotten: preempted, or dropped by its client
 WIDTH = 4  # bytes of a token
 
@@ -37,10 +39,10 @@ class History:
         """Tokens that are kept."""
         return len(self.data) // WIDTH
 
-    def read(self, tokens: NDArray[np.int64]) -> None:
-        """Reads on in a sequence, which begins as it did before."""
-        if not self.data and len(tokens) > INDEXED:
-            self._skipped = len(tokens) - INDEXED
+    def read(self, tokens: NDArray[np.int64], most: int = INDEXED) -> None:
+        """Reads on in a sequence, which begins as it did before; at first no more than `most` tokens at its end."""
+        if not self.data and len(tokens) > most:
+            self._skipped = len(tokens) - most
         known = len(self.data) // WIDTH
         self.data += tokens[self.length :].astype(np.int32).tobytes()
         data, places, width = self.data, self._places, self.shortest * WIDTH
@@ -57,7 +59,10 @@ H = TypeVar("H", bound=History)
 
 
 class Histories(Generic[H]):
-    """The histories of running sequences, each made by `make`: no more tokens than `REMEMBERED` in all."""
+    """The histories of running sequences, each made by `make`: no more tokens than `REMEMBERED` in all.
+
+    Where those that are read step by step are more, the ones that come last, or grow, have the last tokens only.
+    """
 
     def __init__(self, make: Callable[[], H]) -> None:
         self._make = make
@@ -79,17 +84,30 @@ class Histories(Generic[H]):
     def read(self, sequence: DraftSequence) -> H:
         """The history of a sequence, with all of its tokens."""
         tokens, (history, _) = sequence.tokens, self._known.pop(sequence.id, (None, 0))
+        self.remembered -= history.indexed if history is not None else 0
         if history is not None and history.length >= len(tokens):  # another request of that name
-            self.remembered -= history.indexed
             history = None
-        history = history or self._make()
-        before = history.indexed
-        history.read(tokens)
+        room = self._room(min(len(tokens), INDEXED) if history is None else history.indexed)
+        if history is None:
+            history = self._make()
+            history.read(tokens, max(min(room, INDEXED), SHARE))
+        elif history.indexed > max(room, 2 * SHARE):  # of what grew beyond the room the end stays
+            history = self._make()
+            history.read(tokens, SHARE)
+        else:
+            history.read(tokens)
         self._known[sequence.id] = history, self._steps
-        self.remembered += history.indexed - before
-        while self.remembered > REMEMBERED and len(self._known) > 1:
-            self._forget(next(iter(self._known)))
+        self.remembered += history.indexed
         return history
+
+    def _room(self, wanted: int) -> int:
+        """Tokens that may be remembered of one more sequence, once idle ones gave way to those that are `wanted`."""
+        while self._known and self.remembered + wanted > REMEMBERED:
+            oldest = next(iter(self._known))
+            if self._known[oldest][1] >= self._steps - RECENT:
+                break
+            self._forget(oldest)
+        return REMEMBERED - self.remembered
 
     def _forget(self, id: str) -> None:
         history, _ = self._known.pop(id, (None, 0))

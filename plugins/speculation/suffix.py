@@ -11,7 +11,8 @@ step costs some microseconds a sequence, however long the texts are.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 from struct import unpack_from
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 RUN = 2  # tokens by which places are found
 TRIED = 12  # places that are compared, the latest ones
+ENTERED = 1024  # tokens of past answers that a step enters or drops, some 0.7 µs each; more with many sequences
+ENTERED_EACH = 16  # by each of its sequences: far more than they write
 LENGTHS = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of matches that are told apart
 
 
@@ -51,10 +54,26 @@ class Proposal(NamedTuple):
 NOTHING = Proposal([], 0.0), 0
 
 
+@dataclass(slots=True)
+class Change:
+    """An answer whose places are entered, or dropped: those from `at` on are not yet."""
+
+    number: int
+    salt: str
+    data: bytes
+    at: int
+    entered: bool
+
+    @property
+    def left(self) -> int:
+        """How many places are left to do."""
+        return max(len(self.data) // WIDTH - self.at, 0)
+
+
 class PastAnswers:
     """Answers that are over, up to so many `tokens` of all together; the least recently used go first.
 
-    Those of a salt are found by that salt alone.
+    Those of a salt are found by that salt alone, and once `work` has come to them: what is added or dropped waits.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -64,6 +83,8 @@ class PastAnswers:
         self._numbers: dict[tuple[str, bytes], int] = {}  # of the same
         self._places: dict[str, dict[bytes, list[tuple[int, int]]]] = {}  # by salt and run: answer, and end of the run
         self._next = 0
+        self._changes: deque[Change] = deque()  # first come, first done: what is dropped was entered before
+        self.waiting = 0  # places that are left of them
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -74,10 +95,10 @@ class PastAnswers:
         return self._most - self._left
 
     def add(self, salt: str, before: Tokens, answer: Tokens) -> None:
-        """Keeps an answer, of which `before` are the last tokens of the prompt."""
+        """Keeps an answer, of which `before` are the last tokens of the prompt, unless too much waits already."""
         answer = answer[: max(self._most - len(before), 0)]
         data = np.concatenate((before, answer)).astype(np.int32).tobytes()
-        if not len(answer):
+        if not len(answer) or self.waiting > 2 * self._most:
             return
         if (salt, data) in self._numbers:
             self._answers.move_to_end(self._numbers[salt, data])
@@ -88,31 +109,51 @@ class PastAnswers:
         number, self._next = self._next, self._next + 1
         self._numbers[salt, data] = number
         self._answers[number] = salt, data, len(before)
-        places = self._places.setdefault(salt, {})
-        for end in range(max(len(before), RUN), len(data) // WIDTH):
-            found = places.setdefault(_run(data, end), [])
-            found.append((number, end))
-            del found[:-TRIED]
+        self._wait(Change(number, salt, data, max(len(before), RUN), entered=True))
 
     def _drop(self) -> None:
         """Forgets the answer that was used least recently."""
         number, (salt, data, begin) = self._answers.popitem(last=False)
         del self._numbers[salt, data]
         self._left += len(data) // WIDTH
-        places = self._places[salt]
-        for end in range(max(begin, RUN), len(data) // WIDTH):
-            run = _run(data, end)
-            left = [place for place in places.get(run, ()) if place[0] != number]
+        self._wait(Change(number, salt, data, max(begin, RUN), entered=False))
+
+    def _wait(self, change: Change) -> None:
+        self._changes.append(change)
+        self.waiting += change.left
+
+    def work(self, tokens: int) -> None:
+        """Enters and drops the places of so many tokens at most."""
+        while self._changes and (tokens > 0 or not self._changes[0].left):
+            change = self._changes[0]
+            count = min(tokens, change.left)
+            (self._enter if change.entered else self._remove)(change, range(change.at, change.at + count))
+            change.at, tokens, self.waiting = change.at + count, tokens - count, self.waiting - count
+            if not change.left:
+                self._changes.popleft()
+
+    def _enter(self, change: Change, ends: range) -> None:
+        places = self._places.setdefault(change.salt, {}) if ends else {}
+        for end in ends:
+            found = places.setdefault(_run(change.data, end), [])
+            found.append((change.number, end))
+            del found[:-TRIED]
+
+    def _remove(self, change: Change, ends: range) -> None:
+        places = self._places.get(change.salt, {})
+        for end in ends:
+            run = _run(change.data, end)
+            left = [place for place in places.get(run, ()) if place[0] != change.number]
             if left:
                 places[run] = left
             else:
                 places.pop(run, None)
         if not places:
-            del self._places[salt]
+            self._places.pop(change.salt, None)
 
     def places(self, salt: str, run: bytes) -> list[Place]:
         """Where the run is in answers of that salt, the latest last; they have been used then."""
-        found = self._places.get(salt, {}).get(run, ())
+        found = [place for place in self._places.get(salt, {}).get(run, ()) if place[0] in self._answers]
         for number, _ in found:
             self._answers.move_to_end(number)
         return [Place(self._answers[number][1], end) for number, end in found]
@@ -137,6 +178,7 @@ class SuffixDrafter:
         if self._past is not None:
             for i in np.flatnonzero(step.kept == 0).tolist():
                 self._remember(self._past, step.sequences[i])
+            self._past.work(max(ENTERED, ENTERED_EACH * len(step.sequences)))
         self._histories.begin(step)
         pairs = zip(step.sequences, step.wanted.tolist(), strict=True)
         return [self._drafts(sequence, wanted) if wanted else [] for sequence, wanted in pairs]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from maxserve import LLM
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.speculation.options import SuffixSettings
-from maxserve.plugins.speculation.suffix import RUN, TRIED, PastAnswers, SuffixDrafter, likeliest
+from maxserve.plugins.speculation.suffix import ENTERED, RUN, TRIED, PastAnswers, SuffixDrafter, likeliest
 from maxserve.testing.speculator import SpeculatorChecks
 
 
@@ -135,12 +135,14 @@ def test_the_answers_that_are_used_stay() -> None:
     past = PastAnswers(10)
     for first in (1, 5):
         past.add("s", np.array([], dtype=np.int64), np.arange(first, first + 4))
+    past.work(100)
     run = np.array([1, 2], dtype=np.int32).tobytes()
     assert [place.end for place in past.places("s", run)] == [2]
     past.add("t", np.array([], dtype=np.int64), np.arange(20, 24))
     assert (len(past), past.tokens) == (2, 8)
     assert [len(past.places("s", np.array([a, a + 1], dtype=np.int32).tobytes())) for a in (1, 5)] == [1, 0]
     past.add("t", np.array([], dtype=np.int64), np.arange(30, 60))  # of a longer one the beginning is kept
+    past.work(100)
     assert (len(past), past.tokens, past.places("s", run)) == (1, 10, [])
     assert list(past._places) == ["t"]
 
@@ -150,12 +152,60 @@ def test_nothing_is_left_of_answers_that_are_gone(added: list[tuple[str, list[in
     past = PastAnswers(12)
     for salt, answer in added:
         past.add(salt, np.array([2, 1]), np.array(answer, dtype=np.int64))
+        past.work(100)
         assert past.tokens == sum(len(data) // 4 for _, data, _ in past._answers.values()) <= 12
         known = {(number, salt) for number, (salt, _, _) in past._answers.items()}
         places = [(number, s) for s, runs in past._places.items() for found in runs.values() for number, _ in found]
         assert set(places) <= known
         assert all(0 < len(found) <= TRIED for runs in past._places.values() for found in runs.values())
         assert set(past._numbers.values()) == set(past._answers)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 2), max_size=8), st.integers(0, 6)), max_size=12)
+)
+def test_what_waits_is_not_found_and_comes_in_turn(added: list[tuple[str, list[int], int]]) -> None:
+    past = PastAnswers(12)
+    for salt, answer, tokens in added:
+        past.add(salt, np.array([2, 1]), np.array(answer, dtype=np.int64))
+        before = past.waiting
+        past.work(tokens)
+        assert past.waiting == max(before - tokens, 0) == sum(change.left for change in past._changes)
+        for run in ([a, b] for a in range(3) for b in range(3)):
+            key = np.array(run, dtype=np.int32).tobytes()
+            for place in past.places(salt, key):  # of answers that are there
+                assert place.data[(place.end - RUN) * 4 : place.end * 4] == key
+                assert (salt, bytes(place.data)) in past._numbers
+    past.work(1000)
+    known = {(number, salt) for number, (salt, _, _) in past._answers.items()}
+    assert {(n, s) for s, runs in past._places.items() for found in runs.values() for n, _ in found} <= known
+    assert not past._changes
+
+
+def test_a_long_answer_is_entered_and_dropped_over_several_steps() -> None:
+    length = 16 * ENTERED
+    made = drafter(max_cached_tokens=length + 10)
+    text = sequence("a", list(range(length)))
+    counts = []
+    end(made, text)
+    for _ in range(18):
+        counts.append(sum(len(runs) for runs in made._past._places.values()))
+        propose(made, sequence("b", [1, 2, 3]))
+    assert counts[:3] == [ENTERED, 2 * ENTERED, 3 * ENTERED]
+    assert counts[-1] == length - RUN
+    assert propose(made, sequence("c", [length - 9, length - 8], prompt=2)) == [[length - 7, length - 6]]
+    end(made, sequence("d", [*range(length, length + 20)]))  # drops the other one
+    assert propose(made, sequence("e", [length - 9, length - 8], prompt=2)) == [[]]
+    for _ in range(20):
+        propose(made, sequence("b", [1, 2, 3]))
+    assert sum(len(runs) for runs in made._past._places.values()) == 18
+
+
+def test_answers_that_come_faster_than_they_are_entered_are_left_out() -> None:
+    past = PastAnswers(100)
+    for start in range(0, 100_000, 50):
+        past.add("", np.array([], dtype=np.int64), np.arange(start, start + 50))
+    assert past.waiting <= 2 * 100 + 100
 
 
 def test_the_same_answer_is_kept_once() -> None:
