@@ -22,6 +22,7 @@ __all__ = [
     "QuantizationContext",
     "QuantizationFormat",
     "ReadsContents",
+    "SeesOthers",
     "Unpacks",
 ]
 
@@ -89,6 +90,17 @@ class ReadsContents(Protocol):
     """
 
     contents: frozenset[str]
+
+
+@runtime_checkable
+class SeesOthers(Protocol):
+    """A BuiltQuantizationFormat that knows some parts of weights by other tensors: codes of any type by what lies
+    beside them, for example."""
+
+    def part_among(self, tensor: str, types: Mapping[str, str]) -> tuple[str, str] | None:
+        """What `part` says of the tensor, of a checkpoint that has tensors of these types by name; it is asked instead
+        of `part`."""
+        ...
 
 
 @runtime_checkable

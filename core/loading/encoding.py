@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
 from maxserve.core.interfaces.weight_format import TensorInfo, WeightFile
+from maxserve.core.loading.quantization import parts_by
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _INDICES = frozenset({"I64", "BOOL"})  # types of buffers such as position ids, which are no weights
@@ -28,10 +29,11 @@ def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat
     there are no others.
     """
     packed = frozenset() if format is None else format.types
+    part_of = parts_by(format, (file.tensors for file in files))
     sizes: Counter[str] = Counter()
     for file in files:
         for name, tensor in file.tensors.items():
-            if tensor.dtype not in _INDICES | packed and (format is None or format.part(name, tensor.dtype) is None):
+            if tensor.dtype not in _INDICES | packed and part_of(name, tensor.dtype) is None:
                 sizes[_encoding(file.path, name, tensor)] += tensor.size
     if not sizes and format is not None:
         return "float32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +15,7 @@ from maxserve.core.interfaces.quantization import (
     QuantizationContext,
     QuantizationFormat,
     ReadsContents,
+    SeesOthers,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.registry.entries import load_ref
@@ -102,6 +103,16 @@ def _built(host: Host, entry: Entry[QuantizationFormat], config: Mapping[str, An
     return built
 
 
+def parts_by(
+    format: BuiltQuantizationFormat | None, headers: Iterable[Mapping[str, TensorInfo]]
+) -> Callable[[str, str], tuple[str, str] | None]:
+    """What gives the weight and the role of a tensor of the checkpoint, by its name and type."""
+    if isinstance(format, SeesOthers):
+        types = {name: tensor.dtype for header in headers for name, tensor in header.items()}
+        return lambda name, dtype: format.part_among(name, types)
+    return (lambda name, dtype: None) if format is None else format.part
+
+
 def stored_weights(
     headers: Mapping[str, Mapping[str, TensorInfo]],
     format: BuiltQuantizationFormat | None,
@@ -115,9 +126,10 @@ def stored_weights(
         format.contents if isinstance(format, ReadsContents) and read is not None else frozenset()
     )
     weights: dict[str, dict[str, Part]] = {}
+    part_of = parts_by(format, headers.values())
     for file, header in headers.items():
         for name, tensor in header.items():
-            part = None if format is None else format.part(name, tensor.dtype)
+            part = part_of(name, tensor.dtype)
             if part is None:
                 yield Stored(
                     file=file, name=name, weight=name, dtype=tensor.dtype, shape=tensor.shape, size=tensor.size

@@ -29,7 +29,7 @@ class GgufQuantization:
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         if len(tensors) != 1:
-            raise ModelError(f"there are {len(tensors)} tensors of that name")
+            raise ModelError(f"there are {len(tensors)} tensors of that name; fetch the checkpoint again")
         return next(iter(tensors.values())).shape
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:

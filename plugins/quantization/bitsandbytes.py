@@ -1,9 +1,10 @@
 """Checkpoints of bitsandbytes: 4-bit numbers by a table, and int8.
 
-In 4 bits a weight [outputs, inputs] is `weight` uint8 [outputs * inputs / 2, 1], the first of two numbers in the upper
-four bits, whose blocks, which go on from one row to the next, have the largest magnitudes `absmax`; `quant_map` is the
-table and `quant_state` JSON with the shape. Magnitudes may be quantized themselves: uint8 by `nested_quant_map`, times
-`nested_absmax` of their block, plus "nested_offset". In 8 bits it is `weight` int8 and `SCB` [outputs], 127 scales.
+In 4 bits a weight [outputs, inputs] is `weight` uint8 [outputs * inputs / 2, 1], or the same bytes as fewer numbers of
+another type, the first of two codes in the upper four bits. Its blocks, which go on from one row to the next, have the
+largest magnitudes `absmax`; `quant_map` is the table and `quant_state` JSON with the shape. Magnitudes may be quantized
+themselves: uint8 by `nested_quant_map`, times `nested_absmax` of their block, plus "nested_offset". In 8 bits it is
+`weight` int8 and `SCB` [outputs], 127 scales.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, 
 if TYPE_CHECKING:
     import torch
 
+_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
+_SIZES = {"U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4}  # of the types that bytes of codes are stored as
 _ENDINGS = {
     ".weight.absmax": "absmax",
     ".weight.quant_map": "quant_map",
     ".weight.nested_absmax": "nested_absmax",
     ".weight.nested_quant_map": "nested_quant_map",
-    ".weight.quant_state.bitsandbytes__nf4": "quant_state",
-    ".weight.quant_state.bitsandbytes__fp4": "quant_state",
+    **{f".weight{state}": "quant_state" for state in _STATES},
     ".SCB": "SCB",
     ".weight_format": "weight_format",  # how int8 lay on a GPU
 }
@@ -46,7 +48,7 @@ _BLOCK = 4096  # numbers at most
 
 
 class Bitsandbytes:
-    """A BuiltQuantizationFormat that HasCodes and ReadsContents."""
+    """A BuiltQuantizationFormat that HasCodes, SeesOthers and ReadsContents."""
 
     types = frozenset({"U8", "I8"})
     contents = frozenset({"quant_state", "weight_format"})
@@ -63,8 +65,13 @@ class Bitsandbytes:
                 return tensor.removesuffix(ending) + ".weight", role
         return (tensor, "weight") if dtype in self.types and tensor.endswith(".weight") else None
 
+    def part_among(self, tensor: str, types: Mapping[str, str]) -> tuple[str, str] | None:
+        if any(f"{tensor}{state}" in types for state in _STATES):
+            return tensor, "weight"
+        return self.part(tensor, types[tensor])
+
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
-        of_types(tensors, _TYPES | {"weight": {"I8" if "SCB" in tensors else "U8"}})
+        of_types(tensors, _TYPES | {"weight": {"I8"} if "SCB" in tensors else _SIZES})
         if "SCB" in tensors:
             require(tensors, "weight")
             _check_order(tensors.get("weight_format"))
@@ -91,7 +98,7 @@ class Bitsandbytes:
         state = _state_of(tensors["quant_state"])
         outputs, inputs = state.shape
         group = gcd(inputs, state.block)
-        packed = tensors["weight"].flatten()
+        packed = tensors["weight"].flatten().view(torch.uint8)
         codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten()[: outputs * inputs]
         scales = _magnitudes(tensors, state).repeat_interleave(state.block // group)[: outputs * inputs // group]
         return Codes(
@@ -178,7 +185,7 @@ def _check(tensors: Mapping[str, TensorInfo], state: _State) -> None:
     """ModelError where the tensors are not so long as the shape says."""
     count = state.shape[0] * state.shape[1]
     blocks = -(-count // state.block)
-    expected = {"weight": -(-count // 2), "absmax": blocks, "quant_map": 16}
+    expected = {"weight": -(-count // (2 * _SIZES[tensors["weight"].dtype])), "absmax": blocks, "quant_map": 16}
     if tensors["absmax"].dtype == "U8":
         require(tensors, "nested_absmax", "nested_quant_map")
         expected |= {"nested_absmax": -(-blocks // state.nested_block), "nested_quant_map": 256}

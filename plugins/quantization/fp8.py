@@ -27,7 +27,7 @@ _NAN = 0x7F
 
 
 class Fp8:
-    """A BuiltQuantizationFormat that HasCodes and LeavesOut."""
+    """A BuiltQuantizationFormat that HasCodes, SeesOthers and LeavesOut."""
 
     encoding = "float8_e4m3fn"
     types = frozenset({"F8_E4M3"})
@@ -46,6 +46,13 @@ class Fp8:
         if scaled is None or not tensor.removesuffix(scaled).endswith(_SCALED):
             return None  # a factor of the cache, or a parameter such as logit_scale
         return tensor.removesuffix(scaled), "scales"
+
+    def part_among(self, tensor: str, types: Mapping[str, str]) -> tuple[str, str] | None:
+        for ending in _SCALES:
+            weight = tensor.removesuffix(ending)
+            if weight != tensor and types.get(weight) in self.types:
+                return weight, "scales"
+        return self.part(tensor, types[tensor])
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
         return is_of_cache(tensor)

@@ -36,6 +36,7 @@ from maxserve.core.interfaces.quantization import (
     QuantizationContext,
     QuantizationFormat,
     ReadsContents,
+    SeesOthers,
     Unpacks,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
@@ -124,6 +125,11 @@ class QuantizationFormatChecks:
         for role, tensor in tensors.items():
             name = self.name(role, NAME)
             assert built.part(name, TYPES[tensor.dtype]) == (NAME, role), f"{name} belongs to another weight or role"
+        if isinstance(built, SeesOthers):
+            types = {self.name(role, NAME): TYPES[tensor.dtype] for role, tensor in tensors.items()}
+            for role in tensors:
+                found = built.part_among(self.name(role, NAME), types)
+                assert found == (NAME, role), f"part_among says {found} of {role}, and part does not"
 
     def test_tensors_that_are_not_packed_are_left_alone(self, built: BuiltQuantizationFormat) -> None:
         for name in ("model.norm.weight", "lm_head.weight", "model.layers.0.mlp.down_proj.bias"):

@@ -85,6 +85,9 @@ def test_fp8_that_is_no_number_is_refused() -> None:
 @pytest.mark.parametrize("name", ["logit_scale", "model.router.per_expert_scale", "model.layers.0.layer_scale"])
 def test_parameters_called_scales_are_no_part_of_fp8(name: str) -> None:
     assert fp8().part(name, "F32") is None
+    assert fp8().part_among(name, {name: "F32", name.removesuffix("_scale"): "F32"}) is None
+    types = {name: "F32", name.removesuffix("_scale"): "F8_E4M3"}
+    assert fp8().part_among(name, types) == (name.removesuffix("_scale"), "scales")
     assert fp8().part("experts.gate_up_proj_scale_inv", "F32") == ("experts.gate_up_proj", "scales")
 
 

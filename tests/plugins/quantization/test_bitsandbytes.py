@@ -138,7 +138,7 @@ def test_families_are_served(
 STATE = "weight.quant_state.bitsandbytes__nf4"
 WRONG: Mapping[str, tuple[str, Any, str]] = {
     "short codes": ("weight", lambda each: each[1:], "do not make up a weight"),
-    "codes of another type": ("weight", lambda each: each.to(torch.int8), "its weight is of type I8, not U8"),
+    "codes of another type": ("weight", lambda each: each.to(torch.int64), "its weight is of type I64, not BF16"),
     "short magnitudes": ("weight.absmax", lambda each: each[1:], "do not make up a weight"),
     "no magnitudes": ("weight.absmax", None, "absmax are missing"),
     "magnitudes that are codes": ("weight.absmax", lambda each: each.to(torch.uint8), "nested_absmax and nested_quant"),
@@ -176,6 +176,18 @@ def test_tensors_that_do_not_fit_are_named(case: str, made: Any, serve: Any, tmp
     with pytest.raises(ModelError, match=message) as error:
         serve(tmp_path, use_subgraphs=False)
     assert NAME in str(error.value)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32, torch.int8])
+def test_codes_are_bytes_of_any_type(stored: torch.dtype, made: Any, serve: Any, same: Any, tmp_path: Path) -> None:
+    def pack(name: str, weight: Tensor) -> Any:
+        if not name.endswith("_proj.weight"):
+            return None
+        tensors, meant = packed(tuple(weight.shape), "nf4")  # type: ignore[arg-type]
+        return tensors | {"weight": tensors["weight"].view(-1).view(stored)[:, None]}, meant
+
+    reference = made(tmp_path, "LlamaForCausalLM", pack, {}, settings())
+    same(serve(tmp_path, use_subgraphs=False, quantization_encoding="nf4"), reference)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
