@@ -315,8 +315,9 @@ class Drafts(Sequence[int]):
 class Drafter(Protocol):
     """Proposes tokens that the model may go on with. One thread owns it.
 
-    What is proposed changes how fast a text comes, and never which texts come how often; that of a greedy request, or
-    of one with a seed, not at all.
+    What is proposed changes how fast a text comes, and never which texts come how often. That of a greedy request, or
+    of one with a seed, it does not change at all, unless a sampler of the request draws random numbers of its own
+    (`owner.generator`): it does so for drafts that do not stand, too.
     """
 
     def propose(self, step: DraftStep) -> Sequence[Sequence[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
+from maxserve import LLM
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import request_params
@@ -57,7 +58,7 @@ SAMPLERS: dict[str, list[Any]] = {
 BEFORE = {"bad_words"}  # texts, which are ids when an engine gets them
 
 PROMPTS = ([5, 6, 7] * 6, [9, 8, 3, 40])
-METHODS = ("ngram", "suffix", "standalone", "eagle", "mtp", "synthetic")
+METHODS = ("ngram", "suffix", "standalone", "eagle", "mtp", "synthetic", "cascade")
 
 
 class WordsMatcher:
@@ -108,7 +109,7 @@ def test_every_field_is_tried(plugin_host: Callable[..., Host]) -> None:
     assert set(CASES) == {field.name for field in dataclasses.fields(SamplingParams)}
     of_samplers = {f.name for each in request_params(plugin_host()) for f in dataclasses.fields(each.schema)}
     assert set(SAMPLERS) | BEFORE == of_samplers
-    assert {*METHODS, "cascade"} == {entry.name for entry in plugin_host().speculators}, "cascade is made of the others"
+    assert set(METHODS) == {entry.name for entry in plugin_host().speculators}
 
 
 @pytest.fixture
@@ -122,7 +123,9 @@ def made(plugin_host: Callable[..., Host], tmp_path: Path) -> Callable[[str, boo
             test_mtp.TestDeepseekV3().write_model(folder)
         else:
             test_eagle.write_target(folder)
-        if method == "eagle" and drafting:
+        if method == "cascade":
+            options["cascade__then"] = "eagle"
+        if method in ("eagle", "cascade") and drafting:
             options["draft_model_path"] = str(test_eagle.head3(tmp_path / "head"))
         elif method == "standalone":
             options["draft_model_path"] = str(folder)
@@ -148,6 +151,43 @@ def answered(engine: Engine, wanted: list[Request]) -> dict[str, list[Output]]:
 
 def joined(outputs: list[Output], name: str) -> list[Any]:
     return [each for output in outputs for each in getattr(output, name)]
+
+
+WITH_TEXT: dict[str, dict[str, Any]] = {
+    "ngram": {},
+    "suffix": {"suffix__max_cached_tokens": 1000},
+    "synthetic": {},
+    "standalone": {},
+    "cascade": {"cascade__then": "standalone"},
+}
+
+
+@pytest.fixture(scope="module")
+def texts_of(model_folder: Callable[..., Path]) -> Callable[..., Any]:
+    """Answers to the same prompts several times, with seeds and without, each up to stop strings."""
+    folder = str(model_folder())
+
+    def texts(stop: Sequence[str] = (), **options: Any) -> list[Any]:
+        if options.get("speculative_method") in ("standalone", "cascade"):
+            options["draft_model_path"] = folder
+        llm = LLM(folder, max_batch_size=8, devices="cpu", **options)
+        prompts, found = ["the quick brown fox"] * 3 + ["a page a page a page"], []
+        for _ in range(2):
+            for fields in ({"temperature": 0}, {"temperature": 0.8, "seed": 5}):
+                found += llm.generate(prompts, stop=stop, max_tokens=40, ignore_eos=True, **fields)
+        return [(each.text, each.tokens, each.finish) for each in found]
+
+    return texts
+
+
+@pytest.mark.parametrize("method", WITH_TEXT)
+def test_texts_end_at_stop_strings_as_those_of_plain_decoding(texts_of: Callable[..., Any], method: str) -> None:
+    whole = texts_of()
+    stop = [text[len(text) // part : len(text) // part + 3] for part, (text, _, _) in enumerate(whole[::3], start=2)]
+    expected = texts_of(stop)
+    assert {finish for _, _, finish in expected} >= {"stop"}
+    assert any(len(text) < len(long) for (text, *_), (long, *_) in zip(expected, whole, strict=True))
+    assert texts_of(stop, speculative_method=method, adaptive_speculation=False, **WITH_TEXT[method]) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
