@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,10 +14,14 @@ __all__ = ["Codes", "CodesLayout"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodesLayout:
-    """What is known of Codes before they are read: how many `levels` their table has, and their `group`."""
+    """What is known of Codes before they are read: how many `levels` their table has, and their `group`.
+
+    `added` are the bytes that the scale of a group takes beyond what the file has for it, where it is of a wider type.
+    """
 
     levels: int
     group: int
+    added: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,7 @@ class Codes:
 
     def rows(self, first: int, last: int) -> Codes:
         """Rows from `first` to before `last`."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _SHARED}
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SHARED}
         return replace(self, **{name: each[first:last] for name, each in own.items() if each is not None})
 
     def _by_input(self, groups: Tensor) -> Tensor:

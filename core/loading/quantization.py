@@ -176,7 +176,7 @@ def codes_size(
     weight_map: WeightMap,
     read: ReadsFile | None = None,
 ) -> tuple[int, int]:
-    """How many values of a checkpoint are codes, and their bytes: at least 4 bits each, and the scales.
+    """How many values of a checkpoint are codes, and their bytes: 4 bits each at least, and scales as they are held.
 
     What the weight map ignores, or has as optional, such as layers that draft, is no part of the module.
     """
@@ -186,6 +186,7 @@ def codes_size(
     for stored in stored_weights(headers, format, read):
         if stored.parts and not any(pattern.search(stored.weight) for pattern in left_out):
             count = prod(stored.shape)
-            levels = format.layout({role: part.info for role, part in stored.parts.items()}).levels
-            values, size = values + count, size + stored.size + count * max(4 - (levels - 1).bit_length(), 0) // 8
+            layout = format.layout({role: part.info for role, part in stored.parts.items()})
+            wider = count * max(4 - (layout.levels - 1).bit_length(), 0) // 8 + count // layout.group * layout.added
+            values, size = values + count, size + stored.size + wider
     return values, size

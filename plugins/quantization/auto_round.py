@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _NAMES = ("auto-round", "intel/auto-round")
-_GPTQ, _AWQ = "auto_round:auto_gptq", "auto_round:auto_awq"
+_GPTQ, _MODEL, _AWQ = "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:auto_awq"
 
 
 def is_auto_round(config: Mapping[str, Any]) -> bool:
@@ -35,16 +35,16 @@ def auto_round(context: QuantizationContext) -> Gptq | Awq:
     packing, kind = settings.get("packing_format", _GPTQ), settings.get("data_type", "int")
     own = {key: settings[key] for key in ("bits", "group_size") if key in settings}
     given = QuantizationContext(model_config={**context.model_config, "quantization_config": own})
-    if kind != "int" or packing not in (_GPTQ, _AWQ):
+    if kind != "int" or packing not in (_GPTQ, _MODEL, _AWQ):
         raise ModelError(
-            f"config.json: 'packing_format' of AutoRound is {packing!r:.60}, of {kind!r:.60}; what is read is {_GPTQ} "
-            f"and {_AWQ}, of int"
+            f"config.json: 'packing_format' of AutoRound is {packing!r:.60}, of {kind!r:.60}; what is read is "
+            f"{_GPTQ}, {_MODEL} and {_AWQ}, of int"
         )
     if packing == _AWQ:
         return Awq(given)
     if settings.get("sym", True) is not True:
         raise ModelError(
-            f"config.json: weights in {_GPTQ} have zeros, and releases of AutoRound differ in how these are stored; "
+            f"config.json: weights in {packing} have zeros, and releases of AutoRound differ in how these are stored; "
             f"use a symmetric checkpoint, or one in {_AWQ}"
         )
     return SymmetricGptq(given, varied=bool(settings.get("extra_config")))

@@ -88,7 +88,8 @@ class Bitsandbytes:
         if "SCB" in tensors:
             return CodesLayout(levels=256, group=tensors["weight"].shape[1])
         state = _state_of(tensors["quant_state"].content)
-        return CodesLayout(levels=16, group=gcd(state.shape[1], state.block))
+        nested = tensors["absmax"].dtype == "U8"
+        return CodesLayout(levels=16, group=gcd(state.shape[1], state.block), added=3 if nested else 0)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         if "SCB" in tensors:

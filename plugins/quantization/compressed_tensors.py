@@ -19,7 +19,7 @@ from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.fp8 import Blocks, blocks_of, is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.mxfp4 import TABLE, powers_of_two
-from maxserve.plugins.quantization.nvfp4 import LAYOUT, neighbours, nvfp4_codes, nvfp4_shape
+from maxserve.plugins.quantization.nvfp4 import DIVIDED, neighbours, nvfp4_codes, nvfp4_shape
 from maxserve.plugins.quantization.parts import (
     FLOATS,
     INDICES,
@@ -137,9 +137,9 @@ class CompressedTensors:
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         scheme, parts = self._of(tensors)
         if scheme.format == NVFP4:
-            return LAYOUT
+            return DIVIDED
         if scheme.format == MXFP4:
-            return CodesLayout(levels=len(TABLE), group=_MX)
+            return CodesLayout(levels=len(TABLE), group=_MX, added=1)
         if scheme.format == PACKED:
             return CodesLayout(levels=1 << scheme.bits, group=_packed(parts, scheme).group)
         return _bytes_layout(parts, scheme)

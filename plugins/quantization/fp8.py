@@ -14,7 +14,7 @@ from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, of_types, require
+from maxserve.plugins.quantization.parts import FLOATS, Rounded, computed_type, damaged, of_types, require
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ Blocks = tuple[int, int] | None
 _SCALES = ("_scale_inv", "_scale")
 _INPUTS = (".input_scale", ".activation_scale")  # what inputs were divided by, where they were rounded, too
 _SCALED = (".weight", "_proj")  # ends of the names of weights, and of stacks of them
+_WIDE = 4  # bytes of a scale, of which every row of a block has one
 _NAN = 0x7F
 
 
@@ -34,6 +35,7 @@ class Fp8:
 
     def __init__(self, context: QuantizationContext) -> None:
         self.dtype = computed_type(context.model_config)
+        self._rounded = Rounded()
         self._blocks = blocks_of(context.model_config["quantization_config"].get("weight_block_size"))
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
@@ -41,6 +43,7 @@ class Fp8:
             return tensor, "values"
         for ending in _INPUTS:
             if tensor.endswith(ending):
+                self._rounded.inputs()
                 return tensor.removesuffix(ending) + ".weight", "inputs"
         scaled = next((ending for ending in _SCALES if tensor.endswith(ending)), None)
         if scaled is None or not tensor.removesuffix(scaled).endswith(_SCALED):
@@ -55,6 +58,8 @@ class Fp8:
         return self.part(tensor, types[tensor])
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
+        if is_of_cache(tensor):
+            self._rounded.cache()
         return is_of_cache(tensor)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
@@ -65,6 +70,7 @@ class Fp8:
         return scaled_layout(tensors, self._blocks)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        self._rounded.say()
         return scaled_codes(tensors, self._blocks)
 
 
@@ -102,7 +108,9 @@ def scaled_layout(tensors: Mapping[str, Any], blocks: Blocks) -> CodesLayout:
     """That of `values` with `scales`."""
     groups = _groups(tuple(tensors["values"].shape), tuple(tensors["scales"].shape), blocks)
     columns: int = tensors["values"].shape[-1]
-    return CodesLayout(levels=256, group=columns if blocks is None or groups != "blocks" else blocks[1])
+    if blocks is None or groups != "blocks":
+        return CodesLayout(levels=256, group=columns)
+    return CodesLayout(levels=256, group=blocks[1], added=_WIDE)
 
 
 def scaled_codes(tensors: Mapping[str, torch.Tensor], blocks: Blocks) -> Codes:

@@ -15,13 +15,13 @@ from maxserve.interfaces.quantization import QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.quantization.fp8 import is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, nvfp4_codes, nvfp4_shape
-from maxserve.plugins.quantization.parts import FLOATS, computed_type, damaged, of_types
+from maxserve.plugins.quantization.parts import FLOATS, Rounded, computed_type, damaged, of_types
 
 if TYPE_CHECKING:
     import torch
 
 _FLOATS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO")
-_NIBBLES = ("NVFP4", "W4A16_NVFP4", "NVFP4_AWQ")
+_NIBBLES = ("NVFP4", "W4A16_NVFP4")
 _MIXED = "MIXED_PRECISION"
 _BLOCKS = (128, 128)
 _ENDINGS = {"_scale": "scales", "_scale_2": "factor"}
@@ -35,6 +35,7 @@ class Modelopt:
     types = frozenset({"U8", "F8_E4M3"})
 
     def __init__(self, context: QuantizationContext) -> None:
+        self._rounded = Rounded()
         self.dtype = computed_type(context.model_config)
         settings = context.model_config["quantization_config"]
         inner = settings.get("quantization")
@@ -51,6 +52,7 @@ class Modelopt:
         if is_of_cache(tensor):
             return None
         if tensor.endswith(_INPUTS):
+            self._rounded.inputs()
             return tensor.removesuffix(_INPUTS) + ".weight", "inputs"
         if tensor.endswith(_SMOOTHED):
             return tensor.removesuffix(_SMOOTHED) + ".weight", "smoothed"
@@ -60,6 +62,8 @@ class Modelopt:
         return (tensor, "values") if dtype in self.types and tensor.endswith("weight") else None
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
+        if is_of_cache(tensor):
+            self._rounded.cache()
         return is_of_cache(tensor)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
@@ -74,6 +78,7 @@ class Modelopt:
         return LAYOUT if "factor" in tensors else scaled_layout(tensors, self._blocks)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
+        self._rounded.say()
         if "factor" in tensors:
             return nvfp4_codes(tensors, divided=False)
         return scaled_codes(tensors, self._blocks)

@@ -46,7 +46,7 @@ class Mxfp4:
         return (*scales[:-1], scales[-1] * _GROUP)
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
-        return CodesLayout(levels=len(TABLE), group=_GROUP)
+        return CodesLayout(levels=len(TABLE), group=_GROUP, added=1)
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         import torch

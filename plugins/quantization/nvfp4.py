@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _GROUP = 16
 _TYPES = {"values": {"U8"}, "scales": {"F8_E4M3"}, "factor": FLOATS}
-LAYOUT = CodesLayout(levels=len(TABLE), group=_GROUP)
+LAYOUT = CodesLayout(levels=len(TABLE), group=_GROUP, added=1)  # scales of 16 bits have all those of 8
+DIVIDED = CodesLayout(levels=len(TABLE), group=_GROUP, added=3)  # quotients, in float32
 
 
 def nvfp4_shape(tensors: Mapping[str, Any]) -> tuple[int, ...]:

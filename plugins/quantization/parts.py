@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _PLAIN = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 WORD = 32
+log = logging.getLogger("maxserve.model")
 FLOATS = frozenset(_PLAIN.values())
 WORDS = frozenset({"I32"})
 INDICES = frozenset({"I32", "I64"})
@@ -28,6 +30,24 @@ def named_part(tensor: str, dtype: str, types: Collection[str], endings: Mapping
 def damaged(what: str) -> ModelError:
     """The error for tensors that no layout has."""
     return ModelError(f"{what}; fetch the checkpoint again")
+
+
+class Rounded:
+    """What a checkpoint was made to have rounded beside its weights, which is not done: logged once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, None] = {}
+
+    def inputs(self) -> None:
+        self._found["inputs of projections"] = None
+
+    def cache(self) -> None:
+        self._found["keys and values"] = None
+
+    def say(self) -> None:
+        if self._found:
+            log.info("%s are not rounded to what the checkpoint is made for", " and ".join(self._found))
+        self._found = {}
 
 
 def require(tensors: Mapping[str, Any], *roles: str) -> None:

@@ -91,6 +91,18 @@ def test_parameters_called_scales_are_no_part_of_fp8(name: str) -> None:
     assert fp8().part("experts.gate_up_proj_scale_inv", "F32") == ("experts.gate_up_proj", "scales")
 
 
+def test_what_fp8_does_not_round_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    built = fp8({"quant_method": "fp8"})
+    assert built.part("q_proj.input_scale", "F32") == ("q_proj.weight", "inputs")
+    assert built.left_out("self_attn.k_scale", torch.ones(1))
+    assert not built.left_out("self_attn.bias", torch.ones(1))
+    tensors = {"values": torch.ones(32, 48).to(torch.float8_e4m3fn), "scales": torch.ones(1)}
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            built.codes(tensors)
+    assert caplog.text.count("inputs of projections and keys and values are not rounded") == 1
+
+
 @pytest.mark.parametrize("size", [128, [128], [0, 128], ["a", "b"], [1.0, 2.0]])
 def test_blocks_that_are_none_are_refused(size: object) -> None:
     with pytest.raises(ModelError, match="are two numbers such as"):
@@ -324,5 +336,5 @@ def test_codes_of_layers_that_draft_are_not_the_models() -> None:
         codes_size({"a": headers}, fp8(), weight_map)
         for weight_map in (WeightMap(), WeightMap(optional=(r"layers\.2\.",)), WeightMap(ignored=(r"layers\.[01]\.",)))
     ]
-    each = 32 * 48, 32 * 48 + 6 * 4
+    each = 32 * 48, 32 * 48 + 6 * 4 + 32 * 3 * 4
     assert sizes == [(count * each[0], count * each[1]) for count in (3, 2, 1)]

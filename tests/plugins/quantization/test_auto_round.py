@@ -65,6 +65,15 @@ def test_others_are_refused(changes: dict[str, Any], message: str) -> None:
         auto_round(QuantizationContext(model_config={"quantization_config": {**SETTINGS, **changes}}))
 
 
+def test_gptqmodel_lies_as_gptq_does() -> None:
+    settings = {**SETTINGS, "packing_format": "auto_round:gptqmodel"}
+    tensors, weight = packed((64, 256), 4, 7)
+    built = auto_round(QuantizationContext(model_config={"quantization_config": settings}))
+    assert torch.equal(built.codes(tensors).values(), weight)
+    with pytest.raises(ModelError, match="weights in auto_round:gptqmodel have zeros"):
+        auto_round(QuantizationContext(model_config={"quantization_config": settings | {"sym": False}}))
+
+
 def test_the_layout_of_awq_has_zeros_of_its_own() -> None:
     settings = {**SETTINGS, "sym": False, "packing_format": "auto_round:auto_awq"}
     assert auto_round(QuantizationContext(model_config={"quantization_config": settings})).encoding == "awq"

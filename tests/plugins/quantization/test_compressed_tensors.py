@@ -15,8 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.interfaces.quantization import QuantizationContext
+from maxserve.core.loading.quantization import codes_size
+from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.plugins.quantization.compressed_tensors import CompressedTensors
 from maxserve.testing.quantization import QuantizationFormatChecks, infos
 
@@ -433,3 +437,21 @@ def test_files_are_opened_once_for_many_tensors(
         return len(opened)
 
     assert opens(2) == opens(4) <= 12
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("kind", ["NVFP4", "MXFP4", "FP8"])
+def test_memory_is_counted_as_it_is_held(kind: str) -> None:
+    """Scales of a wider type than in the file, too."""
+    config, quantize, _ = KINDS[kind]
+    tensors, weight = quantize((1024, 1024))
+    made = built(config)
+    parts = {f"{name} 0": each for name, each in tensors.items()}
+    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
+    held = method.create_codes(*weight.shape, [made.layout(infos(parts))])
+    assert held is not None
+    held.load_codes(made.codes(parts), 0)
+    headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}
+    values, size = codes_size(headers, made, WeightMap())
+    assert values == weight.numel()
+    assert abs(held.nbytes / size - 1) < 0.01

@@ -12,10 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.interfaces.quantization import QuantizationContext
+from maxserve.core.loading.quantization import codes_size
+from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.plugins.quantization.modelopt import Modelopt
-from maxserve.testing.quantization import QuantizationFormatChecks, infos
+from maxserve.testing.quantization import TYPES, QuantizationFormatChecks, infos
 
 Packed = tuple[dict[str, Tensor], Tensor]
 NAME = "model.layers.1.mlp.down_proj"
@@ -102,7 +106,15 @@ class TestNvfp4(QuantizationFormatChecks):
 @pytest.mark.parametrize("algorithm", ["NVFP4", *FLOATS])
 @pytest.mark.parametrize("beside", [False, True], ids=["config.json", "hf_quant_config.json"])
 def test_families_are_served(
-    algorithm: str, beside: bool, model_class: str, compiled: bool, made: Any, serve: Any, same: Any, tmp_path: Path
+    algorithm: str,
+    beside: bool,
+    model_class: str,
+    compiled: bool,
+    made: Any,
+    serve: Any,
+    same: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def pack(name: str, weight: Tensor) -> Any:
         if "embed" in name or "head" in name or name.endswith("gate.weight") or "layers.0.self_attn.k_" in name:
@@ -117,7 +129,10 @@ def test_families_are_served(
         said = {"quant_algo": algorithm, "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
         (tmp_path / "hf_quant_config.json").write_text(json.dumps({"producer": {}, "quantization": said}))
     encoding = "float4_e2m1fnx2" if algorithm == "NVFP4" else "float8_e4m3fn"
-    same(serve(tmp_path, use_subgraphs=compiled, quantization_encoding=encoding), reference)
+    with caplog.at_level("INFO"):
+        same(serve(tmp_path, use_subgraphs=compiled, quantization_encoding=encoding), reference)
+    rounded = "inputs of projections and keys and values" if algorithm == "NVFP4" else "keys and values"
+    assert caplog.text.count(f"{rounded} are not rounded") == 1
 
 
 WRONG: Mapping[str, tuple[str, Any, str]] = {
@@ -155,7 +170,23 @@ def test_tensors_that_do_not_fit_are_named(case: str, made: Any, serve: Any, tmp
     assert ("fetch the checkpoint again" in str(error.value)) == (case != "smoothed")
 
 
-@pytest.mark.parametrize("algorithm", ["W4A8_AWQ", None, 3, "MXFP8"])
+@pytest.mark.parametrize("algorithm", ["W4A8_AWQ", "NVFP4_AWQ", None, 3, "MXFP8"])
 def test_settings_that_are_not_read_are_named(algorithm: object) -> None:
     with pytest.raises(ModelError, match=r"'quant_algo' is .*; what is read of Model Optimizer is FP8, "):
         format(algorithm)
+
+
+@pytest.mark.compiler
+def test_memory_is_counted_as_it_is_held() -> None:
+    """Scales of a wider type than in the file, too."""
+    tensors, weight = nvfp4((1024, 1024))
+    made = format("NVFP4")
+    parts = {made.part(f"model.up_proj.{name}", TYPES[each.dtype])[1]: each for name, each in tensors.items()}  # type: ignore[index]
+    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
+    held = method.create_codes(*weight.shape, [made.layout(infos(parts))])
+    assert held is not None
+    held.load_codes(made.codes(parts), 0)
+    headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}
+    values, size = codes_size(headers, made, WeightMap())
+    assert values == weight.numel()
+    assert abs(held.nbytes / size - 1) < 0.01
