@@ -238,5 +238,5 @@ def test_the_settings_are_options() -> None:
     with pytest.raises(SettingsError, match="min_token_prob"):
         LLM(speculative_method="suffix", suffix__min_token_prob=1.5)
     with pytest.raises(SettingsError, match=r"--suffix.max-spec-factor means nothing with --speculative-method ngram"):
-        LLM(speculative_method="ngram", suffix__max_spec_factor=2.0).start()
+        LLM(speculative_method="ngram", suffix__max_spec_factor=2.0)
     assert RUN == 2
