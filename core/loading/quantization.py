@@ -64,14 +64,15 @@ class Stored:
     parts: Mapping[str, Part] = field(default_factory=dict)
 
 
-def quantization_of(host: Host, config: Mapping[str, Any], ref: str) -> Checkpoint | None:
+def quantization_of(host: Host, config: Mapping[str, Any], ref: str, said_in: str = "config.json") -> Checkpoint | None:
     """The format of the checkpoint of `config`, the content of config.json; None if it is not quantized.
 
-    ModelError where no plugin knows the format, or the plugin cannot read this variant of it.
+    ModelError where no plugin knows the format, or the plugin cannot read this variant of it, which the file `said_in`
+    describes.
     """
     entry = next((entry for entry in host.quantization_formats if _matches(entry.component, config)), None)
     if entry is not None:
-        return Checkpoint(name=entry.name, format=_built(host, entry, config))
+        return Checkpoint(name=entry.name, format=_built(host, entry, config, said_in))
     if not config.get("quantization_config"):
         return None
     known = ", ".join(sorted(host.quantization_formats.names()))
@@ -98,8 +99,13 @@ def _matches(declared: QuantizationFormat, config: Mapping[str, Any]) -> bool:
     return bool(config.get("quantization_config")) and quantization_method(config) == declared.name
 
 
-def _built(host: Host, entry: Entry[QuantizationFormat], config: Mapping[str, Any]) -> BuiltQuantizationFormat:
-    built: BuiltQuantizationFormat = host.build(entry, QuantizationContext(model_config=config))
+def _built(
+    host: Host, entry: Entry[QuantizationFormat], config: Mapping[str, Any], said_in: str
+) -> BuiltQuantizationFormat:
+    try:
+        built: BuiltQuantizationFormat = host.build(entry, QuantizationContext(model_config=config))
+    except ModelError as error:
+        raise ModelError(f"{said_in}: {error}") from error
     return built
 
 

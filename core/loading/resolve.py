@@ -84,10 +84,12 @@ def resolve_checkpoint(model: Checkpoint, host: Host, *, progress: Progress) -> 
 def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config: dict[str, Any]) -> ModelFiles:
     """The files with their weights, fetched, but for the architecture."""
     model, host = finder.model, finder.host
-    quantization_of(host, config, location.ref)  # what cannot be read is not fetched
+    said_in = _said_in(folder, host)
+    quantization_of(host, config, location.ref, said_in)  # what cannot be read is not fetched
     weights = finder.weights(location)
-    config = _with_quantization(config, finder.own_folder(weights))
-    quantization = quantization_of(host, config, location.ref)
+    own = _with_quantization(config, finder.own_folder(weights))
+    config, said_in = own, said_in if own is config else "config.json"
+    quantization = quantization_of(host, config, location.ref, said_in)
     format = None if quantization is None else quantization.format
     encoding = settle_encoding(
         stored_encoding(open_weights(host, weights, config), format),
@@ -264,6 +266,14 @@ def _quantization_beside(folder: Path, host: Host) -> dict[str, Any]:
         if name is not None and (folder / name).is_file():
             return {"quantization_config": {**read_object(folder / name), "quant_method": entry.name}}
     return {}
+
+
+def _said_in(folder: Path, host: Host) -> str:
+    """The file that says how a checkpoint is quantized."""
+    beside = (name for name in quantization_files(host) if (folder / name).is_file())
+    return (
+        "config.json" if read_object(folder / "config.json").get("quantization_config") else next(beside, "config.json")
+    )
 
 
 def _with_quantization(config: dict[str, Any], own: Path | None) -> dict[str, Any]:

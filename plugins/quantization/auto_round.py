@@ -37,14 +37,14 @@ def auto_round(context: QuantizationContext) -> Gptq | Awq:
     given = QuantizationContext(model_config={**context.model_config, "quantization_config": own})
     if kind != "int" or packing not in (_GPTQ, _MODEL, _AWQ):
         raise ModelError(
-            f"config.json: 'packing_format' of AutoRound is {packing!r:.60}, of {kind!r:.60}; what is read is "
+            f"'packing_format' of AutoRound is {packing!r:.60}, of {kind!r:.60}; what is read is "
             f"{_GPTQ}, {_MODEL} and {_AWQ}, of int"
         )
     if packing == _AWQ:
         return Awq(given)
     if settings.get("sym", True) is not True:
         raise ModelError(
-            f"config.json: weights in {packing} have zeros, and releases of AutoRound differ in how these are stored; "
+            f"weights in {packing} have zeros, and releases of AutoRound differ in how these are stored; "
             f"use a symmetric checkpoint, or one in {_AWQ}"
         )
     return SymmetricGptq(given, varied=bool(settings.get("extra_config")))

@@ -94,7 +94,7 @@ def _check_layout(settings: Mapping[str, Any]) -> None:
         wrong["backend"] = _OTHER
     for key, value in wrong.items():
         raise ModelError(
-            f"config.json: AWQ weights are read in the layout {_GEMM} of AutoAWQ, and {key!r} is {value!r:.60}; use a "
+            f"AWQ weights are read in the layout {_GEMM} of AutoAWQ, and {key!r} is {value!r:.60}; use a "
             "checkpoint in that layout"
         )
 

@@ -86,16 +86,14 @@ class CompressedTensors:
         _refuse(settings)
         groups = settings.get("config_groups") or {}
         if not isinstance(groups, Mapping) or not all(isinstance(group, Mapping) for group in groups.values()):
-            raise ModelError("config.json: 'config_groups' of compressed-tensors are no groups of modules")
+            raise ModelError("'config_groups' of compressed-tensors are no groups of modules")
         self._schemes = [
             _scheme(name, group, settings.get("format"))
             for name, group in groups.items()
             if group.get("weights") is not None
         ]
         if not groups and not settings.get("kv_cache_scheme"):
-            raise ModelError(
-                "config.json: 'config_groups' of compressed-tensors are empty; nothing says what is quantized"
-            )
+            raise ModelError("'config_groups' of compressed-tensors are empty; nothing says what is quantized")
         self._classes = tuple(i for i, scheme in enumerate(self._schemes) if any(map(_is_class, scheme.targets)))
         numbers = {(number,) for number in range(len(self._schemes))} | {self._classes}
         self.contents = frozenset(f"weight_shape {_joined(each)}" for each in numbers)
@@ -199,12 +197,12 @@ def _refuse(settings: Mapping[str, Any]) -> None:
     format = sparse.get("format", DENSE) if isinstance(sparse, Mapping) else DENSE
     if format != DENSE:
         raise ModelError(
-            f"config.json: weights are sparse ({format!r:.60}), and dense ones alone are read; use a checkpoint that "
+            f"weights are sparse ({format!r:.60}), and dense ones alone are read; use a checkpoint that "
             "is quantized alone"
         )
     if settings.get("transform_config"):
         raise ModelError(
-            "config.json: 'transform_config' has inputs rotated before they are multiplied, which is not done; use a "
+            "'transform_config' has inputs rotated before they are multiplied, which is not done; use a "
             "checkpoint without it"
         )
 
@@ -214,15 +212,14 @@ def _scheme(name: str, group: Mapping[str, Any], format: object) -> Scheme:
     weights, targets = group.get("weights"), group.get("targets")
     format = group.get("format") or format
     if not isinstance(weights, Mapping):
-        raise ModelError(f"config.json: 'config_groups' {name} does not say how weights are quantized")
+        raise ModelError(f"'config_groups' {name} does not say how weights are quantized")
     if format not in _READ:
         raise ModelError(
-            f"config.json: weights of compressed-tensors are in the format {format!r:.60}; what is read is "
-            f"{', '.join(_READ)}"
+            f"weights of compressed-tensors are in the format {format!r:.60}; what is read is {', '.join(_READ)}"
         )
     bits = weights.get("num_bits", 8)
     if type(bits) is not int or not 2 <= bits <= 8:
-        raise ModelError(f"config.json: 'num_bits' of 'config_groups' {name} is {bits!r:.60}; it is from 2 to 8")
+        raise ModelError(f"'num_bits' of 'config_groups' {name} is {bits!r:.60}; it is from 2 to 8")
     size = group_size({"group_size": weights.get("group_size") or -1})
     return Scheme(
         targets=tuple(_names("targets", targets)),
@@ -274,7 +271,7 @@ class _Notes:
 def _names(key: str, targets: object) -> list[str]:
     """Names, patterns and classes of modules; ModelError where they are none."""
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise ModelError(f"config.json: {key!r} of compressed-tensors are no names of modules: {targets!r:.60}")
+        raise ModelError(f"{key!r} of compressed-tensors are no names of modules: {targets!r:.60}")
     for target in targets:
         if target.startswith("re:"):
             _check_pattern(target.removeprefix("re:"))
@@ -285,7 +282,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ModelError(f"config.json: {pattern!r:.100} of compressed-tensors is no pattern: {error}") from error
+        raise ModelError(f"{pattern!r:.100} of compressed-tensors is no pattern: {error}") from error
 
 
 def _floats(parts: Mapping[str, Any]) -> dict[str, Any]:

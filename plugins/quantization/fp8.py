@@ -88,7 +88,7 @@ def blocks_of(size: object) -> Blocks:
     if isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
         return size[0], size[1]
     raise ModelError(
-        f"config.json: the blocks of quantized weights are two numbers such as [128, 128], not {size!r:.60}; use a "
+        f"the blocks of quantized weights are two numbers such as [128, 128], not {size!r:.60}; use a "
         "checkpoint with such blocks, or without any"
     )
 

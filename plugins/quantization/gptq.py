@@ -59,7 +59,7 @@ class Gptq:
         kind = settings.get("checkpoint_format") or settings.get("format") or "gptq"
         if kind not in _FORMATS:
             raise ModelError(
-                f"config.json: GPTQ weights are read in the formats {' and '.join(_FORMATS)}, and 'checkpoint_format' "
+                f"GPTQ weights are read in the formats {' and '.join(_FORMATS)}, and 'checkpoint_format' "
                 f"is {kind!r:.60}; use a checkpoint in one of these"
             )
         self._less = 1 if kind == "gptq" else 0

@@ -42,9 +42,7 @@ class Modelopt:
         algorithm = inner.get("quant_algo") if isinstance(inner, Mapping) else settings.get("quant_algo")
         if algorithm not in (*_FLOATS, *_NIBBLES, _MIXED):
             listed = ", ".join((*_FLOATS, *_NIBBLES))
-            raise ModelError(
-                f"config.json: 'quant_algo' is {algorithm!r:.60}; what is read of Model Optimizer is {listed}"
-            )
+            raise ModelError(f"'quant_algo' is {algorithm!r:.60}; what is read of Model Optimizer is {listed}")
         self.encoding = "float8_e4m3fn" if algorithm in _FLOATS else "float4_e2m1fnx2"
         self._blocks = _BLOCKS if algorithm in ("FP8_PB_WO", _MIXED) else None
 

@@ -145,7 +145,7 @@ def one_of(settings: Mapping[str, Any], key: str, known: tuple[int, ...]) -> int
     value = settings.get(key)
     if isinstance(value, bool) or value not in known:
         listed = ", ".join(map(str, known))
-        raise ModelError(f"config.json: {key!r} of the quantization is {value!r:.60}; what is read is {listed}")
+        raise ModelError(f"{key!r} of the quantization is {value!r:.60}; what is read is {listed}")
     return int(value)
 
 
@@ -153,7 +153,5 @@ def group_size(settings: Mapping[str, Any], key: str = "group_size") -> int:
     """How many inputs share a scale; -1: all."""
     value = settings.get(key, -1)
     if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise ModelError(
-            f"config.json: {key!r} of the quantization is {value!r:.60}; it is a number of inputs, or -1 for all"
-        )
+        raise ModelError(f"{key!r} of the quantization is {value!r:.60}; it is a number of inputs, or -1 for all")
     return value

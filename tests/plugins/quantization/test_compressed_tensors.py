@@ -389,7 +389,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_settings_that_are_not_read_are_named(case: str) -> None:
     config, message = REFUSED[case]
-    with pytest.raises(ModelError, match=f"config.json: .*{message}"):
+    with pytest.raises(ModelError, match=message):
         built(config)
 
 

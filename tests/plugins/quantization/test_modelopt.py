@@ -190,3 +190,13 @@ def test_memory_is_counted_as_it_is_held() -> None:
     values, size = codes_size(headers, made, WeightMap())
     assert values == weight.numel()
     assert abs(held.nbytes / size - 1) < 0.01
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_errors_name_the_file_that_says_it(beside: bool, made: Any, serve: Any, tmp_path: Path) -> None:
+    made(tmp_path, "LlamaForCausalLM", lambda name, weight: None, {}, {} if beside else settings("MXFP8"))
+    if beside:
+        (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "MXFP8"}}))
+    file = "hf_quant_config.json" if beside else "config.json"
+    with pytest.raises(ModelError, match=rf"(?<!\w){file}: 'quant_algo' is 'MXFP8'"):
+        serve(tmp_path, use_subgraphs=False)
