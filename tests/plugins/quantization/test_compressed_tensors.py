@@ -340,6 +340,7 @@ WRONG: Mapping[str, tuple[str, str, Any, str]] = {
     "two factors": ("NVFP4", "weight_global_scale", lambda each: each.repeat(2), "whose factor is one number"),
     "no factor": ("NVFP4", "weight_global_scale", None, "factor are missing"),
     "scales of a type": ("NVFP4", "weight_scale", lambda each: each.float(), "its scales is of type F32, not F8_E4M3"),
+    "exponents of none": ("MXFP4", "weight_scale", lambda each: each | 255, "are 255, which are no numbers"),
     "exponents of fewer": ("MXFP4", "weight_scale", lambda each: each[:, 1:], "do not make up a weight in MXFP4"),
 }
 
@@ -448,7 +449,7 @@ def test_memory_is_counted_as_it_is_held(kind: str) -> None:
     made = built(config)
     parts = {f"{name} 0": each for name, each in tensors.items()}
     method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
-    held = method.create_codes(*weight.shape, [made.layout(infos(parts))])
+    held = method.create_codes(weight.shape[0], weight.shape[1], [made.layout(infos(parts))])
     assert held is not None
     held.load_codes(made.codes(parts), 0)
     headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}

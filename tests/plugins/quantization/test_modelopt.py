@@ -183,7 +183,7 @@ def test_memory_is_counted_as_it_is_held() -> None:
     made = format("NVFP4")
     parts = {made.part(f"model.up_proj.{name}", TYPES[each.dtype])[1]: each for name, each in tensors.items()}  # type: ignore[index]
     method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
-    held = method.create_codes(*weight.shape, [made.layout(infos(parts))])
+    held = method.create_codes(weight.shape[0], weight.shape[1], [made.layout(infos(parts))])
     assert held is not None
     held.load_codes(made.codes(parts), 0)
     headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}
