@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.step import Step
 
 
-ROWS_AT_ONCE = 256  # of a vocabulary, in what a draw needs beside logits and weights
+VALUES_AT_ONCE = 1 << 24  # in what a draw needs beside logits and weights, 8 bytes each: 110 rows of 150 000 tokens
 
 
 class DrawnFrom(NamedTuple):
@@ -85,8 +85,8 @@ class DrawnDrafts:
     def of(cls, drafts: Iterable[tuple[int, int, float, DrawnFrom]]) -> DrawnDrafts:
         """By row among those that are drawn, token, random number that decides whether it stands, and distribution."""
         all_drafts = list(drafts)
-        starts = range(0, len(all_drafts), ROWS_AT_ONCE)
-        return cls([_Part.of(all_drafts[start : start + ROWS_AT_ONCE]) for start in starts])
+        rows = _rows_at_once(all_drafts[0][3].table)
+        return cls([_Part.of(all_drafts[start : start + rows]) for start in range(0, len(all_drafts), rows)])
 
     def draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token per row of logits [rows that are drawn, vocab].
@@ -107,13 +107,19 @@ def draw_by_weights(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tens
 
     float64, because the rounding of a float32 sum over 150 000 tokens would be visible in the distribution.
     """
-    if len(weights) > ROWS_AT_ONCE:
-        slices = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(weights), ROWS_AT_ONCE)]
+    rows = _rows_at_once(weights)
+    if len(weights) > rows:
+        slices = [slice(start, start + rows) for start in range(0, len(weights), rows)]
         return torch.cat([draw_by_weights(weights[each], uniforms[each]) for each in slices])
     cumulated = weights.cumsum(dim=-1, dtype=torch.float64)
     aims = uniforms[:, None] * cumulated[:, -1:]
     found = torch.searchsorted(cumulated, aims, right=True)[:, 0]
     return found.clamp_(max=weights.shape[-1] - 1)
+
+
+def _rows_at_once(weights: torch.Tensor) -> int:
+    """Rows of weights [rows, vocab] that are worked on together."""
+    return max(VALUES_AT_ONCE // weights.shape[-1], 1)
 
 
 class Verification:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from maxserve.core.engine import sequence as sequences
+from maxserve.core.engine import verification
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.verification import ROWS_AT_ONCE, DrawnDrafts, DrawnFrom, draw_by_weights
+from maxserve.core.engine.verification import DrawnDrafts, DrawnFrom, draw_by_weights
 from maxserve.core.interfaces.grammar import allow_tokens
 from maxserve.core.interfaces.request import Constraint, Output, Request, SamplingParams
 from maxserve.core.interfaces.speculator import Drafts, DraftStep
@@ -310,9 +311,13 @@ def test_rows_without_drawn_drafts_are_drawn_as_ever() -> None:
     assert found[2] != 3
 
 
-def test_drafts_of_several_tables_are_each_compared_with_their_own() -> None:
-    """Of any number of rows, and without a change of what was kept."""
-    generator, count = torch.Generator().manual_seed(0), 2 * ROWS_AT_ONCE + 5
+@pytest.mark.parametrize("at_once", [1, 100 * SIZE, 1 << 24])
+def test_drafts_of_several_tables_are_each_compared_with_their_own(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """In any slices of rows, and without a change of what was kept."""
+    monkeypatch.setattr(verification, "VALUES_AT_ONCE", at_once)
+    generator, count = torch.Generator().manual_seed(0), 205
     logits, uniforms = torch.randn(count, SIZE, generator=generator), torch.rand(2, count, generator=generator).double()
     tables = [torch.randn(count, SIZE, generator=generator).softmax(-1) for _ in range(2)]
     kept = [table.clone() for table in tables]
