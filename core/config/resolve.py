@@ -41,9 +41,12 @@ def resolve(
 
 
 def check_sections(settings: Settings, sections: Sequence[PluginSection]) -> None:
-    """SettingsError where a plugin finds its settings, together with all others, to be wrong."""
+    """SettingsError where a plugin finds its settings, together with all others, to be wrong.
+
+    Settings that were made without a plugin have none of it.
+    """
     for each in sections:
-        if each.check is not None:
+        if each.check is not None and each.name in settings.plugins.sections:
             each.check(settings, each.load(settings.plugins.sections[each.name]))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maxserve.core.engine.verification import DrawnFrom
+from maxserve.core.engine.sequence import DrawnFrom
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf

@@ -13,7 +13,7 @@ import numpy as np
 from maxserve.core.engine.draft_draw import DraftDraw
 from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draft_models import LoadedDrafts
-from maxserve.core.engine.verification import DrawnFrom
+from maxserve.core.engine.sequence import DrawnFrom
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.speculator import DraftNeeds, Drafts, DraftStep, NeedsContext, SpeculatorContext
 from maxserve.core.registry.entries import cause

@@ -16,9 +16,9 @@ import torch
 
 from maxserve.core.engine.grammar import Mask, Masks
 from maxserve.core.engine.logprobs import Scores
-from maxserve.core.engine.sequence import DraftNumbers
+from maxserve.core.engine.sequence import DraftNumbers, DrawnFrom
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
-from maxserve.core.engine.verification import DrawnDrafts, DrawnFrom, Verification, draw_by_weights
+from maxserve.core.engine.verification import DrawnDrafts, Verification, draw_by_weights
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.registry.entries import cause

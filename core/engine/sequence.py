@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from maxserve.core.engine.prompt_images import PromptImages
 from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from maxserve.core.engine.grammar_state import GrammarState
-    from maxserve.core.engine.verification import DrawnFrom
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 KEPT_BLOCKS = 8  # of so many
@@ -273,6 +273,13 @@ class Sequence:
         if self._sampler_generator is None:
             self._sampler_generator = np.random.Generator(np.random.Philox(_seed(self.request)).jumped())
         return self._sampler_generator
+
+
+class DrawnFrom(NamedTuple):
+    """The distribution that a draft was drawn from: a row of `table` [rows, vocab]."""
+
+    table: torch.Tensor
+    row: int
 
 
 class DraftNumbers:

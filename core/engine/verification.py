@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,18 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.sequence import Sequence
+    from maxserve.core.engine.sequence import DrawnFrom, Sequence
     from maxserve.core.engine.step import Step
 
 
 VALUES_AT_ONCE = 1 << 24  # in what a draw needs beside logits and weights, 8 bytes each: 110 rows of 150 000 tokens
-
-
-class DrawnFrom(NamedTuple):
-    """The distribution that a draft was drawn from: a row of `table` [rows, vocab]."""
-
-    table: torch.Tensor
-    row: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

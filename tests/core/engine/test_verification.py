@@ -15,7 +15,8 @@ from maxserve.core.engine import sequence as sequences
 from maxserve.core.engine import verification
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.verification import DrawnDrafts, DrawnFrom, draw_by_weights
+from maxserve.core.engine.sequence import DrawnFrom
+from maxserve.core.engine.verification import DrawnDrafts, draw_by_weights
 from maxserve.core.interfaces.grammar import allow_tokens
 from maxserve.core.interfaces.request import Constraint, Output, Request, SamplingParams
 from maxserve.core.interfaces.speculator import Drafts, DraftStep
