@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.sampler import LogitTransform, SamplerContext
     from maxserve.core.registry.protocol import Host
 
-log = logging.getLogger("maxserve.engine")
-
-if TYPE_CHECKING:
     # A table for distributions like these logits, and the row from which on it has room for them.
     Room = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
+
+log = logging.getLogger("maxserve.engine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

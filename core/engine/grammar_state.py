@@ -100,10 +100,10 @@ class GrammarState:
     """Follows the text of one request. `fault` says why it cannot any more; the request ends then.
 
     `follow` goes on by drafts, which `rewind` takes back. What may come next is asked of the matcher once, behind the
-    text and behind each draft: drafts are looked at when they are proposed, and when they are verified.
+    text and behind each draft, once drafts are looked at: when they are proposed, and when they are verified.
     """
 
-    __slots__ = ("_ends", "_followed", "_keeps_on", "_matcher", "_path", "_rows", "fault", "words")
+    __slots__ = ("_drafted", "_ends", "_followed", "_keeps_on", "_matcher", "_path", "_rows", "fault", "words")
 
     def __init__(self, matcher: Matcher, ends: tuple[int, ...], words: int, *, keeps_on: bool) -> None:
         self._matcher = matcher
@@ -112,6 +112,7 @@ class GrammarState:
         self._keeps_on = keeps_on  # the request ignores eos: it ends where the grammar does
         self.fault: str | None = None
         self._followed = 0  # drafts that the matcher has accepted
+        self._drafted = False  # drafts were looked at, so what is asked will be asked again
         self._path: list[int] = []  # drafts that it accepted since the last token, and maybe took back
         self._rows: dict[int, NDArray[np.int32]] = {}  # what may come next, behind so many of these
 
@@ -122,7 +123,8 @@ class GrammarState:
             row[:] = known
             return
         self._ask(row)
-        self._rows[self._followed] = row.copy()
+        if self._drafted:
+            self._rows[self._followed] = row.copy()
 
     def _ask(self, row: NDArray[np.int32]) -> None:
         try:
@@ -143,6 +145,7 @@ class GrammarState:
 
     def allows(self, tokens: SequenceOf[int]) -> int:
         """How many of `tokens`, in their order, the text may go on with: up to the first that ends it, at most."""
+        self._drafted = True
         row: NDArray[np.int32] = np.zeros(self.words, dtype=np.int32)
         allowed = 0
         for token in tokens:
@@ -157,6 +160,7 @@ class GrammarState:
 
     def forced(self, most: int) -> list[int]:
         """Up to `most` tokens that the text must go on with, as nothing else is allowed."""
+        self._drafted = True
         row: NDArray[np.int32] = np.zeros(self.words, dtype=np.int32)
         found: list[int] = []
         goes_on = True

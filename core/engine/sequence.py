@@ -283,7 +283,7 @@ class DrawnFrom(NamedTuple):
 
 
 class DraftNumbers:
-    """Random numbers in [0, 1) by purpose and position: whoever asks again, in whatever order, gets the same.
+    """Random numbers in [0, 1) by purpose and position: the same ones at each call, in any order of calls.
 
     No two of them are the same part of the generator's period, nor is one of those that tokens are drawn with.
     """

@@ -5,7 +5,7 @@ that it would have without drafts. As long as a drawn token equals its draft, th
 history. How a row draws is one of two ways, both of them exact for any sampling setting:
 
 - With the random number that it would have without drafts. The text is then the very same, whatever the drafts are:
-  so draw requests with a seed, greedy ones, and rows of which nobody knows how their drafts came about.
+  so draw requests with a seed, greedy ones, and rows whose drafts came about in an unknown way.
 - So that it equals its draft as often as can be, where it is known what the draft was drawn from: `DrawnDrafts`.
 """
 

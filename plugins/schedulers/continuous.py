@@ -48,7 +48,7 @@ class Continuous:
 def _seconds(limits: Limits, plan: Plan) -> float | None:
     """How long a batch with those who decode may take; where they alone take as long, prompts have as much time again.
 
-    None where nobody decodes and would wait for prompts.
+    None where no sequence decodes that would wait for prompts.
     """
     if limits.mixed_step_seconds is None or not plan.size:
         return None

@@ -409,6 +409,14 @@ def test_what_is_forced_is_asked_of_the_matcher_once() -> None:
     assert state.fault is None
 
 
+def test_without_drafts_nothing_is_copied() -> None:
+    state = GrammarState(CountingMatcher([[3], [4]]), (7,), 2, keeps_on=False)
+    state.fill(np.zeros(2, dtype=np.int32))
+    assert not state._rows
+    assert state.forced(1) == [3]
+    assert list(state._rows) == [0]
+
+
 def test_a_matcher_that_fails_forces_nothing() -> None:
     matcher = CountingMatcher([])
     state = GrammarState(matcher, (7,), 2, keeps_on=False)

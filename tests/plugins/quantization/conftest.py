@@ -13,8 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
+from maxserve.core.loading.quantization import codes_size
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.quantization import TYPES, infos
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
 
@@ -61,6 +67,31 @@ def same(served: Served, reference: Any) -> None:
     assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
 
 
+def refused(folder: Path, name: str, change: Callable[[Tensor], Tensor] | None, message: str) -> str:
+    """What a start says, which matches the message, where a tensor of the checkpoint is changed, or gone."""
+    tensors = load_file(folder / "model.safetensors")
+    whole = tensors.pop(name)
+    if change is not None:
+        tensors[name] = change(whole).contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=message) as error:
+        serve(folder, use_subgraphs=False)
+    return str(error.value)
+
+
+def held_by_plan(format: Any, tensors: Mapping[str, Tensor], weight: Tensor) -> float:
+    """The bytes in which the CPU method holds the codes of a module, by those that the memory plan counts."""
+    parts = {format.part(f"model.up_proj.{name}", TYPES[each.dtype])[1]: each for name, each in tensors.items()}
+    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
+    held = method.create_codes(weight.shape[0], weight.shape[1], [format.layout(infos(parts))])
+    assert held is not None
+    held.load_codes(format.codes(parts), 0)
+    headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}
+    values, size = codes_size(headers, format, WeightMap())
+    assert values == weight.numel()
+    return held.nbytes / size
+
+
 @pytest.fixture(name="made")
 def made_fixture() -> Callable[..., Any]:
     return made
@@ -74,3 +105,13 @@ def serve_fixture() -> Callable[..., Served]:
 @pytest.fixture(name="same")
 def same_fixture() -> Callable[..., None]:
     return same
+
+
+@pytest.fixture(name="refused")
+def refused_fixture() -> Callable[..., str]:
+    return refused
+
+
+@pytest.fixture(name="held_by_plan")
+def held_by_plan_fixture() -> Callable[..., float]:
+    return held_by_plan

@@ -104,11 +104,11 @@ def tiny(made: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("role", ["qweight", "qzeros", "scales"])
-@pytest.mark.parametrize("change", ["missing", "cut", "empty", "flat", "turned"])
+@pytest.mark.parametrize("change", ["missing", "cut", "empty", "flat", "transposed"])
 def test_tensors_that_do_not_fit_are_named(role: str, change: str, tiny: Path, serve: Any) -> None:
     tensors, name = load_file(tiny / "model.safetensors"), f"{NAME}.{role}"
     whole = tensors.pop(name)
-    made = {"cut": whole[1:], "empty": whole[:0], "flat": whole.flatten(), "turned": whole.t()}
+    made = {"cut": whole[1:], "empty": whole[:0], "flat": whole.flatten(), "transposed": whole.t()}
     if change != "missing":
         tensors[name] = made[change].contiguous()
     save_file(tensors, tiny / "model.safetensors")

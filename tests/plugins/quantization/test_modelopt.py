@@ -12,14 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.interfaces.quantization import QuantizationContext
-from maxserve.core.loading.quantization import codes_size
-from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.plugins.quantization.modelopt import Modelopt
-from maxserve.testing.quantization import TYPES, QuantizationFormatChecks, infos
+from maxserve.testing.quantization import QuantizationFormatChecks, infos
 
 Packed = tuple[dict[str, Tensor], Tensor]
 NAME = "model.layers.1.mlp.down_proj"
@@ -177,19 +173,9 @@ def test_settings_that_are_not_read_are_named(algorithm: object) -> None:
 
 
 @pytest.mark.compiler
-def test_memory_is_counted_as_it_is_held() -> None:
+def test_memory_is_counted_as_it_is_held(held_by_plan: Any) -> None:
     """Scales of a wider type than in the file, too."""
-    tensors, weight = nvfp4((1024, 1024))
-    made = format("NVFP4")
-    parts = {made.part(f"model.up_proj.{name}", TYPES[each.dtype])[1]: each for name, each in tensors.items()}  # type: ignore[index]
-    method = PanelMethod(LinearContext(compute=torch.float32, device=torch.device("cpu")))
-    held = method.create_codes(weight.shape[0], weight.shape[1], [made.layout(infos(parts))])
-    assert held is not None
-    held.load_codes(made.codes(parts), 0)
-    headers = {"a": {f"model.up_proj.{name}": info for name, info in infos(tensors).items()}}
-    values, size = codes_size(headers, made, WeightMap())
-    assert values == weight.numel()
-    assert abs(held.nbytes / size - 1) < 0.01
+    assert held_by_plan(format("NVFP4"), *nvfp4((1024, 1024))) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("beside", [False, True])
