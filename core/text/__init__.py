@@ -1,1 +1,1 @@
-"""Detokenizer, end tokens, and what grammars know of a vocabulary."""
+"""End tokens, and what grammars know of a vocabulary."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.text.detokenizer import Detokenizer
     from maxserve.core.text.grammar_vocabulary import grammar_context
+    from maxserve.plugins.api.common.detokenizer import Detokenizer
 
 __all__ = [
     "Detokenizer",
@@ -18,7 +18,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        "Detokenizer": "maxserve.core.text.detokenizer",
+        "Detokenizer": "maxserve.plugins.api.common.detokenizer",
         "grammar_context": "maxserve.core.text.grammar_vocabulary",
     },
 )

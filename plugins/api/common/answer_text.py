@@ -8,9 +8,9 @@ from maxserve.interfaces.errors import EngineError
 from maxserve.interfaces.request import Output, Request
 from maxserve.interfaces.tokenizer import Tokenizer
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.detokenizer import Detokenizer
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.stop_strings import StopStrings
-from maxserve.text import Detokenizer
 
 _LOOK_BACK = 128  # prompt tokens the detokenizer sees; what it needs of them are the last few
 

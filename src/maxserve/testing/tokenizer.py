@@ -20,7 +20,7 @@ import pytest
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext, TokenizerFiles, Truncation
 from maxserve.core.registry.contracts import contract_fault
-from maxserve.core.text.detokenizer import Detokenizer
+from maxserve.plugins.api.common.detokenizer import Detokenizer
 
 __all__ = ["TokenizerChecks"]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.core.text.conftest import tokenizer_folders
+from tests.plugins.tokenizers.conftest import folder, texts, tokenizer_folders
 
-__all__ = ["tokenizer_folders"]
+__all__ = ["folder", "texts", "tokenizer_folders"]

@@ -12,8 +12,8 @@ from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.parsers import ReasoningContext, ToolContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
-from maxserve.core.text.detokenizer import Detokenizer
 from maxserve.plugins.api.common.answer import TextDelta
+from maxserve.plugins.api.common.detokenizer import Detokenizer
 from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.output_parsing import OutputParser
 from maxserve.plugins.api.common.parsers import choose_parsers

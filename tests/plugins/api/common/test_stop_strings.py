@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maxserve.core.interfaces.tokenizer import Tokenizer
-from maxserve.core.text.detokenizer import Detokenizer
+from maxserve.plugins.api.common.detokenizer import Detokenizer
 from maxserve.plugins.api.common.stop_strings import StopStrings
 from maxserve.plugins.tokenizers.folder import load_tokenizer
-from tests.core.text.conftest import folder, tokenizer_folders  # noqa: F401 (fixtures)
+from tests.plugins.tokenizers.conftest import folder, tokenizer_folders  # noqa: F401 (fixtures)
 
 S = TypeVar("S", str, list[int])
 

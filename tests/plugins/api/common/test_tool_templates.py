@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from maxserve.plugins.api.common.chat_renderer import ChatRenderer
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
-from tests.core.text.conftest import tokenizer_folders  # noqa: F401 (fixture)
+from tests.plugins.tokenizers.conftest import tokenizer_folders  # noqa: F401 (fixture)
 
 LIKE_HERMES = """\
 {%- if tools %}<|im_start|>system

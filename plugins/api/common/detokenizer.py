@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from maxserve.core.interfaces.tokenizer import Tokenizer
+from maxserve.interfaces.tokenizer import Tokenizer
 
 _CONTEXT = 8  # tokens before a piece that are decoded with it: decoders look back at most a few
 _PROMPT_TAIL = 128  # tokens of a prompt that are looked at for context

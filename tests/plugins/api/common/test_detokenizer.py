@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maxserve.core.interfaces.tokenizer import Tokenizer
-from maxserve.core.text.detokenizer import Detokenizer
+from maxserve.plugins.api.common.detokenizer import Detokenizer
 from maxserve.plugins.tokenizers.folder import load_tokenizer
 
 
