@@ -36,6 +36,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.admin", "maxserve.plugins.api.admin"),
     ("builtin.observers", "maxserve.plugins.observers"),
     ("builtin.profiling", "maxserve.plugins.profiling"),
+    ("builtin.console", "maxserve.plugins.console"),
     ("builtin.commands", "maxserve.plugins.commands"),
     ("builtin.huggingface", "maxserve.plugins.huggingface"),
     ("builtin.demo", "maxserve.plugins.demo"),

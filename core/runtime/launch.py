@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
+from maxserve.core.config.show import describe
 from maxserve.core.interfaces.errors import EngineError, PluginError
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
-from maxserve.core.loading.progress import show_progress
+from maxserve.core.loading.progress import NullDisplay
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.protocol import Host
+from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime import logs, ports
-from maxserve.core.runtime.banner import introduce
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import build_executor
 from maxserve.core.runtime.messages import Start
@@ -28,6 +29,7 @@ from maxserve.core.runtime.supervisor import Supervisor
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.process import Display
     from maxserve.core.registry.entries import Entry
 
 log = logging.getLogger("maxserve.server")
@@ -58,12 +60,13 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     process = ProcessInfo(kind="server")
     stack.callback(process.exit)
     host.process_start(process)
-    introduce(settings, host)
-    files = None if settings.model.defer_resolve else _resolve(settings, host)
+    display = process.display or NullDisplay()
+    _introduce(settings, host)
+    files = None if settings.model.defer_resolve else _resolve(settings, host, display)
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
         check_for_task(settings, files.task, host.plugin_sections())
-    launcher = build_executor(settings, host)
+    launcher = build_executor(settings, host, display.relay)
     addresses = stack.enter_context(launcher.endpoints())
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
@@ -91,17 +94,30 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
         listening=listening,
         client=client,
         supervisor=supervisor,
+        display=display,
     )
     Serving(plan).run()
     log.info("stopped")
 
 
-def _resolve(settings: Settings, host: Host) -> ModelFiles:
-    with show_progress(sys.stderr) as progress:
-        model = settings.model
+def _introduce(settings: Settings, host: Host) -> None:
+    """Logs whose code takes part, and every setting when `--pretty-print-config` asks for it."""
+    for plugin in host.plugins:
+        if plugin.active and plugin.source.origin != BUILT_IN:
+            log.info("uses %s", plugin.source.label)
+    if settings.server.pretty_print_config:
+        for block in describe(settings, sections=host.plugin_sections()):
+            log.info("settings\n%s", block)
+
+
+def _resolve(settings: Settings, host: Host, display: Display) -> ModelFiles:
+    model = settings.model
+    try:
         return resolve_model(
-            model, host, progress=progress, prefer_legacy=model.use_legacy_module, task=asked_task(settings)
+            model, host, progress=display, prefer_legacy=model.use_legacy_module, task=asked_task(settings)
         )
+    finally:
+        display.clear()
 
 
 def chosen_routes(settings: Settings, host: Host) -> list[Entry[Routes]]:

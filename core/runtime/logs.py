@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import sys
 
-from maxserve.core.runtime.terminal import TerminalHandler
-
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "urllib3", "filelock", "asyncio")
 
@@ -37,7 +35,7 @@ def configure(level: int | None = None, prefix: str | None = None) -> None:
     root = logging.getLogger()
     if level is None:
         level = root.level if any(isinstance(h.formatter, PrefixFormatter) for h in root.handlers) else logging.INFO
-    handler = TerminalHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrefixFormatter(prefix))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in QUIET:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,9 +28,9 @@ from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext
 from maxserve.core.loading.images import image_reader
 from maxserve.core.registry.restored import packed
-from maxserve.core.runtime.banner import StartDisplay, announce
 from maxserve.core.runtime.heap import settle_heap
 from maxserve.core.runtime.observing import Observers
+from maxserve.core.runtime.ports import is_local, url
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
     from maxserve.core.interfaces.http_server import ServesHttp
+    from maxserve.core.interfaces.process import Display
     from maxserve.core.interfaces.routes import Routes
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
@@ -63,6 +63,7 @@ class Plan:
     listening: socket.socket
     client: WorkerClient
     supervisor: Supervisor
+    display: Display
 
 
 class TextSide(NamedTuple):
@@ -92,7 +93,7 @@ class Serving:
         serving = HttpServerContext(sections=sections, grace=GRACE + LAST_WORDS, refusal=self._middleware.refusal)
         entry = plan.host.of(HttpServer).get(plan.settings.server.http_server)
         self._http: ServesHttp = plan.host.build(entry, serving)
-        self._display = StartDisplay(sys.stderr)
+        self._display, self._phase = plan.display, ""
         self._ready: asyncio.Queue[ModelInfo] = asyncio.Queue()
         self._served: ServerContext | None = None  # that of the application there is
 
@@ -167,7 +168,8 @@ class Serving:
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:
-                announce(info, self._plan.listening)
+                listening = self._plan.listening
+                self._display.ready(info, url(listening), local=is_local(listening))
             else:
                 log.info("the worker is back")
             made_for = info
@@ -230,13 +232,21 @@ class Serving:
     # --- what the supervisor tells ------------------------------------------------------------------------------
 
     def on_progress(self, phase: str, fraction: float | None) -> None:
-        self._display.show(phase, fraction)
+        if phase != self._phase:
+            self._phase = phase
+            self._display.phase(phase)
+        if fraction is not None:
+            self._display.advance(fraction)
         self._gate.progress(phase, fraction)
 
     def on_ready(self, info: ModelInfo) -> None:
-        self._display.clear()
+        self._clear()
         self._ready.put_nowait(info)
 
     def on_death(self, message: str) -> None:
-        self._display.clear()
+        self._clear()
         self._gate.close(message)
+
+    def _clear(self) -> None:
+        self._display.clear()
+        self._phase = ""
