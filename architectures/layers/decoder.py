@@ -20,8 +20,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, block: type[nn.Module], norm: type[nn.Module]) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.dim, role="column")
-        self.layers = LayerStack(block(config, layer) for layer in range(config.layers))
         self.norm = norm(config.dim, config.eps)
+        self.layers = LayerStack((block(config, layer) for layer in range(config.layers)), last=self.norm)
 
 
 class DecoderModel(nn.Module):
@@ -61,7 +61,7 @@ class DecoderModel(nn.Module):
     def forward(self, step: StepContext) -> Tensor:
         """Hidden states after the last norm, [T, dim]."""
         x = self.embed(step)
-        out: Tensor = self.model.norm(self.model.layers(x, self.rotary(step, x.dtype), step))
+        out: Tensor = self.model.layers(x, self.rotary(step, x.dtype), step)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -56,5 +56,5 @@ class MultimodalRotary(nn.Module):
         found = table.index_select(0, positions.flatten())
         found = found.view(*positions.shape, 2, -1)  # [axes, T, cos or sin, width / 2]
         frequencies = torch.arange(found.shape[-1], device=table.device)
-        cos, sin = found[list(self.axes), :, :, frequencies].permute(2, 1, 0).to(dtype)[:, :, None]
-        return step.with_rope(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+        found = found[list(self.axes), :, :, frequencies].permute(1, 2, 0)  # [T, cos or sin, width / 2]
+        return step.with_rope(found.flatten(1).to(dtype))

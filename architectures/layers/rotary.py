@@ -48,8 +48,7 @@ class Rotary(nn.Module):
         rows = self._rows(step.inputs)
         if self.table.device != rows.device:  # `prepare` got no device, for want of parameters
             self.table = self.table.to(rows.device)
-        cos, sin = self.table.index_select(0, rows).to(dtype)[:, None].chunk(2, dim=-1)
-        return step.with_rope(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+        return step.with_rope(self.table.index_select(0, rows).to(dtype))
 
     def _rows(self, inputs: StepInputs) -> Tensor:
         """Where in the table each token's rotations are, [T]."""

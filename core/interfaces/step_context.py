@@ -21,16 +21,16 @@ C = TypeVar("C", bound="StepContext")
 class StepContext:
     """What a runner hands to a model, and a model to its layers, for one forward pass.
 
-    `cos` and `sin` are those of the rope of the layer that is called, gathered once a step; None where it has no rope.
+    `rotations` are those of the rope of the layer that is called, gathered once a step; None where it has no rope.
     `aux_hidden` are the outputs of the layers `aux_layers`, once these have run.
     """
 
     inputs: StepInputs
     attention: Attention
-    cos: Tensor | None = None  # [T, 1, width]
-    sin: Tensor | None = None  # [T, 1, width], negative in the first half
+    rotations: Tensor | None = None  # [T, width]: cosines and sines of width / 2 each
     aux_layers: tuple[int, ...] = ()
     aux_hidden: list[Tensor] = field(default_factory=list)
+    _factors: tuple[Tensor, Tensor] | None = None  # made of `rotations` where these are first applied
 
     def keep(self, layer: int, hidden: Tensor) -> None:
         """Keeps the output [T, dim] of a layer, if it is one of `aux_layers`; called by the model after each layer."""
@@ -51,15 +51,19 @@ class StepContext:
 
     def apply_rope(self, x: Tensor) -> Tensor:
         """`x` [T, heads, head_dim] rotated by the tokens' positions; a new tensor. Entries beyond `width` stay."""
-        assert self.cos is not None, "the layer has no rope"
-        assert self.sin is not None
-        width = self.cos.shape[-1]
+        if self._factors is None:
+            assert self.rotations is not None, "the layer has no rope"
+            cos, sin = (part.repeat(1, 1, 2) for part in self.rotations[:, None].chunk(2, dim=-1))
+            sin[..., : sin.shape[-1] // 2].neg_()
+            self._factors = cos, sin
+        cos, sin = self._factors
+        width = cos.shape[-1]
         if width == x.shape[-1]:
-            return (x * self.cos).addcmul_(x.roll(width // 2, -1), self.sin)
+            return (x * cos).addcmul_(x.roll(width // 2, -1), sin)
         out, part = x.clone(), x[..., :width]
-        out[..., :width] = (part * self.cos).addcmul_(part.roll(width // 2, -1), self.sin)
+        out[..., :width] = (part * cos).addcmul_(part.roll(width // 2, -1), sin)
         return out
 
-    def with_rope(self: C, cos: Tensor, sin: Tensor) -> C:
-        """The same for layers of a rope with these cosines and sines."""
-        return replace(self, cos=cos, sin=sin)
+    def with_rope(self: C, rotations: Tensor) -> C:
+        """The same for layers of a rope with these `rotations`."""
+        return replace(self, rotations=rotations, _factors=None)

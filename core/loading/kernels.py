@@ -156,9 +156,10 @@ class Chooser:
                 layers[index] = CompiledLayer(layer, call)
             if isinstance(layers, LayerStack) and isinstance(compiler, CompilesStacks):
                 calls = [layer.call for layer in layers if isinstance(layer, CompiledLayer)]
-                layers.fused = compiler.compile_stack(calls) if len(calls) == len(layers) else None
-                if layers.fused is not None:
-                    layers.fuse = partial(_fuse, compiler, calls)
+                if len(calls) == len(layers):
+                    last = None if layers.last is None else compiler.compile(layers.last, attention)
+                    layers.fuses_last = last is not None
+                    layers.fuse = partial(_fuse, compiler, calls if last is None else [*calls, last])
 
     def best(self, registry: Registry[R], context: Any) -> Any:
         """Returns what the named or the best component builds; None when none can, or none is wanted.

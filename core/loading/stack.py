@@ -14,41 +14,61 @@ if TYPE_CHECKING:
 FusedLayers: TypeAlias = "Callable[[Tensor, Sequence[StepContext]], Tensor]"
 
 
-class LayerStack(nn.ModuleList):
-    """Layers that are called with hidden states [T, dim] and the step.
+class LastModule(nn.Module):
+    """What is behind the layers, called as they are."""
 
-    `fused`, set once all layers are compiled, stands for all of them, and what `fuse` makes for those from one layer to
-    before another: where outputs of single ones are wanted (`aux_layers`), there is a call up to each of these.
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        out: Tensor = self.module(x)
+        return out
+
+
+class LayerStack(nn.ModuleList):
+    """Layers that are called with hidden states [T, dim] and the step, and a module behind them, a norm, say.
+
+    `last`, which has its name in checkpoints elsewhere, is called as the layers are. `fuse`, set once all layers are
+    compiled, makes one call of those from one layer to before another: of all, or, where outputs of single ones are
+    wanted (`aux_layers`), up to each of these. `fuses_last`: it counts the last module as one layer more.
     """
 
-    fused: FusedLayers | None = None
     fuse: Callable[[int, int], FusedLayers | None] | None = None
+    fuses_last: bool = False
 
-    def __init__(self, layers: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, layers: Iterable[nn.Module] = (), last: nn.Module | None = None) -> None:
         super().__init__(layers)
+        self._last = () if last is None else (LastModule(last),)  # no attribute, which would name its weights again
         self._spans: dict[tuple[int, ...], list[tuple[int, int, FusedLayers]]] = {}  # by the outputs that are wanted
+
+    @property
+    def last(self) -> LastModule | None:
+        return self._last[0] if self._last else None
 
     def forward(self, x: Tensor, steps: Sequence[StepContext], step: StepContext) -> Tensor:
         """[T, dim] to [T, dim]. `steps` are those of the layers, with their rotations; `step` is the model's own."""
-        if self.fused is not None and not step.aux_layers:
-            return self.fused(x, steps)
-        if spans := self._fused_spans(step.aux_layers):
-            for start, stop, call in spans:
-                x = call(x, steps[start:stop])
-                step.keep(stop - 1, x)
-            return x
-        for index, (layer, own) in enumerate(zip(self, steps, strict=True)):
-            x = layer(x, own)
-            step.keep(index, x)
-        return x
+        calls = self._calls(step.aux_layers)
+        if not calls:
+            for index, (layer, own) in enumerate(zip(self, steps, strict=True)):
+                x = layer(x, own)
+                step.keep(index, x)
+        steps = [*steps, *steps[-1:]] if self.fuses_last else steps
+        for start, stop, call in calls:
+            x = call(x, steps[start:stop])
+            step.keep(stop - 1, x)
+        return x if not self._last or (calls and self.fuses_last) else self._last[0](x, step)
+
+    def _calls(self, wanted: tuple[int, ...]) -> list[tuple[int, int, FusedLayers]]:
+        """Calls that end at each layer whose output is wanted, and at the last; none where these cannot be made."""
+        if wanted not in self._spans:
+            self._spans[wanted] = self._fused_spans(wanted)
+        return self._spans[wanted]
 
     def _fused_spans(self, wanted: tuple[int, ...]) -> list[tuple[int, int, FusedLayers]]:
-        """Calls that end at each layer whose output is wanted, and at the last; none where these cannot be made."""
         if self.fuse is None:
             return []
-        if wanted not in self._spans:
-            stops = sorted({*(layer + 1 for layer in wanted), len(self)})
-            spans = [(start, stop, self.fuse(start, stop)) for start, stop in pairwise((0, *stops))]
-            made = [(start, stop, call) for start, stop, call in spans if call is not None]
-            self._spans[wanted] = made if len(made) == len(spans) else []
-        return self._spans[wanted]
+        stops = sorted({*(layer + 1 for layer in wanted), len(self) + self.fuses_last})
+        spans = [(start, stop, self.fuse(start, stop)) for start, stop in pairwise((0, *stops))]
+        made = [(start, stop, call) for start, stop, call in spans if call is not None]
+        return made if len(made) == len(spans) else []

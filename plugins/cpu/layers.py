@@ -59,7 +59,7 @@ class _Listing(ctypes.Structure):
     )
 
 
-FRAME = 8  # numbers of a `Frame` of layers.cpp
+FRAME = 7  # numbers of a `Frame` of layers.cpp
 
 
 class NativeLayers:
@@ -146,9 +146,9 @@ class _Program:
         return _Listing(ctypes.addressof(self._operations), len(self._operations), widths, starts)
 
     def frame(self, context: StepContext) -> tuple[int, ...]:
-        """A Frame of layers.cpp. `context` has cosines and sines, where the layer applies rope."""
+        """A Frame of layers.cpp. `context` has rotations, where the layer applies rope."""
         step = self.attention.step
-        return (*(_addresses(context) if self.rope else (0, 0, 0)), *step.addresses, step.table_step)
+        return (*(_rotations(context) if self.rope else (0, 0)), *step.addresses, step.table_step)
 
     def _encoded(self, operation: Operation) -> _Operation:
         made = _Operation(kind=KINDS[operation.kind], out=operation.out)
@@ -247,11 +247,10 @@ class _Layer:
         return self._alone(x, (context,))
 
 
-def _addresses(context: StepContext) -> tuple[int, int, int]:
+def _rotations(context: StepContext) -> tuple[int, int]:
     """Where cosines and sines lie, and the width they rotate."""
-    assert context.cos is not None
-    assert context.sin is not None
-    return context.cos.data_ptr(), context.sin.data_ptr(), context.cos.shape[-1]
+    assert context.rotations is not None
+    return context.rotations.data_ptr(), context.rotations.shape[-1]
 
 
 def _attention_for(reading: Reading, attention: NativeAttention | HasParts) -> NativeAttention:
@@ -262,8 +261,8 @@ def _attention_for(reading: Reading, attention: NativeAttention | HasParts) -> N
         (operation, *attention.of(operation.layer)) for operation in reading.operations if operation.kind == "ATTEND"
     ]
     parts = {id(part): part for _, part, _ in places}
-    found = next(iter(parts.values()), None)
-    if len(parts) != 1 or not isinstance(found, NativeAttention):
+    found = next(iter(parts.values())) if parts else attention.of(0)[0]
+    if len(parts) > 1 or not isinstance(found, NativeAttention):
         raise UnknownError("its attention is not the native one, or is of several groups of layers")
     for operation, _, place in places:
         operation.layer = place

@@ -54,7 +54,7 @@ struct Program {
 
 // What a layer is given that differs from step to step: its rope, and the arrays of the batch.
 struct Frame {
-  const float *cosine, *sine;
+  const float* rotations;
   int64_t rotated;
   const int64_t *slots, *query_start, *seq_lens;
   const int32_t* tables;
@@ -108,8 +108,7 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads
-      return rotate(x, x_step, o.sizes[2], step.frame.cosine, step.frame.sine, out, b.tokens, o.sizes[0], o.sizes[1],
-                    step.frame.rotated);
+      return rotate(x, x_step, o.sizes[2], step.frame.rotations, out, b.tokens, o.sizes[0], o.sizes[1], step.frame.rotated);
     case ATTEND:
       return attend(attention_of(o, b, step), *tasks);
     case GATE:  // sizes: dim, activation

@@ -33,9 +33,9 @@ void normalise(const float* x, long outer_step, long inner_step, const float* w,
 void gated(const float* gate, long gate_step, const float* up, long up_step, long activation, float* out, long rows,
            long dim);
 
-// Rotary positions: x[tokens][heads][dim] by cosine and sine [tokens][rotated]; sine is negative in its first half.
-void rotate(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
-          long tokens, long heads, long dim, long rotated);
+// Rotary positions: x[tokens][heads][dim] by rotations[tokens][rotated], cosines and sines of half of it each.
+void rotate(const float* x, long token_step, long head_step, const float* rotations, float* out, long tokens, long heads,
+            long dim, long rotated);
 
 // out[rows][dim] = a[rows][dim] + b[rows][dim] * scale
 void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim);

@@ -33,17 +33,19 @@ void gate_row(const float* gate, const float* up, long kind, float* out, long di
   for (; d < dim; d++) out[d] = activated(spread(gate[d]), kind)[0] * up[d];
 }
 
-void rotate_head(const float* x, const float* cosine, const float* sine, float* out, long dim, long rotated) {
-  long half = rotated / 2, d = 0;
+void rotate_head(const float* x, const float* rotations, float* out, long dim, long rotated) {
+  const long half = rotated / 2;
+  const float *cosine = rotations, *sine = rotations + half;
+  long d = 0;
   for (; d + LANES <= half; d += LANES) {
-    vec a = load(x + d), b = load(x + half + d);
-    store(out + d, a * load(cosine + d) + b * load(sine + d));
-    store(out + half + d, b * load(cosine + half + d) + a * load(sine + half + d));
+    vec a = load(x + d), b = load(x + half + d), c = load(cosine + d), s = load(sine + d);
+    store(out + d, a * c - b * s);
+    store(out + half + d, b * c + a * s);
   }
   for (; d < half; d++) {
     float a = x[d], b = x[half + d];
-    out[d] = a * cosine[d] + b * sine[d];
-    out[half + d] = b * cosine[half + d] + a * sine[half + d];
+    out[d] = a * cosine[d] - b * sine[d];
+    out[half + d] = b * cosine[d] + a * sine[d];
   }
   for (d = rotated; d < dim; d++) out[d] = x[d];
 }
@@ -73,13 +75,12 @@ void gated(const float* gate, long gate_step, const float* up, long up_step, lon
   for (long i = 0; i < rows; i++) gate_row(gate + i * gate_step, up + i * up_step, activation, out + i * dim, dim);
 }
 
-void rotate(const float* x, long token_step, long head_step, const float* cosine, const float* sine, float* out,
-          long tokens, long heads, long dim, long rotated) {
+void rotate(const float* x, long token_step, long head_step, const float* rotations, float* out, long tokens, long heads,
+            long dim, long rotated) {
 #pragma omp for
   for (long t = 0; t < tokens; t++)
     for (long h = 0; h < heads; h++)
-      rotate_head(x + t * token_step + h * head_step, cosine + t * rotated, sine + t * rotated,
-                out + (t * heads + h) * dim, dim, rotated);
+      rotate_head(x + t * token_step + h * head_step, rotations + t * rotated, out + (t * heads + h) * dim, dim, rotated);
 }
 
 void add(const float* a, long a_step, const float* b, long b_step, float scale, float* out, long rows, long dim) {

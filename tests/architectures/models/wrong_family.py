@@ -26,7 +26,9 @@ class ForgetfulBlock(PreNormBlock):
 
     def forward(self, x, step):
         first = int(step.inputs.positions[0])
-        step.cos, step.sin = (step.cos, step.sin) if first == 0 else (torch.ones_like(step.cos), 0 * step.sin)
+        if first:
+            step.rotations = torch.ones_like(step.rotations)
+            step.rotations[:, step.rotations.shape[1] // 2 :] = 0
         return super().forward(x, step)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -46,20 +47,40 @@ def test_layers_are_called_one_after_another() -> None:
 
 def test_one_call_stands_for_all_layers() -> None:
     stack = LayerStack([Add(1), Add(2)])
-    stack.fused = fused
+    stack.fuse = lambda start, stop: fused
     assert run(stack, Kept()) == 200
+
+
+class Half(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+@pytest.mark.parametrize(("fuses_last", "expected"), [(False, 100), (True, 300)])
+def test_the_last_module_is_called_behind_the_layers_unless_it_is_fused(fuses_last: bool, expected: float) -> None:
+    stack, step, asked = LayerStack([Add(1), Add(2)], last=Half()), Kept(1), []
+    assert run(stack, step) == 1.5
+    assert step.seen == {1: 3}  # not halved
+
+    def fuse(start: int, stop: int) -> Any:
+        asked.append((start, stop))
+        return fused
+
+    stack = LayerStack([Add(1), Add(2)], last=Half())
+    stack.fuse, stack.fuses_last = fuse, fuses_last
+    assert run(stack, Kept()) == expected
+    assert asked == [(0, 3 if fuses_last else 2)]
 
 
 def test_outputs_of_single_layers_are_had_of_single_layers() -> None:
     stack, step = LayerStack([Add(1), Add(2), Add(4)]), Kept(0, 1)
-    stack.fused = fused
     assert run(stack, step) == 7
     assert step.seen == {0: 1, 1: 3}
 
 
 def test_outputs_of_single_layers_are_had_between_calls_of_several() -> None:
     stack, step = LayerStack([Add(1), Add(2), Add(4), Add(8)]), Kept(0, 2)
-    stack.fused, asked = fused, []
+    asked = []
 
     def fuse(start: int, stop: int) -> Any:
         asked.append((start, stop))
@@ -73,10 +94,11 @@ def test_outputs_of_single_layers_are_had_between_calls_of_several() -> None:
 
 def test_layers_that_cannot_be_joined_are_called_by_themselves() -> None:
     stack, step = LayerStack([Add(1), Add(2), Add(4)]), Kept(1)
-    stack.fused, stack.fuse = fused, lambda start, stop: fused if start == 0 else None
+    stack.fuse = lambda start, stop: fused if start == 0 else None
     assert run(stack, step) == 7
     assert step.seen == {1: 3}
 
 
 def test_its_parameters_are_called_as_those_of_a_list() -> None:
-    assert list(LayerStack([nn.Linear(1, 1, bias=False)]).state_dict()) == ["0.weight"]
+    stack = LayerStack([nn.Linear(1, 1, bias=False)], last=nn.Linear(1, 1))
+    assert list(stack.state_dict()) == ["0.weight"]
