@@ -276,7 +276,7 @@ class Draw:
                 self.failures[stage] = error
         if self.mask is not None and self.states:
             logits = self.mask.apply(logits)
-        best, tokens = logits.max(dim=-1)
+        best, tokens = likeliest(logits)
         if self.drawing is not None and self.uniforms is not None:
             all_rows = len(self.drawing) == len(logits)
             tokens[self.drawing] = draw(logits if all_rows else logits[self.drawing], self.uniforms)
@@ -480,6 +480,16 @@ class _HistoriesAhead(_Histories):
             return _HistoriesAhead(self._sequences[index])
         sequence = self._sequences[index]
         return sequence.drafted(len(sequence.drafts))
+
+
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest logit of each row [rows, vocab] and the first token that has it; NaN goes before all others."""
+    if logits.device.type != "cpu":
+        best, tokens = logits.max(dim=-1)
+        return best, tokens
+    array = logits.numpy()  # whose search takes half of the time of torch's
+    found = array.argmax(axis=-1)
+    return torch.from_numpy(array[np.arange(len(found)), found]), torch.from_numpy(found)
 
 
 def inverse_cdf(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

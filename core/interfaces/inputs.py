@@ -45,7 +45,7 @@ class StepInputs:
     seq_lens: NDArray[np.int64]  # [B] tokens of each sequence after this step
     prompt_lens: NDArray[np.int64]  # [B] tokens of each sequence's prompt, the same in all its steps
     block_tables: NDArray[np.int32]  # [B, pages] page ids; undefined beyond a sequence's pages, and before all windows
-    logit_rows: Tensor  # [R] int64, indices into T
+    logit_rows: Tensor  # [R] int64, ascending indices into T
     images: tuple[ImageSpan, ...] = ()
     mrope_positions: Tensor | None = None  # [axes, T] int64
     bidirectional: tuple[tuple[Span, ...], ...] = ()  # [B]

@@ -30,7 +30,9 @@ class EagerRunner:
             raise ValueError(f"forward returned {list(hidden.shape)} for {tokens} tokens; [{tokens}, dim] is due")
         if len(step.aux_hidden) != len(self._aux_layers):
             raise ValueError(f"the model kept outputs of {len(step.aux_hidden)} layers; {self._aux_layers} are due")
-        logits = self._logits(hidden[inputs.logit_rows]) if len(inputs.logit_rows) else None
+        wanted = len(inputs.logit_rows)
+        rows = hidden if wanted == tokens else hidden[inputs.logit_rows]
+        logits = self._logits(rows) if wanted else None
         return ModelOutput(logits=logits, hidden=hidden, aux_hidden=tuple(step.aux_hidden))
 
     @torch.inference_mode()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from maxserve.core.engine.draw import Pipeline, Stage, inverse_cdf
+from maxserve.core.engine.draw import Pipeline, Stage, inverse_cdf, likeliest
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.request import Request, SamplingParams
@@ -94,3 +95,11 @@ def test_stages_see_whose_rows_they_get() -> None:
     sequences = [Sequence(request, limit=9, ends=frozenset(), params={}) for request in requests]
     Pipeline([Stage.of("owners", owners, keeps_argmax=False)], CPU).prepare(sequences)
     assert owners.seen == [("a", 3), ("b", None)]
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_likeliest_token_is_the_first_of_the_highest_logits(rows: int) -> None:
+    logits = torch.randint(-3, 3, (rows, 50), generator=torch.Generator().manual_seed(rows)).float()
+    best, tokens = likeliest(logits)
+    assert best.tolist() == [max(row) for row in logits.tolist()]
+    assert tokens.tolist() == [row.index(max(row)) for row in logits.tolist()]
