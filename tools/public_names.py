@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "api.md"
 FROZEN = ROOT / "tests" / "compat" / "v1" / "names.json"
 MODULES = ("maxserve", *(f"maxserve.interfaces.{m.name}" for m in iter_modules(interfaces.__path__)))
-FACES = ("layers", "http", "text", "loading", "config", "registry", "runtime", "testing")
+FACES = ("layers", "http", "text", "loading", "config", "registry", "runtime", "speculation", "testing")
 MODULES += tuple(f"maxserve.{name}" for name in FACES)
 HEAD = """# Public names
 

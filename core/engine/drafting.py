@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maxserve.core.engine.draft_draw import DraftDraw
-from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.sequence import DrawnFrom
 from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.interfaces.speculator import DraftNeeds, Drafts, DraftStep, NeedsContext, SpeculatorContext
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.speculator import (
+    DraftedStep,
+    DraftNeeds,
+    Drafts,
+    DraftStep,
+    NeedsContext,
+    SpeculatorContext,
+)
+from maxserve.core.registry.contracts import contract_fault
+from maxserve.core.registry.entries import cause, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.runner import ModelOutput
-    from maxserve.core.interfaces.speculator import Drafter, Speculator
+    from maxserve.core.interfaces.speculator import Drafter, DraftLengths, Speculator
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -106,9 +113,9 @@ class Drafting:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
         step, lengths = in_flight.step, self._lengths
         most: NDArray[np.int64] | int | None = self.most
-        if lengths is not None:
-            lengths.learn(in_flight, len(inputs.input_ids), seconds, self._certain(in_flight))
-            most = lengths.choose(in_flight)
+        run = None if lengths is None else self._run(in_flight, len(inputs.input_ids), seconds)
+        if lengths is not None and run is not None:
+            most = lengths.choose(run)
         if step.drafts is not None:
             for sequence in step.sequences:
                 sequence.forget_drafts()
@@ -132,31 +139,30 @@ class Drafting:
             draw.close()
             taken = time.perf_counter() - begun
             proposed = self._enter(step, wanted, found, draw)
-            self._learn_asking(in_flight, inputs, wanted, proposed, taken)
+            if lengths is not None and run is not None and self._is_price(run, wanted):
+                lengths.learn_drafter(run, step.slots, wanted, proposed, taken)
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
 
-    def _learn_asking(
-        self,
-        in_flight: InFlightStep,
-        inputs: StepInputs,
-        wanted: NDArray[np.int64],
-        proposed: NDArray[np.int64],
-        seconds: float,
-    ) -> None:
-        if self._lengths is None or in_flight.prompt_tokens:  # to follow prompts is no draft's price
-            return
-        rows = len(inputs.input_ids)
-        if wanted.any():
-            self._lengths.learn_asking(in_flight.step.slots, wanted, proposed, rows, seconds)
-        elif self._follows:
-            self._lengths.learn_following(rows, seconds)
+    def _is_price(self, run: DraftedStep, wanted: NDArray[np.int64]) -> bool:
+        """Whether the drafter's time says what drafts cost, or following: that of prompts and of ends is neither."""
+        return not run.prompts and (self._follows or bool(wanted.any()))
 
-    def _certain(self, in_flight: InFlightStep) -> NDArray[np.int64] | None:
-        """How many of the drafts of each of those who drew had to stand; None: none of anybody's."""
-        if in_flight.step.drafts is None or not self._any_forced:
-            return None
-        return np.array([sequence.certain_drafts for sequence in in_flight.drawing], dtype=np.int64)
+    def _run(self, in_flight: InFlightStep, rows: int, seconds: float) -> DraftedStep:
+        """What is to be known of a step, of which drafts that had to stand say nothing."""
+        run = DraftedStep(
+            rows=rows,
+            seconds=seconds,
+            prompts=in_flight.prompt_tokens > 0,
+            sequences=in_flight.drawing,
+            slots=in_flight.slots,
+        )
+        if in_flight.step.drafts is not None:
+            run.tried, run.stood = in_flight.verified()
+            if self._any_forced:
+                certain = np.array([sequence.certain_drafts for sequence in in_flight.drawing], dtype=np.int64)
+                run.tried, run.stood = np.maximum(run.tried - certain, 0), np.maximum(run.stood - certain, 0)
+        return run
 
     def _forced(self, in_flight: InFlightStep) -> list[tuple[Sequence, list[int]]]:
         """The tokens that grammars leave no choice about, of those who have such: they are right without a drafter."""
@@ -349,13 +355,21 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
             found=loaded.draft_files,
         ),
     )
+    drafter = target.host.build(entry, context)
     return Drafting(
-        target.host.build(entry, context),
+        drafter,
         title=str(entry),
         draft_tokens=drafts,
         vocab_size=loaded.spec.vocab_size,
         rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
         follows=bool(loaded.needs.layers or loaded.needs.aux_layers),
         room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
-        lengths=DraftLengths(drafts) if target.settings.speculative.adaptive_speculation else None,
+        lengths=_lengths(target, entry, context) if target.settings.speculative.adaptive_speculation else None,
     )
+
+
+def _lengths(target: Target, entry: Entry[Speculator], context: SpeculatorContext) -> DraftLengths:
+    found: DraftLengths = target.host.load(entry, entry.component.lengths)(context)
+    if (fault := contract_fault("lengths", found)) is not None:
+        raise PluginError(f"{entry.title}: {where(entry.component.lengths)!r} {fault}")
+    return found

@@ -10,6 +10,7 @@ from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -30,10 +31,12 @@ __all__ = [
     "DraftCheckpoint",
     "DraftHead",
     "DraftHeadContext",
+    "DraftLengths",
     "DraftModels",
     "DraftNeeds",
     "DraftSequence",
     "DraftStep",
+    "DraftedStep",
     "Drafter",
     "Drafts",
     "NeedsContext",
@@ -53,7 +56,8 @@ class Speculator(Component):
     that this one acts on: beside others they stop the start. Without the `required` ones of them it does, too, unless
     the model's source has `companions` for the method. `combines` names options whose values are other methods that
     this one puts together: what these act on and require it does, too. Two that act on the same option, which one of
-    them requires, are refused together: it has one value.
+    them requires, are refused together: it has one value. `lengths(SpeculatorContext)` gives the DraftLengths that
+    serve unless `--no-adaptive-speculation` asks for as many drafts as there can be.
     """
 
     kind: ClassVar[str] = "speculator"
@@ -63,6 +67,7 @@ class Speculator(Component):
     required: tuple[str, ...] = ()
     combines: tuple[str, ...] = ()
     offers: Ref | None = None
+    lengths: Ref = "maxserve.speculation:AdaptiveLengths"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +315,48 @@ class Drafts(Sequence[int]):
         if isinstance(index, slice):
             return Drafts(self.tokens[index], self.probs[index])
         return self.tokens[index]
+
+
+@dataclass(slots=True, kw_only=True)
+class DraftedStep:
+    """A step that was run: `rows` tokens were computed, in `seconds` with what came before the drafter.
+
+    The sequences that drew are `sequences` [B]; `slots` [B] are their numbers, each one's own until it is over, and the
+    same array as in the step before where these drew, too. Each had `tried` drafts [B], of which `stood` [B] stood;
+    None where there were none, as in a step that computes tokens of `prompts`. Drafts that had to stand do not count.
+    """
+
+    rows: int
+    seconds: float
+    prompts: bool
+    sequences: Sequence[DraftSequence]
+    slots: NDArray[np.int64]
+    tried: NDArray[np.int64] | None = None
+    stood: NDArray[np.int64] | None = None
+
+
+class DraftLengths(Protocol):
+    """Decides how many drafts each sequence may have, up to `draft_tokens`. One thread owns it."""
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """There are no drafts while the block runs: steps of ever more sequences show what their rows cost."""
+        ...
+
+    def choose(self, step: DraftedStep) -> NDArray[np.int64] | None:
+        """The most drafts [B] for each of the step's sequences, now that it was run; None: none for any."""
+        ...
+
+    def learn_drafter(
+        self,
+        step: DraftedStep,
+        slots: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        proposed: NDArray[np.int64],
+        seconds: float,
+    ) -> None:
+        """What the drafter took after the step, and `proposed` [n] where `wanted` [n] was asked of the sequences in
+        `slots` [n]: 0 of each where it only followed the step."""
+        ...
 
 
 class Drafter(Protocol):

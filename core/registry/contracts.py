@@ -11,6 +11,7 @@ from maxserve.core.interfaces.chat_template import ChatTemplate
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.linear import PackedLinear
 from maxserve.core.interfaces.routes import Routes
+from maxserve.core.interfaces.speculator import DraftLengths
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerFiles
 from maxserve.core.registry.kinds import KINDS
 
@@ -21,12 +22,13 @@ PARTS: Mapping[str, type[Any]] = {
     "spec": ModelSpec,
     "images": ReadsImages,
     "weight": PackedLinear,
+    "lengths": DraftLengths,
     "maxserve_chat_template": ChatTemplate,
     "maxserve_tokenizer": TokenizerFiles,
     "tokenizer": Tokenizer,
 }
-"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, a template,
-a tokenizer."""
+"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, lengths of
+drafts, a template, a tokenizer."""
 
 
 def contract_fault(kind: str, built: object) -> str | None:

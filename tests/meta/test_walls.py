@@ -13,7 +13,7 @@ from maxserve.core import hookspecs
 from maxserve.core.registry.kinds import KINDS
 
 PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
-PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime")
+PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.speculation")
 OWN = {"plugins": "maxserve.plugins", "architectures": "maxserve.architectures", "samplers": "maxserve.samplers"}
 NOT_KINDS = {  # hooks that declare nothing with a registry of its own
     "maxserve_config",

@@ -6,13 +6,13 @@ import logging
 import random
 import re
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from maxserve.core.engine.draft_lengths import DraftLengths
 from maxserve.core.engine.draw import Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.sequence import DraftNumbers
@@ -21,6 +21,7 @@ from maxserve.core.interfaces.cache import CacheGroup
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.core.interfaces.sampler import Rows
 from maxserve.core.interfaces.speculator import Drafts
+from maxserve.plugins.speculation.lengths import AdaptiveLengths
 from maxserve.testing.speculator import ScriptedDrafter
 from tests.core.engine.conftest import EOS, VOCAB, next_token, recalling
 
@@ -331,7 +332,8 @@ def test_one_that_keeps_nothing_is_asked_where_drafts_are_wanted_and_hears_of_en
     drafter = ScriptedDrafter(lambda sequence, wanted: [0] * wanted)
     engine = make_engine(drafter=drafter)
     assert engine._drafting is not None
-    lengths = DraftLengths(4)
+    context: Any = SimpleNamespace(draft_tokens=4)
+    lengths = AdaptiveLengths(context)
     engine._drafting._follows, engine._drafting._lengths = False, lengths
     with lengths.measuring():
         texts = answers(run, engine)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from maxserve.core.engine.draft_lengths import Record
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
-from maxserve.core.interfaces.speculator import DraftNeeds, DraftStep, NeedsContext, Speculator, SpeculatorContext
+from maxserve.core.interfaces.speculator import (
+    DraftedStep,
+    DraftNeeds,
+    DraftStep,
+    NeedsContext,
+    Speculator,
+    SpeculatorContext,
+)
+from maxserve.plugins.speculation.lengths import AdaptiveLengths, Record
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Answer, Served
 from maxserve.testing.speculator import RepeatingDrafter, repeating_speculator
@@ -164,8 +175,63 @@ def test_what_rows_cost_is_measured_at_the_start(plugin_host: Any, folder: Path,
     assert engine._drafting.adapts == adaptive
     if adaptive:
         lengths = engine._drafting._lengths
-        assert lengths is not None
+        assert isinstance(lengths, AdaptiveLengths)
         assert lengths._cost.known
         assert lengths._record.of_all.tolist() == Record().of_all.tolist(), "drafts of the warm-up say nothing"
     assert engine.stats().steps == 0
     assert engine.stats().cache.cached == 0
+
+
+class TwoEach:
+    """Two drafts for each sequence, whatever they cost; notes what it hears."""
+
+    def __init__(self, context: SpeculatorContext) -> None:
+        self.most = context.draft_tokens
+        self.steps: list[DraftedStep] = []
+        self.asked: list[tuple[int, int]] = []
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        yield
+
+    def choose(self, step: DraftedStep) -> NDArray[np.int64]:
+        self.steps.append(step)
+        return np.full(len(step.slots), 2)
+
+    def learn_drafter(
+        self,
+        step: DraftedStep,
+        slots: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        proposed: NDArray[np.int64],
+        seconds: float,
+    ) -> None:
+        assert step is self.steps[-1]
+        assert seconds > 0
+        self.asked.append((int(wanted.max()), int(proposed.max())))
+
+
+def test_a_plugin_decides_how_many_drafts_there_are(plugin_host: Any, folder: Path) -> None:
+    host = plugin_host(with_lengths(TwoEach))
+    served = Served(folder, host, speculative_method="repeating", adaptive_speculation=True, num_speculative_tokens=5)
+    served.answers(PROMPTS, 20)
+    assert served.engine._drafting is not None
+    lengths = served.engine._drafting._lengths
+    assert isinstance(lengths, TwoEach)
+    assert lengths.most == 5
+    assert {wanted for wanted, _ in lengths.asked} == {1, 2}, "it does not follow: 0 says nothing of its price"
+    tried = [step.tried for step in lengths.steps if step.tried is not None]
+    assert max(int(drafts.max()) for drafts in tried) == 2
+    assert any(step.prompts for step in lengths.steps)
+
+
+def test_lengths_that_cannot_decide_end_the_start(plugin_host: Any, folder: Path) -> None:
+    host = plugin_host(with_lengths(lambda context: SimpleNamespace(measuring=list, learn_drafter=print)))
+    with pytest.raises(PluginError, match=r"repeating.*without the method choose"):
+        Served(folder, host, speculative_method="repeating", adaptive_speculation=True)
+
+
+def with_lengths(lengths: Any) -> SimpleNamespace:
+    """The repeating method with draft lengths of its own."""
+    declared = Speculator(name="repeating", build=RepeatingDrafter, lengths=lengths)
+    return SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared]))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maxserve.core.engine.draft_lengths import DraftLengths, StepCost
+from maxserve.core.interfaces.speculator import DraftedStep
+from maxserve.plugins.speculation.lengths import AdaptiveLengths, StepCost
 
 MOST = 5
 
@@ -33,8 +34,9 @@ class Simulated:
         seed: int = 0,
     ) -> None:
         self.shares = shares
-        self.lengths = DraftLengths(MOST)
-        self.sequences: list[Any] = [SimpleNamespace(id=str(i), slot=i) for i in range(len(shares))]
+        context: Any = SimpleNamespace(draft_tokens=MOST)
+        self.lengths = AdaptiveLengths(context)
+        self.sequences: list[Any] = [SimpleNamespace(id=str(i)) for i in range(len(shares))]
         self.slots = np.arange(len(shares))
         self.base, self.slope, self.per_pass, self.asking, self.proposed = base, slope, per_pass, asking, proposed
         self.random = np.random.default_rng(seed)
@@ -43,15 +45,17 @@ class Simulated:
         self.seconds, self.tokens = 0.0, 0
         with self.lengths.measuring():
             for rows in measured * 5:
-                self.lengths.learn(self.in_flight(None, self.drafts), rows, base + slope * rows)
+                self.lengths.choose(self.run(None, None, rows))
 
-    def in_flight(self, drafts: Any, stood: Any) -> Any:
-        return SimpleNamespace(
-            step=SimpleNamespace(drafts=drafts),
-            verified=lambda: (drafts, stood),
-            drawing=self.sequences,
+    def run(self, drafts: Any, stood: Any, rows: int) -> DraftedStep:
+        return DraftedStep(
+            rows=rows,
+            seconds=self.base + self.slope * rows,
+            prompts=False,
+            sequences=self.sequences,
             slots=self.slots,
-            prompt_tokens=0,
+            tried=drafts,
+            stood=stood,
         )
 
     def step(self) -> None:
@@ -60,16 +64,15 @@ class Simulated:
             [self._stood(share, int(count)) for share, count in zip(self.shares, drafts, strict=True)], dtype=np.int64
         )
         rows = len(self.shares) + int(drafts.sum())
-        took = self.base + self.slope * rows
-        in_flight = self.in_flight(drafts if drafts.any() else None, stood)
-        self.lengths.learn(in_flight, rows, took)
-        wanted = self.lengths.choose(in_flight)
+        run = self.run(drafts if drafts.any() else None, stood, rows)
+        took = run.seconds
+        wanted = self.lengths.choose(run)
         self.drafts = np.zeros(len(self.shares), dtype=np.int64)
         if wanted is not None and wanted.any():
             self.asked += 1
             self.drafts = np.where(self.random.random(len(wanted)) < self.proposed, wanted, 0)
             passes = self.asking + self.per_pass * int(wanted.max())
-            self.lengths.learn_asking(self.slots, wanted, self.drafts, rows, passes)
+            self.lengths.learn_drafter(run, self.slots, wanted, self.drafts, passes)
             took += passes
         self.seconds += took
         self.tokens += len(self.shares) + int(stood.sum())
@@ -155,7 +158,7 @@ def test_a_slot_that_is_another_ones_begins_anew() -> None:
     simulated = Simulated([0.0, 0.9, 0.9, 0.9], base=1.0, slope=0.02)
     simulated.speed()
     assert simulated.drafts[0] < simulated.drafts[1]
-    simulated.sequences[0], simulated.slots = SimpleNamespace(id="new", slot=0), np.arange(4)
+    simulated.sequences[0], simulated.slots = SimpleNamespace(id="new"), np.arange(4)
     simulated.step()
     assert simulated.drafts[0] == simulated.drafts[1]
 
@@ -164,17 +167,19 @@ def test_what_is_learned_while_times_are_measured_is_times_alone() -> None:
     simulated = Simulated([0.0], base=1.0, slope=0.1)
     simulated.speed()
     with simulated.lengths.measuring():
-        assert simulated.lengths.choose(simulated.in_flight(None, simulated.drafts)) is None
+        assert simulated.lengths.choose(simulated.run(None, None, 1)) is None
     simulated.step()
     assert simulated.drafts[0] > 1
 
 
 def test_asking_is_never_free() -> None:
     """A time below that of following is noise: asked once so, the drafter would look free for a hundred steps."""
-    lengths, slots = DraftLengths(MOST), np.array([0])
-    lengths.choose(Simulated([0.5], base=1.0, slope=0.1).in_flight(None, slots))  # enters the sequence
-    lengths.learn_following(1, 3.0)
-    lengths.learn_asking(slots, np.array([2]), np.array([2]), 1, 2.0)
+    simulated = Simulated([0.5], base=1.0, slope=0.1, measured=())
+    lengths, slots, none = simulated.lengths, simulated.slots, np.array([0])
+    run = simulated.run(None, None, 1)
+    lengths.choose(run)  # enters the sequence
+    lengths.learn_drafter(run, slots, none, none, 3.0)
+    lengths.learn_drafter(run, slots, np.array([2]), np.array([2]), 2.0)
     assert lengths._seconds_of_asking(2) == pytest.approx(0.1)
 
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.in_flight import InFlightStep
-    from maxserve.core.engine.sequence import Sequence
+    from maxserve.interfaces.speculator import DraftedStep, DraftSequence, SpeculatorContext
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -135,19 +134,20 @@ class Record:
         self.of_all: Floats = np.array([TRUST * START, TRUST, TRUST, TRUST])
         self.depths: Ints = np.zeros(0, dtype=np.int64)
 
-    def enter(self, sequences: SequenceOf[Sequence]) -> bool:
-        """Notes who is there now; whether somebody is new."""
-        most = max(sequence.slot for sequence in sequences) + 1
+    def enter(self, sequences: SequenceOf[DraftSequence], slots: Ints) -> bool:
+        """Notes which sequences are there now; whether one is new."""
+        most = int(slots.max()) + 1
         if most > len(self._owners):
             more = max(most, 2 * len(self._owners)) - len(self._owners)
             self._owners += [None] * more
             self.counts = np.concatenate((self.counts, np.zeros((more, 4))))
             self.depths = np.concatenate((self.depths, np.zeros(more, dtype=np.int64)))
-        fresh = [sequence for sequence in sequences if self._owners[sequence.slot] != sequence.id]
-        for sequence in fresh:
-            self._owners[sequence.slot] = sequence.id
-            self.counts[sequence.slot] = 0.0
-            self.depths[sequence.slot] = 0
+        pairs = zip(slots.tolist(), sequences, strict=True)
+        fresh = [(slot, sequence.id) for slot, sequence in pairs if self._owners[slot] != sequence.id]
+        for slot, id in fresh:
+            self._owners[slot] = id
+            self.counts[slot] = 0.0
+            self.depths[slot] = 0
         return bool(fresh)
 
     def add(self, slots: Ints, one: int, ones: Ints, other: int, others: Ints) -> None:
@@ -169,12 +169,12 @@ class Record:
         return found
 
 
-class DraftLengths:
-    """Chooses how many drafts each sequence may have, up to `most`."""
+class AdaptiveLengths:
+    """A DraftLengths: as many drafts as make text come faster."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, context: SpeculatorContext) -> None:
         self._measuring = False
-        self._most = most
+        self._most = most = context.draft_tokens
         self._depths = np.arange(1, most + 1)
         self._cost = StepCost()
         self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
@@ -197,30 +197,24 @@ class DraftLengths:
             self._measuring = False
             self._for, self._record = None, Record()
 
-    def learn(self, in_flight: InFlightStep, rows: int, seconds: float, certain: Ints | None = None) -> None:
-        """Notes what a step took, and which drafts stood in it, but for the first `certain` of each, which had to."""
-        if not in_flight.prompt_tokens:
-            self._cost.add(rows, seconds)
-            self._allowed = min(self._allowed + TRIALS * seconds, seconds)
-            self._latest = seconds
-        if in_flight.step.drafts is None or self._measuring:
+    def _learn(self, step: DraftedStep) -> None:
+        """Notes what a step took, and which drafts stood in it."""
+        if not step.prompts:
+            self._cost.add(step.rows, step.seconds)
+            self._allowed = min(self._allowed + TRIALS * step.seconds, step.seconds)
+            self._latest = step.seconds
+        tried, stood = step.tried, step.stood
+        if tried is None or stood is None or self._measuring:
             return
-        tried, stood = in_flight.verified()
-        if certain is not None:
-            tried, stood = np.maximum(tried - certain, 0), np.maximum(stood - certain, 0)
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
-        self._record.add(in_flight.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
+        self._record.add(step.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
 
-    def learn_following(self, rows: int, seconds: float) -> None:
-        """Notes what the drafter took after a step of so many rows, of which no drafts were wanted."""
-        self._following.add(rows, seconds)
-
-    def learn_asking(self, slots: Ints, wanted: Ints, proposed: Ints, rows: int, seconds: float) -> None:
-        """Notes what the drafter took to propose so many drafts each, where so many were wanted, after so many rows."""
-        following = (
-            float(self._following.seconds(np.array([rows], dtype=np.float64))[0]) if self._following.any else 0.0
-        )
+    def learn_drafter(self, step: DraftedStep, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
+        if not wanted.any():
+            self._following.add(step.rows, seconds)
+            return
+        following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
         self._asking[int(wanted.max())].add(max(seconds - following, LEAST * seconds))
         asked = wanted > 0
         self._record.add(
@@ -231,13 +225,13 @@ class DraftLengths:
             np.ones_like(slots[asked]),
         )
 
-    def choose(self, in_flight: InFlightStep) -> Ints | None:
-        """The most drafts for each of those who draw; None: none for anybody."""
-        slots = in_flight.slots
+    def choose(self, step: DraftedStep) -> Ints | None:
+        self._learn(step)
+        slots = step.slots
         if self._measuring or not len(slots):
             return None
         self._holds -= 1
-        fresh = slots is not self._for and self._record.enter(in_flight.drawing)
+        fresh = slots is not self._for and self._record.enter(step.sequences, slots)
         if fresh or self._holds <= 0:
             self._held = 2 if self._decide(slots) else min(2 * self._held, PERIOD)
             self._holds = self._held
