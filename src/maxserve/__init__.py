@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 from maxserve.core.hookspecs import hookimpl
@@ -33,12 +34,15 @@ from maxserve.plugins import BUILTINS as _BUILTINS
 
 if TYPE_CHECKING:
     from maxserve.llm import LLM
+    from maxserve.plugins.grammar.byte_grammar import ByteGrammar
+    from maxserve.samplers.by_row import by_row
 
 __all__ = [
     "LLM",
     "Adapter",
     "Architecture",
     "AttentionBackend",
+    "ByteGrammar",
     "CacheStrategy",
     "ConfigSection",
     "Engine",
@@ -64,6 +68,7 @@ __all__ = [
     "ToolParser",
     "WeightFormat",
     "WeightMap",
+    "by_row",
     "hookimpl",
 ]
 
@@ -71,7 +76,12 @@ __all__ = [
 _ship(_BUILTINS)
 
 
+_LATER = {"ByteGrammar": "maxserve.plugins.grammar.byte_grammar", "by_row": "maxserve.samplers.by_row"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _LATER:  # built on what plugins import from here
+        return getattr(_import_module(_LATER[name]), name)
     if name == "LLM":  # imports torch, so only when asked for
         from maxserve.core.runtime.openmp import wait_asleep
 

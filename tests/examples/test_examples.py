@@ -158,5 +158,12 @@ def test_they_import_public_names_only(name: str) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("name", ["scheduler", "sampler", "cache_policy", "routes", "grammar_backend"])
+def test_a_simple_kind_takes_few_lines(name: str) -> None:
+    """Modules and not their tests; an architecture has as many in each of its two."""
+    (module,) = [file for file in (ROOT / "examples" / name).glob("*.py") if file.name != "setup.py"]
+    assert len(module.read_text().splitlines()) <= 25
+
+
 def _plain_imports(node: ast.AST) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

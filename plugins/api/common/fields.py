@@ -93,7 +93,7 @@ def _extended(name: str, base: type[Body], classes: tuple[type[Any], ...]) -> An
 
 def _hints(params: type[Any]) -> Mapping[str, Any]:
     try:
-        hints = get_type_hints(params)
+        hints = get_type_hints(params, include_extras=True)
     except NameError as error:
         where = f"{params.__module__}.{params.__qualname__}"
         raise PluginError(f"{where}: {error}; types of request fields must be importable at run time") from error

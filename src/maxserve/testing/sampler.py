@@ -29,8 +29,8 @@ ENDS = frozenset({1, 2})  # tokens that end a row's request
 class SamplerChecks:
     """Subclass it and name a registered `sampler`, or give the `component` itself.
 
-    `cases` are values of its params class, of which at least one asks for something; `bad` are field values it must
-    refuse.
+    `cases` are values of its params class, or request fields, of which at least one asks for something; `bad` are field
+    values it must refuse.
     """
 
     sampler: ClassVar[str] = ""
@@ -70,19 +70,24 @@ class SamplerChecks:
         given = [{} if value is None else {type(value): value} for value in wanted]
         return _rows(given, tokens, torch.device("cpu"))
 
+    def made(self) -> list[Any]:
+        """The cases as values of the params class."""
+        cls = self.params()
+        return [cls(**case) if cls is not None and isinstance(case, Mapping) else case for case in self.cases]
+
     def mixed(self) -> list[Any]:
         """Each case, with rows that asked for nothing among them."""
         wanted: list[Any] = [None] if self.params() else []
-        for case in self.cases:
+        for case in self.made():
             wanted += [case, None] if self.params() else [case]
         return wanted
 
     def test_there_are_cases(self) -> None:
         cls = self.params()
         assert self.cases, "give `cases`: values of the params class, at least one of which asks for something"
-        for case in self.cases:
+        for case in self.made():
             assert cls is None or isinstance(case, cls), f"case {case!r} is no {cls.__name__}"
-        states = [self.transform().prepare(self.rows([case])) for case in self.cases]
+        states = [self.transform().prepare(self.rows([case])) for case in self.made()]
         assert any(state is not None for state in states), "none of `cases` asks for anything: prepare gives None"
 
     def test_shape_dtype_and_device_stay(self) -> None:
@@ -137,7 +142,7 @@ class SamplerChecks:
 
     def test_a_request_may_own_several_rows(self) -> None:
         tokens = np.random.default_rng(3).integers(0, VOCAB, HISTORY + 4)
-        for case in self.cases:
+        for case in self.made():
             given, logits = {type(case): case}, _logits(4)
             histories = [tokens[: HISTORY + i] for i in range(4)]  # each row sees one token more, as in verification
             device = logits.device
@@ -149,7 +154,7 @@ class SamplerChecks:
     def test_likeliest_token_stays_if_claimed(self) -> None:
         if not self.declared().keeps_argmax:
             return
-        for case in self.cases:
+        for case in self.made():
             logits = _logits(16)
             result = self.apply(self.rows([case] * 16), logits)
             kept = result.argmax(-1) == logits.argmax(-1)
@@ -180,13 +185,13 @@ class SamplerChecks:
             assert not dict(cls.defaults_from({})), "defaults_from an empty generation_config must give nothing"
 
     def test_minimum_length_is_a_number(self) -> None:
-        for case in self.cases:
+        for case in self.made():
             least = getattr(case, "min_stop_tokens", 0)
             assert isinstance(least, int), f"case {case!r}: min_stop_tokens is {least!r}"
             assert least >= 0, f"case {case!r}: min_stop_tokens is {least}"
 
     def test_apply_reads_nothing_back_from_the_device(self) -> None:
-        for wanted in ([case] * 3 for case in self.cases):
+        for wanted in ([case] * 3 for case in self.made()):
             transform, rows = self.transform(), self.rows(wanted)
             state = transform.prepare(rows)
             if state is not None:  # None: a neutral value, for which there is no work

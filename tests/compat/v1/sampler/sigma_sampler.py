@@ -1,30 +1,21 @@
 """Top-n-sigma (arXiv:2411.07641): keep the tokens whose logit is at most n standard deviations below the best."""
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
-from maxserve import Sampler, hookimpl
+from pydantic import Field
 
-
-@dataclass(frozen=True)
-class TopNSigma:
-    top_n_sigma: float = 0.0  # the request field; 0 drops no token
-
-    def __post_init__(self):
-        if not 0 <= self.top_n_sigma <= 100:
-            raise ValueError(f"top_n_sigma must be between 0 and 100, got {self.top_n_sigma}")
+from maxserve import by_row, hookimpl
 
 
-class TopNSigmaTransform:
-    def prepare(self, rows):
-        return rows.tensor([p.top_n_sigma or math.inf for p in rows.params(TopNSigma)])[:, None]
-
-    def apply(self, logits, n):
-        known = logits.where(logits.isfinite(), math.nan)  # -inf: dropped by another sampler
-        spread = (known - known.nanmean(-1, keepdim=True)).square().nanmean(-1, keepdim=True).sqrt()
-        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) - n * spread, -math.inf)
+def top_n_sigma(logits, top_n_sigma: Annotated[float, Field(ge=0, le=100)] = 0.0):
+    """Drop tokens far below the best; 0 drops none."""
+    known = logits.where(logits.isfinite(), math.nan)  # -inf: dropped by another sampler
+    spread = (known - known.nanmean(-1, keepdim=True)).square().nanmean(-1, keepdim=True).sqrt()
+    far = logits < logits.amax(-1, keepdim=True) - top_n_sigma * spread
+    return logits.masked_fill(far & (top_n_sigma > 0), -math.inf)
 
 
 @hookimpl
 def maxserve_samplers():
-    yield Sampler(name="top_n_sigma", params=TopNSigma, build=lambda ctx: TopNSigmaTransform(), keeps_argmax=True)
+    yield by_row(top_n_sigma, keeps_argmax=True)
