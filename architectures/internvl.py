@@ -61,8 +61,10 @@ class Images(TransformersImages):
 
     def described(self, made: dict[str, Any]) -> ReadImage:
         pixels = made["pixel_values"]
-        shown = self._feature * (self._tokens * len(pixels))
-        return ReadImage(text=f"{self._start}{shown}{self._end}", token=self._feature, tensors={"pixel_values": pixels})
+        features = self._feature * (self._tokens * len(pixels))
+        return ReadImage(
+            text=f"{self._start}{features}{self._end}", token=self._feature, tensors={"pixel_values": pixels}
+        )
 
 
 def _pair(value: Any) -> tuple[int, int]:

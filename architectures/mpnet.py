@@ -25,8 +25,8 @@ class Model(EncoderModel):
         table = self.encoder.relative_attention_bias
         assert table is not None, "the config of this family always has buckets"
         by_distance: Tensor = table(bucket(distances)).T  # [heads, distances]
-        places = torch.arange(length, device=device)
-        return by_distance[:, places[None, :] - places[:, None] + length - 1]
+        positions = torch.arange(length, device=device)
+        return by_distance[:, positions[None, :] - positions[:, None] + length - 1]
 
 
 def bucket(distances: Tensor) -> Tensor:

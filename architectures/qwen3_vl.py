@@ -48,8 +48,8 @@ class DeepStack(VisionLanguageModel):
         return out
 
     def _deeper(self, seen: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        shown = self.shown(seen.image).narrow(0, seen.first, len(seen.rows))
-        levels = torch.split(shown, self.config.dim, dim=-1)[1:]
+        features = self.image_features(seen.image).narrow(0, seen.first, len(seen.rows))
+        levels = torch.split(features, self.config.dim, dim=-1)[1:]
         return seen.rows, levels
 
 

@@ -93,6 +93,6 @@ class LatentAttention(nn.Module):
 def halves(x: Tensor) -> Tensor:
     """Neighbouring pairs on the last axis as pairs of its halves, which is how `apply_rope` takes them.
 
-    Scores do not change where the entries of queries and of keys change places alike.
+    Scores do not change where the entries of queries and of keys are permuted alike.
     """
     return torch.cat((x[..., ::2], x[..., 1::2]), dim=-1)

@@ -1,6 +1,6 @@
 """The vision part of a vision-language model.
 
-The tower and the projector are transformers' own modules; their features take the places of an image's tokens among
+The tower and the projector are transformers' own modules; their features stand for an image's tokens among
 the embeddings.
 """
 
@@ -77,11 +77,11 @@ class VisionLanguageModel(DecoderModel):
     def embed(self, step: StepContext) -> Tensor:
         x = super().embed(step)
         for seen in step.inputs.images:
-            shown = self.shown(seen.image).narrow(0, seen.first, len(seen.rows))
-            x[seen.rows] = shown[:, : x.shape[1]].to(x.dtype)
+            features = self.image_features(seen.image).narrow(0, seen.first, len(seen.rows))
+            x[seen.rows] = features[:, : x.shape[1]].to(x.dtype)
         return x
 
-    def shown(self, image: Image) -> Tensor:
+    def image_features(self, image: Image) -> Tensor:
         """The features of `image`, computed now or lately."""
         found = self.seen.get(image.digest)
         if found is None:

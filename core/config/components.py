@@ -80,8 +80,8 @@ def changed(settings: Settings, option: OptionSpec, value: Any) -> Settings:
     if not option.plugin:
         section = getattr(settings, option.section).model_copy(update={option.key: value})
         return settings.model_copy(update={option.section: section})
-    given = settings.plugins.sections
-    named = {**given, option.section: {**given.get(option.section, {}), option.key: value}}
+    before = settings.plugins.sections
+    named = {**before, option.section: {**before.get(option.section, {}), option.key: value}}
     return settings.model_copy(update={"plugins": settings.plugins.model_copy(update={"sections": named})})
 
 

@@ -33,8 +33,8 @@ def resolve(
     sections. SettingsError says in one line what is wrong and where.
     """
     options = catalog(sections)
-    choices = _Choices(options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
-    settings = check(choices.settings(sections))
+    reading = _Reading(options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv)))
+    settings = check(reading.settings(sections))
     settings = settings if complete is None else complete(settings)
     check_sections(settings, sections)
     return settings
@@ -56,14 +56,14 @@ def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dot
     What other options are called, or are set to, is not looked at.
     """
     options = Catalog(tuple(option for option in catalog() if option.section in ("plugins", "files")))
-    choices = _Choices(
+    reading = _Reading(
         options, read_sources(options, Inputs(typed=typed, environ=environ, dotenv=dotenv, strict=False))
     )
-    return choices.settings(()).plugins
+    return reading.settings(()).plugins
 
 
 @dataclass(slots=True)
-class _Choices:
+class _Reading:
     """The sources on their way into one value."""
 
     options: Catalog
@@ -103,14 +103,14 @@ class _Choices:
         except ValueError as error:
             self.errors.append(f"{self.where[option.path]}: {error}")
 
-    def _plugin_values(self, section: PluginSection, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _plugin_values(self, section: PluginSection, read: Mapping[str, Any]) -> dict[str, Any]:
         """Every field's value, in types that JSON has."""
         values: dict[str, Any] = {}
         for option in self.options:
             if option.section == section.name:
                 if option.required and option.path not in self.where:
                     self.errors.append(f"plugin {option.plugin!r} needs {option.flag}; give it, or {option.env[0]}")
-                values[option.key] = given.get(option.key, option.default)
+                values[option.key] = read.get(option.key, option.default)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def _check(self, section: PluginSection, values: Mapping[str, Any]) -> None:

@@ -347,5 +347,5 @@ def _texts(chosen: Source, path: str) -> tuple[str, ...]:
 
 def _validate_section_has_file(chosen: Source) -> None:
     if "files.section_name" in chosen:
-        given = chosen["files.section_name"]
-        raise SettingsError(f"{given.where}: the section {given.value!r} of which file? Give --config-file too")
+        found = chosen["files.section_name"]
+        raise SettingsError(f"{found.where}: the section {found.value!r} of which file? Give --config-file too")

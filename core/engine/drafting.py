@@ -62,11 +62,11 @@ class DraftRoom:
 
     def take(self, in_flight: InFlightStep, wanted: NDArray[np.int64]) -> None:
         """Reserves pages, and cuts `wanted` where there are none that no sequence may need in the next step."""
-        size, spare = self._page_size, self._cache.sizes().available - in_flight.step.size
+        size, left_over = self._page_size, self._cache.sizes().available - in_flight.step.size
         for i in np.flatnonzero(wanted).tolist():
             known, end = int(in_flight.stops[i]), int(in_flight.stops[i] + wanted[i])
-            spare -= -(-end // size) - -(-known // size)
-            if spare < 0 or not self._cache.reserve(int(in_flight.rows[i]), end):
+            left_over -= -(-end // size) - -(-known // size)
+            if left_over < 0 or not self._cache.reserve(int(in_flight.rows[i]), end):
                 wanted[i] = min(int(wanted[i]), -known % size)
 
 

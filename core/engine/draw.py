@@ -182,7 +182,7 @@ class DraftsAhead:
     """A draft for each row, in `tokens`, below 0 where there is nothing to choose from.
 
     Those that were drawn lie in the `table` from `start` on, by `rows`; `possible` says which are more than rounding.
-    `rows` are those whose distributions are wanted, with their places among those that were drawn.
+    `rows` are those whose distributions are wanted, with their indices among those that were drawn.
     """
 
     tokens: torch.Tensor

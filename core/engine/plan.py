@@ -242,7 +242,7 @@ class StepPlan:
         """How many steps the plan can run in a row, up to `most`, without a look in between.
 
         More than one only when all of it decodes. Pages for all the steps are had first; where they are short, the
-        steps are fewer. Nobody is preempted for it.
+        steps are fewer. No sequence is preempted for it.
         """
         if most < 2 or self.preempted or any(s.id not in self._queues.running for s in self.entries):
             return 1

@@ -72,7 +72,7 @@ class Queues:
             self.begun[sequence.id] = sequence
 
     def run(self, sequences: Iterable[Sequence]) -> None:
-        """Whoever of these had just begun has its prompt computed: from now on it decodes."""
+        """Each of these that had just begun has its prompt computed: from now on it decodes."""
         if not self.begun:  # the common case, since all of a step that only decodes run already
             return
         for sequence in sequences:

@@ -2,7 +2,7 @@
 
 A step of T tokens takes about `base + a * T + b * C + c * P` seconds: C are the tokens of context that its sequences
 read, and P the pairs of a token and one that it sees, which is what attention of prompts costs. No part is negative, so
-that what steps have not told apart yet is never taken for free. Steps of about the same size count as one, by what the
+that what steps have not shown yet is never taken for free. Steps of about the same size count as one, by what the
 last ones took: a machine that is busy elsewhere for a while is slower for a while.
 """
 

@@ -60,7 +60,7 @@ class Option:
     speculative method that does, "generation" an engine
     that generates text, "embeddings" one that gives vectors. An `early` one has done its work once the model is known,
     so that no architecture can insist on a value. A switch that is not `negatable` has no --no-x. The values of
-    `secret` ones are never shown, and no worker is told them. `hidden` fields have no option. `common` ones are on the
+    `secret` ones are never shown, and no worker gets them. `hidden` fields have no option. `common` ones are on the
     first page of help.
     """
 

@@ -54,7 +54,7 @@ class WorkerProcess(Protocol):
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """The ZMQ addresses of one worker. Whoever receives binds: the worker `requests`, the API process `outputs`."""
+    """The ZMQ addresses of one worker. The receiver binds: the worker `requests`, the API process `outputs`."""
 
     requests: str
     outputs: str

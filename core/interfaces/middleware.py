@@ -53,7 +53,7 @@ class MiddlewareContext(Context):
 class SupportsRefusals(Protocol):
     """What a build may give besides: headers of answers that the HTTP server makes itself, which no middleware sees.
 
-    Those are refusals of requests that are malformed, too slow or too many; `headers` are what came of the request's.
+    Those reject requests that are malformed, too slow or too many; `headers` are what came of the request's.
     """
 
     def refusal_headers(self, headers: Headers) -> Mapping[str, str]: ...

@@ -123,7 +123,7 @@ class Thoughts:
 class ReadsAnswer(Protocol):
     """Reads one answer while it is written. How the text is cut into pieces makes no difference.
 
-    Nothing is lost or given twice: what turns out to be neither reasoning nor a call is content, as it was written.
+    Nothing is lost or given twice: what proves to be neither reasoning nor a call is content, as it was written.
     """
 
     def feed(self, text: str) -> Delta:

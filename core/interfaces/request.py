@@ -196,16 +196,16 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 class EncodeRequest:
     """Texts whose vectors, or scores, are wanted, as token ids.
 
-    `seconds` says of each text where its second part begins, for models that distinguish the parts of a pair (their
-    token types are 0 before and 1 from there on); 0 where there is none. The first `skip` tokens of every text are
-    those of a prompt that is not pooled. Without `activation`, the last function of the model (that divides a vector by
-    its length, or makes a score of a logit) is left out.
+    `pair_starts` says of each text where its second part begins, for models that distinguish the parts of a pair (their
+    token types are 0 before and 1 from there on); 0 where there is none. The first `prompt_prefix` tokens of every text
+    are those of a prompt that is not pooled. Without `activation`, the last function of the model is left out: the one
+    that divides a vector by its length, or makes a score of a logit.
     """
 
     id: str
     texts: tuple[tuple[int, ...], ...]
-    seconds: tuple[int, ...] = ()
-    skip: int = 0
+    pair_starts: tuple[int, ...] = ()
+    prompt_prefix: int = 0
     activation: bool = True
 
 

@@ -206,7 +206,7 @@ class StepPolicy(Protocol):
 
     `idle_until() -> float | None` is asked after a plan that was left empty though work waits: the time, as `view.now`
     tells it, before which there is nothing to ask; None when it was no intention. The policy is asked again then, and
-    whenever requests come or go before. Nobody sleeps inside `plan`.
+    whenever requests come or go before. `plan` never sleeps.
     """
 
     def plan(self, view: View, plan: Plan) -> None: ...

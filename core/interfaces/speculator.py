@@ -55,7 +55,7 @@ class Speculator(Component):
     `honours` names the options up to speculative methods (`Option(used_by="speculator")`), such as `draft_model_path`,
     that this one acts on: beside others they stop the start. Without the `required` ones of them it does, too, unless
     the model's source has `companions` for the method. `combines` names options whose values are other methods that
-    this one puts together: what these act on and require it does, too. Two that act on the same option, which one of
+    this one combines: what these act on and require it does, too. Two that act on the same option, which one of
     them requires, are refused together: it has one value. `lengths(SpeculatorContext)` gives the DraftLengths that
     serve unless `--no-adaptive-speculation` asks for as many drafts as there can be.
     """

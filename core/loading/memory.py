@@ -264,7 +264,7 @@ def plan_memory(
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
-    # Whoever runs needs a token of every step: more requests than tokens would starve the youngest.
+    # Each that runs needs a token of every step: more requests than tokens would starve the youngest.
     batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
     drafts = batch * _drafts(settings)
     activations = activation_bytes(

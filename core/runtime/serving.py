@@ -122,7 +122,7 @@ class Serving:
         self._gate.fail(str(failed)) if failed else self._gate.close(STOPPING)
         await self._close(http, supervised)
         if deserted:
-            raise PluginError("the HTTP server has stopped by itself, although nothing told it to; see --http-server")
+            raise PluginError("the HTTP server has stopped by itself, although no signal came; see --http-server")
 
     async def _close(self, http: asyncio.Future[None], supervised: asyncio.Future[None]) -> None:
         """Lets requests finish first, for which the worker is needed, and then ends the worker."""

@@ -63,7 +63,7 @@ class Embedder:
         meter: Meter,
         *,
         size: int | None = None,
-        skip: int = 0,
+        prompt_prefix: int = 0,
         activation: bool | None = None,
     ) -> list[Vector]:
         """The vectors of `inputs` in their order, cut to `size` numbers. The meter hears of tokens and of the end.
@@ -71,7 +71,7 @@ class Embedder:
         With `activation` embeddings have the length 1, and with False what the model has before its last function;
         None: as the model was made.
         """
-        request = encode_request(uuid4().hex, inputs, skip, activation=activation is not False)
+        request = encode_request(uuid4().hex, inputs, prompt_prefix, activation=activation is not False)
         meter.prompt_tokens += sum(map(len, request.texts))
         collected = Collected(len(inputs), self._vectors)
         async with aclosing(self._context.engine.encode(request)) as answers:
@@ -134,8 +134,10 @@ class Embedder:
             truncation = options.truncation
             return [self.inputs.text(text, params[text], prompt=prompt, truncation=truncation) for text in texts]
 
-        skip = self.inputs.skipped(prompt)
-        vectors = dict(zip(texts, await self.encode(await self.threads.run(read), meter, skip=skip), strict=True))
+        prompt_prefix = self.inputs.skipped(prompt)
+        vectors = dict(
+            zip(texts, await self.encode(await self.threads.run(read), meter, prompt_prefix=prompt_prefix), strict=True)
+        )
         return [cosines(vectors[one], [vectors[other]])[0] for one, other in shortened]
 
     def _cut(self, pairs: Sequence[tuple[str, str]], options: ScoreOptions) -> Sequence[tuple[str, str]]:

@@ -129,8 +129,16 @@ def _too_long(size: str, info: ModelInfo, param: str) -> RequestError:
     return RequestError(message, param=param, code=TOO_LONG)
 
 
-def encode_request(id: str, inputs: Sequence[Input], skip: int = 0, *, activation: bool = True) -> EncodeRequest:
+def encode_request(
+    id: str, inputs: Sequence[Input], prompt_prefix: int = 0, *, activation: bool = True
+) -> EncodeRequest:
     """The request for `inputs`."""
-    seconds = tuple(each.second for each in inputs)
+    pair_starts = tuple(each.second for each in inputs)
     texts = tuple(each.ids for each in inputs)
-    return EncodeRequest(id=id, texts=texts, seconds=seconds if any(seconds) else (), skip=skip, activation=activation)
+    return EncodeRequest(
+        id=id,
+        texts=texts,
+        pair_starts=pair_starts if any(pair_starts) else (),
+        prompt_prefix=prompt_prefix,
+        activation=activation,
+    )

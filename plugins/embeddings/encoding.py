@@ -45,9 +45,9 @@ class Encoding:
         found: dict[int, Vector] = {}
         spelled = [index for index, text in enumerate(texts) if isinstance(text, str)]
         coded = [index for index, text in enumerate(texts) if not isinstance(text, str)]
-        for indices, skip in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
+        for indices, prefix in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
             inputs = [self._input(texts[index], f"texts[{index}]", prompt, most) for index in indices]
-            found.update(zip(indices, self._run(inputs, size=size, skip=skip), strict=True))
+            found.update(zip(indices, self._run(inputs, size=size, prompt_prefix=prefix), strict=True))
         return [found[index] for index in range(len(texts))]
 
     def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
@@ -66,10 +66,10 @@ class Encoding:
             return self._inputs.text(text, param, prompt=prompt, truncation=truncation)
         return self._inputs.ids(text, param, truncation=truncation)
 
-    def _run(self, inputs: Sequence[Input], *, size: int | None = None, skip: int = 0) -> list[Vector]:
+    def _run(self, inputs: Sequence[Input], *, size: int | None = None, prompt_prefix: int = 0) -> list[Vector]:
         if not inputs:
             return []
-        request = encode_request(next(self._ids), inputs, skip)
+        request = encode_request(next(self._ids), inputs, prompt_prefix)
         collected = Collected(len(inputs), self._vectors)
         self._engine.add(request)
         try:

@@ -150,8 +150,8 @@ class EncoderEngine:
         hidden = parts.model.forward(TextContext(inputs=inputs, attention=parts.attention))
         if parts.finish is None:
             return np.split(_numbers(hidden), inputs.query_start[1:-1])
-        skip = np.array([each.work.request.skip for each in taken], dtype=np.int64)
-        pooled = parts.finish.pool(hidden, Spans(inputs.query_start, skip))
+        prefixes = np.array([each.work.request.prompt_prefix for each in taken], dtype=np.int64)
+        pooled = parts.finish.pool(hidden, Spans(inputs.query_start, prefixes))
         activated = np.array([each.work.request.activation for each in taken])
         if activated.all():
             return list(_numbers(parts.finish.activate(pooled)))
@@ -206,7 +206,7 @@ def text_inputs(taken: Sequence[Taken], device: torch.device) -> TextInputs:
     np.cumsum(lengths, out=starts[1:])
     positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     ids = np.fromiter((token for each in taken for token in each.tokens), dtype=np.int64, count=int(starts[-1]))
-    seconds = np.repeat([each.second or len(each.tokens) for each in taken], lengths)
+    pair_starts = np.repeat([each.second or len(each.tokens) for each in taken], lengths)
     return TextInputs(
         input_ids=torch.from_numpy(ids).to(device),
         positions=torch.from_numpy(positions).to(device),
@@ -216,7 +216,7 @@ def text_inputs(taken: Sequence[Taken], device: torch.device) -> TextInputs:
         prompt_lens=lengths,
         block_tables=np.empty((len(taken), 0), dtype=np.int32),
         logit_rows=torch.empty(0, dtype=torch.int64, device=device),
-        token_types=torch.from_numpy((positions >= seconds).astype(np.int64)).to(device),
+        token_types=torch.from_numpy((positions >= pair_starts).astype(np.int64)).to(device),
     )
 
 

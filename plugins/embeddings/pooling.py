@@ -22,12 +22,12 @@ class Spans:
     """Where in [T, dim] the tokens of each text are, and how many of its first ones are left out."""
 
     starts: NDArray[np.int64]  # [B+1]
-    skip: NDArray[np.int64]  # [B]
+    prompt_prefix: NDArray[np.int64]  # [B]
 
     def first(self) -> NDArray[np.int64]:
         """The first row that counts; where all of a text would be left out, its first one."""
         lengths = np.diff(self.starts)
-        firsts: NDArray[np.int64] = self.starts[:-1] + np.where(self.skip < lengths, self.skip, 0)
+        firsts: NDArray[np.int64] = self.starts[:-1] + np.where(self.prompt_prefix < lengths, self.prompt_prefix, 0)
         return firsts
 
     def last(self) -> NDArray[np.int64]:
@@ -52,7 +52,7 @@ def _sum(hidden: Tensor, spans: Spans, weights: Tensor | None = None) -> Tensor:
     values = hidden.float() if len(rows) == len(hidden) else hidden[rows].float()
     if weights is not None:
         values = values * weights[rows][:, None]
-    return values.new_zeros(len(spans.skip), hidden.shape[1]).index_add_(0, owners, values)
+    return values.new_zeros(len(spans.prompt_prefix), hidden.shape[1]).index_add_(0, owners, values)
 
 
 def _counts(hidden: Tensor, spans: Spans) -> Tensor:
@@ -72,7 +72,7 @@ def _weighted_mean(hidden: Tensor, spans: Spans) -> Tensor:
     starts = np.repeat(spans.starts[:-1], np.diff(spans.starts))
     weights = torch.from_numpy(np.arange(1, len(hidden) + 1) - starts).to(hidden.device).float()
     rows, owners = _owners(hidden, spans)
-    total = weights.new_zeros(len(spans.skip)).index_add_(0, owners, weights[rows])
+    total = weights.new_zeros(len(spans.prompt_prefix)).index_add_(0, owners, weights[rows])
     return _sum(hidden, spans, weights) / total[:, None]
 
 

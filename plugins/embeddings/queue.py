@@ -23,8 +23,8 @@ class Taken:
     @property
     def second(self) -> int:
         """Where the second part of the text begins; 0 where there is none."""
-        seconds = self.work.request.seconds
-        return seconds[self.index] if seconds else 0
+        starts = self.work.request.pair_starts
+        return starts[self.index] if starts else 0
 
 
 class EncodeWork:

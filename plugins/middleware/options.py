@@ -50,7 +50,9 @@ def check_access(settings: Settings, access: AccessOptions) -> None:
         raise SettingsError("--api-key: no key is given, and the server would be open; give one, or leave it out")
     for number, key in enumerate(access.api_key, start=1):
         if not key.strip():
-            raise SettingsError(f"--api-key: key {number} is empty, and would let everybody in; is a variable not set?")
+            raise SettingsError(
+                f"--api-key: key {number} is empty, and would let any client in; is a variable not set?"
+            )
         if not (key.isascii() and key.isprintable()) or key != key.strip():
             raise SettingsError(
                 f"--api-key: key {number} has characters that no header can bring as they are; take letters, digits "

@@ -148,13 +148,13 @@ def _state_of(content: torch.Tensor | None) -> _State:
     if content is None or content.numel() > _STATE or content.element_size() != 1:
         raise damaged("its quant_state is too long to be one of bitsandbytes")
     try:
-        said: Any = json.loads(bytes(content.flatten().tolist()))
-        rows, columns = (_count(size) for size in said["shape"])
+        parsed: Any = json.loads(bytes(content.flatten().tolist()))
+        rows, columns = (_count(size) for size in parsed["shape"])
         state = _State(
             shape=(rows, columns),
-            block=_count(said["blocksize"]),
-            nested_block=_count(said.get("nested_blocksize", 1)),
-            nested_offset=float(said.get("nested_offset", 0.0)),
+            block=_count(parsed["blocksize"]),
+            nested_block=_count(parsed.get("nested_blocksize", 1)),
+            nested_offset=float(parsed.get("nested_offset", 0.0)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise damaged(f"its quant_state is not one of bitsandbytes ({type(error).__name__}: {error})") from error

@@ -246,7 +246,7 @@ class _Notes:
         groups = (settings.get("config_groups") or {}).values()
         inputs = any(group.get("input_activations") for group in groups)
         rounded = {"inputs of projections": inputs, "keys and values": bool(settings.get("kv_cache_scheme"))}
-        self._rounded = [what for what, said in rounded.items() if said]
+        self._rounded = [what for what, wanted in rounded.items() if wanted]
         self._ignored = _names("ignore", settings.get("ignore") or [])
         self._modules: dict[str, bool] = {}
 

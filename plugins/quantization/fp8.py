@@ -99,8 +99,8 @@ def scaled_shape(tensors: Mapping[str, Any], blocks: Blocks) -> tuple[int, ...]:
     values: tuple[int, ...] = tuple(tensors["values"].shape)
     scales = tuple(tensors["scales"].shape)
     if len(values) < 2 or 0 in values or _groups(values, scales, blocks) is None:
-        said = "" if blocks is None else f" in blocks of {blocks[0]} x {blocks[1]}"
-        raise damaged(f"scales {list(scales)} do not fit a weight of {list(values)}{said}")
+        blocked = "" if blocks is None else f" in blocks of {blocks[0]} x {blocks[1]}"
+        raise damaged(f"scales {list(scales)} do not fit a weight of {list(values)}{blocked}")
     return values
 
 

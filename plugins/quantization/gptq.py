@@ -102,8 +102,8 @@ class Gptq:
         shapes = {role: tuple(tensor.shape) for role, tensor in tensors.items()}
         sizes = _sizes_of(shapes, None if self._varied else self._bits, self._group)
         if sizes is None:
-            said = "" if self._varied else f" of {self._bits} bits"
-            raise damaged(f"{listed(tensors)} do not make up a GPTQ weight{said} in groups of {self._group}")
+            width = "" if self._varied else f" of {self._bits} bits"
+            raise damaged(f"{listed(tensors)} do not make up a GPTQ weight{width} in groups of {self._group}")
         return sizes
 
 

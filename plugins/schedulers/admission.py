@@ -88,7 +88,7 @@ class Admission:
         return total is not None and self._context > total
 
     def _over_watermark(self) -> bool:
-        """Nobody is held back from an empty house."""
+        """No prompt is held back while nothing runs."""
         crowded = self._beside > 0 or self._plan.size > 0
         return crowded and self._pages > self._limits.watermark * self._view.cache.total
 

@@ -42,7 +42,7 @@ EXTENSION = "maxserve.cycle"  # of an ASGI scope of HTTP/1.0: uvicorn's state of
 _OFFER = frozenset({b"connection", b"upgrade", b"http2-settings"})  # fields by which a client offers one
 _SLICE = 16 * 1024
 
-Refusal = Callable[[Failure, Headers], Response]
+MakesRefusal = Callable[[Failure, Headers], Response]
 
 
 def allow_connections(wanted: int) -> int:
@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
-        refusal: Refusal,
+        refusal: MakesRefusal,
         evictable: EvictableConnections,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)

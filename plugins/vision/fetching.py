@@ -78,7 +78,7 @@ def _hop(url: str, limits: ImageLimits, deadline: Deadline) -> bytes | str:
 
 
 class _Line:
-    """What http.client needs of a socket, with every call over by the deadline. Whoever connected closes the socket."""
+    """What http.client needs of a socket, with every call over by the deadline. Others close the socket."""
 
     def __init__(self, line: socket.socket, deadline: Deadline) -> None:
         self._line, self._deadline = line, deadline

@@ -28,8 +28,8 @@ def image_prompt(
     for name in {image.token for image in images}:
         if any(piece.holds(name) for piece in pieces):
             raise RequestError(f"the text {name!r} stands for images and cannot be written", param="messages")
-    shown = [PromptText(image.text) for image in images] + [PromptText("")]
-    tokens = encode(PromptText.join(part for pair in zip(pieces, shown, strict=True) for part in pair))
+    texts = [PromptText(image.text) for image in images] + [PromptText("")]
+    tokens = encode(PromptText.join(part for pair in zip(pieces, texts, strict=True) for part in pair))
     return tokens, tuple(_placed(tokens, images, tokenizer))
 
 

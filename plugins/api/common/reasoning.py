@@ -109,7 +109,7 @@ class ReasoningControls:
         return {}, [f"{param}: this model's chat template has no switch for thinking, so nothing was switched"]
 
     def effort(self, effort: str, *, param: str) -> tuple[dict[str, Any], list[str]]:
-        """Likewise for an effort, of which "none" means no thinking at all. Whoever asks for a degree asks to think."""
+        """Likewise for an effort, of which "none" means no thinking at all. A request for a degree asks to think."""
         if effort in _UNSAID:
             return {}, []
         on = effort != "none"

@@ -130,7 +130,7 @@ class Embeddings:
         size, prompt = embedder.size(body.dimensions), embedder.inputs.prompt(_prompt_name(body, embedder))
         inputs = await embedder.threads.run(partial(self._inputs, body, embedder, prompt))
         skip = 0 if body.messages is not None or _ids_given(body.input) else embedder.inputs.skipped(prompt)
-        return await embedder.encode(inputs, call.meter, size=size, skip=skip, activation=body.activation)
+        return await embedder.encode(inputs, call.meter, size=size, prompt_prefix=skip, activation=body.activation)
 
     def _inputs(self, body: EmbeddingsBody, embedder: Embedder, prompt: str) -> list[Input]:
         truncation = body.truncated(embedder.inputs)

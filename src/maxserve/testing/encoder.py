@@ -71,9 +71,9 @@ class EncoderCase:
         chosen = torch.randint(self.config.vocab_size, (length,), generator=torch.Generator().manual_seed(seed))
         return tuple(int(token) for token in chosen)
 
-    def ours(self, model: Any, texts: Sequence[tuple[int, ...]], seconds: Sequence[int] = ()) -> list[Tensor]:
+    def ours(self, model: Any, texts: Sequence[tuple[int, ...]], pair_starts: Sequence[int] = ()) -> list[Tensor]:
         """What our model gives for texts in one step: vectors [tokens, dim] of each, or its score [1]."""
-        work = EncodeWork(EncodeRequest(id="check", texts=tuple(texts), seconds=tuple(seconds)))
+        work = EncodeWork(EncodeRequest(id="check", texts=tuple(texts), pair_starts=tuple(pair_starts)))
         taken = sorted((work.take() for _ in texts), key=lambda each: len(each.tokens))
         attention = WithinTexts(self.config.cache_layers)
         inputs = text_inputs(taken, torch.device("cpu"))

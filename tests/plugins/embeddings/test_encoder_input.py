@@ -177,6 +177,6 @@ def test_lower_case_where_the_folder_wants_it(tokenizer: Tokenizer) -> None:
 
 def test_requests_say_where_second_parts_begin() -> None:
     plain, pair = Input((1, 2)), Input((1, 2, 3), 2)
-    assert encode_request("a", [plain, plain]).seconds == ()
-    assert encode_request("a", [plain, pair], 3).seconds == (0, 2)
-    assert encode_request("a", [plain, pair], 3).skip == 3
+    assert encode_request("a", [plain, plain]).pair_starts == ()
+    assert encode_request("a", [plain, pair], 3).pair_starts == (0, 2)
+    assert encode_request("a", [plain, pair], 3).prompt_prefix == 3

@@ -132,7 +132,7 @@ def test_steps_are_bounded(make: Make) -> None:
 
 def test_the_second_part_of_a_pair_has_another_type(make: Make) -> None:
     engine, _ = make(pooling=None)
-    engine.add(EncodeRequest(id="a", texts=((1, 2, 3), (4, 5)), seconds=(2, 0)))
+    engine.add(EncodeRequest(id="a", texts=((1, 2, 3), (4, 5)), pair_starts=(2, 0)))
     assert vectors(run(engine)["a"], 2, engine.info.vectors) == [
         [[1, 0, 0], [2, 1, 0], [3, 2, 1]],
         [[4, 0, 0], [5, 1, 0]],
@@ -141,7 +141,7 @@ def test_the_second_part_of_a_pair_has_another_type(make: Make) -> None:
 
 def test_a_prompt_that_is_not_pooled_is_skipped(make: Make) -> None:
     engine, _ = make()
-    engine.add(EncodeRequest(id="a", texts=((9, 1, 3), (9, 5, 5, 5)), skip=1))
+    engine.add(EncodeRequest(id="a", texts=((9, 1, 3), (9, 5, 5, 5)), prompt_prefix=1))
     assert vectors(run(engine)["a"], 2, engine.info.vectors) == [[2, 1.5, 0], [5, 2, 0]]
 
 
