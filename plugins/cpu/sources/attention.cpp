@@ -172,13 +172,13 @@ void many_scores(long rows, const float* queries, long wide, const Block& block,
     }
   std::fill_n(scores, rows * BLOCK, 0.0f);
   for (long p = 0; p < panels; p++)
-    tall<float>(rows, queries, wide, room.across.data() + p * wide * WIDTH, WIDTH, scores + p * WIDTH, BLOCK, wide);
+    tall<float>(rows, queries, wide, room.across.data() + p * wide * WIDTH, WIDTH, onto(scores + p * WIDTH, BLOCK), wide);
 }
 
 // sums[r] += scores[r] * values
 void add_values(long rows, const float* scores, long step, const Block& block, float* sums, long wide) {
   for (long d = 0; d < wide; d += WIDTH)
-    tall<float>(rows, scores, step, block.at + d, block.step, sums + d, wide, block.count);
+    tall<float>(rows, scores, step, block.at + d, block.step, onto(sums + d, wide), block.count);
 }
 
 #if defined(DOT_UNITS)
@@ -267,10 +267,9 @@ void round_queries(long rows, long wide) {
 void pair_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
   const long words = padded(call) / 2, columns = (stored.count + WIDTH - 1) / WIDTH * WIDTH;
   pair_keys(call, stored);
-  for (long r = 0; r < rows; r++) std::fill_n(scores + r * step, columns, 0.0f);
   for (long i = 0; i < columns; i += WIDTH)
-    tall<Dot>(rows, room.query_words.data(), words, (const Dot*)room.key_words.data() + i * words, WIDTH, scores + i, step,
-              words);
+    tall<Dot>(rows, room.query_words.data(), words, (const Dot*)room.key_words.data() + i * words, WIDTH,
+              {scores + i, step}, words);
 }
 
 void add_pair_values(const Call& call, long rows, const float* scores, long step, const Stored& stored, float* sums) {
@@ -279,8 +278,8 @@ void add_pair_values(const Call& call, long rows, const float* scores, long step
   room.weight_words.resize(rows * words);
   for (long r = 0; r < rows; r++) round_row(scores + r * step, stored.count, room.weight_words.data() + r * words);
   for (long d = 0; d < wide; d += WIDTH)
-    tall<Dot>(rows, room.weight_words.data(), words, (const Dot*)room.value_words.data() + d, wide, sums + d, wide,
-              (stored.count + 1) / 2);
+    tall<Dot>(rows, room.weight_words.data(), words, (const Dot*)room.value_words.data() + d, wide,
+              onto(sums + d, wide), (stored.count + 1) / 2);
 }
 
 #endif
@@ -486,8 +485,8 @@ void prompt_by_pairs(const Call& call, const Task& task) {
     pair_values(call, stored);
     for (long first = 0; first < rows; first += ROWS) {
       for (long i = 0; i < stored.count; i += WIDTH)
-        tile<ROWS, 1, Dot, true>(room.query_words.data() + first * words, words, (const Dot*)room.key_words.data() + i * words,
-                           WIDTH, 0, scores + i, BLOCK, words);
+        tile<ROWS, 1, Dot>(room.query_words.data() + first * words, words, (const Dot*)room.key_words.data() + i * words,
+                           WIDTH, 0, {scores + i, BLOCK}, words);
       for (long r = 0; r < ROWS; r++) {
         float* row = scores + r * BLOCK;
         bound(call, row, stored.count);
@@ -498,7 +497,7 @@ void prompt_by_pairs(const Call& call, const Task& task) {
       }
       for (long d = 0; d < wide; d += WIDTH)
         tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0,
-                           room.sums.data() + first * wide + d, wide, (stored.count + 1) / 2);
+                           onto(room.sums.data() + first * wide + d, wide), (stored.count + 1) / 2);
     }
     low += stored.count;
   }

@@ -24,15 +24,15 @@ int side_by_side(long m) { return m == 1 ? 4 : m <= 3 || (m <= 16 && matrix_unit
 
 // The rows of one panel; `x` and `depth` in entries of its kind.
 template <class W>
-void panel_rows(const typename Panel<W>::Entry* x, long ldx, const W* w, float* c, long ldc, long m, long depth) {
-  tall<W>(m, x, ldx, w, WIDTH, c, ldc, depth, {(const char*)(w + depth * WIDTH), WIDTH * (long)sizeof(W)});
+void panel_rows(const typename Panel<W>::Entry* x, long ldx, const W* w, const Sums& c, long m, long depth) {
+  tall<W>(m, x, ldx, w, WIDTH, c, depth, {(const char*)(w + depth * WIDTH), WIDTH * (long)sizeof(W)});
 }
 
 // 16-bit weights that many rows need are widened once for all of them.
 template <>
-void panel_rows(const float* x, long ldx, const Pair* w, float* c, long ldc, long m, long inputs) {
+void panel_rows(const float* x, long ldx, const Pair* w, const Sums& c, long m, long inputs) {
   const Next next{(const char*)(w + (inputs + 1) / 2 * WIDTH), WIDTH * (long)sizeof(Pair)};
-  if (m <= DIRECT) return tall<Pair>(m, x, ldx, w, WIDTH, c, ldc, inputs, next);
+  if (m <= DIRECT) return tall<Pair>(m, x, ldx, w, WIDTH, c, inputs, next);
   wide.resize(DEPTH * WIDTH);
   for (long first = 0; first < inputs; first += DEPTH) {
     const long depth = std::min(DEPTH, inputs - first);
@@ -43,31 +43,31 @@ void panel_rows(const float* x, long ldx, const Pair* w, float* c, long ldc, lon
         store(wide.data() + k * WIDTH + v * LANES, k % 2 ? second_of(words) : first_of(words));
       }
     const Next later{(const char*)(from + (depth + 1) / 2 * WIDTH), next.step / 2};
-    tall<float>(m, x + first, ldx, wide.data(), WIDTH, c, ldc, depth, later);
+    tall<float>(m, x + first, ldx, wide.data(), WIDTH, first ? onto(c.at, c.step) : c, depth, later);
   }
 }
 
 template <class W>
-void panels(const typename Panel<W>::Entry* x, long ldx, const W* w, long panel, float* c, long ldc, long m, long depth,
+void panels(const typename Panel<W>::Entry* x, long ldx, const W* w, long panel, const Sums& c, long m, long depth,
             long count) {
   if (count == side_by_side(m) && m <= 3) {
-    if (m == 1) return tile<1, 4, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
-    if (m == 2) return tile<2, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
-    return tile<3, 2, W>(x, ldx, w, WIDTH, panel, c, ldc, depth);
+    if (m == 1) return tile<1, 4, W>(x, ldx, w, WIDTH, panel, c, depth);
+    if (m == 2) return tile<2, 2, W>(x, ldx, w, WIDTH, panel, c, depth);
+    return tile<3, 2, W>(x, ldx, w, WIDTH, panel, c, depth);
   }
-  for (long p = 0; p < count; p++) panel_rows<W>(x, ldx, w + p * panel, c + p * WIDTH, ldc, m, depth);
+  for (long p = 0; p < count; p++) panel_rows<W>(x, ldx, w + p * panel, c.behind(0, p * WIDTH), m, depth);
 }
 
-// The sums of rows first … start from bias and from what is to be added.
-void begin(const Product& p, long first, long rows, long column, long width, float* c, long step) {
-  for (long i = 0; i < rows; i++) {
-    float* row = c + i * step;
-    const float *bias = p.bias ? p.bias + column : nullptr;
-    const float *start = p.start ? p.start + (first + i) * p.start_step + column : nullptr;
-    if (bias && start) for (long j = 0; j < width; j++) row[j] = start[j] + bias[j];
-    else if (bias || start) memcpy(row, bias ? bias : start, width * sizeof(float));
-    else std::fill_n(row, width, 0.0f);
-  }
+// The sums of rows first …, which start from bias and from what is to be added. `room`: whether as many columns as are
+// summed may be read of these.
+Sums begin(const Product& p, long first, long rows, long column, long width, float* c, long step, bool room) {
+  const float* bias = p.bias ? p.bias + column : nullptr;
+  const float* start = p.start ? p.start + first * p.start_step + column : nullptr;
+  if (!bias && !start) return {c, step};
+  if (room && !(bias && start)) return bias ? Sums{c, step, bias, 0} : Sums{c, step, start, p.start_step};
+  for (long i = 0; i < rows; i++, start += start ? p.start_step : 0)
+    for (long j = 0; j < width; j++) c[i * step + j] = (start ? start[j] : 0.0f) + (bias ? bias[j] : 0.0f);
+  return onto(c, step);
 }
 
 template <class W> constexpr bool ON_UNITS = false;
@@ -133,10 +133,10 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
   float* out = p.out + first * p.out_step + column;
   float* c = whole ? out : edge.data();
   long step = whole ? p.out_step : count * WIDTH;
-  begin(p, first, rows, column, width, c, step);
+  const Sums sums = begin(p, first, rows, column, width, c, step, whole);
   kept.take(p, first, rows);
   const long size = panel_height<W>(p.inputs) * WIDTH;
-  panels<W>(kept.x, kept.step, (const W*)p.w + panel * size, size, c, step, rows, kept.depth, count);
+  panels<W>(kept.x, kept.step, (const W*)p.w + panel * size, size, sums, rows, kept.depth, count);
   for (long i = 0; !whole && i < rows; i++) std::copy_n(c + i * step, width, out + i * p.out_step);
 }
 

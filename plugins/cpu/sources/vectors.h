@@ -156,7 +156,7 @@ template <> struct Panel<Dot> {
 
 #endif
 
-// --- a tile: c[M][P panels] += a[M][depth] * b[depth][P panels] ---------------------------------------------------
+// --- a tile: c[M][P panels] = start + a[M][depth] * b[depth][P panels] --------------------------------------------
 // Each sum runs over depth in order, whatever M and P are: a row's numbers do not depend on the rows beside it.
 
 // What comes after the panel may be fetched meanwhile: `next`, so many bytes a row of it. With AVX-512 that only wastes
@@ -166,16 +166,31 @@ struct Next {
   long step = 0;
 };
 
-// `depth` counts entries of `a`. FRESH: what was in c before does not count.
-template <int M, int P, class W, bool FRESH = false>
-static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, long panel, float* c,
-                        long ldc, long depth, Next next = {}) {
+// Where sums go, and what they start from: zero without a `from`. A step of 0: all rows start from the same.
+struct Sums {
+  float* at;
+  long step;
+  const float* from = nullptr;
+  long from_step = 0;
+
+  Sums behind(long row, long column) const {
+    return {at + row * step + column, step, from ? from + row * from_step + column : nullptr, from_step};
+  }
+};
+
+// What was there before is added to.
+static inline Sums onto(float* at, long step) { return {at, step, at, step}; }
+
+// `depth` counts entries of `a`.
+template <int M, int P, class W>
+static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, long panel, const Sums& c,
+                        long depth, Next next = {}) {
   constexpr long INPUTS = Panel<W>::INPUTS;
   vec sums[M][P * VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
-    for (int j = 0; j < P * VECTORS; j++) sums[i][j] = FRESH ? vec{} : load(c + i * ldc + j * LANES);
+    for (int j = 0; j < P * VECTORS; j++) sums[i][j] = c.from ? load(c.from + i * c.from_step + j * LANES) : vec{};
   for (long k = 0; k < depth / INPUTS; k++) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
@@ -190,42 +205,42 @@ static inline void tile(const typename Panel<W>::Entry* a, long lda, const W* b,
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
-    for (int j = 0; j < P * VECTORS; j++) store(c + i * ldc + j * LANES, sums[i][j]);
+    for (int j = 0; j < P * VECTORS; j++) store(c.at + i * c.step + j * LANES, sums[i][j]);
 }
 
 // One panel, 1 to ROWS rows.
 template <class W>
-static inline void rows(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, float* c, long ldc,
+static inline void rows(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, const Sums& c,
                         long depth, Next next) {
   switch (m) {
-    case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 3: return tile<3, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 4: return tile<4, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 1: return tile<1, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 2: return tile<2, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 3: return tile<3, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 4: return tile<4, 1, W>(a, lda, b, ldb, 0, c, depth, next);
 #if defined(__AVX__) || defined(__aarch64__)
-    case 5: return tile<5, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 6: return tile<6, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 5: return tile<5, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 6: return tile<6, 1, W>(a, lda, b, ldb, 0, c, depth, next);
 #endif
 #if defined(__AVX512F__)
-    case 7: return tile<7, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 8: return tile<8, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 9: return tile<9, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 10: return tile<10, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 11: return tile<11, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
-    case 12: return tile<12, 1, W>(a, lda, b, ldb, 0, c, ldc, depth, next);
+    case 7: return tile<7, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 8: return tile<8, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 9: return tile<9, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 10: return tile<10, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 11: return tile<11, 1, W>(a, lda, b, ldb, 0, c, depth, next);
+    case 12: return tile<12, 1, W>(a, lda, b, ldb, 0, c, depth, next);
 #endif
   }
 }
 
 // One panel, any number of rows, in tiles of nearly equal height.
 template <class W>
-static inline void tall(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, float* c, long ldc,
+static inline void tall(long m, const typename Panel<W>::Entry* a, long lda, const W* b, long ldb, const Sums& c,
                         long depth, Next next = {}) {
   constexpr int height = Panel<W>::INPUTS == 2 && LANES == 8 ? 4 : ROWS;  // two halves of a word need registers too
   long tiles = (m + height - 1) / height;
   for (long t = 0; t < tiles; t++) {
     long first = m * t / tiles, end = m * (t + 1) / tiles;
-    rows<W>(end - first, a + first * lda, lda, b, ldb, c + first * ldc, ldc, depth,
+    rows<W>(end - first, a + first * lda, lda, b, ldb, c.behind(first, 0), depth,
             t == 1 && LANES < 16 ? next : Next{});
   }
 }
