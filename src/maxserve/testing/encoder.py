@@ -10,8 +10,6 @@ A plugin author subclasses `EncoderChecks` in a test file, names the architectur
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ from maxserve.core.registry.protocol import Host
 from maxserve.plugins.embeddings.engine import text_inputs
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts
-from maxserve.testing.architecture import randomised
+from maxserve.testing.architecture import import_fault, randomised
 
 LENGTHS = (1, 17, 5, 5, 29, 2)  # tokens of the texts of a step
 
@@ -177,11 +175,8 @@ class EncoderChecks:
         host = PluginHost.discover(self.plugins, strict=True)
         entry = host.architectures.get(self.architecture)
         source = next(plugin.source for plugin in host.plugins if plugin.name == entry.plugin)
-        code = (
-            f"import sys; sys.path.append({source.folder!r}); import {source.module}; sys.exit('torch' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"importing {source.module} imports torch, or fails: {done.stderr}"
+        fault = import_fault(source.module, source.folder)
+        assert fault is None, f"importing {source.module} imports torch, or fails: {fault}"
 
     def check(self, ours: Tensor, expected: Tensor) -> None:
         """Fails, saying by how much, if vectors or scores differ by more than `tolerance`."""

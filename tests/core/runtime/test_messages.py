@@ -57,7 +57,7 @@ STATS = StepStats(time=1.5, running=1, waiting=2, cache=CacheSizes(total=4, free
     "message",
     [
         Submit(requests=(REQUEST, REQUEST)),
-        Encode(requests=(EncodeRequest(id="e", texts=((1, 2), (3,)), seconds=(1, 0), skip=1),)),
+        Encode(requests=(EncodeRequest(id="e", texts=((1, 2), (3,)), pair_starts=(1, 0), prompt_prefix=1),)),
         Abort(ids=("a", "b")),
         ResetPrefixCache(),
         Shutdown(),
