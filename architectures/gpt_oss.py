@@ -78,7 +78,7 @@ class GptOssMixture(nn.Module):
     def __init__(self, config: GptOssConfig) -> None:
         super().__init__()
         self.top_k = config.top_k
-        self.router = Linear(config.dim, config.experts, bias=True)
+        self.router = Linear(config.dim, config.experts, bias=True, roundable=False)
         activation = partial(clamped_gate, alpha=config.gate_alpha, limit=config.gate_limit)
         self.experts = Experts(config.experts, config.dim, config.expert_dim, activation, bias=True, alternating=True)
 

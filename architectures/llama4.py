@@ -97,7 +97,7 @@ class Llama4Mixture(nn.Module):
     def __init__(self, config: Llama4Config) -> None:
         super().__init__()
         self.top_k = config.top_k
-        self.router = Linear(config.dim, config.experts)
+        self.router = Linear(config.dim, config.experts, roundable=False)
         activation = gated(ACTIVATIONS[config.activation])
         self.experts = Experts(config.experts, config.dim, config.expert_dim, activation, weighs_input=True)
         self.shared_expert = GatedMLP(replace(config, ffn_dim=config.expert_dim))

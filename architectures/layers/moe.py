@@ -64,7 +64,7 @@ class Mixture(nn.Module):
     def __init__(self, config: MixtureConfig) -> None:
         super().__init__()
         self.config = config
-        self.gate = Linear(config.dim, config.experts)
+        self.gate = Linear(config.dim, config.experts, roundable=False)
         self.experts = Experts(config.experts, config.dim, config.expert_dim, gated(ACTIVATIONS[config.activation]))
 
     def choose(self, logits: Tensor) -> Choice:

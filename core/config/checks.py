@@ -86,6 +86,11 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
     cast = "allow-safetensors-weights-fp32-bf6-bidirectional-cast"
     if model.allow_safetensors_weights_fp32_bf6_bidirectional_cast and model.quantization_encoding is None:
         raise SettingsError(f"{prefix}{cast}: cast to what? Give {prefix}quantization-encoding float32 or bfloat16")
+    if model.cache_quantized and model.quantization_encoding is None:
+        raise SettingsError(
+            f"{prefix}cache-quantized keeps rounded weights: give {prefix}quantization-encoding, such as q4_k, or "
+            "leave it out"
+        )
     devices = max(1, len(gpu_numbers(model.devices)))
     if model.data_parallel_degree not in (1, devices):
         raise SettingsError(

@@ -61,10 +61,19 @@ class CheckpointSettings(Section):
         Encoding | None,
         Option(early=True),
         Field(
-            description="How the weights are stored; unset, it is found out. Of several GGUF files it chooses one. A "
-            "CPU sums up in float32 whatever the weights are stored in."
+            description="How the weights are stored; unset, it is found out. Of several GGUF files it chooses one. "
+            "Plain weights of projections are rounded to q4_0, q4_1, q4_k, q5_0, q5_1, q6_k, q8_0 or float8_e4m3fn "
+            "while they are loaded. A CPU sums up in float32 whatever the weights are stored in."
         ),
     ] = None
+    cache_quantized: Annotated[
+        str,
+        Option(early=True, metavar="FOLDER"),
+        Field(
+            description="Folder that keeps what plain weights are rounded to, so that a later start need not round "
+            "them again. Needs --quantization-encoding."
+        ),
+    ] = ""
     allow_safetensors_weights_fp32_bf6_bidirectional_cast: Annotated[
         bool,
         Option(early=True),

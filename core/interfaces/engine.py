@@ -199,7 +199,8 @@ class ModelFiles:
 
     `path` is the folder of config and tokenizer, `weights` are paths of safetensors files. `encoding` is what is to be
     served (see encoding.py), `explicit_encoding` whether the user asked for it. `architecture` is a name in the
-    registry, `task` what that is for. `companions` are those of its ModelSource.
+    registry, `task` what that is for. `companions` are those of its ModelSource. Plain weights are rounded to the
+    encoding `rounding`, if there is one, and what comes out is kept in the folder `rounding_cache`.
     """
 
     ref: str
@@ -212,3 +213,5 @@ class ModelFiles:
     architecture: str
     task: str = TEXT
     companions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rounding: str = ""
+    rounding_cache: str = ""

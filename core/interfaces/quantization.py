@@ -22,6 +22,7 @@ __all__ = [
     "QuantizationContext",
     "QuantizationFormat",
     "ReadsContents",
+    "Rounds",
     "SeesOthers",
     "Unpacks",
 ]
@@ -37,12 +38,16 @@ class QuantizationFormat(Component):
 
     Where config.json has no "quantization_config", the content of a `config_file` beside it is that, with the name of
     the format as its "quant_method".
+
+    `rounds` are the values of `--quantization-encoding` that plain weights can be rounded to while they are loaded.
+    What is built for that `Rounds`, and finds the value as the "encoding" of a "quantization_config" of its name.
     """
 
     kind: ClassVar[str] = "quantization_format"
 
     match: Ref | None = None
     config_file: str | None = None
+    rounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,4 +138,18 @@ class Unpacks(Protocol):
     def unpack(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weight [outputs, inputs] in the type `dtype`, or an entry of a stacked one, of its tensors by role;
         ModelError where they do not fit."""
+        ...
+
+
+@runtime_checkable
+class Rounds(HasCodes, Protocol):
+    """A BuiltQuantizationFormat that makes quantized weights of plain ones, as they are loaded or for a file."""
+
+    def rounded_tensors(self, outputs: int, inputs: int) -> Mapping[str, TensorInfo]:
+        """The tensors, by role, that a weight of that size becomes; none where it stays as it is."""
+        ...
+
+    def rounded(self, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """The tensors, by role, of rows [n, inputs] of a weight, each of which is rounded by itself; ModelError for
+        values that cannot be."""
         ...

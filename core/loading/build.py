@@ -9,7 +9,9 @@ import torch
 
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
-from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.quantization import quantization_of, rounding_to
+from maxserve.core.loading.rounding import Rounding
+from maxserve.core.loading.rounding_cache import RoundingCache
 from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.entries import cause
@@ -85,8 +87,9 @@ def fill_from(
 ) -> None:
     """The same for a module of no architecture."""
     encoding = DTYPES[files.encoding] if files.explicit_encoding else None
-    method = computation.linear_method
-    storage = None if method is None else LinearStorage(method=method, encoding=encoding)
+    method, rounding = computation.linear_method, rounding_of(host, files)
+    plain = method is None and rounding is None
+    storage = None if plain else LinearStorage(method=method, encoding=encoding, rounding=rounding)
     load(
         module,
         open_weights(host, files.weights, files.config),
@@ -97,6 +100,14 @@ def fill_from(
         storage=storage,
         quantization=quantization_of(host, files.config, files.ref),
     )
+
+
+def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
+    """What rounds the weights of these files, where the operator wants it."""
+    if not files.rounding:
+        return None
+    cache = RoundingCache(files.rounding_cache) if files.rounding_cache else None
+    return Rounding(files.rounding, rounding_to(host, files.rounding), cache)
 
 
 def prepare(model: SupportsPrepare, files: ModelFiles) -> None:

@@ -8,7 +8,7 @@ device is known, in core/loading/device.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat
@@ -42,10 +42,19 @@ def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat
     return sizes.most_common(1)[0][0]
 
 
-def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str, packed: str | None = None) -> str:
+def settle_encoding(
+    stored: str,
+    wanted: str | None,
+    *,
+    cast: bool,
+    ref: str,
+    packed: str | None = None,
+    roundable: Collection[str] = (),
+) -> str:
     """The encoding to serve: the stored one unless another is `wanted` and may be cast to.
 
-    `packed` is what the weights of a quantized checkpoint are called.
+    `packed` is what the weights of a quantized checkpoint are called, `roundable` are encodings that plain ones are
+    rounded to while they are loaded: these are stored ones, too.
     """
     if wanted is None or wanted == (packed or stored):
         return stored
@@ -59,10 +68,18 @@ def settle_encoding(stored: str, wanted: str | None, *, cast: bool, ref: str, pa
             "gptqmodel, AutoAWQ or LLM Compressor quantizes with texts at hand; use a checkpoint that is in it, or "
             "drop the option"
         )
-    if wanted not in STORED.values():
+    if wanted in roundable and not cast:
+        return stored
+    if wanted not in STORED.values() and wanted not in roundable:
         raise ModelError(
-            f"{ref} is stored as {stored}, and rounding to the {wanted} of --quantization-encoding while it is loaded "
-            f"is not supported yet; use a checkpoint in {wanted}, a GGUF file for example, or drop the option"
+            f"{ref} is stored as {stored}, and is not rounded to the {wanted} of --quantization-encoding while it is "
+            f"loaded, only to {', '.join(sorted(roundable)) or 'nothing'}; use a checkpoint in {wanted}, a GGUF file "
+            "for example, or another value"
+        )
+    if cast and wanted in roundable:
+        raise ModelError(
+            f"{_CAST} converts between float32 and bfloat16 only, and {wanted} of --quantization-encoding rounds what "
+            "is stored; drop the cast"
         )
     if cast and stored not in _CASTABLE:
         raise ModelError(

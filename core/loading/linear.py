@@ -41,11 +41,13 @@ class Projection(nn.Module, Generic[P]):
 
     How a weight is stored and multiplied is decided here: once a linear method stores it, `packed`, a P, has
     the weight and `weight` is gone. `role` and `parts`, the names and sizes of fused projections, say how ranks may
-    share it. `stack` are the axes before the outputs.
+    share it. `stack` are the axes before the outputs. Unless it is `roundable`, the operator cannot have the weight
+    rounded: what chooses experts is small, and near ties are decided by it.
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
+    roundable: bool = True
 
     def __init__(
         self,
@@ -85,8 +87,10 @@ class Linear(Projection[PackedLinear | CodesLinear]):
         bias: bool = False,
         role: Role = "replicated",
         parts: Mapping[str, Part] | None = None,
+        roundable: bool = True,
     ) -> None:
         super().__init__(inputs, outputs, bias=bias, role=role, parts=parts)
+        self.roundable = roundable
         self.correction: Callable[[Tensor, Tensor], Tensor] | None = None  # of adapters, by inputs and outcome
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +105,9 @@ class Linear(Projection[PackedLinear | CodesLinear]):
 
 class ExactLinear(Linear):
     """Multiplies in float32 whatever the model computes in, for outcomes that near ties are decided by."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias, roundable=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:

@@ -9,7 +9,7 @@ from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.linear import SupportsCodes
 from maxserve.core.interfaces.quantization import HasCodes
 from maxserve.core.loading.architecture import read_spec, read_weight_map
-from maxserve.core.loading.build import build_module, fill, prepare
+from maxserve.core.loading.build import build_module, fill, prepare, rounding_of
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
@@ -151,6 +151,9 @@ def held_bytes(
 ) -> int:
     """The memory that the weights of a module will take, those that stay codes with as many bits as they have."""
     itemsize = computation.storage_dtype(files.encoding).itemsize
+    rounding = rounding_of(host, files)
+    if rounding is not None and isinstance(computation.linear_method, SupportsCodes):
+        return rounding.held_bytes(module, itemsize)
     values, size = _codes(host, files, weight_map) if isinstance(computation.linear_method, SupportsCodes) else (0, 0)
     return max(weight_bytes(module, itemsize) - values * itemsize, 0) + size
 

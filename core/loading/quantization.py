@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.quantization import (
     BuiltQuantizationFormat,
     HasCodes,
     QuantizationContext,
     QuantizationFormat,
     ReadsContents,
+    Rounds,
     SeesOthers,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
@@ -91,6 +92,21 @@ def quantization_method(config: Mapping[str, Any]) -> str:
     """The "quant_method" of a quantized checkpoint."""
     quantization = config.get("quantization_config")
     return str(quantization.get("quant_method", "unknown")) if isinstance(quantization, Mapping) else "unknown"
+
+
+def rounding_to(host: Host, encoding: str) -> Rounds:
+    """What rounds plain weights to an encoding, which is one of `roundable`."""
+    entry = next(entry for entry in host.quantization_formats if encoding in entry.component.rounds)
+    settings = {"quant_method": entry.name, "encoding": encoding}
+    built = host.build(entry, QuantizationContext(model_config={"quantization_config": settings}))
+    if not isinstance(built, Rounds):
+        raise PluginError(f"{entry.title}: a format that `rounds` needs rounded_tensors, rounded, layout and codes")
+    return built
+
+
+def roundable(host: Host) -> frozenset[str]:
+    """The encodings that plain weights can be rounded to while they are loaded."""
+    return frozenset(encoding for entry in host.quantization_formats for encoding in entry.component.rounds)
 
 
 def _matches(declared: QuantizationFormat, config: Mapping[str, Any]) -> bool:
@@ -192,7 +208,12 @@ def codes_size(
     for stored in stored_weights(headers, format, read):
         if stored.parts and not any(pattern.search(stored.weight) for pattern in left_out):
             count = prod(stored.shape)
-            layout = format.layout({role: part.info for role, part in stored.parts.items()})
-            wider = count * max(4 - (layout.levels - 1).bit_length(), 0) // 8 + count // layout.group * layout.added
-            values, size = values + count, size + stored.size + wider
+            values, size = values + count, size + held_size(format, {r: p.info for r, p in stored.parts.items()}, count)
     return values, size
+
+
+def held_size(format: HasCodes, tensors: Mapping[str, TensorInfo], count: int) -> int:
+    """The bytes in which `count` values are held that these tensors are the codes of."""
+    layout = format.layout(tensors)
+    wider = count * max(4 - (layout.levels - 1).bit_length(), 0) // 8 + count // layout.group * layout.added
+    return sum(tensor.size for tensor in tensors.values()) + wider

@@ -23,7 +23,7 @@ from maxserve.core.loading.images import with_overrides
 from maxserve.core.loading.json_files import check_limits, read_object, read_optional_object
 from maxserve.core.loading.location import Folder, LoneFile, ModelFolder, is_repository, unpacked
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.quantization import quantization_files, quantization_of
+from maxserve.core.loading.quantization import quantization_files, quantization_of, roundable
 from maxserve.core.loading.tasks import check_task, engine_files, settle_task
 from maxserve.core.loading.weight_files import (
     choose_weights,
@@ -91,12 +91,17 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
     config, said_in = own, said_in if own is config else "config.json"
     quantization = quantization_of(host, config, location.ref, said_in)
     format = None if quantization is None else quantization.format
+    wanted, roundings = model.quantization_encoding, roundable(host)
+    rounding = wanted if quantization is None and wanted in roundings else ""
+    if model.cache_quantized and not rounding:
+        raise ModelError(f"--cache-quantized: weights of {location.ref} are not rounded to {wanted}; leave it out")
     encoding = settle_encoding(
         stored_encoding(open_weights(host, weights, config), format),
         model.quantization_encoding,
         cast=model.allow_safetensors_weights_fp32_bf6_bidirectional_cast,
         ref=", ".join(model.weight_path) or location.ref,
         packed=format.encoding if isinstance(format, NamesEncoding) else None,
+        roundable=roundings,
     )
     return ModelFiles(
         ref=location.ref,
@@ -105,9 +110,11 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
         generation_config=read_optional_object(folder / "generation_config.json"),
         weights=tuple(weights),
         encoding=encoding,
-        explicit_encoding=model.quantization_encoding is not None and not isinstance(format, NamesEncoding),
+        explicit_encoding=wanted is not None and not rounding and not isinstance(format, NamesEncoding),
         architecture="",
         companions=finder.companions,
+        rounding=rounding,
+        rounding_cache=model.cache_quantized,
     )
 
 

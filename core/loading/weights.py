@@ -26,6 +26,7 @@ from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint
+from maxserve.core.loading.rounding import RoundedExperts, RoundedLinear, Rounding, may_be_rounded
 from maxserve.core.loading.shards import Shard, layouts
 from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
@@ -49,15 +50,20 @@ _MAPPED_AT_ONCE = 256 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearStorage:
-    """What stores the weights of projections, and from which type; None: from that of each weight in the checkpoint."""
+    """What stores the weights of projections, and from which type; None: from that of each weight in the checkpoint.
 
-    method: BuiltLinearMethod
+    Without a `method` they are stored as other weights are. `rounding` is what plain ones are rounded by before.
+    """
+
+    method: BuiltLinearMethod | None
     encoding: torch.dtype | None = None
+    rounding: Rounding | None = None
 
     def dtype(self, reads: Sequence[Read]) -> torch.dtype:
         """The type to give weights in that are read so; that of the widest part where parts differ."""
         widest = max((_TORCH[read.dtype] for read in reads), key=lambda dtype: dtype.itemsize)
-        return self.method.storage_dtype(self.encoding or widest)
+        wanted = self.encoding or widest
+        return wanted if self.method is None else self.method.storage_dtype(wanted)
 
 
 def load_weights(
@@ -98,6 +104,8 @@ def load_weights(
             done += read.size
             progress.advance(done / total)
     parameters.finish()
+    if storage is not None and storage.rounding is not None:
+        storage.rounding.say()
 
 
 def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
@@ -159,6 +167,8 @@ def place_weights(
         done += read.size
         progress.advance(done / total)
     parameters.finish()
+    if storage is not None and storage.rounding is not None:
+        storage.rounding.say()
 
 
 def _in_memory(name: str, tensor: torch.Tensor) -> Read:
@@ -288,6 +298,7 @@ class _Loaded:
         self._codes: dict[str, CodesLinear] = {}  # by parameter
         self._expert_codes: dict[str, CodesExperts] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
+        self._rounded: dict[str, Rounding] = {}  # by parameter, where no method takes its codes
         self._second: dict[str, torch.Tensor] = {}  # by alias
         self.shapes = Parameters(
             shapes={names[0]: tuple(parameter.shape) for names, parameter in self._parameters},
@@ -332,6 +343,10 @@ class _Loaded:
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
             if quantization is not None and self._create_codes(names, storage.method, own, quantization.format):
                 continue
+            if storage.rounding is not None and own and self._round(names, storage, storage.rounding, own):
+                continue
+            if storage.method is None:
+                continue
             if own and modules and isinstance(modules[0][1], ExpertLayer):
                 self._create_experts(names[0], modules[0][1], storage, own)
                 continue
@@ -348,8 +363,48 @@ class _Loaded:
             if any(isinstance(module, Linear) and module.packed is None for _, module in modules):
                 del self._dtypes[names[0]]  # the layer stores it, and multiplies by it as it is
 
+    def _round(self, names: Sequence[str], storage: LinearStorage, rounding: Rounding, reads: Sequence[Read]) -> bool:
+        """Makes room for the codes that a weight is rounded to; False where it stays as it is, or no method takes them.
+
+        Weights of the latter sort are rounded before they are stored as others are, unless they are tables, too.
+        """
+        modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
+        projections = [(name, module) for name, module in modules if may_be_rounded(module)]
+        layout = rounding.layout(*self._shape(names[0])[-2:]) if projections else None
+        if layout is None:
+            return False
+        made = [self._create_rounded(name, module, storage.method, rounding, layout) for name, module in projections]
+        if all(made):
+            self._dtypes[names[0]] = storage.dtype(reads)
+        elif len(projections) == len(modules):
+            self._rounded[names[0]] = rounding
+        return all(made)
+
+    def _create_rounded(
+        self, name: str, module: nn.Module, method: BuiltLinearMethod | None, rounding: Rounding, layout: CodesLayout
+    ) -> bool:
+        """Makes room for the codes of one projection, or of those of all experts; whether the method takes them."""
+        if not isinstance(method, SupportsCodes):
+            return False
+        *experts, outputs, inputs = self._shape(self.shapes.aliases[name])
+        if isinstance(module, ExpertLayer):
+            stack = method.create_expert_codes(experts[0], outputs, inputs, [layout])
+            if stack is not None:
+                self._experts[name] = RoundedExperts(rounding, stack)
+                module.set_packed(stack)
+            return stack is not None
+        codes = method.create_codes(outputs, inputs, [layout])
+        if codes is not None and isinstance(module, Linear):
+            self._packed[name] = RoundedLinear(rounding, codes)
+            module.set_packed(codes)
+        return codes is not None
+
     def _create_codes(
-        self, names: Sequence[str], method: BuiltLinearMethod, reads: Sequence[Read], format: BuiltQuantizationFormat
+        self,
+        names: Sequence[str],
+        method: BuiltLinearMethod | None,
+        reads: Sequence[Read],
+        format: BuiltQuantizationFormat,
     ) -> bool:
         """Whether the method takes the weight as codes: all of it, no part that is changed or cut."""
         if not isinstance(method, SupportsCodes) or not isinstance(format, HasCodes):
@@ -368,7 +423,7 @@ class _Loaded:
             return False
         self._codes[names[0]] = made
         for module in modules:
-            module.set_packed(made)  # type: ignore[operator]
+            module.set_packed(made)
         return True
 
     def _create_expert_codes(
@@ -416,7 +471,7 @@ class _Loaded:
 
     def maps(self, read: Read) -> bool:
         """Whether the mapped tensor itself becomes the parameter."""
-        if not read.file or not read.whole or self._device.type != "cpu":
+        if not read.file or not read.whole or self._device.type != "cpu" or read.target in self._rounded:
             return False
         if read.target in self._packed or read.target in self._experts or self.takes_codes(read.target):
             return False
@@ -426,6 +481,8 @@ class _Loaded:
     def load(self, read: Read, tensor: torch.Tensor) -> None:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
+        if read.target in self._rounded:
+            tensor = self._rounded[read.target].values(tensor)
         if read.alias is not None:
             self._second[read.alias] = tensor.to(device=self._device, dtype=dtype)
         elif read.target in self._packed:

@@ -35,6 +35,7 @@ def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
         name="fp8",
         build="maxserve.plugins.quantization.fp8:Fp8",
         summary="8-bit floats with a scale for all, a row or a block, as DeepSeek V3 is stored",
+        rounds=("float8_e4m3fn",),
     )
     yield QuantizationFormat(
         name="gptq",

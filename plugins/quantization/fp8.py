@@ -25,10 +25,11 @@ _INPUTS = (".input_scale", ".activation_scale")  # what inputs were divided by, 
 _SCALED = (".weight", "_proj")  # ends of the names of weights, and of stacks of them
 _WIDE = 4  # bytes of a scale, of which every row of a block has one
 _NAN = 0x7F
+_LARGEST = 448.0
 
 
 class Fp8:
-    """A BuiltQuantizationFormat that HasCodes, SeesOthers and LeavesOut."""
+    """A BuiltQuantizationFormat that HasCodes, SeesOthers, LeavesOut and Rounds."""
 
     encoding = "float8_e4m3fn"
     types = frozenset({"F8_E4M3"})
@@ -72,6 +73,22 @@ class Fp8:
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         self._rounded.say()
         return scaled_codes(tensors, self._blocks)
+
+    def rounded_tensors(self, outputs: int, inputs: int) -> Mapping[str, TensorInfo]:
+        values = TensorInfo(dtype="F8_E4M3", shape=(outputs, inputs), size=outputs * inputs)
+        return {"values": values, "scales": TensorInfo(dtype="F32", shape=(outputs, 1), size=_WIDE * outputs)}
+
+    def rounded(self, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Each row with a scale of its own, by which its largest value is the largest there is."""
+        import torch
+
+        wide = rows.float()
+        scales = wide.abs().amax(1, keepdim=True) / _LARGEST
+        if not scales.isfinite().all():
+            raise ModelError("some of its values are no numbers, and cannot be rounded")
+        scales = torch.where(scales == 0, 1.0, scales)
+        values = (wide / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+        return {"values": values, "scales": scales}
 
 
 def is_of_cache(tensor: str) -> bool:

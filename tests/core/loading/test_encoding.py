@@ -59,9 +59,23 @@ def test_another_encoding_needs_the_cast_option() -> None:
 
 
 @pytest.mark.parametrize("cast", [False, True])
-def test_quantized_encodings_are_refused(cast: bool) -> None:
-    with pytest.raises(ModelError, match=r"and rounding to the q4_k of .* is not supported yet"):
+def test_encodings_that_nothing_rounds_to_are_refused(cast: bool) -> None:
+    with pytest.raises(
+        ModelError, match=r"and is not rounded to the q2_k of .*, only to q4_k; use a checkpoint in q2_k"
+    ):
+        settle_encoding("float32", "q2_k", cast=cast, ref="m", roundable=("q4_k",))
+    with pytest.raises(ModelError, match="only to nothing"):
         settle_encoding("float32", "q4_k", cast=cast, ref="m")
+    for name in ("gptq", "float4_e2m1fnx2", "awq", "nvfp4"):
+        with pytest.raises(ModelError, match=f"m is stored as float32, and {name} of .* needs calibration"):
+            settle_encoding("float32", name, cast=cast, ref="m", roundable=("q4_k",))
+
+
+def test_what_is_rounded_is_stored_as_it_was() -> None:
+    for stored in ("float32", "bfloat16", "float16"):
+        assert settle_encoding(stored, "q4_k", cast=False, ref="m", roundable=("q4_k", "q8_0")) == stored
+    with pytest.raises(ModelError, match=r"and q4_k of .* rounds what is stored; drop the cast"):
+        settle_encoding("float32", "q4_k", cast=True, ref="m", roundable=("q4_k",))
 
 
 def test_quantized_checkpoints_are_served_as_they_are() -> None:
