@@ -39,7 +39,7 @@ from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.device import choose_cache_dtype
 from maxserve.core.loading.kernels import Chooser
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
-from maxserve.core.loading.model_loader import ModelLoader, OwnContext
+from maxserve.core.loading.model_loader import ModelLoader, OwnContext, held_encoding
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
@@ -153,7 +153,8 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
-    plan = _plan_memory(target, spec, loader.weight_bytes(module), needs, groups)
+    held = held_encoding(target.host, files, target.computation)
+    plan = _plan_memory(target, spec, loader.weight_bytes(module), needs, groups, held)
     loader.fill(module)
     return Loaded(
         files=files,
@@ -175,6 +176,7 @@ def _plan_memory(
     weights: int,
     needs: DraftNeeds,
     groups: Sequence[CacheGroup],
+    encoding: str,
 ) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
@@ -190,6 +192,7 @@ def _plan_memory(
         layers=(*spec.cache_layers, *needs.layers),
         groups=groups,
         whole_prompts=not target.scheduler.component.chunks_prompts,
+        encoding=encoding,
     )
     log.info("memory plan\n%s", plan.table())
     for warning in plan.warnings:
@@ -315,7 +318,7 @@ def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInf
         max_length=plan.max_length,
         vocab_size=loaded.spec.vocab_size,
         eos_token_ids=loaded.ends,
-        dtype=str(target.computation.storage_dtype(files.encoding)).removeprefix("torch."),
+        dtype=plan.encoding,
         device=str(target.device),
         parameters=loaded.parameters,
         max_batch_size=plan.max_batch_size,

@@ -174,6 +174,7 @@ class MemoryPlan:
 
     `soft_pages` are those that unused prefixes may make the cache touch (None: any); `host_pages` those of the
     second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
+    `encoding` is what the weights of projections are held in.
     """
 
     device: str
@@ -191,6 +192,7 @@ class MemoryPlan:
     host_pages: int = 0
     page_size_chosen: bool = False
     page_bounds: Bounds = (None,)
+    encoding: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -216,7 +218,7 @@ class MemoryPlan:
         rest = self.free - self.weights - self.activations - self.cache
         rows = [
             (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
-            ("weights", self.weights, ""),
+            ("weights", self.weights, f"projections in {self.encoding}" if self.encoding else ""),
             ("activations", self.activations, "estimated"),
             ("KV cache", self.cache, self._pages_text()),
             ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
@@ -254,6 +256,7 @@ def plan_memory(
     layers: Sequence[CacheLayer] | None = None,
     groups: Sequence[CacheGroup] = (),
     whole_prompts: bool = False,
+    encoding: str = "",
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
@@ -299,6 +302,7 @@ def plan_memory(
         host_pages=host_pages(settings, per_page, host_left, warnings),
         page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,
         page_bounds=bounds,
+        encoding=encoding,
     )
     if weights + activations + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")

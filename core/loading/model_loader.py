@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.linear import SupportsCodes
-from maxserve.core.interfaces.quantization import HasCodes
+from maxserve.core.interfaces.quantization import HasCodes, NamesEncoding
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.build import build_module, fill, prepare, rounding_of
 from maxserve.core.loading.device import choose_device
@@ -144,6 +144,18 @@ class ModelLoader:
         host, files = self._host, self._files
         fill(host, module, files, self._entry, self.computation, self.device, self._progress, self._weight_map())
         prepare(cast("Any", module), files)
+
+
+def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> str:
+    """What the weights of projections are held in: the codes of a quantized checkpoint or of rounded weights, where the
+    linear method takes them, else a type of numbers."""
+    plain = str(computation.storage_dtype(files.encoding)).removeprefix("torch.")
+    if not isinstance(computation.linear_method, SupportsCodes):
+        return plain
+    quantization = quantization_of(host, files.config, files.ref)
+    if quantization is None or not isinstance(quantization.format, HasCodes):
+        return files.rounding or plain
+    return quantization.format.encoding if isinstance(quantization.format, NamesEncoding) else quantization.name
 
 
 def held_bytes(

@@ -46,6 +46,7 @@ def announce(info: ModelInfo, url: str, *, local: bool) -> None:
         "model": info.name,
         "architecture": info.architecture,
         "parameters": f"{info.parameters / 1e6:,.1f} million",
+        "weights": info.dtype,
         "device": info.device,
         "max length": f"{info.max_length:,} tokens",
     }

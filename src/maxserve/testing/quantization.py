@@ -40,7 +40,7 @@ from maxserve.core.interfaces.quantization import (
     Unpacks,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
-from maxserve.core.loading.quantization import Checkpoint, quantization_of
+from maxserve.core.loading.quantization import Checkpoint, quantization_of, rounding_to
 from maxserve.core.registry.protocol import Host
 from maxserve.testing.resolve import declaring, resolve
 
@@ -199,6 +199,21 @@ class QuantizationFormatChecks:
             role: replace(info, content=tensors[role]) if role in contents else info
             for role, info in infos(tensors).items()
         }
+
+    def test_plain_weights_are_rounded(self, host: Host) -> None:
+        """To each of the encodings that the format declares: codes as they are announced, and each row by itself."""
+        for encoding in resolve(QuantizationFormat, self.quantization_format, self.component).rounds:
+            rounds, weight = rounding_to(host, encoding), random(64, 256)
+            announced, tensors = rounds.rounded_tensors(64, 256), rounds.rounded(weight)
+            assert {role: (each.shape[0], each.nbytes) for role, each in tensors.items()} == {
+                role: (64, each.size) for role, each in announced.items()
+            }, f"{encoding}: rounded_tensors() announces other tensors than rounded() makes"
+            codes = rounds.codes(tensors)
+            assert codes.layout == rounds.layout(announced), f"{encoding}: layout() says something else"
+            allowed = self.tolerance * float(weight.abs().max())
+            torch.testing.assert_close(codes.values(), weight, atol=allowed, rtol=0)
+            alone = rounds.codes(rounds.rounded(weight[9:10].clone())).values()
+            assert torch.equal(alone[0], codes.values()[9]), f"{encoding}: a row depends on those beside it"
 
     def test_a_model_in_the_format_computes_with_its_weights(self, host: Host, tmp_path: Path) -> None:
         """As a checkpoint does that has them: in float32, where the linear method takes codes, else unpacked."""

@@ -49,7 +49,7 @@ def test_long_phases_are_logged_now_and_then(caplog: pytest.LogCaptureFixture) -
 def test_what_is_served_and_where(local: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         LinesDisplay().ready(INFO, "http://host:80", local=local)
-    for fact in ("acme/tiny", "LlamaForCausalLM", "3.4 million", "cpu", "2,048 tokens"):
+    for fact in ("acme/tiny", "LlamaForCausalLM", "3.4 million", "bfloat16", "cpu", "2,048 tokens"):
         assert fact in caplog.text
     assert "Server ready on http://host:80 (Press CTRL+C to quit)" in caplog.text
     assert ("--host 0.0.0.0 opens it to the network" in caplog.text) == local
