@@ -6,7 +6,8 @@
 A method is a name of `--speculative-method`, with `:SHARE` for the acceptance of `synthetic`, `:PATH` for the draft
 model of `standalone` or the head of `eagle`, and `/fixed` behind it for drafts of a fixed length; `suffix` keeps past
 answers, and `cascade` is `ngram` before `standalone`. Each row has the tokens per second of a method, in those of plain
-decoding: the median over rounds of the quotients of each round.
+decoding: the median over rounds of the quotients of each round. The demo answers questions that it was trained for, in
+groups of so many streams; other models, whose weights may be random, write texts of one length.
 
 With `--same`, texts alone, 16 at once and 16 at once with pages for a few of them are compared with those of plain
 decoding, greedy and seeded.
@@ -57,24 +58,29 @@ def prompts_of(count: int) -> list[str]:
     return [f"{QUESTIONS[i % len(QUESTIONS)]} ({i})" for i in range(count)]
 
 
+def rendered(llm: LLM, questions: list[str]) -> list[Any]:
+    return [llm.render([{"role": "user", "content": question}]) for question in questions]
+
+
 def timed(llm: LLM, prompts: list[Any], params: dict[str, Any]) -> tuple[float, list[str]]:
     begun = time.perf_counter()
     found = llm.generate(prompts, **params)
     return time.perf_counter() - begun, [completion.text for completion in found]
 
 
-def compare_speed(models: dict[str, LLM], streams: list[int], rounds: int, params: dict[str, Any]) -> None:
+def compare_speed(models: dict[str, LLM], streams: list[int], rounds: int, params: dict[str, Any], demo: bool) -> None:
     for count in streams:
-        prompts = prompts_of(count)
+        prompts = rendered(models["plain"], questions_of(2 * max(count, 8))) if demo else prompts_of(count)
         took: dict[str, list[float]] = {name: [] for name in models}
         texts: dict[str, list[str]] = {}
         for round in range(rounds + 1):  # the first one is not counted
             for name, llm in models.items():
-                seconds, texts[name] = timed(llm, prompts, params)
+                begun = time.perf_counter()
+                texts[name] = batches(llm, prompts, count, params)
                 if round:
-                    took[name].append(seconds)
+                    took[name].append(time.perf_counter() - begun)
         plain = took["plain"]
-        print(f"{count} streams, plain {1e3 * statistics.median(plain) / params['max_tokens']:.2f} ms a token", end="")
+        print(f"{count} streams, plain {statistics.median(plain):.2f} s for {len(prompts)} answers", end="")
         for name in list(models)[1:]:
             gains = [p / s for p, s in zip(plain, took[name], strict=True)]
             same = "" if texts[name] == texts["plain"] else " (OTHER TEXTS)"
@@ -94,7 +100,7 @@ def compare_texts(model: str | None, methods: list[str], count: int, params: dic
     length = 64 + params["max_tokens"]
     kinds = {"greedy": {"temperature": 0.0}, "seeded": {"temperature": 1.0, "seed": 7}}
     plain = LLM(model, max_length=length)
-    prompts = [plain.render([{"role": "user", "content": question}]) for question in questions_of(count)]
+    prompts = rendered(plain, questions_of(count))
     expected = {kind: timed(plain, prompts, {**params, **own})[1] for kind, own in kinds.items()}
     for method in methods:
         options: dict[str, Any] = {"max_length": length, "max_batch_size": 16, "kv_cache_page_size": 16}
@@ -146,14 +152,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--same", type=int, default=0, help="compare texts of so many prompts instead")
     chosen = parser.parse_args()
-    methods, params = chosen.methods.split(","), {"max_tokens": chosen.tokens, "ignore_eos": not chosen.same}
+    methods, params = chosen.methods.split(","), {"max_tokens": chosen.tokens, "ignore_eos": bool(chosen.model)}
     if chosen.same:
         compare_texts(chosen.model, methods, chosen.same, params)
         return
     models = {"plain": LLM(chosen.model)}
     models |= {method: LLM(chosen.model, **options_of(method)) for method in methods}
     params["temperature"] = 0.0
-    compare_speed(models, [int(count) for count in chosen.streams.split(",")], chosen.rounds, params)
+    compare_speed(models, [int(count) for count in chosen.streams.split(",")], chosen.rounds, params, not chosen.model)
     report(models)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
     from maxserve.architectures.layers.config import ModelConfig, from_transformers
     from maxserve.architectures.layers.decoder import DecoderModel
-    from maxserve.architectures.layers.draft_head import DraftHeadModel, NextTokenHead
+    from maxserve.architectures.layers.draft_head import DraftCell, DraftHeadModel, NextTokenHead
     from maxserve.architectures.layers.encoder import EncoderModel
     from maxserve.architectures.layers.expert_linear import ExpertLinear
     from maxserve.architectures.layers.mla import LatentAttention
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attention",
     "DecoderModel",
+    "DraftCell",
     "DraftHeadModel",
     "Embedding",
     "Encoder",
@@ -56,6 +57,7 @@ __all__ = [
 LAZY = {
     "Attention": "maxserve.architectures.layers.attention",
     "DecoderModel": "maxserve.architectures.layers.decoder",
+    "DraftCell": "maxserve.architectures.layers.draft_head",
     "DraftHeadModel": "maxserve.architectures.layers.draft_head",
     "Embedding": "maxserve.core.loading.linear",
     "Encoder": "maxserve.architectures.layers.text_context",

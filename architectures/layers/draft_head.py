@@ -16,9 +16,12 @@ from maxserve.interfaces.architecture import Model, SharesEmbedding, TensorChang
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.runner import ModelOutput
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Embedding, Linear
+from maxserve.loading import DraftChain, Embedding, Linear
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from maxserve.interfaces.speculator import DraftHeadContext
 
 C = TypeVar("C", bound=ModelConfig)
@@ -38,6 +41,7 @@ class DraftHeadModel(nn.Module):
         self.embed_tokens: Embedding | None = None
         self.lm_head: Linear | None = None
         self.rotary: RotaryEmbedding = LayerRotary(config)
+        self.chain: DraftChain | None = None  # where a cell computes all that a draft needs
         self._target: tuple[Model, Callable[[Tensor], Tensor] | None] | None = None  # no modules of this one
 
     def share(self, target: Model) -> None:
@@ -82,7 +86,51 @@ class DraftHeadModel(nn.Module):
 
     def token_ids(self, drawn: Tensor) -> Tensor:
         """The target's ids of tokens that were drawn: the same, but in a vocabulary of its own."""
-        return drawn
+        own = self.own_ids()
+        return drawn if own is None else own.to(drawn.device)[drawn]
+
+    def draft(
+        self,
+        first: StepContext,
+        hidden: Tensor,
+        lasts: NDArray[np.int64],
+        then: StepContext | None,
+        on: NDArray[np.int64],
+    ) -> Tensor | None:
+        """The likeliest drafts; None where no `chain` of this head is compiled."""
+        table = self._table()
+        if self.chain is None or self.chain.fused is None or table is None:
+            return None
+        x = torch.cat((self.embed(first), hidden), dim=-1)
+        contexts = [None if step is None else self.rotary(step, x.dtype)[0] for step in (first, then)]
+        assert contexts[0] is not None
+        return self.chain.fused(x, contexts[0], lasts, contexts[1], on, table, self.own_ids())
+
+    def _table(self) -> Embedding | None:
+        """What embeds, where that is a table."""
+        table = self.embed_tokens or (None if self._target is None else self._target[1])
+        return table if isinstance(table, Embedding) else None
+
+    def own_ids(self) -> Tensor | None:
+        """The target's ids of the tokens of a vocabulary of its own."""
+        return None
+
+
+class DraftCell(nn.Module):
+    """What a head computes for one draft: hidden state and logits side by side, [T, dim + tokens].
+
+    `block` is called with the embedding of the token that follows and the hidden state side by side. `normed`: the
+    head goes on from the normed state.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module, head: nn.Module, *, normed: bool = False) -> None:
+        super().__init__()
+        self.block, self.norm, self.head, self.normed = block, norm, head, normed
+
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        x = self.block(x, step)
+        normed = self.norm(x)
+        return torch.cat((normed if self.normed else x, self.head(normed)), dim=-1)
 
 
 class NextTokenHead(DraftHeadModel):

@@ -111,6 +111,7 @@ class Drafting:
         seconds: float,
     ) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
+        begun = time.perf_counter()
         step, lengths = in_flight.step, self._lengths
         most: NDArray[np.int64] | int | None = self.most
         run = None if lengths is None else self._run(in_flight, len(inputs.input_ids), seconds)
@@ -124,7 +125,6 @@ class Drafting:
         if most is not None or self._follows or not alive.all():
             wanted = self._wanted(in_flight, 0 if most is None else most)
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
-            begun = time.perf_counter()
             found = self._ask(
                 DraftStep(
                     inputs=inputs,
@@ -134,13 +134,13 @@ class Drafting:
                     wanted=wanted,
                     passes=partial(builder.build_pass, step),
                     draw=draw,
+                    greedy=pipeline.untouched(step.sequences) & (wanted > 0) if wanted.any() else wanted > 0,
                 )
             )
             draw.close()
-            taken = time.perf_counter() - begun
             proposed = self._enter(step, wanted, found, draw)
             if lengths is not None and run is not None and self._is_price(run, wanted):
-                lengths.learn_drafter(run, step.slots, wanted, proposed, taken)
+                lengths.learn_drafter(run, step.slots, wanted, proposed, time.perf_counter() - begun)
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
 

@@ -122,6 +122,7 @@ class SamplingBatch:
         self.wanted = Wanted(wanted, rows=len(sequences)) if wanted else None
         self.failures: dict[Stage, Exception] = {}  # of stages that raised before the logits were there
         self._drawing: tuple[NDArray[np.int64], torch.Tensor] | None = None
+        self._untouched: NDArray[np.bool_] | None = None
         self._states: dict[str, Any] = {}
 
     def drafts(self) -> dict[int, int] | None:
@@ -160,6 +161,20 @@ class SamplingBatch:
         found = rows, torch.from_numpy(rows).to(self.rows.device, non_blocking=True)
         if all(stage.steady for stage in asked):
             self._drawing = found
+        return found
+
+    def untouched(self, stages: SequenceOf[Stage]) -> NDArray[np.bool_]:
+        """The rows that take the likeliest token of the logits as they are, [rows]."""
+        if self._untouched is not None:
+            return self._untouched
+        found = np.ones(len(self.sequences), dtype=np.bool_)
+        found[self.drawing(stages)[0]] = False
+        found[list(self.grammars)] = False
+        for stage in stages:
+            if not stage.keeps_argmax:
+                found[list(stage.asking(self.rows))] = False
+        if self._drawing is not None:  # and so it is kept
+            self._untouched = found
         return found
 
     def state(self, stage: Stage) -> Any:
@@ -319,7 +334,7 @@ class Pipeline:
     def _verify(self, logits: torch.Tensor, in_flight: InFlightStep) -> None:
         """Draws for the rows of a step with drafts, and gives it the tokens that stand."""
         verification = Verification(in_flight.step)
-        draw = self.prepare(verification.rows, drafts=True)
+        draw = self._plain_draw(in_flight.drawing) or self.prepare(verification.rows, drafts=True)
         chosen, scores = draw.choose(logits)
         tokens, logprobs, faults = chosen.tolist(), draw.read(scores), draw.faults()
         if faults:
@@ -331,6 +346,12 @@ class Pipeline:
         in_flight.logprobs = {i: logprobs[row] for i, row in enumerate(accepted) if row in logprobs}
         in_flight.accept(owners, verification.counts)
         in_flight.fail(faults | self.observe(owners, in_flight.tokens, drafts=True))
+
+    def _plain_draw(self, sequences: SequenceOf[Sequence]) -> Draw | None:
+        """That of the likeliest token of each row, where nothing else is wanted of any."""
+        batch = self._batch_before(sequences)
+        plain = batch.wanted is None and batch.untouched(self._stages).all() and not batch.failures
+        return Draw(batch=batch, states=()) if plain else None
 
     def prepare(self, sequences: SequenceOf[Sequence], *, drafts: bool = False) -> Draw:
         """All of the draw that is done on the host, from what is known of the sequences now: uses up their numbers.
@@ -347,6 +368,16 @@ class Pipeline:
         drawn = batch.drawn_drafts(drawing) if drafts else None
         return Draw(batch=batch, states=states, drawing=sent, uniforms=uniforms, mask=mask, drafts=drawn)
 
+    def untouched(self, sequences: SequenceOf[Sequence]) -> NDArray[np.bool_]:
+        """Which of them take the likeliest token of the logits as they are, [sequences]."""
+        return self._batch_before(sequences).untouched(self._stages)
+
+    def _batch_before(self, sequences: SequenceOf[Sequence]) -> SamplingBatch:
+        """The batch that draws drafts."""
+        if self._batch_ahead.sequences is not sequences and self._batch_ahead.sequences != sequences:
+            self._batch_ahead = SamplingBatch(sequences, self._device, ahead=True)
+        return self._batch_ahead
+
     def draw_drafts(
         self, logits: torch.Tensor, sequences: SequenceOf[Sequence], grammars: Mapping[int, GrammarState], room: Room
     ) -> DraftsAhead:
@@ -356,9 +387,7 @@ class Pipeline:
         number of its own, and what it was drawn from is kept where `room` says; where it has one, that with which the
         token will be drawn. A stage that fails is left out.
         """
-        if self._batch_ahead.sequences != sequences:
-            self._batch_ahead = SamplingBatch(sequences, self._device, ahead=True)
-        batch = self._batch_ahead
+        batch = self._batch_before(sequences)
         mask = self._masks.of(grammars, len(sequences))
         drawing, sent = batch.drawing(self._stages)
         states = self._states(batch, drawing)

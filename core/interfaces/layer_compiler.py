@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["CompilesLayers", "CompilesStacks", "LayerCompiler", "LayerContext"]
+__all__ = ["CompiledDrafts", "CompilesDrafts", "CompilesLayers", "CompilesStacks", "LayerCompiler", "LayerContext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,4 +62,28 @@ class CompilesStacks(Protocol):
 
         It is called with the input of the first and the step of each.
         """
+        ...
+
+
+class CompiledDrafts(Protocol):
+    """What stands for a cell of a draft head that is called again and again; see `DraftChain`."""
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        first: StepContext,
+        lasts: NDArray[np.int64],
+        then: StepContext | None,
+        on: NDArray[np.int64],
+        table: torch.nn.Module,
+        ids: torch.Tensor | None,
+    ) -> torch.Tensor | None: ...
+
+
+@runtime_checkable
+class CompilesDrafts(Protocol):
+    """A CompilesLayers that also computes the drafts of a head in one call."""
+
+    def compile_drafts(self, call: Callable[..., torch.Tensor]) -> CompiledDrafts | None:
+        """What calls `call`, which `compile` gave for the cell, once for each draft; None if nothing can."""
         ...

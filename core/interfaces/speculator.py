@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload, runtime_checkable
 
 from maxserve.core.interfaces.component import Component, Context
 
@@ -39,6 +39,7 @@ __all__ = [
     "DraftedStep",
     "Drafter",
     "Drafts",
+    "DraftsAtOnce",
     "NeedsContext",
     "Speculator",
     "SpeculatorContext",
@@ -131,6 +132,28 @@ class DraftHead(Protocol):
 
     def token_ids(self, drawn: torch.Tensor) -> torch.Tensor:
         """The target's ids of tokens [rows] that were drawn by the logits, whose vocabulary may be smaller."""
+        ...
+
+
+@runtime_checkable
+class DraftsAtOnce(Protocol):
+    """A DraftHead that computes all drafts of a step in one call, where its layers are compiled so."""
+
+    def draft(
+        self,
+        first: StepContext,
+        hidden: torch.Tensor,
+        lasts: NDArray[np.int64],
+        then: StepContext | None,
+        on: NDArray[np.int64],
+    ) -> torch.Tensor | None:
+        """The likeliest tokens, those of a sequence one after another; None where they are not computed at once.
+
+        `first` and `hidden` [T, dim] are what `forward` gets: rows that the target has computed, of which `lasts` [n]
+        are the last of each sequence that drafts. Row j of `then` is where draft j is read that another one follows:
+        of the sequences `on` [m] among those, ascending, and of each as many rows as it has drafts but one. Its ids
+        are not known yet.
+        """
         ...
 
 
@@ -281,6 +304,9 @@ class DraftStep:
     to `wanted`. Samplers and grammar of the request have their say as they do when the target draws, and where it
     draws at random without a seed, drafts that are proposed as they were drawn stand as often as can be. A draft that
     was drawn may be left out for what came before it, but not for what it is.
+
+    Where `greedy`, no sampler and no grammar has a say in what `draw` would give: the likeliest token of the logits is
+    a draft as good, without a call.
     """
 
     inputs: StepInputs
@@ -290,6 +316,7 @@ class DraftStep:
     wanted: NDArray[np.int64]  # [B]
     passes: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], torch.Tensor], StepInputs]
     draw: Callable[[NDArray[np.int64], torch.Tensor], torch.Tensor]
+    greedy: NDArray[np.bool_]  # [B]
 
 
 class Drafts(Sequence[int]):

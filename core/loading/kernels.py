@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavailable
-from maxserve.core.interfaces.layer_compiler import CompilesStacks, LayerContext
+from maxserve.core.interfaces.layer_compiler import CompilesDrafts, CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.linear import Linear
-from maxserve.core.loading.stack import FusedLayers, LayerStack
+from maxserve.core.loading.stack import DraftChain, FusedLayers, LayerStack
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
 
@@ -141,6 +141,9 @@ class Chooser:
         compiler: CompilesLayers | None = self.best(self._host.layer_compilers, context)
         if compiler is None:
             return
+        for chain in [module for module in model.modules() if isinstance(module, DraftChain)]:
+            cell = compiler.compile(chain.cell, attention) if isinstance(compiler, CompilesDrafts) else None
+            chain.fused = compiler.compile_drafts(cell) if isinstance(compiler, CompilesDrafts) and cell else None
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
             for index, layer in enumerate(layers):
                 if _is_adapted(layer):

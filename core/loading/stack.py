@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from maxserve.core.interfaces.layer_compiler import CompiledDrafts
     from maxserve.core.interfaces.step_context import StepContext
 
 FusedLayers: TypeAlias = "Callable[[Tensor, Sequence[StepContext]], Tensor]"
@@ -72,3 +73,22 @@ class LayerStack(nn.ModuleList):
         spans = [(start, stop, self.fuse(start, stop)) for start, stop in pairwise((0, *stops))]
         made = [(start, stop, call) for start, stop, call in spans if call is not None]
         return made if len(made) == len(spans) else []
+
+
+class DraftChain(nn.Module):
+    """A cell of a draft head, which makes each draft of the one before.
+
+    The cell is called with [T, 2 * dim], the embedding of the token that follows and the hidden state side by side, and
+    the step; it gives [T, dim + tokens], the next state and logits side by side. `fused`, set where the cell is
+    compiled, computes all drafts of a step.
+    """
+
+    fused: CompiledDrafts | None = None
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self._cell = (cell,)  # no attribute, which would name its weights again
+
+    @property
+    def cell(self) -> nn.Module:
+        return self._cell[0]

@@ -22,6 +22,7 @@ from maxserve.interfaces.step_context import StepContext
 from maxserve.loading import HasParts
 from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.codes import CodePanels
+from maxserve.plugins.cpu.drafts import NativeDrafts
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
 from maxserve.plugins.cpu.linear import Panels
 from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
@@ -75,7 +76,7 @@ class NativeLayers:
         if not isinstance(attention, (NativeAttention, HasParts)):
             return None
         try:
-            return _Layer(self._library, self._arena, _Program(Reading(layer), attention, self._arena), layer)
+            return _Layer(self._library, self._arena, Program(Reading(layer), attention, self._arena), layer)
         except (UnknownError, Unavailable) as error:
             if not self._said:
                 log.info("layers of class %s run as they are written: %s", type(layer).__name__, error)
@@ -90,6 +91,9 @@ class NativeLayers:
         if len(programs) < len(calls) or len({d for p in programs for d in (p.inputs, p.dim)}) != 1:
             return None
         return _Stack(self._library, self._arena, programs, layers)
+
+    def compile_drafts(self, call: Callable[..., Tensor]) -> NativeDrafts | None:
+        return NativeDrafts(self._library, self._arena, call.program) if isinstance(call, _Layer) else None
 
 
 class Arena:
@@ -124,7 +128,7 @@ class Arena:
             self._lent = torch.empty(0)
 
 
-class _Program:
+class Program:
     """The operations of one layer."""
 
     def __init__(self, reading: Reading, attention: NativeAttention | HasParts, arena: Arena) -> None:
@@ -185,7 +189,7 @@ class _Stack:
     """Programs that run one after another in one call."""
 
     def __init__(
-        self, library: Library, arena: Arena, programs: Sequence[_Program], layers: Sequence[_Layer] = ()
+        self, library: Library, arena: Arena, programs: Sequence[Program], layers: Sequence[_Layer] = ()
     ) -> None:
         self._library, self._arena, self._programs, self._layers = library, arena, programs, layers
         self._listings = (_Listing * len(programs))(*(program.listing() for program in programs))
@@ -236,7 +240,7 @@ class _Stack:
 class _Layer:
     """One program, called as its layer is, which runs as it was written where its input has another width than read."""
 
-    def __init__(self, library: Library, arena: Arena, program: _Program, written: nn.Module) -> None:
+    def __init__(self, library: Library, arena: Arena, program: Program, written: nn.Module) -> None:
         self.program, self._written = program, written
         self._alone = _Stack(library, arena, [program])
 

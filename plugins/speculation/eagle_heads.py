@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.config import read_fields, windows_of
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
-from maxserve.layers import Attention, DraftHeadModel, Embedding, Linear, ModelConfig, PreNormBlock, RMSNorm
+from maxserve.layers import (
+    Attention,
+    DraftCell,
+    DraftHeadModel,
+    Embedding,
+    Linear,
+    ModelConfig,
+    PreNormBlock,
+    RMSNorm,
+)
+from maxserve.loading import DraftChain
 
 if TYPE_CHECKING:
     from maxserve.interfaces.architecture import ModelSpec
@@ -257,6 +267,8 @@ class Eagle3Head(EagleHead):
         norms = [name for name in tensors if name.startswith("fc_norm.")]  # one for each layer that is read, or none
         self.fc_norm = nn.ModuleList(RMSNorm(config.tap_dim, config.eps) for _ in (config.taps if norms else ()))
         self._ids: Tensor | None = None
+        if config.layers == 1 and self.lm_head is not None:
+            self.chain = DraftChain(DraftCell(first, self.norm, self.lm_head, normed=config.norm_output))
 
     def name_tokens(self, differences: Tensor | None, ref: str) -> None:
         """Where its own vocabulary is smaller: how far the target's id of each token is from its own (`d2t`)."""
@@ -290,12 +302,9 @@ class Eagle3Head(EagleHead):
         """[rows, dim] to [rows, tokens]."""
         return super().logits(hidden if self.config.norm_output else self.norm(hidden))
 
-    def token_ids(self, drawn: Tensor) -> Tensor:
-        """The target's ids of tokens that were drawn."""
-        if self._ids is None:
-            return drawn
-        self._ids = self._ids.to(drawn.device)
-        return self._ids[drawn]
+    def own_ids(self) -> Tensor | None:
+        """The target's ids of its own tokens; None where they are the same."""
+        return self._ids
 
 
 def _norm_if(name: str, config: HeadConfig, tensors: HeadTensors, width: int | None = None) -> nn.Module:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from maxserve.interfaces.runner import ModelOutput
+from maxserve.interfaces.speculator import DraftsAtOnce
 from maxserve.interfaces.step_context import StepContext
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class HeadDrafter:
         self._vocab_size = context.vocab_size
         self._ids: torch.Tensor | None = None  # the target's, of a vocabulary of the head's own
         self._behind = Behind()
+        self._drafts_at_once = head if isinstance(head, DraftsAtOnce) else None
 
     @torch.inference_mode()
     def propose(self, step: DraftStep) -> list[list[int]]:
@@ -105,12 +107,48 @@ class HeadDrafter:
                 (sequence.id for sequence in step.sequences), (step.inputs.seq_lens - 1).tolist(), step.output
             )
             return drafts
-        hidden, lasts = self._follow(step, who, ends - kept, ends)
+        inputs, combined = self._followed(step, who, ends - kept, ends)
+        lasts = inputs.query_start[1:] - 1
+        if len(drafting) and self._at_once(step, who[drafting], inputs, combined, lasts[drafting], drafts):
+            return drafts
+        hidden = self._forward(inputs, combined)
         if not len(drafting):
             return drafts
         hidden = hidden[self._on_device(lasts[drafting])]
         self._go_on(step, who[drafting], ends[drafting], wanted[drafting], hidden, drafts)
         return drafts
+
+    def _at_once(
+        self,
+        step: DraftStep,
+        who: Ints,
+        inputs: StepInputs,
+        hidden: torch.Tensor,
+        lasts: Ints,
+        drafts: list[list[int]],
+    ) -> bool:
+        """Appends to `drafts` where the head computes all of them at once; whether it does."""
+        head = self._drafts_at_once
+        if head is None or not step.greedy[who].all():
+            return False
+        wanted = step.wanted[who]
+        on = np.flatnonzero(wanted > 1)
+        then = None
+        if len(on):
+            starts = np.array([len(step.sequences[i].tokens) - 1 for i in who[on].tolist()], dtype=np.int64)
+            then = self._context(step.passes(who[on], starts, starts + wanted[on] - 1, self._unknown(wanted[on])))
+        found = head.draft(self._context(inputs), hidden, lasts, then, on)
+        if found is None:
+            return False
+        tokens, start = found.tolist(), 0
+        for i, count in zip(who.tolist(), wanted.tolist(), strict=True):
+            drafts[i] = tokens[start : start + count]
+            start += count
+        return True
+
+    def _unknown(self, wanted: Ints) -> torch.Tensor:
+        """Ids of drafts that are not there yet."""
+        return torch.zeros(int(wanted.sum()) - len(wanted), dtype=torch.int64, device=self._device)
 
     def _go_on(
         self, step: DraftStep, who: Ints, ends: Ints, wanted: Ints, hidden: torch.Tensor, drafts: list[list[int]]
@@ -145,10 +183,10 @@ class HeadDrafter:
         """Whether the head may follow this step later: each sequence has a token of its text in it."""
         return len(step.inputs.input_ids) == len(step.sequences) and len(self._behind) < BEHIND
 
-    def _follow(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints) -> tuple[torch.Tensor, Ints]:
-        """Computes what the target has computed and stands: rows of the sequences `who`, one after another.
+    def _followed(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints) -> tuple[StepInputs, torch.Tensor]:
+        """What the target has computed and stands: rows of the sequences `who`, as the head reads it.
 
-        Beside them are the places of the last of each.
+        The ids of the inputs are those of the tokens that follow.
         """
         inputs, output = step.inputs, step.output
         if len(self._behind):
@@ -166,7 +204,7 @@ class HeadDrafter:
         else:
             chosen = self._on_device(rows)
             inputs, output = step.passes(who, starts, stops, ids), _map(output, lambda each: each[chosen])
-        return self._forward(inputs, self._head.combine(output)), np.cumsum(stops - starts) - 1
+        return inputs, self._head.combine(output)
 
     def _with_those_behind(
         self, step: DraftStep, who: Ints, starts: Ints, stops: Ints
@@ -181,7 +219,10 @@ class HeadDrafter:
 
     def _forward(self, inputs: StepInputs, hidden: torch.Tensor) -> torch.Tensor:
         self._attention.begin(inputs)
-        return self._head.forward(StepContext(inputs=inputs, attention=self._attention), hidden)
+        return self._head.forward(self._context(inputs), hidden)
+
+    def _context(self, inputs: StepInputs) -> StepContext:
+        return StepContext(inputs=inputs, attention=self._attention)
 
     def _on_device(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

@@ -43,6 +43,7 @@ GAIN = 1.03  # what drafts must promise: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 TRIAL = 2  # drafts of a sequence that are tried where none are worth it
 TRIALS = 0.01  # part of the time that trials may take
+PLAIN = 64  # steps with drafts, of which the last has none, so that it is known what these take
 TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
 
 
@@ -112,10 +113,27 @@ class StepCost:
         if not seen:
             return np.array([0.0, 1.0]), np.array([1.0, 1.0])
         rows = np.array([SIZES[i] for i in seen], dtype=np.float64)
-        times = np.maximum.accumulate(np.array([self._times[i] for i in seen]))  # more rows take no less
+        times = np.array([self._times[i] for i in seen])
+        times = np.minimum.accumulate(times[::-1])[::-1]  # fewer rows take no longer: what others took was in the way
         slope = (times[-1] - times[-2]) / (rows[-1] - rows[-2]) if len(seen) > 1 else 0.0
         far = 2 * SIZES[-1]
         return np.append(rows, far), np.append(times, times[-1] + slope * (far - rows[-1]))
+
+
+class DraftedCost:
+    """How many times as long steps with drafts take as others with as many rows: there is more to do on the host."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[int, Lately] = {}  # by rows
+
+    def add(self, rows: int, ratio: float) -> None:
+        self._ratios.setdefault(SIZES[_nearest(rows)], Lately()).add(ratio)
+
+    def ratios(self, rows: Floats) -> Floats:
+        if not self._ratios:
+            return np.ones_like(rows)
+        known = sorted(self._ratios)
+        return np.interp(rows, known, [self._ratios[size].seconds for size in known])
 
 
 def _nearest(rows: int) -> int:
@@ -178,7 +196,9 @@ class AdaptiveLengths:
         self._depths = np.arange(1, most + 1)
         self._cost = StepCost()
         self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
-        self._asking = [Lately() for _ in range(most + 1)]  # beyond that, by the most drafts of a sequence
+        self._asking: dict[tuple[int, int], Lately] = {}  # beyond that, by sequences and the most drafts of one
+        self._drafted = DraftedCost()
+        self._drafting = 0  # steps in a row that had drafts
         self._record = Record()
         self._for: Ints | None = None  # slots of whom the last decision was for
         self._any = False  # whether any of these may have drafts
@@ -199,11 +219,14 @@ class AdaptiveLengths:
 
     def _learn(self, step: DraftedStep) -> None:
         """Notes what a step took, and which drafts stood in it."""
+        tried, stood = step.tried, step.stood
         if not step.prompts:
-            self._cost.add(step.rows, step.seconds)
+            if tried is None:
+                self._cost.add(step.rows, step.seconds)
+            elif self._cost.any:
+                self._drafted.add(step.rows, step.seconds / self._cost.seconds(np.array([step.rows], float)).item())
             self._allowed = min(self._allowed + TRIALS * step.seconds, step.seconds)
             self._latest = step.seconds
-        tried, stood = step.tried, step.stood
         if tried is None or stood is None or self._measuring:
             return
         had = tried > 0  # others may be new, and not entered yet
@@ -215,8 +238,9 @@ class AdaptiveLengths:
             self._following.add(step.rows, seconds)
             return
         following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
-        self._asking[int(wanted.max())].add(max(seconds - following, LEAST * seconds))
         asked = wanted > 0
+        kind = SIZES[_nearest(int(asked.sum()))], int(wanted.max())
+        self._asking.setdefault(kind, Lately()).add(max(seconds - following, LEAST * seconds))
         self._record.add(
             slots[asked],
             Record.PROPOSED,
@@ -237,6 +261,10 @@ class AdaptiveLengths:
             self._holds = self._held
         self._for = slots
         depths = self._record.depths[slots] if self._any else None
+        self._drafting = 0 if depths is None else self._drafting + 1
+        if self._drafting == PLAIN:  # what steps without drafts take now
+            self._drafting = 0
+            return None
         if depths is None or not depths.all():
             depths = self._with_trial(depths, len(slots))
         return depths
@@ -248,7 +276,7 @@ class AdaptiveLengths:
             return depths
         alone, tried = self._seconds_of_steps(np.array([sequences, sequences + trial], dtype=np.float64)).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
-        takes = max(proposed * (tried - alone) + self._seconds_of_asking(trial), TAKES * alone)
+        takes = max(proposed * (tried - alone) + self._seconds_of_asking(1, trial), TAKES * alone)
         if self._allowed < min(takes, self._latest):
             return depths
         self._allowed -= takes
@@ -258,19 +286,21 @@ class AdaptiveLengths:
         return found
 
     def _seconds_of_steps(self, rows: Floats) -> Floats:
-        """What steps of so many rows take, with a drafter that follows them."""
-        return self._cost.seconds(rows) + self._seconds_of_following(rows)
+        """What steps of so many rows take, with a drafter that follows them: the first without drafts, others with."""
+        times = self._cost.seconds(rows)
+        times[1:] *= self._drafted.ratios(rows[1:])
+        return times + self._seconds_of_following(rows)
 
     def _seconds_of_following(self, rows: Floats) -> Floats:
         return self._following.seconds(rows) if self._following.any else np.zeros_like(rows)
 
-    def _seconds_of_asking(self, passes: int) -> float:
-        """By what it took for about as many drafts; more of them take longer by as much."""
-        known = [k for k in range(1, self._most + 1) if self._asking[k].seconds]
-        if not known:
+    def _seconds_of_asking(self, sequences: int, passes: int) -> float:
+        """By what it took for about as many sequences and drafts; half of it is taken to go with the latter."""
+        if not self._asking or not passes:
             return 0.0
-        nearest = min(known, key=lambda k: abs(k - passes))
-        return self._asking[nearest].seconds * passes / nearest
+        near = SIZES[_nearest(sequences)]
+        size, known = min(self._asking, key=lambda kind: (abs(kind[0] - near), abs(kind[1] - passes)))
+        return self._asking[size, known].seconds * (1 + passes / known) / 2
 
     def _decide(self, slots: Ints) -> bool:
         """How many drafts each may have from now on; whether that is something else than before."""
@@ -292,7 +322,7 @@ class AdaptiveLengths:
         there = proposed[order // most]
         gains = np.cumsum(stands.ravel()[order] * there)
         passes = np.maximum.accumulate(order % most) + 1
-        asking = np.array([self._seconds_of_asking(k) for k in range(most + 1)])
+        asking = np.array([self._seconds_of_asking(sequences, k) for k in range(most + 1)])
         rows = np.concatenate(([sequences], sequences + np.cumsum(there)))
         times = self._seconds_of_steps(rows)
         speed = (sequences + gains) / (times[1:] + asking[passes])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
-    from maxserve.core.loading.stack import LayerStack
+    from maxserve.core.loading.stack import DraftChain, LayerStack
     from maxserve.core.loading.weight_files import open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Compilers",
     "Counters",
+    "DraftChain",
     "Embedding",
     "ExactLinear",
     "Folder",
@@ -63,6 +64,7 @@ __getattr__ = exports(
     {
         "Compilers": "maxserve.core.engine.compilers",
         "Counters": "maxserve.core.engine.parts",
+        "DraftChain": "maxserve.core.loading.stack",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",

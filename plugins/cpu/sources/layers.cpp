@@ -1,8 +1,13 @@
 // Whole layers in one call: for each a list of operations that the Python side made of the layer's own code.
+#include <cmath>
+#include <cstring>
 #include <memory>
+#include <utility>
 
 #include "matrix.h"
 #include "parts.h"
+
+extern "C" void ms_rows(const void* packed, long weights, const int64_t* ids, long count, long inputs, void* out);
 
 namespace {
 
@@ -160,9 +165,126 @@ struct Layer {
   }
 };
 
+// What a draft head is called with, for all its drafts of a step; `Drafting` of drafts.py.
+struct Drafting {
+  const Program* program;  // embedding and state side by side to state and logits side by side
+  const Frame* frames;     // of the rows that the target has computed, and of those where drafts are read
+  const float* x;          // [tokens]
+  int64_t tokens, sequences;
+  const int64_t* lasts;  // [count], the rows of x whose results are drafted by
+  int64_t count;
+  const int64_t* on;  // [continuing], which of the count the sequences of the second frame are
+  int64_t continuing;
+  const void* table;  // of embeddings: in rows, or packed
+  int64_t packed, kind, dim;
+  const int64_t* ids;  // of the tokens that there are logits of; may be missing
+  float *out, *next, *rotations, *arena;
+  int64_t* drafts;
+
+  long state() const { return program->widths[0] - dim; }
+  long width() const { return program->widths[1]; }
+};
+
+constexpr long ALONE = 1 << 22;  // products of numbers that are not worth the threads' waiting for each other
+
+void run_rows(const Drafting& d, const Frame& frame, const float* x, long tokens, long sequences) {
+  const Program& p = *d.program;
+  Divided divided;
+  const Layer layer(p, {p.widths, p.starts, x, d.out, d.arena, tokens}, step_of(frame, tokens, sequences), divided);
+  long work = 0;
+  for (long i = 0; i < p.count; i++)
+    if (p.operations[i].kind == LINEAR) work += p.operations[i].sizes[0] * p.operations[i].sizes[1] * tokens;
+#pragma omp parallel if (work > ALONE)
+  layer.run_all();
+}
+
+// The token of highest logit in a row of results.
+int64_t likeliest(const Drafting& d, long row) {
+  const float* logits = d.out + row * d.width() + d.state();
+  const long count = d.width() - d.state();
+  float best = -INFINITY;
+#pragma omp simd reduction(max : best)
+  for (long i = 0; i < count; i++) best = std::max(best, logits[i]);
+  const long found = std::find(logits, logits + count, best) - logits;
+  return found == count ? 0 : d.ids ? d.ids[found] : found;
+}
+
+void embed(const Drafting& d, int64_t id, float* out) {
+  if (!d.packed && d.kind == FLOAT32) {
+    const float* row = (const float*)d.table + id * d.dim;
+    std::copy(row, row + d.dim, out);
+    return;
+  }
+  if (d.packed && d.kind == FLOAT32) return ms_rows(d.table, d.kind, &id, 1, d.dim, out);
+  std::vector<uint16_t> halves;
+  const uint16_t* row = (const uint16_t*)d.table + id * d.dim;
+  if (d.packed) {
+    halves.resize(d.dim);
+    ms_rows(d.table, d.kind, &id, 1, d.dim, halves.data());
+    row = halves.data();
+  }
+  for (long i = 0; i < d.dim; i++) {
+    const uint32_t bits = (uint32_t)row[i] << 16;
+    std::memcpy(out + i, &bits, sizeof bits);
+  }
+}
+
+// The sequences that go on at a draft, a row each.
+struct Further {
+  std::vector<int64_t> slots, starts, lengths, of;  // `of`: which of the second frame's they are
+  std::vector<int32_t> tables;
+
+  Frame frame(const Drafting& d) {
+    const Frame& f = d.frames[1];
+    return {d.rotations, f.rotated, slots.data(), starts.data(), lengths.data(), tables.data(), f.table_step};
+  }
+
+  // Those that have a draft behind the one of that number.
+  void gather(const Drafting& d, long number) {
+    const Frame& f = d.frames[1];
+    slots.clear(), lengths.clear(), of.clear(), tables.clear(), starts.assign(1, 0);
+    for (long k = 0; k < d.continuing; k++) {
+      const long row = f.query_start[k] + number;
+      if (row >= f.query_start[k + 1]) continue;
+      std::copy_n(f.rotations + row * f.rotated, f.rotated, d.rotations + of.size() * f.rotated);
+      slots.push_back(f.slots[row]);
+      lengths.push_back(f.seq_lens[k] - (f.query_start[k + 1] - row) + 1);
+      tables.insert(tables.end(), f.tables + k * f.table_step, f.tables + (k + 1) * f.table_step);
+      of.push_back(k);
+      starts.push_back(of.size());
+    }
+  }
+};
+
 }  // namespace
 
 extern "C" {
+
+// Drafts, those of a sequence one after another: the likeliest token after the last row of each, and, where there are
+// rows of the second frame, after each draft that is read there.
+void ms_drafts(const void* call) {
+  const Drafting& d = *(const Drafting*)call;
+  std::vector<int64_t> at(d.count, 1), row(d.lasts, d.lasts + d.count);  // the next draft's place; where its state is
+  for (long k = 0; k < d.continuing; k++)
+    at[d.on[k]] += d.frames[1].query_start[k + 1] - d.frames[1].query_start[k];
+  for (int64_t i = 0, place = 0; i < d.count; i++) place += std::exchange(at[i], place);
+  run_rows(d, d.frames[0], d.x, d.tokens, d.sequences);
+  for (long i = 0; i < d.count; i++) d.drafts[at[i]++] = likeliest(d, row[i]);
+  Further further;
+  for (long number = 0; number == 0 || !further.of.empty(); number++) {
+    further.gather(d, number);
+    const long rows = further.of.size(), inputs = d.program->widths[0];
+    if (!rows) break;
+    for (long r = 0; r < rows; r++) {
+      const int64_t i = d.on[further.of[r]];
+      embed(d, d.drafts[at[i] - 1], d.next + r * inputs);
+      std::copy_n(d.out + row[i] * d.width(), d.state(), d.next + r * inputs + d.dim);
+      row[i] = r;
+    }
+    run_rows(d, further.frame(d), d.next, rows, rows);
+    for (long r = 0; r < rows; r++) d.drafts[at[d.on[further.of[r]]]++] = likeliest(d, r);
+  }
+}
 
 // Layers one after another, x[tokens][dim] to out. `between` has room for two such values.
 void ms_layers(const void* programs, const void* frames, long count, const float* x, float* out, float* between,

@@ -78,6 +78,7 @@ def step(wanted: list[int], kept: list[int] | None = None, outputs: Sequence[Any
         sequences=[SimpleNamespace() for _ in wanted],  # type: ignore[misc]
         kept=np.array(kept or [1] * len(wanted)),
         wanted=np.array(wanted),
+        greedy=np.zeros(len(wanted), dtype=np.bool_),
         **{name: lambda *_: None for name in DraftStep.__dataclass_fields__ if name in ("passes", "draw")},  # type: ignore[arg-type]
     )
 

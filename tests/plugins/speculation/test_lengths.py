@@ -18,7 +18,8 @@ class Simulated:
     """Sequences that decode, drafts that stand with a given probability, and steps of a given cost.
 
     The drafter takes `per_pass` for each draft and `asking` for each call, and proposes something with a probability of
-    `proposed`. `measured` are the rows of the steps at the start.
+    `proposed`. Steps with drafts take `host` times as long as others of as many rows. `measured` are the rows of the
+    steps at the start.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Simulated:
         per_pass: float = 0.0,
         asking: float = 0.0,
         proposed: float = 1.0,
+        host: float = 1.0,
         measured: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
         seed: int = 0,
     ) -> None:
@@ -39,6 +41,7 @@ class Simulated:
         self.sequences: list[Any] = [SimpleNamespace(id=str(i)) for i in range(len(shares))]
         self.slots = np.arange(len(shares))
         self.base, self.slope, self.per_pass, self.asking, self.proposed = base, slope, per_pass, asking, proposed
+        self.host = host
         self.random = np.random.default_rng(seed)
         self.drafts = np.zeros(len(shares), dtype=np.int64)
         self.asked = 0
@@ -50,7 +53,7 @@ class Simulated:
     def run(self, drafts: Any, stood: Any, rows: int) -> DraftedStep:
         return DraftedStep(
             rows=rows,
-            seconds=self.base + self.slope * rows,
+            seconds=(self.base + self.slope * rows) * (1.0 if drafts is None else self.host),
             prompts=False,
             sequences=self.sequences,
             slots=self.slots,
@@ -121,6 +124,21 @@ def test_it_is_as_fast_as_the_best_fixed_length(sequences: int) -> None:
     assert found > 0.93 * max(fixed(k) for k in range(MOST + 1))
 
 
+@pytest.mark.parametrize(("share", "host"), [(0.7, 3.0), (0.5, 2.0), (0.3, 1.4)])
+def test_work_on_the_host_is_a_cost_of_drafts_alone(share: float, host: float) -> None:
+    """It is not taken for a machine that is slower for all steps."""
+    simulated = Simulated([share] * 8, base=1.0, slope=0.1, host=host)
+    assert simulated.speed(1500) > 0.97
+    assert simulated.lengths._cost.seconds(np.array([8.0]))[0] == pytest.approx(1.8, rel=0.02)
+
+
+def test_a_size_that_was_measured_while_the_machine_was_away_is_no_excuse_for_drafts() -> None:
+    cost = StepCost()
+    for rows, seconds in ((1, 1.0), (2, 9.0), (4, 1.2), (8, 1.4)):
+        cost.add(rows, seconds)
+    assert cost.seconds(np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([1.0, 1.2, 1.2, 1.4])
+
+
 def test_those_whose_drafts_stand_have_more() -> None:
     simulated = Simulated([0.95] * 4 + [0.1] * 4, base=1.0, slope=0.2)
     simulated.speed()
@@ -180,7 +198,7 @@ def test_asking_is_never_free() -> None:
     lengths.choose(run)  # enters the sequence
     lengths.learn_drafter(run, slots, none, none, 3.0)
     lengths.learn_drafter(run, slots, np.array([2]), np.array([2]), 2.0)
-    assert lengths._seconds_of_asking(2) == pytest.approx(0.1)
+    assert lengths._seconds_of_asking(1, 2) == pytest.approx(0.1)
 
 
 def test_times_by_rows() -> None:
