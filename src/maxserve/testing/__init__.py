@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.chat_template import ChatTemplateChecks
     from maxserve.testing.commands import CommandChecks
-    from maxserve.testing.draft_head import DraftHeadChecks
+    from maxserve.testing.draft_head import DraftHeadChecks, DraftHeadQuirkChecks
     from maxserve.testing.encoder import EncoderChecks
     from maxserve.testing.engine import EngineChecks
     from maxserve.testing.eviction import EvictionPolicyChecks
@@ -54,6 +54,7 @@ __all__ = [
     "ChatTemplateChecks",
     "CommandChecks",
     "DraftHeadChecks",
+    "DraftHeadQuirkChecks",
     "EncoderChecks",
     "EngineChecks",
     "EvictionPolicyChecks",
@@ -101,6 +102,7 @@ LAZY = {
     "ChatTemplateChecks": "maxserve.testing.chat_template",
     "CommandChecks": "maxserve.testing.commands",
     "DraftHeadChecks": "maxserve.testing.draft_head",
+    "DraftHeadQuirkChecks": "maxserve.testing.draft_head",
     "EncoderChecks": "maxserve.testing.encoder",
     "EngineChecks": "maxserve.testing.engine",
     "ExecutorChecks": "maxserve.testing.executor",

@@ -65,8 +65,8 @@ def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int = MAX_LENGTH // 16) ->
     monkeypatch.setattr("maxserve.core.engine.assemble.plan_memory", plan)
 
 
-class SpeculatorChecks:
-    """Subclass it and name a registered `speculator`, or give the `component` itself.
+class SpeculatorCases:
+    """What checks of a speculative method run: a registered `speculator`, or the `component` itself, on a target.
 
     The method serves a small model with random weights, which the checks write unless `write_model` says otherwise;
     `options` are those of `max serve`, by Python name. Texts must be those without drafts, whatever is proposed, and
@@ -129,6 +129,10 @@ class SpeculatorChecks:
                 params = SamplingParams(max_tokens=90, ignore_eos=True, seed=index, fields=fields)
                 made.append(Request(id=f"{index} at {temperature}", prompt=tuple(prompt), params=params))
         return made
+
+
+class SpeculatorChecks(SpeculatorCases):
+    """Subclass it and name a registered `speculator`, or give the `component` itself."""
 
     def test_texts_are_those_without_drafts_where_pages_are_few(
         self, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ from maxserve.interfaces.request import Request, SamplingParams
 from maxserve.interfaces.speculator import DraftStep
 from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
-from maxserve.testing.draft_head import DraftHeadChecks, HeadReference
+from maxserve.testing.draft_head import DraftHeadCases, DraftHeadChecks, DraftHeadQuirkChecks, HeadReference
 from maxserve.testing.served import GREEDY, Served
 from maxserve.testing.speculator import few_pages
 from maxserve.testing.tiny_configs import tiny_config
@@ -141,7 +141,7 @@ class Head3(nn.Module):
         return out
 
 
-class Eagle3Checks(DraftHeadChecks):
+class Eagle3(DraftHeadCases):
     """A head in one of the formats; `inputs` are the target's layers whose inputs it reads."""
 
     speculator = "eagle"
@@ -199,7 +199,7 @@ class Eagle3Checks(DraftHeadChecks):
         )
 
 
-class TestRawFormat(Eagle3Checks):
+class RawFormat(Eagle3):
     """SafeAILab's, with a reduced vocabulary."""
 
     vocab = 40
@@ -215,7 +215,11 @@ class TestRawFormat(Eagle3Checks):
         }
 
 
-class TestSpeculatorsFormat(Eagle3Checks):
+class TestRawFormat(RawFormat, DraftHeadChecks):
+    pass
+
+
+class SpeculatorsFormat(Eagle3):
     """RedHatAI's, a Qwen 3 layer on a Qwen 3 target; the residual is normed where nothing else is said."""
 
     family = "Qwen3ForCausalLM"
@@ -240,7 +244,11 @@ class TestSpeculatorsFormat(Eagle3Checks):
         }
 
 
-class TestNorms(TestSpeculatorsFormat):
+class TestSpeculatorsFormat(SpeculatorsFormat, DraftHeadQuirkChecks):
+    pass
+
+
+class TestNorms(SpeculatorsFormat, DraftHeadChecks):
     """All of them, other taps, and a second layer."""
 
     layer = "llama"
@@ -254,7 +262,7 @@ class TestNorms(TestSpeculatorsFormat):
         return {**super().config(), **flags, "eagle_aux_hidden_state_layer_ids": list(self.inputs)}
 
 
-class TestOutputsOfLayers(TestRawFormat):
+class TestOutputsOfLayers(RawFormat, DraftHeadQuirkChecks):
     """In the raw format ids name outputs."""
 
     inputs = (1, 3, 5)
@@ -264,19 +272,19 @@ class TestOutputsOfLayers(TestRawFormat):
         return {**super().config(), "eagle_config": ids}
 
 
-class TestQwen3InRawFormat(TestRawFormat):
+class TestQwen3InRawFormat(RawFormat, DraftHeadQuirkChecks):
     """A Llama layer on a Qwen 3 target, as SpecForge and AngelSlim train them, without an embedding."""
 
     family = "Qwen3ForCausalLM"
 
 
-class TestLlamaInSpeculatorsFormat(TestSpeculatorsFormat):
+class TestLlamaInSpeculatorsFormat(SpeculatorsFormat, DraftHeadQuirkChecks):
     family = "LlamaForCausalLM"
     layer = "llama"
     variant: ClassVar[dict[str, Any]] = {"norm_before_residual": True}
 
 
-class EachNorm(TestSpeculatorsFormat):
+class EachNorm(SpeculatorsFormat, DraftHeadQuirkChecks):
     """One variant by itself, said at the top of the config; the residual is plain."""
 
     layer = "llama"
@@ -318,7 +326,7 @@ class Head1(nn.Module):
         return found
 
 
-class TestEagle1(DraftHeadChecks):
+class Eagle1(DraftHeadCases):
     """With a bias and the target's embedding."""
 
     speculator = "eagle"
@@ -353,13 +361,17 @@ class TestEagle1(DraftHeadChecks):
         )
 
 
-class TestEagle1WithAnEmbedding(TestEagle1):
+class TestEagle1(Eagle1, DraftHeadChecks):
+    pass
+
+
+class TestEagle1WithAnEmbedding(Eagle1, DraftHeadQuirkChecks):
     bias = False
     own_embedding = True
     architecture = "EagleLlamaForCausalLM"
 
 
-class TestHass(TestEagle1):
+class TestHass(Eagle1, DraftHeadQuirkChecks):
     """`add_para_norm`: what is joined is normed; with the names that `speculators` once wrote."""
 
     bias = False
@@ -408,7 +420,7 @@ class NarrowHead(Head3):
         self.fc = nn.Linear(3 * DIM, NARROW, bias=False)
 
 
-class TestOtherWidth(TestSpeculatorsFormat):
+class TestOtherWidth(SpeculatorsFormat, DraftHeadQuirkChecks):
     """`target_hidden_size`: its own embedding and head are needed then."""
 
     family = "LlamaForCausalLM"

@@ -120,7 +120,7 @@ def made(plugin_host: Callable[..., Host], tmp_path: Path) -> Callable[[str, boo
         folder, options = tmp_path / "target", {}
         folder.mkdir(exist_ok=True)
         if method == "mtp":
-            test_mtp.TestDeepseekV3().write_model(folder)
+            test_mtp.DeepseekV3().write_model(folder)
         else:
             test_eagle.write_target(folder)
         if method == "cascade":
