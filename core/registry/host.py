@@ -125,12 +125,10 @@ class PluginHost(Host):
 
     @property
     def fingerprint(self) -> str:
-        """Equal in all processes whose registries are equal."""
         return fingerprint(self._declared)
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
-        """Every plugin there is, those left out included, in the order of discovery."""
         return tuple(self._plugins)
 
     @property
@@ -144,7 +142,6 @@ class PluginHost(Host):
         return tuple(self._complaints.warnings)
 
     def of(self, component: type[D]) -> Registry[D]:
-        """The registry of what plugins declare as `component`."""
         return next(registry for registry in self.registries if registry.kind == component.kind)
 
     def insist(self) -> None:
@@ -230,12 +227,10 @@ class PluginHost(Host):
         return sections
 
     def section_values(self, settings: Settings) -> Mapping[type[Any], Any]:
-        """One object per section, by its schema: what `Context.config` gives to builds."""
         given = settings.plugins.sections
         return {section.schema: section.load(given.get(section.name, {})) for section in self.plugin_sections()}
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
-        """Where plugins say that a model lies."""
         hook = "maxserve_model_source"
         plugin, answer = self._first(hook, ref=ref, query=query)
         if plugin is None:
@@ -245,14 +240,12 @@ class PluginHost(Host):
         raise plugin.source.error(wrong_type(hook, "returned", answer, ModelSource))
 
     def tokenizer(self, context: TokenizerContext) -> TokenizerFiles:
-        """What reads the tokenizer of a model; ModelError where nothing does."""
         files: TokenizerFiles | None = self._answer("maxserve_tokenizer", context)
         if files is None:
             raise ModelError(f"no plugin reads the tokenizer in {context.path}; is the one that does left out?")
         return files
 
     def chat_template(self, context: ChatTemplateContext) -> ChatTemplate | None:
-        """What writes the prompts of a model's conversations; None where it has no template."""
         template: ChatTemplate | None = self._answer("maxserve_chat_template", context)
         return template
 
@@ -274,7 +267,6 @@ class PluginHost(Host):
         return None, None
 
     def process_start(self, process: ProcessInfo) -> None:
-        """Tells every plugin that this process starts; what one raises stops the start."""
         for _, call in self._implementations("maxserve_process_start"):
             call(process=process)
 
