@@ -8,7 +8,7 @@ from dataclasses import replace
 from maxserve import hookimpl
 from maxserve.architectures.encoders import encoders
 from maxserve.architectures.vision_language import vision_language_models
-from maxserve.architectures.weight_maps import EXAONE, EXPERTS, FUSED, LATENT, OTHER_WAY_ROUND
+from maxserve.architectures.weight_maps import EXAONE, EXPERTS, FUSED, LATENT, MIMO, OTHER_WAY_ROUND
 from maxserve.interfaces.architecture import Architecture
 
 
@@ -45,6 +45,15 @@ def maxserve_architectures() -> Iterable[Architecture]:
         weights=FUSED,
         summary="Qwen 2 and 2.5",
         example_repos=("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
+    )
+    yield Architecture(
+        name="MiMoForCausalLM",
+        build="maxserve.architectures.qwen2:Model",
+        config="maxserve.architectures.qwen2:config",
+        weights=MIMO,
+        draft_head="maxserve.architectures.mimo:draft_head",
+        summary="MiMo: a Qwen 2 with layers that predict further tokens",
+        example_repos=("XiaomiMiMo/MiMo-7B-RL", "XiaomiMiMo/MiMo-7B-Base"),
     )
     yield Architecture(
         name="Gemma2ForCausalLM",

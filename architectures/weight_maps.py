@@ -23,6 +23,8 @@ EXPERTS = replace(
 LATENT = replace(EXPERTS, fused={"gate_up_proj": FUSED.fused["gate_up_proj"]})  # q_proj has no k_proj beside it
 OTHER_WAY_ROUND = (r"\.experts\.(gate_up|down)_proj\.weight$",)  # [experts, inputs, outputs] where unquantized
 
+MIMO = replace(FUSED, ignored=(r"^model\.mtp_layers\.", *FUSED.ignored))  # which predict further tokens
+
 EXAONE = replace(
     FUSED,
     renames=(

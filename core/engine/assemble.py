@@ -193,6 +193,7 @@ def _plan_memory(
         groups=groups,
         whole_prompts=not target.scheduler.component.chunks_prompts,
         encoding=encoding,
+        draws=target.speculator is None or target.speculator.component.draws,
     )
     log.info("memory plan\n%s", plan.table())
     for warning in plan.warnings:

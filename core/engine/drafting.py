@@ -6,14 +6,14 @@ import logging
 import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maxserve.core.engine.draft_draw import DraftDraw
 from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.sequence import DrawnFrom
-from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.speculator import (
     DraftedStep,
     DraftNeeds,
@@ -74,6 +74,7 @@ class Drafting:
     """Gives sequences their drafts. A drafter that fails costs speed, and no request anything else.
 
     `rolls_back` says of a grammar back end whether its matchers can take tokens back; with others there are none.
+    Requests that gave one of the params `undrafted` have no drafts.
     `room` is given for a drafter with layers, `lengths` unless as many drafts as can be are wanted. One that `follows`
     is called after every step, others where drafts are wanted or a sequence is over.
     """
@@ -89,8 +90,10 @@ class Drafting:
         follows: bool = True,
         room: DraftRoom | None = None,
         lengths: DraftLengths | None = None,
+        undrafted: Collection[type[Any]] = (),
     ) -> None:
         self._drafter = drafter
+        self._undrafted = undrafted
         self._title = title
         self.most = draft_tokens
         self._vocab_size = vocab_size
@@ -170,15 +173,17 @@ class Drafting:
         for i in np.flatnonzero(ledger.needs_check[in_flight.slots] & ledger.alive[in_flight.slots]).tolist():
             sequence = in_flight.drawing[i]
             most = min(self.most, sequence.limit - sequence.length - 1)
-            if sequence.grammar is not None and most > 0 and self._follows_grammar(sequence):
+            if sequence.grammar is not None and most > 0 and self._may_have_drafts(sequence):
                 tokens = sequence.grammar.forced(most)
                 if tokens:
                     found.append((sequence, tokens))
         self._any_forced |= bool(found)
         return found
 
-    def _follows_grammar(self, sequence: Sequence) -> bool:
-        """Whether drafts can be held to what its text is constrained to, if to anything."""
+    def _may_have_drafts(self, sequence: Sequence) -> bool:
+        """Whether its samplers go with drafts, and these can be held to what its text is constrained to."""
+        if any(params in sequence.params for params in self._undrafted):
+            return False
         constraint = sequence.request.params.constraint
         return constraint is None or self._rolls_back(constraint.backend)
 
@@ -231,8 +236,9 @@ class Drafting:
         wanted: NDArray[np.int64] = np.zeros(step.size, dtype=np.int64)
         left = ledger.limit[in_flight.slots] - in_flight.lengths - 1
         wanted[step.draws] = np.where(ledger.alive[in_flight.slots], np.minimum(np.maximum(left, 0), most), 0)
-        for i in np.flatnonzero(ledger.needs_check[step.slots] & (wanted > 0)).tolist():
-            if not self._follows_grammar(step.sequences[i]):
+        in_question = wanted > 0 if self._undrafted else ledger.needs_check[step.slots] & (wanted > 0)
+        for i in np.flatnonzero(in_question).tolist():
+            if not self._may_have_drafts(step.sequences[i]):
                 wanted[i] = 0
         if self._room is not None:
             self._room.take(in_flight, wanted)
@@ -365,7 +371,23 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         follows=bool(loaded.needs.layers or loaded.needs.aux_layers),
         room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
         lengths=_lengths(target, entry, context) if target.settings.speculative.adaptive_speculation else None,
+        undrafted=_undrafted(target.host),
     )
+
+
+def _undrafted(host: Host) -> list[type[Any]]:
+    """The params of samplers that go with no drafts; SettingsError for one that works on every request."""
+    found = []
+    for entry in host.samplers:
+        if entry.component.with_drafts:
+            continue
+        if entry.component.params is None:
+            raise SettingsError(
+                f"--speculative-method: {entry} works on every request and declares that it goes with no drafts; leave "
+                "the option out, or the plugin"
+            )
+        found.append(host.load(entry, entry.component.params))
+    return found
 
 
 def _lengths(target: Target, entry: Entry[Speculator], context: SpeculatorContext) -> DraftLengths:

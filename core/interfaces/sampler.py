@@ -30,7 +30,8 @@ class Sampler(Component):
     names); and `min_stop_tokens`, the number of tokens before which no stop string ends the answer.
     A smaller `stage` runs earlier, ties by name. `keeps_argmax`: skipped when every row is greedy. `switch` is the
     "section.field" of an option, of the core or of the plugin, that lets requests use it: when that is off, those that
-    ask for more than the defaults are refused.
+    ask for more than the defaults are refused. `with_drafts`: False for one that may not be asked of tokens that may be
+    rejected, since it remembers what it was asked; requests that use it have no drafts.
     """
 
     kind: ClassVar[str] = "sampler"
@@ -39,6 +40,7 @@ class Sampler(Component):
     stage: int = 50
     keeps_argmax: bool = False
     switch: str = ""
+    with_drafts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,8 @@ class Speculator(Component):
     the model's source has `companions` for the method. `combines` names options whose values are other methods that
     this one combines: what these act on and require it does, too. Two that act on the same option, which one of
     them requires, are refused together: it has one value. `lengths(SpeculatorContext)` gives the DraftLengths that
-    serve unless `--no-adaptive-speculation` asks for as many drafts as there can be.
+    serve unless `--no-adaptive-speculation` asks for as many drafts as there can be. `draws`:
+    its drafts may be drawn, so that memory is planned for what they are drawn from; False where they never are.
     """
 
     kind: ClassVar[str] = "speculator"
@@ -68,6 +69,7 @@ class Speculator(Component):
     required: tuple[str, ...] = ()
     combines: tuple[str, ...] = ()
     offers: Ref | None = None
+    draws: bool = True
     lengths: Ref = "maxserve.speculation:AdaptiveLengths"
 
 

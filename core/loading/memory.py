@@ -257,13 +257,15 @@ def plan_memory(
     groups: Sequence[CacheGroup] = (),
     whole_prompts: bool = False,
     encoding: str = "",
+    draws: bool = True,
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
     `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
     `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
     for the second tier. `layers` are what the cache keeps, the model's own unless said otherwise, `groups` those that
-    have tables of their own; with `whole_prompts` each prompt takes one step.
+    have tables of their own; with `whole_prompts` each prompt takes one step. `draws`: drafts may be drawn, and rows of
+    what they are drawn from are kept.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
@@ -271,7 +273,11 @@ def plan_memory(
     batch = settings.scheduling.max_batch_size or min(tokens, BATCH_SIZE.get(device, BATCH_SIZE_ELSEWHERE))
     drafts = batch * _drafts(settings)
     activations = activation_bytes(
-        spec, tokens=tokens, rows=min(batch + drafts, max(tokens, batch)), itemsize=itemsize, drafts=drafts
+        spec,
+        tokens=tokens,
+        rows=min(batch + drafts, max(tokens, batch)),
+        itemsize=itemsize,
+        drafts=drafts if draws else 0,
     )
     bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
     layers = spec.cache_layers if layers is None else layers

@@ -15,6 +15,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
         name="ngram",
         build="maxserve.plugins.speculation.ngram:NgramDrafter",
         honours=("ngram__prompt_lookup_max", "ngram__prompt_lookup_min"),
+        draws=False,
         summary="prompt lookup: goes on as when the last tokens were there before",
     )
     yield Speculator(
@@ -26,6 +27,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
             "suffix__min_token_prob",
             "suffix__max_cached_tokens",
         ),
+        draws=False,
         summary="suffix decoding: goes on as this text and past answers mostly did",
     )
     yield Speculator(
@@ -49,6 +51,7 @@ def maxserve_speculators() -> Iterable[Speculator]:
         name="synthetic",
         build="maxserve.plugins.speculation.synthetic:SyntheticDrafter",
         honours=("synthetic__acceptance",),
+        draws=False,
         summary="for benchmarks: the answer that a prompt had before, with wrong tokens in it",
     )
     yield Speculator(

@@ -43,7 +43,7 @@ GAIN = 1.03  # what drafts must promise: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 TRIAL = 2  # drafts of a sequence that are tried where none are worth it
 TRIALS = 0.01  # part of the time that trials may take
-PLAIN = 64  # steps with drafts, of which the last has none, so that it is known what these take
+PLAIN = 64  # most steps with drafts after which one has none
 TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
 
 
@@ -101,6 +101,10 @@ class StepCost:
             self._speed *= ratio**LOAD
             self._times[i] *= ratio ** max(SHAPE, LOAD / known)
         self._line = None
+
+    def doubt(self) -> None:
+        """What was measured so far counts as one time of each size: the first ones of real steps may be shorter."""
+        self._counts = [min(count, 1) for count in self._counts]
 
     def seconds(self, rows: Floats) -> Floats:
         """The times of steps with so many rows; beyond those that are known, as rows cost among the last of them."""
@@ -198,7 +202,9 @@ class AdaptiveLengths:
         self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
         self._asking: dict[tuple[int, int], Lately] = {}  # beyond that, by sequences and the most drafts of one
         self._drafted = DraftedCost()
-        self._drafting = 0  # steps in a row that had drafts
+        self._until_plain: dict[
+            int, tuple[int, int]
+        ] = {}  # by sequences: steps with drafts since, and how many are due
         self._record = Record()
         self._for: Ints | None = None  # slots of whom the last decision was for
         self._any = False  # whether any of these may have drafts
@@ -215,6 +221,7 @@ class AdaptiveLengths:
             yield
         finally:
             self._measuring = False
+            self._cost.doubt()
             self._for, self._record = None, Record()
 
     def _learn(self, step: DraftedStep) -> None:
@@ -224,7 +231,7 @@ class AdaptiveLengths:
             if tried is None:
                 self._cost.add(step.rows, step.seconds)
             elif self._cost.any:
-                self._drafted.add(step.rows, step.seconds / self._cost.seconds(np.array([step.rows], float)).item())
+                self._learn_drafted(step.rows, step.seconds)
             self._allowed = min(self._allowed + TRIALS * step.seconds, step.seconds)
             self._latest = step.seconds
         if tried is None or stood is None or self._measuring:
@@ -232,6 +239,13 @@ class AdaptiveLengths:
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
         self._record.add(step.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
+
+    def _learn_drafted(self, rows: int, seconds: float) -> None:
+        """Notes what a step with drafts took: no less than one without would have."""
+        plain = self._cost.seconds(np.array([rows], dtype=np.float64)).item()
+        if seconds < plain:
+            self._cost.add(rows, seconds)
+        self._drafted.add(rows, max(seconds / plain, 1.0))
 
     def learn_drafter(self, step: DraftedStep, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
         if not wanted.any():
@@ -261,13 +275,19 @@ class AdaptiveLengths:
             self._holds = self._held
         self._for = slots
         depths = self._record.depths[slots] if self._any else None
-        self._drafting = 0 if depths is None else self._drafting + 1
-        if self._drafting == PLAIN:  # what steps without drafts take now
-            self._drafting = 0
+        if depths is not None and self._plain_is_due(len(slots)):
             return None
         if depths is None or not depths.all():
             depths = self._with_trial(depths, len(slots))
         return depths
+
+    def _plain_is_due(self, sequences: int) -> bool:
+        """Whether a step has no drafts, so that it is known what such steps take: soon at first, then seldom."""
+        size = _nearest(sequences)
+        since, due = self._until_plain.get(size, (0, FIRST))
+        found = since == due
+        self._until_plain[size] = (0, min(2 * due, PLAIN)) if found else (since + 1, due)
+        return found
 
     def _with_trial(self, depths: Ints | None, sequences: int) -> Ints | None:
         """One more sequence has drafts, where there is time for it."""

@@ -184,6 +184,10 @@ class SamplerChecks:
         if cls is not None and hasattr(cls, "defaults_from"):
             assert not dict(cls.defaults_from({})), "defaults_from an empty generation_config must give nothing"
 
+    def test_one_that_goes_with_no_drafts_is_asked_for(self) -> None:
+        """Else no request could have drafts."""
+        assert self.declared().with_drafts or self.params() is not None, "with_drafts=False needs `params`"
+
     def test_minimum_length_is_a_number(self) -> None:
         for case in self.made():
             least = getattr(case, "min_stop_tokens", 0)

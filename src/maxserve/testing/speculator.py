@@ -146,8 +146,10 @@ class SpeculatorChecks(SpeculatorCases):
         assert engine.stats().preemptions > 0
 
     def test_requests_without_a_seed_have_drafts_too(
-        self, served: Callable[..., Any], caplog: pytest.LogCaptureFixture
+        self, served: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        if not resolve(Speculator, self.speculator, self.component).draws:
+            monkeypatch.setattr("maxserve.core.engine.drafting.DraftDraw.__call__", _not_drawn)
         engine = served(drafting=True)
         hot = {"temperature": {"temperature": 1.2}}
         requests = [replace(r, params=replace(r.params, seed=None, fields=hot)) for r in self.requests()]
@@ -167,3 +169,7 @@ class SpeculatorChecks(SpeculatorCases):
         self.texts(engine, self.requests())
         assert engine.stats().draft_tokens > 0
         assert [record.getMessage() for record in caplog.records if "speculator" in record.getMessage()] == []
+
+
+def _not_drawn(*_: Any) -> Any:
+    raise AssertionError("the speculator drew a draft, for which no memory is planned: it declares draws=False")

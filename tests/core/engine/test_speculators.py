@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
+from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.sampler import Rows, Sampler, SamplerContext
 from maxserve.core.interfaces.speculator import (
     DraftedStep,
     DraftNeeds,
@@ -235,3 +239,54 @@ def with_lengths(lengths: Any) -> SimpleNamespace:
     """The repeating method with draft lengths of its own."""
     declared = Speculator(name="repeating", build=RepeatingDrafter, lengths=lengths)
     return SimpleNamespace(maxserve_speculators=hookimpl(lambda: [declared]))
+
+
+@dataclass(frozen=True)
+class Once:
+    """Request field of a sampler that remembers."""
+
+    once: bool = False
+
+
+class RememberingTransform:
+    """Counts the rows that it was asked of, by request."""
+
+    rows: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, context: SamplerContext) -> None:
+        self.rows.clear()
+
+    def prepare(self, rows: Rows) -> list[str]:
+        return [rows.owners[row].id for row in rows.asking(Once)]
+
+    def apply(self, logits: Any, state: list[str]) -> Any:
+        self.rows.update(state)
+        return logits
+
+
+def remembering(**declared: Any) -> SimpleNamespace:
+    sampler = Sampler(name="once", build=RememberingTransform, with_drafts=False, **declared)
+    return SimpleNamespace(maxserve_samplers=hookimpl(lambda: [sampler]))
+
+
+def test_requests_with_a_sampler_that_goes_with_no_drafts_have_none(plugin_host: Any, folder: Path) -> None:
+    host = plugin_host(repeating_speculator(), remembering(params=Once))
+    engine = Served(folder, host, speculative_method="repeating", adaptive_speculation=False).engine
+    for name, fields in (("with", {"once": {"once": True}}), ("without", {})):
+        params = SamplingParams(max_tokens=12, ignore_eos=True, fields=fields)
+        engine.add(Request(id=name, prompt=(5, 6, 7), params=params))
+    drafts: Counter[str] = Counter()
+    while engine.busy:
+        for output in engine.next_outputs():
+            assert output.error is None
+            drafts[output.id] += output.accepted + output.rejected
+    assert drafts["with"] == 0
+    assert drafts["without"] > 0
+    assert RememberingTransform.rows["with"] == 12, "once for each token"
+
+
+def test_a_sampler_of_all_requests_that_goes_with_no_drafts_ends_the_start(plugin_host: Any, folder: Path) -> None:
+    host = plugin_host(repeating_speculator(), remembering())
+    with pytest.raises(SettingsError, match=r"--speculative-method: .*once.* works on every request"):
+        Served(folder, host, speculative_method="repeating")
+    Served(folder, host)

@@ -50,6 +50,7 @@ def planned(
     host_free: int = 0,
     groups: tuple[CacheGroup, ...] = (),
     whole_prompts: bool = False,
+    draws: bool = True,
     **typed: Any,
 ) -> MemoryPlan:
     return plan_memory(
@@ -63,6 +64,7 @@ def planned(
         host_free=host_free,
         groups=groups,
         whole_prompts=whole_prompts,
+        draws=draws,
     )
 
 
@@ -97,6 +99,8 @@ def test_room_for_drafts_where_a_method_is_named() -> None:
     plain = planned(2 * GIB, num_speculative_tokens=4, **typed)
     drafting = planned(2 * GIB, speculative_method="ngram", num_speculative_tokens=4, **typed)
     assert drafting.activations - plain.activations == (3 * 8 * 4 + 8 * 4) * row
+    undrawn = planned(2 * GIB, speculative_method="ngram", num_speculative_tokens=4, draws=False, **typed)
+    assert undrawn.activations - plain.activations == 3 * 8 * 4 * row
     short = planned(2 * GIB, speculative_method="ngram", num_speculative_tokens=4, **{**typed, "max_batch_size": 256})
     rows = 512  # no step has more
     assert short.activations == 20 * 512 * 256 * 4 + (3 * rows + 256 * 4) * row

@@ -20,7 +20,8 @@ class Calls:
     """What calls of compiled drafts gave, and what heads proposed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at_once, self.proposed = 0, []  # type: tuple[int, list[list[list[int]]]]
+        self.at_once = 0
+        self.proposed: list[list[list[int]]] = []
         call, propose = NativeDrafts.__call__, HeadDrafter.propose
 
         def counted(drafts: NativeDrafts, *args: Any) -> Any:
@@ -62,7 +63,8 @@ def test_drafts_are_those_of_one_pass_after_another(options: dict[str, Any], mon
 def test_requests_that_draw_have_their_drafts_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     llm = LLM(speculative_method="eagle", adaptive_speculation=False, max_length=128)
-    for params in ({"temperature": 1.0}, {"temperature": 0.0, "frequency_penalty": 1.0}):
+    cases: list[dict[str, Any]] = [{"temperature": 1.0}, {"temperature": 0.0, "frequency_penalty": 1.0}]
+    for params in cases:
         calls.at_once = 0
         llm.generate("How do I", max_tokens=20, ignore_eos=True, **params)
         assert calls.at_once == 0, params

@@ -132,6 +132,18 @@ def test_work_on_the_host_is_a_cost_of_drafts_alone(share: float, host: float) -
     assert simulated.lengths._cost.seconds(np.array([8.0]))[0] == pytest.approx(1.8, rel=0.02)
 
 
+def test_a_start_that_was_slow_is_no_excuse_for_drafts() -> None:
+    """What was measured beside other work is corrected by a few steps without drafts."""
+    simulated = Simulated([0.6] * 8, base=1.0, slope=0.5, measured=())
+    with simulated.lengths.measuring():
+        for rows in (1, 2, 4, 8, 16, 32, 64) * 5:
+            factor = 4.0 if rows in (4, 8, 16) else 1.0
+            run = simulated.run(None, None, rows)
+            run.seconds *= factor
+            simulated.lengths._learn(run)
+    assert simulated.speed(200) > 0.97
+
+
 def test_a_size_that_was_measured_while_the_machine_was_away_is_no_excuse_for_drafts() -> None:
     cost = StepCost()
     for rows, seconds in ((1, 1.0), (2, 9.0), (4, 1.2), (8, 1.4)):

@@ -15,6 +15,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3RMSNorm,
     DeepseekV3RotaryEmbedding,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.draft_head import DraftHeadCases, DraftHeadChecks, DraftHeadQuirkChecks, HeadReference
@@ -143,3 +144,49 @@ class TestDeepseekV3Exported(DeepseekV3, DraftHeadQuirkChecks):
         (folder / "head" / "config.json").write_text(json.dumps({**config, **changes}))
         tensors = split_experts(head.tensors("model.layers.0.")) | self.copies(target, "model.layers.0.")
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "head" / "model.safetensors")
+
+
+class MiMoLayer(nn.Module):
+    """MiMo's layer for the token after next, by its own names."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.token_layernorm, self.hidden_layernorm = Qwen2RMSNorm(dim), Qwen2RMSNorm(dim)
+        self.input_proj = nn.Linear(2 * dim, dim, bias=False)
+        self.final_layernorm = Qwen2RMSNorm(dim)
+        self.layer = Qwen2DecoderLayer(config, 0)
+        self.rotary = Qwen2RotaryEmbedding(config)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        own = {name.removeprefix("layer."): t for name, t in self.state_dict().items() if "rotary" not in name}
+        return {f"model.mtp_layers.0.{name}": tensor for name, tensor in own.items()}
+
+    def forward(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        x = self.input_proj(torch.cat((self.hidden_layernorm(hidden), self.token_layernorm(embedded)), dim=-1))
+        out: torch.Tensor = self.final_layernorm(causal_layer(self.layer, self.rotary, x))
+        return out
+
+
+class TestMiMo(DraftHeadChecks):
+    """`model.mtp_layers.0` beside a model that is a Qwen 2."""
+
+    speculator = "mtp"
+
+    def write_model(self, folder: Path) -> None:
+        target = write_target(folder, "Qwen2ForCausalLM")
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}
+        (folder / "config.json").write_text(json.dumps(config))
+        head: Any = randomised(MiMoLayer(target.config))
+        add_tensors(folder, head.tensors())
+
+    def reference(self, folder: Path) -> HeadReference:
+        target = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        head = randomised(MiMoLayer(AutoConfig.from_pretrained(folder, attn_implementation="eager")))
+        return HeadReference(
+            states=lambda ids: target(ids, output_hidden_states=True).hidden_states,
+            combine=lambda states: states[-1],
+            forward=lambda ids, hidden: head(target.model.embed_tokens(ids), hidden),
+            logits=target.lm_head,
+        )
