@@ -144,8 +144,9 @@ class ModelSettings(CheckpointSettings):
         str,
         Option(early=True, alias="model"),
         Field(
-            description="What to serve: a Hugging Face repository, or a local folder with config.json and weights. The "
-            "default is the small demo model that comes with maxserve.",
+            description="What to serve: a Hugging Face repository, one of several models in it (org/repo:Q4_K_M), a "
+            "GGUF file, or a local folder with config.json and weights. The default is the small demo model that comes "
+            "with maxserve.",
             min_length=1,
         ),
     ] = DEMO

@@ -89,11 +89,11 @@ class Read:
     """Tensor `name` of `file` becomes parameter `target`, or a piece of it.
 
     A piece is entry `entry` along the first axis, the rows from `offset` on, or rows of an entry. `rows` are those of
-    the tensor that are meant, where it holds several parameters. `transposed`: the last two axes are swapped.
-    `alias`: the parameter is shared, and this is a second tensor for it, stored under that one of its names. `parts`
-    are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out. `taken` are the
-    axes, counted from the last, of which only indices from the first number to before the second are taken in the end.
-    `change` is applied before, to what is unpacked and the right way round.
+    the tensor that are meant, once it is unpacked, where it holds several parameters. `transposed`: the last two axes
+    are swapped. `alias`: the parameter is shared, and this is a second tensor for it, stored under that one of its
+    names. `parts` are the tensors of a quantized weight by role; `shape` and `dtype` are then those of what comes out.
+    `taken` are the axes, counted from the last, of which only indices from the first number to before the second are
+    taken in the end. `change` is applied before, to what is unpacked and the right way round.
     """
 
     file: str
@@ -233,7 +233,7 @@ class _Planner:
         """Gives each of the parameters `parts` its rows of one tensor that holds them all."""
         shapes = [self._parameters.shapes[self._parameters.aliases[part]] for part in parts]
         total = sum(shape[0] for shape in shapes)
-        if stored.parts or stored.shape != (total, *shapes[0][1:]):
+        if stored.shape != (total, *shapes[0][1:]):
             listed = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes, strict=True))
             raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
         start = 0

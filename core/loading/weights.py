@@ -199,7 +199,7 @@ def _tensors(
     for group in filter(None, [*_groups(copied), mapped]):
         with OpenFiles(files) as opened:
             for read in group:
-                tensor = opened(file.path, read.name, read.rows)
+                tensor = opened(file.path, read.name, None if read.parts else read.rows)
                 yield read, tensor, _parts(read, tensor, opened)
 
 
@@ -212,7 +212,8 @@ def _ready(
         yield read, change(tensor)
         return
     if len(read.shape) == 2:
-        yield read, change(_unpacked(tensor, parts, format))
+        unpacked = _unpacked(tensor, parts, format)
+        yield read, change(unpacked if read.rows is None or not parts else unpacked[slice(*read.rows)])
         return
     for entry, own in _entries(read, parts):
         yield replace(read, entry=entry), change(_unpacked(tensor[entry], own, format))
@@ -451,7 +452,9 @@ class _Loaded:
         """Takes one quantized weight, or a stack of them."""
         assert isinstance(format, HasCodes), "only codes are taken so"
         if read.target in self._codes:
-            self._codes[read.target].load_codes(format.codes(parts), read.offset or 0)
+            codes = format.codes(parts)
+            codes = codes if read.rows is None else codes.rows(*read.rows)
+            self._codes[read.target].load_codes(codes, read.offset or 0)
             return
         entries = _entries(read, parts) if len(read.shape) == 3 else iter(((read.entry or 0, parts),))
         for entry, own in entries:

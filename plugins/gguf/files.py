@@ -43,8 +43,8 @@ class Gguf:
         if len(models) > 1:
             listed = ", ".join(models)
             raise ModelError(
-                f"{query.ref} has several models in GGUF files: {listed}; choose one with --weight-path, or with "
-                "--quantization-encoding"
+                f"{query.ref} has several models in GGUF files: {listed}; choose one with --weight-path, with "
+                "--quantization-encoding, or of a repository with its name and a part of the file's, as org/repo:Q4_K_M"
             )
         return self._whole(models[0], query) if models else []
 

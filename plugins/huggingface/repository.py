@@ -18,6 +18,7 @@ from maxserve.registry import cause
 log = logging.getLogger("maxserve.model")
 
 T = TypeVar("T")
+_WEIGHTS = re.compile(r"\.(gguf|safetensors|safetensors\.index\.json)$")
 _TEXT_FILES = (
     "config.json",
     "generation_config.json",
@@ -34,8 +35,22 @@ _TEXT_FILES = (
 )
 
 
+def tagged(names: Collection[str], tag: str, ref: str) -> set[str]:
+    """The names without weights of other models than those whose names have the tag; ModelError where none has."""
+    weights = [name for name in names if _WEIGHTS.search(name)]
+    part = re.compile(rf"(^|[^a-z0-9]){re.escape(tag.lower())}([.\-/]|$)")
+    chosen = {name for name in weights if part.search(name.lower())}
+    if not chosen:
+        listed = ", ".join(sorted(weights)) or "none"
+        raise ModelError(f"{ref}: no weight file of the repository has {tag} in its name; there are: {listed}")
+    return {name for name in names if name not in weights} | chosen
+
+
 class Repository:
-    """A model on the hub: config and tokenizer at one revision, weights at another."""
+    """A model on the hub: config and tokenizer at one revision, weights at another.
+
+    `ref` is the name of the repository or, where it has several models, org/repo:TAG.
+    """
 
     def __init__(
         self,
@@ -44,6 +59,7 @@ class Repository:
         query: ModelQuery,
     ) -> None:
         self.ref = ref
+        self._repo, _, self._tag = ref.partition(":")
         self._hub = hub
         self._progress = query.progress
         self._revision = query.revision
@@ -61,7 +77,8 @@ class Repository:
         return self._fetch(self._revision, self._text_files)
 
     def names(self) -> Collection[str]:
-        return self._cached().names() if self._available is None else self._available
+        names = self._cached().names() if self._available is None else self._available
+        return tagged(names, self._tag, self.ref) if self._tag else names
 
     def fetch(self, names: Sequence[str]) -> list[str]:
         if self._available is None:
@@ -78,7 +95,7 @@ class Repository:
         if self._hub.offline:
             return None
         try:
-            return self._hub.pipeline_tag(self.ref, self._revision)
+            return self._hub.pipeline_tag(self._repo, self._revision)
         except Exception as error:  # only a hint was wanted: files decide instead
             log.warning("the hub does not say what %s is for (%s): its files decide", self.ref, cause(error))
             return None
@@ -92,7 +109,7 @@ class Repository:
 
     def _listed(self) -> set[str] | None:
         try:
-            return set(self._hub.files(self.ref, self._weight_revision))
+            return set(self._hub.files(self._repo, self._weight_revision))
         except Exception as error:  # judged below; what is no network failure goes on to `patiently`
             if not (is_network_failure(error) and self._is_cached()):
                 raise
@@ -124,7 +141,7 @@ class Repository:
 
     def _hub_fetch(self, revision: str, patterns: Sequence[str], *, cached: bool) -> str:
         force = self._force and not cached
-        return self._hub.fetch(self.ref, revision, patterns, force=force, cached=cached, done=self._progress.advance)
+        return self._hub.fetch(self._repo, revision, patterns, force=force, cached=cached, done=self._progress.advance)
 
     def _ask(self, revision: str, call: Callable[[], T]) -> T:
-        return patiently(call, self.ref, revision, offline=self._hub.offline)
+        return patiently(call, self._repo, revision, offline=self._hub.offline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,28 @@ from torch import nn
 
 from maxserve.core.interfaces.architecture import TensorChange, WeightMap
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.linear import LinearContext
+from maxserve.core.loading.linear import Linear
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.weights import load_weights
+from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.weights import LinearStorage, load_weights
+from maxserve.core.registry.protocol import Host
 from maxserve.plugins.safetensors.files import SafetensorsFile
+from maxserve.testing.quantization import NibbleLinear, NibbleMethod, dequantize, nibble_plugin, quantize
 
 SPLIT = WeightMap(split={"qkv": ("q_proj", "k_proj", "v_proj")})
+CONTEXT = LinearContext(compute=torch.float32, device=torch.device("cpu"))
+ROWS = {"q": 6, "k": 2, "v": 3}
+
+
+class Plain:
+    """A linear method that leaves weights to the layers."""
+
+    def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        return torch.float32
+
+    def create(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        return None
 
 
 class Attention(nn.Module):
@@ -106,3 +124,30 @@ def test_a_part_that_comes_twice_is_an_error(tmp_path: Path) -> None:
     given = tensors() | {"attn.k_proj.weight": torch.randn(2, 4)}
     with pytest.raises(ModelError, match=r"attn.k_proj.weight"):
         loaded(tmp_path, given)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_a_packed_one_is_split_by_rows(codes: bool, plugin_host: Callable[..., Host], tmp_path: Path) -> None:
+    """Unpacked, or as codes where the linear method takes such."""
+    with torch.device("meta"):
+        projections = {f"{part}_proj": Linear(32, rows) for part, rows in ROWS.items()}
+        model = nn.ModuleDict({"attn": nn.ModuleDict(projections)})
+    weight = torch.randn(11, 32)
+    packed = quantize(weight)
+    save_file({f"attn.qkv.weight.{role}": each for role, each in packed.items()}, tmp_path / "model.safetensors")
+    config = {"quantization_config": {"quant_method": "nibbles"}}
+    load_weights(
+        model,
+        [SafetensorsFile(str(tmp_path / "model.safetensors"))],
+        SPLIT,
+        dtype=torch.float32,
+        device="cpu",
+        progress=NullProgress(),
+        storage=LinearStorage(method=NibbleMethod(CONTEXT) if codes else Plain()),
+        quantization=quantization_of(plugin_host(nibble_plugin()), config, "it"),
+    )
+    x, meant = torch.randn(5, 32), dequantize(packed)
+    for part, rows in zip(ROWS, meant.split(list(ROWS.values())), strict=True):
+        projection = projections[f"{part}_proj"]
+        assert isinstance(projection.packed, NibbleLinear) is codes
+        torch.testing.assert_close(projection(x), x @ (rows if codes else rows.bfloat16().float()).t())
