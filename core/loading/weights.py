@@ -424,7 +424,8 @@ class _Loaded:
             return False
         self._codes[names[0]] = made
         for module in modules:
-            module.set_packed(made)
+            if isinstance(module, Linear | Embedding):
+                module.set_packed(made)
         return True
 
     def _create_expert_codes(
