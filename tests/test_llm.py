@@ -14,7 +14,7 @@ import torch
 
 import maxserve
 from maxserve.core.config import resolve
-from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError, SettingsError, UnsupportedError
+from maxserve.core.interfaces.errors import EngineError, ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.request import Constraint
 
 PROMPTS = ["the quick brown fox", "a page", "日本語のテキスト 🚀", "x"]
@@ -128,7 +128,6 @@ def test_the_length_is_what_was_asked_for(folder: Path) -> None:
     [
         ({"max_length": 100_000}, Exception, "max-length"),
         ({"port": 1}, SettingsError, "max serve"),
-        ({"enable_lora": True}, UnsupportedError, "not supported yet"),
         ({"max_lenght": 5}, SettingsError, "max_length"),
         ({"scheduler": "contnuous"}, Exception, "continuous"),
         ({"cache_strategy": "pagd"}, Exception, "paged"),

@@ -1,81 +1,289 @@
-"""The adapters of a model: their slots, and the way of a step's slots to the projections."""
+"""The adapters of a model: which are served, which have slots, and the way of a step's slots to the projections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from maxserve.core.interfaces.adapter import AdapterContext, Projection
-from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.loading.linear import ExactLinear, Linear
+from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection
+from maxserve.core.interfaces.errors import RequestError, SettingsError
+from maxserve.core.interfaces.inputs import AdapterRows
+from maxserve.core.loading.linear import BoundCorrection, ExactLinear, Linear, StepRows
+from maxserve.core.loading.weight_plan import Parameters, locator
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
 
-    from maxserve.core.interfaces.adapter import AdapterTable, Correction
+    from maxserve.core.interfaces.adapter import AdapterTable
+    from maxserve.core.interfaces.architecture import WeightMap
     from maxserve.core.interfaces.inputs import StepInputs
+    from maxserve.core.interfaces.request import AdapterChange
     from maxserve.core.interfaces.runner import ModelOutput, Runner
     from maxserve.core.registry.protocol import Host
 
+log = logging.getLogger("maxserve.engine")
+
 _HEAD = "lm_head"  # is called with other rows than those of the step
+PATIENCE = 2.0  # seconds after which a request that waits for a slot goes before later ones that have theirs
 
 
-class AdapterSlots:
-    """The slots of the rows of the step that runs, which projections have by reference; None: no row has an adapter."""
+class ServedAdapter:
+    """One loaded adapter, a generation of its name. `slot` 0: it has none; `rows` counts those who compute with it."""
 
-    __slots__ = ("rows",)
+    __slots__ = ("generation", "loaded", "name", "pinned", "pool", "requests", "rows", "slot", "source")
 
-    def __init__(self) -> None:
-        self.rows: Tensor | None = None
+    def __init__(self, pool: Adapters, change: AdapterChange, generation: int, loaded: Any) -> None:
+        self.pool, self.name, self.generation, self.loaded = pool, change.name, generation, loaded
+        self.source, self.pinned = change.source, change.pinned
+        self.slot = self.rows = self.requests = 0
 
 
-class BoundCorrection:
-    """A projection's correction with the slots that it asks at each call."""
+class Adapters:
+    """The adapters that requests may name, and the slots that those who run have theirs in.
 
-    def __init__(self, correction: Correction, slots: AdapterSlots) -> None:
-        self._correction, self._slots = correction, slots
+    An adapter keeps its slot while a sequence with a row uses it, and afterwards until the slot is needed: the one that
+    was used last goes last. Who asks for an adapter has that generation of it to the end.
+    """
 
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        rows = self._slots.rows
-        return out if rows is None else self._correction(x, out, rows)
+    def __init__(self, table: AdapterTable | None, rows: StepRows | None = None) -> None:
+        self.step_rows = rows or StepRows()
+        self._table = table
+        self._by_name: dict[str, ServedAdapter] = {}
+        self._free = list(range(table.slots, 0, -1)) if table else []
+        self._idle: dict[ServedAdapter, None] = {}  # that have a slot which no row uses, the longest unused first
+        self._retired: list[tuple[ServedAdapter, str]] = []  # and the change that waits for its last request
+        self._generations = 0
+        self.done: list[str] = []  # changes that are made and not reported yet
+
+    @property
+    def serves(self) -> bool:
+        return self._table is not None
+
+    @property
+    def slots(self) -> int:
+        return 0 if self._table is None else self._table.slots
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_name)
+
+    def use(self) -> tuple[tuple[str, int, int], ...]:
+        """Of each adapter with requests its name, how many run and how many wait."""
+        return tuple((a.name, a.rows, a.requests - a.rows) for a in self._by_name.values() if a.requests)
+
+    def named(self, name: str) -> ServedAdapter | None:
+        """The adapter a new request is computed with, "" for none; RequestError for one that is not there."""
+        if not name:
+            return None
+        found = self._by_name.get(name)
+        if found is None:
+            known = ", ".join(self._by_name) or "none"
+            raise RequestError(
+                f"there is no adapter {name!r}; there are: {known}", param="model", code="model_not_found", status=404
+            )
+        return found
+
+    # --- slots ------------------------------------------------------------------------------------------------
+
+    def has_room(self, adapter: ServedAdapter) -> bool:
+        """Whether a sequence with this adapter could begin now."""
+        return bool(adapter.slot or self._free or self._idle)
+
+    def enter(self, adapter: ServedAdapter) -> bool:
+        """A sequence with this adapter begins, if there is a slot for it."""
+        if not adapter.slot and not self._place(adapter):
+            return False
+        adapter.rows += 1
+        self._idle.pop(adapter, None)
+        return True
+
+    def leave(self, adapter: ServedAdapter) -> None:
+        """A sequence with this adapter has no row any more."""
+        adapter.rows -= 1
+        if not adapter.rows and not adapter.pinned:
+            self._idle[adapter] = None
+
+    def _place(self, adapter: ServedAdapter) -> bool:
+        if not self._free:
+            longest = next(iter(self._idle), None)
+            if longest is None:
+                return False
+            self._give_back(longest)
+        assert self._table is not None, "without a table there are no adapters"
+        slot = self._free.pop()
+        self._table.place(adapter.loaded, slot)
+        adapter.slot = slot
+        return True
+
+    def _give_back(self, adapter: ServedAdapter) -> None:
+        self._idle.pop(adapter, None)
+        if adapter.slot:
+            self._free.append(adapter.slot)
+            adapter.slot = 0
+
+    # --- changes ----------------------------------------------------------------------------------------------
+
+    def change(self, change: AdapterChange) -> None:
+        """Makes a change, or begins to; its id is in `done` once it is made. RequestError if it cannot be."""
+        if self._table is None:
+            raise RequestError("this server serves no adapters; start it with --enable-lora", status=501)
+        if change.action == "unload":
+            self._unload(change)
+        else:
+            self._load(change, self._table)
+
+    def _load(self, change: AdapterChange, table: AdapterTable) -> None:
+        known = self._by_name.get(change.name)
+        if known is not None and not change.replace:
+            if known.source != change.source:
+                raise RequestError(
+                    f"the adapter {change.name!r} is loaded from {known.source}; unload it first, or replace it in "
+                    "place",
+                    status=409,
+                )
+            self.done.append(change.id)
+            return
+        if change.pinned and 1 + sum(a.pinned for a in self._by_name.values() if a is not known) >= table.slots:
+            raise RequestError(
+                f"pinning {change.name!r} would leave no slot to adapters that are not pinned; raise --max-num-loras, "
+                f"which is {table.slots}",
+                status=409,
+            )
+        loaded = table.load(change.name, change.source)
+        self._generations += 1
+        adapter = ServedAdapter(self, change, self._generations, loaded)
+        self._by_name[change.name] = adapter
+        if known is not None:
+            self._retire(known, "")
+        if change.pinned:
+            self._place(adapter)
+        log.info("adapter %s loaded, generation %d", change.name, adapter.generation)
+        self.done.append(change.id)
+
+    def _unload(self, change: AdapterChange) -> None:
+        known = self.named(change.name)
+        if known is None:
+            raise RequestError("the name of the adapter is missing", param="lora_name")
+        if known.requests and not change.wait:
+            raise RequestError(f"the adapter {change.name!r} is in use by {known.requests} requests", status=409)
+        del self._by_name[change.name]
+        self._retire(known, change.id)
+
+    def _retire(self, adapter: ServedAdapter, change: str) -> None:
+        """No new request gets it; it goes when its last one has ended."""
+        adapter.pinned = False
+        self._retired.append((adapter, change))
+        self.settle()
+
+    def end(self, adapter: ServedAdapter) -> None:
+        """A request with this adapter is over."""
+        adapter.requests -= 1
+        if self._retired and not adapter.requests:
+            self.settle()
+
+    def settle(self) -> None:
+        """Lets go of those that were unloaded or replaced and are not in use any more."""
+        over = [(adapter, id) for adapter, id in self._retired if not adapter.requests]
+        self._retired = [(adapter, id) for adapter, id in self._retired if adapter.requests]
+        for adapter, id in over:
+            self._give_back(adapter)
+            log.info("adapter %s unloaded, generation %d", adapter.name, adapter.generation)
+            self.done += [id] if id else []
 
 
 class AdapterRunner:
-    """A Runner that sets the slots of each step before another one runs it."""
+    """A Runner that sets the rows of each step while another one runs it."""
 
-    def __init__(self, runner: Runner, slots: AdapterSlots) -> None:
-        self._runner, self._slots = runner, slots
+    def __init__(self, runner: Runner, step: StepRows) -> None:
+        self._runner, self._step = runner, step
 
     def run(self, inputs: StepInputs) -> ModelOutput:
-        self._slots.rows = inputs.adapter_slots
-        return self._runner.run(inputs)
+        self._step.rows = inputs.adapter_rows
+        try:
+            return self._runner.run(inputs)
+        finally:
+            self._step.rows = None  # who calls parts of the model beside steps, as drafters do, has no adapter
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._runner.logits(hidden)
 
 
-def adapt(
-    host: Host, sections: Mapping[type[Any], Any], model: nn.Module, compute: torch.dtype, device: torch.device
-) -> tuple[dict[str, int], AdapterSlots]:
-    """Has the declared adapters correct the model's projections; returns the slots of the adapters by name."""
-    slots, context = AdapterSlots(), AdapterContext(sections=sections, compute=compute, device=device)
+def adapter_rows(slots: NDArray[np.int64], counts: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
+    """The rows by adapter, of sequences with these slots and so many rows each; None where none has an adapter."""
+    if not slots.any():
+        return None
+    rows = np.repeat(slots, counts)
+    order = np.argsort(rows, kind="stable")[len(rows) - np.count_nonzero(rows) :]
+    found, starts = np.unique(rows[order], return_index=True)
+    groups = np.stack([found, starts, np.append(starts[1:], len(order))], axis=1)
+
+    def moved(array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    return AdapterRows(slots=moved(rows), order=moved(order), groups=np.ascontiguousarray(groups))
+
+
+def build_adapters(
+    host: Host,
+    sections: Mapping[type[Any], Any],
+    model: nn.Module,
+    weight_map: WeightMap,
+    compute: torch.dtype,
+    device: torch.device,
+) -> AdapterTable | None:
+    """The table of the kind of adapters that is to be served, if one is; the model has no weights yet."""
+    projections = {name: _projection(name, module) for name, module in _linears(model)}
+    context = AdapterContext(
+        sections=sections,
+        compute=compute,
+        device=device,
+        projections=projections,
+        locate=locator_of(projections, weight_map),
+    )
     tables = [(entry, host.build(entry, context)) for entry in host.adapters]
-    serving = [(entry, table) for entry, table in tables if table.names()]
+    serving = [(entry, table) for entry, table in tables if table.slots]
     if len(serving) > 1:
         titles = " and ".join(entry.title for entry, _ in serving)
         raise SettingsError(f"{titles} both have adapters to serve, and a model takes those of one; leave one out")
-    if not serving:
-        return {}, slots
-    table: AdapterTable = serving[0][1]
-    for name, module in model.named_modules():
-        if isinstance(module, Linear) and not isinstance(module, ExactLinear) and name != _HEAD:
-            correction = table.correction(_projection(name, module))
-            module.correction = None if correction is None else BoundCorrection(correction, slots)
-    return {name: slot for slot, name in enumerate(table.names(), start=1)}, slots
+    return serving[0][1] if serving else None
+
+
+def adapt(model: nn.Module, table: AdapterTable | None, rows: StepRows) -> None:
+    """Has the adapters correct the model's projections; before its layers are compiled."""
+    if table is None:
+        return
+    for name, module in _linears(model):
+        correction = table.correction(_projection(name, module))
+        module.correction = None if correction is None else BoundCorrection(correction, rows)
+
+
+def _linears(model: nn.Module) -> list[tuple[str, Linear]]:
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and not isinstance(module, ExactLinear) and name != _HEAD
+    ]
 
 
 def _projection(name: str, module: Linear) -> Projection:
     parts = {part: sizes.size for part, sizes in module.parts.items() if part}
     return Projection(name=name, inputs=module.inputs, outputs=module.outputs, parts=parts)
+
+
+def locator_of(projections: Mapping[str, Projection], weight_map: WeightMap) -> Callable[[str], tuple[Location, ...]]:
+    shapes = {f"{name}.weight": (each.outputs, each.inputs) for name, each in projections.items()}
+    """What finds projections by the names that their weights have in checkpoints."""
+    find = locator(Parameters(shapes=shapes, aliases={name: name for name in shapes}), weight_map)
+
+    def locate(name: str) -> tuple[Location, ...]:
+        return tuple(
+            Location(projection=target.param.removesuffix(".weight"), part=target.part, change=target.change)
+            for target in find(f"{name}.weight")
+        )
+
+    return locate

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from maxserve.core.config.components import unused_chunking
-from maxserve.core.engine.adapters import AdapterRunner, adapt
+from maxserve.core.engine.adapters import AdapterRunner, Adapters, adapt, build_adapters
 from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draft_models import LoadedDrafts
@@ -30,9 +30,9 @@ from maxserve.core.interfaces.attention import CacheQuery
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import ModelInfo
-from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, RequestError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
-from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.overlap import DeviceQueue
+    from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
@@ -148,13 +149,15 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     models = LoadedDrafts(target=target, own=files)
     needs = draft_needs(target, spec, files, models)
+    adapters = build_adapters(target.host, target.sections, module, loader.weight_map(), target.compute, target.device)
     layers = (*spec.cache_layers, *needs.layers)
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
     held = held_encoding(target.host, files, target.computation)
-    plan = _plan_memory(target, spec, loader.weight_bytes(module), needs, groups, held)
+    weights = loader.weight_bytes(module) + (0 if adapters is None else adapters.memory())
+    plan = _plan_memory(target, spec, weights, needs, groups, held)
     loader.fill(module)
     return Loaded(
         files=files,
@@ -167,6 +170,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         groups=groups,
         ends=ends,
         draft_files=models.found,
+        adapters=adapters,
     )
 
 
@@ -214,9 +218,13 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     module = cast("torch.nn.Module", loaded.model)
-    adapters, slots = adapt(target.host, target.sections, module, target.compute, target.device)
+    adapters = Adapters(loaded.adapters)
+    adapt(module, loaded.adapters, adapters.step_rows)
     target.chooser.compile_layers(module, attention, target.compute)
-    info = _info(target, loaded, tuple(adapters))
+    _load_adapters(adapters, loaded.adapters)
+    info = _info(target, loaded, adapters.names)
+    if info.name in info.adapters:
+        raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     runner = _runner(target, loaded, attention)
     params = request_params(target.host, target.settings, switches=False)
     return Parts(
@@ -231,9 +239,10 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             target.device,
             images=info.images,
             block_tables=group_block_tables(loaded, cache),
-            adapters=adapters,
+            adapters=adapters.serves,
         ),
-        runner=AdapterRunner(runner, slots) if adapters else runner,
+        runner=AdapterRunner(runner, adapters.step_rows) if adapters.serves else runner,
+        adapters=adapters,
         pipeline=build_pipeline(
             target.host,
             SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
@@ -248,6 +257,16 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
+
+
+def _load_adapters(adapters: Adapters, table: AdapterTable | None) -> None:
+    """Those that are to be served from the start."""
+    for name, source in ({} if table is None else table.initial()).items():
+        try:
+            adapters.change(AdapterChange(id="", action="load", name=name, source=source))
+        except RequestError as error:
+            raise SettingsError(error.message) from error
+    adapters.done.clear()
 
 
 def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from maxserve.core.engine.adapters import adapter_rows
 from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.interfaces.inputs import StepInputs
@@ -47,7 +47,7 @@ class InputsBuilder:
     """Builds the inputs of a step. Sequences keep the order of the plan; an empty step has inputs without tokens.
 
     `block_tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
-    `adapters` are the slots of adapters by name.
+    With `adapters`, requests may have some.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class InputsBuilder:
         *,
         images: bool = False,
         block_tables: NDArray[np.int32] | None = None,
-        adapters: Mapping[str, int] | None = None,
+        adapters: bool = False,
     ) -> None:
         self._cache = cache
         self._block_tables = block_tables
@@ -73,7 +73,9 @@ class InputsBuilder:
         if self._images is not None:
             self._images.fill(step, inputs)
         if self._adapters:
-            inputs.adapter_slots = self._adapter_slots(step, self._adapters)
+            slots = [0 if s.adapter is None else s.adapter.slot for s in step.sequences]
+            counts = step.stops - step.starts
+            inputs.adapter_rows = adapter_rows(np.array(slots, dtype=np.int64), counts, self._device)
         return self._grouped(inputs, where)
 
     def build_pass(self, step: Step, who: Ints, starts: Ints, stops: Ints, input_ids: torch.Tensor) -> StepInputs:
@@ -93,11 +95,6 @@ class InputsBuilder:
             block_tables=self._cache.block_tables[where.rows, : -(-int(where.stops.max(initial=0)) // self._page_size)],
             logit_rows=self._to_device(logit_rows),
         )
-
-    def _adapter_slots(self, step: Step, adapters: Mapping[str, int]) -> torch.Tensor | None:
-        """The slot of each row's adapter, 0 for none; None where no request has one."""
-        slots = np.array([adapters.get(sequence.request.adapter, 0) for sequence in step.sequences], dtype=np.int64)
-        return self._to_device(np.repeat(slots, step.stops - step.starts)) if slots.any() else None
 
     def _grouped(self, inputs: StepInputs, where: _Tokens) -> StepInputs:
         """The inputs, with what they are for each group of layers where groups have tables of their own."""

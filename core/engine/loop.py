@@ -28,6 +28,9 @@ from maxserve.core.interfaces.request import EncodeRequest, Output, Request
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.adapters import ServedAdapter
+    from maxserve.core.interfaces.request import AdapterChange
+
 log = logging.getLogger("maxserve.engine")
 
 PATIENCE = 3  # empty plans in a row, with work waiting, before the oldest sequence is run without the policy
@@ -44,6 +47,7 @@ class Engine:
         self.empty_steps = parts.empty_steps
         self._parts = parts
         self._cache = parts.cache
+        self._adapters = parts.adapters
         self._drafting = parts.drafting
         self._limits = parts.limits
         self._grammars = parts.grammars
@@ -77,7 +81,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return self._working or len(self._grammars) > 0
+        return self._working or len(self._grammars) > 0 or bool(self._adapters.done)
 
     @property
     def _working(self) -> bool:
@@ -90,7 +94,7 @@ class Engine:
         if not self.busy:
             return None
         if not self._working:
-            return 0.0 if self._grammars.ready else LONGEST_PAUSE
+            return 0.0 if self._grammars.ready or self._adapters.done else LONGEST_PAUSE
         if self._resume is None or self._in_flight is not None:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
@@ -103,16 +107,19 @@ class Engine:
             raise RequestError(f"request id {request.id!r} is in use; ids must be unique")
         validate_request(request, self.info)
         validate_ids(request.prompt, self.info, "prompt")
-        if request.adapter and request.adapter not in self.info.adapters:  # the API process knows them as served names
-            known = ", ".join(self.info.adapters) or "none"
-            raise RequestError(f"there is no adapter {request.adapter!r}; there are: {known}", param="model")
-        sequence = self._sequence(request)
+        sequence = self._sequence(request, self._adapters.named(request.adapter))
+        if sequence.adapter is not None:
+            sequence.adapter.requests += 1
         if request.params.constraint is None:
             self._queues.wait(sequence)
         else:
             self._grammars.begin(sequence, request.params.constraint)
 
-    def _sequence(self, request: Request) -> Sequence:
+    def change_adapter(self, change: AdapterChange) -> None:
+        """Loads, replaces or unloads one; RequestError if that cannot be. A later step says that it is done."""
+        self._adapters.change(change)
+
+    def _sequence(self, request: Request, adapter: ServedAdapter | None = None) -> Sequence:
         params = request.params
         wanted = self._limits.max_length if params.max_tokens is None else len(request.prompt) + params.max_tokens
         # A text under a grammar ends where that does, also when eos is ignored: nothing else may follow.
@@ -123,7 +130,8 @@ class Engine:
             ends=frozenset((*eos, *params.stop_token_ids)),
             params=self._parts.read_params(params.fields),
             regimes=self._limits.prompt_regimes,
-            adapters=bool(self.info.adapters),
+            adapter=adapter,
+            adapters=self._adapters.serves,
             ledger=self._ledger,
         )
 
@@ -159,6 +167,8 @@ class Engine:
     def step(self) -> list[Output]:
         """Runs the next batch and returns its outputs. A failure in it ends its own requests and no others."""
         outputs = self._admit_guided() if self._grammars.ready else []
+        while self._adapters.done:
+            outputs.append(Output(id=self._adapters.done.pop(), finish="stop"))
         if self._working or self.empty_steps:
             outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
         if self._parts.check_when_idle and not self.busy:
@@ -432,6 +442,8 @@ class Engine:
                 self._cache.close(row)
                 self._free_rows.append(row)
             self._ledger.close(sequence.slot)
+            if sequence.adapter is not None:
+                self._adapters.end(sequence.adapter)
 
     # --- statistics and checks -----------------------------------------------------------------------------------
 
@@ -456,6 +468,8 @@ class Engine:
             page_size=self._limits.page_size,
             iteration_tokens=counters.iteration_tokens.distribution(),
             batch_sizes=counters.batch_sizes.distribution(),
+            adapters=self._adapters.use(),
+            adapter_slots=self._adapters.slots,
         )
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maxserve.core.engine.adapters import Adapters
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
@@ -95,6 +96,7 @@ class Parts:
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
     grammars: GrammarManager = field(default_factory=GrammarManager)
     grammar_backend: str | None = None
+    adapters: Adapters = field(default_factory=lambda: Adapters(None))
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maxserve.core.engine.adapters import PATIENCE
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.engine.work_cost import Work, WorkCost
@@ -56,7 +57,11 @@ class StepView:
         return self._looked_at(self._queues.prompts_of(user))
 
     def _looked_at(self, sequences: Iterable[Sequence]) -> Iterator[SequenceView]:
+        blocked: Sequence | None = None  # the first that waits for a slot for its adapter
         for sequence in sequences:
+            if sequence.adapter is not None and not sequence.started and not self._has_slot(sequence, blocked):
+                blocked = blocked or sequence
+                continue
             if not sequence.started and sequence.peeked[0] != self._step:
                 hits = 0 if sequence.wants_scores else self._cache.peek(sequence.keys, sequence.salt)
                 sequence.peeked = (self._step, hits)
@@ -69,6 +74,14 @@ class StepView:
                     self._held_back += 1
                     continue
             yield sequence.view
+
+    @staticmethod
+    def _has_slot(sequence: Sequence, blocked: Sequence | None) -> bool:
+        """Whether one with an adapter can begin, and does not keep a slot from one that has waited long for it."""
+        assert sequence.adapter is not None, "it has an adapter"
+        if blocked is not None and time.monotonic() - blocked.arrived > PATIENCE:
+            return False
+        return sequence.adapter.pool.has_room(sequence.adapter)
 
     @property
     def joined(self) -> SequenceOf[SequenceView]:
@@ -273,6 +286,8 @@ class StepPlan:
 
     def _open(self, sequence: Sequence) -> bool:
         if not self._free_rows:
+            return False
+        if sequence.adapter is not None and not sequence.adapter.pool.enter(sequence.adapter):
             return False
         self._settle()
         row = self._free_rows.pop()

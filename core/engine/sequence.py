@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from maxserve.core.engine.adapters import ServedAdapter
     from maxserve.core.engine.grammar_state import GrammarState
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
@@ -35,6 +36,7 @@ class Sequence:
         "_generator",
         "_numbers",
         "_sampler_generator",
+        "adapter",
         "arrived",
         "buffer",
         "cached",
@@ -72,6 +74,7 @@ class Sequence:
         ends: frozenset[int],
         params: Mapping[type[Any], Any],
         regimes: tuple[int, ...] = (),
+        adapter: ServedAdapter | None = None,
         adapters: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
@@ -79,7 +82,8 @@ class Sequence:
         self.request = request
         self.id = request.id
         self.prompt_length = len(prompt)
-        self.salt = _salt(request, regimes, adapters)
+        self.adapter = adapter
+        self.salt = _salt(request, regimes, adapters, adapter)
         self.images = PromptImages(request) if request.images else None
         self.ends = ends  # tokens that end it
         self.params = params
@@ -227,6 +231,8 @@ class Sequence:
         ledger.row[slot], ledger.computed[slot], ledger.written[slot] = NO_ROW, 0, 0
         self.room = 0
         self.forget_drafts()
+        if self.adapter is not None:
+            self.adapter.pool.leave(self.adapter)
         return row
 
     def append(self, token: int) -> None:
@@ -308,12 +314,12 @@ class DraftNumbers:
         return found[position % AHEAD]
 
 
-def _salt(request: Request, regimes: tuple[int, ...], adapters: bool) -> str:
+def _salt(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: ServedAdapter | None) -> str:
     """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
 
-    With `adapters`, all salts name the adapter, even if it is none: no client's own salt can be taken for one.
+    With `adapters`, all salts begin with the adapter's generation, 0 for none: no client's own is taken for one.
     """
-    salt = f"{len(request.adapter)}:{request.adapter}:{request.salt}" if adapters else request.salt
+    salt = f"{adapter.generation if adapter else 0}:{request.salt}" if adapters else request.salt
     return f"{bisect_left(regimes, len(request.prompt))}:{salt}" if regimes else salt
 
 

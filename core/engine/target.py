@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
+    from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
@@ -70,3 +71,4 @@ class Loaded:
     groups: tuple[CacheGroup, ...]
     ends: tuple[int, ...]
     draft_files: dict[str, ModelFiles]
+    adapters: AdapterTable | None = None

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.interfaces.inputs import AdapterRows
 
-__all__ = ["Adapter", "AdapterContext", "AdapterTable", "Correction", "Projection"]
+
+__all__ = [
+    "Adapter",
+    "AdapterContext",
+    "AdapterTable",
+    "Correction",
+    "Location",
+    "LowRank",
+    "Projection",
+    "ProjectionKind",
+]
+
+ProjectionKind: TypeAlias = Literal["linear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +36,6 @@ class Adapter(Component):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterContext(Context):
-    """`compute` is the type of what projections take and give."""
-
-    compute: torch.dtype
-    device: torch.device
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
     """A projection of the model by its name; `parts` are the sizes of what is fused in its outputs, by name."""
 
@@ -38,26 +43,89 @@ class Projection:
     inputs: int
     outputs: int
     parts: Mapping[str, int] = field(default_factory=dict)
+    kind: ProjectionKind = "linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a weight of a checkpoint is in the model: a projection, and the part of it where it is not the whole.
+
+    `change`, where there is one, is what is done to the rows of the weight when it is loaded.
+    """
+
+    projection: str
+    part: str = ""
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterContext(Context):
+    """What an AdapterTable is made of; the model has no weights yet.
+
+    `compute` is the type of what projections take and give, `projections` are those of the model by name.
+    `locate(name)` finds the weight of a module by its name in checkpoints, such as "model.layers.0.mlp.up_proj":
+    several places where the model has it in several projections, none where it has no projection of the name.
+    """
+
+    compute: torch.dtype
+    device: torch.device
+    projections: Mapping[str, Projection] = field(default_factory=dict)
+    locate: Callable[[str], tuple[Location, ...]] = lambda name: ()
 
 
 class Correction(Protocol):
     """What adapters change in the outcome of one projection."""
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """The outcome to go on with, of inputs [T, inputs], outcome [T, outputs] and the slot of each row, [T] int64.
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor:
+        """The outcome to go on with, of inputs [T, inputs] and outcome [T, outputs].
 
-        Rows of slot 0 have no adapter and stay as they are. Called only in steps in which some row has one.
+        Rows without an adapter stay as they are, to the bit. Called only in steps in which some row has one.
         """
         ...
 
 
-class AdapterTable(Protocol):
-    """The adapters that requests may name: the first has slot 1."""
+@runtime_checkable
+class LowRank(Protocol):
+    """A Correction that compiled layers carry out by themselves: out += x · down · up, part by part of the outputs.
 
-    def names(self) -> tuple[str, ...]:
-        """The adapters' names in the order of their slots; none if there is nothing to serve."""
+    Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …] with
+    [rank, outputs]; float32, contiguous, and in one place for as long as this lives. `ranks` [slots] int64, on the
+    host, are multiples of 16, 0 where the slot's adapter does not change the projection. `parts` are the sizes of the
+    parts, one or more.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    ranks: torch.Tensor
+    parts: tuple[int, ...]
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor: ...
+
+
+class AdapterTable(Protocol):
+    """What loads adapters, and the slots in which steps find those that they use. One thread uses it."""
+
+    @property
+    def slots(self) -> int:
+        """How many adapters steps can use at once; 0: adapters are not served."""
+        ...
+
+    def initial(self) -> Mapping[str, str]:
+        """The adapters to load at the start: where each is found, by its name."""
+        ...
+
+    def memory(self) -> int:
+        """Bytes that the slots will take on the device."""
         ...
 
     def correction(self, projection: Projection) -> Correction | None:
-        """What corrects a projection; None where no adapter changes it."""
+        """What corrects a projection; None where no adapter ever will. Asked once, when the slots are made."""
+        ...
+
+    def load(self, name: str, source: str) -> Any:
+        """The adapter found at `source`, in host memory; RequestError for one that cannot be served."""
+        ...
+
+    def place(self, adapter: Any, slot: int) -> None:
+        """Has a slot (1 … slots) hold an adapter that `load` gave; no step that is on its way uses the slot."""
         ...

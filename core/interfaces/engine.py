@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.component import Component, Context, Ref
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.progress import Progress
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ __all__ = [
     "LoadsModel",
     "ModelInfo",
     "ServedEngine",
+    "ServesAdapters",
     "EMBEDDINGS",
     "SCORING",
     "TEXT",
@@ -191,6 +192,15 @@ class ServedEngine(Protocol):
     def stats(self) -> StepStats: ...
     def reset_prefix_cache(self) -> int: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ServesAdapters(Protocol):
+    """A ServedEngine whose adapters can be changed while it serves."""
+
+    def change_adapter(self, change: AdapterChange) -> None:
+        """RequestError if the change cannot be made; an Output with its id, from a later step, says that it is made."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.request import Image
 
 
-__all__ = ["ImageSpan", "Span", "StepInputs"]
+__all__ = ["AdapterRows", "ImageSpan", "Span", "StepInputs"]
 
 Span: TypeAlias = tuple[int, int]  # first position and the one after the last
 
@@ -25,6 +25,19 @@ class ImageSpan:
     image: Image
     rows: Tensor  # [n] int64, indices into T
     first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRows:
+    """The rows of a step that have an adapter, by slot.
+
+    `order` has their numbers, in ascending order for each adapter: `groups` (slot, start, stop) says which entries are
+    whose.
+    """
+
+    slots: Tensor  # [T] int64, 0 for none
+    order: Tensor  # [N] int64, indices into T
+    groups: NDArray[np.int64]  # [adapters, 3], contiguous
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,4 +63,4 @@ class StepInputs:
     mrope_positions: Tensor | None = None  # [axes, T] int64
     bidirectional: tuple[tuple[Span, ...], ...] = ()  # [B]
     groups: tuple[StepInputs, ...] = ()
-    adapter_slots: Tensor | None = None  # [T] int64, 0 for none; None where no row has an adapter
+    adapter_rows: AdapterRows | None = None  # None where no row has an adapter

@@ -13,11 +13,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from maxserve.core.interfaces.adapter import Correction
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["CompiledDrafts", "CompilesDrafts", "CompilesLayers", "CompilesStacks", "LayerCompiler", "LayerContext"]
+__all__ = [
+    "CompiledDrafts",
+    "CompilesCorrections",
+    "CompilesDrafts",
+    "CompilesLayers",
+    "CompilesStacks",
+    "LayerCompiler",
+    "LayerContext",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,4 +95,13 @@ class CompilesDrafts(Protocol):
 
     def compile_drafts(self, call: Callable[..., torch.Tensor]) -> CompiledDrafts | None:
         """What calls `call`, which `compile` gave for the cell, once for each draft; None if nothing can."""
+        ...
+
+
+@runtime_checkable
+class CompilesCorrections(Protocol):
+    """A CompilesLayers that corrects projections as adapters ask; others are not given layers with corrections."""
+
+    def corrects(self, correction: Correction) -> bool:
+        """Whether calls that it makes carry out this correction, with the `adapter_rows` of each step."""
         ...

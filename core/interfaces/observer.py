@@ -51,7 +51,8 @@ class StepStats:
     `waiting` wait for their first step, and `deferred` for their grammar before that. `iteration_tokens` are the tokens
     of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them. `draft_tokens`
     were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
-    with j others before them.
+    with j others before them. `adapters` are those with requests: name, how many run, how many wait; `adapter_slots` is
+    how many can be in use at once.
     """
 
     time: float
@@ -72,6 +73,8 @@ class StepStats:
     page_size: int = 0
     iteration_tokens: Distribution = Distribution()
     batch_sizes: Distribution = Distribution()
+    adapters: tuple[tuple[str, int, int], ...] = ()
+    adapter_slots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "AdapterChange",
     "Constraint",
     "EncodeRequest",
     "Encoded",
@@ -148,6 +149,24 @@ class Request:
     pinned: bool = False
     adapter: str = ""
     images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChange:
+    """An adapter that is to be served under `name` from now on, or no longer.
+
+    `load` takes it from `source`; where another one has the name, that is an error, unless it is to `replace` it: then
+    requests that have begun end with the old one. `unload` waits for the requests that use it, or is refused
+    while there are some. A `pinned` one keeps its slot.
+    """
+
+    id: str
+    action: Literal["load", "unload"]
+    name: str
+    source: str = ""
+    replace: bool = False
+    wait: bool = True
+    pinned: bool = False
 
 
 MOST_LOGPROBS = 20  # likeliest tokens a request may ask for beside each of its own

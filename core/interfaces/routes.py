@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.interfaces.images import ReadsImages
     from maxserve.core.interfaces.observer import StatsObserver
-    from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output
+    from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output
     from maxserve.core.interfaces.sampler import RequestParams, S
     from maxserve.core.interfaces.tokenizer import Tokenizer
 
@@ -75,6 +75,7 @@ class EngineClient(Protocol):
         ...
 
     def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]: ...  # likewise; each text counts as one
+    async def change_adapter(self, change: AdapterChange) -> None: ...  # RequestError if it cannot be made
     async def reset_prefix_cache(self) -> None: ...
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavailable
-from maxserve.core.interfaces.layer_compiler import CompilesDrafts, CompilesStacks, LayerContext
+from maxserve.core.interfaces.layer_compiler import CompilesCorrections, CompilesDrafts, CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.linear import Linear
@@ -146,7 +146,7 @@ class Chooser:
             chain.fused = compiler.compile_drafts(cell) if isinstance(compiler, CompilesDrafts) and cell else None
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
             for index, layer in enumerate(layers):
-                if _is_adapted(layer):
+                if _needs_other_corrections(layer, compiler):
                     continue
                 call = compiler.compile(layer, attention)
                 if call is None:
@@ -242,9 +242,10 @@ class Chooser:
         self._reasons.add(reason)
 
 
-def _is_adapted(layer: nn.Module) -> bool:
-    """Whether adapters correct a projection in it, which a compiled call would pass over."""
-    return any(isinstance(module, Linear) and module.correction is not None for module in layer.modules())
+def _needs_other_corrections(layer: nn.Module, compiler: CompilesLayers) -> bool:
+    """Whether adapters correct a projection in it in a way that a compiled call would pass over."""
+    corrections = [m.correction.correction for m in layer.modules() if isinstance(m, Linear) and m.correction]
+    return not all(isinstance(compiler, CompilesCorrections) and compiler.corrects(each) for each in corrections)
 
 
 def _check_linear_method(method: BuiltLinearMethod, context: LinearContext, title: str) -> None:

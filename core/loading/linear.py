@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
+
+if TYPE_CHECKING:
+    from maxserve.core.interfaces.adapter import Correction
+    from maxserve.core.interfaces.inputs import AdapterRows
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
 """How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
@@ -76,6 +80,26 @@ class Projection(nn.Module, Generic[P]):
         return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
+class StepRows:
+    """The rows of the step that runs, which projections have by reference; None: no row has an adapter."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: AdapterRows | None = None
+
+
+class BoundCorrection:
+    """A projection's correction with the rows that it asks at each call."""
+
+    def __init__(self, correction: Correction, step: StepRows) -> None:
+        self.correction, self._step = correction, step
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        rows = self._step.rows
+        return out if rows is None else self.correction(x, out, rows)
+
+
 class Linear(Projection[PackedLinear | CodesLinear]):
     """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these."""
 
@@ -91,7 +115,7 @@ class Linear(Projection[PackedLinear | CodesLinear]):
     ) -> None:
         super().__init__(inputs, outputs, bias=bias, role=role, parts=parts)
         self.roundable = roundable
-        self.correction: Callable[[Tensor, Tensor], Tensor] | None = None  # of adapters, by inputs and outcome
+        self.correction: BoundCorrection | None = None  # of adapters
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""

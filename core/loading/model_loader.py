@@ -116,9 +116,10 @@ class ModelLoader:
         return self.computation.storage_dtype(self._files.encoding)
 
     def weight_bytes(self, module: torch.nn.Module) -> int:
-        return held_bytes(self._host, module, self._files, self.computation, self._weight_map())
+        return held_bytes(self._host, module, self._files, self.computation, self.weight_map())
 
-    def _weight_map(self) -> WeightMap:
+    def weight_map(self) -> WeightMap:
+        """How names of the checkpoint become those of the module."""
         rope_type = self._settings.model.rope_type
         return read_weight_map(self._host, self._entry, self.spec, self._files.config, rope_type=rope_type)
 
@@ -142,7 +143,7 @@ class ModelLoader:
 
     def fill(self, module: torch.nn.Module) -> None:
         host, files = self._host, self._files
-        fill(host, module, files, self._entry, self.computation, self.device, self._progress, self._weight_map())
+        fill(host, module, files, self._entry, self.computation, self.device, self._progress, self.weight_map())
         prepare(cast("Any", module), files)
 
 

@@ -144,12 +144,21 @@ def plan_reads(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """What a tensor fills: a parameter by one of its names, an entry of it, a part of a fused one."""
+class Target:
+    """What a tensor fills: a parameter by one of its names, an entry of it, a part of a fused one.
+
+    `change` is what is done to the tensor before.
+    """
 
     param: str
     entry: int | None = None
     part: str = ""
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+def locator(parameters: Parameters, weight_map: WeightMap) -> Callable[[str], tuple[Target, ...]]:
+    """What finds the targets of a checkpoint's tensor by its name: several where it holds them all, or none."""
+    return _Planner(parameters, weight_map).locate
 
 
 class _Planner:
@@ -183,6 +192,16 @@ class _Planner:
                 return
         self._unknown.append(stored)
 
+    def locate(self, name: str) -> tuple[Target, ...]:
+        """What a tensor of that name fills."""
+        for spelling in spellings(unwrapped(name)):
+            ours = self._renamed(spelling)
+            target = self._target(ours)
+            found = [target] if target else [Target(param=part) for part in self._parts(ours)]
+            if found:
+                return tuple(replace(each, change=self._change(ours)) for each in found)
+        return ()
+
     def _add_as(self, ours: str, stored: Stored) -> bool:
         """Adds the tensor where the model has a parameter, or parts of one, called `ours`; whether it has."""
         target = self._target(ours)
@@ -194,7 +213,7 @@ class _Planner:
             return ours in self._parameters.buffers
         return True
 
-    def _read(self, stored: Stored, target: _Target, ours: str) -> Read:
+    def _read(self, stored: Stored, target: Target, ours: str) -> Read:
         return Read(
             file=stored.file,
             name=stored.name,
@@ -223,7 +242,7 @@ class _Planner:
             return stored.shape not in (shape, shape[1:]) and stored.shape[-2:] == shape[:-3:-1]
         return any(pattern.search(param) for pattern in self._transposed)
 
-    def _add_at(self, target: _Target, read: Read) -> None:
+    def _add_at(self, target: Target, read: Read) -> None:
         if target.entry is None and not target.part:
             self._add_whole(target.param, read)
         else:
@@ -238,7 +257,7 @@ class _Planner:
             raise ModelError(f"{stored.name} {list(stored.shape)} in {stored.file} is not made up of {listed}")
         start = 0
         for part, shape in zip(parts, shapes, strict=True):
-            read = self._read(stored, _Target(param=part), part)
+            read = self._read(stored, Target(param=part), part)
             rows, share = (start, start + shape[0]), stored.size * shape[0] // total
             self._add_whole(part, replace(read, rows=rows, shape=shape, size=share))
             start = rows[1]
@@ -285,14 +304,14 @@ class _Planner:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def _target(self, name: str) -> _Target | None:
+    def _target(self, name: str) -> Target | None:
         if name in self._parameters.aliases:
-            return _Target(param=name)
+            return Target(param=name)
         name, entry = self._unstacked(name)
         if entry is not None and name in self._parameters.aliases:
-            return _Target(param=name, entry=entry)
+            return Target(param=name, entry=entry)
         fused = self._fused(name)
-        return None if fused is None else _Target(param=fused[0], entry=entry, part=fused[1])
+        return None if fused is None else Target(param=fused[0], entry=entry, part=fused[1])
 
     def _parts(self, name: str) -> list[str]:
         """The parameters that lie in the tensor `name` one after another; none unless the model has them all."""
@@ -335,7 +354,7 @@ class _Planner:
         else:
             self._second.append(replace(read, alias=ours))
 
-    def _add_piece(self, target: _Target, read: Read) -> None:
+    def _add_piece(self, target: Target, read: Read) -> None:
         entries = self._parameters.shapes[read.target][0]
         if target.entry is not None and target.entry >= entries:
             raise ModelError(

@@ -7,8 +7,17 @@ from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
-from maxserve.core.runtime.messages import Abort, Encode, Outputs, RequestRejected, ResetPrefixCache, Submit, ToWorker
+from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
+from maxserve.core.runtime.messages import (
+    Abort,
+    ChangeAdapters,
+    Encode,
+    Outputs,
+    RequestRejected,
+    ResetPrefixCache,
+    Submit,
+    ToWorker,
+)
 from maxserve.core.runtime.observing import Observers
 
 NO_WORKER = "no worker is running; it is being started anew"
@@ -61,6 +70,11 @@ class WorkerClient:
     def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
         """Vectors of texts as they come; otherwise like `generate`. Every text counts as a request that is open."""
         return self._answers(request.id, len(request.texts), Encode(requests=(request,)))
+
+    async def change_adapter(self, change: AdapterChange) -> None:
+        """Returns when the worker has made it; RequestError if it cannot be made."""
+        async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
+            pass
 
     async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
         channel = self._admit(id, weight)

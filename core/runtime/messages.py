@@ -13,7 +13,7 @@ import msgspec
 from maxserve.core.interfaces.engine import ModelFiles, ModelInfo
 from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.interfaces.observer import StepStats
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.registry.host import Manifest
 
 
@@ -54,6 +54,12 @@ class Encode(Message, frozen=True, kw_only=True):
     requests: tuple[EncodeRequest, ...]
 
 
+class ChangeAdapters(Message, frozen=True, kw_only=True):
+    """Adapters to be loaded, replaced or unloaded."""
+
+    changes: tuple[AdapterChange, ...]
+
+
 class Abort(Message, frozen=True, kw_only=True):
     """Requests that are no longer wanted."""
 
@@ -68,7 +74,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
     """End now, in good order. Draining is over by then: the API process does it."""
 
 
-ToWorker: TypeAlias = Submit | Encode | Abort | ResetPrefixCache | Shutdown
+ToWorker: TypeAlias = Submit | Encode | ChangeAdapters | Abort | ResetPrefixCache | Shutdown
 
 
 # --- from the worker ------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
+from maxserve.core.interfaces.engine import ServesAdapters
 from maxserve.core.interfaces.errors import RequestError, UsageError
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
@@ -29,6 +30,7 @@ from maxserve.core.runtime.heap import give_back, settle_heap
 from maxserve.core.runtime.lifeline import hold, read_start
 from maxserve.core.runtime.messages import (
     Abort,
+    ChangeAdapters,
     Encode,
     Failed,
     Hello,
@@ -125,6 +127,9 @@ class Loop:
             case Submit(requests=requests) | Encode(requests=requests):
                 for request in requests:
                     self._add(request)
+            case ChangeAdapters(changes=changes):
+                for change in changes:
+                    self._change(change)
             case Abort(ids=ids):
                 self._engine.abort(ids)
             case ResetPrefixCache():
@@ -133,13 +138,23 @@ class Loop:
                 self._stopping = True
 
     def _add(self, request: Request | EncodeRequest) -> None:
+        self._try(request.id, lambda: self._engine.add(request))
+
+    def _change(self, change: AdapterChange) -> None:
+        engine = self._engine
+        if isinstance(engine, ServesAdapters):
+            self._try(change.id, lambda: engine.change_adapter(change))
+        else:
+            self._refuse(change.id, RequestError(f"{engine.info.name!r} is served without adapters", status=501))
+
+    def _try(self, id: str, admit: Callable[[], None]) -> None:
         try:
-            self._engine.add(request)
+            admit()
         except RequestError as error:
-            self._refuse(request.id, error)
+            self._refuse(id, error)
         except Exception as error:  # a plugin's, about this request: the others and the worker go on
-            log.exception("request %s could not be admitted", request.id)
-            self._refuse(request.id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
+            log.exception("request %s could not be admitted", id)
+            self._refuse(id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
 
     def _refuse(self, id: str, error: RequestError) -> None:
         refusal = RequestRejected(id=id, message=error.message, param=error.param, code=error.code, status=error.status)

@@ -50,7 +50,8 @@ def generate_command(invocation: Invocation) -> click.Command:
         with_prompt(ctx, given)
         asked = {option.name: ctx.params[option.name] for option in own if option.name}
         validate_known_fields(invocation.host, asked)
-        settings = settle(invocation, {name: value for name, value in given.items() if name not in asked})
+        chosen = {name: value for name, value in given.items() if name not in asked}
+        settings = settle(invocation, with_adapter(chosen, asked["lora"]))
         with local_process(invocation.host):
             run(settings, invocation.host, asked)
 
@@ -65,6 +66,14 @@ def generate_command(invocation: Invocation) -> click.Command:
 
 def prompt_argument() -> click.Argument:
     return click.Argument([WORDS], metavar="[PROMPT]", required=False)
+
+
+def with_adapter(given: dict[str, Any], lora: str | None) -> dict[str, Any]:
+    """The settings with the adapter of a folder, unless `lora` is the name of one that --lora-paths has."""
+    paths = tuple(given.get("lora_paths") or ())
+    if lora is None or lora in {path.partition("=")[0] for path in paths}:
+        return given
+    return {**given, "enable_lora": True, "lora_paths": (*paths, f"{lora}={lora}")}
 
 
 def with_prompt(ctx: click.Context, given: dict[str, Any]) -> None:
@@ -107,6 +116,9 @@ def own_options() -> list[click.Option]:
         ),
         click.Option(["--ignore-eos"], is_flag=True, help="Go on after the model's own end."),
         click.Option(["--detokenize/--no-detokenize"], default=True, help="Print text, or token ids."),
+        click.Option(
+            ["--lora"], metavar="PATH", help="Answer with this LoRA adapter: a folder, or a name of --lora-paths."
+        ),
         click.Option(["--seed"], type=int, help="Seed of the draw; equal seeds give equal texts."),
     ]
 
@@ -149,9 +161,10 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{llm.info.name} encodes texts and generates none; for embedding models there is `max encode`"
         )
+    lora = asked["lora"] or ""
     prompt = user_prompt(llm, asked["prompt"], asked["image_url"])
     if asked["num_warmups"]:
-        warm_up(llm, prompt, asked["num_warmups"])
+        warm_up(llm, prompt, asked["num_warmups"], lora)
     measured = answer(llm, prompt, asked)
     measured.startup = ready - start
     click.echo()
@@ -165,9 +178,9 @@ def user_prompt(llm: LLM, text: str, images: Sequence[str]) -> Rendered:
     return llm.render([{"role": "user", "content": content}])
 
 
-def warm_up(llm: LLM, prompt: Rendered, tokens: int) -> None:
+def warm_up(llm: LLM, prompt: Rendered, tokens: int, lora: str = "") -> None:
     """Runs the prompt once for `tokens` tokens and shows nothing of it."""
-    for _ in llm.stream(prompt=prompt, params=llm.params(max_tokens=tokens)):
+    for _ in llm.stream(prompt=prompt, params=llm.params(max_tokens=tokens), lora=lora):
         pass
 
 
@@ -182,7 +195,7 @@ def answer(llm: LLM, prompt: Rendered, asked: Mapping[str, Any]) -> Measured:
     )
     measured = Measured(prompt=len(prompt.tokens))
     start = time.perf_counter()
-    for delta in llm.stream(prompt=prompt, params=params, stop=asked["stop"]):
+    for delta in llm.stream(prompt=prompt, params=params, stop=asked["stop"], lora=asked["lora"] or ""):
         measured.step(len(delta.tokens), time.perf_counter() - start)
         shown = delta.text if asked["detokenize"] else "".join(f"{token} " for token in delta.tokens)
         click.echo(shown, nl=False)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.architectures.layers import Linear, OffsetRMSNorm, RMSNorm
+from maxserve.interfaces.adapter import Correction, LowRank
 from maxserve.interfaces.attention import Attention
 from maxserve.interfaces.errors import Unavailable
+from maxserve.interfaces.inputs import AdapterRows
 from maxserve.interfaces.layer_compiler import LayerContext
 from maxserve.interfaces.step_context import StepContext
 from maxserve.loading import HasParts
@@ -31,6 +33,7 @@ log = logging.getLogger("maxserve.native")
 
 KINDS = {"NORM": 0, "LINEAR": 1, "ROPE": 2, "ATTEND": 3, "GATE": 4, "ADD": 5, "JOIN": 6}
 NOTHING = -1
+MOST_PARTS = 8  # of a projection that adapters correct
 KEPT_ARENA = 4 << 20  # floats
 
 
@@ -43,7 +46,7 @@ class _Operation(ctypes.Structure):
         ("offsets", ctypes.c_int64 * 3),
         ("out", ctypes.c_int64),
         ("sizes", ctypes.c_int64 * 7),
-        ("addresses", ctypes.c_int64 * 2),
+        ("addresses", ctypes.c_int64 * 3),
         ("number", ctypes.c_double),
         ("cap", ctypes.c_double),
     )
@@ -60,11 +63,26 @@ class _Listing(ctypes.Structure):
     )
 
 
-FRAME = 7  # numbers of a `Frame` of layers.cpp
+class _LowRank(ctypes.Structure):
+    """`LowRank` of low_rank.h."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("down", "up", "ranks", "down_step", "up_step", "inputs", "outputs", "parts")
+        ),
+        ("sizes", ctypes.c_int64 * MOST_PARTS),
+    )
+
+
+FRAME = 10  # numbers of a `Frame` of layers.cpp
 
 
 class NativeLayers:
-    """A CompilesLayers and CompilesStacks for layers of norms, projections, rope, attention, gates, sums and joints."""
+    """A CompilesLayers for layers of norms, projections, rope, attention, gates, sums and joints.
+
+    It is a CompilesStacks, and a CompilesCorrections for products of low rank.
+    """
 
     def __init__(self, context: LayerContext) -> None:
         only_float32(context)
@@ -82,6 +100,9 @@ class NativeLayers:
                 log.info("layers of class %s run as they are written: %s", type(layer).__name__, error)
             self._said = True
             return None
+
+    def corrects(self, correction: Correction) -> bool:
+        return isinstance(correction, LowRank) and len(correction.parts) <= MOST_PARTS
 
     def compile_stack(
         self, calls: Sequence[Callable[..., Tensor]]
@@ -139,6 +160,7 @@ class Program:
         self._widths = (ctypes.c_int64 * len(starts))(*reading.widths)
         self._starts = (ctypes.c_int64 * len(starts))(*starts)
         self._factors: list[Tensor] = []  # made here, whose addresses the operations have
+        self._corrections: list[tuple[_LowRank, LowRank]] = []  # likewise
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
         self.rope = any(o.kind == "ROPE" for o in operations)
@@ -152,7 +174,8 @@ class Program:
     def frame(self, context: StepContext) -> tuple[int, ...]:
         """A Frame of layers.cpp. `context` has rotations, where the layer applies rope."""
         step = self.attention.step
-        return (*(_rotations(context) if self.rope else (0, 0)), *step.addresses, step.table_step)
+        rotations = _rotations(context) if self.rope else (0, 0)
+        return (*rotations, *step.addresses, step.table_step, *_adapted(context.inputs.adapter_rows))
 
     def _encoded(self, operation: Operation) -> _Operation:
         made = _Operation(kind=KINDS[operation.kind], out=operation.out)
@@ -160,7 +183,7 @@ class Program:
         made.offsets[:] = _padded([place.offset for place in operation.operands], 3, 0)
         sizes, addresses, made.number = self._resources(operation)
         made.sizes[:] = _padded(sizes, 7, 0)
-        made.addresses[:] = _padded(addresses, 2, 0)
+        made.addresses[:] = _padded(addresses, 3, 0)
         made.cap = self.attention.cap(operation.layer) if operation.kind == "ATTEND" else 0.0
         return made
 
@@ -171,12 +194,33 @@ class Program:
             if not isinstance(module.packed, (Panels, CodePanels)):
                 raise UnknownError("its weights are stored in another way")
             bias = 0 if module.bias is None else module.bias.data_ptr()
-            return (module.inputs, module.outputs, module.packed.kind), (module.packed.address, bias), 0.0
+            addresses = (module.packed.address, bias, self._correction_of(module))
+            return (module.inputs, module.outputs, module.packed.kind), addresses, 0.0
         if isinstance(module, RMSNorm):
             return operation.sizes, (self._factors_of(module).data_ptr(),), operation.number
         if operation.kind == "ATTEND":
             return self.attention.resources(operation.layer, heads=operation.operands[0].shape[0])
         return operation.sizes, (), operation.number
+
+    def _correction_of(self, linear: Linear) -> int:
+        """The address of what adapters change in the outcome, 0 for nothing."""
+        low_rank = None if linear.correction is None else linear.correction.correction
+        if low_rank is None:
+            return 0
+        assert isinstance(low_rank, LowRank), "the others are not offered"
+        made = _LowRank(
+            down=low_rank.down.data_ptr(),
+            up=low_rank.up.data_ptr(),
+            ranks=low_rank.ranks.data_ptr(),
+            down_step=low_rank.down[0].numel(),
+            up_step=low_rank.up[0].numel(),
+            inputs=linear.inputs,
+            outputs=linear.outputs,
+            parts=len(low_rank.parts),
+        )
+        made.sizes[:] = _padded(low_rank.parts, MOST_PARTS, 0)
+        self._corrections.append((made, low_rank))
+        return ctypes.addressof(made)
 
     def _factors_of(self, norm: RMSNorm) -> Tensor:
         """What a norm multiplies by, [dim], which lives as long as this."""
@@ -249,6 +293,11 @@ class _Layer:
             found: Tensor = self._written(x, context)
             return found
         return self._alone(x, (context,))
+
+
+def _adapted(rows: AdapterRows | None) -> tuple[int, int, int]:
+    """Rows by adapter: their numbers, the groups that they are in, and how many of these there are."""
+    return (0, 0, 0) if rows is None else (rows.order.data_ptr(), rows.groups.ctypes.data, len(rows.groups))
 
 
 def _rotations(context: StepContext) -> tuple[int, int]:

@@ -1,20 +1,36 @@
-"""LoRA adapters: so far, their options."""
+"""LoRA adapters: PEFT's folders, loaded at the start or while serving."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from maxserve import hookimpl
+from maxserve.interfaces.adapter import Adapter
 from maxserve.interfaces.config import ConfigSection
+from maxserve.interfaces.routes import Routes
 
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
     """Which adapters are served, and how large they may be."""
-    yield ConfigSection(
+    yield ConfigSection(name="lora", schema="maxserve.plugins.lora.options:LoRAOptions", within="lora", title="LoRA")
+
+
+@hookimpl
+def maxserve_adapters() -> Iterable[Adapter]:
+    yield Adapter(
         name="lora",
-        schema="maxserve.plugins.lora.options:LoRAOptions",
-        within="lora",
-        title="LoRA",
-        unsupported="there are no adapters; serve a merged model",
+        build="maxserve.plugins.lora.table:LoRATable",
+        summary="low-rank corrections of projections, as PEFT saves them",
+    )
+
+
+@hookimpl
+def maxserve_routes() -> Iterable[Routes]:
+    yield Routes(
+        name="lora",
+        build="maxserve.plugins.lora.router:router",
+        prefix="/",
+        default=True,
+        summary="POST /v1/load_lora_adapter, /v1/unload_lora_adapter",
     )

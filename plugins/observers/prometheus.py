@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from maxserve.interfaces.observer import ObserverContext, RequestStats, ResponseStats, StepStats
 from maxserve.plugins.observers.series import (
+    AdapterInfo,
     CacheInfo,
     Family,
     RequestSeries,
@@ -31,6 +32,7 @@ class Prometheus:
         self._requests = RequestSeries(*families)
         self._responses = ResponseSeries(self._registry)
         self._steps = StepTallies(*families)
+        self._adapters = AdapterInfo(families[0])
         self._cache = CacheInfo(families[0], context.max_length)
         self._seen: dict[str, int] = {}
         self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many
@@ -64,6 +66,8 @@ class Prometheus:
         gauges.host_used.set(cache.host_cached)
         gauges.host_total.set(cache.host_total)
         self._cache.show(stats)
+        self._adapters.show(stats)
+        self._adapters.show(stats)
         self._count(stats)
 
     def on_request(self, stats: RequestStats) -> None:

@@ -224,3 +224,25 @@ class CacheInfo:
         concurrency = f"{tokens / self._max_length:.2f}" if self._max_length else "None"
         self._gauge.clear()
         self._gauge.labels(self._model, *sizes, tokens, concurrency).set(1)
+
+
+class AdapterInfo:
+    """vLLM's `lora_requests_info`: the adapters in use as labels, and since when; nothing without adapters."""
+
+    LABELS = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+
+    def __init__(self, vllm: Family) -> None:
+        self._gauge = Gauge(vllm.prefix + "lora_requests_info", "Adapters in use", self.LABELS, registry=vllm.registry)
+        self._shown: tuple[str, ...] = ()
+
+    def show(self, stats: StepStats) -> None:
+        """Tells who runs and who waits, by the name of the adapter."""
+        if not stats.adapter_slots:
+            return
+        running = ",".join(name for name, running, _ in stats.adapters if running)
+        waiting = ",".join(name for name, _, waiting in stats.adapters if waiting)
+        labels = (str(stats.adapter_slots), running, waiting)
+        if labels != self._shown:
+            self._shown = labels
+            self._gauge.clear()
+            self._gauge.labels(*labels).set(stats.time)

@@ -199,7 +199,7 @@ class HeadDrafter:
         ids = self._on_device(np.concatenate(following))
         if rows is None:  # all of them, and no others: images and adapters are the target's alone
             inputs = replace(
-                inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_slots=None
+                inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_rows=None
             )
         else:
             chosen = self._on_device(rows)

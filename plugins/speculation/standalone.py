@@ -117,7 +117,7 @@ class StandaloneDrafter:
         ids = torch.where(inputs.input_ids < self._vocab_size, inputs.input_ids, 0)
         # As in passes of its own, images and adapters are the target's alone.
         self._forward(
-            replace(inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_slots=None)
+            replace(inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_rows=None)
         )
         rows = zip(step.sequences, starts.tolist(), step.kept.tolist(), strict=True)
         for sequence, start, kept in rows:

@@ -72,7 +72,8 @@ class LLM:
     """A model in this process. Options are those of `max serve`, by their Python names.
 
     `environ` holds variables that may set options as well, such as os.environ, those about plugins and of plugins'
-    own settings included; by default there are none. Errors:
+    own settings included; by default there are none. `lora` is the folder of an adapter that all requests are computed
+    with unless they say otherwise, or folders by the names that they may give. Errors:
     UsageError for what cannot be started, RequestError for prompts and fields that cannot be served.
     """
 
@@ -84,10 +85,17 @@ class LLM:
         host: Host | None = None,
         progress: Progress | None = None,
         environ: Mapping[str, str] | None = None,
+        lora: str | Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         if model is not None:
             options["model_path"] = model
+        adapters = {lora: lora} if isinstance(lora, str) else dict(lora or {})
+        self._adapter = lora if isinstance(lora, str) else ""
+        if adapters:
+            named = tuple(f"{name}={path}" for name, path in adapters.items())
+            options |= {"enable_lora": True, "lora_paths": (*options.get("lora_paths", ()), *named)}
+            options.setdefault("max_num_loras", len(options["lora_paths"]))
         _validate_engine_options(options)
         variables = environ or {}
         chosen = resolve_plugins(options, environ=variables) if settings is None else settings.plugins
@@ -175,19 +183,26 @@ class LLM:
         return self._fields.usable(self.info.defaults)
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, stop: Sequence[str] = (), **fields: Any
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        stop: Sequence[str] = (),
+        lora: str | Sequence[str] | None = None,
+        **fields: Any,
     ) -> list[Completion]:
         """Continues every prompt, all in one batch. `fields`: max_tokens, temperature, seed …
 
-        A prompt is text, token ids or what `render` gave.
+        A prompt is text, token ids or what `render` gave. `lora` is the name of an adapter, "" for none, or one each.
         """
         _ = self._engine  # what it cannot do is refused before a prompt is looked at
-        return self._run([self._rendered(p) for p in _as_list(prompts)], self.params(**fields), stop)
+        return self._run([self._rendered(p) for p in _as_list(prompts)], self.params(**fields), stop, lora)
 
-    def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **fields: Any) -> Completion:
+    def chat(
+        self, messages: Sequence[Message], *, stop: Sequence[str] = (), lora: str | None = None, **fields: Any
+    ) -> Completion:
         """The assistant's answer to a conversation, in which image_url parts may show images."""
         _ = self._engine
-        return self._run([self.render(messages)], self.params(**fields), stop)[0]
+        return self._run([self.render(messages)], self.params(**fields), stop, lora)[0]
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The prompt that a conversation becomes."""
@@ -214,13 +229,14 @@ class LLM:
         messages: Sequence[Message] | None = None,
         params: SamplingParams | None = None,
         stop: Sequence[str] = (),
+        lora: str | None = None,
     ) -> Iterator[TextDelta]:
         """The text of one prompt or conversation, delta by delta; leaving the loop early aborts it."""
         if (prompt is None) == (messages is None):
             raise RequestError("give either a prompt or messages")
         engine = self._engine
         given = self.render(messages) if messages is not None else self._rendered("" if prompt is None else prompt)
-        request = self._request(given, params or self.params())
+        request = self._request(given, params or self.params(), lora)
         engine.add(request)
         text = self._growing(request, stop)
         try:
@@ -276,8 +292,17 @@ class LLM:
             min_stop_tokens=resolved.min_stop_tokens,
         )
 
-    def _run(self, prompts: list[Rendered], params: SamplingParams, stop: Sequence[str]) -> list[Completion]:
-        requests = [self._request(prompt, params) for prompt in prompts]
+    def _run(
+        self,
+        prompts: list[Rendered],
+        params: SamplingParams,
+        stop: Sequence[str],
+        lora: str | Sequence[str] | None = None,
+    ) -> list[Completion]:
+        adapters = [lora] * len(prompts) if lora is None or isinstance(lora, str) else lora
+        if len(adapters) != len(prompts):
+            raise RequestError(f"{len(adapters)} adapters for {len(prompts)} prompts; give one for each", param="lora")
+        requests = [self._request(prompt, params, own) for prompt, own in zip(prompts, adapters, strict=True)]
         texts = {r.id: self._growing(r, stop) for r in requests}
         try:
             for request in requests:
@@ -294,8 +319,9 @@ class LLM:
     def _growing(self, request: Request, stop: Sequence[str]) -> _Growing:
         return _Growing(request, AnswerText(self.tokenizer, request, self.info.eos_token_ids, stop))
 
-    def _request(self, prompt: Rendered, params: SamplingParams) -> Request:
-        return Request(id=next(self._ids), prompt=prompt.tokens, images=prompt.images, params=params)
+    def _request(self, prompt: Rendered, params: SamplingParams, lora: str | None = None) -> Request:
+        adapter = self._adapter if lora is None else lora
+        return Request(id=next(self._ids), prompt=prompt.tokens, images=prompt.images, params=params, adapter=adapter)
 
     def _rendered(self, prompt: Prompt) -> Rendered:
         if isinstance(prompt, Rendered):

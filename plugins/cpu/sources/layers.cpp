@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "low_rank.h"
 #include "matrix.h"
 #include "parts.h"
 
@@ -15,7 +16,7 @@ enum Kind { NORM = 0, LINEAR = 1, ROPE = 2, ATTEND = 3, GATE = 4, ADD = 5, JOIN 
 
 // Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
 struct Operation {
-  int64_t kind, in[3], offset[3], out, sizes[7], addresses[2];
+  int64_t kind, in[3], offset[3], out, sizes[7], addresses[3];
   double number, cap;
 };
 
@@ -57,23 +58,26 @@ struct Program {
   const int64_t *widths, *starts;
 };
 
-// What a layer is given that differs from step to step: its rope, and the arrays of the batch.
+// What a layer is given that differs from step to step: its rope, the arrays of the batch, and rows by adapter.
 struct Frame {
   const float* rotations;
   int64_t rotated;
   const int64_t *slots, *query_start, *seq_lens;
   const int32_t* tables;
   int64_t table_step;
+  const int64_t *adapted, *groups;
+  int64_t adapters;
 };
 
 struct Step {
   Frame frame;
   long tokens, sequences;
   std::vector<Run> runs, whole;
+  const Adapted* adapted;
 };
 
-Step step_of(const Frame& frame, long tokens, long sequences) {
-  return {frame, tokens, sequences, runs_of(frame.query_start, sequences), {{0, tokens, false}}};
+Step step_of(const Frame& frame, long tokens, long sequences, const Adapted* adapted) {
+  return {frame, tokens, sequences, runs_of(frame.query_start, sequences), {{0, tokens, false}}, adapted};
 }
 
 Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
@@ -101,7 +105,9 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
     case NORM:  // sizes: rows a token, dim, floats between rows
       return normalise(x, x_step, o.sizes[2], (const float*)o.addresses[0], (float)o.number, out, b.tokens, o.sizes[0],
                        o.sizes[1]);
-    case LINEAR: {  // sizes: inputs, outputs, kind of the weights; the second operand, if there is one, is added
+    // sizes: inputs, outputs, kind of the weights; the second operand, if there is one, is added, and so is what adapters
+    // change for the rows that have one
+    case LINEAR: {
       bool adds = o.in[1] >= 0;
       const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
       long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
@@ -110,6 +116,7 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
         multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
                   r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
+      if (step.adapted && o.addresses[2]) correct(*(const LowRank*)o.addresses[2], *step.adapted, x, x_step, out, out_step);
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads
@@ -190,7 +197,7 @@ constexpr long ALONE = 1 << 22;  // products of numbers that are not worth the t
 void run_rows(const Drafting& d, const Frame& frame, const float* x, long tokens, long sequences) {
   const Program& p = *d.program;
   Divided divided;
-  const Layer layer(p, {p.widths, p.starts, x, d.out, d.arena, tokens}, step_of(frame, tokens, sequences), divided);
+  const Layer layer(p, {p.widths, p.starts, x, d.out, d.arena, tokens}, step_of(frame, tokens, sequences, nullptr), divided);
   long work = 0;
   for (long i = 0; i < p.count; i++)
     if (p.operations[i].kind == LINEAR) work += p.operations[i].sizes[0] * p.operations[i].sizes[1] * tokens;
@@ -292,11 +299,14 @@ void ms_layers(const void* programs, const void* frames, long count, const float
   Divided divided;
   std::vector<Layer> layers;
   layers.reserve(count);
+  const Frame& first = *(const Frame*)frames;
+  const Adapted adapted(first.adapted, first.groups, first.adapters);
+  const Adapted* some = first.adapters ? &adapted : nullptr;
   for (long i = 0; i < count; i++) {
     const Program& p = ((const Program*)programs)[i];
     float* after = i + 1 == count ? out : between + i % 2 * tokens * p.widths[0];
     const Buffers buffers{p.widths, p.starts, i ? layers.back().buffers.out : x, after, arena, tokens};
-    layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences), divided);
+    layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences, some), divided);
   }
 #pragma omp parallel
   for (const Layer& layer : layers) layer.run_all();

@@ -2,42 +2,55 @@
 
 class TestAcme(AdapterChecks):
     adapter = "acme"
-    sections = {Config: Config(folder=...)}
+    sections = {Config: Config(...)}
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from maxserve.core.engine.adapters import adapter_rows, locator_of
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter, AdapterContext, AdapterTable, Correction, Projection
+from maxserve.core.interfaces.architecture import WeightMap
+from maxserve.core.interfaces.errors import RequestError
+from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]
 
 CPU = torch.device("cpu")
-# Those of a layer of a small Llama, fused as the model has them.
+# Those of a layer of a small Llama, fused as the model has them, under the names of their weights in checkpoints.
 PROJECTIONS = (
-    Projection(name="model.layers.0.self_attn.qkv_proj", inputs=64, outputs=128, parts={"q": 64, "k": 32, "v": 32}),
+    Projection(
+        name="model.layers.0.self_attn.qkv_proj",
+        inputs=64,
+        outputs=128,
+        parts={"q_proj": 64, "k_proj": 32, "v_proj": 32},
+    ),
     Projection(name="model.layers.0.self_attn.o_proj", inputs=64, outputs=64),
-    Projection(name="model.layers.0.mlp.gate_up_proj", inputs=64, outputs=192, parts={"gate": 96, "up": 96}),
+    Projection(name="model.layers.0.mlp.gate_up_proj", inputs=64, outputs=192, parts={"gate_proj": 96, "up_proj": 96}),
     Projection(name="model.layers.0.mlp.down_proj", inputs=96, outputs=64),
 )
+NAMES = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")})
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 class AdapterChecks:
     """Subclass it and name a registered `adapter`, or give the `component` itself.
 
-    `sections` are the plugin's settings, by schema, with which its table has adapters: at least one, and two if it can
-    have two. `projections` are what a model offers. `expected` may be written: what an adapter, by its slot, makes of
-    the outcome of a projection.
+    `sections` are the plugin's settings, by schema, with which adapters are served. `projections` are what a model
+    offers, the weights of their parts under the names of the parts. `adapters` may be written: sources by name of at
+    least one adapter, and two where there can be two; they are the `initial` ones of the table unless it is. `broken`
+    likewise: sources that must be refused. `expected`: what an adapter makes of the outcome of a projection.
     """
 
     adapter: ClassVar[str] = ""
@@ -46,77 +59,145 @@ class AdapterChecks:
     projections: ClassVar[Sequence[Projection]] = PROJECTIONS
     tolerance: ClassVar[float] = 1e-5
 
-    def expected(self, slot: int, projection: Projection, x: Tensor, out: Tensor) -> Tensor | None:
+    def adapters(self, folder: Path) -> Mapping[str, str]:
+        """Sources by name; files may be written to `folder`."""
+        return self.table().initial()
+
+    def broken(self, folder: Path) -> Sequence[str]:
+        """Sources of adapters that cannot be served."""
+        return (str(folder / "nothing-is-here"),)
+
+    def expected(self, name: str, projection: Projection, x: Tensor, out: Tensor) -> Tensor | None:
         """The outcome of rows that all have this adapter, in float32; None: nothing to compare with."""
         return None
 
     def table(self, dtype: torch.dtype = torch.float32) -> AdapterTable:
         """A fresh table."""
         build: Callable[[AdapterContext], AdapterTable] = load(resolve(Adapter, self.adapter, self.component).build)
-        return build(AdapterContext(compute=dtype, device=CPU, sections=self.sections))
+        projections = {each.name: each for each in self.projections}
+        context = AdapterContext(
+            compute=dtype,
+            device=CPU,
+            sections=self.sections,
+            projections=projections,
+            locate=locator_of(projections, NAMES),
+        )
+        return build(context)
 
-    def corrections(self, dtype: torch.dtype = torch.float32) -> list[tuple[Projection, Correction]]:
-        """Those of all projections that are corrected."""
+    def placed(
+        self, sources: Mapping[str, str], names: Sequence[str], dtype: torch.dtype = torch.float32
+    ) -> list[tuple[Projection, Correction]]:
+        """The corrections of a fresh table, which has these adapters in its slots, from the first on."""
         table = self.table(dtype)
         found = [(each, table.correction(each)) for each in self.projections]
+        for slot, name in enumerate(names, start=1):
+            table.place(table.load(name, sources[name]), slot)
         return [(projection, correction) for projection, correction in found if correction is not None]
 
-    def test_names_are_those_of_the_slots(self) -> None:
-        table = self.table()
-        names = table.names()
-        assert names, f"{type(self).__name__}: with these sections there are no adapters"
-        assert isinstance(names, tuple), "names() gives a tuple"
-        assert all(isinstance(name, str) and name for name in names), f"names are texts: {names!r}"
-        assert len(set(names)) == len(names), f"two slots have one name: {names!r}"
-        assert table.names() == names == self.table().names(), "the order of slots changes"
+    def names(self, sources: Mapping[str, str]) -> list[str]:
+        """As many as there are slots for."""
+        return list(sources)[: self.table().slots]
 
-    def test_every_adapter_changes_something(self) -> None:
-        corrections = self.corrections()
-        for slot, name in enumerate(self.table().names(), start=1):
-            assert any(self.changes(slot, *each) for each in corrections), f"adapter {name!r} corrects nothing"
+    def test_it_says_what_it_takes(self, tmp_path: Path) -> None:
+        table, sources = self.table(), self.adapters(tmp_path)
+        assert table.slots > 0, f"{type(self).__name__}: with these sections no adapters are served"
+        assert table.memory() >= 0, "memory() is a number of bytes"
+        assert all(isinstance(each, str) and each for item in table.initial().items() for each in item)
+        assert sources, "there is no adapter to check"
 
-    def changes(self, slot: int, projection: Projection, correction: Correction) -> bool:
+    def test_every_adapter_changes_something(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        for name in sources:
+            assert any(self.changes(*each) for each in self.placed(sources, [name])), f"{name!r} corrects nothing"
+
+    def changes(self, projection: Projection, correction: Correction) -> bool:
         x, out = rows(projection, 5)
-        return not torch.equal(correction(x, out.clone(), torch.full((5,), slot)), out)
+        return not torch.equal(correction(x, out.clone(), in_slots([1] * 5)), out)
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_rows_without_an_adapter_stay_as_they_are(self, dtype: torch.dtype) -> None:
+    def test_rows_without_an_adapter_stay_as_they_are(self, tmp_path: Path, dtype: torch.dtype) -> None:
         """To the bit, whatever the other rows have."""
-        for projection, correction in self.corrections(dtype):
+        sources = self.adapters(tmp_path)
+        for projection, correction in self.placed(sources, self.names(sources), dtype):
             x, out = rows(projection, 7, dtype)
-            for slots in ([0] * 7, [0, 1, 0, 0, 1, 0, 1]):
-                result = correction(x, out.clone(), torch.tensor(slots))
-                assert (result.shape, result.dtype) == (out.shape, out.dtype), f"{projection.name}: another tensor"
-                plain = [row for row, slot in enumerate(slots) if not slot]
-                assert torch.equal(result[plain], out[plain]), f"{projection.name}: rows of slot 0 are changed"
+            slots = [0, 1, 0, 0, 1, 0, 1]
+            result = correction(x, out.clone(), in_slots(slots))
+            assert (result.shape, result.dtype) == (out.shape, out.dtype), f"{projection.name}: another tensor"
+            plain = [row for row, slot in enumerate(slots) if not slot]
+            assert torch.equal(result[plain], out[plain]), f"{projection.name}: rows without an adapter are changed"
 
-    def test_a_row_does_not_depend_on_the_others(self) -> None:
-        count = len(self.table().names())
-        for projection, correction in self.corrections():
-            x, out = rows(projection, 3 * count + 2)
-            slots = torch.tensor([(5 * row) % (count + 1) for row in range(len(x))])
-            mixed = correction(x, out.clone(), slots)
-            for row in range(len(x)):
-                alone = correction(x[row : row + 1], out[row : row + 1].clone(), slots[row : row + 1])
-                torch.testing.assert_close(mixed[row : row + 1], alone, atol=self.tolerance, rtol=0)
+    def test_a_row_does_not_depend_on_the_others(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        names = self.names(sources)
+        for projection, correction in self.placed(sources, names):
+            x, out = rows(projection, 3 * len(names) + 2)
+            slots = [(5 * row) % (len(names) + 1) for row in range(len(x))]
+            mixed = correction(x, out.clone(), in_slots(slots))
+            for row, slot in enumerate(slots):
+                if slot:
+                    own = slice(row, row + 1)
+                    alone = correction(x[own], out[own].clone(), in_slots([slot]))
+                    torch.testing.assert_close(mixed[own], alone, atol=self.tolerance, rtol=0)
 
-    def test_inputs_and_slots_are_not_written_to(self) -> None:
-        for projection, correction in self.corrections():
+    def test_inputs_are_not_written_to(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        for projection, correction in self.placed(sources, self.names(sources)):
             x, out = rows(projection, 4)
-            slots = torch.tensor([1, 0, 1, 0])
-            before = x.clone(), slots.clone()
-            correction(x, out, slots)
-            assert torch.equal(x, before[0]), f"{projection.name}: the inputs are another projection's, too"
-            assert torch.equal(slots, before[1]), f"{projection.name}: the slots are those of all projections"
+            before = x.clone()
+            correction(x, out, in_slots([1, 0, 1, 0]))
+            assert torch.equal(x, before), f"{projection.name}: the inputs are another projection's, too"
 
-    def test_corrections_are_as_expected(self) -> None:
-        for projection, correction in self.corrections():
-            x, out = rows(projection, 4)
-            for slot in range(1, len(self.table().names()) + 1):
-                wanted = self.expected(slot, projection, x, out)
+    def test_a_slot_forgets_the_adapter_before(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        first, *_, last = (*sources, *sources)
+        table = self.table()
+        corrections = [(each, table.correction(each)) for each in self.projections]
+        for name in (first, last):
+            table.place(table.load(name, sources[name]), 1)
+        fresh = {projection.name: correction for projection, correction in self.placed(sources, [last])}
+        for projection, correction in corrections:
+            if correction is not None:
+                x, out = rows(projection, 3)
+                slots = in_slots([1, 1, 1])
+                alone = fresh[projection.name](x, out.clone(), slots)
+                assert torch.equal(correction(x, out.clone(), slots), alone), f"{projection.name}: {first!r} is left"
+
+    def test_broken_adapters_are_refused_by_name_and_change_nothing(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        name = next(iter(sources))
+        for source in self.broken(tmp_path):
+            table = self.table()
+            corrections = [(each, table.correction(each)) for each in self.projections]
+            table.place(table.load(name, sources[name]), 1)
+            before = [self.outcome(projection, correction) for projection, correction in corrections if correction]
+            with pytest.raises(RequestError) as raised:
+                table.load("broken", source)
+            assert source in str(raised.value), f"the message does not name {source}: {raised.value}"
+            assert 400 <= raised.value.status < 500, "it is the client's mistake"
+            after = [self.outcome(projection, correction) for projection, correction in corrections if correction]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), f"{source} changed something"
+
+    def outcome(self, projection: Projection, correction: Correction) -> Tensor:
+        x, out = rows(projection, 3)
+        return correction(x, out, in_slots([1, 0, 1]))
+
+    def test_corrections_are_as_expected(self, tmp_path: Path) -> None:
+        sources = self.adapters(tmp_path)
+        for name in sources:
+            for projection, correction in self.placed(sources, [name]):
+                x, out = rows(projection, 4)
+                wanted = self.expected(name, projection, x, out)
                 if wanted is not None:
-                    result = correction(x, out.clone(), torch.full((4,), slot))
+                    result = correction(x, out.clone(), in_slots([1] * 4))
                     torch.testing.assert_close(result, wanted, atol=self.tolerance, rtol=0)
+
+
+def in_slots(slots: Sequence[int]) -> AdapterRows:
+    """Rows whose adapters are in these slots."""
+    numbers = np.array(slots, dtype=np.int64)
+    found = adapter_rows(numbers, np.ones_like(numbers), CPU)
+    assert found is not None, "some row has an adapter"
+    return found
 
 
 def rows(projection: Projection, count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -128,23 +209,35 @@ def rows(projection: Projection, count: int, dtype: torch.dtype = torch.float32)
 
 
 class ConstantTable:
-    """An AdapterTable. Each adapter adds its constant to projections whose name ends with `ending`."""
+    """An AdapterTable. Each adapter adds a constant, its source, to projections whose name ends with `ending`."""
 
-    def __init__(self, context: AdapterContext, constants: Mapping[str, float], ending: str) -> None:
-        self._names, self._ending = tuple(constants), ending
-        self._constants = torch.tensor([0.0, *constants.values()], dtype=context.compute, device=context.device)
+    def __init__(self, context: AdapterContext, constants: Mapping[str, float], ending: str, slots: int) -> None:
+        self.slots, self._initial, self._ending = slots, constants, ending
+        self._constants = torch.zeros(slots + 1, dtype=context.compute, device=context.device)
 
-    def names(self) -> tuple[str, ...]:
-        return self._names
+    def initial(self) -> Mapping[str, str]:
+        return {name: str(constant) for name, constant in self._initial.items()}
+
+    def memory(self) -> int:
+        return self._constants.nbytes
 
     def correction(self, projection: Projection) -> ConstantTable | None:
         return self if projection.name.endswith(self._ending) else None
 
-    def __call__(self, x: Tensor, out: Tensor, slots: Tensor) -> Tensor:
-        return out + self._constants[slots][:, None]
+    def load(self, name: str, source: str) -> float:
+        try:
+            return float(source)
+        except ValueError:
+            raise RequestError(f"the adapter {source!r} is no number") from None
+
+    def place(self, adapter: float, slot: int) -> None:
+        self._constants[slot] = adapter
+
+    def __call__(self, x: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
+        return out + self._constants[rows.slots][:, None]
 
 
-def constant_adapters(constants: Mapping[str, float], ending: str = "o_proj") -> SimpleNamespace:
+def constant_adapters(constants: Mapping[str, float], ending: str = "o_proj", slots: int = 4) -> SimpleNamespace:
     """A plugin with the adapters of these names and constants."""
-    declared = Adapter(name="constant", build=lambda context: ConstantTable(context, constants, ending))
+    declared = Adapter(name="constant", build=lambda context: ConstantTable(context, constants, ending, slots))
     return SimpleNamespace(maxserve_adapters=hookimpl(lambda: [declared]))

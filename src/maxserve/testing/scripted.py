@@ -24,7 +24,15 @@ from maxserve.core.engine.params import request_params
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.observer import RequestStats, ResponseStats
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, FinishReason, Output, Request, TokenLogprob
+from maxserve.core.interfaces.request import (
+    AdapterChange,
+    Encoded,
+    EncodeRequest,
+    FinishReason,
+    Output,
+    Request,
+    TokenLogprob,
+)
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.registry.host import PluginHost
@@ -162,6 +170,7 @@ class ScriptedEngine:
         vector = np.array([len(text), *text, *[0] * self.size][: self.size], dtype=np.float32)
         return Encoded(id=request.id, indices=(index,), data=vector.tobytes(), finish=None if index else "stop")
 
+    async def change_adapter(self, change: AdapterChange) -> None: ...
     async def reset_prefix_cache(self) -> None: ...
 
     @property

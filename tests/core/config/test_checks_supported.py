@@ -37,7 +37,7 @@ def test_the_tuple_is_printed_and_has_no_strangers() -> None:
     options = catalog(SHARED).by_path()
     lines = [f"{each.flag}: {each.unsupported}" for each in UNSUPPORTED]
     print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
-    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 10
+    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 6
     assert set(options) >= UNSUPPORTED_PATHS
     assert {each.path for each in UNSUPPORTED_VALUES} <= SUPPORTED
 
@@ -79,7 +79,7 @@ def asking(option: Any) -> Any:
 
 @pytest.mark.parametrize("path", [each.path for each in UNSUPPORTED])
 def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
-    """--no-enable-lora, and other spellings of what is there anyway."""
+    """--no-device-graph-capture, and other spellings of what is there anyway."""
     option = catalog(SHARED).by_path()[path]
     if option.default is None or option.default == ():
         return  # such an option has no value that asks for nothing
@@ -94,7 +94,7 @@ def test_a_switch_is_typed_off() -> None:
 
     taken: dict[str, Any] = {}
     command = GroupedCommand("serve", params=list(serve_options(SHARED)), callback=lambda **typed: taken.update(typed))
-    for flag in ("--no-enable-lora", "--no-device-graph-capture", "--no-draft-force-download"):
+    for flag in ("--no-device-graph-capture", "--no-draft-force-download"):
         assert CliRunner().invoke(command, [flag]).exit_code == 0
         validate_supported(
             resolve({k: v for k, v in taken.items() if v is not None and v != ()}, environ={}, sections=SHARED), SHARED
@@ -126,12 +126,10 @@ def test_every_option_of_the_list_is_supported_or_refused() -> None:
 
 
 def test_all_are_named_at_once() -> None:
-    typed = {"enable_lora": True, "device_graph_capture": True, "ep_size": 8}
+    typed = {"headless": True, "device_graph_capture": True, "ep_size": 8}
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
         validate_supported(resolve(typed, environ={}, sections=SHARED), SHARED)
-    assert all(
-        flag in str(caught.value) for flag in ("--enable-lora is", "--device-graph-capture is", "--ep-size with")
-    )
+    assert all(flag in str(caught.value) for flag in ("--headless is", "--device-graph-capture is", "--ep-size with"))
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from maxserve.core.engine.adapters import adapt
+from maxserve.core.engine.adapters import adapt, adapter_rows, build_adapters
+from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError, SettingsError
-from maxserve.core.interfaces.request import Request, SamplingParams
-from maxserve.core.loading.linear import ExactLinear, Linear
+from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
+from maxserve.core.loading.linear import ExactLinear, Linear, StepRows
 from maxserve.testing.adapter import constant_adapters
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Answer, Served
 from maxserve.testing.tiny_configs import tiny_config
 
+CPU = torch.device("cpu")
 ADAPTERS = {"small": 0.5, "large": 3.0}
 PROMPT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
 
@@ -29,21 +32,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_rows_of_slot_0_stay_and_others_get_the_constant(plugin_host: Any) -> None:
+def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: Any) -> None:
     model = torch.nn.ModuleDict({"o_proj": Linear(4, 3), "router_o_proj": ExactLinear(4, 3), "lm_head": Linear(4, 3)})
-    host, x = plugin_host(constant_adapters(ADAPTERS)), torch.randn(3, 4)
+    host, x, step = plugin_host(constant_adapters(ADAPTERS)), torch.randn(3, 4), StepRows()
     for parameter in model.parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     plain = {name: module(x) for name, module in model.items()}
-    names, slots = adapt(host, {}, model, torch.float32, torch.device("cpu"))
-    assert names == {"small": 1, "large": 2}
-    assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has set any slots"
-    slots.rows = torch.tensor([2, 0, 1])
+    table = build_adapters(host, {}, model, WeightMap(), torch.float32, CPU)
+    assert table is not None
+    adapt(model, table, step)
+    for slot, constant in enumerate(ADAPTERS.values(), start=1):
+        table.place(constant, slot)
+    assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has set any rows"
+    step.rows = adapter_rows(np.array([2, 0, 1]), np.array([1, 1, 1]), CPU)
     added = model["o_proj"](x) - plain["o_proj"]
     assert torch.equal(model["o_proj"](x)[1], plain["o_proj"][1])
     torch.testing.assert_close(added, torch.tensor([3.0, 0.0, 0.5])[:, None].expand(3, 3))
     for name in ("router_o_proj", "lm_head"):
         assert torch.equal(model[name](x), plain[name])
+
+
+def test_rows_lie_by_adapter() -> None:
+    rows = adapter_rows(np.array([2, 0, 1, 2]), np.array([2, 3, 1, 1]), CPU)
+    assert rows is not None
+    assert rows.slots.tolist() == [2, 2, 0, 0, 0, 1, 2]
+    assert rows.order.tolist() == [5, 0, 1, 6]
+    assert rows.groups.tolist() == [[1, 0, 1], [2, 1, 4]]
+    assert adapter_rows(np.array([0, 0]), np.array([2, 3]), CPU) is None
 
 
 def run(engine: Any, adapters: dict[str, str]) -> dict[str, Answer]:
@@ -87,7 +102,7 @@ def test_an_unknown_adapter_is_refused(plugin_host: Any, folder: Path) -> None:
 def test_two_tables_with_adapters_are_refused(plugin_host: Any) -> None:
     host = plugin_host(constant_adapters({"a": 1.0}), _renamed(constant_adapters({"b": 1.0})))
     with pytest.raises(SettingsError, match="both have adapters to serve"):
-        adapt(host, {}, torch.nn.ModuleDict(), torch.float32, torch.device("cpu"))
+        build_adapters(host, {}, torch.nn.ModuleDict(), WeightMap(), torch.float32, CPU)
 
 
 def _renamed(plugin: Any) -> Any:
@@ -103,3 +118,139 @@ def _renamed(plugin: Any) -> Any:
 def test_the_model_says_which_adapters_it_has(plugin_host: Any, folder: Path) -> None:
     assert Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info.adapters == ("small", "large")
     assert Served(folder, plugin_host()).engine.info.adapters == ()
+
+
+class Changes:
+    """An engine with adapters of constants, some of them as many as there are slots."""
+
+    def __init__(self, folder: Path, host: Any) -> None:
+        self.engine = Served(folder, host, kv_cache_page_size=16).engine
+        self.done: list[str] = []
+        self.ended: list[str] = []
+
+    def load(self, name: str, source: str, **more: Any) -> None:
+        change = AdapterChange(id=f"load {name} {source}", action="load", name=name, source=source, **more)
+        self.engine.change_adapter(change)
+
+    def unload(self, name: str, **more: Any) -> None:
+        self.engine.change_adapter(AdapterChange(id=f"unload {name}", action="unload", name=name, **more))
+
+    def add(self, id: str, adapter: str, tokens: int = 4) -> None:
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True, fields={"temperature": {"temperature": 0.0}})
+        self.engine.add(Request(id=id, prompt=PROMPT, params=params, adapter=adapter))
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            for output in self.engine.step():
+                if output.finish:
+                    (self.ended if output.tokens else self.done).append(output.id)
+
+    def run(self) -> None:
+        while self.engine.busy:
+            self.step()
+
+
+@pytest.fixture
+def one_slot(plugin_host: Any, folder: Path) -> Changes:
+    return Changes(folder, plugin_host(constant_adapters(ADAPTERS, slots=1)))
+
+
+def test_a_request_whose_adapter_has_no_slot_waits_and_others_do_not(one_slot: Changes) -> None:
+    one_slot.add("first", "small", tokens=12)
+    one_slot.step(2)
+    one_slot.add("second", "large")
+    one_slot.add("third", "small")
+    one_slot.add("base", "")
+    one_slot.run()
+    assert one_slot.ended == ["third", "base", "first", "second"]
+
+
+def test_one_that_waits_long_goes_before_later_ones(one_slot: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maxserve.core.engine.plan.PATIENCE", 0.0)
+    one_slot.add("first", "small", tokens=12)
+    one_slot.step(2)
+    for id, adapter in (("second", "large"), ("third", "small"), ("base", "")):
+        one_slot.add(id, adapter)
+    one_slot.run()
+    assert one_slot.ended == ["base", "first", "second", "third"]
+
+
+def test_a_new_generation_is_for_new_requests(plugin_host: Any, folder: Path) -> None:
+    """Those that have begun end with the old one, and no prefix of it is found again."""
+    alone = {
+        source: run(Served(folder, plugin_host(constant_adapters({"a": source}))).engine, {"x": "a"})["x"].tokens
+        for source in (0.5, 3.0)
+    }
+    engine = Served(folder, plugin_host(constant_adapters({"a": 0.5})), kv_cache_page_size=16).engine
+    params = SamplingParams(max_tokens=6, ignore_eos=True, fields={"temperature": {"temperature": 0.0}})
+    tokens: dict[str, list[int]] = {"old": [], "new": []}
+    engine.add(Request(id="old", prompt=PROMPT, params=params, adapter="a"))
+    for number in range(12):
+        if number == 3:
+            engine.change_adapter(AdapterChange(id="c", action="load", name="a", source="3.0", replace=True))
+            engine.add(Request(id="new", prompt=PROMPT, params=params, adapter="a"))
+        for output in engine.step():
+            tokens.setdefault(output.id, []).extend(output.tokens)
+            assert output.cached == 0
+    assert tokens == {"old": alone[0.5], "new": alone[3.0], "c": []}
+    assert run(engine, {"again": "a"})["again"].cached == 16
+
+
+def test_unloading_waits_or_is_refused(one_slot: Changes) -> None:
+    one_slot.add("first", "small")
+    one_slot.step()
+    with pytest.raises(RequestError, match="in use by 1 requests") as raised:
+        one_slot.unload("small", wait=False)
+    assert raised.value.status == 409
+    one_slot.unload("small")
+    with pytest.raises(RequestError, match="no adapter 'small'") as raised:
+        one_slot.add("late", "small")
+    assert raised.value.status == 404
+    one_slot.step()
+    assert one_slot.done == []
+    one_slot.run()
+    assert (one_slot.ended, one_slot.done) == (["first"], ["unload small"])
+    one_slot.unload("large", wait=False)
+    one_slot.run()
+    assert one_slot.engine.stats().waiting == 0
+    assert one_slot.done == ["unload small", "unload large"]
+
+
+def test_a_name_in_use_is_not_taken_by_another_source(one_slot: Changes) -> None:
+    one_slot.load("small", "0.5")
+    one_slot.run()
+    assert one_slot.done == ["load small 0.5"], "the same once more changes nothing"
+    with pytest.raises(RequestError, match=r"is loaded from 0\.5") as raised:
+        one_slot.load("small", "0.75")
+    assert raised.value.status == 409
+    with pytest.raises(RequestError, match="'nonsense' is no number"):
+        one_slot.load("small", "nonsense", replace=True)
+    one_slot.add("still", "small")
+    one_slot.run()
+    assert one_slot.ended == ["still"]
+
+
+def test_a_pinned_adapter_keeps_its_slot(plugin_host: Any, folder: Path) -> None:
+    changes = Changes(folder, plugin_host(constant_adapters(ADAPTERS, slots=2)))
+    changes.load("pinned", "7", pinned=True)
+    with pytest.raises(RequestError, match="would leave no slot"):
+        changes.load("other", "8", pinned=True)
+    for id, adapter in (("a", "small"), ("b", "large"), ("c", "pinned")):
+        changes.add(id, adapter)
+        changes.run()
+    adapters = changes.engine._adapters
+    assert adapters._by_name["pinned"].slot
+    assert adapters._by_name["large"].slot
+    assert not adapters._by_name["small"].slot, "the longest unused one went"
+
+
+def test_an_engine_without_adapters_refuses_changes(plugin_host: Any, folder: Path) -> None:
+    engine = Served(folder, plugin_host()).engine
+    with pytest.raises(RequestError, match="start it with --enable-lora") as raised:
+        engine.change_adapter(AdapterChange(id="a", action="load", name="x", source="y"))
+    assert raised.value.status == 501
+
+
+def test_an_adapter_may_not_have_the_name_of_the_model(plugin_host: Any, folder: Path) -> None:
+    with pytest.raises(SettingsError, match="which is the model's"):
+        Served(folder, plugin_host(constant_adapters({"same": 1.0})), served_model_name="same")

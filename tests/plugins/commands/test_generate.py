@@ -27,7 +27,7 @@ class FakeLLM:
     def params(self, **given: Any) -> dict[str, Any]:
         return given
 
-    def stream(self, *, prompt: Any, params: dict[str, Any], stop: Any = ()) -> Iterator[Any]:
+    def stream(self, *, prompt: Any, params: dict[str, Any], stop: Any = (), lora: str = "") -> Iterator[Any]:
         self.asked.append({"prompt": bytes(prompt.tokens).decode(), "stop": stop, **params})
         for number, text in enumerate("abcd"[: params["max_tokens"]], start=1):
             yield SimpleNamespace(text=text, tokens=(number,), finish=None)

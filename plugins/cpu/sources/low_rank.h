@@ -1,0 +1,31 @@
+// Products of low rank that adapters add to the outcomes of projections, each to the rows that have it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+constexpr long MOST_PARTS = 8;
+
+// Of each slot, from the first on: down[inputs][parts][rank] and up[rank][outputs], where rank is the slot's, a multiple of
+// 16; 0: no change.
+struct LowRank {
+  const float *down, *up;
+  const int64_t* ranks;
+  int64_t down_step, up_step, inputs, outputs, parts, sizes[MOST_PARTS];
+};
+
+// The rows of a step that have adapters, in blocks of few rows of one adapter.
+struct Adapted {
+  struct Block {
+    long slot, first, count;  // the slot counted from 0; entries of `order`
+  };
+  const int64_t* order;
+  std::vector<Block> blocks;
+  long rows = 0;
+  mutable std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected
+
+  Adapted(const int64_t* order, const int64_t* groups, long adapters);
+};
+
+// out[row] += x[row] * down * up for each row that has an adapter. By all threads, which end in step.
+void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step);

@@ -1,0 +1,189 @@
+"""Adapters as PEFT saves them: a folder with adapter_config.json and adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maxserve.interfaces.errors import ModelError, RequestError
+from maxserve.loading import read_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+_TENSOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight$")
+
+# What changes more than products of low rank can, or makes other numbers of them: the key, and what it stands for.
+_REFUSED: Mapping[str, str] = {
+    "use_dora": "DoRA, which scales the columns of the adapted weight",
+    "lora_bias": "biases of the adapter's own",
+    "modules_to_save": "whole modules in place of the base model's",
+    "trainable_token_indices": "rows of the embedding in place of the base model's",
+    "layer_replication": "layers that are repeated",
+    "use_qalora": "QALoRA, which pools inputs",
+    "use_bdlora": "block-diagonal factors",
+    "arrow_config": "a router among adapters",
+    "alora_invocation_tokens": "an adapter that begins at certain tokens of the prompt",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "kasa_config": "KaSA",
+}
+_INITS = ("true", "false", "gaussian", "eva", "orthogonal", "lora_ga", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The change of one module's weight: up [outputs, rank] · down [rank, inputs], in float32, the scale in `up`."""
+
+    down: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeftFile:
+    """What a folder holds: factors by the name of the module in the base model, and that model's name."""
+
+    base: str
+    factors: Mapping[str, Factors]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """The scale of each module: alpha / rank, or alpha / √rank."""
+
+    rank: int
+    alpha: float
+    root: bool
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, module: str) -> tuple[int, float]:
+        """Rank and scale of a module."""
+        rank = int(_by_pattern(self.ranks, module, self.rank))
+        return rank, float(_by_pattern(self.alphas, module, self.alpha)) / (math.sqrt(rank) if self.root else rank)
+
+
+def read_adapter(source: str) -> PeftFile:
+    """The adapter in a folder; RequestError naming what is wrong with it."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder {source!r} with an adapter", param="lora_path", status=404)
+    try:
+        config = read_object(folder / CONFIG)
+        scales = read_scales(config)
+        return PeftFile(base=str(config.get("base_model_name_or_path") or ""), factors=_factors(folder, scales))
+    except ModelError as error:
+        raise refused(source, str(error)) from error
+
+
+def refused(source: str, reason: str) -> RequestError:
+    return RequestError(f"the adapter {source!r} cannot be served: {reason}", param="lora_path")
+
+
+def read_scales(config: Mapping[str, Any]) -> Scales:
+    """The scales of a config; ModelError for what is no plain LoRA."""
+    kind = str(config.get("peft_type"))
+    if kind.upper() != "LORA":
+        raise ModelError(f"{CONFIG}: its peft_type is {kind}, and only LORA is served")
+    for key, what in _REFUSED.items():
+        if config.get(key):
+            raise ModelError(f"{CONFIG}: it has {key} ({what}), which is not served; merge it into the base model")
+    if str(config.get("bias", "none")) != "none":
+        raise ModelError(
+            f"{CONFIG}: bias is {config['bias']!r}, and biases of the base model stay as they are; use 'none'"
+        )
+    init = config.get("init_lora_weights", True)
+    if str(init).lower() not in _INITS:
+        raise ModelError(
+            f"{CONFIG}: init_lora_weights is {init!r}, which changed the base model's weights; convert the adapter "
+            "with path_initial_model_for_weight_conversion of PEFT's save_pretrained"
+        )
+    return Scales(
+        rank=_whole("r", config.get("r", 8)),
+        alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
+        root=bool(config.get("use_rslora")),
+        ranks={key: _whole("rank_pattern", value) for key, value in _pattern(config, "rank_pattern").items()},
+        alphas={key: _number("alpha_pattern", value) for key, value in _pattern(config, "alpha_pattern").items()},
+    )
+
+
+def _pattern(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ModelError(f"{CONFIG}: {key} is {found!r}; an object of modules is due")
+    return found
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelError(f"{CONFIG}: {key} is {value!r}; a whole number from 1 on is due")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ModelError(f"{CONFIG}: {key} is {value!r}; a number is due")
+    return float(value)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """The value of the first key that is the module's name, the end of it, or an expression of these."""
+    for key, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        except re.error as error:
+            raise ModelError(f"{CONFIG}: {key!r} of rank_pattern or alpha_pattern is no expression: {error}") from error
+    return default
+
+
+def _factors(folder: Path, scales: Scales) -> dict[str, Factors]:
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _tensors(folder / WEIGHTS).items():
+        found = _TENSOR.match(name.removeprefix(PREFIX))
+        if found is None:
+            raise ModelError(f"{WEIGHTS}: what {name} changes is not known; only lora_A and lora_B of modules are")
+        sides.setdefault(found["module"], {})[found["side"]] = _checked(name, tensor)
+    if not sides:
+        raise ModelError(f"{WEIGHTS}: it has no tensors")
+    return {module: _scaled(module, both, scales) for module, both in sides.items()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise ModelError(f"it has no {path.name}; adapters are read from safetensors files only")
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path.name} is damaged: {error}") from error
+
+
+def _checked(name: str, tensor: Tensor) -> Tensor:
+    """In float32; ModelError for what is no matrix of finite numbers."""
+    if tensor.dim() != 2 or not tensor.is_floating_point():
+        raise ModelError(f"{WEIGHTS}: {name} is {tensor.dtype} {list(tensor.shape)}; a matrix of numbers is due")
+    if not tensor.numel() or not tensor.isfinite().all():
+        raise ModelError(f"{WEIGHTS}: {name} has numbers that are not finite, or none")
+    return tensor.float()
+
+
+def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales) -> Factors:
+    if len(sides) < 2:
+        raise ModelError(f"{WEIGHTS}: of {module} there is only lora_{next(iter(sides))}.weight")
+    down, up = sides["A"], sides["B"]
+    rank, scale = scales.of(module)
+    if down.shape[0] != rank or up.shape[1] != rank:
+        raise ModelError(
+            f"{WEIGHTS}: {module} has the factors {list(down.shape)} and {list(up.shape)}, which are not of the rank "
+            f"{rank} that {CONFIG} says"
+        )
+    return Factors(down, up * scale)

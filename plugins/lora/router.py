@@ -1,0 +1,106 @@
+"""Routes that load, replace and unload adapters while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+
+from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.request import AdapterChange
+from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedName
+
+NAME = re.compile(r"[\w][\w.:@+ /-]{0,199}")
+
+
+class LoadBody(BaseModel):
+    """What vLLM's and MAX's clients send."""
+
+    lora_name: Annotated[str, Field(description="name under which requests ask for the adapter, as their model")]
+    lora_path: Annotated[str, Field(description="folder of the adapter, on the server's machine")]
+    load_inplace: Annotated[bool, Field(description="take the place of the adapter that has the name")] = False
+    pinned: Annotated[bool, Field(description="never lose the slot to another adapter")] = False
+
+
+class UnloadBody(BaseModel):
+    """What vLLM's and MAX's clients send."""
+
+    lora_name: Annotated[str, Field(description="name of the adapter")]
+    wait: Annotated[
+        bool, Field(description="answer when its last request has ended; false: 409 while there are requests")
+    ] = True
+
+
+class Adapters:
+    """Changes of the adapters that are served, and of the names in /v1/models with them."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def load(self, body: LoadBody) -> PlainTextResponse:
+        """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
+        name = _valid(body.lora_name, self._context.model.name)
+        change = AdapterChange(
+            id=uuid4().hex,
+            action="load",
+            name=name,
+            source=body.lora_path,
+            replace=body.load_inplace,
+            pinned=body.pinned,
+        )
+        await self._to_the_end(self._load(change))
+        return PlainTextResponse(f"Success: LoRA adapter {name!r} added successfully.")
+
+    async def unload(self, body: UnloadBody) -> PlainTextResponse:
+        """Serves an adapter no longer: 404 for one that is not there, 409 while it is in use and one does not wait."""
+        change = AdapterChange(id=uuid4().hex, action="unload", name=body.lora_name, wait=body.wait)
+        await self._to_the_end(self._unload(change))
+        return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """A change is followed to its end though the client goes: names are those that the worker knows."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _load(self, change: AdapterChange) -> None:
+        context = self._context
+        await context.engine.change_adapter(change)
+        if all(served.name != change.name for served in context.names):
+            root = Path(change.source).name
+            context.names.add(ServedName(name=change.name, adapter=change.name, parent=context.model.name, root=root))
+
+    async def _unload(self, change: AdapterChange) -> None:
+        await self._context.engine.change_adapter(change)
+        if any(served.name == change.name for served in self._context.names):
+            self._context.names.remove(change.name)
+
+
+def _valid(name: str, model: str) -> str:
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"{name[:200]!r} is no name for an adapter: 1 to 200 letters, digits and . : @ + / - _ are, and blanks "
+            "between them",
+            param="lora_name",
+        )
+    if name == model:
+        raise RequestError(f"{name!r} is the name of the model itself", param="lora_name", status=409)
+    return name
+
+
+def router(context: ServerContext) -> APIRouter:
+    routes, adapters = APIRouter(), Adapters(context)
+    answer: dict[str, Any] = {"methods": ["POST"], "response_class": PlainTextResponse}
+    routes.add_api_route("/v1/load_lora_adapter", adapters.load, **answer)
+    routes.add_api_route("/v1/unload_lora_adapter", adapters.unload, **answer)
+    return routes

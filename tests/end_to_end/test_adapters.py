@@ -1,0 +1,130 @@
+"""Adapters over HTTP: names in /v1/models, loaded, replaced and unloaded while requests run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import maxserve
+from maxserve.testing.live import LiveServer
+from tests.conftest import ONE_THREAD
+from tests.plugins.lora.conftest import Base
+
+PROMPT = "the quick brown fox"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+@pytest.fixture(scope="module")
+def base(model_folder: Callable[..., Path]) -> Base:
+    """The model that the server has, with adapters that lie in folders."""
+    import transformers
+
+    made = Base(model_folder(), transformers.LlamaForCausalLM)
+    for seed, name in enumerate(("first", "second", "third")):
+        made.adapter(name, seed=seed)
+    return made
+
+
+@pytest.fixture(scope="module")
+def lora_server(base: Base) -> Iterator[LiveServer]:
+    lora = ("--enable-lora", "--lora-paths", f"first={base.adapters['first']}", "--max-num-loras", "2")
+    server = LiveServer("--model", str(base.folder), "--served-model-name", "tiny", *lora, env=ONE_THREAD)
+    try:
+        yield server.wait_ready()
+    finally:
+        assert server.stop() == 0
+
+
+def post(server: LiveServer, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(server.url + path, json=body, timeout=60)
+
+
+def text(server: LiveServer, model: str, tokens: int = 12) -> str:
+    body = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    answer = post(server, "/v1/completions", **body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == model
+    found: str = answer.json()["choices"][0]["text"]
+    return found
+
+
+def names(server: LiveServer) -> dict[str, str | None]:
+    return {each["id"]: each["parent"] for each in httpx.get(server.url + "/v1/models").json()["data"]}
+
+
+def alone(base: Base, adapter: str) -> str:
+    llm = maxserve.LLM(str(base.folder), lora=str(base.adapters[adapter]) if adapter else None)
+    return llm.generate(PROMPT, max_tokens=12, temperature=0.0, ignore_eos=True)[0].text
+
+
+def test_adapters_are_model_names(lora_server: LiveServer, base: Base) -> None:
+    assert names(lora_server) == {"tiny": None, "first": "tiny"}
+    texts = {name: text(lora_server, name) for name in ("tiny", "first")}
+    assert texts == {"tiny": alone(base, ""), "first": alone(base, "first")}
+    assert texts["tiny"] != texts["first"]
+    metrics = httpx.get(lora_server.url + "/metrics").text
+    assert 'vllm:lora_requests_info{max_lora="2"' in metrics
+
+
+def test_load_replace_and_unload(lora_server: LiveServer, base: Base) -> None:
+    """vLLM's and MAX's bodies and codes."""
+    second, third = str(base.adapters["second"]), str(base.adapters["third"])
+    assert post(lora_server, LOAD, lora_name="x", lora_path=second).status_code == 200
+    assert post(lora_server, LOAD, lora_name="x", lora_path=second).status_code == 200, "the same once more"
+    assert post(lora_server, LOAD, lora_name="x", lora_path=third).status_code == 409
+    assert names(lora_server)["x"] == "tiny"
+    assert text(lora_server, "x") == alone(base, "second")
+    assert post(lora_server, LOAD, lora_name="x", lora_path=third, load_inplace=True).status_code == 200
+    assert text(lora_server, "x") == alone(base, "third")
+    assert post(lora_server, UNLOAD, lora_name="x").status_code == 200
+    assert "x" not in names(lora_server)
+    assert post(lora_server, UNLOAD, lora_name="x").status_code == 404
+    unknown = post(lora_server, "/v1/completions", model="x", prompt=PROMPT)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"lora_name": "a", "lora_path": "/nothing/here"}, 404),
+        ({"lora_name": "a", "lora_path": "/tmp"}, 400),
+        ({"lora_name": "../a", "lora_path": "/tmp"}, 400),
+        ({"lora_name": "a\nb", "lora_path": "/tmp"}, 400),
+        ({"lora_name": "", "lora_path": "/tmp"}, 400),
+        ({"lora_name": "tiny", "lora_path": "/tmp"}, 409),
+        ({"lora_name": "a", "lora_path": "a\x00b"}, 404),
+        ({"lora_name": "a"}, 400),
+        ({"lora_name": 5, "lora_path": "/tmp"}, 400),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_mistake_of_the_client(lora_server: LiveServer, body: Any, status: int) -> None:
+    before = names(lora_server)
+    answer = post(lora_server, LOAD, **body)
+    assert (answer.status_code, set(answer.json())) == (status, {"error"}), answer.text
+    assert names(lora_server) == before
+
+
+def test_changes_during_traffic(lora_server: LiveServer, base: Base) -> None:
+    """No request fails, and none has the text of another adapter."""
+    right = {alone(base, "second"), alone(base, "third")}
+    assert post(lora_server, LOAD, lora_name="y", lora_path=str(base.adapters["second"])).status_code == 200
+    plain = text(lora_server, "tiny")
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(text, lora_server, "y" if i % 2 else "tiny") for i in range(60)]
+        for i in range(20):
+            source = str(base.adapters["third" if i % 2 else "second"])
+            assert post(lora_server, LOAD, lora_name="y", lora_path=source, load_inplace=True).status_code == 200
+        found = [future.result() for future in asked]
+    assert set(found[::2]) == {plain}
+    assert set(found[1::2]) <= right
+    assert post(lora_server, UNLOAD, lora_name="y").status_code == 200
+
+
+def test_without_lora_there_is_none(server: LiveServer) -> None:
+    assert post(server, LOAD, lora_name="a", lora_path="/tmp").status_code == 501
+    assert post(server, UNLOAD, lora_name="a").status_code == 501

@@ -1,0 +1,66 @@
+"""Adapters in the caller's own process, and in `max generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import maxserve
+from maxserve.core.interfaces.errors import RequestError, SettingsError
+from tests.plugins.lora.conftest import Base
+
+ASKED = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
+PROMPT = "the quick"
+
+
+@pytest.fixture(scope="module")
+def base(model_folder: Callable[..., Path]) -> Base:
+    made = Base(model_folder(), transformers.LlamaForCausalLM)
+    made.adapter("one", seed=1)
+    made.adapter("two", seed=2)
+    return made
+
+
+def test_an_adapter_for_all_or_by_name(base: Base) -> None:
+    plain = maxserve.LLM(str(base.folder)).generate(PROMPT, **ASKED)[0]
+    by_name = maxserve.LLM(str(base.folder), lora={name: str(path) for name, path in base.adapters.items()})
+    none, one, two = by_name.generate([PROMPT] * 3, lora=["", "one", "two"], **ASKED)
+    assert none.tokens == plain.tokens == by_name.generate(PROMPT, **ASKED)[0].tokens
+    assert len({none.tokens, one.tokens, two.tokens}) == 3
+    llm = maxserve.LLM(str(base.folder), lora=str(base.adapters["one"]))
+    assert llm.generate(PROMPT, **ASKED)[0].tokens == one.tokens
+    assert llm.generate(PROMPT, lora="", **ASKED)[0].tokens == plain.tokens
+    streamed = [token for delta in llm.stream(prompt=PROMPT, params=llm.params(**ASKED)) for token in delta.tokens]
+    assert tuple(streamed) == one.tokens
+
+
+def test_what_is_not_there_is_refused(base: Base) -> None:
+    llm = maxserve.LLM(str(base.folder), lora={"one": str(base.adapters["one"])})
+    with pytest.raises(RequestError, match="there is no adapter 'two'"):
+        llm.generate(PROMPT, lora="two")
+    with pytest.raises(RequestError, match="2 adapters for 1 prompts"):
+        llm.generate(PROMPT, lora=["one", "one"])
+    with pytest.raises(SettingsError, match="no folder '/nothing'"):
+        maxserve.LLM(str(base.folder), lora="/nothing")
+    with pytest.raises(SettingsError, match="without --enable-lora"):
+        maxserve.LLM(str(base.folder), lora_paths=("a=b",))
+    with pytest.raises(SettingsError, match="two adapters have the name a"):
+        maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=("a=b", "a=c"))
+
+
+def test_generate_answers_with_an_adapter(base: Base, max_cli: Any) -> None:
+    def tokens(*options: str) -> str:
+        command = ["generate", "--model", str(base.folder), "--prompt", PROMPT, "--no-detokenize", "--ignore-eos"]
+        ran = max_cli(*command, "--max-new-tokens", "8", "--temperature", "0", *options)
+        assert ran.status == 0, ran.err
+        found: str = ran.out.splitlines()[0]
+        return found
+
+    one = str(base.adapters["one"])
+    adapted = tokens("--lora", one)
+    assert adapted != tokens()
+    assert adapted == tokens("--enable-lora", "--lora-paths", f"x={one}", "--lora", "x")
