@@ -14,7 +14,7 @@ import pluggy
 from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
-from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
+from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
@@ -101,6 +101,15 @@ def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
     """Orders in which cached prefixes go when pages run out.
 
     Example: ``yield EvictionPolicy(name="pinned-last", build="acme.eviction:PinnedLast")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_cache_formats() -> Iterable[CacheFormat]:
+    """Forms in which keys and values are stored.
+
+    Example: ``yield CacheFormat(name="int4", build="acme.int4:Int4")``
     """
     return ()
 

@@ -279,10 +279,11 @@ class KVCacheSettings(Section):
     ] = 0.9
     kv_cache_format: Annotated[
         CacheFormat | None,
-        Option(used_by="generation"),
+        Option(used_by="generation", registry="cache_formats"),
         Field(
-            description="Type in which keys and values are stored; unset, that of the rows that projections multiply. "
-            "float8_e4m3fn takes a byte per value and holds magnitudes up to 448."
+            description="Form in which keys and values are stored; unset, the type of the rows that projections "
+            "multiply. float8_e4m3fn takes a byte per value, holds magnitudes up to 448 and divides by the scales of "
+            "the checkpoint, if it has some; int8 takes a byte per value and 4 for each head of a token, its scale."
         ),
     ] = None
 

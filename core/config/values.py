@@ -95,7 +95,7 @@ CACHE_STRATEGIES = Choice("KVCacheStrategy", ("model_default", "paged"), open=Tr
 METHODS = Choice(
     "SpeculativeMethod", ("standalone", "eagle", "mtp", "ngram", "suffix", "cascade", "synthetic"), open=True
 )
-CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn"))
+CACHE_FORMATS = Choice("KVCacheFormat", ("float32", "bfloat16", "float8_e4m3fn", "int8"), open=True)
 DEVICE_LIST = Devices()
 
 Encoding = Annotated[str, ENCODINGS, BeforeValidator(ENCODINGS.read)]

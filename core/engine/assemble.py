@@ -12,7 +12,13 @@ import torch
 
 from maxserve.core.config.components import unused_chunking
 from maxserve.core.engine.adapters import AdapterRunner, Adapters, adapt, build_adapters
-from maxserve.core.engine.caches import build_attention, build_cache, group_block_tables
+from maxserve.core.engine.caches import (
+    build_attention,
+    build_cache,
+    cache_factors,
+    choose_cache_format,
+    group_block_tables,
+)
 from maxserve.core.engine.compilers import Compilers, preferred_backend
 from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
@@ -36,7 +42,6 @@ from maxserve.core.interfaces.request import AdapterChange, Request, SamplingPar
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
-from maxserve.core.loading.device import choose_cache_dtype
 from maxserve.core.loading.kernels import Chooser
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
 from maxserve.core.loading.model_loader import ModelLoader, OwnContext, held_encoding
@@ -51,7 +56,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.attention import Attention
-    from maxserve.core.interfaces.cache import CacheGroup
+    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
@@ -82,7 +87,6 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         device=loader.device,
         chooser=loader.chooser,
         computation=loader.computation,
-        cache_dtype=choose_cache_dtype(settings.kv_cache.kv_cache_format, _cache_dtype(loader, files)),
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),
@@ -151,13 +155,15 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     needs = draft_needs(target, spec, files, models)
     adapters = build_adapters(target.host, target.sections, module, loader.weight_map(), target.compute, target.device)
     layers = (*spec.cache_layers, *needs.layers)
+    format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))
+    factors = cache_factors(target, files, spec.cache_layers, layers) if format.factored else ()
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
     held = held_encoding(target.host, files, target.computation)
     weights = loader.weight_bytes(module) + (0 if adapters is None else adapters.memory())
-    plan = _plan_memory(target, spec, weights, needs, groups, held)
+    plan = _plan_memory(target, spec, weights, needs, groups, held, format)
     loader.fill(module)
     return Loaded(
         files=files,
@@ -168,6 +174,8 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         needs=needs,
         layers=layers,
         groups=groups,
+        format=format,
+        factors=factors,
         ends=ends,
         draft_files=models.found,
         adapters=adapters,
@@ -181,6 +189,7 @@ def _plan_memory(
     needs: DraftNeeds,
     groups: Sequence[CacheGroup],
     encoding: str,
+    format: BuiltCacheFormat,
 ) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
@@ -191,7 +200,7 @@ def _plan_memory(
         free=free_memory(device.type, device.index or 0),
         weights=weights + needs.weight_bytes,
         itemsize=compute.itemsize,
-        cache_itemsize=target.cache_dtype.itemsize,
+        cache_format=format,
         host_free=free_memory("cpu"),
         layers=(*spec.cache_layers, *needs.layers),
         groups=groups,

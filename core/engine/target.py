@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.architecture import Model, ModelSpec
-    from maxserve.core.interfaces.cache import CacheGroup, CacheLayer, CacheStrategy
+    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler
@@ -36,7 +36,6 @@ class Target:
     device: torch.device
     chooser: Chooser
     computation: Computation
-    cache_dtype: torch.dtype
     strategy: Entry[CacheStrategy]
     scheduler: Entry[Scheduler]
     speculator: Entry[Speculator] | None
@@ -57,8 +56,9 @@ class Loaded:
     """A model with its weights loaded, and the memory planned around it.
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
-    those of them that have tables of their own, `ends` the tokens that end an answer. `draft_files` are those of draft
-    models, by what was asked for.
+    those of them that have tables of their own, `ends` the tokens that end an answer. Keys and values are stored in the
+    `format`, divided by the `factors` of their layer where there are some. `draft_files` are those of draft models, by
+    what was asked for.
     """
 
     files: ModelFiles
@@ -69,6 +69,8 @@ class Loaded:
     needs: DraftNeeds
     layers: tuple[CacheLayer, ...]
     groups: tuple[CacheGroup, ...]
+    format: BuiltCacheFormat
+    factors: tuple[CacheFactors, ...]
     ends: tuple[int, ...]
     draft_files: dict[str, ModelFiles]
     adapters: AdapterTable | None = None

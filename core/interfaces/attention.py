@@ -11,7 +11,7 @@ from maxserve.core.interfaces.component import Component, Context, Ref
 if TYPE_CHECKING:
     import torch
 
-    from maxserve.core.interfaces.cache import CacheLayer, KVLayer
+    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheLayer, KVLayer
     from maxserve.core.interfaces.inputs import StepInputs
 
 
@@ -27,6 +27,9 @@ class AttentionBackend(Component):
 
     `cache_dtype(CacheQuery)` gives the type that keys and values are best stored in for it where the operator names
     none, or raises Unavailable as a build would; without it, they are stored in the type the model computes in.
+
+    One that `reads_formats` writes and reads keys and values as `format` and `factors` of its context say, or raises
+    Unavailable. Others serve where keys and values are numbers of a floating type.
     """
 
     kind: ClassVar[str] = "attention_backend"
@@ -35,6 +38,7 @@ class AttentionBackend(Component):
     priority: int = 0
     compiled: bool = False
     cache_dtype: Ref | None = None
+    reads_formats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +69,18 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionContext(Context):
-    """`storage[i]` is where the keys and values of layer i are, laid out as KVLayer says."""
+    """`storage[i]` is where the keys and values of layer i are, laid out as KVLayer says.
+
+    `format` is how they are stored; without one, as numbers in the type of the storage. Where there are `factors`, one
+    for each layer, keys and values are divided by them before they are stored, and are what is stored times these.
+    """
 
     layers: tuple[CacheLayer, ...]
     storage: Sequence[KVLayer]
     page_size: int
     device: torch.device
+    format: BuiltCacheFormat | None = None
+    factors: Sequence[CacheFactors] = ()
 
 
 class Attention(Protocol):

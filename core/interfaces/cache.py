@@ -1,4 +1,4 @@
-"""Cache strategies: keys and values in pages."""
+"""Cache strategies, and cache formats: keys and values in pages, and in which form."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BuiltCacheFormat",
     "Cache",
     "CacheContext",
+    "CacheFactors",
+    "CacheFormat",
+    "CacheFormatContext",
     "CacheLayer",
     "CacheSizes",
     "CacheStrategy",
@@ -29,9 +33,11 @@ __all__ = [
     "KVLayer",
     "Node",
     "NodeOrder",
+    "PlainFormat",
     "Bounds",
     "CacheGroup",
     "pages_of",
+    "token_bytes",
 ]
 
 
@@ -68,6 +74,8 @@ class EvictionContext(Context):
 class CacheContext(Context):
     """Rows are numbered 0 … rows-1 and handed out by the engine. `dtype` and `device` are torch's.
 
+    Storage is as the `format` says, whose `dtype` it is; without one, keys and values are numbers of that type.
+
     `layers`, `pages` and `page_size` give the storage to allocate; `max_length` bounds a row's tokens.
     `host_pages` are those of the second tier, for strategies that declare one. Memory is touched when a page is first
     handed out: unused prefixes shall not make the cache touch more than `soft_pages`; open rows may have all, and
@@ -83,6 +91,7 @@ class CacheContext(Context):
     max_length: int
     dtype: torch.dtype
     device: torch.device
+    format: BuiltCacheFormat | None = None
     share_prefixes: bool = True
     host_pages: int = 0
     soft_pages: int | None = None
@@ -193,11 +202,20 @@ class KVLayer:
     """Storage of one layer: keys and values, [pages, page_size, kv_heads] of head_dim and of value_size numbers.
 
     Both are contiguous, but for values that are part of their keys: those are a view of them. Flattened over the first
-    two axes, row `page * page_size + offset` is a slot: one token's entry.
+    two axes, row `page * page_size + offset` is a slot: one token's entry. In a CacheFormat the last axis is that of
+    codes, and one with scales has these beside them, [pages, page_size, kv_heads], contiguous.
     """
 
     keys: Tensor
     values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that there are."""
+        found = (self.keys, self.values, self.key_scales, self.value_scales)
+        return tuple(part for part in found if part is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,3 +308,86 @@ def pages_of(tokens: int, page_size: int, bounds: Bounds) -> int:
     """Pages that a sequence of so many tokens holds at most; `bounds` are those of each group."""
     pages = -(-tokens // page_size)
     return sum(pages if bound is None else min(pages, bound) for bound in bounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFormat(Component):
+    """A form in which keys and values are stored. `build(CacheFormatContext)` gives a BuiltCacheFormat.
+
+    It serves where `--kv-cache-format` names it. A build raises Unavailable for layers that cannot be stored so.
+    """
+
+    kind: ClassVar[str] = "cache_format"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFormatContext(Context):
+    """`layers` are all those that the cache has, a drafter's among them."""
+
+    layers: tuple[CacheLayer, ...]
+    device: torch.device
+
+
+class BuiltCacheFormat(Protocol):
+    """How a head, the key or the value of one token, is stored: as codes, and perhaps a scale beside them.
+
+    `dtype` is the type of codes, and `scale_dtype` that of scales, None where there are none. A format that is
+    `factored` is to store keys and values divided by the CacheFactors of a checkpoint.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def scale_dtype(self) -> torch.dtype | None: ...
+    @property
+    def factored(self) -> bool: ...
+    def width(self, size: int) -> int:
+        """How many codes a head of `size` numbers has."""
+        ...
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes [..., width] and scales [...] of heads [..., size]."""
+        ...
+
+    def decode(self, codes: Tensor, scales: Tensor | None) -> Tensor:
+        """The heads [..., size] in float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFactors:
+    """What a layer's keys and values are divided by before they are stored, a float32 for each key head."""
+
+    keys: Tensor  # [kv_heads]
+    values: Tensor  # [kv_heads]
+
+
+class PlainFormat:
+    """A BuiltCacheFormat of numbers as they are, in a floating type; what it cannot hold becomes the nearest it can."""
+
+    scale_dtype: torch.dtype | None = None
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.factored = dtype.itemsize == 1
+
+    def width(self, size: int) -> int:
+        return size
+
+    def encode(self, x: Tensor) -> tuple[Tensor, None]:
+        if self.factored:
+            import torch
+
+            largest = torch.finfo(self.dtype).max
+            x = x.clamp(-largest, largest)  # the cast alone gives NaN in some releases of torch
+        return x.to(self.dtype), None
+
+    def decode(self, codes: Tensor, scales: Tensor | None) -> Tensor:
+        return codes.float()
+
+
+def token_bytes(layer: CacheLayer, format: BuiltCacheFormat) -> int:
+    """Bytes that a layer stores of a token."""
+    heads = (layer.head_dim,) if layer.values_in_keys else (layer.head_dim, layer.value_size)
+    scale = 0 if format.scale_dtype is None else format.scale_dtype.itemsize
+    return layer.kv_heads * sum(format.width(size) * format.dtype.itemsize + scale for size in heads)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.codes import Codes, CodesLayout
 from maxserve.core.interfaces.component import Component, Context, Ref
-from maxserve.core.interfaces.weight_format import TensorInfo
+from maxserve.core.interfaces.weight_format import TensorInfo, WeightFile
 
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.interfaces.cache import CacheFactors, CacheLayer
+
 
 __all__ = [
     "BuiltQuantizationFormat",
+    "HasCacheFactors",
     "HasCodes",
     "LeavesOut",
     "NamesEncoding",
@@ -114,6 +117,15 @@ class LeavesOut(Protocol):
 
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
         """Whether a tensor that the model has no parameter for changes nothing that it computes."""
+        ...
+
+
+@runtime_checkable
+class HasCacheFactors(Protocol):
+    """A BuiltQuantizationFormat whose checkpoints may say what stored keys and values are divided by."""
+
+    def cache_factors(self, files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> Mapping[int, CacheFactors]:
+        """Those that the checkpoint has, by layer; ModelError for ones that do not fit the model's `layers`."""
         ...
 
 

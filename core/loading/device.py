@@ -1,4 +1,4 @@
-"""Where the model runs, and in which type its keys and values are stored."""
+"""Where the model runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from maxserve.core.interfaces.errors import SettingsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}
 
 
 def choose_device(devices: str) -> torch.device:
@@ -24,8 +23,3 @@ def choose_device(devices: str) -> torch.device:
         known = ", ".join(f"gpu:{i}" for i in range(torch.cuda.device_count()))
         raise SettingsError(f"--devices {devices}: there is no such GPU; this machine has {known}")
     return torch.device("cuda", index)
-
-
-def choose_cache_dtype(kv_cache_format: str | None, rows: torch.dtype) -> torch.dtype:
-    """The type keys and values are stored in: that of the model's `rows` unless `--kv-cache-format` names one."""
-    return rows if kv_cache_format is None else CACHE_DTYPES[kv_cache_format.lower()]

@@ -164,17 +164,21 @@ class Chooser:
                     layers.fuses_last = last is not None
                     layers.fuse = partial(_fuse, compiler, calls if last is None else [*calls, last])
 
-    def best(self, registry: Registry[R], context: Any) -> Any:
+    def best(self, registry: Registry[R], context: Any, unfit: Callable[[R], str | None] | None = None) -> Any:
         """Returns what the named or the best component builds; None when none can, or none is wanted.
 
-        SettingsError when the component that was named cannot work here.
+        `unfit` says why one is not even to be tried. SettingsError when the component that was named cannot work here.
         """
         name = self._names.get(registry.kind, AUTO)
         if name == NONE and registry.kind in OPTIONAL:
             return None
         if name != AUTO:
-            return self._named(registry.get(name), context)
+            return self._named(registry.get(name), context, unfit)
         for entry in self._usable(registry):
+            reason = unfit(entry.component) if unfit else None
+            if reason is not None:
+                self._say(f"{entry}: {reason}")
+                continue
             try:
                 built = self._host.build(entry, context)
             except Unavailable as error:
@@ -204,9 +208,9 @@ class Chooser:
         usable = [e for e in registry if self._obstacle(e) is None]
         return sorted(usable, key=lambda e: (-e.component.priority, e.name))
 
-    def _named(self, entry: Entry[R], context: Any) -> Any:
+    def _named(self, entry: Entry[R], context: Any, unfit: Callable[[R], str | None] | None = None) -> Any:
         flag = f"--{entry.kind.replace('_', '-')} {entry.name}"
-        obstacle = self._obstacle(entry)
+        obstacle = self._obstacle(entry) or (unfit(entry.component) if unfit else None)
         if obstacle is not None:
             raise SettingsError(f"{flag}: {obstacle}; name another one, or leave the option out")
         try:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.cache import Bounds, CacheGroup, pages_of
+from maxserve.core.interfaces.cache import Bounds, CacheGroup, pages_of, token_bytes
 from maxserve.core.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.architecture import ModelSpec
-    from maxserve.core.interfaces.cache import CacheLayer
+    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheLayer
 
 
 def size_text(size: int) -> str:
@@ -251,7 +251,7 @@ def plan_memory(
     free: int,
     weights: int,
     itemsize: int,
-    cache_itemsize: int,
+    cache_format: BuiltCacheFormat,
     host_free: int = 0,
     layers: Sequence[CacheLayer] | None = None,
     groups: Sequence[CacheGroup] = (),
@@ -261,11 +261,11 @@ def plan_memory(
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
-    `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize` and
-    `cache_itemsize` the bytes of one value in the compute type and in the cache. `host_free` is the host's free memory,
-    for the second tier. `layers` are what the cache keeps, the model's own unless said otherwise, `groups` those that
-    have tables of their own; with `whole_prompts` each prompt takes one step. `draws`: drafts may be drawn, and rows of
-    what they are drawn from are kept.
+    `device` is a torch device type, `weights` the bytes of all parameters (`weight_bytes`), `itemsize`
+    those of one value in the compute type, `cache_format` how keys and values are stored. `host_free` is the host's
+    free memory, for the second tier. `layers` are what the cache keeps, the model's own unless said otherwise, `groups`
+    those that have tables of their own; with `whole_prompts` each prompt takes one step. `draws`: drafts may be drawn,
+    and rows of what they are drawn from are kept.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
@@ -281,7 +281,7 @@ def plan_memory(
     )
     bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
     layers = spec.cache_layers if layers is None else layers
-    per_page = page_bytes(_layers_of_a_page(layers, groups), page_size, cache_itemsize)
+    per_page = page_bytes(_layers_of_a_page(layers, groups), page_size, cache_format)
     affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
     if affordable < len(bounds):
         raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))
@@ -320,9 +320,9 @@ def weight_bytes(model: nn.Module, itemsize: int) -> int:
     return itemsize * sum(parameter.numel() for parameter in model.parameters())
 
 
-def page_bytes(layers: Sequence[CacheLayer], page_size: int, itemsize: int) -> int:
+def page_bytes(layers: Sequence[CacheLayer], page_size: int, format: BuiltCacheFormat) -> int:
     """Bytes of one page over all layers: keys and values of `page_size` tokens."""
-    return sum(layer.token_size for layer in layers) * page_size * itemsize
+    return sum(token_bytes(layer, format) for layer in layers) * page_size
 
 
 def page_bounds(

@@ -8,7 +8,14 @@ from typing import Any
 from maxserve.core.interfaces.adapter import Adapter, AdapterTable
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import Attention, AttentionBackend
-from maxserve.core.interfaces.cache import Cache, CacheStrategy, EvictionPolicy, NodeOrder
+from maxserve.core.interfaces.cache import (
+    BuiltCacheFormat,
+    Cache,
+    CacheFormat,
+    CacheStrategy,
+    EvictionPolicy,
+    NodeOrder,
+)
 from maxserve.core.interfaces.component import Component
 from maxserve.core.interfaces.engine import Engine, ServedEngine
 from maxserve.core.interfaces.executor import Executor, WorkerLauncher
@@ -57,6 +64,7 @@ KINDS = (
     Kind(Engine, "maxserve_engines", ServedEngine),
     Kind(CacheStrategy, "maxserve_cache_strategies", Cache),
     Kind(EvictionPolicy, "maxserve_eviction_policies", NodeOrder),
+    Kind(CacheFormat, "maxserve_cache_formats", BuiltCacheFormat),
     Kind(Scheduler, "maxserve_schedulers", StepPolicy),
     Kind(Sampler, "maxserve_samplers", LogitTransform),
     Kind(AttentionBackend, "maxserve_attention_backends", Attention),

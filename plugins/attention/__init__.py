@@ -13,5 +13,6 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
     yield AttentionBackend(
         name="torch",
         build="maxserve.plugins.attention.paged:PagedAttention",
+        reads_formats=True,
         summary="torch's own kernels over runs of neighbouring pages; any device",
     )

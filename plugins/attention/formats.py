@@ -1,4 +1,4 @@
-"""Keys and values in storage of another type."""
+"""Rows of storage by their slots."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 
-def write(storage: Tensor, slots: Tensor, values: Tensor) -> None:
-    """Puts `values` into the rows `slots` of `storage`; what its type cannot hold becomes the nearest it can."""
-    if storage.dtype is torch.float8_e4m3fn:
-        largest = torch.finfo(storage.dtype).max
-        values = values.clamp(-largest, largest)  # the cast alone gives NaN in some releases of torch
-    _bytes(storage).index_copy_(0, slots, _bytes(values.to(storage.dtype)))
+def write(storage: Tensor, slots: Tensor, rows: Tensor) -> None:
+    """Puts `rows` into the rows `slots` of `storage`."""
+    _bytes(storage).index_copy_(0, slots, _bytes(rows))
 
 
 def read(storage: Tensor, slots: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ KINDS = {  # what it is, and how it is used
     "adapter": ("Adapters", "`max serve --{{distribution}}.scales a=0.5` has an adapter `a` for requests to name."),
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
     "attention-backend": ("An attention back end", "`max serve --attention-backend {{distribution}}` runs it."),
+    "cache-format": ("A cache format", "`max serve --kv-cache-format {{distribution}}` stores keys and values so."),
     "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
     "chat-template": ("A chat template", "It writes the prompts of models whose folder has its file."),
     "command": ("A command", "`max {{distribution}}` runs it."),

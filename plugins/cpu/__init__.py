@@ -52,6 +52,7 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
         name="native",
         build="maxserve.plugins.cpu.attention:NativeAttention",
         cache_dtype="maxserve.plugins.cpu.attention:cache_dtype",
+        reads_formats=True,
         devices=("cpu",),
         priority=10,
         compiled=True,

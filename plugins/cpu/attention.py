@@ -1,7 +1,9 @@
-"""Attention over pages on a CPU. In place: no key or value is copied but where the cache has a narrower type.
+"""Attention over pages on a CPU. In place: no key or value is copied but blocks of them, where the cache is narrower.
 
 Where the processor multiplies bfloat16, and the precision is not `exact`, a bfloat16 cache is read as it is: queries
-and the weights of values are rounded to bfloat16 too, sums and softmax are in float32.
+and the weights of values are rounded to bfloat16 too, sums and softmax are in float32. Codes of 8 bits, floats and
+whole numbers with a scale for each head, are widened to float32 in registers for decoding tokens; for prompts, which
+read them more than once, a block of them is made float32, or bfloat16 where it would be multiplied so.
 
 A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
 blocks with a running softmax. A decoding token's numbers depend on nothing but the sequence; those of a prompt also on
@@ -16,30 +18,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maxserve.interfaces.attention import AttentionContext, CacheQuery, Index
-from maxserve.interfaces.cache import CacheLayer, KVLayer
+from maxserve.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheLayer, KVLayer, PlainFormat
 from maxserve.interfaces.errors import Unavailable
 from maxserve.interfaces.inputs import StepInputs
+from maxserve.plugins.cache.formats import Int8Format
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.library import library_for, rounds
 
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}  # as the source numbers the cache's types
-PAIRS = 3  # bfloat16 that queries and weights are rounded for, too
+# The cache's types as the source numbers them, and those for which queries and weights are rounded to bfloat16, too.
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2, torch.int8: 4}
+ROUNDED = {torch.bfloat16: 3, torch.float8_e4m3fn: 5, torch.int8: 6}
 
 
 class NativeAttention:
     """An Attention over the storage in its context."""
 
     def __init__(self, context: AttentionContext) -> None:
-        unknown = {stored.keys.dtype for stored in context.storage} - KINDS.keys()
-        if unknown:
-            raise Unavailable(f"the native attention does not read a cache of {unknown.pop()}")
+        for stored in context.storage:
+            _check_format(context.format or PlainFormat(stored.keys.dtype))
         for layer in context.layers:
             _check_layer(layer)
         self._library = library_for(context)
-        kinds = KINDS | ({torch.bfloat16: PAIRS} if rounds(self._library, context.config(Config).precision) else {})
+        kinds = KINDS | (ROUNDED if rounds(self._library, context.config(Config).precision) else {})
+        factors = context.factors or (None,) * len(context.layers)
         self._layers = [
-            _Layer(layer, stored, context.page_size, kinds[stored.keys.dtype])
-            for layer, stored in zip(context.layers, context.storage, strict=True)
+            _Layer(layer, stored, context.page_size, kinds[stored.keys.dtype], own)
+            for layer, stored, own in zip(context.layers, context.storage, factors, strict=True)
         ]
         self.step = _Step()
 
@@ -73,8 +77,7 @@ class NativeAttention:
             v.data_ptr(),
             steps.ctypes.data,
             out.data_ptr(),
-            stored.keys,
-            stored.values,
+            stored.address,
             sizes.ctypes.data,
             *step.addresses,
             tokens,
@@ -85,10 +88,10 @@ class NativeAttention:
         )
         return out.to(dtype)
 
-    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int, int], float]:
-        """Sizes, addresses and scale of a layer, for compiled code that attends by itself."""
+    def resources(self, layer: int, *, heads: int) -> tuple[tuple[int, ...], tuple[int], float]:
+        """Sizes, the address of a Store and the scale of a layer, for compiled code that attends by itself."""
         stored = self._layers[layer]
-        return tuple(stored.sizes(heads, 0).tolist()[:7]), (stored.keys, stored.values), stored.scale
+        return tuple(stored.sizes(heads, 0).tolist()[:7]), (stored.address,), stored.scale
 
     def cap(self, layer: int) -> float:
         """The soft cap of a layer's scores, 0 where it has none."""
@@ -100,6 +103,11 @@ def cache_dtype(query: CacheQuery) -> torch.dtype:
     for layer in query.layers:
         _check_layer(layer)
     return query.rows
+
+
+def _check_format(format: BuiltCacheFormat) -> None:
+    if not isinstance(format, PlainFormat | Int8Format) or format.dtype not in KINDS:
+        raise Unavailable(f"the native attention does not read a cache of {format.dtype} by {type(format).__name__}")
 
 
 def _check_layer(layer: CacheLayer) -> None:
@@ -129,13 +137,19 @@ class _Step:
 
 
 class _Layer:
-    """Where a layer's keys and values lie, and its sizes as the source wants them."""
+    """Where a layer's keys and values lie, `address` that of a Store, and its sizes as the source wants them."""
 
-    __slots__ = ("_sizes", "_storage", "cap", "keys", "scale", "values")
+    __slots__ = ("_factors", "_sizes", "_storage", "_store", "address", "cap", "scale")
 
-    def __init__(self, layer: CacheLayer, stored: KVLayer, page_size: int, kind: int) -> None:
+    def __init__(
+        self, layer: CacheLayer, stored: KVLayer, page_size: int, kind: int, factors: CacheFactors | None
+    ) -> None:
         self._storage, self.scale, self.cap = stored, layer.score_scale, layer.softcap or 0.0
-        self.keys, self.values = stored.keys.data_ptr(), stored.values.data_ptr()
+        parts = (stored.keys, stored.values, stored.key_scales, stored.value_scales)
+        own = (None, None) if factors is None else (factors.keys, factors.values)
+        self._factors = [None if each is None else each.float().contiguous() for each in own]
+        self._store = np.array([0 if x is None else x.data_ptr() for x in (*parts, *self._factors)], dtype=np.int64)
+        self.address = self._store.ctypes.data
         window, chunk = layer.window or 0, layer.chunk or 0
         self._sizes = np.array((0, layer.kv_heads, layer.head_dim, page_size, window, kind, chunk, 0), dtype=np.int64)
 

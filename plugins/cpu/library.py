@@ -33,7 +33,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ms_codes_linear": (_POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG),
     "ms_codes_experts": (_POINTER, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
     "ms_attend": (
-        *(_POINTER,) * 12,
+        *(_POINTER,) * 11,
         _LONG,
         _LONG,
         _FLOAT,

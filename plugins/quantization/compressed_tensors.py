@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from maxserve.interfaces.cache import CacheFactors, CacheLayer
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
-from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.interfaces.weight_format import TensorInfo, WeightFile
+from maxserve.plugins.quantization.cache_factors import cache_factors
 from maxserve.plugins.quantization.fp8 import Blocks, blocks_of, is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.mxfp4 import TABLE, powers_of_two
 from maxserve.plugins.quantization.nvfp4 import DIVIDED, neighbours, nvfp4_codes, nvfp4_shape
@@ -25,6 +27,7 @@ from maxserve.plugins.quantization.parts import (
     INDICES,
     WORD,
     WORDS,
+    Rounded,
     computed_type,
     damaged,
     fields,
@@ -76,7 +79,7 @@ class Scheme:
 
 
 class CompressedTensors:
-    """A BuiltQuantizationFormat that HasCodes, ReadsContents and LeavesOut."""
+    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors, ReadsContents and LeavesOut."""
 
     types: frozenset[str] = frozenset({"I64", "I32", "I8", "U8", "F8_E4M3"})
 
@@ -119,6 +122,9 @@ class CompressedTensors:
     def left_out(self, tensor: str, content: torch.Tensor) -> bool:
         self._notes.say()
         return is_of_cache(tensor) or (not self._schemes and tensor.rpartition(".")[2] in _INPUTS)
+
+    def cache_factors(self, files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> Mapping[int, CacheFactors]:
+        return cache_factors(files, layers)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         scheme, parts = self._of(tensors)
@@ -245,8 +251,11 @@ class _Notes:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         groups = (settings.get("config_groups") or {}).values()
         inputs = any(group.get("input_activations") for group in groups)
-        rounded = {"inputs of projections": inputs, "keys and values": bool(settings.get("kv_cache_scheme"))}
-        self._rounded = [what for what, wanted in rounded.items() if wanted]
+        self._rounded = Rounded()
+        if inputs:
+            self._rounded.inputs()
+        if settings.get("kv_cache_scheme"):
+            self._rounded.cache()
         self._ignored = _names("ignore", settings.get("ignore") or [])
         self._modules: dict[str, bool] = {}
 
@@ -256,8 +265,7 @@ class _Notes:
             self._modules[module] = any(_matches(target, module) for target in self._ignored)
 
     def say(self) -> None:
-        if self._rounded:
-            log.info("%s are not rounded to what the checkpoint is made for", " and ".join(self._rounded))
+        self._rounded.say()
         contrary = [module for module, ignored in self._modules.items() if ignored]
         if contrary:
             log.warning(
@@ -265,7 +273,7 @@ class _Notes:
                 len(contrary),
                 contrary[0],
             )
-        self._rounded, self._modules = [], {}
+        self._modules = {}
 
 
 def _names(key: str, targets: object) -> list[str]:

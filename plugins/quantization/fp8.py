@@ -6,14 +6,16 @@ DeepSeek-V3 is stored in blocks (arXiv 2412.19437, 3.3.2): a weight [outputs, in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from maxserve.interfaces.cache import CacheFactors, CacheLayer
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
-from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.interfaces.weight_format import TensorInfo, WeightFile
+from maxserve.plugins.quantization.cache_factors import cache_factors
 from maxserve.plugins.quantization.parts import FLOATS, Rounded, computed_type, damaged, of_types, require
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _LARGEST = 448.0
 
 
 class Fp8:
-    """A BuiltQuantizationFormat that HasCodes, SeesOthers, LeavesOut and Rounds."""
+    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors, SeesOthers, LeavesOut and Rounds."""
 
     encoding = "float8_e4m3fn"
     types = frozenset({"F8_E4M3"})
@@ -63,6 +65,9 @@ class Fp8:
             self._rounded.cache()
         return is_of_cache(tensor)
 
+    def cache_factors(self, files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> Mapping[int, CacheFactors]:
+        return cache_factors(files, layers)
+
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         of_types(tensors, {"scales": FLOATS})
         return scaled_shape(tensors, self._blocks)
@@ -92,7 +97,7 @@ class Fp8:
 
 
 def is_of_cache(tensor: str) -> bool:
-    """Whether it is a factor of keys or values, or of scores, which are not rounded here to what it is for."""
+    """Whether it is a factor of keys or values, which cache formats use, or of scores, which are not rounded."""
     return tensor.endswith(
         (".k_scale", ".v_scale", ".q_scale", ".prob_scale", ".kv_scale", ".output_scale", ".kv_cache_scale")
     )

@@ -6,13 +6,15 @@ is `weight` uint8, `weight_scale` and `weight_scale_2`; as 8-bit floats it is `w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from maxserve.interfaces.cache import CacheFactors, CacheLayer
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import QuantizationContext
-from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.interfaces.weight_format import TensorInfo, WeightFile
+from maxserve.plugins.quantization.cache_factors import cache_factors
 from maxserve.plugins.quantization.fp8 import is_of_cache, scaled_codes, scaled_layout, scaled_shape
 from maxserve.plugins.quantization.nvfp4 import LAYOUT, nvfp4_codes, nvfp4_shape
 from maxserve.plugins.quantization.parts import FLOATS, Rounded, computed_type, damaged, of_types
@@ -30,7 +32,7 @@ _SMOOTHED = ".pre_quant_scale"
 
 
 class Modelopt:
-    """A BuiltQuantizationFormat that HasCodes and LeavesOut."""
+    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors and LeavesOut."""
 
     types = frozenset({"U8", "F8_E4M3"})
 
@@ -39,7 +41,10 @@ class Modelopt:
         self.dtype = computed_type(context.model_config)
         settings = context.model_config["quantization_config"]
         inner = settings.get("quantization")
-        algorithm = inner.get("quant_algo") if isinstance(inner, Mapping) else settings.get("quant_algo")
+        said = inner if isinstance(inner, Mapping) else settings
+        algorithm = said.get("quant_algo")
+        if said.get("kv_cache_quant_algo") == "FP8":
+            self._rounded.cache()
         if algorithm not in (*_FLOATS, *_NIBBLES, _MIXED):
             listed = ", ".join((*_FLOATS, *_NIBBLES))
             raise ModelError(f"'quant_algo' is {algorithm!r:.60}; what is read of Model Optimizer is {listed}")
@@ -63,6 +68,9 @@ class Modelopt:
         if is_of_cache(tensor):
             self._rounded.cache()
         return is_of_cache(tensor)
+
+    def cache_factors(self, files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> Mapping[int, CacheFactors]:
+        return cache_factors(files, layers)
 
     def shape(self, tensors: Mapping[str, TensorInfo]) -> tuple[int, ...]:
         if "smoothed" in tensors:

@@ -33,20 +33,23 @@ def damaged(what: str) -> ModelError:
 
 
 class Rounded:
-    """What a checkpoint was made to have rounded beside its weights, which is not done: logged once."""
+    """What a checkpoint was made to have rounded beside its weights, which is not done unasked: logged once."""
 
     def __init__(self) -> None:
         self._found: dict[str, None] = {}
 
     def inputs(self) -> None:
-        self._found["inputs of projections"] = None
+        self._found["inputs of projections are not rounded to what the checkpoint is made for"] = None
 
     def cache(self) -> None:
-        self._found["keys and values"] = None
+        self._found[
+            "the checkpoint is made for keys and values in 8 bits: --kv-cache-format float8_e4m3fn stores them so, "
+            "divided by its scales"
+        ] = None
 
     def say(self) -> None:
-        if self._found:
-            log.info("%s are not rounded to what the checkpoint is made for", " and ".join(self._found))
+        for line in self._found:
+            log.info("%s", line)
         self._found = {}
 
 

@@ -9,7 +9,7 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.architecture import Architecture, WeightMap
 from maxserve.core.interfaces.attention import AttentionBackend
-from maxserve.core.interfaces.cache import CacheStrategy, EvictionPolicy
+from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.config import ConfigSection
 from maxserve.core.interfaces.engine import Engine
 from maxserve.core.interfaces.executor import Executor
@@ -43,6 +43,7 @@ __all__ = [
     "Architecture",
     "AttentionBackend",
     "ByteGrammar",
+    "CacheFormat",
     "CacheStrategy",
     "ConfigSection",
     "Engine",

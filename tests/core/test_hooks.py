@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
-from maxserve.core.interfaces.cache import EvictionPolicy
+from maxserve.core.interfaces.cache import CacheFormat, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.http_server import HttpServer
@@ -114,6 +114,16 @@ def maxserve_eviction_policies():
     yield maxserve.EvictionPolicy(name="pinned-last", build=built("eviction_policy"))
 """)
     entry = host.of(EvictionPolicy).get("pinned-last")
+    assert host.build(entry, "context").given == "context"
+
+
+def test_maxserve_cache_formats(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_cache_formats():
+    yield maxserve.CacheFormat(name="int4", build=built("cache_format"))
+""")
+    entry = host.of(CacheFormat).get("int4")
     assert host.build(entry, "context").given == "context"
 
 

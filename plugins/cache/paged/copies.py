@@ -28,8 +28,11 @@ class PageCopies:
     def __init__(self, context: CacheContext, layers: Sequence[KVLayer]) -> None:
         import torch
 
-        tensors = [layer.keys for layer in layers]
-        tensors += [each.values for each, kept in zip(layers, context.layers, strict=True) if not kept.values_in_keys]
+        tensors = [
+            part
+            for layer, kept in zip(layers, context.layers, strict=True)
+            for part in _own(layer, kept.values_in_keys)
+        ]
         self._parts = [tensor.view(torch.uint8).flatten(1) for tensor in tensors]  # [pages, bytes] each
         self._widths = [part.shape[1] for part in self._parts]
         self._device = context.device
@@ -94,6 +97,13 @@ class PageCopies:
 
         index = torch.tensor(list(pages))
         return index if self._stream is None else index.pin_memory().to(self._device, non_blocking=True)
+
+
+def _own(layer: KVLayer, values_in_keys: bool) -> tuple[torch.Tensor, ...]:
+    """The tensors of a layer that are no part of others."""
+    if not values_in_keys:
+        return layer.parts
+    return tuple(part for part in (layer.keys, layer.key_scales) if part is not None)
 
 
 def _chunks(pairs: Pairs) -> Iterator[Pairs]:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.interfaces.cache import CacheContext, CacheLayer, KVLayer
+from maxserve.interfaces.cache import CacheContext, CacheLayer, KVLayer, PlainFormat
 
 if TYPE_CHECKING:
     import torch
+
+    from maxserve.interfaces.cache import BuiltCacheFormat
 
 ALIGNMENT = 64  # bytes; what vector instructions like best
 
@@ -32,20 +34,30 @@ def allocate(context: CacheContext) -> list[KVLayer]:
 
 
 def _allocate(layer: CacheLayer, context: CacheContext) -> KVLayer:
+    format = context.format or PlainFormat(context.dtype)
     shape = (context.pages, context.page_size, layer.kv_heads)
-    keys = zeros((*shape, layer.head_dim), context)
+    keys, key_scales = _codes(shape, layer.head_dim, format, context.device)
     if layer.values_in_keys:
-        return KVLayer(keys, keys[..., : layer.value_size])
-    return KVLayer(keys, zeros((*shape, layer.value_size), context))
+        return KVLayer(keys, keys[..., : layer.value_size], key_scales, key_scales)
+    values, value_scales = _codes(shape, layer.value_size, format, context.device)
+    return KVLayer(keys, values, key_scales, value_scales)
 
 
-def zeros(shape: tuple[int, ...], context: CacheContext) -> torch.Tensor:
+def _codes(
+    shape: tuple[int, ...], size: int, format: BuiltCacheFormat, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Room for heads of `size` numbers, and for their scales."""
+    codes = zeros((*shape, format.width(size)), format.dtype, device)
+    return codes, None if format.scale_dtype is None else zeros(shape, format.scale_dtype, device)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A zero tensor; on the CPU its memory is touched page by page, when it is first used."""
     import torch
 
-    if context.device.type != "cpu":
-        return torch.zeros(shape, dtype=context.dtype, device=context.device)
-    return untouched(shape, context.dtype)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return untouched(shape, dtype)
 
 
 def untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -1,10 +1,12 @@
 // Attention over pages. Query heads that share keys are rows of one small product; keys and values are read where they
-// lie, but for caches in a narrower type, of which a block at a time is widened or, where the processor multiplies
-// bfloat16 and rows may be rounded, laid in pairs. Sums and softmax are in float32.
+// lie. Codes of 8 bits are widened in registers for decoding; for prompts, and in other narrow types, a block at a time
+// is widened or, where the processor multiplies bfloat16 and rows may be rounded, laid in pairs. Sums and softmax are in
+// float32.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "bytes.h"
 #include "parts.h"
 #include "vectors.h"
 
@@ -16,9 +18,19 @@ constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
 constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
-enum Kind { IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2, IN_PAIRS = 3 };  // the last: bfloat16, rows are rounded
+// The type of the cache. With PAIRS, rows are rounded to bfloat16, those of 8 bits where a prompt is looked at.
+enum Kind {
+  IN_FLOAT32 = 0, IN_BFLOAT16 = 1, IN_FLOAT8 = 2, IN_PAIRS = 3, IN_INT8 = 4, FLOAT8_PAIRS = 5, INT8_PAIRS = 6
+};
 
 using Call = Attention;
+
+bool of_float8(const Call& call) { return call.kind == IN_FLOAT8 || call.kind == FLOAT8_PAIRS; }
+bool of_int8(const Call& call) { return call.kind == IN_INT8 || call.kind == INT8_PAIRS; }
+bool of_bytes(const Call& call) { return call.bytes() == 1; }
+bool prompts_in_pairs(const Call& call) {
+  return call.kind == IN_PAIRS || call.kind == FLOAT8_PAIRS || call.kind == INT8_PAIRS;
+}
 
 long padded(const Call& call) { return (call.dim + WIDTH - 1) / WIDTH * WIDTH; }
 
@@ -38,54 +50,33 @@ float from_bfloat16(uint16_t word) {
   return x;
 }
 
-// float8 e4m3fn: 1 sign, 4 exponent (bias 7), 3 mantissa; no infinity; beyond 448 it stays at 448.
-uint8_t to_float8(float x) {
-  uint8_t sign = std::signbit(x) ? 0x80 : 0;
-  float size = std::fabs(x);
-  if (!(size == size)) return sign | 0x7f;
-  if (size >= 448.0f) return sign | 0x7e;
-  if (size < 0.015625f) return sign | (uint8_t)std::nearbyint(size * 512.0f);  // steps of 2^-9; 8 is the first normal
-  uint32_t bits;
-  memcpy(&bits, &size, 4);
-  bits += 0x7ffff + (bits >> 20 & 1);
-  return sign | (uint8_t)((bits >> 20) - (120 << 3));
-}
-
-float from_float8(uint8_t byte) {
-  int exponent = byte >> 3 & 15, mantissa = byte & 7;
-  float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp((float)mantissa, -9);
-  if ((byte & 0x7f) == 0x7f) size = NAN;
-  return byte & 0x80 ? -size : size;
-}
-
-struct Float8Table {
-  float values[256];
-  Float8Table() { for (int i = 0; i < 256; i++) values[i] = from_float8((uint8_t)i); }
-};
-const Float8Table float8;
-
-void write_head(const Call& call, char* at, const float* x) {
+// `x` is of `dim` numbers; the scale, where the format has one, goes to `scale`.
+void write_head(const Call& call, char* at, float* scale, const float* x) {
   if (call.kind == IN_FLOAT32) memcpy(at, x, call.dim * 4);
-  else if (call.kind != IN_FLOAT8)
-    for (long d = 0; d < call.dim; d++) ((uint16_t*)at)[d] = to_bfloat16(x[d]);
+  else if (of_int8(call)) *scale = to_int8(x, call.dim, (int8_t*)at);
+  else if (of_float8(call)) to_float8(x, call.dim, (uint8_t*)at);
   else
-    for (long d = 0; d < call.dim; d++) ((uint8_t*)at)[d] = to_float8(x[d]);
+    for (long d = 0; d < call.dim; d++) ((uint16_t*)at)[d] = to_bfloat16(x[d]);
 }
 
-void read_head(const Call& call, const char* at, float* out) {
+void read_head(const Call& call, const char* at, const float* scale, float* out) {
   if (call.kind == IN_FLOAT32) memcpy(out, at, call.dim * 4);
-  else if (call.kind == IN_BFLOAT16)
-    for (long d = 0; d < call.dim; d++) out[d] = from_bfloat16(((const uint16_t*)at)[d]);
+  else if (of_int8(call)) from_bytes((const Int8*)at, call.dim, *scale, out);
+  else if (of_float8(call)) from_bytes((const Float8*)at, call.dim, Float8::UNIT, out);
   else
-    for (long d = 0; d < call.dim; d++) out[d] = float8.values[((const uint8_t*)at)[d]];
+    for (long d = 0; d < call.dim; d++) out[d] = from_bfloat16(((const uint16_t*)at)[d]);
 }
+
+void write_divided(const Call& call, char* at, float* scale, const float* x, const float* factor);
 
 void write_token(const Call& call, long token) {
-  long row = call.slots[token] * call.kv_heads * call.dim;
+  const Store& store = call.store;
   for (long h = 0; h < call.kv_heads; h++) {
-    long at = (row + h * call.dim) * call.bytes();
-    write_head(call, call.keys + at, call.k + token * call.k_step + h * call.dim);
-    write_head(call, call.values + at, call.v + token * call.v_step + h * call.dim);
+    const long head = call.slots[token] * call.kv_heads + h, at = head * call.dim * call.bytes();
+    write_divided(call, store.keys + at, store.key_scales + head, call.k + token * call.k_step + h * call.dim,
+                  store.key_factors ? store.key_factors + h : nullptr);
+    write_divided(call, store.values + at, store.value_scales + head, call.v + token * call.v_step + h * call.dim,
+                  store.value_factors ? store.value_factors + h : nullptr);
   }
 }
 
@@ -98,15 +89,25 @@ struct Block {
 
 struct Room {  // of one thread
   std::vector<vec> heaps;
-  std::vector<float> keys, values, across, queries, scores, sums, peaks, totals;
+  std::vector<float> keys, values, across, queries, scores, sums, peaks, totals, head, weights;
   std::vector<uint32_t> key_words, value_words, query_words, weight_words;
+  std::vector<uint16_t> key_heads, value_heads;
 };
 thread_local Room room;
 
-// Where the keys and values of some positions lie in the storage, one after another.
+void write_divided(const Call& call, char* at, float* scale, const float* x, const float* factor) {
+  if (!factor) return write_head(call, at, scale, x);
+  room.head.resize(call.dim);
+  for (long d = 0; d < call.dim; d++) room.head[d] = x[d] / *factor;
+  write_head(call, at, scale, room.head.data());
+}
+
+// Where the keys and values of some positions lie in the storage, one after another, `step` numbers apart, and scales
+// beside them, as many as there are key heads apart.
 struct Stored {
   const char *keys, *values;
-  long count;
+  long count, step;
+  const float *key_scales, *value_scales;
 };
 
 // Positions from `position` on that lie together, up to `limit`, as far as `end`.
@@ -114,22 +115,27 @@ Stored stored_at(const Call& call, const int32_t* table, long head, long positio
   long page = position / call.page, within = position % call.page;
   long count = call.page - within;
   while (count < limit && position + count < end && table[page + 1] == table[page] + 1) { page++; count += call.page; }
-  long at = (table[position / call.page] * call.page + within) * call.kv_heads + head;
-  at *= call.dim * call.bytes();
-  return {call.keys + at, call.values + at, std::min({count, limit, end - position})};
+  const long first = (table[position / call.page] * call.page + within) * call.kv_heads + head;
+  const long at = first * call.dim * call.bytes();
+  return {call.store.keys + at, call.store.values + at, std::min({count, limit, end - position}),
+          call.kv_heads * call.dim, call.store.key_scales + first, call.store.value_scales + first};
 }
 
 // How many positions to look at in one go. Pairs begin at even positions, wherever pages lie and windows begin.
-long most_at(const Call& call, long position, long most) {
-  return call.kind != IN_PAIRS ? most : position % 2 ? 1 : BLOCK;
+long most_at(bool pairs, long position, long most) { return !pairs ? most : position % 2 ? 1 : BLOCK; }
+
+// out[count][padded] = heads as floats
+void widen_heads(const Call& call, const char* from, const float* scales, long count, float* out) {
+  const long step = call.kv_heads * call.dim * call.bytes();
+  for (long i = 0; i < count; i++) read_head(call, from + i * step, scales + i * call.kv_heads, out + i * padded(call));
 }
 
 // Some heads as floats, `padded` from one to the next: as they lie, or in `room`.
-const float* widened(const Call& call, const char* from, long count, std::vector<float>& room) {
+const float* widened(const Call& call, const char* from, const float* scales, long count, std::vector<float>& room) {
   if (call.kind == IN_FLOAT32 && padded(call) == call.dim) return (const float*)from;
-  const long wide = padded(call), step = call.kv_heads * call.dim * call.bytes();
+  const long wide = padded(call);
   room.assign(count * wide, 0.0f);
-  for (long i = 0; i < count; i++) read_head(call, from + i * step, room.data() + i * wide);
+  widen_heads(call, from, scales, count, room.data());
   return room.data();
 }
 
@@ -137,12 +143,12 @@ long widened_step(const Call& call) {
   return call.kind == IN_FLOAT32 && padded(call) == call.dim ? call.kv_heads * call.dim : padded(call);
 }
 
-// scores[r][i] = queries[r] . keys[i], a few query rows (heads of one token) at a time
-template <int R>
-void dots(const float* queries, long wide, const Block& block, float* scores, long step) {
-  for (long i = 0; i < block.count; i++) {
-    const float* key = block.at + i * block.step;
-    for (long d = 0; d < wide; d += 16) __builtin_prefetch(key + AHEAD * block.step + d);
+// scores[r][i] = queries[r] . keys[i], a few query rows (heads of one token) at a time; keys are floats or codes
+template <int R, class K>
+void dots(const float* queries, long wide, const K* keys, long key_step, long count, float* scores, long step) {
+  for (long i = 0; i < count; i++) {
+    const K* key = keys + i * key_step;
+    for (long d = 0; d < wide; d += 64 / (long)sizeof(K)) __builtin_prefetch(key + AHEAD * key_step + d);
     vec sums[R] = {};
     for (long d = 0; d < wide; d += LANES) {
       vec k = load(key + d);
@@ -154,11 +160,14 @@ void dots(const float* queries, long wide, const Block& block, float* scores, lo
   }
 }
 
-void few_scores(long rows, const float* queries, long wide, const Block& block, float* scores, long step) {
-  for (; rows >= 4; rows -= 4, queries += 4 * wide, scores += 4 * step) dots<4>(queries, wide, block, scores, step);
-  if (rows == 3) dots<3>(queries, wide, block, scores, step);
-  if (rows == 2) dots<2>(queries, wide, block, scores, step);
-  if (rows == 1) dots<1>(queries, wide, block, scores, step);
+template <class K>
+void few_scores(long rows, const float* queries, long wide, const K* keys, long key_step, long count, float* scores,
+                long step) {
+  for (; rows >= 4; rows -= 4, queries += 4 * wide, scores += 4 * step)
+    dots<4>(queries, wide, keys, key_step, count, scores, step);
+  if (rows == 3) dots<3>(queries, wide, keys, key_step, count, scores, step);
+  if (rows == 2) dots<2>(queries, wide, keys, key_step, count, scores, step);
+  if (rows == 1) dots<1>(queries, wide, keys, key_step, count, scores, step);
 }
 
 // The same for many rows: keys are laid across, then it is a product of tiles. scores has room for BLOCK columns.
@@ -179,6 +188,62 @@ void many_scores(long rows, const float* queries, long wide, const Block& block,
 void add_values(long rows, const float* scores, long step, const Block& block, float* sums, long wide) {
   for (long d = 0; d < wide; d += WIDTH)
     tall<float>(rows, scores, step, block.at + d, block.step, onto(sums + d, wide), block.count);
+}
+
+// --- codes of 8 bits, widened in registers --------------------------------------------------------------------------
+
+// Whether heads of a cache of codes are whole panels, so that codes are read as they lie.
+bool read_as_codes(const Call& call) { return of_bytes(call) && call.dim % WIDTH == 0; }
+
+// What the codes of a position are multiplied by.
+float unit(const Call& call, const float* scales, long position) {
+  return of_int8(call) ? scales[position * call.kv_heads] : Float8::UNIT;
+}
+
+// What each makes of the positions from `first` to before `end` that lie together: each(stored, first of them).
+template <class F>
+void pieces_of(const Call& call, const int32_t* table, long head, long first, long end, F each) {
+  for (long at = first; at < end;) {
+    const Stored stored = stored_at(call, table, head, at, end, BLOCK);
+    each(stored, at);
+    at += stored.count;
+  }
+}
+
+// The block of a prompt's codes from `low` to before `end` as floats, in `room`; those before `seen` are zeros. Blocks
+// are of the same positions wherever a prompt is cut and its pages lie: a bit more would be another code in 8 bits.
+void gather_codes(const Call& call, const int32_t* table, long head, long low, long seen, long end) {
+  const long wide = padded(call);
+  room.keys.assign((end - low) * wide, 0.0f);
+  room.values.assign((end - low) * wide, 0.0f);
+  pieces_of(call, table, head, std::max(low, seen), end, [&](const Stored& piece, long at) {
+    widen_heads(call, piece.keys, piece.key_scales, piece.count, room.keys.data() + (at - low) * wide);
+    widen_heads(call, piece.values, piece.value_scales, piece.count, room.values.data() + (at - low) * wide);
+  });
+}
+
+// Where a prompt's blocks begin that looks at positions from `seen` on.
+long first_block(const Call& call, long seen) { return of_bytes(call) ? seen / BLOCK * BLOCK : seen; }
+
+template <class K>
+void code_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
+  few_scores(rows, room.queries.data(), call.dim, (const K*)stored.keys, stored.step, stored.count, scores, step);
+  for (long i = 0; i < stored.count; i++) {
+    const float scale = unit(call, stored.key_scales, i);
+    for (long r = 0; r < rows; r++) scores[r * step + i] *= scale;
+  }
+}
+
+template <class K>
+void add_code_values(const Call& call, long rows, const float* scores, long step, const Stored& stored, float* sums) {
+  const long count = stored.count;
+  room.weights.resize(rows * count);
+  for (long i = 0; i < count; i++) {
+    const float scale = unit(call, stored.value_scales, i);
+    for (long r = 0; r < rows; r++) room.weights[r * count + i] = scores[r * step + i] * scale;
+  }
+  for (long d = 0; d < call.dim; d += WIDTH)
+    tall<K>(rows, room.weights.data(), count, (const K*)stored.values + d, stored.step, onto(sums + d, call.dim), count);
 }
 
 #if defined(DOT_UNITS)
@@ -219,7 +284,7 @@ __m512i entries(const uint16_t* head, long first, long dim) {
 
 // Keys as a panel of dot products for every WIDTH positions: [padded / 2][WIDTH] words.
 void pair_keys(const Call& call, const Stored& stored) {
-  const long words = padded(call) / 2, step = call.kv_heads * call.dim;
+  const long words = padded(call) / 2, step = stored.step;
   room.key_words.resize(BLOCK * words);
   for (long i = 0; i < stored.count; i += LANES)
     for (long d = 0; d < words; d += LANES) {
@@ -232,7 +297,7 @@ void pair_keys(const Call& call, const Stored& stored) {
 
 // Values of two positions in one word: [(count + 1) / 2][padded].
 void pair_values(const Call& call, const Stored& stored) {
-  const long wide = padded(call), step = call.kv_heads * call.dim;
+  const long wide = padded(call), step = stored.step;
   room.value_words.resize(BLOCK / 2 * wide);
   for (long i = 0; i < stored.count; i += 2) {
     const uint16_t *one = (const uint16_t*)stored.values + i * step, *other = one + step;
@@ -248,6 +313,37 @@ void pair_values(const Call& call, const Stored& stored) {
       _mm512_storeu_si512(out + d + 16, _mm512_or_si512(second, _mm512_slli_epi32(beside, 16)));
     }
   }
+}
+
+// out[count][dim] = heads of codes as bfloat16, which holds all that 8 bits do
+template <class K>
+void bfloat16_heads(const Call& call, const char* codes, long count, long step, uint16_t* out) {
+  for (long i = 0; i < count; i++) to_bfloat16((const K*)codes + i * step, call.dim, out + i * call.dim);
+}
+
+struct Scales {  // of a block's keys and values
+  alignas(64) float keys[BLOCK], values[BLOCK];
+};
+
+// As `gather_codes`, in bfloat16, with scales beside them.
+Stored gather_words(const Call& call, const int32_t* table, long head, long low, long seen, long end, Scales& scales) {
+  const long count = end - low;
+  room.key_heads.assign(count * call.dim, 0);
+  room.value_heads.assign(count * call.dim, 0);
+  std::fill_n(scales.keys, BLOCK, 0.0f);
+  std::fill_n(scales.values, BLOCK, 0.0f);
+  pieces_of(call, table, head, std::max(low, seen), end, [&](const Stored& piece, long at) {
+    const long first = (at - low) * call.dim;
+    uint16_t *keys = room.key_heads.data() + first, *values = room.value_heads.data() + first;
+    auto* heads = of_int8(call) ? bfloat16_heads<Int8> : bfloat16_heads<Float8>;
+    heads(call, piece.keys, piece.count, piece.step, keys);
+    heads(call, piece.values, piece.count, piece.step, values);
+    for (long i = 0; of_int8(call) && i < piece.count; i++) {
+      scales.keys[at - low + i] = piece.key_scales[i * call.kv_heads];
+      scales.values[at - low + i] = piece.value_scales[i * call.kv_heads];
+    }
+  });
+  return {(const char*)room.key_heads.data(), (const char*)room.value_heads.data(), count, call.dim, nullptr, nullptr};
 }
 
 // out[ceil(count / 2)] = x[count] rounded to bfloat16, and some words of 0 to the end of a vector
@@ -323,7 +419,8 @@ void read_queries(const Call& call, long token, long head, float* out) {
   long wide = padded(call);
   for (long g = 0; g < call.group(); g++) {
     const float* q = call.q + token * call.q_step + (head * call.group() + g) * call.dim;
-    for (long d = 0; d < call.dim; d++) out[g * wide + d] = q[d] * call.scale;
+    const float scale = call.scale * (call.store.key_factors ? call.store.key_factors[head] : 1.0f);
+    for (long d = 0; d < call.dim; d++) out[g * wide + d] = q[d] * scale;
     for (long d = call.dim; d < wide; d++) out[g * wide + d] = 0.0f;
   }
 }
@@ -341,17 +438,26 @@ void scores_of(const Call& call, long rows, bool few, const Stored& stored, floa
 #if defined(DOT_UNITS)
   if (call.kind == IN_PAIRS) return pair_scores(call, rows, stored, scores, step);
 #endif
-  const Block keys{widened(call, stored.keys, stored.count, room.keys), widened_step(call), stored.count};
-  if (few) few_scores(rows, room.queries.data(), padded(call), keys, scores, step);
+  if (few && read_as_codes(call))
+    return of_int8(call) ? code_scores<Int8>(call, rows, stored, scores, step)
+                         : code_scores<Float8>(call, rows, stored, scores, step);
+  const Block keys{widened(call, stored.keys, stored.key_scales, stored.count, room.keys), widened_step(call),
+                   stored.count};
+  if (few) few_scores(rows, room.queries.data(), padded(call), keys.at, keys.step, keys.count, scores, step);
   else many_scores(rows, room.queries.data(), padded(call), keys, scores);
 }
 
-// sums[rows][padded] += scores * values
-void add_values_of(const Call& call, long rows, const Stored& stored, const float* scores, long step, float* sums) {
+// sums[rows][padded] += scores * values; `few`: those of one token
+void add_values_of(const Call& call, long rows, bool few, const Stored& stored, const float* scores, long step,
+                   float* sums) {
 #if defined(DOT_UNITS)
   if (call.kind == IN_PAIRS) return add_pair_values(call, rows, scores, step, stored, sums);
 #endif
-  const Block values{widened(call, stored.values, stored.count, room.values), widened_step(call), stored.count};
+  if (few && read_as_codes(call))
+    return of_int8(call) ? add_code_values<Int8>(call, rows, scores, step, stored, sums)
+                         : add_code_values<Float8>(call, rows, scores, step, stored, sums);
+  const Block values{widened(call, stored.values, stored.value_scales, stored.count, room.values), widened_step(call),
+                     stored.count};
   add_values(rows, scores, step, values, sums, padded(call));
 }
 
@@ -369,8 +475,10 @@ void decode(const Call& call, const Task& task, float* part) {
   read_queries(call, task.token, task.head, room.queries.data());
   prepare_queries(call, group);
   float* scores = room.scores.data();
+  const bool pairs = call.kind == IN_PAIRS;
   for (long at = 0; at < count;) {
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most_at(call, task.first + at, CHUNK));
+    const long most = most_at(pairs, task.first + at, CHUNK);
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
     scores_of(call, group, true, stored, scores + at, STEP);
     at += stored.count;
   }
@@ -382,14 +490,17 @@ void decode(const Call& call, const Task& task, float* part) {
     totals[g] = exponentials(scores + g * STEP, peaks[g], count);
   }
   for (long at = 0; at < count;) {
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most_at(call, task.first + at, CHUNK));
-    add_values_of(call, group, stored, scores + at, STEP, part);
+    const long most = most_at(pairs, task.first + at, CHUNK);
+    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
+    add_values_of(call, group, true, stored, scores + at, STEP, part);
     at += stored.count;
   }
 }
 
 void write_out(const Call& call, long token, long head, const float* sums, float total) {
   float* out = call.out + (token * call.heads + head) * call.dim;
+  const float* factors = call.store.value_factors;
+  if (factors) total /= factors[head / call.group()];
   for (long d = 0; d < call.dim; d++) out[d] = sums[d] / total;
 }
 
@@ -439,7 +550,8 @@ struct Running {
 };
 
 // scores[BLOCK] of a block become its weights, pairs of bfloat16; what was there before is brought to the new peak.
-void weigh(const float* scores, Running row, long wide, uint32_t* words) {
+// Weights of values with scales are multiplied by these.
+void weigh(const float* scores, Running row, long wide, const float* scales, uint32_t* words) {
   const vec high = larger(larger(load(scores), load(scores + LANES)), larger(load(scores + 2 * LANES), load(scores + 3 * LANES)));
   if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(*row.peak), _CMP_GT_OQ)) {
     const float peak = highest(high), factor = std::exp(*row.peak - peak);
@@ -454,7 +566,7 @@ void weigh(const float* scores, Running row, long wide, uint32_t* words) {
   for (long i = 0; i < BLOCK; i += LANES) {
     const __m512 weight = power_of_two(_mm512_fmsub_ps((__m512)load(scores + i), log2e, peak));
     sum += (vec)weight;
-    const __m256bh rounded = _mm512_cvtneps_pbh(weight);
+    const __m256bh rounded = _mm512_cvtneps_pbh(scales ? (__m512)((vec)weight * load(scales + i)) : weight);
     memcpy(words + i / 2, &rounded, sizeof rounded);
   }
   *row.heap = sum;
@@ -478,8 +590,13 @@ void prompt_by_pairs(const Call& call, const Task& task) {
   const long last = before + task.end, position = before + task.first;
   alignas(64) float scores[ROWS * BLOCK];
   alignas(64) uint32_t weights[ROWS * BLOCK / 2];
-  for (long low = call.first_seen(position); low < last;) {
-    const Stored stored = stored_at(call, table, task.head, low, last, most_at(call, low, BLOCK));
+  Scales scales;
+  const bool scaled = of_int8(call);
+  const long seen = call.first_seen(position);
+  for (long low = first_block(call, seen); low < last;) {
+    const Stored stored = of_bytes(call)
+                              ? gather_words(call, table, task.head, low, seen, std::min(low + BLOCK, last), scales)
+                              : stored_at(call, table, task.head, low, last, most_at(true, low, BLOCK));
     const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
     pair_keys(call, stored);
     pair_values(call, stored);
@@ -489,11 +606,12 @@ void prompt_by_pairs(const Call& call, const Task& task) {
                            WIDTH, 0, {scores + i, BLOCK}, words);
       for (long r = 0; r < ROWS; r++) {
         float* row = scores + r * BLOCK;
+        for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
         bound(call, row, stored.count);
         std::fill(row + stored.count, row + BLOCK, -INFINITY);
         if (!clear) hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
         weigh(row, {room.sums.data() + (first + r) * wide, &room.peaks[first + r], &room.heaps[first + r]}, wide,
-              weights + r * BLOCK / 2);
+              scaled ? scales.values : nullptr, weights + r * BLOCK / 2);
       }
       for (long d = 0; d < wide; d += WIDTH)
         tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0,
@@ -512,7 +630,7 @@ void prompt_by_pairs(const Call& call, const Task& task) {
 
 void prompt(const Call& call, const Task& task) {
 #if defined(DOT_UNITS)
-  if (call.kind == IN_PAIRS) return prompt_by_pairs(call, task);
+  if (prompts_in_pairs(call)) return prompt_by_pairs(call, task);
 #endif
   long group = call.group(), wide = padded(call), tokens = task.end - task.first, rows = tokens * group;
   long start = call.query_start[task.sequence];
@@ -527,10 +645,16 @@ void prompt(const Call& call, const Task& task) {
     read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
   prepare_queries(call, rows);
   long last = before + task.end, position = before + task.first;
-  long low = call.first_seen(position);
-  while (low < last) {
-    const Stored stored = stored_at(call, table, task.head, low, last, most_at(call, low, BLOCK));
-    scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
+  const long seen = call.first_seen(position);
+  for (long low = first_block(call, seen); low < last;) {
+    Stored stored{nullptr, nullptr, std::min(BLOCK, last - low), 0, nullptr, nullptr};
+    if (of_bytes(call)) {
+      gather_codes(call, table, task.head, low, seen, low + stored.count);
+      many_scores(rows, room.queries.data(), wide, {room.keys.data(), wide, stored.count}, room.scores.data());
+    } else {
+      stored = stored_at(call, table, task.head, low, last, BLOCK);
+      scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
+    }
     bool clear = low + stored.count <= position + 1 && low >= call.first_seen(last - 1);
     for (long r = 0; r < rows; r++) {
       float *scores = room.scores.data() + r * BLOCK, *sums = room.sums.data() + r * wide;
@@ -544,7 +668,10 @@ void prompt(const Call& call, const Task& task) {
       room.totals[r] = room.totals[r] * factor + exponentials(scores, peak, stored.count);
       room.peaks[r] = peak;
     }
-    add_values_of(call, rows, stored, room.scores.data(), BLOCK, room.sums.data());
+    if (of_bytes(call))
+      add_values(rows, room.scores.data(), BLOCK, {room.values.data(), wide, stored.count}, room.sums.data(), wide);
+    else
+      add_values_of(call, rows, false, stored, room.scores.data(), BLOCK, room.sums.data());
     low += stored.count;
   }
   for (long r = 0; r < rows; r++) {
@@ -579,7 +706,7 @@ static void divide_few(const Attention& call, long sequence, long head, Tasks& t
 }
 
 Tasks divide(const Attention& call) {
-  const long queries = call.kind == IN_PAIRS ? std::max(QUERIES, TALL / call.group()) : QUERIES;
+  const long queries = prompts_in_pairs(call) ? std::max(QUERIES, TALL / call.group()) : QUERIES;
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {
@@ -611,13 +738,12 @@ void attend(const Attention& call, Tasks& tasks) {
 
 extern "C" {
 
-// `steps` are the elements between tokens of q, k and v. `sizes`: heads, key heads, head size, page size, window, kind
+// `steps` are the elements between tokens of q, k and v; `store` is a Store. `sizes`: heads, key heads, head size, page size, window, kind
 // of the cache, chunk, elements between tables.
-void ms_attend(const float* q, const float* k, const float* v, const int64_t* steps, float* out, void* keys,
-               void* values, const int64_t* sizes, const int64_t* slots, const int64_t* query_start,
-               const int64_t* seq_lens, const int32_t* tables, long tokens, long sequences, float scale,
-               float cap, const float* sinks) {
-  Attention call{q, k, v, steps[0], steps[1], steps[2], out, (char*)keys, (char*)values, sizes[5], sizes[0], sizes[1],
+void ms_attend(const float* q, const float* k, const float* v, const int64_t* steps, float* out, const void* store,
+               const int64_t* sizes, const int64_t* slots, const int64_t* query_start, const int64_t* seq_lens,
+               const int32_t* tables, long tokens, long sequences, float scale, float cap, const float* sinks) {
+  Attention call{q, k, v, steps[0], steps[1], steps[2], out, *(const Store*)store, sizes[5], sizes[0], sizes[1],
                  sizes[2], sizes[3], sizes[4], sizes[6], slots, query_start, seq_lens, tables, sizes[7], tokens,
                  sequences, scale, cap, sinks};
   Tasks tasks = divide(call);

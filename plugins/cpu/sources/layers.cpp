@@ -90,7 +90,7 @@ Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
   call.k = b.at(o.in[1]) + o.offset[1], call.k_step = b.widths[o.in[1]];
   call.v = b.at(o.in[2]) + o.offset[2], call.v_step = b.widths[o.in[2]];
   call.out = b.at(o.out);
-  call.keys = (char*)o.addresses[0], call.values = (char*)o.addresses[1];
+  call.store = *(const Store*)o.addresses[0];
   call.heads = o.sizes[0], call.kv_heads = o.sizes[1], call.dim = o.sizes[2], call.page = o.sizes[3];
   call.window = o.sizes[4], call.kind = o.sizes[5], call.chunk = o.sizes[6];
   call.scale = (float)o.number, call.cap = (float)o.cap;

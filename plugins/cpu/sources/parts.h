@@ -43,12 +43,20 @@ void add(const float* a, long a_step, const float* b, long b_step, float scale, 
 // out[rows][a_dim + b_dim]: a and b beside each other
 void join(const float* a, long a_step, const float* b, long b_step, float* out, long rows, long a_dim, long b_dim);
 
+// Where a layer's keys and values lie. Formats with scales have one for each head of a token beside them; where a
+// checkpoint says so, a key head is divided by its factor before it is stored.
+struct Store {
+  char *keys, *values;
+  float *key_scales, *value_scales;
+  const float *key_factors, *value_factors;
+};
+
 // One call of attention; arrays are those of the Python side.
 struct Attention {
   const float *q, *k, *v;
   long q_step, k_step, v_step;  // elements between tokens; the heads of a token are contiguous
   float* out;
-  char *keys, *values;
+  Store store;
   long kind, heads, kv_heads, dim, page, window, chunk;  // kind of the cache; window 0, chunk 0: none
   const int64_t *slots, *query_start, *seq_lens;
   const int32_t* tables;
@@ -57,7 +65,7 @@ struct Attention {
   const float* sinks;  // a score a head, or nothing
 
   long group() const { return heads / kv_heads; }
-  long bytes() const { return kind == 0 ? 4 : kind == 2 ? 1 : 2; }
+  long bytes() const { return kind == 0 ? 4 : kind == 1 || kind == 3 ? 2 : 1; }
   long first_seen(long position) const {  // the first position that one sees
     return std::max(window ? std::max(0L, position - window + 1) : 0, chunk ? position / chunk * chunk : 0);
   }

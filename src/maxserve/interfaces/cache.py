@@ -1,4 +1,4 @@
-"""Cache strategies: keys and values in pages."""
+"""Cache strategies, and cache formats: keys and values in pages, and in which form."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
+    from maxserve.testing.cache_format import CacheFormatChecks
     from maxserve.testing.chat_template import ChatTemplateChecks
     from maxserve.testing.commands import CommandChecks
     from maxserve.testing.draft_head import DraftHeadChecks, DraftHeadQuirkChecks
@@ -57,6 +58,7 @@ __all__ = [
     "DraftHeadQuirkChecks",
     "EncoderChecks",
     "EngineChecks",
+    "CacheFormatChecks",
     "EvictionPolicyChecks",
     "ExecutorChecks",
     "GrammarBackendChecks",
@@ -106,6 +108,7 @@ LAZY = {
     "EncoderChecks": "maxserve.testing.encoder",
     "EngineChecks": "maxserve.testing.engine",
     "ExecutorChecks": "maxserve.testing.executor",
+    "CacheFormatChecks": "maxserve.testing.cache_format",
     "EvictionPolicyChecks": "maxserve.testing.eviction",
     "GrammarBackendChecks": "maxserve.testing.grammar",
     "HttpServerChecks": "maxserve.testing.http_server",

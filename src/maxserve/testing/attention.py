@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.attention import Attention, AttentionContext, Index
-from maxserve.core.interfaces.cache import CacheGroup, CacheLayer
+from maxserve.core.interfaces.cache import (
+    BuiltCacheFormat,
+    CacheFactors,
+    CacheFormat,
+    CacheFormatContext,
+    CacheGroup,
+    CacheLayer,
+)
 from maxserve.core.interfaces.errors import Unavailable
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_step
@@ -62,6 +69,8 @@ class _Stage:
         shape: tuple[int, int, int] = SHAPES[0],
         *,
         dtype: torch.dtype = torch.float32,
+        format: BuiltCacheFormat | None = None,
+        factors: Sequence[CacheFactors] = (),
         **rules: Any,
     ) -> None:
         self.heads, self.kv_heads, self.dim = shape
@@ -80,7 +89,14 @@ class _Stage:
         self.caches = []
         for attention in (build, PlainAttention):
             cache = TinyCache(
-                [layer], rows=1, max_length=pages * PAGE, page_size=PAGE, dtype=dtype, attention=attention
+                [layer],
+                rows=1,
+                max_length=pages * PAGE,
+                page_size=PAGE,
+                dtype=dtype,
+                attention=attention,
+                format=format,
+                factors=factors,
             )
             cache.block_tables, cache.lengths = padded, [0] * len(tables)
             self.caches.append(cache)
@@ -117,6 +133,30 @@ class _Stage:
         return wide[:, 1 : 1 + heads]
 
 
+class NibbleFormat:
+    """A BuiltCacheFormat of two numbers in a byte, with a scale in bfloat16: one that no back end has heard of."""
+
+    dtype = torch.uint8
+    scale_dtype = torch.bfloat16
+    factored = True
+
+    def width(self, size: int) -> int:
+        return size // 2
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scales = (x.float().abs().amax(-1) / 7).bfloat16()
+        codes = (x / scales.float().unsqueeze(-1)).nan_to_num().round().clamp(-7, 7).add(8).to(torch.uint8)
+        return codes[..., ::2] | codes[..., 1::2] << 4, scales
+
+    def decode(self, codes: Tensor, scales: Tensor | None) -> Tensor:
+        assert scales is not None, "codes come with scales"
+        numbers = torch.stack((codes & 15, codes >> 4), -1).flatten(-2).float() - 8
+        return numbers * scales.float().unsqueeze(-1)
+
+
+FORMATS = ("float8_e4m3fn", "int8", "a stranger's")
+
+
 class AttentionChecks:
     """What every attention back end must pass on a CPU. `plugins` says where it comes from, if not installed."""
 
@@ -125,6 +165,7 @@ class AttentionChecks:
     plugins: ClassVar[PluginOptions] = PluginOptions()
     tolerance: ClassVar[float] = 4e-6
     bfloat16_tolerance: ClassVar[float] = 4e-6  # over a bfloat16 cache, beyond the rounding of what is stored
+    format_tolerance: ClassVar[float] = 4e-6  # over a cache in another format, likewise
 
     @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
     @pytest.mark.parametrize("window", [None, 1, 5, 20])
@@ -238,6 +279,79 @@ class AttentionChecks:
             for count in (33, 1, 4):
                 result, expected = stage.step({0: count})
                 torch.testing.assert_close(result.float(), expected.float(), atol=self.bfloat16_tolerance, rtol=0)
+
+    @pytest.mark.parametrize("format", FORMATS)
+    @pytest.mark.parametrize("factors", [False, True], ids=["", "divided"])
+    @pytest.mark.parametrize("order", [ORDERS["one run"], ORDERS["scattered"]], ids=["one run", "scattered"])
+    def test_a_cache_in_a_format(self, order: list[int], factors: bool, format: str) -> None:
+        """Both store the same codes, of which the textbook makes float64: beyond that, arithmetic is exact."""
+        for shape in SHAPES:
+            stage = self.formatted(format, [order], shape, factors)
+            for count in (33, 1, 4, 1):
+                self.check_formatted(stage.step({0: count}))
+
+    @pytest.mark.parametrize("format", FORMATS)
+    @pytest.mark.parametrize("rule", [{"softcap": 2.0}, {"sinks": True}, {"window": 7}, {"chunk": 12}], ids=str)
+    def test_what_a_layer_may_say_of_a_cache_in_a_format(self, rule: dict[str, Any], format: str) -> None:
+        stage = self.formatted(format, [ORDERS["scattered"], list(range(40, 50))], (6, 2, 32), True, **rule)
+        for counts in ({0: 17, 1: 1}, {0: 1, 1: 1}, {1: 30, 0: 9}, {0: 1, 1: 5}):
+            self.check_formatted(stage.step(counts))
+
+    @pytest.mark.parametrize("format", FORMATS)
+    @pytest.mark.parametrize("dim", [32, 48, 64])
+    def test_a_long_sequence_in_a_format(self, dim: int, format: str) -> None:
+        pages = np.random.default_rng(0).permutation(160).tolist()
+        stage = self.formatted(format, [pages, [160]], (6, 2, dim), False)
+        for count in (300, 512, 1, 290, 1, 17):
+            self.check_formatted(stage.step({0: count}))
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_a_row_over_a_format_does_not_depend_on_its_batch(self, format: str) -> None:
+        """To the bit, however the tokens before it were cut into steps."""
+        order, others = ORDERS["scattered"], [[40, 41, 42, 43], [50, 60, 51, 61]]
+        for count in (1, 2, 20):
+            outs = []
+            for tables, first, beside in (([order], (30,), {}), ([order, *others], (13, 17), {1: 3, 2: 1})):
+                stage = self.formatted(format, tables, (6, 2, 32), True)
+                heads = (stage.heads, stage.kv_heads, stage.kv_heads)
+                new = [torch.randn(30 + count, n, 32, generator=torch.Generator().manual_seed(n)) for n in heads]
+                cache, start = stage.caches[0], 0
+                for tokens in first:
+                    q, k, v = (x[start : start + tokens] for x in new)
+                    make_step(cache, [(0, [0] * tokens)]).attend(0, q, k, v)
+                    start += tokens
+                counts = {**dict(list(beside.items())[:1]), 0: count, **dict(list(beside.items())[1:])}
+                step = make_step(cache, [(row, [0] * n) for row, n in counts.items()])
+                rows = step.inputs.query_start[list(counts).index(0)] + np.arange(count)
+                given = [stage._random(int(step.inputs.query_start[-1]), n).clone() for n in heads]
+                for target, source in zip(given, new, strict=True):
+                    target[rows] = source[30:]
+                q, k, v = given
+                outs.append(step.attend(0, q, k, v)[rows])
+            assert torch.equal(*outs)
+
+    def formatted(
+        self, name: str, tables: Sequence[Sequence[int]], shape: tuple[int, int, int], factors: bool, **rules: Any
+    ) -> _Stage:
+        """A stage over storage in that format; skipped where the back end says that it cannot read it."""
+        host = PluginHost.discover(self.plugins, strict=True)
+        if not host.attention_backends.get(self.attention).component.reads_formats:
+            pytest.skip("it does not say that it reads formats, so that it is not asked to")
+        layer = CacheLayer(kv_heads=shape[1], head_dim=shape[2], **rules)
+        format: BuiltCacheFormat = NibbleFormat()
+        if name in host.of(CacheFormat):
+            format = host.build(
+                host.of(CacheFormat).get(name), CacheFormatContext(layers=(layer,), device=torch.device("cpu"))
+            )
+        own = CacheFactors(torch.linspace(0.3, 2.0, shape[1]), torch.linspace(1.7, 0.2, shape[1]))
+        try:
+            return _Stage(self, tables, shape, format=format, factors=(own,) if factors else (), **rules)
+        except Unavailable:
+            pytest.skip("declared to be unavailable, so that another back end serves")
+
+    def check_formatted(self, pair: tuple[Tensor, Tensor]) -> None:
+        result, expected = pair
+        torch.testing.assert_close(result.float(), expected.float(), atol=self.format_tolerance, rtol=0)
 
     def check(self, pair: tuple[Tensor, Tensor]) -> None:
         result, expected = pair

@@ -79,7 +79,7 @@ def test_options_of_plugins_are_among_them(plugin_host: Any, caplog: pytest.LogC
         ({"model_path": "x"}, "no option 'model_path' that an architecture may set"),
         ({"max_batch_size": 0}, "max_batch_size: expected at least 1, not 0"),
         ({"max_batch_size": "many"}, "max_batch_size: expected a whole number"),
-        ({"kv_cache_format": "int1"}, "kv_cache_format: expected"),
+        ({"rope_type": "int1"}, "rope_type: expected"),
         ({"paged__eviction": 3}, "paged__eviction: expected"),
     ],
 )

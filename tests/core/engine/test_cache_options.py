@@ -183,14 +183,14 @@ def test_the_chosen_order_of_eviction_decides_who_is_found(build: Build, evictio
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize(("name", "size"), [("float32", 4), ("bfloat16", 2), ("FLOAT8_E4M3FN", 1)])
+@pytest.mark.parametrize(("name", "size"), [("float32", 4), ("bfloat16", 2), ("FLOAT8_E4M3FN", 1), ("int8", 1)])
 def test_every_format_serves_and_shares_prefixes(
     build: Build, name: str, size: int, compiled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With compiled kernels, where the machine has a compiler, and with torch's."""
     caplog.set_level("INFO", "maxserve.engine")
     engine = build(**SMALL, **HOST, kv_cache_format=name, use_subgraphs=compiled)
-    assert f"{2 * size}.0 KiB each" in caplog.text
+    assert f"{2 * size + (0.5 if name == 'int8' else 0.0):.1f} KiB each" in caplog.text  # its scales
     assert {layer.keys.dtype.itemsize for layer in engine._cache.layers} == {size}
     texts = [run(engine, prompt(seed)) for seed in (0, 1, 2, 0, 0)]
     assert [found for ((_, found),) in texts] == [0, 0, 0, 96, 96]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.loading.device import choose_cache_dtype, choose_device
+from maxserve.core.loading.device import choose_device
 
 CPU = torch.device("cpu")
 
@@ -34,9 +34,3 @@ def test_without_a_gpu_there_is_the_cpu() -> None:
     assert choose_device("default") == choose_device("cpu") == CPU
     with pytest.raises(SettingsError, match="no usable GPU; use --devices cpu"):
         choose_device("gpu")
-
-
-def test_the_cache_has_the_models_type_unless_told() -> None:
-    assert choose_cache_dtype(None, torch.bfloat16) is torch.bfloat16
-    assert choose_cache_dtype("float32", torch.bfloat16) is torch.float32
-    assert choose_cache_dtype("BFloat16", torch.float32) is torch.bfloat16

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from maxserve.architectures import mixtral, qwen3_vl
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT
 from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.interfaces.cache import CacheGroup, CacheLayer
+from maxserve.core.interfaces.cache import CacheFormatContext, CacheGroup, CacheLayer, PlainFormat
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.memory import (
     CPU_CACHE_LIMIT,
@@ -25,6 +26,7 @@ from maxserve.core.loading.memory import (
     size_text,
     weight_bytes,
 )
+from maxserve.plugins.cache.formats import Int8Format
 from maxserve.plugins.cache.paged.groups import cache_groups
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -46,7 +48,7 @@ def planned(
     device: str = "cpu",
     weights: int = 100 * MIB,
     spec: Spec | None = None,
-    cache_itemsize: int = 4,
+    cache_dtype: torch.dtype = torch.float32,
     host_free: int = 0,
     groups: tuple[CacheGroup, ...] = (),
     whole_prompts: bool = False,
@@ -60,7 +62,7 @@ def planned(
         free=free,
         weights=weights,
         itemsize=4,
-        cache_itemsize=cache_itemsize,
+        cache_format=PlainFormat(cache_dtype),
         host_free=host_free,
         groups=groups,
         whole_prompts=whole_prompts,
@@ -70,8 +72,17 @@ def planned(
 
 def test_bytes_of_a_page_are_keys_and_values_of_all_layers() -> None:
     layers = (CacheLayer(kv_heads=2, head_dim=8), CacheLayer(kv_heads=1, head_dim=16, window=4))
-    assert page_bytes(layers, page_size=16, itemsize=2) == 2 * (2 * 8 + 1 * 16) * 16 * 2
-    assert page_bytes(Spec().cache_layers, 64, 4) == 2 * MIB
+    assert page_bytes(layers, page_size=16, format=PlainFormat(torch.bfloat16)) == 2 * (2 * 8 + 1 * 16) * 16 * 2
+    assert page_bytes(Spec().cache_layers, 64, PlainFormat(torch.float32)) == 2 * MIB
+
+
+def test_bytes_of_a_page_in_a_format_count_scales() -> None:
+    """int8: a float32 for each head; of values that are part of keys nothing is stored."""
+    layers = (CacheLayer(kv_heads=2, head_dim=8), CacheLayer(kv_heads=1, head_dim=16, value_dim=4))
+    format = Int8Format(CacheFormatContext(layers=layers, device=torch.device("cpu")))
+    assert page_bytes(layers, 16, format) == 16 * (2 * 2 * (8 + 4) + (16 + 4) + (4 + 4))
+    inside = (CacheLayer(kv_heads=1, head_dim=16, value_dim=12, values_in_keys=True),)
+    assert page_bytes(inside, 16, PlainFormat(torch.float8_e4m3fn)) == 16 * 16
 
 
 def test_bytes_of_weights_count_shared_ones_once() -> None:
@@ -145,7 +156,7 @@ def test_more_utilization_gives_more_pages_and_8_bits_four_times_as_many() -> No
     pages = [planned(2 * GIB, device_memory_utilization=share).pages for share in shares]
     assert pages == sorted(set(pages))
     assert pages[2] - pages[1] == pytest.approx(0.2 * 2 * GIB / (2 * MIB), abs=1)
-    small = planned(2 * GIB, device_memory_utilization=0.5, cache_itemsize=1)
+    small = planned(2 * GIB, device_memory_utilization=0.5, cache_dtype=torch.float8_e4m3fn)
     assert (small.page_bytes, small.pages // 4) == (MIB // 2, pages[2])
 
 

@@ -85,6 +85,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "engine",
         "cache_strategy",
         "eviction_policy",
+        "cache_format",
         "scheduler",
         "sampler",
         "attention_backend",

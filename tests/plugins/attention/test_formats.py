@@ -9,12 +9,18 @@ from transformers import LlamaConfig
 
 from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.llama import Model
-from maxserve.plugins.attention.formats import read, write
+from maxserve.interfaces.cache import PlainFormat
+from maxserve.plugins.attention.formats import read
+from maxserve.plugins.attention.formats import write as write_codes
 from maxserve.plugins.attention.paged import PagedAttention
 from maxserve.testing.architecture import TinyCache, randomised, run_step
 
 TYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn]
 STEP = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float8_e4m3fn: 2.0**-4}  # largest relative rounding
+
+
+def write(storage: torch.Tensor, slots: torch.Tensor, values: torch.Tensor) -> None:
+    write_codes(storage, slots, PlainFormat(storage.dtype).encode(values)[0])
 
 
 @pytest.mark.parametrize("stored", TYPES)

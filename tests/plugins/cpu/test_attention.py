@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from maxserve.interfaces.cache import CacheLayer
+from maxserve.interfaces.cache import BuiltCacheFormat, CacheFormatContext, CacheLayer, PlainFormat
 from maxserve.interfaces.codes import Codes
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.linear import LinearContext
+from maxserve.plugins.cache.formats import Int8Format
 from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.testing.tiny_cache import TinyCache, make_step
@@ -18,6 +19,14 @@ from maxserve.testing.tiny_cache import TinyCache, make_step
 pytestmark = pytest.mark.compiler
 
 PAGE, DIM, HEADS, KV_HEADS = 8, 24, 6, 2
+
+
+CODES = [torch.float8_e4m3fn, torch.int8]
+
+
+def format_of(dtype: torch.dtype) -> BuiltCacheFormat:
+    context = CacheFormatContext(layers=(), device=torch.device("cpu"))
+    return Int8Format(context) if dtype is torch.int8 else PlainFormat(dtype)
 
 
 def outcome(
@@ -30,9 +39,9 @@ def outcome(
         rows=2,
         max_length=800,
         page_size=page,
-        dtype=dtype,
         scatter=scatter,
         attention=NativeAttention,
+        format=format_of(dtype),
     )
     length = sum(counts)
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +56,7 @@ def outcome(
     return torch.cat(found, dim=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *CODES], ids=str)
 @pytest.mark.parametrize("before", [30, 505, 600])  # 512 positions are a chunk
 @pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 530}, {"chunk": 64}, {"softcap": 2.0}], ids=str)
 def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, Any], dtype: torch.dtype) -> None:
@@ -56,13 +65,39 @@ def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, 
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *CODES], ids=str)
 @pytest.mark.parametrize("page", [16, 64])
 @pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 101}, {"chunk": 64}], ids=str)
 def test_decoding_does_not_depend_on_where_pages_lie(page: int, rules: dict[str, Any], dtype: torch.dtype) -> None:
     counts = [600, *[1] * 12]
     together, apart = (outcome(counts, dtype, page, scatter, **rules)[:, 600:] for scatter in (None, 3))
     assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize("dtype", CODES, ids=str)
+@pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 101}, {"chunk": 64}], ids=str)
+def test_prompts_over_codes_do_not_depend_on_pages_and_cuts(rules: dict[str, Any], dtype: torch.dtype) -> None:
+    """A difference in the last bit of a layer's output may be another code in the next one."""
+    whole = outcome([400], dtype, 16, **rules)
+    for counts, scatter in (([400], 3), ([130, 17, 253], None), ([33] * 12 + [4], 5)):
+        cut = outcome(counts, dtype, 16, scatter, **rules)
+        prompts = sum(count for count in counts if count > 16)
+        assert torch.equal(cut[:, :prompts], whole[:, :prompts])
+
+
+@pytest.mark.parametrize("dim", [24, 64])
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("dtype", CODES, ids=str)
+def test_what_is_no_number_stays_none(dtype: torch.dtype, count: int, dim: int) -> None:
+    """Tokens after a value that went wrong see that."""
+    layer = CacheLayer(kv_heads=KV_HEADS, head_dim=dim)
+    cache = TinyCache([layer], rows=1, max_length=80, attention=NativeAttention, format=format_of(dtype))
+    q, k, v = (torch.randn(2 + count, heads, dim) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    v[1, 0, 3] = torch.nan
+    make_step(cache, [(0, [0] * 2)]).attend(0, q[:2], k[:2], v[:2], None, None)
+    found = make_step(cache, [(0, [0] * count)]).attend(0, q[2:], k[2:], v[2:], None, None)
+    assert found[:, :3].isnan().any(-1).all()
+    assert found[:, 3:].isfinite().all()
 
 
 def test_ids_that_do_not_lie_together_are_read() -> None:

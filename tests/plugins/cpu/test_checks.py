@@ -27,6 +27,7 @@ class TestAttentionOverBfloat16(AttentionChecks):
 
     attention = "native"
     bfloat16_tolerance = 2e-2
+    format_tolerance = 2e-2
 
 
 class TestLinear(LinearMethodChecks):

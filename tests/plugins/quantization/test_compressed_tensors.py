@@ -200,7 +200,7 @@ def test_weights_may_be_plain(
     reference = made(tmp_path, "LlamaForCausalLM", packed, {}, config)
     with caplog.at_level("INFO"):
         same(serve(tmp_path, use_subgraphs=False, quantization_encoding="float32"), reference)
-    assert "keys and values are not rounded" in caplog.text
+    assert "--kv-cache-format float8_e4m3fn stores them so" in caplog.text
 
 
 @pytest.mark.parametrize("strategy", ["channel", "tensor", "group"])
@@ -307,7 +307,7 @@ def test_modules_are_held_in_several_ways(
     with caplog.at_level("INFO"):
         same(serve(tmp_path), reference)
     assert "3 modules not quantized, and their weights are (model.layers.0.self_attn.o_proj" in caplog.text
-    assert "keys and values are not rounded" in caplog.text
+    assert "--kv-cache-format float8_e4m3fn stores them so" in caplog.text
     assert "1 of 21 quantized weights are unpacked to F32" in caplog.text, "with its neighbour, which is plain"
 
 
