@@ -48,7 +48,7 @@ class Base:
                 parameter.data = torch.randn(parameter.shape, generator=generator) * size
         folder = self.folder.parent / f"{self.folder.name}-{name}"
         with quiet():
-            wrapped.save_pretrained(folder)
+            wrapped.save_pretrained(str(folder))
         self.adapters[name] = folder
         return folder
 
