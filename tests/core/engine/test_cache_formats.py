@@ -93,7 +93,7 @@ def assert_equal_to_a_tie(found: Answer, wanted: Answer) -> None:
     """
     parts = [i for i, (a, b) in enumerate(zip(found.tokens, wanted.tokens, strict=True)) if a != b]
     if parts:
-        assert abs(found.logprobs[parts[0]] - wanted.logprobs[parts[0]]) < 0.01
+        assert abs(found.logprobs[parts[0]] - wanted.logprobs[parts[0]]) < 0.02  # what int8 may change, see below
 
 
 @pytest.mark.parametrize("compiled", COMPILED, ids=["native", "torch"])
