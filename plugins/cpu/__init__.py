@@ -36,7 +36,8 @@ class Config:
         default="auto",
         metadata={
             "help": "How rows are multiplied by bfloat16 weights: exact, as float32; fast, rounded to bfloat16 once, "
-            "with sums in float32; auto, fast where the processor multiplies bfloat16 (AVX512_BF16, AMX), else exact."
+            "with sums in float32, also by quantized weights; auto, fast for bfloat16 weights where the processor "
+            "multiplies bfloat16 (AVX512_BF16, AMX), else exact."
         },
     )
 

@@ -57,7 +57,7 @@ class _Segment(ctypes.Structure):
         ("codes", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block")),
+        *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block", "rounds")),
         *((name, _Numbers) for name in ("scales", "offsets", "zeros", "block_scales", "block_offsets")),
     )
 
@@ -169,7 +169,7 @@ class _Part:
 
     __slots__ = ("_kept", "segment")
 
-    def __init__(self, library: Library, codes: Codes, first: int) -> None:
+    def __init__(self, library: Library, codes: Codes, first: int, *, rounds: bool) -> None:
         count, inputs = codes.codes.shape
         stored = _stored(codes)
         given = stored.codes.contiguous()
@@ -187,6 +187,7 @@ class _Part:
             inputs=inputs,
             group=group,
             block=codes.block,
+            rounds=rounds and torch.equal(stored.table.bfloat16().float(), stored.table),
             scales=self._numbers(library, codes.scales),
             offsets=self._numbers(library, codes.offsets),
             zeros=self._numbers(library, stored.zeros),
@@ -218,10 +219,10 @@ class _Part:
 class _Parts:
     """The segments of one weight in the order of rows, and the C structure that has them."""
 
-    __slots__ = ("_library", "_outputs", "_parts", "_segments")
+    __slots__ = ("_library", "_outputs", "_parts", "_rounds", "_segments")
 
-    def __init__(self, library: Library, outputs: int) -> None:
-        self._library, self._outputs = library, outputs
+    def __init__(self, library: Library, outputs: int, *, rounds: bool) -> None:
+        self._library, self._outputs, self._rounds = library, outputs, rounds
         self._parts: list[_Part] = []
         self._segments: ctypes.Array[_Segment] = (_Segment * 0)()
 
@@ -230,7 +231,7 @@ class _Parts:
             raise ModelError(f"codes of {codes.layout} are loaded where others were announced")
         if first + len(codes.codes) > self._outputs:
             raise ModelError(f"rows {first} to {first + len(codes.codes)} of codes are loaded into {self._outputs}")
-        self._parts.append(_Part(self._library, codes, first))
+        self._parts.append(_Part(self._library, codes, first, rounds=self._rounds))
         self._parts.sort(key=lambda part: part.segment.first)
         self._segments = (_Segment * len(self._parts))(*(part.segment for part in self._parts))
 
@@ -243,15 +244,15 @@ class _Parts:
 
 
 class CodePanels:
-    """A CodesLinear [outputs, inputs]."""
+    """A CodesLinear [outputs, inputs]. `rounds`: rows are rounded to bfloat16 where that has all of a table."""
 
     __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_weight", "address")
 
     kind = 3  # CODES of parts.h
 
-    def __init__(self, library: Library, outputs: int, inputs: int) -> None:
+    def __init__(self, library: Library, outputs: int, inputs: int, *, rounds: bool) -> None:
         self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._parts = _Parts(library, outputs)
+        self._parts = _Parts(library, outputs, rounds=rounds)
         self._weight = self._parts.weight()
         self.address = ctypes.addressof(self._weight)
 
@@ -291,9 +292,9 @@ class ExpertCodePanels:
 
     __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_weights")
 
-    def __init__(self, library: Library, experts: int, outputs: int, inputs: int) -> None:
+    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, *, rounds: bool) -> None:
         self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._parts = [_Parts(library, outputs) for _ in range(experts)]
+        self._parts = [_Parts(library, outputs, rounds=rounds) for _ in range(experts)]
         self._weights = (_Weight * experts)()
 
     @property

@@ -37,6 +37,7 @@ class PanelMethod:
         self._library = library_for(context)
         precision = context.config(Config).precision
         self._rounds = rounds(self._library, precision)
+        self._rounds_for_codes = self._rounds and precision == "fast"  # only where that is asked for
         _say(self._library, precision, self._rounds)
 
     def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
@@ -50,14 +51,16 @@ class PanelMethod:
         return ExpertPanels(self._library, experts, outputs, inputs, self._kind(dtype))
 
     def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> CodePanels | None:
-        return CodePanels(self._library, outputs, inputs) if takes(self._library, inputs, layouts) else None
+        if not takes(self._library, inputs, layouts):
+            return None
+        return CodePanels(self._library, outputs, inputs, rounds=self._rounds_for_codes)
 
     def create_expert_codes(
         self, experts: int, outputs: int, inputs: int, layouts: Sequence[CodesLayout]
     ) -> ExpertCodePanels | None:
         if not takes(self._library, inputs, layouts):
             return None
-        return ExpertCodePanels(self._library, experts, outputs, inputs)
+        return ExpertCodePanels(self._library, experts, outputs, inputs, rounds=self._rounds_for_codes)
 
     def _kind(self, dtype: torch.dtype) -> int:
         return FLOAT32 if dtype != torch.bfloat16 else BFLOAT16_ROUNDS if self._rounds else BFLOAT16

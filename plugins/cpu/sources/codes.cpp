@@ -7,6 +7,7 @@
 #include "codes.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
@@ -207,16 +208,75 @@ struct Floats : Single {
 using Floats = Indices;
 #endif
 
+// --- ways in which rows meet what codes mean ---------------------------------------------------------------------
+// An entry is what INPUTS inputs of a row, or of an output, are multiplied as: `entry` is number i of a chunk.
+
+// Input by input, in float32.
+template <class Form>
+struct Apart : Form {
+  using Form::Form;
+  static constexpr long INPUTS = 1;
+  typedef float Entry;
+  typedef vec Value;
+
+  vec entry(const char* chunk, int v, int i) const { return this->value(chunk, v, i); }
+  static vec add(vec sum, float x, vec w) { return sum + spread(x) * w; }
+};
+
+#if defined(DOT_UNITS)
+
+// Two inputs at a time: rows are rounded to bfloat16, in which all that codes mean is exact. Input i of a chunk goes with
+// the one half a chunk behind it.
+template <class Form>
+struct InPairs : Form {
+  using Form::Form;
+  static constexpr long INPUTS = 2;
+  typedef uint32_t Entry;
+  typedef uvec Value;
+
+  uvec entry(const char* chunk, int v, int i) const {
+    const uvec first = (uvec)this->value(chunk, v, i), second = (uvec)this->value(chunk, v, i + Form::CHUNK / 2);
+    return first >> 16 | (second & 0xffff0000u);
+  }
+  static vec add(vec sum, uint32_t x, uvec w) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)x), (__m512bh)w);
+  }
+};
+
+// Four codes a half of a word: both halves are looked up at once, by five bits, of which the table ignores the highest.
+struct PairedNibbles : InPairs<Nibbles> {
+  __m512i words;
+  explicit PairedNibbles(const Segment& s) : InPairs<Nibbles>(s) {
+    const __m256i table = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(s.table));
+    words = _mm512_broadcast_i64x4(table);
+  }
+  uvec entry(const char* chunk, int v, int i) const {
+    return (uvec)_mm512_permutexvar_epi16(_mm512_srli_epi16((__m512i)word(chunk, v, 0), 4 * i), words);
+  }
+};
+
+#endif
+
 // Calls with what reads codes of a form.
 template <class F>
 void with_form(const Segment& s, F&& call) {
+#if defined(DOT_UNITS)
+  if (s.rounds) switch (s.form) {
+      case NIBBLES: return call(PairedNibbles(s));
+      case FIVES: return call(InPairs<Fives>(s));
+      case SIXES: return call(InPairs<Sixes>(s));
+      case BYTES: return call(InPairs<Bytes>(s));
+      case FLOATS: return call(InPairs<Floats>(s));
+      default: return call(InPairs<Indices>(s));
+    }
+#endif
   switch (s.form) {
-    case NIBBLES: return call(Nibbles(s));
-    case FIVES: return call(Fives(s));
-    case SIXES: return call(Sixes(s));
-    case BYTES: return call(Bytes(s));
-    case FLOATS: return call(Floats(s));
-    default: return call(Indices(s));
+    case NIBBLES: return call(Apart<Nibbles>(s));
+    case FIVES: return call(Apart<Fives>(s));
+    case SIXES: return call(Apart<Sixes>(s));
+    case BYTES: return call(Apart<Bytes>(s));
+    case FLOATS: return call(Apart<Floats>(s));
+    default: return call(Apart<Indices>(s));
   }
 }
 
@@ -292,12 +352,22 @@ struct Factors {
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
-// Rows as they are multiplied: span by span of inputs, [rows][inputs of the span], filled up with zeros to whole chunks;
+// Room for rows as they are multiplied, and for the sum of each span.
+thread_local std::vector<float> single_entries, span_sums;
+thread_local std::vector<uint32_t> paired_entries;
+
+template <class Entry>
+std::vector<Entry>& entries() {
+  if constexpr (std::is_same<Entry, float>::value) return single_entries;
+  else return paired_entries;
+}
+
+// Rows as they are multiplied: span by span of inputs, [rows][entries of the span], filled up with zeros to whole chunks;
 // with the sum of each span, where it is wanted.
 class Rows {
   const float* from_ = nullptr;
   const Segment* of_ = nullptr;
-  long count_ = 0;
+  long count_ = 0, inputs_ = 0;
 
   static float sum(const float* x, long n) {
     vec sums = {};
@@ -313,13 +383,28 @@ class Rows {
   }
   static bool wanted(const Segment& s) { return s.zeros.at || s.offsets.at; }
 
- public:
-  static thread_local std::vector<float> x, sums;
+  // The inputs of a span of a row as entries, where `room` has them; they are changed to what they are multiplied as.
+  template <class D>
+  static void enter(float* room, long n, typename D::Entry* to) {
+    if constexpr (D::INPUTS == 1) memcpy(to, room, n * sizeof(float));
+#if defined(DOT_UNITS)
+    else {
+      constexpr long HALF = D::CHUNK / 2;
+      for (long k = 0; k < n; k += LANES) {
+        const __m256i words = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(room + k));
+        _mm512_storeu_si512(room + k, _mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+      }
+      const uint32_t* bits = (const uint32_t*)room;
+      for (long k = 0; k < n; k += D::CHUNK)
+        for (long i = 0; i < HALF; i++) to[k / 2 + i] = bits[k + i] >> 16 | bits[k + i + HALF];
+    }
+#endif
+  }
 
+ public:
+  template <class D>
   void take(const float* from, long step, long count, const Segment& s);
 };
-
-thread_local std::vector<float> Rows::x, Rows::sums;
 
 // Calls with each span: its number, its group, its first input and how many it has, whole chunks.
 template <class F>
@@ -335,20 +420,23 @@ inline void spans(const Segment& s, long chunk, F&& call) {
   }
 }
 
+template <class D>
 void Rows::take(const float* from, long step, long count, const Segment& s) {
-  if (from == from_ && count == count_ && alike(*of_, s)) return;
-  from_ = from, count_ = count, of_ = &s;
-  x.resize(count * (s.inputs + 32));
-  sums.resize(count * (s.inputs / std::min<long>(s.group, SPAN) + s.inputs / s.group + 2));
-  spans(s, SHAPES[s.form].chunk, [&](long number, long, long first, long n) {
+  if (from == from_ && count == count_ && inputs_ == D::INPUTS && alike(*of_, s)) return;
+  from_ = from, count_ = count, of_ = &s, inputs_ = D::INPUTS;
+  auto& to = entries<typename D::Entry>();
+  to.resize(count * (s.inputs + 32) / D::INPUTS);
+  span_sums.resize(count * (s.inputs / std::min<long>(s.group, SPAN) + s.inputs / s.group + 2));
+  alignas(64) float room[SPAN + LANES];
+  spans(s, D::CHUNK, [&](long number, long, long first, long n) {
     const long real = std::min(n, s.inputs - first);
     for (long i = 0; i < count; i++) {
-      float* to = x.data() + count * first + i * n;
       const float* row = from + i * step;
-      if (s.order) for (long k = 0; k < real; k++) to[k] = row[s.order[first + k]];
-      else memcpy(to, row + first, real * sizeof(float));
-      std::fill(to + real, to + n, 0.0f);
-      if (wanted(s)) sums[count * number + i] = sum(to, real);
+      if (s.order) for (long k = 0; k < real; k++) room[k] = row[s.order[first + k]];
+      else memcpy(room, row + first, real * sizeof(float));
+      std::fill(room + real, room + n + LANES, 0.0f);
+      enter<D>(room, n, to.data() + (count * first + i * n) / D::INPUTS);
+      if (wanted(s)) span_sums[count * number + i] = sum(room, real);
     }
   });
 }
@@ -361,7 +449,8 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
   constexpr int Q = P * VECTORS;
   const long size = panel_bytes(s.form, s.inputs);
   const char* codes = s.codes + panel * size;
-  const float *x = Rows::x.data(), *sums = Rows::sums.data();
+  const typename D::Entry* x = entries<typename D::Entry>().data();
+  const float* sums = span_sums.data();
   const Factors factors(s, panel, P, D::UNIT);
   vec totals[M][Q];
 #pragma GCC unroll 16
@@ -370,7 +459,8 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
     for (int q = 0; q < Q; q++) totals[i][q] = load(c + i * ldc + q * LANES);
   spans(s, D::CHUNK, [&](long number, long group, long first, long n) {
     vec acc[M][Q] = {};
-    const float* row = x + M * first;
+    const auto* row = x + M * first / D::INPUTS;
+    const long count = n / D::INPUTS;  // entries of a row
     const char* at = codes + first / D::CHUNK * (D::BYTES * WIDTH);
     for (long k = 0; k < n; k += D::CHUNK, at += D::BYTES * WIDTH) {
 #pragma GCC unroll 4
@@ -378,16 +468,14 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
 #pragma GCC unroll 16
         for (long line = 0; line < D::BYTES * WIDTH; line += 64) __builtin_prefetch(at + p * size + FETCHED + line);
 #pragma GCC unroll 32
-      for (int j = 0; j < D::CHUNK; j++) {
-        vec w[Q];
+      for (int j = 0; j < D::CHUNK / D::INPUTS; j++) {
+        typename D::Value w[Q];
 #pragma GCC unroll 16
-        for (int q = 0; q < Q; q++) w[q] = d.value(at + q / VECTORS * size, q % VECTORS, j);
+        for (int q = 0; q < Q; q++) w[q] = d.entry(at + q / VECTORS * size, q % VECTORS, j);
 #pragma GCC unroll 16
-        for (int i = 0; i < M; i++) {
-          const vec one = spread(row[i * n + k + j]);
+        for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
-          for (int q = 0; q < Q; q++) acc[i][q] += one * w[q];
-        }
+          for (int q = 0; q < Q; q++) acc[i][q] = D::add(acc[i][q], row[i * count + k / D::INPUTS + j], w[q]);
       }
     }
 #pragma GCC unroll 16
@@ -403,21 +491,20 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
     for (int q = 0; q < Q; q++) store(c + i * ldc + q * LANES, totals[i][q]);
 }
 
-// c[M][WIDTH] += rows * the values of a span.
-template <int M>
-void tile(const Factors& factors, long group, const float* values, const float* x, long n, const float* sums, float* c) {
+// c[M][WIDTH] += rows * the values of a span, of n entries.
+template <int M, class D>
+void tile(const Factors& factors, long group, const typename D::Entry* values, const typename D::Entry* x, long n,
+          const float* sums, float* c) {
   vec acc[M][VECTORS] = {};
 #pragma GCC unroll 2
   for (long k = 0; k < n; k++) {
-    vec w[VECTORS];
+    typename D::Value w[VECTORS];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) w[v] = load(values + k * WIDTH + v * LANES);
+    for (int v = 0; v < VECTORS; v++) memcpy(&w[v], values + k * WIDTH + v * LANES, sizeof w[v]);
 #pragma GCC unroll 16
-    for (int i = 0; i < M; i++) {
-      const vec one = spread(x[i * n + k]);
+    for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++) acc[i][v] += one * w[v];
-    }
+      for (int v = 0; v < VECTORS; v++) acc[i][v] = D::add(acc[i][v], x[i * n + k], w[v]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
@@ -428,34 +515,39 @@ void tile(const Factors& factors, long group, const float* values, const float* 
     }
 }
 
-template <int M>
-void tile_of(long m, const Factors& factors, long group, const float* values, const float* x, long n, const float* sums,
-             float* c) {
+template <int M, class D>
+void tile_of(long m, const Factors& factors, long group, const typename D::Entry* values, const typename D::Entry* x,
+             long n, const float* sums, float* c) {
   if constexpr (M > 1) {
-    if (m < M) return tile_of<M - 1>(m, factors, group, values, x, n, sums, c);
+    if (m < M) return tile_of<M - 1, D>(m, factors, group, values, x, n, sums, c);
   }
-  tile<M>(factors, group, values, x, n, sums, c);
+  tile<M, D>(factors, group, values, x, n, sums, c);
 }
 
 // c[m][WIDTH] += rows * a panel, whose codes are looked up once.
 template <class D>
 void many(const D& d, const Segment& s, long panel, float* c, long m) {
-  alignas(64) float values[SPAN * WIDTH];
+  typedef typename D::Entry Entry;
+  alignas(64) Entry values[SPAN / D::INPUTS * WIDTH];
   const char* codes = s.codes + panel * panel_bytes(s.form, s.inputs);
-  const float *x = Rows::x.data(), *sums = Rows::sums.data();
+  const Entry* x = entries<Entry>().data();
+  const float* sums = span_sums.data();
   const long tiles = (m + ROWS - 1) / ROWS;
   const Factors factors(s, panel, 1, D::UNIT);
   spans(s, D::CHUNK, [&](long number, long group, long first, long n) {
     const char* at = codes + first / D::CHUNK * (D::BYTES * WIDTH);
     for (long k = 0; k < n; k += D::CHUNK, at += D::BYTES * WIDTH)
 #pragma GCC unroll 32
-      for (int j = 0; j < D::CHUNK; j++)
+      for (int j = 0; j < D::CHUNK / D::INPUTS; j++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) store(values + (k + j) * WIDTH + v * LANES, d.value(at, v, j));
+        for (int v = 0; v < VECTORS; v++) {
+          const typename D::Value w = d.entry(at, v, j);
+          memcpy(values + (k / D::INPUTS + j) * WIDTH + v * LANES, &w, sizeof w);
+        }
     for (long t = 0; t < tiles; t++) {
       const long from = m * t / tiles, to = m * (t + 1) / tiles;
-      tile_of<ROWS>(to - from, factors, group, values, x + m * first + from * n, n, sums + m * number + from,
-                    c + from * WIDTH);
+      tile_of<ROWS, D>(to - from, factors, group, values, x + (m * first + from * n) / D::INPUTS, n / D::INPUTS,
+                       sums + m * number + from, c + from * WIDTH);
     }
   });
 }
@@ -488,8 +580,8 @@ struct Work {
     const long first = item / groups * block, count = std::min(block, p.m - first);
     const long panels = (s->rows + WIDTH - 1) / WIDTH;
     const long begun = item % groups * together, ended = std::min(begun + together, panels);
-    rows.take(p.x + first * p.x_step, p.x_step, count, *s);
     with_form(*s, [&](const auto& d) {
+      rows.take<std::decay_t<decltype(d)>>(p.x + first * p.x_step, p.x_step, count, *s);
       for (long panel = begun; panel < ended;) {
         const long wide = count == 1 && panel + 1 < ended ? 2 : 1;
         part(d, panel, wide, first, count);

@@ -18,12 +18,13 @@ struct Numbers {
 enum Form { NIBBLES = 0, FIVES = 1, SIXES = 2, BYTES = 3, FLOATS = 4, INDICES = 5 };
 
 // Rows `first` … of a weight. `group` inputs share numbers, `block` groups share those of a block, which are multiplied
-// by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order.
+// by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order. `rounds`: rows are
+// rounded to bfloat16, in which all of the table is exact.
 struct Segment {
   const char* codes;
   const float* table;
   const int64_t* order;
-  int64_t form, first, rows, inputs, group, block;
+  int64_t form, first, rows, inputs, group, block, rounds;
   Numbers scales, offsets, zeros, block_scales, block_offsets;
 };
 
