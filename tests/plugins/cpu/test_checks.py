@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from maxserve.interfaces.component import Context
 from maxserve.plugins.cpu import Config
+from maxserve.plugins.cpu.library import library_for
 from maxserve.testing import AttentionChecks, LayerCompilerChecks, LinearMethodChecks
 from maxserve.testing.layers import CONFIGS, OTHERS
 
@@ -15,6 +17,7 @@ pytestmark = pytest.mark.compiler
 
 
 EXACT: dict[type[Any], Any] = {Config: Config(precision="exact")}
+ROUNDED: dict[type[Any], Any] = {Config: Config(precision="fast")}
 
 
 class TestAttention(AttentionChecks):
@@ -40,6 +43,20 @@ class TestLinearAsTheProcessorIs(LinearMethodChecks):
 
     method = "native"
     tolerance = 1e-2
+
+
+class TestLinearThatRounds(LinearMethodChecks):
+    """With rows that are rounded for codes, too, where the processor multiplies such."""
+
+    method = "native"
+    sections = ROUNDED
+    tolerance = 1e-2
+
+    @pytest.fixture(autouse=True)
+    def there_is_something_to_gain(self) -> None:
+        library = library_for(Context())
+        if not (library.ms_matrix_units() or library.ms_dot_units()):
+            pytest.skip("this processor has no products of bfloat16")
 
 
 class TestLayers(LayerCompilerChecks):

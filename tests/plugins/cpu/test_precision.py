@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maxserve.interfaces.codes import Codes
 from maxserve.interfaces.component import Context
 from maxserve.interfaces.errors import SettingsError
 from maxserve.interfaces.linear import LinearContext
@@ -145,3 +146,30 @@ def test_a_text_does_not_depend_on_its_batch(
     together = [done.tokens for done in llm.generate(PROMPTS, max_tokens=20, temperature=0.0)]
     alone = [llm.generate([prompt], max_tokens=20, temperature=0.0)[0].tokens for prompt in PROMPTS]
     assert together == alone
+
+
+@pytest.mark.parametrize("levels", [16, 32, 64, 256])
+@pytest.mark.parametrize("rows", [1, 3, 5, 40])
+def test_rows_are_rounded_for_codes_where_that_is_asked_for(levels: int, rows: int) -> None:
+    if not rounds():
+        pytest.skip("this processor has no products of bfloat16")
+    codes = torch.randint(levels, (70, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(levels))
+    own = Codes(codes=codes, table=torch.arange(float(levels)) - levels // 2, group=32, scales=random(70, 3).exp())
+    x, weight = random(rows, 96), own.values().double()
+    for precision, expected in (("fast", x.bfloat16().double()), ("auto", x.double())):
+        made = method(precision).create_codes(70, 96, [own.layout])
+        assert made is not None
+        made.load_codes(own, 0)
+        torch.testing.assert_close(made.multiply(x, None).double(), expected @ weight.T, atol=2e-3, rtol=1e-5)
+
+
+def test_rows_are_not_rounded_for_codes_that_mean_what_bfloat16_has_not() -> None:
+    if not rounds():
+        pytest.skip("this processor has no products of bfloat16")
+    codes = torch.randint(16, (40, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    own = Codes(codes=codes, table=random(16), group=32, scales=torch.ones(40, 2))
+    made = method("fast").create_codes(40, 64, [own.layout])
+    assert made is not None
+    made.load_codes(own, 0)
+    x = random(3, 64)
+    torch.testing.assert_close(made.multiply(x, None).double(), x.double() @ own.values().double().T, atol=1e-4, rtol=0)
