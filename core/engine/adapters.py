@@ -225,7 +225,7 @@ def adapter_rows(slots: NDArray[np.int64], counts: NDArray[np.int64], device: to
     def moved(array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
-    return AdapterRows(slots=moved(rows), order=moved(order), groups=np.ascontiguousarray(groups))
+    return AdapterRows(adapter_slots=moved(rows), order=moved(order), groups=np.ascontiguousarray(groups))
 
 
 def build_adapters(

@@ -64,7 +64,7 @@ class AdapterContext(Context):
 
     `compute` is the type of what projections take and give, `projections` are those of the model by name.
     `locate(name)` finds the weight of a module by its name in checkpoints, such as "model.layers.0.mlp.up_proj":
-    several places where the model has it in several projections, none where it has no projection of the name.
+    several parts where the model has it in several projections, none where it has no projection of the name.
     """
 
     compute: torch.dtype

@@ -31,11 +31,11 @@ class ImageSpan:
 class AdapterRows:
     """The rows of a step that have an adapter, by slot.
 
-    `order` has their numbers, in ascending order for each adapter: `groups` (slot, start, stop) says which entries are
-    whose.
+    `adapter_slots` are those of all rows. `order` has the numbers of rows that have one, in ascending order for each
+    adapter: `groups` (slot, start, stop) says which entries are whose.
     """
 
-    slots: Tensor  # [T] int64, 0 for none
+    adapter_slots: Tensor  # [T] int64, 0 for none
     order: Tensor  # [N] int64, indices into T
     groups: NDArray[np.int64]  # [adapters, 3], contiguous
 

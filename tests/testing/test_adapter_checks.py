@@ -39,7 +39,7 @@ class Mean(ConstantTable):
     """Gives all rows the mean of their corrections."""
 
     def __call__(self, x: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
-        added = self._constants[rows.slots].mean() * (rows.slots > 0)
+        added = self._constants[rows.adapter_slots].mean() * (rows.adapter_slots > 0)
         return out + added[:, None]
 
 

@@ -234,7 +234,7 @@ class ConstantTable:
         self._constants[slot] = adapter
 
     def __call__(self, x: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
-        return out + self._constants[rows.slots][:, None]
+        return out + self._constants[rows.adapter_slots][:, None]
 
 
 def constant_adapters(constants: Mapping[str, float], ending: str = "o_proj", slots: int = 4) -> SimpleNamespace:

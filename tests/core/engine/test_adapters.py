@@ -55,7 +55,7 @@ def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: A
 def test_rows_lie_by_adapter() -> None:
     rows = adapter_rows(np.array([2, 0, 1, 2]), np.array([2, 3, 1, 1]), CPU)
     assert rows is not None
-    assert rows.slots.tolist() == [2, 2, 0, 0, 0, 1, 2]
+    assert rows.adapter_slots.tolist() == [2, 2, 0, 0, 0, 1, 2]
     assert rows.order.tolist() == [5, 0, 1, 6]
     assert rows.groups.tolist() == [[1, 0, 1], [2, 1, 4]]
     assert adapter_rows(np.array([0, 0]), np.array([2, 3]), CPU) is None
