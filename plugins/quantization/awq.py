@@ -62,7 +62,7 @@ class Awq:
         return outputs, inputs
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
-        return CodesLayout(levels=1 << _BITS, group=self._sizes(tensors)[2])
+        return CodesLayout(levels=1 << _BITS, group=self._sizes(tensors)[2], added=1)  # a zero takes a byte
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         table, zeros = counted(_BITS, _in_order(tensors["qzeros"]).t())

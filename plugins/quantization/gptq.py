@@ -77,7 +77,7 @@ class Gptq:
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         sizes = self._sizes(tensors)
-        return CodesLayout(levels=1 << sizes.bits, group=sizes.group)
+        return CodesLayout(levels=1 << sizes.bits, group=sizes.group, added=1)  # a zero takes a byte
 
     def codes(self, tensors: Mapping[str, torch.Tensor]) -> Codes:
         sizes = self._sizes(tensors)

@@ -135,3 +135,8 @@ def test_settings_that_are_not_read_are_named(key: str, value: object, message: 
     (tiny / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=message):
         serve(tiny, use_subgraphs=False)
+
+
+@pytest.mark.compiler
+def test_memory_is_counted_as_it_is_held(held_by_plan: Any) -> None:
+    assert 0.95 < held_by_plan(format(), *packed((1024, 1024), 32)) <= 1

@@ -271,3 +271,10 @@ def test_the_encoding_is_what_the_option_may_say(tiny: Path, serve: Any) -> None
     serve(tiny, use_subgraphs=False, quantization_encoding="gptq")
     with pytest.raises(ModelError, match=r"stored as gptq, not as the q4_0 of --quantization-encoding"):
         serve(tiny, use_subgraphs=False, quantization_encoding="q4_0")
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("bits", "order"), [(4, ""), (4, "by activation"), (8, "")])
+def test_memory_is_counted_as_it_is_held(bits: int, order: str, held_by_plan: Any) -> None:
+    tensors, weight = packed((1024, 1024), bits, 32, order=order)
+    assert 0.95 < held_by_plan(format(bits=bits), tensors, weight) <= 1
