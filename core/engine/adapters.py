@@ -120,6 +120,15 @@ class Adapters:
         adapter.slot = slot
         return True
 
+    def _pin(self, adapter: ServedAdapter, *, pinned: bool) -> None:
+        """Has the adapter keep its slot, from the moment that there is one; or lose it to others again."""
+        adapter.pinned = pinned
+        self._idle.pop(adapter, None)
+        if pinned and not adapter.slot:
+            self._place(adapter)
+        elif adapter.slot and not adapter.rows and not pinned:
+            self._idle[adapter] = None
+
     def _give_back(self, adapter: ServedAdapter) -> None:
         self._idle.pop(adapter, None)
         if adapter.slot:
@@ -139,29 +148,28 @@ class Adapters:
 
     def _load(self, change: AdapterChange, table: AdapterTable) -> None:
         known = self._by_name.get(change.name)
-        if known is not None and not change.replace:
-            if known.source != change.source:
-                raise RequestError(
-                    f"the adapter {change.name!r} is loaded from {known.source}; unload it first, or replace it in "
-                    "place",
-                    status=409,
-                )
-            self.done.append(change.id)
-            return
+        if known is not None and not change.replace and known.source != change.source:
+            raise RequestError(
+                f"the adapter {change.name!r} is loaded from {known.source}; unload it first, or replace it in place",
+                status=409,
+            )
         if change.pinned and 1 + sum(a.pinned for a in self._by_name.values() if a is not known) >= table.slots:
             raise RequestError(
                 f"pinning {change.name!r} would leave no slot to adapters that are not pinned; raise --max-num-loras, "
                 f"which is {table.slots}",
                 status=409,
             )
+        if known is not None and not change.replace:
+            self._pin(known, pinned=change.pinned)
+            self.done.append(change.id)
+            return
         loaded = table.load(change.name, change.source)
         self._generations += 1
         adapter = ServedAdapter(self, change, self._generations, loaded)
         self._by_name[change.name] = adapter
         if known is not None:
             self._retire(known, "")
-        if change.pinned:
-            self._place(adapter)
+        self._pin(adapter, pinned=change.pinned)
         log.info("adapter %s loaded, generation %d", change.name, adapter.generation)
         self.done.append(change.id)
 
@@ -176,7 +184,7 @@ class Adapters:
 
     def _retire(self, adapter: ServedAdapter, change: str) -> None:
         """No new request gets it; it goes when its last one has ended."""
-        adapter.pinned = False
+        self._pin(adapter, pinned=False)
         self._retired.append((adapter, change))
         self.settle()
 
@@ -276,8 +284,8 @@ def _projection(name: str, module: Linear) -> Projection:
 
 
 def locator_of(projections: Mapping[str, Projection], weight_map: WeightMap) -> Callable[[str], tuple[Location, ...]]:
-    shapes = {f"{name}.weight": (each.outputs, each.inputs) for name, each in projections.items()}
     """What finds projections by the names that their weights have in checkpoints."""
+    shapes = {f"{name}.weight": (each.outputs, each.inputs) for name, each in projections.items()}
     find = locator(Parameters(shapes=shapes, aliases={name: name for name in shapes}), weight_map)
 
     def locate(name: str) -> tuple[Location, ...]:

@@ -244,6 +244,26 @@ def test_a_pinned_adapter_keeps_its_slot(plugin_host: Any, folder: Path) -> None
     assert not adapters._by_name["small"].slot, "the longest unused one went"
 
 
+def test_a_served_adapter_is_pinned_by_loading_it_once_more(plugin_host: Any, folder: Path) -> None:
+    """Until it is loaded once more without that, or replaced."""
+    changes = Changes(folder, plugin_host(constant_adapters(ADAPTERS, slots=2)))
+    changes.load("x", "7")
+    changes.load("x", "7", pinned=True)
+    with pytest.raises(RequestError, match="would leave no slot"):
+        changes.load("large", "3.0", pinned=True)
+    adapters = changes.engine._adapters
+    held = adapters._by_name["x"].slot
+    for adapter in ("small", "large", "small"):
+        changes.add(adapter, adapter)
+        changes.run()
+        assert adapters._by_name["x"].slot == held > 0
+    changes.load("x", "7")
+    for adapter in ("small", "large"):
+        changes.add(adapter, adapter)
+        changes.run()
+    assert not adapters._by_name["x"].slot
+
+
 def test_an_engine_without_adapters_refuses_changes(plugin_host: Any, folder: Path) -> None:
     engine = Served(folder, plugin_host()).engine
     with pytest.raises(RequestError, match="start it with --enable-lora") as raised:
