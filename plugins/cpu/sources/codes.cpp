@@ -350,6 +350,24 @@ struct Factors {
   }
 };
 
+// The same of numbers as they lie, for few rows: to lay them out as floats would take longer than to read them.
+template <class D>
+struct Unlaid {
+  const Segment& s;
+
+  static vec of(const Numbers& own, const Numbers& of_blocks, long block, long panel, long group, int v) {
+    const vec found = number(own, panel * own.count + group, v);
+    return of_blocks.at ? number(of_blocks, panel * of_blocks.count + group / block, v) * found : found;
+  }
+
+  inline vec add(vec total, vec sum, float inputs, long panel, long group, int v) const {
+    if (s.zeros.at) sum -= of(s.zeros, {}, 1, panel, group, v) / spread(D::UNIT) * inputs;
+    total += of(s.scales, s.block_scales, s.block, panel, group, v) * spread(D::UNIT) * sum;
+    if (s.offsets.at) total -= of(s.offsets, s.block_offsets, s.block, panel, group, v) * inputs;
+    return total;
+  }
+};
+
 // --- rows -------------------------------------------------------------------------------------------------------
 
 // Room for rows as they are multiplied, and for the sum of each span.
@@ -451,7 +469,7 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
   const char* codes = s.codes + panel * size;
   const typename D::Entry* x = entries<typename D::Entry>().data();
   const float* sums = span_sums.data();
-  const Factors factors(s, panel, P, D::UNIT);
+  const Unlaid<D> factors{s};
   vec totals[M][Q];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
@@ -479,11 +497,10 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
       }
     }
 #pragma GCC unroll 16
-    for (int q = 0; q < Q; q++) {
-      const long at = q / VECTORS * factors.step + group * WIDTH + q % VECTORS * LANES;
+    for (int q = 0; q < Q; q++)
 #pragma GCC unroll 16
-      for (int i = 0; i < M; i++) totals[i][q] = factors.add(totals[i][q], acc[i][q], sums[M * number + i], at);
-    }
+      for (int i = 0; i < M; i++)
+        totals[i][q] = factors.add(totals[i][q], acc[i][q], sums[M * number + i], panel + q / VECTORS, group, q % VECTORS);
   });
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
