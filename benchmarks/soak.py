@@ -28,9 +28,10 @@ from pathlib import Path
 
 import httpx
 import psutil
+import torch
 from soak_traffic import COMPLETIONS, Answer, Call, Traffic, ask, complaint
 
-from maxserve.core.interfaces.cache import CacheLayer
+from maxserve.core.interfaces.cache import CacheLayer, PlainFormat
 from maxserve.core.loading.memory import activation_bytes, free_host_memory, page_bytes
 from maxserve.testing.live import LiveServer
 
@@ -112,7 +113,7 @@ def serve_options(folder: Path) -> list[str]:
     shape = Shape(vocab_size=config["vocab_size"], dim=width, max_length=LENGTH, cache_layers=layers)
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     activations = activation_bytes(shape, tokens=STEP_TOKENS, rows=ROWS, itemsize=4)
-    share = (weights + activations + PAGES * page_bytes(layers, PAGE, 4)) / free_host_memory()
+    share = (weights + activations + PAGES * page_bytes(layers, PAGE, PlainFormat(torch.float32))) / free_host_memory()
     bounds = {"length": LENGTH, "batch-input-tokens": STEP_TOKENS, "batch-size": ROWS}
     given = [text for name, value in bounds.items() for text in (f"--max-{name}", str(value))]
     cache = ["--kv-cache-page-size", str(PAGE), "--kv-cache-format", "float32", "--kvcache-ce-watermark", "1"]

@@ -140,7 +140,7 @@ class Adapters:
     def change(self, change: AdapterChange) -> None:
         """Makes a change, or begins to; its id is in `done` once it is made. RequestError if it cannot be."""
         if self._table is None:
-            raise RequestError("this server serves no adapters; start it with --enable-lora", status=501)
+            raise RequestError("this server serves no adapters; start it with --enable-lora")
         if change.action == "unload":
             self._unload(change)
         else:

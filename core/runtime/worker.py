@@ -145,7 +145,7 @@ class Loop:
         if isinstance(engine, ServesAdapters):
             self._try(change.id, lambda: engine.change_adapter(change))
         else:
-            self._refuse(change.id, RequestError(f"{engine.info.name!r} is served without adapters", status=501))
+            self._refuse(change.id, RequestError(f"{engine.info.name!r} is served without adapters"))
 
     def _try(self, id: str, admit: Callable[[], None]) -> None:
         try:

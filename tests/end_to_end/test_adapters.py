@@ -126,5 +126,5 @@ def test_changes_during_traffic(lora_server: LiveServer, base: Base) -> None:
 
 
 def test_without_lora_there_is_none(server: LiveServer) -> None:
-    assert post(server, LOAD, lora_name="a", lora_path="/tmp").status_code == 501
-    assert post(server, UNLOAD, lora_name="a").status_code == 501
+    assert post(server, LOAD, lora_name="a", lora_path="/tmp").status_code == 400
+    assert post(server, UNLOAD, lora_name="a").status_code == 400

@@ -268,7 +268,7 @@ def test_an_engine_without_adapters_refuses_changes(plugin_host: Any, folder: Pa
     engine = Served(folder, plugin_host()).engine
     with pytest.raises(RequestError, match="start it with --enable-lora") as raised:
         engine.change_adapter(AdapterChange(id="a", action="load", name="x", source="y"))
-    assert raised.value.status == 501
+    assert raised.value.status == 400
 
 
 def test_an_adapter_may_not_have_the_name_of_the_model(plugin_host: Any, folder: Path) -> None:

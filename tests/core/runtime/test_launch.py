@@ -277,7 +277,7 @@ def test_routes_of_plugins_are_served_only_when_named(monkeypatch: pytest.Monkey
         settings = Settings.model_validate({"server": {"enable_routes": named}})
         return {entry.component.name for entry in chosen_routes(settings, host)}
 
-    ours = {"openai", "anthropic", "sagemaker", "kserve", "metrics", "admin", "rerank"}
+    ours = {"openai", "anthropic", "sagemaker", "kserve", "metrics", "admin", "rerank", "lora"}
     assert chosen() == ours
     assert chosen("stub_routes") == {*ours, "stub_routes"}
     assert {entry.component.name for entry in host.of(Routes) if entry.component.default} == ours, "one rule for all"

@@ -18,6 +18,7 @@ WRITTEN = {
     "architecture": ("AcmeTwoForCausalLM", "acme_two", "AcmeTwoForCausalLM"),
     "sampler": ("cold-floor", "cold_floor", "cold_floor"),
     "scheduler": ("patient", "patient", "patient"),
+    "cache-format": ("half-width", "half_width", "half-width"),
     "cache-strategy": ("long_shelf", "long_shelf", "long-shelf"),
     "eviction-policy": ("hoard", "hoard", "hoard"),
     "grammar-backend": ("few-words", "few_words", "few-words"),
