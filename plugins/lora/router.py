@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Coroutine
 from pathlib import Path
@@ -45,6 +46,8 @@ class Adapters:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
+        self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
 
     async def load(self, body: LoadBody) -> PlainTextResponse:
         """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
@@ -74,14 +77,24 @@ class Adapters:
         await asyncio.shield(task)
 
     async def _load(self, change: AdapterChange) -> None:
-        context = self._context
+        context, number = self._context, next(self._numbers)
         await context.engine.change_adapter(change)
-        if all(served.name != change.name for served in context.names):
-            root = Path(change.source).name
-            context.names.add(ServedName(name=change.name, adapter=change.name, parent=context.model.name, root=root))
+        self._loaded[change.name] = number
+        root = Path(change.source).name
+        made = ServedName(name=change.name, adapter=change.name, parent=context.model.name, root=root)
+        before = next((served for served in context.names if served.name == change.name), None)
+        if before is None or (before.adapter == change.name and change.replace):
+            if before is not None:
+                context.names.remove(change.name)
+            context.names.add(made)
 
     async def _unload(self, change: AdapterChange) -> None:
+        """The name goes, unless the adapter was loaded anew while requests with the old one ended."""
+        number = next(self._numbers)
         await self._context.engine.change_adapter(change)
+        if self._loaded.get(change.name, -1) > number:
+            return
+        self._loaded.pop(change.name, None)
         if any(served.name == change.name for served in self._context.names):
             self._context.names.remove(change.name)
 
