@@ -73,7 +73,7 @@ def with_adapter(given: dict[str, Any], lora: str | None) -> dict[str, Any]:
     paths = tuple(given.get("lora_paths") or ())
     if lora is None or lora in {path.partition("=")[0] for path in paths}:
         return given
-    return {**given, "enable_lora": True, "lora_paths": (*paths, f"{lora}={lora}")}
+    return {**given, "enable_lora": True, "lora_paths": (*paths, lora)}
 
 
 def with_prompt(ctx: click.Context, given: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -188,6 +189,10 @@ def _ends(sizes: tuple[int, ...]) -> list[int]:
 
 
 def _named(path: str) -> tuple[str, str]:
-    """Name and source of NAME=PATH, or of PATH, which is its own name then."""
+    """Name and source of NAME=PATH, or of PATH, which is its own name then, as is a folder with = in its path."""
     name, equals, source = path.partition("=")
-    return (name, source) if equals else (path, path)
+    if not equals or Path(path).expanduser().is_dir():
+        return path, path
+    if not name or not source:
+        raise SettingsError(f"--lora-paths {path}: a name or a path is missing; give NAME=PATH, or PATH")
+    return name, source

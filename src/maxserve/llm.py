@@ -90,11 +90,10 @@ class LLM:
     ) -> None:
         if model is not None:
             options["model_path"] = model
-        adapters = {lora: lora} if isinstance(lora, str) else dict(lora or {})
         self._adapter = lora if isinstance(lora, str) else ""
+        adapters = [lora] if isinstance(lora, str) else [f"{name}={path}" for name, path in (lora or {}).items()]
         if adapters:
-            named = tuple(f"{name}={path}" for name, path in adapters.items())
-            options |= {"enable_lora": True, "lora_paths": (*options.get("lora_paths", ()), *named)}
+            options |= {"enable_lora": True, "lora_paths": (*options.get("lora_paths", ()), *adapters)}
             options.setdefault("max_num_loras", len(options["lora_paths"]))
         _validate_engine_options(options)
         variables = environ or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def test_an_adapter_for_all_or_by_name(base: Base) -> None:
     assert llm.generate(PROMPT, lora="", **ASKED)[0].tokens == plain.tokens
     streamed = [token for delta in llm.stream(prompt=PROMPT, params=llm.params(**ASKED)) for token in delta.tokens]
     assert tuple(streamed) == one.tokens
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_path(base: Base, tmp_path: Path) -> None:
+    """As those of runs that are named by what they were run with."""
+    folder = shutil.copytree(base.adapters["one"], tmp_path / "lr=0.1" / "step=5")
+    expected = maxserve.LLM(str(base.folder), lora=str(base.adapters["one"])).generate(PROMPT, **ASKED)[0].tokens
+    assert maxserve.LLM(str(base.folder), lora=str(folder)).generate(PROMPT, **ASKED)[0].tokens == expected
+    named = maxserve.LLM(str(base.folder), lora={"x": str(folder)})
+    assert named.generate(PROMPT, lora="x", **ASKED)[0].tokens == expected
+    for half in ("=/a", "a="):
+        with pytest.raises(SettingsError, match=f"--lora-paths {half}: a name or a path is missing"):
+            maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=(half,))
 
 
 def test_what_is_not_there_is_refused(base: Base) -> None:
