@@ -67,6 +67,15 @@ class ServedNames:
             raise ValueError(f"the name {name!r} cannot be removed: {self._listed()} are served")
         del self._names[name]
 
+    def restore(self, info: ModelInfo) -> None:
+        """A new worker serves this: names of adapters that were added or removed since its like began are as then."""
+        for served in self:
+            if served.adapter and served.adapter not in info.adapters:
+                self.remove(served.name)
+        for adapter in info.adapters:
+            if adapter not in self._names:
+                self.add(ServedName(name=adapter, adapter=adapter, parent=info.name))
+
     def unknown(self, name: str) -> RequestError:
         """What is answered for a name that is not served."""
         message = f"the model {name[:200]!r} does not exist; this server has {self._listed()}"

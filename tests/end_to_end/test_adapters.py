@@ -13,6 +13,7 @@ import pytest
 import maxserve
 from maxserve.testing.live import LiveServer
 from tests.conftest import ONE_THREAD
+from tests.end_to_end.test_faults import worker_of
 from tests.plugins.lora.conftest import Base
 
 PROMPT = "the quick brown fox"
@@ -123,6 +124,17 @@ def test_changes_during_traffic(lora_server: LiveServer, base: Base) -> None:
     assert set(found[::2]) == {plain}
     assert set(found[1::2]) <= right
     assert post(lora_server, UNLOAD, lora_name="y").status_code == 200
+
+
+def test_a_new_worker_has_the_adapters_of_the_start(lora_server: LiveServer, base: Base) -> None:
+    assert post(lora_server, LOAD, lora_name="z", lora_path=str(base.adapters["second"])).status_code == 200
+    assert post(lora_server, UNLOAD, lora_name="first").status_code == 200
+    assert names(lora_server) == {"tiny": None, "z": "tiny"}
+    worker_of(lora_server).kill()
+    lora_server.wait_health(503)
+    lora_server.wait_health(200)
+    assert names(lora_server) == {"tiny": None, "first": "tiny"}
+    assert text(lora_server, "first") == alone(base, "first")
 
 
 def test_without_lora_there_is_none(server: LiveServer) -> None:

@@ -52,3 +52,15 @@ def test_names_come_and_go(names: ServedNames) -> None:
     for name in ("loud", "acme/tiny"):
         with pytest.raises(ValueError, match="cannot be removed"):
             names.remove(name)
+
+
+def test_a_new_worker_has_the_adapters_of_the_start(names: ServedNames) -> None:
+    names.add(ServedName(name="loud", adapter="loud", parent="acme/tiny"))
+    names.remove("polite")
+    info: Any = SimpleNamespace(name="acme/tiny", adapters=("polite", "team/terse"))
+    names.restore(info)
+    assert {each.name: each.adapter for each in names} == {
+        "acme/tiny": "",
+        "team/terse": "team/terse",
+        "polite": "polite",
+    }
