@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from maxserve.core.interfaces.codes import Codes, CodesLayout
@@ -22,12 +23,14 @@ __all__ = [
     "HasCodes",
     "LeavesOut",
     "NamesEncoding",
+    "PlainCheckpoint",
     "QuantizationContext",
     "QuantizationFormat",
     "ReadsContents",
     "Rounds",
     "SeesOthers",
     "Unpacks",
+    "WritesCheckpoints",
 ]
 
 
@@ -164,4 +167,27 @@ class Rounds(HasCodes, Protocol):
     def rounded(self, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """The tensors, by role, of rows [n, inputs] of a weight, each of which is rounded by itself; ModelError for
         values that cannot be."""
+        ...
+
+
+class PlainCheckpoint(Protocol):
+    """A checkpoint that is not quantized: `config` is the content of config.json, `folder` has the tokenizer and what
+    else lies beside the weights, `tensors` are these by name."""
+
+    config: Mapping[str, Any]
+    folder: Path
+    tensors: Mapping[str, TensorInfo]
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class WritesCheckpoints(Rounds, Protocol):
+    """A BuiltQuantizationFormat that writes the folder of a model whose weights it rounded (`max quantize`)."""
+
+    def write(self, checkpoint: PlainCheckpoint, folder: Path) -> None:
+        """Writes a model that is served as the checkpoint is with its weights rounded. There is no such folder yet, and
+        after an error it is removed. ModelError, before most of the work, naming what cannot be written."""
         ...

@@ -30,7 +30,14 @@ def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
 
         return plugins_command(invocation)
 
+    def quantize() -> click.Command:
+        from maxserve.plugins.commands.quantize import quantize_command
+
+        return quantize_command(invocation)
+
     summary = "Continue one prompt, without a server."
     cli.add_command(LazyCommand("generate", generate, summary=summary, strict=True))
     cli.add_command(LazyCommand("list", listing, summary="List what the plugins offer."))
     cli.add_command(LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."))
+    summary = "Write a checkpoint with its weights rounded."
+    cli.add_command(LazyCommand("quantize", quantize, summary=summary, strict=True))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.cache import CacheFactors, CacheLayer
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.quantization import PlainCheckpoint, QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo, WeightFile
 from maxserve.plugins.quantization.cache_factors import cache_factors
 from maxserve.plugins.quantization.parts import FLOATS, Rounded, computed_type, damaged, of_types, require
@@ -31,7 +32,7 @@ _LARGEST = 448.0
 
 
 class Fp8:
-    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors, SeesOthers, LeavesOut and Rounds."""
+    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors, SeesOthers, LeavesOut, Rounds and WritesCheckpoints."""
 
     encoding = "float8_e4m3fn"
     types = frozenset({"F8_E4M3"})
@@ -94,6 +95,11 @@ class Fp8:
         scales = torch.where(scales == 0, 1.0, scales)
         values = (wide / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
         return {"values": values, "scales": scales}
+
+    def write(self, checkpoint: PlainCheckpoint, folder: Path) -> None:
+        from maxserve.plugins.quantization.written import write_folder
+
+        write_folder(checkpoint, folder, self)
 
 
 def is_of_cache(tensor: str) -> bool:

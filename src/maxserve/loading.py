@@ -17,12 +17,20 @@ if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
+    from maxserve.core.loading.progress import NullProgress
+    from maxserve.core.loading.quantization import rounding_to
+    from maxserve.core.loading.resolve import resolve_checkpoint
     from maxserve.core.loading.stack import DraftChain, LayerStack
-    from maxserve.core.loading.weight_files import open_weights
+    from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 __all__ = [
+    "rounding_to",
+    "resolve_checkpoint",
+    "open_files",
+    "OpenFiles",
+    "NullProgress",
     "Compilers",
     "Counters",
     "DraftChain",
@@ -74,6 +82,8 @@ __getattr__ = exports(
         "LinearStorage": "maxserve.core.loading.weights",
         "ModelFolder": "maxserve.core.loading.location",
         "NeedsRoom": "maxserve.core.loading.memory",
+        "NullProgress": "maxserve.core.loading.progress",
+        "OpenFiles": "maxserve.core.loading.weight_files",
         "ParamsReader": "maxserve.core.engine.params",
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",
@@ -83,6 +93,7 @@ __getattr__ = exports(
         "is_repository": "maxserve.core.loading.location",
         "layer_pattern": "maxserve.core.loading.architecture",
         "load_weights": "maxserve.core.loading.weights",
+        "open_files": "maxserve.core.loading.weight_files",
         "open_weights": "maxserve.core.loading.weight_files",
         "place_weights": "maxserve.core.loading.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
@@ -90,6 +101,8 @@ __getattr__ = exports(
         "read_optional_object": "maxserve.core.loading.json_files",
         "read_value": "maxserve.core.loading.json_files",
         "request_params": "maxserve.core.engine.params",
+        "resolve_checkpoint": "maxserve.core.loading.resolve",
+        "rounding_to": "maxserve.core.loading.quantization",
         "size_text": "maxserve.core.loading.memory",
         "unwrapped": "maxserve.core.loading.weight_plan",
         "validate_ids": "maxserve.core.engine.validation",

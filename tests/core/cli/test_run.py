@@ -44,7 +44,7 @@ def failing(plugin_folder: Any) -> str:
 def test_help_names_every_command(max_cli: Any) -> None:
     ran = max_cli("--help")
     assert ran.status == 0
-    for command in ("serve", "generate", "list", "plugins"):
+    for command in ("serve", "generate", "list", "plugins", "quantize"):
         assert f"  {command} " in ran.out
 
 
@@ -60,7 +60,7 @@ def test_unknown_command(max_cli: Any) -> None:
     assert ran.status == 2
     assert ran.err == (
         "Error: there is no command 'srve' (did you mean 'serve'?); "
-        "the commands are: encode, generate, list, plugins, serve\n"
+        "the commands are: encode, generate, list, plugins, quantize, serve\n"
     )
 
 

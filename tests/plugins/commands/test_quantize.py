@@ -1,0 +1,112 @@
+"""`max quantize`: what it writes, and what it does not replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from maxserve.interfaces.errors import ModelError
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.tiny_configs import tiny_config
+
+FLOAT8 = ("--encoding", "float8_e4m3fn")
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"])
+    model: Any = randomised(ArchitectureChecks.reference(config))
+    model.save_pretrained("plain")
+    return tmp_path / "plain"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_it_writes_a_folder_and_says_how_large_it_is(max_cli: Any, plain: Path) -> None:
+    ran = max_cli("quantize", "plain", "rounded", *FLOAT8)
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith("rounded: ")
+    assert " instead of " in ran.out
+    weights = load_file(plain.parent / "rounded" / "model.safetensors")
+    assert weights["model.layers.0.self_attn.q_proj.weight"].dtype is torch.float8_e4m3fn
+    assert names(plain.parent) == ["plain", "rounded"]
+
+
+def test_a_folder_is_replaced_where_that_is_asked_for(max_cli: Any, plain: Path) -> None:
+    out = plain.parent / "rounded"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    ran = max_cli("quantize", "plain", "rounded", *FLOAT8)
+    assert ran.status == 2
+    assert "rounded exists; replace it with --force" in ran.err
+    assert names(out) == ["config.json"]
+    assert max_cli("quantize", "plain", "rounded", *FLOAT8, "--force").status == 0
+    assert (out / "model.safetensors").is_file()
+    assert names(plain.parent) == ["plain", "rounded"]
+
+
+def test_what_is_no_model_is_never_replaced(max_cli: Any, plain: Path) -> None:
+    (plain.parent / "letters").mkdir()
+    (plain.parent / "letters" / "a.txt").write_text("dear")
+    for out, why in (
+        ("letters", "is not the folder of a model"),
+        ("plain", "is, or holds, the checkpoint that is read"),
+        (".", "is, or holds, the checkpoint that is read"),
+        ("nowhere/rounded", "there is no folder"),
+    ):
+        ran = max_cli("quantize", "plain", out, *FLOAT8, "--force")
+        assert ran.status == 2
+        assert why in ran.err
+    assert names(plain.parent / "letters") == ["a.txt"]
+    assert "model.safetensors" in names(plain)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError("broken")])
+def test_nothing_is_left_of_what_was_interrupted(
+    error: Any, max_cli: Any, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(checkpoint: Any, folder: Path, rounds: Any) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("half")
+        raise error
+
+    monkeypatch.setattr("maxserve.plugins.quantization.written.write_folder", interrupted)
+    out = plain.parent / "rounded"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    assert max_cli("quantize", "plain", "rounded", *FLOAT8, "--force").status != 0
+    assert names(plain.parent) == ["plain", "rounded"]
+    assert (out / "config.json").read_text() == "old"
+
+
+def test_encodings_that_are_not_written_are_refused_by_name(max_cli: Any, plain: Path) -> None:
+    ran = max_cli("quantize", "plain", "rounded.gguf", "--encoding", "q4_k")
+    assert ran.status == 2
+    assert "--encoding q4_k: the plugin that rounds to it writes no checkpoints" in ran.err
+    assert "max serve --model plain --quantization-encoding q4_k" in ran.err
+    assert names(plain.parent) == ["plain"]
+
+
+def test_what_is_rounded_already_is_refused(max_cli: Any, plain: Path) -> None:
+    assert max_cli("quantize", "plain", "rounded", *FLOAT8).status == 0
+    ran = max_cli("quantize", "rounded", "again", *FLOAT8)
+    assert ran.status != 0
+    assert "rounded" in ran.err
+    assert names(plain.parent) == ["plain", "rounded"]
+
+
+def test_values_that_are_no_numbers_are_refused_by_name(max_cli: Any, plain: Path) -> None:
+    weights = load_file(plain / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = float("nan")
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    ran = max_cli("quantize", "plain", "rounded", *FLOAT8)
+    assert ran.status != 0
+    assert "model.layers.1.mlp.up_proj.weight: some of its values are no numbers" in ran.err
+    assert names(plain.parent) == ["plain"]
