@@ -138,6 +138,7 @@ def _write_shards(path: Path, shards: list[list[str]], make: Callable[[str], Ten
         tensors = {key: tensor for name in names for key, tensor in make(name).items()}
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(tensors, path / file, metadata={"format": "pt"})
+        shutil.copymode(path / "config.json", path / file)  # what safetensors writes is private
         files |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:

@@ -80,6 +80,7 @@ def test_the_config_says_what_it_is(host: PluginHost, tmp_path: Path) -> None:
     assert settings["ignore"] == [f"model.layers.{layer}.mlp.gate" for layer in range(config["num_hidden_layers"])]
     assert settings["config_groups"]["group_0"]["weights"]["strategy"] == "channel"
     assert (tmp_path / "rounded" / "tokenizer.json").read_text() == "{}"
+    assert len({file.stat().st_mode for file in (tmp_path / "rounded").iterdir()}) == 1
 
 
 @pytest.mark.compiler
