@@ -131,8 +131,6 @@ class Chooser:
         held = compute if method is None else method.storage_dtype(stored)
         if explicit and held.itemsize > stored.itemsize:
             compute, method = stored, self._linear_method(stored)
-            held = stored
-        log.info("weights are held in %s and computed in %s", _name(held), _name(compute))
         return Computation(compute=compute, linear_method=method)
 
     def compile_layers(self, model: nn.Module, attention: Attention, compute: torch.dtype) -> None:
@@ -274,7 +272,3 @@ def _check_linear_method(method: BuiltLinearMethod, context: LinearContext, titl
                 f"{title}: multiply returned {list(product.shape)} {product.dtype} for a row of ones and a weight of "
                 f"ones [{TRIED}, {TRIED}]; [1, {TRIED}] finite values of {context.compute} are due"
             )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+
+log = logging.getLogger("maxserve.engine")
 
 
 class OwnContext(NamedTuple):
@@ -105,7 +108,10 @@ class ModelLoader:
     @cached_property
     def computation(self) -> Computation:
         """The types of weights and sums, and what multiplies."""
-        return self.chooser.computation(self._files.encoding, explicit=self._files.explicit_encoding)
+        found = self.chooser.computation(self._files.encoding, explicit=self._files.explicit_encoding)
+        held = held_encoding(self._host, self._files, found)
+        log.info("projections are held in %s and computed in %s", held, str(found.compute).removeprefix("torch."))
+        return found
 
     @property
     def compute(self) -> torch.dtype:

@@ -120,6 +120,7 @@ def test_memory_is_planned_for_the_codes(
     model.save_pretrained(tmp_path)
     with caplog.at_level("INFO"):
         Served(tmp_path, host, quantization_encoding="q4_0")
+    assert "projections are held in q4_0 and computed in float32" in caplog.text
     planned = re.search(r"weights +([\d.]+) KiB", caplog.text)
     assert planned is not None
     linear = [each.weight.numel() for each in model.modules() if isinstance(each, torch.nn.Linear)]
