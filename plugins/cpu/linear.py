@@ -74,7 +74,8 @@ def _say(library: Library, precision: str, fast: bool) -> None:
     units = "AMX" if library.ms_matrix_units() else "AVX512_BF16" if library.ms_dot_units() else None
     reason = f"the processor has {units}" if units else "the processor has neither AVX512_BF16 nor AMX"
     log.info(
-        "rows are multiplied by bfloat16 weights %s (--native.precision %s: %s)",
+        "rows are multiplied by bfloat16 %s %s (--native.precision %s: %s)",
+        "and quantized weights" if fast and precision == "fast" else "weights",
         "rounded to bfloat16, with sums in float32" if fast else "as float32",
         precision,
         reason if precision == "auto" else "asked for",

@@ -83,7 +83,14 @@ def test_what_is_chosen_and_why_is_said(caplog: pytest.LogCaptureFixture) -> Non
         assert "--native.precision auto: " in caplog.text
         caplog.clear()
         method("exact")
-        assert "as float32 (--native.precision exact: asked for)" in caplog.text
+        assert "by bfloat16 weights as float32 (--native.precision exact: asked for)" in caplog.text
+
+
+@pytest.mark.skipif(not rounds(), reason="refused where the processor does not multiply bfloat16")
+def test_fast_is_said_to_round_rows_for_quantized_weights_too(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="maxserve"):
+        method("fast")
+    assert "by bfloat16 and quantized weights rounded to bfloat16, with sums in float32" in caplog.text
 
 
 def test_fast_is_refused_where_it_would_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
