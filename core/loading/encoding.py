@@ -73,8 +73,8 @@ def settle_encoding(
     if wanted not in STORED.values() and wanted not in roundable:
         raise ModelError(
             f"{ref} is stored as {stored}, and is not rounded to the {wanted} of --quantization-encoding while it is "
-            f"loaded, only to {', '.join(sorted(roundable)) or 'nothing'}; use a checkpoint in {wanted}, a GGUF file "
-            "for example, or another value"
+            f"loaded, only to {', '.join(sorted(roundable)) or 'nothing'}; use a checkpoint in {wanted} or "
+            "another value"
         )
     if cast and wanted in roundable:
         raise ModelError(

@@ -64,6 +64,8 @@ def test_encodings_that_nothing_rounds_to_are_refused(cast: bool) -> None:
         ModelError, match=r"and is not rounded to the q2_k of .*, only to q4_k; use a checkpoint in q2_k"
     ):
         settle_encoding("float32", "q2_k", cast=cast, ref="m", roundable=("q4_k",))
+    with pytest.raises(ModelError, match=r"use a checkpoint in nf4 or another value$"):  # no GGUF file has it
+        settle_encoding("float32", "nf4", cast=cast, ref="m", roundable=("q4_k",))
     with pytest.raises(ModelError, match="only to nothing"):
         settle_encoding("float32", "q4_k", cast=cast, ref="m")
     for name in ("gptq", "float4_e2m1fnx2", "awq", "nvfp4"):
