@@ -211,11 +211,12 @@ void pieces_of(const Call& call, const int32_t* table, long head, long first, lo
 }
 
 // The block of a prompt's codes from `low` to before `end` as floats, in `room`; those before `seen` are zeros. Blocks
-// are of the same positions wherever a prompt is cut and its pages lie: a bit more would be another code in 8 bits.
-void gather_codes(const Call& call, const int32_t* table, long head, long low, long seen, long end) {
+// are of the same positions wherever a prompt is cut and its pages lie: a bit more would be another code in 8 bits. There
+// are `count` of them, whole vectors, as sums of the last few would be rounded otherwise; those from `end` on are zeros.
+void gather_codes(const Call& call, const int32_t* table, long head, long low, long seen, long end, long count) {
   const long wide = padded(call);
-  room.keys.assign((end - low) * wide, 0.0f);
-  room.values.assign((end - low) * wide, 0.0f);
+  room.keys.assign(count * wide, 0.0f);
+  room.values.assign(count * wide, 0.0f);
   pieces_of(call, table, head, std::max(low, seen), end, [&](const Stored& piece, long at) {
     widen_heads(call, piece.keys, piece.key_scales, piece.count, room.keys.data() + (at - low) * wide);
     widen_heads(call, piece.values, piece.value_scales, piece.count, room.values.data() + (at - low) * wide);
@@ -649,7 +650,9 @@ void prompt(const Call& call, const Task& task) {
   for (long low = first_block(call, seen); low < last;) {
     Stored stored{nullptr, nullptr, std::min(BLOCK, last - low), 0, nullptr, nullptr};
     if (of_bytes(call)) {
-      gather_codes(call, table, task.head, low, seen, low + stored.count);
+      const long end = low + stored.count;
+      stored.count = (stored.count + LANES - 1) / LANES * LANES;
+      gather_codes(call, table, task.head, low, seen, end, stored.count);
       many_scores(rows, room.queries.data(), wide, {room.keys.data(), wide, stored.count}, room.scores.data());
     } else {
       stored = stored_at(call, table, task.head, low, last, BLOCK);
