@@ -20,5 +20,13 @@ class LoRAOptions:
         Option(metavar="[NAME=]PATH"),
         Field(description="Folder of an adapter to load at start, with the name clients use."),
     ] = ()
+    lora_dir: Annotated[
+        str,
+        Option(metavar="FOLDER"),
+        Field(
+            description="Load adapters over HTTP from within this folder alone, to which paths in requests are "
+            "relative; without it, from any folder."
+        ),
+    ] = ""
     max_lora_rank: Annotated[int, Field(description="Largest rank that an adapter may have.", ge=1)] = 16
     max_num_loras: Annotated[int, Field(description="Adapters that can be in use in one step.", ge=1)] = 1

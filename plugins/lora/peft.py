@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError, RequestError
 from maxserve.loading import read_object
+from maxserve.plugins.lora.folders import real_file, real_folder
+from maxserve.plugins.lora.patterns import Matcher
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOST_CONFIG = 1 << 20  # bytes
+MOST_WEIGHTS = 1 << 36
+LONGEST_NAME = 512
+LARGEST_RANK, LARGEST_SCALE = 1 << 20, 1e9
 PREFIX = "base_model.model."
 _TENSOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight$")
 
@@ -62,28 +68,34 @@ class Scales:
     root: bool
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
+    matcher: Matcher = field(default_factory=Matcher)
 
     def of(self, module: str) -> tuple[int, float]:
         """Rank and scale of a module."""
-        rank = int(_by_pattern(self.ranks, module, self.rank))
-        return rank, float(_by_pattern(self.alphas, module, self.alpha)) / (math.sqrt(rank) if self.root else rank)
+        rank = int(self._by_pattern(self.ranks, module, self.rank))
+        alpha = float(self._by_pattern(self.alphas, module, self.alpha))
+        return rank, alpha / (math.sqrt(rank) if self.root else rank)
+
+    def _by_pattern(self, patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+        """The value of the first key that is the module's name, the end of it, or an expression of these."""
+        return next((value for key, value in patterns.items() if self.matcher.matches(key, module)), default)
 
 
-def read_adapter(source: str) -> PeftFile:
-    """The adapter in a folder; RequestError naming what is wrong with it."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise RequestError(f"there is no folder {source!r} with an adapter", param="lora_path", status=404)
+def read_adapter(source: str, most: int = MOST_WEIGHTS) -> PeftFile:
+    """The adapter in a folder, of at most so many bytes; RequestError naming what is wrong with it."""
+    folder = Path(real_folder(source))
     try:
-        config = read_object(folder / CONFIG)
-        scales = read_scales(config)
-        return PeftFile(base=str(config.get("base_model_name_or_path") or ""), factors=_factors(folder, scales))
-    except ModelError as error:
+        config = read_object(real_file(folder, CONFIG, MOST_CONFIG))
+        weights = real_file(folder, WEIGHTS, most)
+        return PeftFile(
+            base=str(config.get("base_model_name_or_path") or ""), factors=_factors(weights, read_scales(config))
+        )
+    except (ModelError, OSError) as error:  # what may not be read, too
         raise refused(source, str(error)) from error
 
 
 def refused(source: str, reason: str) -> RequestError:
-    return RequestError(f"the adapter {source!r} cannot be served: {reason}", param="lora_path")
+    return RequestError(f"the adapter {source[:200]!r} cannot be served: {reason[:600]}", param="lora_path")
 
 
 def read_scales(config: Mapping[str, Any]) -> Scales:
@@ -116,39 +128,34 @@ def read_scales(config: Mapping[str, Any]) -> Scales:
 def _pattern(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = config.get(key) or {}
     if not isinstance(found, Mapping):
-        raise ModelError(f"{CONFIG}: {key} is {found!r}; an object of modules is due")
+        raise ModelError(f"{CONFIG}: {key} is {_short(found)}; an object of modules is due")
     return found
 
 
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
 def _whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"{CONFIG}: {key} is {value!r}; a whole number from 1 on is due")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_RANK:
+        raise ModelError(f"{CONFIG}: {key} is {_short(value)}; a whole number from 1 to {LARGEST_RANK} is due")
     return value
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ModelError(f"{CONFIG}: {key} is {value!r}; a number is due")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_SCALE:
+        raise ModelError(f"{CONFIG}: {key} is {_short(value)}; a number of at most {LARGEST_SCALE:.0e} is due")
     return float(value)
 
 
-def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """The value of the first key that is the module's name, the end of it, or an expression of these."""
-    for key, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except re.error as error:
-            raise ModelError(f"{CONFIG}: {key!r} of rank_pattern or alpha_pattern is no expression: {error}") from error
-    return default
-
-
-def _factors(folder: Path, scales: Scales) -> dict[str, Factors]:
+def _factors(weights: Path, scales: Scales) -> dict[str, Factors]:
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _tensors(folder / WEIGHTS).items():
-        found = _TENSOR.match(name.removeprefix(PREFIX))
+    for name, tensor in _tensors(weights).items():
+        found = _TENSOR.match(name.removeprefix(PREFIX)) if len(name) <= LONGEST_NAME else None
         if found is None:
-            raise ModelError(f"{WEIGHTS}: what {name} changes is not known; only lora_A and lora_B of modules are")
+            raise ModelError(
+                f"{WEIGHTS}: what {name[:LONGEST_NAME]} changes is not known; only lora_A and lora_B of modules are"
+            )
         sides.setdefault(found["module"], {})[found["side"]] = _checked(name, tensor)
     if not sides:
         raise ModelError(f"{WEIGHTS}: it has no tensors")
@@ -159,21 +166,20 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not path.is_file():
-        raise ModelError(f"it has no {path.name}; adapters are read from safetensors files only")
     try:
         return load(path.read_bytes())
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path.name} is damaged: {error}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"{WEIGHTS} is damaged: {error}") from error
 
 
 def _checked(name: str, tensor: Tensor) -> Tensor:
     """In float32; ModelError for what is no matrix of finite numbers."""
     if tensor.dim() != 2 or not tensor.is_floating_point():
         raise ModelError(f"{WEIGHTS}: {name} is {tensor.dtype} {list(tensor.shape)}; a matrix of numbers is due")
-    if not tensor.numel() or not tensor.isfinite().all():
+    found = tensor.float()
+    if not found.numel() or not found.isfinite().all():
         raise ModelError(f"{WEIGHTS}: {name} has numbers that are not finite, or none")
-    return tensor.float()
+    return found
 
 
 def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales) -> Factors:
@@ -186,4 +192,7 @@ def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales) -> Factors
             f"{WEIGHTS}: {module} has the factors {list(down.shape)} and {list(up.shape)}, which are not of the rank "
             f"{rank} that {CONFIG} says"
         )
-    return Factors(down, up * scale)
+    up = up * scale
+    if not up.isfinite().all():
+        raise ModelError(f"{WEIGHTS}: {module} has numbers that are not finite with its scale {scale:.3g}")
+    return Factors(down, up)

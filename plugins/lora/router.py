@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +17,8 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import AdapterChange
 from maxserve.interfaces.routes import ServerContext
 from maxserve.interfaces.served_names import ServedName
-
-NAME = re.compile(r"[\w][\w.:@+ /-]{0,199}")
+from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
+from maxserve.plugins.lora.options import LoRAOptions
 
 
 class LoadBody(BaseModel):
@@ -45,6 +44,7 @@ class Adapters:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
+        self._options = context.config(LoRAOptions)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
@@ -56,12 +56,17 @@ class Adapters:
             id=uuid4().hex,
             action="load",
             name=name,
-            source=body.lora_path,
+            source=await self._source(body.lora_path),
             replace=body.load_inplace,
             pinned=body.pinned,
         )
         await self._to_the_end(self._load(change))
         return PlainTextResponse(f"Success: LoRA adapter {name!r} added successfully.")
+
+    async def _source(self, path: str) -> str:
+        """Where the worker finds it: a real folder, unless adapters are those of another plugin."""
+        options = self._options
+        return await asyncio.to_thread(real_folder, path, options.lora_dir) if options.enable_lora else path
 
     async def unload(self, body: UnloadBody) -> PlainTextResponse:
         """Serves an adapter no longer: 404 for one that is not there, 409 while it is in use and one does not wait."""
@@ -100,12 +105,8 @@ class Adapters:
 
 
 def _valid(name: str, model: str) -> str:
-    if not NAME.fullmatch(name):
-        raise RequestError(
-            f"{name[:200]!r} is no name for an adapter: 1 to 200 letters, digits and . : @ + / - _ are, and blanks "
-            "between them",
-            param="lora_name",
-        )
+    if not is_name(name):
+        raise RequestError(f"{name[:200]!r} is no name for an adapter; names are {NAMES}", param="lora_name")
     if name == model:
         raise RequestError(f"{name!r} is the name of the model itself", param="lora_name", status=409)
     return name

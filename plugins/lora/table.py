@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
-from maxserve.interfaces.errors import ModelError, SettingsError
+from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
+from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.peft import Factors, read_adapter, refused
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.lora")
 
 RANKS = 16  # ranks in slots are multiples of it
+LARGEST_ITEM = 8  # bytes of a number in a file
+SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
 
 Parts = dict[int, Factors]  # of a projection, by the number of the part
 
@@ -90,21 +94,29 @@ class LoRATable:
         self.slots = options.max_num_loras if options.enable_lora else 0
         if not options.enable_lora and options != LoRAOptions():
             raise SettingsError(
-                "--lora-paths, --max-lora-rank and --max-num-loras mean nothing without --enable-lora; give that, too, "
-                "or leave them out"
+                "--lora-paths, --lora-dir, --max-lora-rank and --max-num-loras mean nothing without --enable-lora; "
+                "give that, too, or leave them out"
             )
+        if options.lora_dir and not os.path.isdir(os.path.expanduser(options.lora_dir)):
+            raise SettingsError(f"--lora-dir: there is no folder {options.lora_dir!r}")
 
     def initial(self) -> Mapping[str, str]:
         named = [_named(path) for path in self._paths]
         names = [name for name, _ in named]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingsError(f"--lora-paths: two adapters have the name {min(twice)}; give them names, NAME=PATH")
-        return dict(named)
+        for name, source in named:
+            if name != source and not is_name(name):
+                raise SettingsError(f"--lora-paths: {name!r} is no name for an adapter; names are {NAMES}")
+        return {name: _real(source) for name, source in named}
 
     def memory(self) -> int:
+        return self.slots * self._room * self._values() * self._context.compute.itemsize
+
+    def _values(self) -> int:
+        """Numbers of an adapter for all projections, for each of its ranks."""
         projections = self._context.projections.values()
-        values = sum(each.inputs * len(part_sizes(each)) + each.outputs for each in projections)
-        return self.slots * self._room * values * self._context.compute.itemsize
+        return sum(each.inputs * len(part_sizes(each)) + each.outputs for each in projections)
 
     def correction(self, projection: Projection) -> LoRACorrection:
         made = LoRACorrection(projection, self.slots, self._room, self._context)
@@ -112,7 +124,7 @@ class LoRATable:
         return made
 
     def load(self, name: str, source: str) -> dict[str, Packed]:
-        file = read_adapter(source)
+        file = read_adapter(source, self._most * self._values() * LARGEST_ITEM + SPARE)
         try:
             found: dict[str, Parts] = {}
             for module, factors in file.factors.items():
@@ -173,6 +185,9 @@ class LoRATable:
             count = own.down.shape[0]
             down[:, part, :count] = own.down.T
             up[:count, ends[part] : ends[part + 1]] = own.up.T
+        largest = max(down.abs().max().item(), up.abs().max().item())
+        if largest > torch.finfo(self._context.compute).max:
+            raise ModelError(f"{name} has a factor of {largest:.3g}, more than {self._context.compute} holds")
         return Packed(down, up)
 
 
@@ -196,3 +211,11 @@ def _named(path: str) -> tuple[str, str]:
     if not name or not source:
         raise SettingsError(f"--lora-paths {path}: a name or a path is missing; give NAME=PATH, or PATH")
     return name, source
+
+
+def _real(source: str) -> str:
+    """The real path of a folder, so that the same one is known again."""
+    try:
+        return real_folder(source)
+    except RequestError as error:
+        raise SettingsError(f"--lora-paths: {error.message}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,11 @@ def test_load_replace_and_unload(lora_server: LiveServer, base: Base) -> None:
         ({"lora_name": "", "lora_path": "/tmp"}, 400),
         ({"lora_name": "tiny", "lora_path": "/tmp"}, 409),
         ({"lora_name": "a", "lora_path": "a\x00b"}, 404),
+        ({"lora_name": "a", "lora_path": "a" * 5000}, 404),
+        ({"lora_name": "a", "lora_path": "~nobody-of-this-name/a"}, 404),
+        ({"lora_name": "a", "lora_path": ""}, 400),
+        ({"lora_name": "a/../b", "lora_path": "/tmp"}, 400),
+        ({"lora_name": "a b", "lora_path": "/tmp"}, 400),
         ({"lora_name": "a"}, 400),
         ({"lora_name": 5, "lora_path": "/tmp"}, 400),
     ],
@@ -108,6 +114,20 @@ def test_what_cannot_be_loaded_is_a_mistake_of_the_client(lora_server: LiveServe
     answer = post(lora_server, LOAD, **body)
     assert (answer.status_code, set(answer.json())) == (status, {"error"}), answer.text
     assert names(lora_server) == before
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "a" * 100_000])
+def test_no_text_is_an_error_of_the_server(lora_server: LiveServer, text: str) -> None:
+    for path, body in ((LOAD, {"lora_name": "a", "lora_path": text}), (LOAD, {"lora_name": text, "lora_path": "/"})):
+        assert httpx.post(lora_server.url + path, content=json.dumps(body)).status_code in (400, 404, 422)
+    found = httpx.post(lora_server.url + UNLOAD, content=json.dumps({"lora_name": text}))
+    assert found.status_code in (400, 404, 422), found.text
+
+
+def test_the_same_folder_by_another_path_is_the_same(lora_server: LiveServer, base: Base, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(base.adapters["first"])
+    assert post(lora_server, LOAD, lora_name="first", lora_path=str(link)).status_code == 200
 
 
 def test_changes_during_traffic(lora_server: LiveServer, base: Base) -> None:

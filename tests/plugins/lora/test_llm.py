@@ -61,6 +61,10 @@ def test_what_is_not_there_is_refused(base: Base) -> None:
         maxserve.LLM(str(base.folder), lora="/nothing")
     with pytest.raises(SettingsError, match="without --enable-lora"):
         maxserve.LLM(str(base.folder), lora_paths=("a=b",))
+    with pytest.raises(SettingsError, match=r"'\.\./a' is no name for an adapter"):
+        maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=(f"../a={base.adapters['one']}",))
+    with pytest.raises(SettingsError, match="no folder '/not-there'"):
+        maxserve.LLM(str(base.folder), enable_lora=True, lora_dir="/not-there")
     with pytest.raises(SettingsError, match="two adapters have the name a"):
         maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=("a=b", "a=c"))
 

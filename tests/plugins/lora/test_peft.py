@@ -94,6 +94,9 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "half a rank": {"r": 4.5},
     "alpha of text": {"lora_alpha": "8"},
     "alpha of nothing": {"lora_alpha": None},
+    "alpha of hundreds of digits": {"lora_alpha": 10**400},
+    "alpha beyond all factors": {"lora_alpha": 1e30},
+    "rank of hundreds of digits": {"r": 10**400},
     "infinite alpha": {"lora_alpha": math.inf},
     "another rank": {"r": 8},
     "rank over the limit": {"r": 17},
@@ -101,6 +104,12 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "pattern of alphas": {"alpha_pattern": {"q_proj": "much"}},
     "pattern of another rank": {"rank_pattern": {"q_proj": 8}},
     "pattern that is no expression": {"rank_pattern": {"q_proj(": 4}},
+    "pattern of many steps": {
+        "rank_pattern": {"(" * 60 + ".*" + ")*" * 60 + "x" + ".*" * 9 + str(i): 4 for i in range(999)}
+    },
+    "pattern of counts": {"rank_pattern": {"((a?b?){999}){999}x": 4}},
+    "pattern that looks ahead": {"rank_pattern": {"(?=q)q_proj": 4}},
+    "long pattern": {"alpha_pattern": {"(q)" * 100: 4}},
 }
 TENSORS: Mapping[str, Callable[[], Tensors]] = {
     "nothing in it": dict,
@@ -195,7 +204,32 @@ def a_pipe(folder: Path) -> str:
     return source
 
 
+def linked(file: str) -> Callable[[Path], str]:
+    """A folder with a file that is a link to that of another adapter."""
+
+    def link(folder: Path) -> str:
+        other, source = write(folder / "other"), write(folder / "own")
+        (folder / "own" / file).unlink()
+        (folder / "own" / file).symlink_to(os.path.join(other, file))
+        return source
+
+    link.__name__ = f"linked {file}"
+    return link
+
+
+def large_config(folder: Path) -> str:
+    return write(folder, note="x" * (1 << 20))
+
+
+def large_weights(folder: Path) -> str:
+    return write(folder, with_tensor("more", torch.zeros(5 << 20)))
+
+
 FOLDERS = (
+    linked("adapter_config.json"),
+    linked("adapter_model.safetensors"),
+    large_config,
+    large_weights,
     no_folder,
     a_file,
     no_config,
@@ -280,6 +314,21 @@ def test_patterns_hold_for_ends_of_names_and_for_expressions() -> None:
     assert scales.of("model.layers.0.self_attn.q_proj") == (8, 1.0)
     assert scales.of("model.layers.1.mlp.up_proj") == (2, 16.0)
     assert scales.of("model.layers.0.self_attn.qq_proj") == (4, 2.0)
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", Path(write(tmp_path / "snapshots" / "abc"))
+    blobs.mkdir()
+    for file in list(snapshot.iterdir()):
+        file.rename(blobs / file.name)
+        file.symlink_to(f"../../blobs/{file.name}")
+    assert len(read_adapter(str(snapshot)).factors) == 2
+
+
+def test_target_modules_are_not_matched(tmp_path: Path) -> None:
+    """What was adapted is said by the tensors; an expression that takes years costs nothing."""
+    source = write(tmp_path / "a", target_modules="(.*)*" * 20 + "x", exclude_modules="(a+)+b")
+    assert len(read_adapter(source).factors) == 2
 
 
 def test_a_pattern_that_is_no_expression_is_refused() -> None:

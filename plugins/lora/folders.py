@@ -1,0 +1,66 @@
+"""Folders and names of adapters: which of them may be loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from maxserve.interfaces.errors import ModelError, RequestError
+
+_NAME = re.compile(r"(?!.*(\.\.|//))[A-Za-z0-9_][A-Za-z0-9_.:@+/-]{0,199}")
+NAMES = "1 to 200 of the ASCII letters and digits and of _ . : @ + / -, beginning with a letter, a digit or _"
+
+
+def is_name(name: str) -> bool:
+    """Whether an adapter may have this name; no part of it can lead out of a folder."""
+    return _NAME.fullmatch(name) is not None
+
+
+def real_folder(source: str, within: str = "") -> str:
+    """The real path of an adapter's folder, relative to the folder `within` and inside of it, where there is one.
+
+    RequestError: 400 outside of it, whether there is such a folder or not, and 404 where there is none.
+    """
+    try:
+        root = os.path.realpath(os.path.expanduser(within)) if within else ""
+        found = os.path.realpath(os.path.join(root, os.path.expanduser(source)))
+    except ValueError as error:  # no path of this system
+        raise _missing(source) from error
+    if root and not is_within(found, root):
+        raise RequestError(
+            f"the folder {source[:200]!r} lies outside of the folder of --lora-dir, and adapters are loaded from there",
+            param="lora_path",
+        )
+    if not os.path.isdir(found):
+        raise _missing(source)
+    return found
+
+
+def is_within(path: str, root: str) -> bool:
+    """Whether a real path lies below another one."""
+    return path != root and os.path.commonpath((path, root)) == root
+
+
+def real_file(folder: Path, name: str, most: int) -> Path:
+    """The real path of a file of a folder; ModelError where it is none, lies elsewhere, or is larger than `most`.
+
+    A folder of the hub's cache has its files as links to `blobs` beside `snapshots`.
+    """
+    real = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(real, name))
+    if not os.path.isfile(path):
+        raise ModelError(f"it has no file {name}; adapters are a JSON and a safetensors file")
+    homes = {real}
+    if os.path.basename(os.path.dirname(real)) == "snapshots":
+        homes.add(os.path.join(os.path.dirname(os.path.dirname(real)), "blobs"))
+    if os.path.dirname(path) not in homes:
+        raise ModelError(f"{name} is a link to a file outside of the adapter's folder; put the file itself there")
+    size = os.path.getsize(path)
+    if size > most:
+        raise ModelError(f"{name} has {size} bytes, and no adapter of this model has more than {most}")
+    return Path(path)
+
+
+def _missing(source: str) -> RequestError:
+    return RequestError(f"there is no folder {source[:200]!r} with an adapter", param="lora_path", status=404)
