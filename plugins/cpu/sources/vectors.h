@@ -52,9 +52,9 @@ static inline float total(vec v) { return folded(v, [](auto a, auto b) { return 
 static inline float highest(vec v) { return folded(v, [](auto a, auto b) { return a > b ? a : b; }); }
 
 // e^x to about one unit in the last place: x = n ln 2 + r, a polynomial for e^r, n added to the exponent.
-// Below -87.3 the result is 0 or next to it, never a denormal; above 88.3 it is held there.
-static inline vec exponential(vec x) {
-  x = smaller(larger(x, spread(-87.3f)), spread(88.3f));
+// Below -87.3 the result is 0, never a denormal; above 88.3 it is held there. That of NaN is NaN.
+static inline vec exponential(vec of) {
+  const vec x = smaller(larger(of, spread(-87.3f)), spread(88.3f));
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   vec n = (x * 1.44269504f + magic) - magic;
   vec r = x - n * 0.693359375f;
@@ -67,7 +67,8 @@ static inline vec exponential(vec x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
-  return p * (vec)power;
+  const vec held = of == of ? p * (vec)power : of;
+  return of < spread(-87.3f) ? vec{} : held;
 }
 
 // --- weights in panels ------------------------------------------------------------------------------------------
