@@ -1,7 +1,7 @@
 """Expressions in rank_pattern and alpha_pattern, matched in bounded time.
 
-They come with the adapter, from whoever made it. Python's `re` can take years for one, so all places that a part of an
-expression can end at are followed at once, and the places are counted.
+They come with the adapter, and are not to be trusted. Python's `re` can take years for one, so all positions at which
+a part of an expression can end are followed at once, and counted.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ def test_answers_name_only_options_that_exist(corpus: Any) -> None:
     known = {name for option in catalog(SHARED) for name in option.spellings}
     known |= {"--help", "--json", "--version", "--log-level", "--no-", "--draft-", "--acme.field"}  # of `max`, or forms
     known |= {"--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop"}  # of generate
+    known |= {"--encoding", "--force"}  # of quantize
     for fact in corpus.training:
         for answer in fact.answers:
             assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*(?:\.\w+)?", answer)) <= known, answer

@@ -519,7 +519,7 @@ def invocation(cli: click.Group) -> Any:
 def test_commands_of_plugins_join_the_group(plugin_host: Any) -> None:
     cli = click.Group("max", commands=[click.Command("serve")])
     plugin_host(commands("hello"), commands("bye")).add_commands(cli, invocation(cli))
-    assert set(cli.commands) == {"serve", "hello", "bye", "generate", "list", "encode", "plugins"}
+    assert set(cli.commands) == {"serve", "hello", "bye", "generate", "list", "encode", "plugins", "quantize"}
 
 
 def test_command_that_replaces_one_of_ours(plugin_host: Any) -> None:

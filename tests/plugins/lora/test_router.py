@@ -8,6 +8,7 @@ from typing import Any
 
 from maxserve.core.interfaces.request import AdapterChange
 from maxserve.core.interfaces.served_names import ServedNames
+from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.router import Adapters, LoadBody, UnloadBody
 
 
@@ -35,7 +36,8 @@ class Server:
     def __init__(self) -> None:
         info: Any = SimpleNamespace(name="tiny", adapters=())
         self.names, self.worker = ServedNames(info), Worker()
-        context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker)
+        options = LoRAOptions()  # the paths are those of another plugin, as they are
+        context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker, config=lambda schema: options)
         self._adapters = Adapters(context)
         self._tasks: list[asyncio.Task[Any]] = []
 
