@@ -115,9 +115,8 @@ class Adapters:
                 return False
             self._give_back(longest)
         assert self._table is not None, "without a table there are no adapters"
-        slot = self._free.pop()
-        self._table.place(adapter.loaded, slot)
-        adapter.slot = slot
+        self._table.place(adapter.loaded, self._free[-1])  # which stays free where this fails
+        adapter.slot = self._free.pop()
         return True
 
     def _pin(self, adapter: ServedAdapter, *, pinned: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from maxserve.core.engine.adapters import adapt, adapter_rows, build_adapters
+from maxserve.core.engine.adapters import Adapters, adapt, adapter_rows, build_adapters
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
@@ -118,6 +118,37 @@ def _renamed(plugin: Any) -> Any:
 def test_the_model_says_which_adapters_it_has(plugin_host: Any, folder: Path) -> None:
     assert Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info.adapters == ("small", "large")
     assert Served(folder, plugin_host()).engine.info.adapters == ()
+
+
+class FullTable:
+    """An AdapterTable of one slot, whose memory is short the first time."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.placed: list[tuple[Any, int]] = []
+        self._short = True
+
+    def load(self, name: str, source: str) -> str:
+        return source
+
+    def place(self, loaded: Any, slot: int) -> None:
+        if self._short:
+            self._short = False
+            raise MemoryError("there is no room")
+        self.placed.append((loaded, slot))
+
+
+def test_a_slot_that_could_not_be_filled_stays_free() -> None:
+    table: Any = FullTable()
+    adapters = Adapters(table)
+    adapters.change(AdapterChange(id="a", action="load", name="a", source="here"))
+    adapter = adapters.named("a")
+    assert adapter is not None
+    with pytest.raises(MemoryError):
+        adapters.enter(adapter)
+    assert adapters.enter(adapter)
+    assert table.placed == [("here", 1)]
 
 
 class Changes:
