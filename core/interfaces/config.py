@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigSection", "Option", "UnsupportedValues", "UsedBy"]
 
-UsedBy: TypeAlias = Literal["", "scheduler", "speculator", "generation", "embeddings"]
+UsedBy: TypeAlias = Literal["", "scheduler", "speculator", "generation", "embeddings", "adapters"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Option:
     host, such as "eviction_policies", the value is the name of a component in it, or one of `no_names`; that is checked
     at start unless `checked` is off, because who reads it says more. A `server` option makes no sense without HTTP.
     `used_by` names what alone acts on it: "scheduler" a scheduler that declares it in `honours`, "speculator" a
-    speculative method that does, "generation" an engine
-    that generates text, "embeddings" one that gives vectors. An `early` one has done its work once the model is known,
-    so that no architecture can insist on a value. A switch that is not `negatable` has no --no-x. The values of
-    `secret` ones are never shown, and no worker gets them. `hidden` fields have no option. `common` ones are on the
-    first page of help.
+    speculative method that does, "generation" an engine that generates text, "adapters" one that serves adapters,
+    "embeddings" one that gives vectors; the last two are refused beside a model of another task. An `early` one has
+    done its work once the model is known, so that no architecture can insist on a value. A switch that is not
+    `negatable` has no --no-x. The values of `secret` ones are never shown, and no worker gets them. `hidden` fields
+    have no option. `common` ones are on the first page of help.
     """
 
     alias: str = ""

@@ -14,19 +14,25 @@ from maxserve.interfaces.config import Option
 class LoRAOptions:
     """Adapters that requests choose by model name."""
 
-    enable_lora: Annotated[bool, Field(description="Serve LoRA adapters beside the base model.")] = False
+    enable_lora: Annotated[
+        bool, Option(used_by="adapters"), Field(description="Serve LoRA adapters beside the base model.")
+    ] = False
     lora_paths: Annotated[
         tuple[str, ...],
-        Option(metavar="[NAME=]PATH"),
+        Option(used_by="adapters", metavar="[NAME=]PATH"),
         Field(description="Folder of an adapter to load at start, with the name clients use."),
     ] = ()
     lora_dir: Annotated[
         str,
-        Option(metavar="FOLDER"),
+        Option(used_by="adapters", metavar="FOLDER"),
         Field(
             description="Load adapters over HTTP from within this folder alone, to which paths in requests are "
             "relative; without it, from any folder."
         ),
     ] = ""
-    max_lora_rank: Annotated[int, Field(description="Largest rank that an adapter may have.", ge=1)] = 16
-    max_num_loras: Annotated[int, Field(description="Adapters that can be in use in one step.", ge=1)] = 1
+    max_lora_rank: Annotated[
+        int, Option(used_by="adapters"), Field(description="Largest rank that an adapter may have.", ge=1)
+    ] = 16
+    max_num_loras: Annotated[
+        int, Option(used_by="adapters"), Field(description="Adapters that can be in use in one step.", ge=1)
+    ] = 1
