@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib
 import inspect
 import json
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -55,7 +56,10 @@ def _own(module: str) -> Iterator[tuple[str, Any]]:
 
 
 def parts(found: Any) -> Iterator[str]:
-    """Fields and methods of a class, the signature of a function; a line each."""
+    """Fields and methods of a class, the signature of a function, the values of a Literal; a line each."""
+    if get_origin(found) is Literal:
+        yield from map(repr, get_args(found))
+        return
     if not inspect.isclass(found):
         yield _signature(found) if callable(found) else _value(found)
         return
@@ -92,19 +96,31 @@ def _attributes(found: type[Any]) -> Iterator[str]:
     """What a Protocol or a class of checks has beside methods."""
     if dataclasses.is_dataclass(found) or issubclass(found, msgspec.Struct):
         return
-    for name, kind in inspect.get_annotations(found).items():
+    kinds = {name: kind for base in _written_in(found) for name, kind in inspect.get_annotations(base).items()}
+    for name, kind in kinds.items():
         if not name.startswith("_"):
             yield f"{name}: {_type(kind)}"
 
 
 def _methods(found: type[Any]) -> Iterator[str]:
-    for name, value in vars(found).items():
+    for name, value in {name: value for base in _written_in(found) for name, value in vars(base).items()}.items():
         if name.startswith(("_", "test_")):
             continue
         if isinstance(value, property):
             yield f"{name} (property)"
         elif isinstance(value, staticmethod | classmethod) or inspect.isfunction(value):
             yield name + _signature(getattr(value, "__func__", value))
+
+
+def _written_in(found: type[Any]) -> list[type[Any]]:
+    """The class, behind those of its bases that are ours and no public name, such as what classes of checks share."""
+    ours = [base for base in found.__mro__[1:] if base.__module__.startswith("maxserve.")]
+    return [*(base for base in reversed(ours) if base not in _public()), found]
+
+
+@functools.cache
+def _public() -> set[type[Any]]:
+    return {found for module in MODULES for _, found in _own(module) if inspect.isclass(found)}
 
 
 def _signature(found: Any) -> str:

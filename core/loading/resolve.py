@@ -74,7 +74,7 @@ def resolve_model(
 
 
 def resolve_checkpoint(model: Checkpoint, host: Host, *, progress: Progress) -> ModelFiles:
-    """The same for what is no model that could be served by itself, whatever its class is; `architecture` is ""."""
+    """What `resolve_model` gives, for what need not be a model that could be served; `architecture` is ""."""
     finder = _Finder(model, host, progress)
     location = finder.location()
     folder = finder.folder(location)

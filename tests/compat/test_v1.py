@@ -105,3 +105,17 @@ def test_no_name_disappears_or_changes(names: Any, module: str) -> None:
 
 def test_the_page_of_public_names_is_current(names: Any) -> None:
     assert names.PAGE.read_text(encoding="utf-8") == names.page(), "run python tools/public_names.py"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "part"),
+    [
+        ("maxserve.testing", "SpeculatorChecks", "speculator: ClassVar[str]"),
+        ("maxserve.testing", "DraftHeadQuirkChecks", "reference(folder: Path) -> HeadReference"),
+        ("maxserve.interfaces.config", "UsedBy", "'scheduler'"),
+    ],
+)
+def test_what_bases_without_an_entry_give_is_promised_too(names: Any, module: str, name: str, part: str) -> None:
+    """A plugin's author sets it, wherever it is written; and values of a Literal are what may be given."""
+    assert part in FROZEN["names"][module][name]
+    assert part in names.parts(getattr(import_module(module), name))
