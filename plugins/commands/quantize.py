@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ def run(host: Host, source: str, out: Path, encoding: str, *, force: bool) -> st
     found = resolve_checkpoint(settings, host, progress=NullProgress())
     if not found.rounding:
         raise ModelError(f"{source} is quantized already; give the checkpoint that it was made of")
+    check_read(out, [found.path, *found.weights])
     files = open_weights(host, found.weights, found.config)
     before = sum(tensor.size for file in files for tensor in file.tensors.values())
     with (
@@ -106,24 +107,35 @@ def check_out(out: Path, source: str, *, force: bool) -> None:
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     if not out.exists() and not out.is_symlink():
         return
-    read = Path(source).resolve()
-    if out.resolve() in (read, *read.parents):
-        raise UsageError(f"{out} is, or holds, the checkpoint that is read; choose another name")
+    check_read(out, [source])
     if not (out / "config.json").is_file() or out.is_symlink():
         raise UsageError(f"{out} exists and is not the folder of a model; choose another name")
     if not force:
         raise UsageError(f"{out} exists; replace it with --force, or choose another name")
 
 
+def check_read(out: Path, paths: Iterable[str]) -> None:
+    """UsageError where `out` is, or holds, something that is read, links followed."""
+    place = out.resolve()
+    if any(place in (read, *read.parents) for read in (Path(path).resolve() for path in paths)):
+        raise UsageError(f"{out} is, or holds, the checkpoint that is read; choose another name")
+
+
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
     """Where to write what is put in the place of `out` once it is whole; it is removed after an error."""
     parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    new, old = parent / "new", parent / "old"
     try:
-        yield parent / out.name
+        yield new
         if out.exists():
-            out.rename(parent / "replaced")
-        (parent / out.name).rename(out)
+            out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 

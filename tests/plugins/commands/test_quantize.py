@@ -68,6 +68,48 @@ def test_what_is_no_model_is_never_replaced(max_cli: Any, plain: Path) -> None:
     assert "model.safetensors" in names(plain)
 
 
+def test_what_is_read_through_links_is_never_replaced(max_cli: Any, plain: Path) -> None:
+    """As the folders of a repository in the cache of Hugging Face hold links alone."""
+    linked = plain.parent / "linked"
+    linked.mkdir()
+    for name in names(plain):
+        (linked / name).symlink_to(plain / name)
+    ran = max_cli("quantize", "linked", "plain", *FLOAT8, "--force")
+    assert ran.status == 2
+    assert "plain is, or holds, the checkpoint that is read" in ran.err
+    weights = load_file(plain / "model.safetensors")
+    assert weights["model.layers.0.self_attn.q_proj.weight"].dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", ["new", "old", "replaced"])
+def test_a_folder_of_any_name_is_replaced(name: str, max_cli: Any, plain: Path) -> None:
+    out = plain.parent / name
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    ran = max_cli("quantize", "plain", name, *FLOAT8, "--force")
+    assert ran.status == 0, ran.err
+    assert names(plain.parent) == sorted(["plain", name])
+
+
+def test_what_was_there_comes_back_where_the_new_model_cannot_be_put_in_its_place(
+    max_cli: Any, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = plain.parent / "rounded"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if (path / "model.safetensors").is_file():
+            raise OSError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    assert max_cli("quantize", "plain", "rounded", *FLOAT8, "--force").status != 0
+    assert names(plain.parent) == ["plain", "rounded"]
+    assert (out / "config.json").read_text() == "old"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError("broken")])
 def test_nothing_is_left_of_what_was_interrupted(
     error: Any, max_cli: Any, plain: Path, monkeypatch: pytest.MonkeyPatch
