@@ -82,25 +82,8 @@ static inline vec load(const Float8* p) {
 }
 
 // A panel's row of codes: a head of values.
-template <class K> struct CodePanel {
-  typedef float Entry;
-  static constexpr long INPUTS = 1;
-
-  template <int M, int P>
-  static inline void add(const float* a, long lda, const K* b, long panel, vec (*sums)[P * VECTORS]) {
-    vec row[P * VECTORS];
-#pragma GCC unroll 8
-    for (int j = 0; j < P * VECTORS; j++) row[j] = load(b + j / VECTORS * panel + j % VECTORS * LANES);
-#pragma GCC unroll 16
-    for (int i = 0; i < M; i++) {
-      vec x = spread(a[i * lda]);
-#pragma GCC unroll 16
-      for (int j = 0; j < P * VECTORS; j++) sums[i][j] += x * row[j];
-    }
-  }
-};
-template <> struct Panel<Int8> : CodePanel<Int8> {};
-template <> struct Panel<Float8> : CodePanel<Float8> {};
+template <> struct Panel<Int8> : SinglePanel<Int8> {};
+template <> struct Panel<Float8> : SinglePanel<Float8> {};
 
 // --- heads of any size ------------------------------------------------------------------------------------------------
 

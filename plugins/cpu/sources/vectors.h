@@ -88,12 +88,13 @@ struct Dot {
 // A panel's row by W: how many inputs it is of, and `add`, sums[M][P * VECTORS] += a[M] * b[P panels] for that row.
 template <class W> struct Panel;
 
-template <> struct Panel<float> {
+// Of numbers that `load` makes floats of, one for each input.
+template <class N> struct SinglePanel {
   typedef float Entry;  // of a row that is multiplied
   static constexpr long INPUTS = 1;
 
   template <int M, int P>
-  static inline void add(const float* a, long lda, const float* b, long panel, vec (*sums)[P * VECTORS]) {
+  static inline void add(const float* a, long lda, const N* b, long panel, vec (*sums)[P * VECTORS]) {
     vec row[P * VECTORS];
 #pragma GCC unroll 8
     for (int j = 0; j < P * VECTORS; j++) row[j] = load(b + j / VECTORS * panel + j % VECTORS * LANES);
@@ -105,6 +106,7 @@ template <> struct Panel<float> {
     }
   }
 };
+template <> struct Panel<float> : SinglePanel<float> {};
 
 static inline uvec words_at(const void* at) { uvec words; memcpy(&words, at, sizeof words); return words; }
 static inline vec first_of(uvec words) { return (vec)(words << 16); }
