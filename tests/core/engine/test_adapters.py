@@ -11,10 +11,10 @@ import torch
 
 from maxserve.core.engine.adapters import Adapters, adapt, adapter_rows, build_adapters
 from maxserve.core.interfaces.architecture import WeightMap
-from maxserve.core.interfaces.errors import RequestError, SettingsError
+from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
 from maxserve.core.loading.linear import ExactLinear, Linear, StepRows
-from maxserve.testing.adapter import constant_adapters
+from maxserve.testing.adapter import ConstantTable, constant_adapters
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Answer, Served
 from maxserve.testing.tiny_configs import tiny_config
@@ -118,6 +118,13 @@ def _renamed(plugin: Any) -> Any:
 def test_the_model_says_which_adapters_it_has(plugin_host: Any, folder: Path) -> None:
     assert Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info.adapters == ("small", "large")
     assert Served(folder, plugin_host()).engine.info.adapters == ()
+
+
+def test_memory_is_planned_for_the_adapters(plugin_host: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConstantTable, "memory", lambda self: 1 << 60)
+    with pytest.raises(ModelError, match=r"does not fit: weights 1048576\.0 TiB"):
+        Served(folder, plugin_host(constant_adapters(ADAPTERS)))
+    Served(folder, plugin_host())
 
 
 class FullTable:
@@ -273,6 +280,11 @@ def test_a_pinned_adapter_keeps_its_slot(plugin_host: Any, folder: Path) -> None
     assert adapters._by_name["pinned"].slot
     assert adapters._by_name["large"].slot
     assert not adapters._by_name["small"].slot, "the longest unused one went"
+    held = adapters._by_name["pinned"].slot
+    for adapter in ("small", "large", "small"):
+        changes.add(adapter, adapter)
+        changes.run()
+        assert adapters._by_name["pinned"].slot == held, "also after it was used"
 
 
 def test_a_served_adapter_is_pinned_by_loading_it_once_more(plugin_host: Any, folder: Path) -> None:

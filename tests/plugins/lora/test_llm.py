@@ -69,6 +69,14 @@ def test_what_is_not_there_is_refused(base: Base) -> None:
         maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=("a=b", "a=c"))
 
 
+def test_ranks_above_the_largest_are_refused(base: Base) -> None:
+    """Those of the adapters are 4."""
+    paths = {"one": str(base.adapters["one"])}
+    maxserve.LLM(str(base.folder), lora=paths, max_lora_rank=4)
+    with pytest.raises(SettingsError, match=r"the rank of model\.layers\.\S+ is 4; --max-lora-rank allows 3"):
+        maxserve.LLM(str(base.folder), lora=paths, max_lora_rank=3)
+
+
 def test_generate_answers_with_an_adapter(base: Base, max_cli: Any) -> None:
     def tokens(*options: str) -> str:
         command = ["generate", "--model", str(base.folder), "--prompt", PROMPT, "--no-detokenize", "--ignore-eos"]
