@@ -101,7 +101,7 @@ def test_load_replace_and_unload(lora_server: LiveServer, base: Base) -> None:
         ({"lora_name": "tiny", "lora_path": "/tmp"}, 409),
         ({"lora_name": "a", "lora_path": "a\x00b"}, 404),
         ({"lora_name": "a", "lora_path": "a" * 5000}, 404),
-        ({"lora_name": "a", "lora_path": "~nobody-of-this-name/a"}, 404),
+        ({"lora_name": "a", "lora_path": "~no-such-user/a"}, 404),
         ({"lora_name": "a", "lora_path": ""}, 400),
         ({"lora_name": "a/../b", "lora_path": "/tmp"}, 400),
         ({"lora_name": "a b", "lora_path": "/tmp"}, 400),

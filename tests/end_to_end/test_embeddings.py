@@ -69,7 +69,7 @@ def test_the_model_is_listed_as_what_it_is(client: openai.OpenAI, embedder: Live
 
 
 def test_many_at_once_and_clients_that_leave(embedder: LiveServer) -> None:
-    """Everybody gets what is his, also beside those who give up."""
+    """Each client gets its own vectors, also beside those that leave."""
 
     async def ask(client: httpx.AsyncClient, number: int) -> list[Any]:
         texts = [TEXTS[(number + place) % 4] for place in range(number % 7 + 1)]

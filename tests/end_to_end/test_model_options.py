@@ -55,7 +55,7 @@ def folder(model_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Nobody looks at the model before its worker does, and its architecture has demands."""
+    """The model is not looked at before its worker does so, and its architecture has demands."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "insisting.py").write_text(INSISTING)
     server = LiveServer(

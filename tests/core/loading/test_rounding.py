@@ -55,10 +55,10 @@ def round_model(host: PluginHost, encoding: str, model: Any) -> None:
                     module.weight.copy_(rounded)
         for name, parameter in model.named_parameters():
             if re.search(r"experts\.(gate_up|down)_proj$", name):
-                turned = "GptOss" in type(model).__name__  # whose experts have their axes the other way round
-                weight = parameter.transpose(1, 2).contiguous() if turned else parameter
+                transposed = "GptOss" in type(model).__name__  # whose experts have their axes the other way round
+                weight = parameter.transpose(1, 2).contiguous() if transposed else parameter
                 rounded = values(host, encoding, weight)
-                parameter.copy_(rounded.transpose(1, 2) if turned else rounded)
+                parameter.copy_(rounded.transpose(1, 2) if transposed else rounded)
 
 
 def compare(served: Served, reference: Any) -> None:

@@ -96,7 +96,7 @@ def test_a_class_may_serve_two_tasks() -> None:
     assert tasks_of(known, ["AcmeForCausalLM"]) == BOTH
     assert tasks_of(known, ["AcmeForCausalLM_Legacy"]) == BOTH
     assert tasks_of(known, ["AcmeModel"]) == ("embeddings_generation",)
-    assert tasks_of(known, ["Nobody"]) == ()
+    assert tasks_of(known, ["Unknown"]) == ()
     assert find_architecture(known, ["AcmeForCausalLM"]).name == "AcmeForCausalLM"
     assert find_architecture(known, ["AcmeForCausalLM"], "embeddings_generation").name == "AcmeModel"
 

@@ -85,7 +85,7 @@ class AnswersLast(Continuous):
 
 
 class PreemptsAlways(Continuous):
-    """Nobody gets anywhere."""
+    """No sequence is ever planned."""
 
     def plan(self, view: View, plan: Plan) -> None:
         for sequence in view.running:
