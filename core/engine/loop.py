@@ -60,6 +60,7 @@ class Engine:
         self._in_flight: InFlightStep | None = None  # launched, its tokens not known yet; only ever with overlap
         self._latest: Step | None = None
         self._launched = self._completed = 0  # numbers of steps
+        self._failed: list[Output] = []  # of requests that could not be planned in this step
         self._leaving: list[Sequence] = []  # over, but part of a step in flight
         self._emitter = Emitter(parts.info.eos_token_ids)
         self._idle_plans = 0
@@ -171,6 +172,8 @@ class Engine:
             outputs.append(Output(id=self._adapters.done.pop(), finish="stop"))
         if self._working or self.empty_steps:
             outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
+        if self._failed:
+            outputs, self._failed = [*outputs, *self._failed], []
         if self._parts.check_when_idle and not self.busy:
             self.check()
         return outputs
@@ -334,7 +337,7 @@ class Engine:
         if self._in_flight is None:  # else it may give back pages when it completes: there is no hurry
             if not plan.entries and plan.lacked_pages:
                 plan.relieve()
-            if plan.entries or not self._working or self._resume is not None:
+            if plan.entries or plan.failed or not self._working or self._resume is not None:
                 self._idle_plans = 0
             else:
                 self._count_idle_plan(plan)
@@ -375,7 +378,8 @@ class Engine:
         plan.add(oldest.view, oldest.length, whole=not self._limits.chunked_prefill)
 
     def _settle(self, plan: StepPlan) -> None:
-        """Puts the preempted back in line (the oldest of them first) and notes what new rows found in the cache."""
+        """Puts the preempted back in line (the oldest of them first), ends those that failed, and notes what new rows
+        found in the cache."""
         for sequence in plan.preempted:
             self._queues.wait_first(sequence)
             sequence.preemptions += 1
@@ -383,6 +387,10 @@ class Engine:
         if plan.preempted and plan.lacked_pages:
             self._advice.preempted(len(plan.preempted), self._counters.preemptions)
         plan.preempted.clear()
+        for sequence, error in plan.failed.items():
+            self._queues.pop(sequence.id)
+            self._leave(sequence)
+            self._failed.append(Output(id=sequence.id, finish="error", error=error))
         self._queues.begin(plan.opened)
         for sequence in plan.opened:
             if not sequence.counted:

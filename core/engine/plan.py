@@ -6,6 +6,7 @@ policy can do is be unfair. Rows and pages are taken at once; the queues change 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
@@ -19,9 +20,13 @@ from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.engine.work_cost import Work, WorkCost
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.scheduler import Limits, SequenceView
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
+    from maxserve.core.engine.adapters import ServedAdapter
     from maxserve.core.interfaces.cache import Cache
+
+log = logging.getLogger("maxserve.engine")
 
 MOST_HELD_BACK = 64  # requests that wait for a prefix, in one plan; looking at a request costs a search of the cache
 
@@ -138,6 +143,7 @@ class StepPlan:
         self.entries: dict[Sequence, int] = {}
         self.opened: list[Sequence] = []  # those of the entries that got their row in this plan
         self.preempted: list[Sequence] = []
+        self.failed: dict[Sequence, str] = {}  # whose adapter could not be placed, and why
         self.lacked_pages = False  # a sequence was refused, or lost what it had, because no page could be had
 
     @property
@@ -287,7 +293,7 @@ class StepPlan:
     def _open(self, sequence: Sequence) -> bool:
         if not self._free_rows:
             return False
-        if sequence.adapter is not None and not sequence.adapter.pool.enter(sequence.adapter):
+        if sequence.adapter is not None and not self._enter(sequence, sequence.adapter):
             return False
         self._settle()
         row = self._free_rows.pop()
@@ -297,6 +303,14 @@ class StepPlan:
         if self._tag is not None:
             self._tag(row, sequence.request.user, sequence.request.pinned)
         return True
+
+    def _enter(self, sequence: Sequence, adapter: ServedAdapter) -> bool:
+        try:
+            return sequence not in self.failed and adapter.pool.enter(adapter)
+        except Exception as error:
+            log.exception("adapter %s could not be placed", adapter.name)
+            self.failed[sequence] = f"the adapter {adapter.name!r} could not be placed: {cause(error)}"
+            return False
 
     def _close(self, sequence: Sequence) -> None:
         self._settle()

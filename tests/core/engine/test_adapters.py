@@ -317,3 +317,27 @@ def test_an_engine_without_adapters_refuses_changes(plugin_host: Any, folder: Pa
 def test_an_adapter_may_not_have_the_name_of_the_model(plugin_host: Any, folder: Path) -> None:
     with pytest.raises(SettingsError, match="which is the model's"):
         Served(folder, plugin_host(constant_adapters({"same": 1.0})), served_model_name="same")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_adapter_that_cannot_be_placed_ends_its_own_requests(
+    plugin_host: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, overlap: bool
+) -> None:
+    def place(self: ConstantTable, adapter: float, slot: int) -> None:
+        if adapter == ADAPTERS["large"]:
+            raise MemoryError("there is no room")
+        self._constants[slot] = adapter
+
+    monkeypatch.setattr(ConstantTable, "place", place)
+    engine = Served(folder, plugin_host(constant_adapters(ADAPTERS, slots=1)), enable_overlap_scheduler=overlap).engine
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    given = [*["large"] * 5, "small", ""]
+    for index, adapter in enumerate(given):
+        engine.add(Request(id=str(index), prompt=PROMPT, params=params, adapter=adapter))
+    ends = {}
+    while engine.busy:
+        ends |= {output.id: output for output in engine.next_outputs() if output.finish}
+    errors = [ends[str(index)].error for index in range(len(given))]
+    assert errors == [*["the adapter 'large' could not be placed: MemoryError: there is no room"] * 5, None, None]
+    assert engine.stats().adapters == ()
+    engine.check()
