@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +20,40 @@ from maxserve.plugins.huggingface import hub, is_tag
 from maxserve.plugins.huggingface.repository import tagged
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.tiny_configs import tiny_config
+from tests.core.loading.test_resolve import FakeHub
 
 NAMES = ["README.md", "m-Q4_K_S.gguf", "m-Q4_K_M.gguf", "m-UD-Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-m-F16.gguf"]
 
 
-class FakeHub:
-    """A hub of one repository, org/several, which is a folder."""
+class AskedHub(FakeHub):
+    """A hub that knows which repositories it was asked for."""
 
-    def __init__(self, folder: Path, cache: Path, offline: bool = False) -> None:
-        self.folder, self.cache, self.offline = folder, cache, offline
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
         self.asked: set[str] = set()
 
     def files(self, repo: str, revision: str) -> list[str]:
         self.asked.add(repo)
-        return [file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file()]
+        return super().files(repo, revision)
 
-    def pipeline_tag(self, repo: str, revision: str) -> str | None:
+    def fetch(self, repo: str, *given: Any, **options: Any) -> str:
         self.asked.add(repo)
-        return None
+        return super().fetch(repo, *given, **options)
 
-    def fetch(
-        self,
-        repo: str,
-        revision: str,
-        patterns: Sequence[str],
-        *,
-        force: bool,
-        cached: bool,
-        done: Callable[[float], None],
-    ) -> str:
+    def pipeline_tag(self, repo: str, revision: str) -> None:
         self.asked.add(repo)
-        self.cache.mkdir(exist_ok=True)
-        for name in [] if cached else self.files(repo, revision):
-            if any(fnmatch(name, pattern) for pattern in patterns):
-                (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.folder / name, self.cache / name)
-        return str(self.cache)
 
 
 @pytest.fixture
-def repository(write_gguf: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+def repository(write_gguf: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AskedHub:
     """org/several: one model in three types of GGUF files, and what lies beside them."""
-    folder = tmp_path / "hub"
-    folder.mkdir()
+    fake = AskedHub(tmp_path)
+    folder = fake.repository("org/several")
     model: Any = randomised(ArchitectureChecks.reference(tiny_config("LlamaForCausalLM", num_hidden_layers=2)))
     for name, type in (("tiny-F16", Type.F16), ("tiny-Q8_0", Type.Q8_0), ("tiny-Q5_0", Type.Q5_0)):
         write_gguf(folder / f"{name}.gguf", model, "llama", lambda _, type=type: type)
     (folder / "mmproj-tiny-Q8_0.gguf").write_bytes(b"of images")
     (folder / "README.md").write_text("")
-    fake = FakeHub(folder, tmp_path / "cache")
     monkeypatch.setattr(hub, "HuggingFaceHub", lambda: fake)
     return fake
 
@@ -105,7 +88,7 @@ def test_what_a_tag_may_be() -> None:
 
 
 @pytest.mark.parametrize(("tag", "encoding"), [("Q8_0", "q8_0"), ("q5_0", "q5_0")])
-def test_a_tag_chooses_one_of_several_models(tag: str, encoding: str, repository: FakeHub) -> None:
+def test_a_tag_chooses_one_of_several_models(tag: str, encoding: str, repository: AskedHub) -> None:
     files = found(f"org/several:{tag}")
     assert [Path(file).name for file in files.weights] == [f"tiny-{tag.upper()}.gguf"]
     assert files.config["quantization_config"]["encoding"] == encoding
@@ -113,7 +96,7 @@ def test_a_tag_chooses_one_of_several_models(tag: str, encoding: str, repository
     assert repository.asked == {"org/several"}
 
 
-def test_without_a_tag_all_of_them_are_listed(repository: FakeHub) -> None:
+def test_without_a_tag_all_of_them_are_listed(repository: AskedHub) -> None:
     with pytest.raises(ModelError, match=r"tiny-F16.gguf, tiny-Q5_0.gguf, tiny-Q8_0.gguf; choose .* org/repo:Q4_K_M"):
         found("org/several")
     assert [Path(file).name for file in found("org/several", quantization_encoding="q8_0").weights] == [
@@ -121,7 +104,7 @@ def test_without_a_tag_all_of_them_are_listed(repository: FakeHub) -> None:
     ]
 
 
-def test_the_cache_alone_knows_the_tag_too(repository: FakeHub) -> None:
+def test_the_cache_alone_knows_the_tag_too(repository: AskedHub) -> None:
     found("org/several:Q8_0")
     found("org/several:Q5_0")
     repository.offline = True
@@ -131,12 +114,12 @@ def test_the_cache_alone_knows_the_tag_too(repository: FakeHub) -> None:
 
 
 @pytest.mark.parametrize("ref", ["org/several:", "org/several:../x"])
-def test_no_tag_is_refused(ref: str, repository: FakeHub) -> None:
+def test_no_tag_is_refused(ref: str, repository: AskedHub) -> None:
     with pytest.raises(ModelError, match=r"after the colon comes what the names of files say of a model"):
         found(ref)
 
 
-def test_it_is_the_same_in_python(repository: FakeHub) -> None:
+def test_it_is_the_same_in_python(repository: AskedHub) -> None:
     llm = LLM("org/several:Q8_0", devices="cpu", max_length=32)
     assert llm.info.ref == "org/several:Q8_0"
     assert len(llm.generate([5, 6, 7], max_tokens=3, ignore_eos=True)[0].tokens) == 3
