@@ -196,10 +196,10 @@ class _Planner:
         """What a tensor of that name fills."""
         for spelling in spellings(unwrapped(name)):
             ours = self._renamed(spelling)
-            target = self._target(ours)
-            found = [target] if target else [Target(param=part) for part in self._parts(ours)]
-            if found:
-                return tuple(replace(each, change=self._change(ours)) for each in found)
+            if target := self._target(ours):
+                return (replace(target, change=self._change(ours)),)
+            if parts := self._parts(ours):
+                return tuple(Target(param=part, change=self._change(part)) for part in parts)
         return ()
 
     def _add_as(self, ours: str, stored: Stored) -> bool:

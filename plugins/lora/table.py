@@ -157,13 +157,14 @@ class LoRATable:
             )
         start = 0
         for place, own in zip(places, sizes, strict=True):
-            up = factors.up if place.change is None else place.change(factors.up)
-            for part, size in own.items():
-                parts = found.setdefault(place.projection, {})
+            up = factors.up[start : start + sum(own.values())]
+            start += len(up)
+            up = up if place.change is None else place.change(up)
+            parts = found.setdefault(place.projection, {})
+            for part, rows in zip(own, up.split([*own.values()]), strict=True):
                 if part in parts:
                     raise ModelError(f"two of its modules are the weight of {place.projection}, one of them {module}")
-                parts[part] = Factors(factors.down, up[start : start + size])
-                start += size
+                parts[part] = Factors(factors.down, rows)
 
     def _sizes(self, place: Location) -> dict[int, int]:
         """The parts that a place is, by number, and their sizes."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from maxserve.core.engine.adapters import locator_of
+from maxserve.core.interfaces.adapter import AdapterContext, Projection
+from maxserve.core.interfaces.architecture import TensorChange, WeightMap
+from maxserve.plugins.lora.options import LoRAOptions
+from maxserve.plugins.lora.table import LoRATable
+from maxserve.testing.adapter import in_slots
 from maxserve.testing.served import Served
 from tests.plugins.lora.conftest import Base, run
 
@@ -68,3 +76,29 @@ def test_families(make_base: Callable[..., Base], served: Callable[..., Served],
     base.adapter("one", seed=1, r=8, **FAMILIES[architecture])
     requests = {"base": ("", PROMPTS["all"]), "one": ("one", PROMPTS["queries"])}
     check(base, run(served(base).engine, requests), requests)
+
+
+def test_rows_that_the_model_has_in_another_order_are_moved_in_the_projections_that_have_them(tmp_path: Path) -> None:
+    """Of one module of the checkpoint that is several projections, as when the weights are loaded."""
+    projections = {name: Projection(name=name, inputs=6, outputs=4) for name in ("q_proj", "k_proj", "v_proj")}
+    flipped = TensorChange(names=r"[qk]_proj\.weight$", apply=lambda tensor: tensor.flip(0))
+    weights = WeightMap(split={"qkv": tuple(projections)}, changes=(flipped,))
+    options = LoRAOptions(enable_lora=True)
+    context = AdapterContext(
+        sections={LoRAOptions: options},
+        compute=torch.float32,
+        device=torch.device("cpu"),
+        projections=projections,
+        locate=locator_of(projections, weights),
+    )
+    table = LoRATable(context)
+    corrections = {name: table.correction(projection) for name, projection in projections.items()}
+    down, up = torch.randn(4, 6), torch.randn(12, 4)
+    tensors = {"base_model.model.qkv.lora_A.weight": down, "base_model.model.qkv.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+    table.place(table.load("a", str(tmp_path)), 1)
+    x = torch.randn(2, 6)
+    for (name, correction), rows in zip(corrections.items(), up.split(4), strict=True):
+        expected = x @ down.T @ (rows if name == "v_proj" else rows.flip(0)).T
+        torch.testing.assert_close(correction(x, torch.zeros(2, 4), in_slots([1, 1])), expected)
