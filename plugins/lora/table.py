@@ -161,7 +161,7 @@ class LoRATable:
             start += len(up)
             up = up if place.change is None else place.change(up)
             parts = found.setdefault(place.projection, {})
-            for part, rows in zip(own, up.split([*own.values()]), strict=True):
+            for part, rows in zip(own, torch.split(up, [*own.values()]), strict=True):
                 if part in parts:
                     raise ModelError(f"two of its modules are the weight of {place.projection}, one of them {module}")
                 parts[part] = Factors(factors.down, rows)

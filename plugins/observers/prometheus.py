@@ -67,7 +67,6 @@ class Prometheus:
         gauges.host_total.set(cache.host_total)
         self._cache.show(stats)
         self._adapters.show(stats)
-        self._adapters.show(stats)
         self._count(stats)
 
     def on_request(self, stats: RequestStats) -> None:
