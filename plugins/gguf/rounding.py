@@ -16,6 +16,7 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.gguf.types import TensorType
 
 _AT_ONCE = 1 << 18  # values, so that what is made of them stays in the caches of a processor
+_TOGETHER = 128  # groups
 _TRIED = 8  # scales of a group
 _ALIKE = 1e-4  # below this share of their square sum, the codes of a group do not differ
 
@@ -117,9 +118,17 @@ def _q8_0(rows: Tensor) -> Tensor:
     return _joined(rows, _half(scales), signed.view(torch.uint8))
 
 
+def _across(groups: Tensor) -> Tensor:
+    """[values, groups], filled up with groups of 0: torch sums up the last few columns in another order than the others,
+    so that codes would depend on how many rows there are."""
+    made = groups.new_zeros(groups.shape[1], -(-len(groups) // _TOGETHER) * _TOGETHER)
+    made[:, : len(groups)] = groups.t()
+    return made
+
+
 def _q4_k(rows: Tensor) -> Tensor:
     groups = _blocks(rows, 32)
-    scales, minima = (each.reshape(-1, 8) for each in _spanning(groups.t().contiguous(), 15))
+    scales, minima = (each[: len(groups)].reshape(-1, 8) for each in _spanning(_across(groups), 15))
     scale, scale_codes = _sixth_bits(scales)
     minimum, minimum_codes = _sixth_bits(minima)
     wide = (scale.float() * scale_codes).reshape(-1, 1)
@@ -179,7 +188,7 @@ def _twelve_bytes(scales: Tensor, minima: Tensor) -> Tensor:
 
 def _q6_k(rows: Tensor) -> Tensor:
     groups = _blocks(rows, 16)
-    scales = _centred(groups.t().contiguous(), 32).reshape(-1, 16)
+    scales = _centred(_across(groups), 32)[: len(groups)].reshape(-1, 16)
     block = (_largest(scales) / -128).to(torch.float16)
     codes = (scales * _inverse(block.float())).round().nan_to_num(0.0).clamp(-128, 127).to(torch.int8)
     wide = (block.float() * codes).reshape(-1, 1)

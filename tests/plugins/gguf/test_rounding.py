@@ -111,3 +111,12 @@ def test_rows_that_are_no_whole_blocks_take_smaller_ones() -> None:
     assert chosen["q4_k"] == ["Q4_K", "Q5_0", None]
     assert chosen["q6_k"] == ["Q6_K", "Q8_0", None]
     assert chosen["q4_0"] == ["Q4_0", "Q4_0", None]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_row_is_rounded_by_itself(name: str) -> None:
+    """However a weight is cut into rows that are rounded together, its codes are the same."""
+    weight, type = torch.randn(600, 256, generator=torch.Generator().manual_seed(0)), BY_NAME[name]
+    together = rounded_rows(weight, type)
+    for size in (1, 7, 37):
+        assert torch.equal(torch.cat([rounded_rows(part, type) for part in torch.split(weight, size)]), together)
