@@ -119,8 +119,8 @@ def _q8_0(rows: Tensor) -> Tensor:
 
 
 def _across(groups: Tensor) -> Tensor:
-    """[values, groups], filled up with groups of 0: torch sums up the last few columns in another order than the others,
-    so that codes would depend on how many rows there are."""
+    """[values, groups], filled up with groups of 0: torch sums up the last few columns in another order, so that codes
+    would depend on how many rows there are."""
     made = groups.new_zeros(groups.shape[1], -(-len(groups) // _TOGETHER) * _TOGETHER)
     made[:, : len(groups)] = groups.t()
     return made
