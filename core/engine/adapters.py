@@ -73,8 +73,13 @@ class Adapters:
         return tuple(self._by_name)
 
     def use(self) -> tuple[tuple[str, int, int], ...]:
-        """Of each adapter with requests its name, how many run and how many wait."""
-        return tuple((a.name, a.rows, a.requests - a.rows) for a in self._by_name.values() if a.requests)
+        """Of each adapter with requests its name, how many run and how many wait, those with an old one among them."""
+        found: dict[str, tuple[int, int]] = {}
+        for a in (*self._by_name.values(), *(adapter for adapter, _ in self._retired)):
+            if a.requests:
+                running, waiting = found.get(a.name, (0, 0))
+                found[a.name] = running + a.rows, waiting + a.requests - a.rows
+        return tuple((name, *counts) for name, counts in found.items())
 
     def named(self, name: str) -> ServedAdapter | None:
         """The adapter a new request is computed with, "" for none; RequestError for one that is not there."""
@@ -165,10 +170,11 @@ class Adapters:
         loaded = table.load(change.name, change.source)
         self._generations += 1
         adapter = ServedAdapter(self, change, self._generations, loaded)
+        self._pin(adapter, pinned=change.pinned)  # where it cannot be placed, nothing has changed
         self._by_name[change.name] = adapter
         if known is not None:
             self._retire(known, "")
-        self._pin(adapter, pinned=change.pinned)
+            self._pin(adapter, pinned=change.pinned)  # in the slot that is free now, if there was none
         log.info("adapter %s loaded, generation %d", change.name, adapter.generation)
         self.done.append(change.id)
 

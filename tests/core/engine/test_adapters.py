@@ -341,3 +341,35 @@ def test_an_adapter_that_cannot_be_placed_ends_its_own_requests(
     assert errors == [*["the adapter 'large' could not be placed: MemoryError: there is no room"] * 5, None, None]
     assert engine.stats().adapters == ()
     engine.check()
+
+
+def test_requests_with_a_replaced_adapter_are_counted_beside_those_with_the_new_one(one_slot: Changes) -> None:
+    one_slot.add("old", "small", tokens=12)
+    one_slot.step(2)
+    one_slot.load("small", "2.0", replace=True)
+    assert one_slot.engine.stats().adapters == (("small", 1, 0),)
+    one_slot.add("new", "small")
+    one_slot.step()
+    assert one_slot.engine.stats().adapters == (("small", 1, 1),)
+    one_slot.run()
+    assert one_slot.engine.stats().adapters == ()
+
+
+def test_a_pinned_adapter_that_cannot_be_placed_is_not_served(
+    plugin_host: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(self: ConstantTable, adapter: float, slot: int) -> None:
+        if adapter == 7.0:
+            raise MemoryError("there is no room")
+        self._constants[slot] = adapter
+
+    changes = Changes(folder, plugin_host(constant_adapters(ADAPTERS, slots=2)))
+    monkeypatch.setattr(ConstantTable, "place", place)
+    for name, replace in (("new", False), ("small", True)):
+        with pytest.raises(MemoryError):
+            changes.load(name, "7.0", pinned=True, replace=replace)
+    changes.load("large", "3.0", pinned=True)
+    assert changes.engine._adapters.names == ("small", "large")
+    changes.add("a", "small")
+    changes.run()
+    assert changes.ended == ["a"]
