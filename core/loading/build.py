@@ -9,7 +9,7 @@ import torch
 
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
-from maxserve.core.loading.quantization import quantization_of, rounding_to
+from maxserve.core.loading.quantization import quantization_of, rounding_entry, rounding_to
 from maxserve.core.loading.rounding import Rounding
 from maxserve.core.loading.rounding_cache import RoundingCache
 from maxserve.core.loading.weight_files import open_weights
@@ -106,7 +106,8 @@ def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
     """What rounds the weights of these files, where the operator wants it."""
     if not files.rounding:
         return None
-    cache = RoundingCache(files.rounding_cache) if files.rounding_cache else None
+    by = rounding_entry(host, files.rounding).title
+    cache = RoundingCache(files.rounding_cache, by) if files.rounding_cache else None
     return Rounding(files.rounding, rounding_to(host, files.rounding), cache)
 
 

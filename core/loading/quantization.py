@@ -94,9 +94,14 @@ def quantization_method(config: Mapping[str, Any]) -> str:
     return str(quantization.get("quant_method", "unknown")) if isinstance(quantization, Mapping) else "unknown"
 
 
+def rounding_entry(host: Host, encoding: str) -> Entry[QuantizationFormat]:
+    """The format that plain weights are rounded to an encoding by, which is one of `roundable`."""
+    return next(entry for entry in host.quantization_formats if encoding in entry.component.rounds)
+
+
 def rounding_to(host: Host, encoding: str) -> Rounds:
     """What rounds plain weights to an encoding, which is one of `roundable`."""
-    entry = next(entry for entry in host.quantization_formats if encoding in entry.component.rounds)
+    entry = rounding_entry(host, encoding)
     settings = {"quant_method": entry.name, "encoding": encoding}
     built = host.build(entry, QuantizationContext(model_config={"quantization_config": settings}))
     if not isinstance(built, Rounds):

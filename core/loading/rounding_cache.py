@@ -1,4 +1,4 @@
-"""Rounded weights kept in a folder: by what they were before, so that any start that rounds the same finds them.
+"""Rounded weights kept in a folder: by what they were before and what rounded them, a plugin in one version.
 
 An entry is a file of its own, written beside its place and put there whole. It begins with a digest of the rest: one
 that is damaged is not used, and made anew.
@@ -21,17 +21,17 @@ from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
 
-_VERSION = 1  # of the entries, and of how weights are rounded
+_VERSION = 1  # of the entries
 _DIGEST = hashlib.sha256().digest_size
 
 log = logging.getLogger("maxserve.model")
 
 
 class RoundingCache:
-    """The rounded weights in a folder; ModelError where nothing can be written there."""
+    """The weights in a folder that something rounded, named `by`; ModelError where nothing can be written there."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder).expanduser()
+    def __init__(self, folder: str, by: str) -> None:
+        self._folder, self._by = Path(folder).expanduser(), by
         self._found = self._added = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ class RoundingCache:
         return f"{self._found} weights were in {self._folder}, {self._added} are added"
 
     def _path(self, encoding: str, rows: Tensor) -> Path:
-        digest = hashlib.sha256(f"{_VERSION} {encoding} {rows.dtype} {list(rows.shape)} ".encode())
+        digest = hashlib.sha256(f"{_VERSION} {self._by} {encoding} {rows.dtype} {list(rows.shape)} ".encode())
         digest.update(_bytes(rows))
         name = digest.hexdigest()
         return self._folder / name[:2] / name
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    content: bytes = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    content: bytes = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return content
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.loading.build import rounding_of
 from maxserve.core.loading.quantization import rounding_to
 from maxserve.core.loading.rounding import Rounding, may_be_rounded
 from maxserve.core.registry.host import PluginHost, PluginOptions
@@ -203,6 +206,18 @@ def test_what_was_rounded_is_found_again(
     count = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
     assert f"({count} weights were in {tmp_path / 'cache'}, 0 are added)" in caplog.text
     assert (first.tokens, first.logprobs) == (again.tokens, again.logprobs)
+
+
+def test_what_another_version_of_a_plugin_rounded_is_rounded_again(host: PluginHost, tmp_path: Path) -> None:
+    files: Any = SimpleNamespace(rounding="q8_0", rounding_cache=str(tmp_path))
+    (entry,) = (entry for entry in host.quantization_formats if "q8_0" in entry.component.rounds)
+    weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(2))
+    for version, count in (("1.0", 1), ("1.0", 1), ("1.1", 2)):
+        one: Any = SimpleNamespace(quantization_formats=[replace(entry, version=version)], build=host.build)
+        rounding = rounding_of(one, files)
+        assert rounding is not None
+        rounding.codes(weight)
+        assert sum(path.is_file() for path in tmp_path.rglob("*")) == count
 
 
 @pytest.mark.compiler
