@@ -11,17 +11,20 @@ from uuid import uuid4
 
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import AdapterChange
 from maxserve.interfaces.routes import ServerContext
 from maxserve.interfaces.served_names import ServedName
+from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.options import AnswerOptions
+from maxserve.plugins.api.common.unsupported import warnings_of
 from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 
 
-class LoadBody(BaseModel):
+class LoadBody(Body):
     """What vLLM's and MAX's clients send."""
 
     lora_name: Annotated[str, Field(description="name under which requests ask for the adapter, as their model")]
@@ -30,7 +33,7 @@ class LoadBody(BaseModel):
     pinned: Annotated[bool, Field(description="never lose the slot to another adapter")] = False
 
 
-class UnloadBody(BaseModel):
+class UnloadBody(Body):
     """What vLLM's and MAX's clients send."""
 
     lora_name: Annotated[str, Field(description="name of the adapter")]
@@ -51,7 +54,7 @@ class Adapters:
 
     async def load(self, body: LoadBody) -> PlainTextResponse:
         """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
-        name = _valid(body.lora_name, self._context.model.name)
+        name, warnings = self._valid(body.lora_name), self._warnings(body)
         change = AdapterChange(
             id=uuid4().hex,
             action="load",
@@ -61,7 +64,7 @@ class Adapters:
             pinned=body.pinned,
         )
         await self._to_the_end(self._load(change))
-        return PlainTextResponse(f"Success: LoRA adapter {name!r} added successfully.")
+        return _success(f"{name!r} added", warnings)
 
     async def _source(self, path: str) -> str:
         """Where the worker finds it: a real folder, unless adapters are those of another plugin."""
@@ -70,9 +73,20 @@ class Adapters:
 
     async def unload(self, body: UnloadBody) -> PlainTextResponse:
         """Serves an adapter no longer: 404 for one that is not there, 409 while it is in use and one does not wait."""
+        warnings = self._warnings(body)
         change = AdapterChange(id=uuid4().hex, action="unload", name=body.lora_name, wait=body.wait)
         await self._to_the_end(self._unload(change))
-        return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")
+        return _success(f"{body.lora_name!r} removed", warnings)
+
+    def _valid(self, name: str) -> str:
+        if not is_name(name):
+            raise RequestError(f"{name[:200]!r} is no name for an adapter; names are {NAMES}", param="lora_name")
+        if any(served.name == name != served.adapter for served in self._context.names):
+            raise RequestError(f"{name!r} is the name of a model that is not it", param="lora_name", status=409)
+        return name
+
+    def _warnings(self, body: Body) -> list[str]:
+        return warnings_of(body.unknown(), strict=self._context.config(AnswerOptions).strict_fields, unsupported={})
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """A change is followed to its end though the client goes: names are those that the worker knows."""
@@ -104,12 +118,8 @@ class Adapters:
             self._context.names.remove(change.name)
 
 
-def _valid(name: str, model: str) -> str:
-    if not is_name(name):
-        raise RequestError(f"{name[:200]!r} is no name for an adapter; names are {NAMES}", param="lora_name")
-    if name == model:
-        raise RequestError(f"{name!r} is the name of the model itself", param="lora_name", status=409)
-    return name
+def _success(what: str, warnings: list[str]) -> PlainTextResponse:
+    return PlainTextResponse("\n".join((f"Success: LoRA adapter {what} successfully.", *warnings)))
 
 
 def router(context: ServerContext) -> APIRouter:

@@ -6,8 +6,12 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.request import AdapterChange
-from maxserve.core.interfaces.served_names import ServedNames
+from maxserve.core.interfaces.served_names import ServedName, ServedNames
+from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.router import Adapters, LoadBody, UnloadBody
 
@@ -36,13 +40,16 @@ class Server:
     def __init__(self) -> None:
         info: Any = SimpleNamespace(name="tiny", adapters=())
         self.names, self.worker = ServedNames(info), Worker()
-        options = LoRAOptions()  # the paths are those of another plugin, as they are
-        context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker, config=lambda schema: options)
+        values = {LoRAOptions: LoRAOptions(), AnswerOptions: AnswerOptions()}  # paths as they are, of another plugin
+        context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker, config=values.get)
         self._adapters = Adapters(context)
         self._tasks: list[asyncio.Task[Any]] = []
 
     async def load(self, path: str, **more: Any) -> None:
-        await self._begun(self._adapters.load(LoadBody(lora_name="x", lora_path=path, **more)))
+        await self._begun(self.loading(path, **more))
+
+    def loading(self, path: str, name: str = "x", **more: Any) -> Any:
+        return self._adapters.load(LoadBody(lora_name=name, lora_path=path, **more))
 
     async def unload(self) -> None:
         await self._begun(self._adapters.unload(UnloadBody(lora_name="x")))
@@ -91,5 +98,33 @@ def test_the_root_is_that_of_the_adapter_in_place() -> None:
             await server.load(path, load_inplace=True)
             await server.worker.made(f"load {path}")
         assert server.roots() == {"x": "two"}
+
+    asyncio.run(scenario())
+
+
+def test_the_name_of_something_else_is_no_name_for_an_adapter() -> None:
+    async def scenario() -> None:
+        server = Server()
+        server.names.add(ServedName(name="alias"))
+        for name in ("alias", "tiny"):
+            with pytest.raises(RequestError, match=f"'{name}' is the name of a model") as raised:
+                await server.loading("/a/one", name)
+            assert raised.value.status == 409
+        assert server.worker.open == {}
+
+    asyncio.run(scenario())
+
+
+def test_fields_that_are_not_known_are_told() -> None:
+    async def scenario() -> None:
+        server = Server()
+        answer = asyncio.create_task(server.loading("/a/one", pin=True))
+        await settled()
+        await server.worker.made("load /a/one")
+        told = (await answer).body.decode().splitlines()
+        assert told == [
+            "Success: LoRA adapter 'x' added successfully.",
+            "the field 'pin' is not known and was ignored",
+        ]
 
     asyncio.run(scenario())
