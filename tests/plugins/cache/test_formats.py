@@ -46,6 +46,12 @@ def test_heads_of_extreme_numbers_are_stored(head: list[float]) -> None:
     assert (found - torch.tensor([head])).abs().max() <= max(map(abs, head)) * 0.5 + 1e-38  # denormal scales are coarse
 
 
+@pytest.mark.parametrize("damage", [float("inf"), -float("inf"), float("nan")])
+def test_a_head_with_a_number_that_is_not_finite_has_no_scale(damage: float) -> None:
+    _, scales = int8().encode(torch.tensor([[1.0, damage], [1.0, 2.0]]))
+    assert scales.isnan().tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     "layer",
     [

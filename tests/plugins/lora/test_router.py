@@ -58,6 +58,10 @@ class Server:
         self._tasks.append(asyncio.create_task(work))
         await settled()
 
+    def leave(self) -> None:
+        """The client of the last change closes its connection."""
+        self._tasks[-1].cancel()
+
     def roots(self) -> dict[str, str]:
         return {served.name: served.root for served in self.names if served.parent}
 
@@ -85,6 +89,25 @@ def test_an_unload_after_a_load_takes_its_name_whichever_is_heard_of_first() -> 
         await server.load("/a/one")
         await server.unload()
         await server.worker.made("load /a/one")
+        await server.worker.made("unload")
+        assert server.roots() == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_change_is_made_to_its_end_though_the_client_goes() -> None:
+    """The worker makes it in any case, so the names follow."""
+
+    async def scenario() -> None:
+        server = Server()
+        await server.load("/a/one")
+        server.leave()
+        await settled()
+        await server.worker.made("load /a/one")
+        assert server.roots() == {"x": "one"}
+        await server.unload()
+        server.leave()
+        await settled()
         await server.worker.made("unload")
         assert server.roots() == {}
 
