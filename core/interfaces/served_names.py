@@ -70,7 +70,8 @@ class ServedNames:
     def restore(self, info: ModelInfo) -> None:
         """A new worker serves this: names of adapters that were added or removed since its like began are as then."""
         for served in self:
-            if served.adapter and served.adapter not in info.adapters:
+            replaced = served.name == served.adapter and served.root
+            if served.adapter and (served.adapter not in info.adapters or replaced):
                 self.remove(served.name)
         for adapter in info.adapters:
             if adapter not in self._names:

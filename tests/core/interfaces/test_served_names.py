@@ -64,3 +64,13 @@ def test_a_new_worker_has_the_adapters_of_the_start(names: ServedNames) -> None:
         "team/terse": "team/terse",
         "polite": "polite",
     }
+
+
+def test_an_adapter_that_was_replaced_is_as_at_the_start_again(names: ServedNames) -> None:
+    names.remove("polite")
+    names.add(ServedName(name="polite", adapter="polite", parent="acme/tiny", root="polite-2"))
+    names.add(ServedName(name="kind", adapter="polite", parent="acme/tiny", root="a name of another plugin"))
+    info: Any = SimpleNamespace(name="acme/tiny", adapters=("polite", "team/terse"))
+    names.restore(info)
+    assert names.get("polite").root == ""
+    assert names.get("kind").adapter == "polite"
