@@ -42,7 +42,10 @@ def _half(numbers: Tensor) -> Tensor:
     """[blocks, n] as bytes of float16; ModelError where one is too large, or no number."""
     narrow = numbers.to(torch.float16)
     if not narrow.isfinite().all():
-        raise ModelError("some of its values are no numbers, or too large to be rounded to 8 bits or fewer")
+        raise ModelError(
+            "some of its values are no numbers, or too large to be rounded to 8 bits or fewer; fetch the checkpoint again, "
+            "or use its weights as they are stored"
+        )
     return narrow.view(torch.uint8)
 
 

@@ -21,6 +21,7 @@ _NAMED = re.compile(
     r"^\D*?\.?(?P<layer>\d+)\.(?:.*\.)?"
     r"(?:(?P<keys>k_scale|k_proj\.output_scale)|(?P<values>v_scale|v_proj\.output_scale)|kv_scale|kv_cache_scale)$"
 )
+_FIX = "fetch the checkpoint again, or store keys and values in another --kv-cache-format"
 
 
 def cache_factors(files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> dict[int, CacheFactors]:
@@ -34,13 +35,13 @@ def cache_factors(files: Sequence[WeightFile], layers: Sequence[CacheLayer]) -> 
     for name, layer, halves, scale in _scales(files, layers):
         heads = layers[layer].kv_heads
         if scale.numel() not in (1, heads):
-            raise ModelError(f"{name} has {scale.numel()} numbers, and layer {layer} {heads} key heads")
+            raise ModelError(f"{name} has {scale.numel()} numbers, and layer {layer} {heads} key heads; {_FIX}")
         own = scale.float().flatten().expand(heads)
         own = own.where((own > 0) & own.isfinite(), 1.0)
         for half in halves:
             other, before = found.setdefault((layer, half), (name, own))
             if not torch.equal(own, before):
-                raise ModelError(f"{name} and {other} are different scales for the {half} of layer {layer}")
+                raise ModelError(f"{name} and {other} are different scales for the {half} of layer {layer}; {_FIX}")
     numbers = sorted({layer for layer, _ in found})
     return {number: _pair(found, number, layers[number].kv_heads) for number in numbers}
 

@@ -76,7 +76,7 @@ def test_what_is_missing_or_no_scale_is_1(tmp_path: Path) -> None:
     ],
 )
 def test_scales_that_do_not_fit_are_named(tensors: Mapping[str, Tensor], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"{message}; fetch the checkpoint again, or store"):
         found(tmp_path, tensors)
 
 
