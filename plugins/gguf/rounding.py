@@ -43,8 +43,8 @@ def _half(numbers: Tensor) -> Tensor:
     narrow = numbers.to(torch.float16)
     if not narrow.isfinite().all():
         raise ModelError(
-            "some of its values are no numbers, or too large to be rounded to 8 bits or fewer; fetch the checkpoint again, "
-            "or use its weights as they are stored"
+            "some of its values are no numbers, or too large to be rounded to 8 bits or fewer; fetch the checkpoint "
+            "again, or use its weights as they are stored"
         )
     return narrow.view(torch.uint8)
 

@@ -92,8 +92,8 @@ class Fp8:
         scales = wide.abs().amax(1, keepdim=True) / _LARGEST
         if not scales.isfinite().all():
             raise ModelError(
-                "some of its values are no numbers, and cannot be rounded; fetch the checkpoint again, or use its weights "
-                "as they are stored"
+                "some of its values are no numbers, and cannot be rounded; fetch the checkpoint again, or use its "
+                "weights as they are stored"
             )
         scales = torch.where(scales == 0, 1.0, scales)
         values = (wide / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
