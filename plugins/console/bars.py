@@ -23,10 +23,11 @@ class Screen:
         self.console: Console | None = None
 
     def write(self, text: str) -> None:
-        if self.console is None:
+        console = self.console  # which another thread takes away when the start is over
+        if console is None:
             self.stream.write(text)
         else:
-            self.console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+            console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def flush(self) -> None:
         self.stream.flush()

@@ -7,12 +7,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.plugins.console import maxserve_process_start
-from maxserve.plugins.console.bars import BarsDisplay
+from maxserve.plugins.console.bars import BarsDisplay, Screen
 from maxserve.plugins.console.lines import LinesDisplay
 
 
@@ -109,3 +111,21 @@ def test_a_worker_has_none() -> None:
     process = ProcessInfo(kind="worker")
     maxserve_process_start(process)
     assert process.display is None
+
+
+class GoingScreen(Screen):
+    """One whose bars are taken away by another thread right after they are looked up."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name == "console":
+            self.__dict__[name] = None
+        return found
+
+
+def test_a_line_comes_while_the_bars_go(terminal: Terminal) -> None:
+    """Else the thread of a worker's lines would end, and the worker wait for ever to say more."""
+    screen = GoingScreen(terminal)
+    screen.console = Console(file=terminal)
+    screen.write("a line\n")
+    assert terminal.getvalue() == "a line\n"
