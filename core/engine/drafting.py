@@ -119,7 +119,7 @@ class Drafting:
         most: NDArray[np.int64] | int | None = self.most
         run = None if lengths is None else self._run(in_flight, len(inputs.input_ids), seconds)
         if lengths is not None and run is not None:
-            most = lengths.choose(run)
+            most = self._chosen(lengths, run)
         if step.drafts is not None:
             for sequence in step.sequences:
                 sequence.forget_drafts()
@@ -143,9 +143,26 @@ class Drafting:
             draw.close()
             proposed = self._enter(step, wanted, found, draw)
             if lengths is not None and run is not None and self._is_price(run, wanted):
-                lengths.learn_drafter(run, step.slots, wanted, proposed, time.perf_counter() - begun)
+                self._tell(lengths, run, step.slots, wanted, proposed, time.perf_counter() - begun)
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
+
+    def _chosen(self, lengths: DraftLengths, run: DraftedStep) -> NDArray[np.int64] | None:
+        """The most drafts for each that drew; none where what decides them fails."""
+        try:
+            most = lengths.choose(run)
+            if most is not None and most.shape != run.slots.shape:
+                raise ValueError(f"lengths are {list(most.shape)} for {len(run.slots)} sequences")
+            return None if most is None else most.clip(0, self.most)
+        except Exception as error:
+            self._complain(f"failed to choose lengths: {cause(error)}", error)
+            return None
+
+    def _tell(self, lengths: DraftLengths, *drafted: Any) -> None:
+        try:
+            lengths.learn_drafter(*drafted)
+        except Exception as error:
+            self._complain(f"failed to learn lengths: {cause(error)}", error)
 
     def _is_price(self, run: DraftedStep, wanted: NDArray[np.int64]) -> bool:
         """Whether the drafter's time says what drafts cost, or following: that of prompts and of ends is neither."""

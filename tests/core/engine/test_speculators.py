@@ -235,6 +235,52 @@ def test_lengths_that_cannot_decide_end_the_start(plugin_host: Any, folder: Path
         Served(folder, host, speculative_method="repeating", adaptive_speculation=True)
 
 
+class Raising(TwoEach):
+    def choose(self, step: DraftedStep) -> NDArray[np.int64]:
+        raise ValueError("it does not know")
+
+
+class ForAnother(TwoEach):
+    def choose(self, step: DraftedStep) -> NDArray[np.int64]:
+        return np.full(len(step.slots) + 1, 2)
+
+
+class Forgetful(TwoEach):
+    def learn_drafter(self, *drafted: Any, **more: Any) -> None:
+        raise ValueError("it learns nothing")
+
+
+class Excessive(TwoEach):
+    def choose(self, step: DraftedStep) -> NDArray[np.int64]:
+        return np.where(np.arange(len(super().choose(step))) % 2, 100, -7)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "complaint"),
+    [
+        (Raising, "failed to choose lengths: ValueError: it does not know"),
+        (ForAnother, "failed to choose lengths: ValueError: lengths are"),
+        (Forgetful, "failed to learn lengths: ValueError: it learns nothing"),
+        (Excessive, None),
+    ],
+)
+def test_lengths_that_are_wrong_cost_no_request_anything(
+    plugin_host: Any, folder: Path, lengths: Any, complaint: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [answer.tokens for answer in Served(folder, plugin_host()).answers(PROMPTS, 20)]
+    host = plugin_host(with_lengths(lambda context: TwoEach(context)))
+    served = Served(folder, host, speculative_method="repeating", adaptive_speculation=True, num_speculative_tokens=5)
+    drafting: Any = served.engine._drafting
+    drafting._lengths = lengths(SimpleNamespace(draft_tokens=5))
+    assert [answer.tokens for answer in served.answers(PROMPTS, 20)] == expected
+    assert all(wanted <= 5 for wanted, _ in drafting._lengths.asked)
+    assert lengths is not Excessive or served.engine.stats().draft_tokens > 0
+    complaints = [record.getMessage() for record in caplog.records if "logged once" in record.getMessage()]
+    assert len(complaints) == (complaint is not None)
+    assert complaint is None or complaint in complaints[0]
+    served.engine.check()
+
+
 def with_lengths(lengths: Any) -> SimpleNamespace:
     """The repeating method with draft lengths of its own."""
     declared = Speculator(name="repeating", build=RepeatingDrafter, lengths=lengths)
