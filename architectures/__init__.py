@@ -169,13 +169,13 @@ def maxserve_architectures() -> Iterable[Architecture]:
         build="maxserve.architectures.deepseek_v3:Model",
         config="maxserve.architectures.deepseek_v3:config",
         weights="maxserve.architectures.deepseek_v3:weights",
-        draft_head="maxserve.architectures.deepseek_v3:draft_head",
+        draft_head="maxserve.architectures.deepseek_v32:draft_head",
         summary="DeepSeek V3 and R1: latent attention, experts in groups, FP8 checkpoints",
         example_repos=("deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1"),
     )
     yield Architecture(
         name="DeepseekV32ForCausalLM",
-        aliases=("DeepseekV3_2ForCausalLM",),
+        aliases=("DeepseekV3_2ForCausalLM", "DeepseekV32ForCausalLMNextN"),
         build="maxserve.architectures.deepseek_v32:Model",
         config="maxserve.architectures.deepseek_v32:config",
         weights="maxserve.architectures.deepseek_v32:weights",

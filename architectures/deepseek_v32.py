@@ -56,8 +56,15 @@ def weights(config: DeepseekConfig) -> WeightMap:
 
 
 def draft_head(context: DraftHeadContext) -> NextTokenHead | None:
-    """The first layer that predicts further tokens."""
-    return deepseek_v3.draft_head(context, config, weights)
+    """The first layer that predicts further tokens, of a V3 or V3.2: exported alone, both have the class of V3's."""
+    if not any(".indexer." in name for name in context.checkpoint.tensors):
+        return deepseek_v3.draft_head(context)
+    return deepseek_v3.draft_head(context, _read_head, weights)
+
+
+def _read_head(raw: Mapping[str, Any]) -> DeepseekConfig:
+    """The config, where the list of mixtures may be the model's: which the head is, its tensors say."""
+    return config({**raw, "mlp_layer_types": None})
 
 
 def _sparse(given: Mapping[str, Any], made: DeepseekConfig) -> tuple[bool, ...]:

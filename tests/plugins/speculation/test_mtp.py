@@ -46,16 +46,14 @@ def causal_layer(layer: nn.Module, rotary: nn.Module, x: torch.Tensor) -> torch.
 
 
 class NextN(nn.Module):
-    """DeepSeek's layer for the token after next, by its own names."""
+    """DeepSeek's layer for the token after next, by its own names; `layer` is one of a mixture."""
 
-    def __init__(self, config: Any, layer: int) -> None:
+    def __init__(self, layer: nn.Module, rotary: nn.Module, dim: int) -> None:
         super().__init__()
-        dim = config.hidden_size
         self.enorm, self.hnorm = DeepseekV3RMSNorm(dim), DeepseekV3RMSNorm(dim)
         self.eh_proj = nn.Linear(2 * dim, dim, bias=False)
         self.shared_head = nn.ModuleDict({"norm": DeepseekV3RMSNorm(dim)})
-        self.layer = DeepseekV3DecoderLayer(config, layer)
-        self.rotary = DeepseekV3RotaryEmbedding(config)
+        self.layer, self.rotary = layer, rotary
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         own = self.state_dict()
@@ -88,12 +86,18 @@ class DeepseekV3(DraftHeadCases):
     """NextN inside the checkpoint, behind the model's layers."""
 
     speculator = "mtp"
+    family: ClassVar[str] = "DeepseekV3ForCausalLM"
     layers: ClassVar[int] = 2
+    changes: ClassVar[dict[str, Any]] = {}
+
+    def head(self, config: Any) -> Any:
+        """The head, with the same random weights every time."""
+        layer = DeepseekV3DecoderLayer(config, self.layers)
+        return randomised(NextN(layer, DeepseekV3RotaryEmbedding(config), config.hidden_size))
 
     def write_model(self, folder: Path) -> None:
-        target = write_target(folder, "DeepseekV3ForCausalLM", num_hidden_layers=self.layers)
-        head = randomised(NextN(target.config, self.layers))
-        self.save_head(folder, head, target)
+        target = write_target(folder, self.family, num_hidden_layers=self.layers, **self.changes)
+        self.save_head(folder, self.head(target.config), target)
 
     def save_head(self, folder: Path, head: Any, target: Any) -> None:
         tensors = split_experts(head.tensors(f"model.layers.{self.layers}."))
@@ -110,7 +114,7 @@ class DeepseekV3(DraftHeadCases):
     def reference(self, folder: Path) -> HeadReference:
         target = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         config = AutoConfig.from_pretrained(folder, attn_implementation="eager")
-        head = randomised(NextN(config, self.layers))
+        head = self.head(config)
         return HeadReference(
             states=lambda ids: target(ids, output_hidden_states=True).hidden_states,
             combine=lambda states: states[-1],
@@ -131,19 +135,25 @@ class TestDeepseekV3Of61Layers(DeepseekV3, DraftHeadQuirkChecks):
     prompts = ([5, 6, 7] * 7,)
 
 
-class TestDeepseekV3Exported(DeepseekV3, DraftHeadQuirkChecks):
+class Exported(DeepseekV3):
     """The head alone, as layer 0 of a folder of its own."""
+
+    exported: ClassVar[str] = "DeepseekV3ForCausalLMNextN"  # the class that its config.json names
 
     def options_for(self, folder: Path) -> dict[str, Any]:
         return {"draft_model_path": str(folder / "head")}
 
     def save_head(self, folder: Path, head: Any, target: Any) -> None:
         config = json.loads((folder / "config.json").read_text())
-        changes = {"architectures": ["DeepseekV3ForCausalLMNextN"], "num_hidden_layers": 1}
+        changes = {"architectures": [self.exported], "num_hidden_layers": 1}
         (folder / "head").mkdir()
         (folder / "head" / "config.json").write_text(json.dumps({**config, **changes}))
         tensors = split_experts(head.tensors("model.layers.0.")) | self.copies(target, "model.layers.0.")
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "head" / "model.safetensors")
+
+
+class TestDeepseekV3Exported(Exported, DraftHeadQuirkChecks):
+    pass
 
 
 class MiMoLayer(nn.Module):
