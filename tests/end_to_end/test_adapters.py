@@ -73,6 +73,22 @@ def test_adapters_are_model_names(lora_server: LiveServer, base: Base) -> None:
     assert 'vllm:lora_requests_info{max_lora="2"' in metrics
 
 
+def test_several_answers_with_likelihoods(lora_server: LiveServer, base: Base) -> None:
+    """Those that each model gives alone, though all are asked at once."""
+    asked = {"prompt": PROMPT, "n": 3, "logprobs": 2, "max_tokens": 8, "seed": 7, "temperature": 1, "ignore_eos": True}
+
+    def choices(model: str) -> Any:
+        found = post(lora_server, "/v1/completions", model=model, **asked).json()["choices"]
+        return [(each["text"], [round(p, 3) for p in each["logprobs"]["token_logprobs"]]) for each in found]
+
+    alone = {model: choices(model) for model in ("tiny", "first")}
+    assert len({text for found in alone.values() for text, _ in found}) == 6
+    with ThreadPoolExecutor(8) as threads:
+        asked_at_once = [(model, threads.submit(choices, model)) for model in ("tiny", "first") * 4]
+        for model, future in asked_at_once:
+            assert future.result() == alone[model]
+
+
 def test_load_replace_and_unload(lora_server: LiveServer, base: Base) -> None:
     """vLLM's and MAX's bodies and codes."""
     second, third = str(base.adapters["second"]), str(base.adapters["third"])
