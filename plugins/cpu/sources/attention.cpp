@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bytes.h"
+#include "matrix.h"
 #include "parts.h"
 #include "vectors.h"
 
@@ -16,6 +17,7 @@ constexpr long BLOCK = 64;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
+constexpr long TALLER = 192;  // the same where matrix units leave less to be shared
 constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
 // The type of the cache. With PAIRS, rows are rounded to bfloat16, those of 8 bits where a prompt is looked at.
@@ -416,8 +418,17 @@ void bound(const Call& call, float* scores, long count) {
 // What a head's sink adds to a sum of exponentials.
 float sink(const Call& call, long head, float peak) { return call.sinks ? std::exp(call.sinks[head] - peak) : 0.0f; }
 
+// Tokens lie far apart where there are many heads: what is read or written of a later one is fetched before.
+template <bool WRITTEN>
+void fetch(const Call& call, const float* at, long step, long token) {
+  constexpr long LATER = 3;
+  if (token + LATER >= call.tokens) return;
+  for (long d = 0; d < call.group() * call.dim; d += 16) __builtin_prefetch(at + (token + LATER) * step + d, WRITTEN);
+}
+
 void read_queries(const Call& call, long token, long head, float* out) {
   long wide = padded(call);
+  fetch<false>(call, call.q + head * call.group() * call.dim, call.q_step, token);
   for (long g = 0; g < call.group(); g++) {
     const float* q = call.q + token * call.q_step + (head * call.group() + g) * call.dim;
     const float scale = call.scale * (call.store.key_factors ? call.store.key_factors[head] : 1.0f);
@@ -500,6 +511,7 @@ void decode(const Call& call, const Task& task, float* part) {
 
 void write_out(const Call& call, long token, long head, const float* sums, float total) {
   float* out = call.out + (token * call.heads + head) * call.dim;
+  if (head % call.group() == 0) fetch<true>(call, call.out + head * call.dim, call.heads * call.dim, token);
   const float* factors = call.store.value_factors;
   if (factors) total /= factors[head / call.group()];
   for (long d = 0; d < call.dim; d++) out[d] = sums[d] / total;
@@ -573,11 +585,99 @@ void weigh(const float* scores, Running row, long wide, const float* scales, uin
   *row.heap = sum;
 }
 
+// The products of a block with a tile of rows, by dot products of vectors.
+class ByDots {
+ public:
+  static constexpr long HEIGHT = ROWS;
+
+  // scores[ROWS][BLOCK] = queries[ROWS][words] * the block's keys
+  void scores(const uint32_t* queries, long words, const Stored& stored, float* scores) const {
+    for (long i = 0; i < stored.count; i += WIDTH)
+      tile<ROWS, 1, Dot>(queries, words, (const Dot*)room.key_words.data() + i * words, WIDTH, 0, {scores + i, BLOCK}, words);
+  }
+
+  // sums[ROWS][wide] += weights[ROWS][BLOCK / 2] * the block's values
+  void add_values(const uint32_t* weights, long wide, const Stored& stored, float* sums) const {
+    for (long d = 0; d < wide; d += WIDTH)
+      tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0, onto(sums + d, wide),
+                         (stored.count + 1) / 2);
+  }
+};
+
+#if defined(MATRIX_UNITS)
+
+// The same by matrix units: two tiles of rows by two of positions or entries at a time.
+class ByUnits {
+  static constexpr long HALF = ::HEIGHT, WORDS = STEP / 2, LINE_OF_WEIGHTS = BLOCK * sizeof(uint16_t);
+  Units units_;
+
+  // Tiles 0 to 3 += a[HEIGHT][steps * WORDS] * b[steps * WORDS][2 * HALF]; lines are in bytes.
+  static void add(const uint32_t* a, long a_line, const uint32_t* b, long b_line, long steps) {
+    for (long s = 0; s < steps; s++, a += WORDS, b += WORDS * b_line / 4) {
+      _tile_loadd(4, a, a_line);
+      _tile_loadd(6, b, b_line);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, b + HALF, b_line);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, a + HALF * a_line / 4, a_line);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+
+  static void store(float* to, long line) {
+    _tile_stored(0, to, line);
+    _tile_stored(1, to + HALF, line);
+    _tile_stored(2, to + HALF * line / 4, line);
+    _tile_stored(3, to + HALF * line / 4 + HALF, line);
+  }
+
+ public:
+  static constexpr long HEIGHT = SQUARE;
+
+  ByUnits() { units_.shape(HALF, HALF); }
+
+  void scores(const uint32_t* queries, long words, const Stored& stored, float* scores) const {
+    for (long i = 0; i < stored.count; i += WIDTH) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      add(queries, words * 4, room.key_words.data() + i * words, LINE, words / WORDS);
+      store(scores + i, BLOCK * 4);
+    }
+  }
+
+  void add_values(const uint32_t* weights, long wide, const Stored& stored, float* sums) const {
+    const long line = wide * 4;
+    for (long d = 0; d < wide; d += WIDTH) {
+      float* to = sums + d;
+      _tile_loadd(0, to, line);
+      _tile_loadd(1, to + HALF, line);
+      _tile_loadd(2, to + HALF * wide, line);
+      _tile_loadd(3, to + HALF * wide + HALF, line);
+      add(weights, LINE_OF_WEIGHTS, room.value_words.data() + d, line, (stored.count + STEP - 1) / STEP);
+      store(to, line);
+    }
+  }
+};
+
+// Words of the values of positions that are not there become 0: units multiply whole steps, by weights of 0.
+void clear_values(const Call& call, const Stored& stored) {
+  const long wide = padded(call), there = (stored.count + 1) / 2;
+  std::fill(room.value_words.begin() + there * wide, room.value_words.begin() + BLOCK / 2 * wide, 0);
+}
+
+#endif
+
 // As `prompt`, a tile of rows at a time, so that scores and weights stay near.
+template <class Products>
 void prompt_by_pairs(const Call& call, const Task& task) {
   static_assert(BLOCK == 4 * LANES);
+  constexpr long HEIGHT = Products::HEIGHT;
+  const Products products;
   const long group = call.group(), wide = padded(call), words = wide / 2, tokens = task.end - task.first;
-  const long count = tokens * group, rows = (count + ROWS - 1) / ROWS * ROWS;
+  const long count = tokens * group, rows = (count + HEIGHT - 1) / HEIGHT * HEIGHT;
   const long start = call.query_start[task.sequence];
   const long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
   const int32_t* table = call.tables + task.sequence * call.table_step;
@@ -589,8 +689,8 @@ void prompt_by_pairs(const Call& call, const Task& task) {
     read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
   round_queries(rows, wide);
   const long last = before + task.end, position = before + task.first;
-  alignas(64) float scores[ROWS * BLOCK];
-  alignas(64) uint32_t weights[ROWS * BLOCK / 2];
+  alignas(64) float scores[HEIGHT * BLOCK];
+  alignas(64) uint32_t weights[HEIGHT * BLOCK / 2];
   Scales scales;
   const bool scaled = of_int8(call);
   const long seen = call.first_seen(position);
@@ -601,11 +701,13 @@ void prompt_by_pairs(const Call& call, const Task& task) {
     const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
     pair_keys(call, stored);
     pair_values(call, stored);
-    for (long first = 0; first < rows; first += ROWS) {
-      for (long i = 0; i < stored.count; i += WIDTH)
-        tile<ROWS, 1, Dot>(room.query_words.data() + first * words, words, (const Dot*)room.key_words.data() + i * words,
-                           WIDTH, 0, {scores + i, BLOCK}, words);
-      for (long r = 0; r < ROWS; r++) {
+#if defined(MATRIX_UNITS)
+    clear_values(call, stored);
+#endif
+    for (long first = 0; first < rows; first += HEIGHT) {
+      if (low > position + (first + HEIGHT - 1) / group) continue;  // none of them sees the block
+      products.scores(room.query_words.data() + first * words, words, stored, scores);
+      for (long r = 0; r < HEIGHT; r++) {
         float* row = scores + r * BLOCK;
         for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
         bound(call, row, stored.count);
@@ -614,9 +716,7 @@ void prompt_by_pairs(const Call& call, const Task& task) {
         weigh(row, {room.sums.data() + (first + r) * wide, &room.peaks[first + r], &room.heaps[first + r]}, wide,
               scaled ? scales.values : nullptr, weights + r * BLOCK / 2);
       }
-      for (long d = 0; d < wide; d += WIDTH)
-        tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0,
-                           onto(room.sums.data() + first * wide + d, wide), (stored.count + 1) / 2);
+      products.add_values(weights, wide, stored, room.sums.data() + first * wide);
     }
     low += stored.count;
   }
@@ -631,7 +731,10 @@ void prompt_by_pairs(const Call& call, const Task& task) {
 
 void prompt(const Call& call, const Task& task) {
 #if defined(DOT_UNITS)
-  if (prompts_in_pairs(call)) return prompt_by_pairs(call, task);
+#if defined(MATRIX_UNITS)
+  if (prompts_in_pairs(call) && matrix_units()) return prompt_by_pairs<ByUnits>(call, task);
+#endif
+  if (prompts_in_pairs(call)) return prompt_by_pairs<ByDots>(call, task);
 #endif
   long group = call.group(), wide = padded(call), tokens = task.end - task.first, rows = tokens * group;
   long start = call.query_start[task.sequence];
@@ -709,7 +812,8 @@ static void divide_few(const Attention& call, long sequence, long head, Tasks& t
 }
 
 Tasks divide(const Attention& call) {
-  const long queries = prompts_in_pairs(call) ? std::max(QUERIES, TALL / call.group()) : QUERIES;
+  const long tall = matrix_units() ? TALLER : TALL;
+  const long queries = prompts_in_pairs(call) ? std::max(QUERIES, tall / call.group()) : QUERIES;
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {

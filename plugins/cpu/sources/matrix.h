@@ -33,7 +33,7 @@ constexpr long HEIGHT = 16;                 // rows of one instruction
 constexpr long TILE = STEP * HEIGHT;        // words of a tile of rows
 constexpr long PLANES = 3;
 constexpr long SQUARE = 2 * HEIGHT;         // rows that are multiplied by a panel in one go
-constexpr long BLOCK = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
+constexpr long STEP_PAIRS = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
 constexpr int LINE = WIDTH * sizeof(Pair);  // bytes from one pair of inputs to the next in a panel
 constexpr long FAR = 2;                     // steps of a panel that are fetched before they are read
 
@@ -86,19 +86,19 @@ class PairPanel {
   explicit PairPanel(const Pair* panel) : at_(panel) {}
 
   const Pair* step(long s) const {
-    for (long i = 0; i < BLOCK; i += 16) __builtin_prefetch(at_ + (s + FAR) * BLOCK + i);
-    return at_ + s * BLOCK;
+    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i);
+    return at_ + s * STEP_PAIRS;
   }
 };
 
-// A panel of float32, of which each step is split into [PLANES][BLOCK] pairs when it is first read: one step ahead, for
+// A panel of float32, of which each step is split into [PLANES][STEP_PAIRS] pairs when it is first read: one step ahead, for
 // tiles wait for what was just written. `room` keeps all steps where rows of more than one go need them, else some.
 class WholePanel {
   const float* at_;
   Pair* planes_;
   long steps_, ready_ = 0, ring_;  // the steps that are kept: those of a ring of four, or all
 
-  Pair* place(long s) const { return planes_ + (s & ring_) * PLANES * BLOCK; }
+  Pair* place(long s) const { return planes_ + (s & ring_) * PLANES * STEP_PAIRS; }
 
   void split(long s) {
     const float* from = at_ + s * STEP * WIDTH;
@@ -111,7 +111,7 @@ class WholePanel {
         __m512i first = _mm512_loadu_si512(from + v), second = _mm512_loadu_si512(from + WIDTH + v);
         for (long p = 0; p < PLANES; p++) {
           const __m512i low = _mm512_and_si512(first, upper), high = _mm512_and_si512(second, upper);
-          _mm512_store_si512(out + p * BLOCK + pair * WIDTH + v, _mm512_or_si512(_mm512_srli_epi32(first, 16), high));
+          _mm512_store_si512(out + p * STEP_PAIRS + pair * WIDTH + v, _mm512_or_si512(_mm512_srli_epi32(first, 16), high));
           first = (__m512i)_mm512_sub_ps((__m512)first, (__m512)low);
           second = (__m512i)_mm512_sub_ps((__m512)second, (__m512)high);
         }
@@ -123,7 +123,7 @@ class WholePanel {
 
   WholePanel(const float* panel, long steps, bool once, std::vector<Line<Pair>>& room) : at_(panel), steps_(steps) {
     ring_ = once ? 3 : ~0L;
-    room.resize((once ? 4 : steps) * PLANES * BLOCK * sizeof(Pair) / sizeof(Line<Pair>));
+    room.resize((once ? 4 : steps) * PLANES * STEP_PAIRS * sizeof(Pair) / sizeof(Line<Pair>));
     planes_ = room.data()->words;
   }
 
@@ -146,7 +146,7 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
   for (long s = 0; s < steps; s++, rows += N * TILE) {
     const Pair* weights = panel.step(s);
 #pragma GCC unroll 3
-    for (long w = 0; w < P::PLANES_OF_WEIGHTS; w++, weights += BLOCK) {
+    for (long w = 0; w < P::PLANES_OF_WEIGHTS; w++, weights += STEP_PAIRS) {
       _tile_loadd(6, weights, LINE);
       _tile_loadd(7, weights + HEIGHT, LINE);
 #pragma GCC unroll 3
