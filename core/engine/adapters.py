@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.core.loading.linear import BoundCorrection, ExactLinear, Linear, StepRows
 from maxserve.core.loading.weight_plan import Parameters, locator
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,11 +47,22 @@ class ServedAdapter:
         self.slot = self.rows = self.requests = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """An adapter that is being read in a thread."""
+
+    change: AdapterChange
+    read: Future[Any]
+
+
 class Adapters:
     """The adapters that requests may name, and the slots that those who run have theirs in.
 
     An adapter keeps its slot while a sequence with a row uses it, and afterwards until the slot is needed: the one that
     was used last goes last. Who asks for an adapter has that generation of it to the end.
+
+    Adapters are read in a thread, one after the other. `wake` is called there when one has been read, which `collect`
+    then serves. Changes of one name are made in the order in which they were asked for.
     """
 
     def __init__(self, table: AdapterTable | None, rows: StepRows | None = None) -> None:
@@ -58,7 +73,13 @@ class Adapters:
         self._idle: dict[ServedAdapter, None] = {}  # that have a slot which no row uses, the longest unused first
         self._retired: list[tuple[ServedAdapter, str]] = []  # and the change that waits for its last request
         self._generations = 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._loads: dict[str, Load] = {}  # by name
+        self._later: dict[str, list[AdapterChange]] = {}  # by name: what was asked for while it was being read
+        self._read = threading.Event()
+        self.wake: Callable[[], None] | None = None
         self.done: list[str] = []  # changes that are made and not reported yet
+        self.rejected: list[tuple[str, RequestError]] = []  # likewise, that cannot be made though they were begun
 
     @property
     def serves(self) -> bool:
@@ -69,8 +90,19 @@ class Adapters:
         return 0 if self._table is None else self._table.slots
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._by_name)
+    def sources(self) -> dict[str, str]:
+        """Where each of those that are served was found, by its name."""
+        return {name: adapter.source for name, adapter in self._by_name.items()}
+
+    @property
+    def changing(self) -> bool:
+        """Whether something is being read, or a change is made and not reported yet."""
+        return bool(self._loads or self.reports)
+
+    @property
+    def reports(self) -> bool:
+        """Whether a step has something to do or to say for changes."""
+        return bool(self.done) or self._read.is_set()
 
     def use(self) -> tuple[tuple[str, int, int], ...]:
         """Of each adapter with requests its name, how many run and how many wait, those with an old one among them."""
@@ -142,15 +174,59 @@ class Adapters:
     # --- changes ----------------------------------------------------------------------------------------------
 
     def change(self, change: AdapterChange) -> None:
-        """Makes a change, or begins to; its id is in `done` once it is made. RequestError if it cannot be."""
-        if self._table is None:
-            raise RequestError("this server serves no adapters; start it with --enable-lora")
-        if change.action == "unload":
+        """Begins a change; its id is in `done` once it is made, or in `rejected`. RequestError if it cannot begin."""
+        table = self._serving()
+        if change.name in self._loads:
+            self._later.setdefault(change.name, []).append(change)
+        elif change.action == "unload":
             self._unload(change)
         else:
-            self._load(change, self._table)
+            self._check(change, table)
+            if not self._is_served(change):
+                self._begin(change, table)
 
-    def _load(self, change: AdapterChange, table: AdapterTable) -> None:
+    def load(self, change: AdapterChange) -> None:
+        """Loads an adapter at once, at the start."""
+        table = self._serving()
+        self._check(change, table)
+        self._serve(change, table.load(change.name, change.source))
+
+    def collect(self) -> None:
+        """Serves those that have been read, and makes the changes that were asked for meanwhile."""
+        self._read.clear()
+        for load in [load for load in self._loads.values() if load.read.done()]:
+            name = load.change.name
+            del self._loads[name]
+            self._try(load.change, lambda load=load: self._serve(load.change, load.read.result()))  # type: ignore[misc]
+            for change in self._later.pop(name, ()):
+                self._try(change, lambda change=change: self.change(change))  # type: ignore[misc]
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until an adapter has been read, or that long."""
+        self._read.wait(seconds)
+
+    def close(self) -> None:
+        self.wake = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _serving(self) -> AdapterTable:
+        if self._table is None:
+            raise RequestError("this server serves no adapters; start it with --enable-lora")
+        return self._table
+
+    def _try(self, change: AdapterChange, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except RequestError as error:
+            self.rejected.append((change.id, error))
+        except Exception as error:  # a plugin's, about this adapter: the others and the engine go on
+            log.exception("adapter %s could not be loaded", change.name)
+            what = f"the adapter {change.name!r} could not be loaded: {cause(error)}"
+            self.rejected.append((change.id, RequestError(what, status=500)))
+
+    def _check(self, change: AdapterChange, table: AdapterTable) -> None:
+        """RequestError where the name, or a slot to keep, cannot be had."""
         known = self._by_name.get(change.name)
         if known is not None and not change.replace and known.source != change.source:
             raise RequestError(
@@ -163,11 +239,33 @@ class Adapters:
                 f"which is {table.slots}",
                 status=409,
             )
-        if known is not None and not change.replace:
-            self._pin(known, pinned=change.pinned)
-            self.done.append(change.id)
-            return
-        loaded = table.load(change.name, change.source)
+
+    def _is_served(self, change: AdapterChange) -> bool:
+        """Whether it is served already, from the same source; then it is pinned, or not any more."""
+        known = self._by_name.get(change.name)
+        if known is None or change.replace:
+            return False
+        self._pin(known, pinned=change.pinned)
+        self.done.append(change.id)
+        return True
+
+    def _begin(self, change: AdapterChange, table: AdapterTable) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="maxserve-adapter")
+        read = self._thread.submit(table.load, change.name, change.source)
+        self._loads[change.name] = Load(change, read)
+        read.add_done_callback(self._wake)
+
+    def _wake(self, read: Future[Any]) -> None:
+        if not read.cancelled():
+            self._read.set()
+            if self.wake is not None:
+                self.wake()
+
+    def _serve(self, change: AdapterChange, loaded: Any) -> None:
+        """Serves what was read; where a pinned one's slot went meanwhile, it is not."""
+        self._check(change, self._serving())
+        known = self._by_name.get(change.name)
         self._generations += 1
         adapter = ServedAdapter(self, change, self._generations, loaded)
         self._pin(adapter, pinned=change.pinned)  # where it cannot be placed, nothing has changed

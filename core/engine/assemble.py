@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -162,8 +162,16 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
     held = held_encoding(target.host, files, target.computation)
-    weights = loader.weight_bytes(module) + (0 if adapters is None else adapters.memory())
-    plan = _plan_memory(target, spec, weights, needs, groups, held, format)
+    plan = _plan_memory(
+        target,
+        spec,
+        loader.weight_bytes(module),
+        needs,
+        groups,
+        held,
+        format,
+        adapters=0 if adapters is None else adapters.memory(),
+    )
     loader.fill(module)
     return Loaded(
         files=files,
@@ -190,6 +198,8 @@ def _plan_memory(
     groups: Sequence[CacheGroup],
     encoding: str,
     format: BuiltCacheFormat,
+    *,
+    adapters: int,
 ) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
@@ -199,6 +209,7 @@ def _plan_memory(
         device=device.type,
         free=free_memory(device.type, device.index or 0),
         weights=weights + needs.weight_bytes,
+        adapters=adapters,
         itemsize=compute.itemsize,
         cache_format=format,
         host_free=free_memory("cpu"),
@@ -231,7 +242,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     adapt(module, loaded.adapters, adapters.step_rows)
     target.chooser.compile_layers(module, attention, target.compute)
     _load_adapters(adapters, loaded.adapters)
-    info = _info(target, loaded, adapters.names)
+    info = _info(target, loaded, adapters.sources)
     if info.name in info.adapters:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     runner = _runner(target, loaded, attention)
@@ -272,7 +283,7 @@ def _load_adapters(adapters: Adapters, table: AdapterTable | None) -> None:
     """Those that are to be served from the start."""
     for name, source in ({} if table is None else table.initial()).items():
         try:
-            adapters.change(AdapterChange(id="", action="load", name=name, source=source))
+            adapters.load(AdapterChange(id="", action="load", name=name, source=source))
         except RequestError as error:
             raise SettingsError(error.message) from error
     adapters.done.clear()
@@ -337,7 +348,7 @@ def _grammars(target: Target, info: ModelInfo) -> GrammarManager:
     return GrammarManager(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
 
 
-def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInfo:
+def _info(target: Target, loaded: Loaded, adapters: Mapping[str, str]) -> ModelInfo:
     files, plan = loaded.files, loaded.plan
     return ModelInfo(
         name=target.settings.model.served_model_name or files.ref,
@@ -353,7 +364,8 @@ def _info(target: Target, loaded: Loaded, adapters: tuple[str, ...]) -> ModelInf
         max_batch_size=plan.max_batch_size,
         created=int(time.time()),
         defaults=dict(files.generation_config),
-        adapters=adapters,
+        adapters=tuple(adapters),
+        adapter_sources=adapters,
         images=target.host.architectures.get(files.architecture).component.images is not None,
         unsupported=_unsupported(target),
         without_prefixes=_without_prefixes(target),

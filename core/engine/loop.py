@@ -82,7 +82,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return self._working or len(self._grammars) > 0 or bool(self._adapters.done)
+        return self._working or len(self._grammars) > 0 or self._adapters.changing
 
     @property
     def _working(self) -> bool:
@@ -95,7 +95,7 @@ class Engine:
         if not self.busy:
             return None
         if not self._working:
-            return 0.0 if self._grammars.ready or self._adapters.done else LONGEST_PAUSE
+            return 0.0 if self._grammars.ready or self._adapters.reports else LONGEST_PAUSE
         if self._resume is None or self._in_flight is not None:
             return 0.0
         return min(max(0.0, self._resume - time.monotonic()), LONGEST_PAUSE)
@@ -116,9 +116,18 @@ class Engine:
         else:
             self._grammars.begin(sequence, request.params.constraint)
 
+    @property
+    def adapters(self) -> dict[str, str]:
+        return self._adapters.sources
+
     def change_adapter(self, change: AdapterChange) -> None:
-        """Loads, replaces or unloads one; RequestError if that cannot be. A later step says that it is done."""
+        """Begins to load, replace or unload one; RequestError if that cannot be. A later step says that it is done."""
         self._adapters.change(change)
+
+    def rejected_changes(self) -> list[tuple[str, RequestError]]:
+        """Which of those that were begun could not be made, and why; each of them once."""
+        found, self._adapters.rejected = self._adapters.rejected, []
+        return found
 
     def _sequence(self, request: Request, adapter: ServedAdapter | None = None) -> Sequence:
         params = request.params
@@ -154,12 +163,13 @@ class Engine:
     def close(self) -> None:
         """Ends what runs beside the caller's thread; the engine cannot step any more. Harmless when done before."""
         self._grammars.close()
+        self._adapters.close()
         if self._overlap is not None:
             self._overlap.device_queue.close()
 
     def serve_grammars(self, wake: Callable[[], None]) -> None:
         """Begins what the first constrained request would wait for; `wake` is called when one need not wait longer."""
-        self._grammars.wake = wake
+        self._grammars.wake = self._adapters.wake = wake
         if self._parts.grammar_backend is not None:
             self._grammars.prepare(self._parts.grammar_backend)
 
@@ -168,6 +178,8 @@ class Engine:
     def step(self) -> list[Output]:
         """Runs the next batch and returns its outputs. A failure in it ends its own requests and no others."""
         outputs = self._admit_guided() if self._grammars.ready else []
+        if self._adapters.reports:
+            self._adapters.collect()
         while self._adapters.done:
             outputs.append(Output(id=self._adapters.done.pop(), finish="stop"))
         if self._working or self.empty_steps:
@@ -192,8 +204,16 @@ class Engine:
     def next_outputs(self) -> list[Output]:
         """`step`, after the pause until there is something to do: for callers with nothing else to wait for."""
         if pause := self.pause:
-            (self._grammars.wait if len(self._grammars) else time.sleep)(pause)
+            self._wait(pause)
         return self.step()
+
+    def _wait(self, seconds: float) -> None:
+        if len(self._grammars):
+            self._grammars.wait(seconds)
+        elif self._adapters.changing:
+            self._adapters.wait(seconds)
+        else:
+            time.sleep(seconds)
 
     def _step_at_once(self) -> list[Output]:
         """A plan is run to its end, several steps of it where that is allowed."""

@@ -103,7 +103,10 @@ class LowRank(Protocol):
 
 
 class AdapterTable(Protocol):
-    """What loads adapters, and the slots in which steps find those that they use. One thread uses it."""
+    """What loads adapters, and the slots in which steps find those that they use.
+
+    One thread uses it, but for `load`, which runs in another one, beside steps and `place`, once at a time.
+    """
 
     @property
     def slots(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.errors import RequestError
 
 
 __all__ = [
@@ -96,6 +97,7 @@ class ModelInfo:
     ref: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)  # generation_config.json, by request field
     adapters: tuple[str, ...] = ()  # that requests may name from the start
+    adapter_sources: Mapping[str, str] = field(default_factory=dict)  # where each of these was found, by its name
     images: bool = False
     unsupported: Mapping[str, str] = field(default_factory=dict)
     without_prefixes: str = ""
@@ -198,8 +200,17 @@ class ServedEngine(Protocol):
 class ServesAdapters(Protocol):
     """A ServedEngine whose adapters can be changed while it serves."""
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Where each of those that are served now was found, by its name."""
+        ...
+
     def change_adapter(self, change: AdapterChange) -> None:
-        """RequestError if the change cannot be made; an Output with its id, from a later step, says that it is made."""
+        """RequestError if the change cannot begin; an Output with its id, from a later step, says that it is made."""
+        ...
+
+    def rejected_changes(self) -> Sequence[tuple[str, RequestError]]:
+        """The ids of those that were begun and cannot be made, and why, since this was last asked for."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.errors import RequestError
@@ -20,13 +21,19 @@ class ServedName:
     """A name that requests may give as their model.
 
     `adapter` is the one that requests under it are answered with, "" for none; `parent` the name of the model that it
-    adapts. `root` is what was loaded, where that is another name.
+    adapts. `root` is what was loaded, where that is another name: of a folder its own name, for its path is the
+    operator's.
     """
 
     name: str
     adapter: str = ""
     parent: str | None = None
     root: str = ""
+
+    @staticmethod
+    def of_adapter(name: str, *, source: str, parent: str) -> ServedName:
+        """The name of an adapter of the model `parent`, which was found at `source`."""
+        return ServedName(name=name, adapter=name, parent=parent, root=PurePath(source).name)
 
 
 class ServedNames:
@@ -35,8 +42,7 @@ class ServedNames:
     def __init__(self, info: ModelInfo) -> None:
         self._own = ServedName(name=info.name)
         self._names = {info.name: self._own}
-        for adapter in info.adapters:
-            self.add(ServedName(name=adapter, adapter=adapter, parent=info.name))
+        self._add_adapters(info)
 
     def __iter__(self) -> Iterator[ServedName]:
         return iter(tuple(self._names.values()))
@@ -68,14 +74,17 @@ class ServedNames:
         del self._names[name]
 
     def restore(self, info: ModelInfo) -> None:
-        """A new worker serves this: names of adapters that were added or removed since its like began are as then."""
+        """A new worker serves this: its adapters are those of the info, whatever the one before had."""
         for served in self:
-            replaced = served.name == served.adapter and served.root
-            if served.adapter and (served.adapter not in info.adapters or replaced):
+            if served.adapter and (served.adapter not in info.adapters or served.name == served.adapter):
                 self.remove(served.name)
+        self._add_adapters(info)
+
+    def _add_adapters(self, info: ModelInfo) -> None:
         for adapter in info.adapters:
             if adapter not in self._names:
-                self.add(ServedName(name=adapter, adapter=adapter, parent=info.name))
+                source = info.adapter_sources.get(adapter, "")
+                self.add(ServedName.of_adapter(adapter, source=source, parent=info.name))
 
     def unknown(self, name: str) -> RequestError:
         """What is answered for a name that is not served."""

@@ -1,6 +1,6 @@
 """The memory plan of a model and its cache, decided with numbers alone, before anything is allocated.
 
-    KV cache = free memory x utilization - weights - activations
+    KV cache = free memory x utilization - weights - adapters - activations
 
 Activations of a step are estimated as 20 values of the model's width per token (input, residual, projections, MLP)
 in the compute type, what the config says that layers and images need besides, and 3 float32 rows of logits per
@@ -174,7 +174,7 @@ class MemoryPlan:
 
     `soft_pages` are those that unused prefixes may make the cache touch (None: any); `host_pages` those of the
     second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
-    `encoding` is what the weights of projections are held in.
+    `encoding` is what the weights of projections are held in, `adapters` what the slots of adapters take.
     """
 
     device: str
@@ -193,6 +193,7 @@ class MemoryPlan:
     page_size_chosen: bool = False
     page_bounds: Bounds = (None,)
     encoding: str = ""
+    adapters: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -215,7 +216,7 @@ class MemoryPlan:
 
     def table(self) -> str:
         """Where the memory goes, as aligned text."""
-        rest = self.free - self.weights - self.activations - self.cache
+        rest = self.free - self.weights - self.adapters - self.activations - self.cache
         rows = [
             (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
             ("weights", self.weights, f"projections in {self.encoding}" if self.encoding else ""),
@@ -223,9 +224,11 @@ class MemoryPlan:
             ("KV cache", self.cache, self._pages_text()),
             ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
         ]
+        if self.adapters:
+            rows.insert(2, ("adapters", self.adapters, "slots of those that are in use"))
         if self.soft_pages is not None and self.shares_prefixes:
             kept = "of the cache, for prefixes no request uses; requests may have all of it"
-            rows.insert(4, ("kept at most", self.soft_pages * self.page_bytes, kept))
+            rows.insert(len(rows) - 1, ("kept at most", self.soft_pages * self.page_bytes, kept))
         if self.host_pages:
             rows.append(("host tier", self.host_pages * self.page_bytes, f"{self.host_pages} pages in host memory"))
         return aligned([(name, size_text(size), note) for name, size, note in rows])
@@ -258,6 +261,7 @@ def plan_memory(
     whole_prompts: bool = False,
     encoding: str = "",
     draws: bool = True,
+    adapters: int = 0,
 ) -> MemoryPlan:
     """How the `free` bytes of a device are divided; ModelError with numbers when the model does not fit.
 
@@ -265,7 +269,7 @@ def plan_memory(
     those of one value in the compute type, `cache_format` how keys and values are stored. `host_free` is the host's
     free memory, for the second tier. `layers` are what the cache keeps, the model's own unless said otherwise, `groups`
     those that have tables of their own; with `whole_prompts` each prompt takes one step. `draws`: drafts may be drawn,
-    and rows of what they are drawn from are kept.
+    and rows of what they are drawn from are kept. `adapters` are the bytes of the slots of adapters.
     """
     page_size = settings.kv_cache.kv_cache_page_size or PAGE_SIZE.get(device, PAGE_SIZE_ELSEWHERE)
     tokens = settings.scheduling.max_batch_input_tokens
@@ -282,16 +286,17 @@ def plan_memory(
     bounds = page_bounds(settings, groups, page_size, whole_prompts=whole_prompts)
     layers = spec.cache_layers if layers is None else layers
     per_page = page_bytes(_layers_of_a_page(layers, groups), page_size, cache_format)
-    affordable = _cache_bytes(settings, device, free, weights, activations) // per_page
+    held = Held(weights, adapters, activations)
+    affordable = _cache_bytes(settings, device, free, held) // per_page
     if affordable < len(bounds):
-        raise ModelError(_no_room(settings, device, free, weights, activations, per_page * len(bounds)))
+        raise ModelError(_no_room(settings, device, free, held, per_page * len(bounds)))
     warnings: list[str] = []
     capacity = _longest(affordable, page_size, bounds, spec.max_length)
     length = _length(settings.model.max_length, spec.max_length, capacity, warnings)
     batch = _batch_size(batch, affordable // len(bounds), len(bounds), settings, warnings)
     # As many as if requests gave nothing back: what they do give back may stay as prefixes.
     pages = min(affordable, batch * len(bounds) * -(-length // page_size))
-    host_left = host_free - (weights + activations + pages * per_page if device == "cpu" else 0)
+    host_left = host_free - (held.bytes + pages * per_page if device == "cpu" else 0)
     plan = MemoryPlan(
         device=device,
         free=free,
@@ -309,8 +314,9 @@ def plan_memory(
         page_size_chosen=settings.kv_cache.kv_cache_page_size is not None,
         page_bounds=bounds,
         encoding=encoding,
+        adapters=adapters,
     )
-    if weights + activations + plan.cache > _NEARLY_ALL * free:
+    if held.bytes + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
     return replace(plan, warnings=tuple(warnings))
 
@@ -375,14 +381,30 @@ def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int, 
     return step + (spec.image_values * itemsize + spec.features_kept if isinstance(spec, NeedsRoomForImages) else 0)
 
 
-def _cache_bytes(settings: Settings, device: str, free: int, weights: int, activations: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes that are taken before the cache has any."""
+
+    weights: int
+    adapters: int
+    activations: int
+
+    @property
+    def bytes(self) -> int:
+        return self.weights + self.adapters + self.activations
+
+    def __str__(self) -> str:
+        adapters = f", adapters {size_text(self.adapters)}" if self.adapters else ""
+        return f"weights {size_text(self.weights)}{adapters} and activations {size_text(self.activations)}"
+
+
+def _cache_bytes(settings: Settings, device: str, free: int, held: Held) -> int:
     """Bytes that the cache may take."""
-    if weights + activations > free:
+    if held.bytes > free:
         raise ModelError(
-            f"the model does not fit: weights {size_text(weights)} and activations {size_text(activations)} need more "
-            f"than the {size_text(free)} free on {device}; {_advice(settings)}"
+            f"the model does not fit: {held} need more than the {size_text(free)} free on {device}; {_advice(settings)}"
         )
-    left = int(free * settings.kv_cache.device_memory_utilization) - weights - activations
+    left = int(free * settings.kv_cache.device_memory_utilization) - held.bytes
     return min(left, CPU_CACHE_LIMIT) if _shared_machine(settings, device) else left
 
 
@@ -421,12 +443,11 @@ def _batch_size(batch: int, most: int, groups: int, settings: Settings, warnings
     return batch if chosen else min(batch, most)
 
 
-def _no_room(settings: Settings, device: str, free: int, weights: int, activations: int, per_page: int) -> str:
+def _no_room(settings: Settings, device: str, free: int, held: Held, per_page: int) -> str:
     share = settings.kv_cache.device_memory_utilization
     return (
-        f"no room for the KV cache: of {size_text(free)} free on {device} {100 * share:.4g}% may be used, weights take "
-        f"{size_text(weights)} and activations {size_text(activations)}, and one page needs {size_text(per_page)}; "
-        f"{_advice(settings)}"
+        f"no room for the KV cache: of {size_text(free)} free on {device} {100 * share:.4g}% may be used, {held} are "
+        f"taken, and one page needs {size_text(per_page)}; {_advice(settings)}"
     )
 
 

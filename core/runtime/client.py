@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
@@ -43,6 +44,8 @@ class WorkerClient:
         self._channel: Channel | None = None
         self._streams: dict[str, _Stream] = {}
         self._batch_size = 0
+        self._numbers = itertools.count()  # of changes, in the order in which they are sent
+        self._changes: dict[str, tuple[int, AdapterChange]] = {}  # by name: the latest one that was made
 
     @property
     def ready(self) -> bool:
@@ -73,8 +76,16 @@ class WorkerClient:
 
     async def change_adapter(self, change: AdapterChange) -> None:
         """Returns when the worker has made it; RequestError if it cannot be made."""
+        number = next(self._numbers)
         async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
             pass
+        if number > self._changes.get(change.name, (-1, change))[0]:
+            self._changes[change.name] = number, change
+
+    @property
+    def changes(self) -> tuple[AdapterChange, ...]:
+        """The latest change of each adapter, for a new worker."""
+        return tuple(change for _, change in self._changes.values())
 
     async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
         channel = self._admit(id, weight)

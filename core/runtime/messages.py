@@ -29,7 +29,8 @@ class Start(Message, frozen=True, kw_only=True):
 
     `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the
     "module:attribute" that builds the engine, None for the one of the model's task; `search_path` is where the parent
-    imports from, `parent` its process id and `log_level` a level number of `logging`.
+    imports from, `parent` its process id and `log_level` a level number of `logging`. `changes` are those of adapters
+    that were made in a worker before this one.
     """
 
     manifest: Manifest
@@ -40,6 +41,7 @@ class Start(Message, frozen=True, kw_only=True):
     parent: int
     log_level: int
     engine: str | None = None
+    changes: tuple[AdapterChange, ...] = ()
 
 
 class Submit(Message, frozen=True, kw_only=True):

@@ -162,7 +162,7 @@ class Serving:
             info = await self._ready.get()
             if text is None:
                 text = await asyncio.to_thread(self._load, info.path, info.architecture)
-            if app is None or made_for is None or replace(info, created=made_for.created) != made_for:
+            if app is None or made_for is None or not _is_like(info, made_for):
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             elif self._served is not None:
@@ -252,3 +252,9 @@ class Serving:
     def _clear(self) -> None:
         self._display.clear()
         self._phase = ""
+
+
+def _is_like(info: ModelInfo, before: ModelInfo) -> bool:
+    """Whether an application for one serves the other, too: adapters come and go."""
+    same = replace(info, created=before.created, adapters=before.adapters, adapter_sources=before.adapter_sources)
+    return same == before

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from maxserve.core.interfaces.errors import EngineError, MaxserveError, PluginError, UsageError, WorkerDied
 from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import Failed, FromWorker, Hello, Outputs, Phase, Ready, Shutdown, Start
@@ -81,7 +83,7 @@ class Supervisor:
     def spawn(self) -> None:
         """Starts a worker; it loads while the caller does other things."""
         assert self._worker is None, "there is a worker already"
-        self._worker = Worker(self._start, self._launcher)
+        self._worker = Worker(msgspec.structs.replace(self._start, changes=self._client.changes), self._launcher)
 
     async def run(self, watcher: Watcher) -> None:
         """Returns after `stop`. UsageError when no worker can ever start, EngineError when they keep dying."""

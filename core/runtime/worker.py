@@ -13,7 +13,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
@@ -47,12 +49,13 @@ from maxserve.core.runtime.messages import (
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
+    from maxserve.core.interfaces.engine import ModelFiles, ModelInfo, ServedEngine
     from maxserve.core.interfaces.progress import Progress
 
 log = logging.getLogger("maxserve.worker")
 
 PAUSE = 0.01  # seconds between two empty steps
+POLL = 0.005  # seconds between two looks at adapters that are being read, at the start
 REST = 2.0  # seconds without work until memory that is free goes back to the system
 
 
@@ -161,6 +164,9 @@ class Loop:
         self._rejected.append(refusal)
 
     def _report(self, given: Sequence[Output | Encoded]) -> None:
+        if isinstance(self._engine, ServesAdapters):
+            for id, error in self._engine.rejected_changes():
+                self._refuse(id, error)
         rejected, self._rejected = tuple(self._rejected), []
         outputs = tuple(each for each in given if isinstance(each, Output))
         encoded = () if len(outputs) == len(given) else tuple(each for each in given if isinstance(each, Encoded))
@@ -218,12 +224,43 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it
     gc.enable()
-    channel.send(Ready(info=engine.info))
+    channel.send(Ready(info=with_changes(engine, start.changes)))
     engine.serve_grammars(channel.wake)
     try:
         Loop(engine, channel).run()
     finally:
         engine.close()
+
+
+def with_changes(engine: ServedEngine, changes: Iterable[AdapterChange]) -> ModelInfo:
+    """The engine's info, once it serves the adapters that a worker before it did.
+
+    One that cannot be had any more is not served: another one of the name is not what clients were promised.
+    """
+    if not isinstance(engine, ServesAdapters):
+        return engine.info
+    for change in changes:
+        again = replace(change, replace=True, wait=False)
+        if (again.action == "load" or change.name in engine.adapters) and (error := _change_now(engine, again)):
+            log.warning("the adapter %s, which the worker before had, cannot be loaded: %s", change.name, error.message)
+            if change.name in engine.adapters:
+                _change_now(engine, replace(again, action="unload"))
+    adapters = dict(engine.adapters)
+    return replace(engine.info, adapters=tuple(adapters), adapter_sources=adapters)
+
+
+def _change_now(engine: ServedEngine, change: AdapterChange) -> RequestError | None:
+    """Makes a change while nothing runs; returns why it could not be made."""
+    assert isinstance(engine, ServesAdapters), "it has adapters"
+    try:
+        engine.change_adapter(change)
+    except RequestError as error:
+        return error
+    while not any(output.id == change.id for output in engine.step()):
+        if rejected := engine.rejected_changes():
+            return rejected[0][1]
+        time.sleep(POLL)
+    return None
 
 
 def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:

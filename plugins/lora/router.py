@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -99,8 +98,7 @@ class Adapters:
         context, number = self._context, next(self._numbers)
         await context.engine.change_adapter(change)
         self._loaded[change.name] = number
-        root = Path(change.source).name
-        made = ServedName(name=change.name, adapter=change.name, parent=context.model.name, root=root)
+        made = ServedName.of_adapter(change.name, source=change.source, parent=context.model.name)
         before = next((served for served in context.names if served.name == change.name), None)
         if before is None or (before.adapter == change.name and change.replace):
             if before is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,8 @@ def alone(base: Base, adapter: str) -> str:
 
 def test_adapters_are_model_names(lora_server: LiveServer, base: Base) -> None:
     assert names(lora_server) == {"tiny": None, "first": "tiny"}
+    cards = httpx.get(lora_server.url + "/v1/models").json()["data"]
+    assert [each["root"] for each in cards] == [base.folder.name, base.adapters["first"].name]
     texts = {name: text(lora_server, name) for name in ("tiny", "first")}
     assert texts == {"tiny": alone(base, ""), "first": alone(base, "first")}
     assert texts["tiny"] != texts["first"]
@@ -162,15 +165,28 @@ def test_changes_during_traffic(lora_server: LiveServer, base: Base) -> None:
     assert post(lora_server, UNLOAD, lora_name="y").status_code == 200
 
 
-def test_a_new_worker_has_the_adapters_of_the_start(lora_server: LiveServer, base: Base) -> None:
-    assert post(lora_server, LOAD, lora_name="z", lora_path=str(base.adapters["second"])).status_code == 200
+def test_a_new_worker_has_the_adapters_of_the_one_before(lora_server: LiveServer, base: Base, tmp_path: Path) -> None:
+    """Those that were loaded and replaced since the start, and none that were unloaded or that are not there now."""
+    gone = shutil.copytree(base.adapters["third"], tmp_path / "gone")
+    for name, folder in (("z", base.adapters["second"]), ("lost", gone)):
+        assert post(lora_server, LOAD, lora_name=name, lora_path=str(folder)).status_code == 200
+    shutil.rmtree(gone)
+    third = str(base.adapters["third"])
+    assert post(lora_server, LOAD, lora_name="first", lora_path=third, load_inplace=True).status_code == 200
+    kill_worker(lora_server)
+    assert names(lora_server) == {"tiny": None, "first": "tiny", "z": "tiny"}
+    assert text(lora_server, "first") == alone(base, "third")
+    assert text(lora_server, "z") == alone(base, "second")
+    assert post(lora_server, "/v1/completions", model="lost", prompt=PROMPT).status_code == 404
     assert post(lora_server, UNLOAD, lora_name="first").status_code == 200
+    kill_worker(lora_server)
     assert names(lora_server) == {"tiny": None, "z": "tiny"}
-    worker_of(lora_server).kill()
-    lora_server.wait_health(503)
-    lora_server.wait_health(200)
-    assert names(lora_server) == {"tiny": None, "first": "tiny"}
-    assert text(lora_server, "first") == alone(base, "first")
+
+
+def kill_worker(server: LiveServer) -> None:
+    worker_of(server).kill()
+    server.wait_health(503)
+    server.wait_health(200)
 
 
 def test_without_lora_there_is_none(server: LiveServer) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ import pytest
 import torch
 
 from maxserve.core.engine.adapters import Adapters, adapt, adapter_rows, build_adapters
+from maxserve.core.engine.loop import LONGEST_PAUSE
+from maxserve.core.hookspecs import hookimpl
+from maxserve.core.interfaces.adapter import Adapter, AdapterContext
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
@@ -116,13 +121,14 @@ def _renamed(plugin: Any) -> Any:
 
 
 def test_the_model_says_which_adapters_it_has(plugin_host: Any, folder: Path) -> None:
-    assert Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info.adapters == ("small", "large")
+    info = Served(folder, plugin_host(constant_adapters(ADAPTERS))).engine.info
+    assert (info.adapters, info.adapter_sources) == (("small", "large"), {"small": "0.5", "large": "3.0"})
     assert Served(folder, plugin_host()).engine.info.adapters == ()
 
 
 def test_memory_is_planned_for_the_adapters(plugin_host: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConstantTable, "memory", lambda self: 1 << 60)
-    with pytest.raises(ModelError, match=r"does not fit: weights 1048576\.0 TiB"):
+    with pytest.raises(ModelError, match=r"does not fit: weights .*, adapters 1048576\.0 TiB and activations"):
         Served(folder, plugin_host(constant_adapters(ADAPTERS)))
     Served(folder, plugin_host())
 
@@ -149,7 +155,7 @@ class FullTable:
 def test_a_slot_that_could_not_be_filled_stays_free() -> None:
     table: Any = FullTable()
     adapters = Adapters(table)
-    adapters.change(AdapterChange(id="a", action="load", name="a", source="here"))
+    adapters.load(AdapterChange(id="a", action="load", name="a", source="here"))
     adapter = adapters.named("a")
     assert adapter is not None
     with pytest.raises(MemoryError):
@@ -167,8 +173,20 @@ class Changes:
         self.ended: list[str] = []
 
     def load(self, name: str, source: str, **more: Any) -> None:
+        """Returns when it is read; the error that it has, where it cannot be served."""
+        self.begin(name, source, **more)
+        self.read()
+
+    def begin(self, name: str, source: str, **more: Any) -> None:
         change = AdapterChange(id=f"load {name} {source}", action="load", name=name, source=source, **more)
         self.engine.change_adapter(change)
+
+    def read(self) -> None:
+        while self.engine._adapters._loads:
+            self.engine._adapters.wait(5)
+            self.engine._adapters.collect()
+        for _, error in self.engine.rejected_changes():
+            raise error
 
     def unload(self, name: str, **more: Any) -> None:
         self.engine.change_adapter(AdapterChange(id=f"unload {name}", action="unload", name=name, **more))
@@ -226,6 +244,8 @@ def test_a_new_generation_is_for_new_requests(plugin_host: Any, folder: Path) ->
     for number in range(12):
         if number == 3:
             engine.change_adapter(AdapterChange(id="c", action="load", name="a", source="3.0", replace=True))
+            engine._adapters.wait(5)
+            engine._adapters.collect()
             engine.add(Request(id="new", prompt=PROMPT, params=params, adapter="a"))
         for output in engine.step():
             tokens.setdefault(output.id, []).extend(output.tokens)
@@ -366,10 +386,98 @@ def test_a_pinned_adapter_that_cannot_be_placed_is_not_served(
     changes = Changes(folder, plugin_host(constant_adapters(ADAPTERS, slots=2)))
     monkeypatch.setattr(ConstantTable, "place", place)
     for name, replace in (("new", False), ("small", True)):
-        with pytest.raises(MemoryError):
+        with pytest.raises(RequestError, match="could not be loaded: MemoryError: there is no room") as raised:
             changes.load(name, "7.0", pinned=True, replace=replace)
+        assert raised.value.status == 500
     changes.load("large", "3.0", pinned=True)
-    assert changes.engine._adapters.names == ("small", "large")
+    assert set(changes.engine.adapters) == {"small", "large"}
     changes.add("a", "small")
     changes.run()
     assert changes.ended == ["a"]
+
+
+class SlowTable(ConstantTable):
+    """Reads adapters when the test says so."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.may_read = threading.Event()
+        self.reads: list[str] = []
+
+    def load(self, name: str, source: str) -> float:
+        if source != "at once":
+            assert threading.current_thread() is not threading.main_thread()
+            self.reads.append(source)
+            assert self.may_read.wait(10)
+        return super().load(name, "0.5" if source == "at once" else source)
+
+
+@pytest.fixture
+def slow(plugin_host: Any, folder: Path) -> tuple[Changes, SlowTable]:
+    made: list[SlowTable] = []
+
+    def build(context: AdapterContext) -> SlowTable:
+        made.append(SlowTable(context, {"small": "at once"}, "o_proj", 2))
+        return made[-1]
+
+    declared = Adapter(name="slow", build=build)
+    plugin = SimpleNamespace(maxserve_adapters=hookimpl(lambda: [declared]))
+    return Changes(folder, plugin_host(plugin)), made[-1]
+
+
+def test_others_go_on_while_an_adapter_is_read(slow: tuple[Changes, SlowTable]) -> None:
+    """Requests decode, with adapters and without; the name is served when all of it is there."""
+    changes, table = slow
+    changes.add("first", "small", tokens=12)
+    changes.add("base", "", tokens=12)
+    changes.step(2)
+    changes.begin("new", "3.0")
+    changes.step(12)
+    assert changes.ended == ["first", "base"]
+    assert changes.done == []
+    assert changes.engine.busy
+    assert changes.engine.pause == LONGEST_PAUSE, "it is waited for without looking"
+    with pytest.raises(RequestError, match="no adapter 'new'"):
+        changes.add("early", "new")
+    woken = threading.Event()
+    changes.engine.serve_grammars(woken.set)
+    table.may_read.set()
+    assert woken.wait(5)
+    changes.run()
+    assert changes.done == ["load new 3.0"]
+    changes.add("late", "new")
+    changes.run()
+    assert changes.ended[-1] == "late"
+    changes.engine.close()
+
+
+def test_changes_of_one_name_are_made_in_their_order(slow: tuple[Changes, SlowTable]) -> None:
+    changes, table = slow
+    changes.begin("new", "3.0")
+    changes.begin("new", "3.0")
+    changes.begin("new", "4.0")
+    changes.begin("new", "5.0", replace=True)
+    changes.unload("new")
+    changes.begin("new", "6.0")
+    changes.unload("small")
+    table.may_read.set()
+    while changes.engine.busy:
+        changes.step()
+    assert changes.done[0] == "unload small", "that of another name does not wait"
+    assert sorted(changes.done[1:]) == ["load new 3.0"] * 2 + ["load new 5.0", "load new 6.0", "unload new"]
+    ((id, error),) = changes.engine.rejected_changes()
+    assert (id, error.status) == ("load new 4.0", 409)
+    assert table.reads == ["3.0", "5.0", "6.0"]
+    assert changes.engine.adapters == {"new": "6.0"}
+
+
+def test_what_is_read_in_vain_is_told_and_changes_nothing(slow: tuple[Changes, SlowTable]) -> None:
+    changes, table = slow
+    table.may_read.set()
+    changes.begin("small", "nonsense", replace=True)
+    while changes.engine.busy:
+        changes.engine.next_outputs()
+        found = changes.engine.rejected_changes()
+        assert not found or str(found[0][1].message) == "the adapter 'nonsense' is no number"
+    assert changes.engine.adapters == {"small": "at once"}
+    assert changes.engine.rejected_changes() == []

@@ -13,7 +13,9 @@ from maxserve.core.interfaces.served_names import ServedName, ServedNames
 
 @pytest.fixture
 def names() -> ServedNames:
-    info: Any = SimpleNamespace(name="acme/tiny", adapters=("polite", "team/terse"))
+    info: Any = SimpleNamespace(
+        name="acme/tiny", adapters=("polite", "team/terse"), adapter_sources={"polite": "/a/nice"}
+    )
     return ServedNames(info)
 
 
@@ -54,23 +56,21 @@ def test_names_come_and_go(names: ServedNames) -> None:
             names.remove(name)
 
 
-def test_a_new_worker_has_the_adapters_of_the_start(names: ServedNames) -> None:
+def test_those_of_the_start_have_the_name_of_their_folder_as_root(names: ServedNames) -> None:
+    assert [each.root for each in names] == ["", "nice", ""]
+
+
+def test_names_are_those_of_the_adapters_that_a_new_worker_has(names: ServedNames) -> None:
     names.add(ServedName(name="loud", adapter="loud", parent="acme/tiny"))
-    names.remove("polite")
-    info: Any = SimpleNamespace(name="acme/tiny", adapters=("polite", "team/terse"))
-    names.restore(info)
-    assert {each.name: each.adapter for each in names} == {
-        "acme/tiny": "",
-        "team/terse": "team/terse",
-        "polite": "polite",
-    }
-
-
-def test_an_adapter_that_was_replaced_is_as_at_the_start_again(names: ServedNames) -> None:
-    names.remove("polite")
-    names.add(ServedName(name="polite", adapter="polite", parent="acme/tiny", root="polite-2"))
     names.add(ServedName(name="kind", adapter="polite", parent="acme/tiny", root="a name of another plugin"))
-    info: Any = SimpleNamespace(name="acme/tiny", adapters=("polite", "team/terse"))
+    names.add(ServedName(name="terser", adapter="team/terse", parent="acme/tiny"))
+    names.remove("polite")
+    sources = {"polite": "/a/nicer", "calm": "/a/calm"}
+    info: Any = SimpleNamespace(name="acme/tiny", adapters=tuple(sources), adapter_sources=sources)
     names.restore(info)
-    assert names.get("polite").root == ""
-    assert names.get("kind").adapter == "polite"
+    assert {each.name: (each.adapter, each.root) for each in names} == {
+        "acme/tiny": ("", ""),
+        "kind": ("polite", "a name of another plugin"),
+        "polite": ("polite", "nicer"),
+        "calm": ("calm", "calm"),
+    }

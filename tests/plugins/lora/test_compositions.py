@@ -121,7 +121,7 @@ def test_prefixes_are_those_of_one_generation(llama: Base, served: Callable[...,
     source = str(llama.adapters["queries"])
     engine.change_adapter(AdapterChange(id="c", action="load", name="all", source=source, replace=True))
     while engine.busy:
-        engine.step()
+        engine.next_outputs()
     replaced = run(engine, {"all": ("all", prompt)})["all"]
     assert (replaced.cached, replaced.tokens) == (0, asked["queries"].tokens), "not even those of the same folder"
 

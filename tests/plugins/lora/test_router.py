@@ -38,7 +38,7 @@ async def settled() -> None:
 
 class Server:
     def __init__(self) -> None:
-        info: Any = SimpleNamespace(name="tiny", adapters=())
+        info: Any = SimpleNamespace(name="tiny", adapters=(), adapter_sources={})
         self.names, self.worker = ServedNames(info), Worker()
         values = {LoRAOptions: LoRAOptions(), AnswerOptions: AnswerOptions()}  # paths as they are, of another plugin
         context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker, config=values.get)
