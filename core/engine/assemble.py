@@ -44,7 +44,8 @@ from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.kernels import Chooser
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
-from maxserve.core.loading.model_loader import ModelLoader, OwnContext, held_encoding
+from maxserve.core.loading.model_loader import ModelLoader, held_encoding
+from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.linear import SupportsCodes
@@ -16,7 +16,7 @@ from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import weight_bytes
 from maxserve.core.loading.quantization import codes_size, quantization_of
-from maxserve.core.loading.tasks import GENERATION, engine_for
+from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for
 from maxserve.core.loading.weight_files import open_files, open_weights
 
 if TYPE_CHECKING:
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
     from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.engine")
-
-
-class OwnContext(NamedTuple):
-    """What the engine is built with that is no plugin's."""
-
-    settings: Settings
-    host: Host
-    files: ModelFiles
-    progress: Progress
 
 
 def build_served(settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:

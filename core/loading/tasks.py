@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from maxserve.core.interfaces.engine import TEXT, Engine
 from maxserve.core.interfaces.errors import ModelError
@@ -13,7 +13,10 @@ from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.model_source import ModelLocation
+    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.protocol import Host
 
 log = logging.getLogger("maxserve.model")
@@ -27,6 +30,15 @@ GENERATION = Engine(
     summary="Text, token by token.",
 )
 """The engine that is no plugin."""
+
+
+class OwnContext(NamedTuple):
+    """What an engine is built with that is no plugin's."""
+
+    settings: Settings
+    host: Host
+    files: ModelFiles
+    progress: Progress
 
 
 def engine_for(task: str, host: Host) -> Entry[Engine]:

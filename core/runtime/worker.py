@@ -24,6 +24,7 @@ from maxserve.core.interfaces.engine import ServesAdapters
 from maxserve.core.interfaces.errors import RequestError, UsageError
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.entries import cause, load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.registry.protocol import Host
@@ -264,12 +265,12 @@ def _change_now(engine: ServedEngine, change: AdapterChange) -> RequestError | N
 
 
 def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
-    from maxserve.core.loading.model_loader import build_served, engine_context  # imports torch
+    if start.engine is not None:
+        engine: ServedEngine = load_ref(start.engine)(OwnContext(settings, host, files, progress))
+        return engine
+    from maxserve.core.loading.model_loader import build_served  # imports torch
 
-    if start.engine is None:
-        return build_served(settings, host, files, progress)
-    engine: ServedEngine = load_ref(start.engine)(engine_context(settings, host, files, progress))
-    return engine
+    return build_served(settings, host, files, progress)
 
 
 if __name__ == "__main__":

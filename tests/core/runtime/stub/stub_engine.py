@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from maxserve.core.interfaces.cache import CacheSizes
-from maxserve.core.interfaces.engine import EngineContext, ModelInfo
+from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import Output, Request
+from maxserve.core.loading.tasks import OwnContext
 
 SLOW = 1  # first prompt tokens that make an engine behave in a certain way
 FATAL = 2
@@ -103,32 +104,32 @@ class CountingEngine:
         pass
 
 
-def build(context: EngineContext) -> CountingEngine:
+def build(context: OwnContext) -> CountingEngine:
     context.progress.phase("counting")
     context.progress.advance(0.5)
     return CountingEngine()
 
 
-def build_changing(context: EngineContext) -> CountingEngine:
+def build_changing(context: OwnContext) -> CountingEngine:
     """Another length in each worker."""
     engine = CountingEngine()
     engine.info = replace(engine.info, max_length=os.getpid())
     return engine
 
 
-def build_unfit(context: EngineContext) -> CountingEngine:
+def build_unfit(context: OwnContext) -> CountingEngine:
     raise ModelError("the model does not fit")
 
 
-def build_broken(context: EngineContext) -> CountingEngine:
+def build_broken(context: OwnContext) -> CountingEngine:
     raise ZeroDivisionError("a bug")
 
 
-def build_dying(context: EngineContext) -> CountingEngine:
+def build_dying(context: OwnContext) -> CountingEngine:
     os._exit(7)
 
 
-def build_never(context: EngineContext) -> CountingEngine:
+def build_never(context: OwnContext) -> CountingEngine:
     context.progress.phase("waiting for ever")
     time.sleep(600)
     raise AssertionError("a test waited ten minutes")
