@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection
+from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection, ProjectionKind
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
-from maxserve.core.loading.linear import BoundCorrection, ExactLinear, Linear, StepRows
+from maxserve.core.loading.linear import (
+    Adaptable,
+    BoundCorrection,
+    BoundHeadCorrection,
+    Embedding,
+    ExactLinear,
+    Linear,
+    StepRows,
+)
 from maxserve.core.loading.weight_plan import Parameters, locator
 from maxserve.core.registry.entries import cause
 
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-_HEAD = "lm_head"  # is called with other rows than those of the step
+_HEAD = "lm_head"
 PATIENCE = 2.0  # seconds after which a request that waits for a slot goes before later ones that have theirs
 
 
@@ -314,21 +322,30 @@ class AdapterRunner:
         self._runner, self._step = runner, step
 
     def run(self, inputs: StepInputs) -> ModelOutput:
-        self._step.rows = inputs.adapter_rows
+        self._step.rows, self._step.head = inputs.adapter_rows, inputs.logit_adapter_rows
         try:
             return self._runner.run(inputs)
         finally:
-            self._step.rows = None  # who calls parts of the model beside steps, as drafters do, has no adapter
+            self._step.rows = self._step.head = None  # who calls parts of the model beside steps has no adapter
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._runner.logits(hidden)
+    def logits(self, hidden: Tensor, slots: NDArray[np.int64] | None = None) -> Tensor:
+        """Those of further rows, whose adapters are in these slots."""
+        self._step.head = None if slots is None else rows_by_slot(slots, hidden.device)
+        try:
+            return self._runner.logits(hidden)
+        finally:
+            self._step.head = None
 
 
 def adapter_rows(slots: NDArray[np.int64], counts: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
     """The rows by adapter, of sequences with these slots and so many rows each; None where none has an adapter."""
-    if not slots.any():
+    return rows_by_slot(np.repeat(slots, counts), device)
+
+
+def rows_by_slot(rows: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
+    """The rows by adapter, of rows with these slots; None where none has an adapter."""
+    if not rows.any():
         return None
-    rows = np.repeat(slots, counts)
     order = np.argsort(rows, kind="stable")[len(rows) - np.count_nonzero(rows) :]
     found, starts = np.unique(rows[order], return_index=True)
     groups = np.stack([found, starts, np.append(starts[1:], len(order))], axis=1)
@@ -339,6 +356,14 @@ def adapter_rows(slots: NDArray[np.int64], counts: NDArray[np.int64], device: to
     return AdapterRows(adapter_slots=moved(rows), order=moved(order), groups=np.ascontiguousarray(groups))
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltAdapters:
+    """The table that serves, and the kinds of projections that it can adapt."""
+
+    table: AdapterTable
+    kinds: Collection[ProjectionKind]
+
+
 def build_adapters(
     host: Host,
     sections: Mapping[type[Any], Any],
@@ -346,44 +371,60 @@ def build_adapters(
     weight_map: WeightMap,
     compute: torch.dtype,
     device: torch.device,
-) -> AdapterTable | None:
+) -> BuiltAdapters | None:
     """The table of the kind of adapters that is to be served, if one is; the model has no weights yet."""
-    projections = {name: _projection(name, module) for name, module in _linears(model)}
-    context = AdapterContext(
-        sections=sections,
-        compute=compute,
-        device=device,
-        projections=projections,
-        locate=locator_of(projections, weight_map),
-    )
-    tables = [(entry, host.build(entry, context)) for entry in host.adapters]
+    tables = []
+    for entry in host.adapters:
+        projections = {each.name: each for each, _ in _projections(model, entry.component.kinds)}
+        context = AdapterContext(
+            sections=sections,
+            compute=compute,
+            device=device,
+            projections=projections,
+            locate=locator_of(projections, weight_map),
+        )
+        tables.append((entry, host.build(entry, context)))
     serving = [(entry, table) for entry, table in tables if table.slots]
     if len(serving) > 1:
         titles = " and ".join(entry.title for entry, _ in serving)
         raise SettingsError(f"{titles} both have adapters to serve, and a model takes those of one; leave one out")
-    return serving[0][1] if serving else None
+    return BuiltAdapters(serving[0][1], serving[0][0].component.kinds) if serving else None
 
 
-def adapt(model: nn.Module, table: AdapterTable | None, rows: StepRows) -> None:
+def adapt(model: nn.Module, built: BuiltAdapters | None, rows: StepRows) -> None:
     """Has the adapters correct the model's projections; before its layers are compiled."""
-    if table is None:
+    if built is None:
         return
-    for name, module in _linears(model):
-        correction = table.correction(_projection(name, module))
-        module.correction = None if correction is None else BoundCorrection(correction, rows)
+    for projection, module in _projections(model, built.kinds):
+        correction = built.table.correction(projection)
+        bound = BoundHeadCorrection if projection.kind == "head" else BoundCorrection
+        module.correction = None if correction is None else bound(correction, rows)
 
 
-def _linears(model: nn.Module) -> list[tuple[str, Linear]]:
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, Linear) and not isinstance(module, ExactLinear) and name != _HEAD
-    ]
+def _projections(model: nn.Module, kinds: Collection[ProjectionKind]) -> Iterator[tuple[Projection, Adaptable]]:
+    """What of the model can be adapted by tables that adapt these kinds."""
+    tables: dict[int, str] = {}  # embeddings by what has their weight, which a head may have, too
+    for name, module in model.named_modules():
+        if isinstance(module, Embedding):
+            tables[id(_storage(module))] = name
+        if isinstance(module, Adaptable) and not isinstance(module, ExactLinear):
+            projection = _projection(name, module, tables)
+            if projection.kind in kinds:
+                yield projection, module
 
 
-def _projection(name: str, module: Linear) -> Projection:
+def _storage(module: Linear | Embedding) -> object:
+    return module.weight if module.packed is None else module.packed
+
+
+def _projection(name: str, module: Adaptable, tables: Mapping[int, str]) -> Projection:
+    kind: ProjectionKind = "head" if name == _HEAD else module.adapter_kind
     parts = {part: sizes.size for part, sizes in module.parts.items() if part}
-    return Projection(name=name, inputs=module.inputs, outputs=module.outputs, parts=parts)
+    inputs, outputs = module.inputs, module.outputs
+    if kind == "embedding":  # its weight lies the other way round
+        inputs, outputs = outputs, inputs
+    tied = tables.get(id(_storage(module)), "") if kind == "head" and isinstance(module, Linear) else ""
+    return Projection(name=name, inputs=inputs, outputs=outputs, parts=parts, kind=kind, tied=tied)
 
 
 def locator_of(projections: Mapping[str, Projection], weight_map: WeightMap) -> Callable[[str], tuple[Location, ...]]:

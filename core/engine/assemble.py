@@ -171,7 +171,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         groups,
         held,
         format,
-        adapters=0 if adapters is None else adapters.memory(),
+        adapters=0 if adapters is None else adapters.table.memory(),
     )
     loader.fill(module)
     return Loaded(
@@ -239,10 +239,11 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     module = cast("torch.nn.Module", loaded.model)
-    adapters = Adapters(loaded.adapters)
+    table = None if loaded.adapters is None else loaded.adapters.table
+    adapters = Adapters(table)
     adapt(module, loaded.adapters, adapters.step_rows)
     target.chooser.compile_layers(module, attention, target.compute)
-    _load_adapters(adapters, loaded.adapters)
+    _load_adapters(adapters, table)
     info = _info(target, loaded, adapters.sources)
     if info.name in info.adapters:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.engine.adapters import adapter_rows
+from maxserve.core.engine.adapters import rows_by_slot
 from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.interfaces.inputs import StepInputs
@@ -69,13 +69,16 @@ class InputsBuilder:
 
     def build(self, step: Step) -> StepInputs:
         where = _Tokens(step, step.slots, step.starts, step.stops)
-        inputs = self._inputs(where, self._to_device(_new_tokens(step)), _logit_rows(step, where.query_start))
+        logit_rows = _logit_rows(step, where.query_start)
+        inputs = self._inputs(where, self._to_device(_new_tokens(step)), logit_rows)
         if self._images is not None:
             self._images.fill(step, inputs)
         if self._adapters:
-            slots = [0 if s.adapter is None else s.adapter.slot for s in step.sequences]
-            counts = step.stops - step.starts
-            inputs.adapter_rows = adapter_rows(np.array(slots, dtype=np.int64), counts, self._device)
+            own = [0 if s.adapter is None else s.adapter.slot for s in step.sequences]
+            slots = np.repeat(np.array(own, dtype=np.int64), step.stops - step.starts)
+            inputs.adapter_rows = found = rows_by_slot(slots, self._device)
+            all_rows = len(logit_rows) == len(slots)
+            inputs.logit_adapter_rows = found if all_rows else rows_by_slot(slots[logit_rows], self._device)
         return self._grouped(inputs, where)
 
     def build_pass(self, step: Step, who: Ints, starts: Ints, stops: Ints, input_ids: torch.Tensor) -> StepInputs:

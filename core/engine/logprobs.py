@@ -64,7 +64,7 @@ class PromptScores:
 
     def __init__(self, step: Step, wanting: SequenceOf[tuple[int, Sequence]]) -> None:
         offsets = np.cumsum(step.stops - step.starts) - (step.stops - step.starts)
-        rows, targets = [], []
+        rows, targets, slots = [], [], []
         self._owners: list[tuple[Sequence, int]] = []
         self._counts: list[int] = []
         for index, sequence in wanting:
@@ -75,10 +75,12 @@ class PromptScores:
             sequence.scored = end
             rows.append(np.arange(first - 1, end - 1) - start + offsets[index])
             targets.append(sequence.tokens[first:end])
+            slots.append(np.full(end - first, 0 if sequence.adapter is None else sequence.adapter.slot))
             self._owners.append((sequence, end - first))
             self._counts += [sequence.request.params.prompt_logprobs or 0] * (end - first)
         self.rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
         self._targets = np.concatenate(targets) if targets else np.empty(0, dtype=np.int64)
+        self._slots = np.concatenate(slots) if slots else np.empty(0, dtype=np.int64)  # of adapters
         self._scores: list[Scores] = []
         self._ready: torch.cuda.Event | None = None
 
@@ -91,12 +93,17 @@ class PromptScores:
         return made if made._counts else None
 
     @torch.inference_mode()
-    def look(self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Reads the step's hidden states [T, dim] by the model's `logits`, block by block."""
+    def look(self, hidden: torch.Tensor, logits: Callable[..., torch.Tensor]) -> None:
+        """Reads the step's hidden states [T, dim] by the model's `logits`, block by block.
+
+        Where rows have adapters, their slots go with them.
+        """
         device, start, size, most = hidden.device, 0, 1, max(self._counts)
         while start < len(self.rows):  # the first block has one row, which shows how wide the logits are
             stop = start + size
-            found = logits(hidden[torch.from_numpy(self.rows[start:stop]).to(device)])
+            slots = self._slots[start:stop]
+            block = hidden[torch.from_numpy(self.rows[start:stop]).to(device)]
+            found = logits(block, slots) if slots.any() else logits(block)
             targets = torch.from_numpy(self._targets[start:stop]).to(device)
             self._scores.append(Scores.of(found, targets, most).sent())
             start, size = stop, max(1, BLOCK // found.shape[-1])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
-    from maxserve.core.interfaces.adapter import AdapterTable
+    from maxserve.core.engine.adapters import BuiltAdapters
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
@@ -73,4 +73,4 @@ class Loaded:
     factors: tuple[CacheFactors, ...]
     ends: tuple[int, ...]
     draft_files: dict[str, ModelFiles]
-    adapters: AdapterTable | None = None
+    adapters: BuiltAdapters | None = None

@@ -25,25 +25,39 @@ __all__ = [
     "ProjectionKind",
 ]
 
-ProjectionKind: TypeAlias = Literal["linear"]
+ProjectionKind: TypeAlias = Literal["linear", "head", "embedding"]
+"""What a projection is called with, and gives.
+
+"linear": rows [T, inputs] of the step. "head": rows [R, inputs] whose logits are wanted; the projection makes these.
+"embedding": token ids [T] int64 below `inputs`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter(Component):
-    """A way to adapt a model to requests. `build(AdapterContext)` gives an AdapterTable."""
+    """A way to adapt a model to requests. `build(AdapterContext)` gives an AdapterTable.
+
+    `kinds` are those of the projections that it can adapt; it hears of no others.
+    """
 
     kind: ClassVar[str] = "adapter"
+
+    kinds: tuple[ProjectionKind, ...] = ("linear",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """A projection of the model by its name; `parts` are the sizes of what is fused in its outputs, by name."""
+    """A projection of the model by its name; `parts` are the sizes of what is fused in its outputs, by name.
+
+    `tied`: the embedding whose table is the weight of a head, "" for none.
+    """
 
     name: str
     inputs: int
     outputs: int
     parts: Mapping[str, int] = field(default_factory=dict)
     kind: ProjectionKind = "linear"
+    tied: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +91,7 @@ class Correction(Protocol):
     """What adapters change in the outcome of one projection."""
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor:
-        """The outcome to go on with, of inputs [T, inputs] and outcome [T, outputs].
+        """The outcome to go on with, of inputs [T, inputs] and outcome [T, outputs], or as the projection's kind says.
 
         Rows without an adapter stay as they are, to the bit. Called only in steps in which some row has one.
         """

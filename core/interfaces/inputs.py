@@ -29,7 +29,7 @@ class ImageSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterRows:
-    """The rows of a step that have an adapter, by slot.
+    """The rows that have an adapter, by slot: T rows of a step, or those of them whose logits are wanted.
 
     `adapter_slots` are those of all rows. `order` has the numbers of rows that have one, in ascending order for each
     adapter: `groups` (slot, start, stop) says which entries are whose.
@@ -64,3 +64,4 @@ class StepInputs:
     bidirectional: tuple[tuple[Span, ...], ...] = ()  # [B]
     groups: tuple[StepInputs, ...] = ()
     adapter_rows: AdapterRows | None = None  # None where no row has an adapter
+    logit_adapter_rows: AdapterRows | None = None  # the same of the R rows

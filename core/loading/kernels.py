@@ -14,7 +14,7 @@ from maxserve.core.interfaces.errors import PluginError, SettingsError, Unavaila
 from maxserve.core.interfaces.layer_compiler import CompilesCorrections, CompilesDrafts, CompilesStacks, LayerContext
 from maxserve.core.interfaces.linear import LinearContext, SupportsRounding
 from maxserve.core.loading.device import DTYPES
-from maxserve.core.loading.linear import Linear
+from maxserve.core.loading.linear import Adaptable, Linear
 from maxserve.core.loading.stack import DraftChain, FusedLayers, LayerStack
 from maxserve.core.registry.contracts import contract_fault
 from maxserve.core.registry.entries import Declared, words
@@ -246,8 +246,14 @@ class Chooser:
 
 def _needs_other_corrections(layer: nn.Module, compiler: CompilesLayers) -> bool:
     """Whether adapters correct a projection in it in a way that a compiled call would pass over."""
-    corrections = [m.correction.correction for m in layer.modules() if isinstance(m, Linear) and m.correction]
-    return not all(isinstance(compiler, CompilesCorrections) and compiler.corrects(each) for each in corrections)
+    corrected = [m for m in layer.modules() if isinstance(m, Adaptable) and m.correction is not None]
+    return not all(
+        isinstance(compiler, CompilesCorrections)
+        and isinstance(module, Linear)
+        and module.correction is not None
+        and compiler.corrects(module.correction.correction)
+        for module in corrected
+    )
 
 
 def _check_linear_method(method: BuiltLinearMethod, context: LinearContext, title: str) -> None:

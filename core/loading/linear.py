@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.adapter import Correction
+    from maxserve.core.interfaces.adapter import Correction, ProjectionKind
     from maxserve.core.interfaces.inputs import AdapterRows
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
@@ -37,10 +37,53 @@ def weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
+class StepRows:
+    """The rows of the step that runs, which projections have by reference; None: no row has an adapter.
+
+    `head` are those of the rows whose logits are wanted.
+    """
+
+    __slots__ = ("head", "rows")
+
+    def __init__(self) -> None:
+        self.rows: AdapterRows | None = None
+        self.head: AdapterRows | None = None
+
+
+class BoundCorrection:
+    """A projection's correction with the rows that it asks at each call."""
+
+    def __init__(self, correction: Correction, step: StepRows) -> None:
+        self.correction, self._step = correction, step
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        return self._corrected(x, out, self._step.rows)
+
+    def _corrected(self, x: Tensor, out: Tensor, rows: AdapterRows | None) -> Tensor:
+        return out if rows is None else self.correction(x, out, rows)
+
+
+class BoundHeadCorrection(BoundCorrection):
+    """That of a projection which is called with rows whose logits are wanted."""
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        return self._corrected(x, out, self._step.head)
+
+
 P = TypeVar("P")
 
 
-class Projection(nn.Module, Generic[P]):
+class Adaptable:
+    """A module that adapters can correct: what they are told of it, and their correction."""
+
+    adapter_kind: ClassVar[ProjectionKind] = "linear"
+    inputs: int
+    outputs: int
+    parts: Mapping[str, Part]
+    correction: BoundCorrection | None = None
+
+
+class Projection(Adaptable, nn.Module, Generic[P]):
     """A module with a weight [..., outputs, inputs], as checkpoints store it.
 
     How a weight is stored and multiplied is decided here: once a linear method stores it, `packed`, a P, has
@@ -80,26 +123,6 @@ class Projection(nn.Module, Generic[P]):
         return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
-class StepRows:
-    """The rows of the step that runs, which projections have by reference; None: no row has an adapter."""
-
-    __slots__ = ("rows",)
-
-    def __init__(self) -> None:
-        self.rows: AdapterRows | None = None
-
-
-class BoundCorrection:
-    """A projection's correction with the rows that it asks at each call."""
-
-    def __init__(self, correction: Correction, step: StepRows) -> None:
-        self.correction, self._step = correction, step
-
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        rows = self._step.rows
-        return out if rows is None else self.correction(x, out, rows)
-
-
 class Linear(Projection[PackedLinear | CodesLinear]):
     """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these."""
 
@@ -115,7 +138,6 @@ class Linear(Projection[PackedLinear | CodesLinear]):
     ) -> None:
         super().__init__(inputs, outputs, bias=bias, role=role, parts=parts)
         self.roundable = roundable
-        self.correction: BoundCorrection | None = None  # of adapters
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
@@ -148,12 +170,18 @@ class Embedding(Projection[SupportsEmbedding]):
     `weight` is gone.
     """
 
+    adapter_kind = "embedding"
+
     def __init__(self, entries: int, dim: int, *, role: Role = "replicated") -> None:
         super().__init__(dim, entries, role=role)
         self.compute = torch.get_default_dtype()
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., dim]."""
+        out = self._rows(ids)
+        return out if self.correction is None else self.correction(ids, out)
+
+    def _rows(self, ids: Tensor) -> Tensor:
         if self.packed is not None:
             rows = self.packed.embedding(ids.flatten())
             return rows.view(*ids.shape, rows.shape[-1]).to(self.compute)

@@ -23,7 +23,10 @@ MOST_WEIGHTS = 1 << 36
 LONGEST_NAME = 512
 LARGEST_RANK, LARGEST_SCALE = 1 << 20, 1e9
 PREFIX = "base_model.model."
-_TENSOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight$")
+_TENSOR = re.compile(
+    r"^(?P<module>.+)\.lora_(?:(?P<side>[AB])(?:\.default)?\.weight|embedding_(?P<of>[AB])(?:\.default)?)$"
+)
+_TABLE = re.compile(r"^(?P<module>.+)\.base_layer\.weight$")
 
 # What changes more than products of low rank can, or makes other numbers of them: the key, and what it stands for.
 _REFUSED: Mapping[str, str] = {
@@ -45,18 +48,28 @@ _INITS = ("true", "false", "gaussian", "eva", "orthogonal", "lora_ga", "none")
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The change of one module's weight: up [outputs, rank] · down [rank, inputs], in float32, the scale in `up`."""
+    """The change of one module's weight: up [outputs, rank] · down [rank, inputs], in float32, the scale in `up`.
+
+    `embedding`: they were saved as those of a table of tokens, which are the inputs.
+    """
 
     down: Tensor
     up: Tensor
+    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftFile:
-    """What a folder holds: factors by the name of the module in the base model, and that model's name."""
+    """What a folder holds: factors by the name of the module in the base model, and that model's name.
+
+    `tables` are the shapes of the base model's own embeddings and heads, which PEFT writes beside their factors and
+    does not read again. `tied`: a head that shares the table of an embedding shares its factors, too.
+    """
 
     base: str
     factors: Mapping[str, Factors]
+    tables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +100,13 @@ def read_adapter(source: str, most: int = MOST_WEIGHTS) -> PeftFile:
     try:
         config = read_object(real_file(folder, CONFIG, MOST_CONFIG))
         weights = real_file(folder, WEIGHTS, most)
+        scales, tensors = read_scales(config), _tensors(weights)
+        tables = _tables(tensors)
         return PeftFile(
-            base=str(config.get("base_model_name_or_path") or ""), factors=_factors(weights, read_scales(config))
+            base=str(config.get("base_model_name_or_path") or ""),
+            factors=_factors(tensors, scales),
+            tables=tables,
+            tied=bool(config.get("ensure_weight_tying")),
         )
     except (ModelError, OSError) as error:  # what may not be read, too
         raise refused(source, str(error)) from error
@@ -148,18 +166,28 @@ def _number(key: str, value: Any) -> float:
     return float(value)
 
 
-def _factors(weights: Path, scales: Scales) -> dict[str, Factors]:
-    sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _tensors(weights).items():
+def _tables(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Takes out the weights of modules with factors, by module their shapes."""
+    modules = {found["module"] for name in tensors if (found := _TENSOR.match(name))}
+    tables = {name: found["module"] for name in tensors if (found := _TABLE.match(name)) and found["module"] in modules}
+    return {module.removeprefix(PREFIX): tuple(tensors.pop(name).shape) for name, module in tables.items()}
+
+
+def _factors(tensors: Mapping[str, Tensor], scales: Scales) -> dict[str, Factors]:
+    sides: dict[tuple[str, bool], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
         found = _TENSOR.match(name.removeprefix(PREFIX)) if len(name) <= LONGEST_NAME else None
         if found is None:
             raise ModelError(
                 f"{WEIGHTS}: what {name[:LONGEST_NAME]} changes is not known; only lora_A and lora_B of modules are"
             )
-        sides.setdefault(found["module"], {})[found["side"]] = _checked(name, tensor)
+        both = sides.setdefault((found["module"], found["side"] is None), {})
+        both[found["side"] or found["of"]] = _checked(name, tensor)
     if not sides:
         raise ModelError(f"{WEIGHTS}: it has no tensors")
-    return {module: _scaled(module, both, scales) for module, both in sides.items()}
+    if twice := {module for module, embedding in sides if embedding and (module, False) in sides}:
+        raise ModelError(f"{WEIGHTS}: {min(twice)} has factors both of a projection and of an embedding")
+    return {module: _scaled(module, both, scales, embedding) for (module, embedding), both in sides.items()}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -182,9 +210,10 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
     return found
 
 
-def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales) -> Factors:
+def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales, embedding: bool) -> Factors:
     if len(sides) < 2:
-        raise ModelError(f"{WEIGHTS}: of {module} there is only lora_{next(iter(sides))}.weight")
+        side = f"embedding_{next(iter(sides))}" if embedding else f"{next(iter(sides))}.weight"
+        raise ModelError(f"{WEIGHTS}: of {module} there is only lora_{side}")
     down, up = sides["A"], sides["B"]
     rank, scale = scales.of(module)
     if down.shape[0] != rank or up.shape[1] != rank:
@@ -195,4 +224,4 @@ def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales) -> Factors
     up = up * scale
     if not up.isfinite().all():
         raise ModelError(f"{WEIGHTS}: {module} has numbers that are not finite with its scale {scale:.3g}")
-    return Factors(down, up)
+    return Factors(down, up, embedding)

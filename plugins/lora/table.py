@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
+from maxserve.plugins.lora.corrections import EmbeddingCorrection, LoRACorrection, Packed, ends_of, part_sizes
 from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
-from maxserve.plugins.lora.peft import Factors, read_adapter, refused
-
-if TYPE_CHECKING:
-    from maxserve.interfaces.inputs import AdapterRows
+from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
 
 log = logging.getLogger("maxserve.lora")
 
@@ -29,56 +23,6 @@ LARGEST_ITEM = 8  # bytes of a number in a file
 SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
 
 Parts = dict[int, Factors]  # of a projection, by the number of the part
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """What fills a slot of one projection: down [inputs, parts, rank] and up [rank, outputs]."""
-
-    down: Tensor
-    up: Tensor
-
-    @property
-    def rank(self) -> int:
-        return self.up.shape[0]
-
-
-class LoRACorrection:
-    """A LowRank. Adds x · down · up of the slot to each row that has one."""
-
-    def __init__(self, projection: Projection, slots: int, rank: int, context: AdapterContext) -> None:
-        self.parts = part_sizes(projection)
-        self._ends = _ends(self.parts)
-        self._inputs, self._outputs = projection.inputs, projection.outputs
-        dtype, device, width = context.compute, context.device, len(self.parts) * rank
-        self.down = torch.zeros(slots, projection.inputs * width, dtype=dtype, device=device)
-        self.up = torch.zeros(slots, projection.outputs * rank, dtype=dtype, device=device)
-        self.ranks = torch.zeros(slots, dtype=torch.int64)
-
-    def place(self, packed: Packed | None, slot: int) -> None:
-        """Has the slot hold this; None: its adapter changes nothing here."""
-        index = slot - 1
-        self.ranks[index] = 0 if packed is None else packed.rank
-        if packed is not None:
-            self.down[index, : packed.down.numel()] = packed.down.flatten()
-            self.up[index, : packed.up.numel()] = packed.up.flatten()
-
-    def __call__(self, x: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
-        for slot, start, stop in rows.groups.tolist():
-            rank = int(self.ranks[slot - 1])
-            if rank:
-                own = rows.order[start:stop]
-                out.index_add_(0, own, self._change(x.index_select(0, own), slot - 1, rank).to(out.dtype))
-        return out
-
-    def _change(self, x: Tensor, index: int, rank: int) -> Tensor:
-        width = len(self.parts) * rank
-        made: Tensor = x.to(self.down.dtype) @ self.down[index, : self._inputs * width].view(self._inputs, width)
-        up = self.up[index, : self._outputs * rank].view(rank, self._outputs)
-        if len(self.parts) == 1:
-            return torch.mm(made, up)
-        parts = made.view(-1, len(self.parts), rank)
-        return torch.cat([parts[:, i] @ up[:, a:b] for i, (a, b) in enumerate(pairwise(self._ends))], dim=-1)
 
 
 class LoRATable:
@@ -119,17 +63,16 @@ class LoRATable:
         return sum(each.inputs * len(part_sizes(each)) + each.outputs for each in projections)
 
     def correction(self, projection: Projection) -> LoRACorrection:
-        made = LoRACorrection(projection, self.slots, self._room, self._context)
+        kind = EmbeddingCorrection if projection.kind == "embedding" else LoRACorrection
+        made = kind(projection, self.slots, self._room, self._context)
         self._corrections[projection.name] = made
         return made
 
     def load(self, name: str, source: str) -> dict[str, Packed]:
-        file = read_adapter(source, self._most * self._values() * LARGEST_ITEM + SPARE)
+        file = read_adapter(source, (self._most * self._values() + self._table_values()) * LARGEST_ITEM + SPARE)
         try:
-            found: dict[str, Parts] = {}
-            for module, factors in file.factors.items():
-                self._add(found, module, factors)
-            packed = {name: self._packed(name, parts) for name, parts in found.items()}
+            self._check_tables(file.tables)
+            packed = {name: self._packed(name, parts) for name, parts in self._by_projection(file).items()}
         except ModelError as error:
             raise refused(source, str(error)) from error
         log.info("adapter %s: %d projections of %s", name, len(packed), file.base or "an unnamed base model")
@@ -139,11 +82,46 @@ class LoRATable:
         for name, correction in self._corrections.items():
             correction.place(adapter.get(name), slot)
 
+    def _table_values(self) -> int:
+        """Numbers of the tables that PEFT writes beside factors of embeddings and heads."""
+        tables = [each for each in self._context.projections.values() if each.kind in ("embedding", "head")]
+        return sum(each.inputs * each.outputs for each in tables)
+
+    def _check_tables(self, tables: Mapping[str, tuple[int, ...]]) -> None:
+        """ModelError for tables [entries, width] of embeddings and heads that are not as large as the model's."""
+        for module, shape in tables.items():
+            for place in self._context.locate(module):
+                projection = self._context.projections[place.projection]
+                if projection.kind not in ("embedding", "head"):
+                    raise ModelError(f"it has a whole weight for {module}; merge it into the base model")
+                if sorted(shape) != sorted((projection.inputs, projection.outputs)):
+                    raise ModelError(
+                        f"it was trained with a table {list(shape)} in {module}, and the model's has the sizes "
+                        f"{projection.inputs} and {projection.outputs}; if tokens were added, serve the model that has "
+                        "them"
+                    )
+
+    def _by_projection(self, file: PeftFile) -> dict[str, Parts]:
+        """The factors by projection; a head that shares its embedding's table shares its factors, where it says so."""
+        found: dict[str, Parts] = {}
+        for module, factors in file.factors.items():
+            self._add(found, module, factors)
+        if file.tied:
+            for projection in self._context.projections.values():
+                if projection.tied in found and projection.name not in found:
+                    own = found[projection.tied][0]
+                    found[projection.name] = {0: Factors(own.up.T, own.down.T)}
+        return found
+
     def _add(self, found: dict[str, Parts], module: str, factors: Factors) -> None:
         """Adds the factors of a module to the projections that have its weight."""
         places = self._context.locate(module)
         if not places:
             raise ModelError(f"it adapts {module}, and the model has no such projection that can be adapted")
+        embedding = self._context.projections[places[0].projection].kind == "embedding"
+        if factors.embedding != embedding:
+            due = "lora_embedding_A and lora_embedding_B" if embedding else "lora_A and lora_B"
+            raise ModelError(f"the factors of {module} have other names than {due}, which are due there")
         rank = factors.down.shape[0]
         if rank > self._most:
             raise ModelError(f"the rank of {module} is {rank}; --max-lora-rank allows {self._most}")
@@ -181,7 +159,7 @@ class LoRATable:
         rank = -(-max(each.down.shape[0] for each in parts.values()) // RANKS) * RANKS
         down = torch.zeros(projection.inputs, len(sizes), rank)
         up = torch.zeros(rank, projection.outputs)
-        ends = _ends(sizes)
+        ends = ends_of(sizes)
         for part, own in parts.items():
             count = own.down.shape[0]
             down[:, part, :count] = own.down.T
@@ -190,18 +168,6 @@ class LoRATable:
         if largest > torch.finfo(self._context.compute).max:
             raise ModelError(f"{name} has a factor of {largest:.3g}, more than {self._context.compute} holds")
         return Packed(down, up)
-
-
-def part_sizes(projection: Projection) -> tuple[int, ...]:
-    """The sizes of the parts, one or more."""
-    return tuple(projection.parts.values()) or (projection.outputs,)
-
-
-def _ends(sizes: tuple[int, ...]) -> list[int]:
-    ends = [0]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    return ends
 
 
 def _named(path: str) -> tuple[str, str]:

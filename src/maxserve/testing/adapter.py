@@ -28,7 +28,7 @@ from maxserve.testing.resolve import load, resolve
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]
 
 CPU = torch.device("cpu")
-# Those of a layer of a small Llama, fused as the model has them, under the names of their weights in checkpoints.
+# Those of a small Llama of one layer, fused as the model has them, under the names of their weights in checkpoints.
 PROJECTIONS = (
     Projection(
         name="model.layers.0.self_attn.qkv_proj",
@@ -39,6 +39,8 @@ PROJECTIONS = (
     Projection(name="model.layers.0.self_attn.o_proj", inputs=64, outputs=64),
     Projection(name="model.layers.0.mlp.gate_up_proj", inputs=64, outputs=192, parts={"gate_proj": 96, "up_proj": 96}),
     Projection(name="model.layers.0.mlp.down_proj", inputs=96, outputs=64),
+    Projection(name="model.embed_tokens", inputs=160, outputs=64, kind="embedding"),
+    Projection(name="lm_head", inputs=64, outputs=160, kind="head"),
 )
 NAMES = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")})
 DTYPES = (torch.float32, torch.bfloat16)
@@ -48,9 +50,10 @@ class AdapterChecks:
     """Subclass it and name a registered `adapter`, or give the `component` itself.
 
     `sections` are the plugin's settings, by schema, with which adapters are served. `projections` are what a model
-    offers, the weights of their parts under the names of the parts. `adapters` may be written: sources by name of at
-    least one adapter, and two where there can be two; they are the `initial` ones of the table unless it is. `broken`
-    likewise: sources that must be refused. `expected`: what an adapter makes of the outcome of a projection.
+    offers, the weights of their parts under the names of the parts; those of kinds that it does not adapt are left out.
+    `adapters` may be written: sources by name of at least one adapter, and two where there can be two; they are the
+    `initial` ones of the table unless it is. `broken` likewise: sources that must be refused. `expected`: what an
+    adapter makes of the outcome of a projection.
     """
 
     adapter: ClassVar[str] = ""
@@ -71,10 +74,17 @@ class AdapterChecks:
         """The outcome of rows that all have this adapter, in float32; None: nothing to compare with."""
         return None
 
+    def declared(self) -> Adapter:
+        return resolve(Adapter, self.adapter, self.component)
+
+    def offered(self) -> list[Projection]:
+        """Those of the projections that are of kinds which it adapts."""
+        return [each for each in self.projections if each.kind in self.declared().kinds]
+
     def table(self, dtype: torch.dtype = torch.float32) -> AdapterTable:
         """A fresh table."""
-        build: Callable[[AdapterContext], AdapterTable] = load(resolve(Adapter, self.adapter, self.component).build)
-        projections = {each.name: each for each in self.projections}
+        build: Callable[[AdapterContext], AdapterTable] = load(self.declared().build)
+        projections = {each.name: each for each in self.offered()}
         context = AdapterContext(
             compute=dtype,
             device=CPU,
@@ -89,7 +99,7 @@ class AdapterChecks:
     ) -> list[tuple[Projection, Correction]]:
         """The corrections of a fresh table, which has these adapters in its slots, from the first on."""
         table = self.table(dtype)
-        found = [(each, table.correction(each)) for each in self.projections]
+        found = [(each, table.correction(each)) for each in self.offered()]
         for slot, name in enumerate(names, start=1):
             table.place(table.load(name, sources[name]), slot)
         return [(projection, correction) for projection, correction in found if correction is not None]
@@ -151,7 +161,7 @@ class AdapterChecks:
         sources = self.adapters(tmp_path)
         first, *_, last = (*sources, *sources)
         table = self.table()
-        corrections = [(each, table.correction(each)) for each in self.projections]
+        corrections = [(each, table.correction(each)) for each in self.offered()]
         for name in (first, last):
             table.place(table.load(name, sources[name]), 1)
         fresh = {projection.name: correction for projection, correction in self.placed(sources, [last])}
@@ -167,7 +177,7 @@ class AdapterChecks:
         name = next(iter(sources))
         for source in self.broken(tmp_path):
             table = self.table()
-            corrections = [(each, table.correction(each)) for each in self.projections]
+            corrections = [(each, table.correction(each)) for each in self.offered()]
             table.place(table.load(name, sources[name]), 1)
             before = [self.outcome(projection, correction) for projection, correction in corrections if correction]
             with pytest.raises(RequestError) as raised:
@@ -203,8 +213,11 @@ def in_slots(slots: Sequence[int]) -> AdapterRows:
 def rows(projection: Projection, count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Random inputs and outcomes of a projection."""
     generator = torch.Generator().manual_seed(count)
-    sizes = (projection.inputs, projection.outputs)
-    x, out = (torch.randn(count, size, generator=generator).to(dtype) for size in sizes)
+    x, out = (
+        torch.randn(count, size, generator=generator).to(dtype) for size in (projection.inputs, projection.outputs)
+    )
+    if projection.kind == "embedding":
+        x = torch.randint(projection.inputs, (count,), generator=generator)
     return x, out
 
 

@@ -47,7 +47,7 @@ def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: A
     assert table is not None
     adapt(model, table, step)
     for slot, constant in enumerate(ADAPTERS.values(), start=1):
-        table.place(constant, slot)
+        table.table.place(constant, slot)
     assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has set any rows"
     step.rows = adapter_rows(np.array([2, 0, 1]), np.array([1, 1, 1]), CPU)
     added = model["o_proj"](x) - plain["o_proj"]

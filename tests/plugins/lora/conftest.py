@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 
+from maxserve.core.engine.plan import StepPlan
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import GREEDY, Answer, Served
@@ -45,7 +46,9 @@ class Base:
         for key, parameter in wrapped.named_parameters():
             if "lora_" in key:
                 size = 0.2 if "_B" in key else 1 / parameter.shape[-1] ** 0.5
-                parameter.data = torch.randn(parameter.shape, generator=generator) * size
+                parameter.data.copy_(
+                    torch.randn(parameter.shape, generator=generator) * size
+                )  # some share their memory
         folder = self.folder.parent / f"{self.folder.name}-{name}"
         with quiet():
             wrapped.save_pretrained(str(folder))
@@ -79,19 +82,38 @@ def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Base]:
     return make
 
 
-def run(engine: Any, requests: Mapping[str, tuple[str, Sequence[int]]], tokens: int = 8) -> dict[str, Answer]:
-    """Answers by id to requests (adapter, prompt), all in one batch; prompts that are not cached yet are scored."""
+def run(
+    engine: Any, requests: Mapping[str, tuple[str, Sequence[int]]], tokens: int = 8, preempted_after: int = 0
+) -> dict[str, Answer]:
+    """Answers by id to requests (adapter, prompt), all in one batch.
+
+    After that many steps, if any, whoever runs loses what it has in the cache.
+    """
     answers = {id: Answer() for id in requests}
     for id, (adapter, prompt) in requests.items():
         params = SamplingParams(max_tokens=tokens, ignore_eos=True, logprobs=0, fields=GREEDY)
         engine.add(Request(id=id, prompt=tuple(prompt), params=params, adapter=adapter))
+    steps = 0
     while engine.busy:
+        if preempted_after and steps == preempted_after:
+            preempt(engine)
+        steps += 1
         for output in engine.next_outputs():
             answer = answers[output.id]
             answer.tokens += output.tokens
             answer.logprobs += [entry.logprob for entry in output.logprobs]
             answer.cached, answer.error = output.cached, output.error or answer.error
     return answers
+
+
+def preempt(engine: Any) -> None:
+    """Takes away whatever those who run have in the cache."""
+    plan = StepPlan(engine._queues, engine._cache, engine._limits, engine._free_rows)
+    for sequence in list(engine._queues.running.values()):
+        plan.preempt(sequence.view)
+    assert plan.preempted
+    engine._settle(plan)
+    engine.reset_prefix_cache()
 
 
 @pytest.fixture(scope="session")

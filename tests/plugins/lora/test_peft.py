@@ -31,6 +31,19 @@ def factors(module: str, inputs: int, outputs: int, rank: int = 4, seed: int = 0
     return {f"{LAYER}{module}.lora_A.weight": down, f"{LAYER}{module}.lora_B.weight": up}
 
 
+def of_tables(rank: int = 4, seed: int = 0) -> Tensors:
+    """Factors of the embedding and of the head."""
+    generator = torch.Generator().manual_seed(seed)
+    table, head = "base_model.model.model.embed_tokens", "base_model.model.lm_head"
+    shapes = {
+        f"{table}.lora_embedding_A": (rank, 160),
+        f"{table}.lora_embedding_B": (64, rank),
+        f"{head}.lora_A.weight": (rank, 64),
+        f"{head}.lora_B.weight": (160, rank),
+    }
+    return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+
+
 def usual(seed: int = 0) -> Tensors:
     return factors("self_attn.q_proj", 64, 64, seed=seed) | factors("mlp.down_proj", 96, 64, seed=seed)
 
@@ -128,6 +141,34 @@ TENSORS: Mapping[str, Callable[[], Tensors]] = {
     "a module of another family": lambda: factors("attn.c_attn", 64, 192),
     "whole numbers": lambda: changed(A, lambda a: a.to(torch.int32)),
     "three axes": lambda: changed(A, lambda a: a[None]),
+    "factors of an embedding for a projection": lambda: {
+        LAYER + "self_attn.q_proj.lora_embedding_A": torch.ones(4, 64),
+        LAYER + "self_attn.q_proj.lora_embedding_B": torch.ones(64, 4),
+    },
+    "factors of a projection for an embedding": lambda: {
+        "base_model.model.model.embed_tokens.lora_A.weight": torch.ones(4, 160),
+        "base_model.model.model.embed_tokens.lora_B.weight": torch.ones(64, 4),
+    },
+    "both kinds of factors": lambda: (
+        usual()
+        | {
+            LAYER + "self_attn.q_proj.lora_embedding_A": torch.ones(4, 64),
+            LAYER + "self_attn.q_proj.lora_embedding_B": torch.ones(64, 4),
+        }
+    ),
+    "one side of an embedding": lambda: (
+        usual() | {"base_model.model.model.embed_tokens.lora_embedding_B": torch.ones(64, 4)}
+    ),
+    "more tokens": lambda: of_tables() | {"base_model.model.model.embed_tokens.base_layer.weight": torch.ones(168, 64)},
+    "more tokens in the factors": lambda: {
+        name: torch.ones(4, 168) if name.endswith("embedding_A") else tensor for name, tensor in of_tables().items()
+    },
+    "a table without factors": lambda: with_tensor(
+        "base_model.model.model.embed_tokens.base_layer.weight", torch.ones(160, 64)
+    ),
+    "a whole weight beside factors": lambda: with_tensor(
+        LAYER + "self_attn.q_proj.base_layer.weight", torch.ones(64, 64)
+    ),
     "no rows": lambda: {LAYER + A: torch.empty(0, 64), LAYER + B: torch.empty(64, 0)},
     "one module twice": lambda: usual() | {key.replace("model.model.", "model."): v for key, v in usual().items()},
 }
@@ -262,7 +303,7 @@ class TestLoRA(AdapterChecks):
         if not (folder / "one").exists():
             write(folder / "one", usual(seed=1))
             others = factors("self_attn.k_proj", 64, 32, 8, 2) | factors("mlp.up_proj", 64, 96, 8, 2)
-            write(folder / "other", others, r=8, use_rslora=True)
+            write(folder / "other", others | of_tables(8, 2), r=8, use_rslora=True)
         return {name: str(folder / name) for name in ("one", "other")}
 
     def broken(self, folder: Path) -> Sequence[str]:
@@ -274,7 +315,14 @@ class TestLoRA(AdapterChecks):
         """The weights' changes, put together and multiplied."""
         tensors, scale = (usual(seed=1), 2.0) if name == "one" else ({}, 8 / math.sqrt(8))
         if name == "other":
-            tensors = factors("self_attn.k_proj", 64, 32, 8, 2) | factors("mlp.up_proj", 64, 96, 8, 2)
+            tensors = factors("self_attn.k_proj", 64, 32, 8, 2) | factors("mlp.up_proj", 64, 96, 8, 2) | of_tables(8, 2)
+        if projection.kind in ("embedding", "head"):
+            if name == "one":
+                return out
+            table, head = "base_model.model.model.embed_tokens.lora_embedding_", "base_model.model.lm_head.lora_"
+            if projection.kind == "embedding":
+                return out + scale * (tensors[f"{table}B"] @ tensors[f"{table}A"])[:, x].T
+            return out + scale * (x @ tensors[f"{head}A.weight"].T @ tensors[f"{head}B.weight"].T)
         change, start = torch.zeros(projection.outputs, projection.inputs), 0
         module = projection.name.removeprefix("model.layers.0.")
         for part, size in (projection.parts or {module.rpartition(".")[2]: projection.outputs}).items():

@@ -1,0 +1,89 @@
+"""What LoRA adapters change in the outcomes of projections, a class for each way that projections are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maxserve.interfaces.adapter import AdapterContext, Projection
+
+if TYPE_CHECKING:
+    from maxserve.interfaces.inputs import AdapterRows
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What fills a slot of one projection: down [inputs, parts, rank] and up [rank, outputs]."""
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[0]
+
+
+class LoRACorrection:
+    """A LowRank. Adds x · down · up of the slot to each row that has one."""
+
+    def __init__(self, projection: Projection, slots: int, rank: int, context: AdapterContext) -> None:
+        self.parts = part_sizes(projection)
+        self._ends = ends_of(self.parts)
+        self._inputs, self._outputs = projection.inputs, projection.outputs
+        dtype, device, width = context.compute, context.device, len(self.parts) * rank
+        self.down = torch.zeros(slots, projection.inputs * width, dtype=dtype, device=device)
+        self.up = torch.zeros(slots, projection.outputs * rank, dtype=dtype, device=device)
+        self.ranks = torch.zeros(slots, dtype=torch.int64)
+
+    def place(self, packed: Packed | None, slot: int) -> None:
+        """Has the slot hold this; None: its adapter changes nothing here."""
+        index = slot - 1
+        self.ranks[index] = 0 if packed is None else packed.rank
+        if packed is not None:
+            self.down[index, : packed.down.numel()] = packed.down.flatten()
+            self.up[index, : packed.up.numel()] = packed.up.flatten()
+
+    def __call__(self, x: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
+        for slot, start, stop in rows.groups.tolist():
+            rank = int(self.ranks[slot - 1])
+            if rank:
+                own = rows.order[start:stop]
+                out.index_add_(0, own, self._change(x.index_select(0, own), slot - 1, rank).to(out.dtype))
+        return out
+
+    def _change(self, x: Tensor, index: int, rank: int) -> Tensor:
+        width = len(self.parts) * rank
+        made = self._reduced(x, self.down[index, : self._inputs * width].view(self._inputs, width))
+        up = self.up[index, : self._outputs * rank].view(rank, self._outputs)
+        if len(self.parts) == 1:
+            return torch.mm(made, up)
+        parts = made.view(-1, len(self.parts), rank)
+        return torch.cat([parts[:, i] @ up[:, a:b] for i, (a, b) in enumerate(pairwise(self._ends))], dim=-1)
+
+    def _reduced(self, x: Tensor, down: Tensor) -> Tensor:
+        """x · down, [rows, width]."""
+        return x.to(down.dtype) @ down
+
+
+class EmbeddingCorrection(LoRACorrection):
+    """Adds down[id] · up of the slot to the row of each token that has one."""
+
+    def _reduced(self, x: Tensor, down: Tensor) -> Tensor:
+        return down.index_select(0, x)
+
+
+def part_sizes(projection: Projection) -> tuple[int, ...]:
+    """The sizes of the parts, one or more."""
+    return tuple(projection.parts.values()) or (projection.outputs,)
+
+
+def ends_of(sizes: tuple[int, ...]) -> list[int]:
+    """Where each part begins, and the last one ends."""
+    ends = [0]
+    for size in sizes:
+        ends.append(ends[-1] + size)
+    return ends
