@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from maxserve.architectures.layers.block import PostNormBlock, PreNormBlock, SandwichBlock
     from maxserve.architectures.layers.config import ModelConfig, from_transformers
     from maxserve.architectures.layers.decoder import DecoderModel
-    from maxserve.architectures.layers.draft_head import DraftCell, DraftHeadModel, NextTokenHead
+    from maxserve.architectures.layers.draft_head import DraftCell, DraftHeadModel, NextTokenHead, ProjectedPair
     from maxserve.architectures.layers.encoder import EncoderModel
     from maxserve.architectures.layers.expert_linear import ExpertLinear
     from maxserve.architectures.layers.mla import LatentAttention
@@ -43,6 +43,7 @@ __all__ = [
     "Part",
     "PostNormBlock",
     "PreNormBlock",
+    "ProjectedPair",
     "RMSNorm",
     "Rotary",
     "SandwichBlock",
@@ -76,6 +77,7 @@ LAZY = {
     "Part": "maxserve.core.loading.linear",
     "PostNormBlock": "maxserve.architectures.layers.block",
     "PreNormBlock": "maxserve.architectures.layers.block",
+    "ProjectedPair": "maxserve.architectures.layers.draft_head",
     "RMSNorm": "maxserve.architectures.layers.norm",
     "Rotary": "maxserve.architectures.layers.rotary",
     "SandwichBlock": "maxserve.architectures.layers.block",

@@ -53,6 +53,10 @@ class DecoderModel(nn.Module):
         """What makes rows of token ids."""
         return self.model.embed_tokens
 
+    def get_output_embeddings(self) -> Linear | None:
+        """What makes logits, unless a subclass does something else with them, too."""
+        return self.lm_head if type(self).logits is DecoderModel.logits else None
+
     def embed(self, step: StepContext) -> Tensor:
         """What goes into the first block, [T, dim]."""
         out: Tensor = self.model.embed_tokens(step.inputs.input_ids)

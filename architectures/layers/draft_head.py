@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
-from maxserve.interfaces.architecture import Model, SharesEmbedding, TensorChange, WeightMap
+from maxserve.interfaces.architecture import Model, SharesEmbedding, SharesHead, TensorChange, WeightMap
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.runner import ModelOutput
 from maxserve.interfaces.step_context import StepContext
@@ -30,7 +30,9 @@ C = TypeVar("C", bound=ModelConfig)
 class DraftHeadModel(nn.Module):
     """A DraftHead that reads the target's last hidden state; a subclass has the layers, `config.layers` of them.
 
-    Embedding and head are the target's, unless a subclass makes an `embed_tokens` or an `lm_head` of its own.
+    Embedding and head are the target's, unless a subclass makes an `embed_tokens` or an `lm_head` of its own. Where
+    `cell` is one module that computes a draft, all drafts of a step are one call of a layer compiler that can do so:
+    `share` comes before the layers are compiled.
     """
 
     def __init__(self, config: ModelConfig, weights: WeightMap) -> None:
@@ -53,6 +55,14 @@ class DraftHeadModel(nn.Module):
                 "get_input_embeddings; take a head with one of its own"
             )
         self._target = target, embedding
+        shared = target.get_output_embeddings() if isinstance(target, SharesHead) else None
+        head = self.lm_head or shared
+        cell = self.cell(head) if isinstance(head, Linear) else None
+        self.chain = self.chain if cell is None else DraftChain(cell)
+
+    def cell(self, head: Linear) -> DraftCell | None:
+        """What makes state and logits by way of that `head`; None where several layers do, which are not one call."""
+        return None
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds; called once, when the weights are on their device."""
@@ -128,9 +138,36 @@ class DraftCell(nn.Module):
         self.block, self.norm, self.head, self.normed = block, norm, head, normed
 
     def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        """[T, 2 * dim] to [T, dim + tokens]."""
         x = self.block(x, step)
         normed = self.norm(x)
         return torch.cat((normed if self.normed else x, self.head(normed)), dim=-1)
+
+
+class ProjectedPair(nn.Module):
+    """Embedding and hidden state, each normed, both projected, and a block behind that.
+
+    `hidden_first`: which of the two comes first in the projection.
+    """
+
+    def __init__(
+        self, norms: tuple[nn.Module, nn.Module], projection: Linear, block: nn.Module, *, hidden_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.embedding_norm, self.hidden_norm = norms
+        self.projection, self.block, self.hidden_first = projection, block, hidden_first
+
+    def forward(self, x: Tensor, step: StepContext) -> Tensor:
+        """[T, 2 * dim], embedding and state side by side, to [T, dim]."""
+        if isinstance(self.embedding_norm, nn.Identity) and isinstance(self.hidden_norm, nn.Identity):
+            return self._behind(x, step)
+        embedded, hidden = x.chunk(2, dim=-1)
+        pair = self.embedding_norm(embedded), self.hidden_norm(hidden)
+        return self._behind(torch.cat(pair[::-1] if self.hidden_first else pair, dim=-1), step)
+
+    def _behind(self, pair: Tensor, step: StepContext) -> Tensor:
+        out: Tensor = self.block(self.projection(pair), step)
+        return out
 
 
 class NextTokenHead(DraftHeadModel):
@@ -150,6 +187,12 @@ class NextTokenHead(DraftHeadModel):
         self.eh_proj = Linear(2 * config.dim, config.dim)
         self.layers = nn.ModuleList([block(config, 0)])
         self.norm = norm(config.dim, config.eps)
+
+    def cell(self, head: Linear) -> DraftCell:
+        """All of it."""
+        norms = self.enorm, self.hnorm
+        pair = ProjectedPair(norms, self.eh_proj, self.layers[0], hidden_first=self.hidden_first)
+        return DraftCell(pair, self.norm, head, normed=True)
 
     def forward(self, step: StepContext, hidden: Tensor) -> Tensor:
         """[T, dim], at positions whose following tokens are the step's, to [T, dim]."""

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.step_context import StepContext
 
 
-__all__ = ["Architecture", "Model", "ModelSpec", "OrdersRotaryRows", "SharesEmbedding", "TensorChange", "WeightMap"]
+__all__ = [
+    "Architecture",
+    "BoundsPositions",
+    "Model",
+    "ModelSpec",
+    "OrdersRotaryRows",
+    "SharesEmbedding",
+    "SharesHead",
+    "TensorChange",
+    "WeightMap",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +164,27 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class BoundsPositions(Protocol):
+    """A module, of a model perhaps, that has something for each position that texts may have, such as rotations."""
+
+    def bound_positions(self, count: int) -> None:
+        """No text that is served has more than `count`; called before `prepare`, if at all."""
+        ...
+
+
+@runtime_checkable
 class SharesEmbedding(Protocol):
     """A Model that gives its embedding to others, such as heads that draft."""
 
     def get_input_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """What makes rows [T, dim] of token ids [T], before the model does anything else with them."""
+        ...
+
+
+@runtime_checkable
+class SharesHead(Protocol):
+    """A Model whose `logits` is the product with one weight, which heads that draft may compute with theirs."""
+
+    def get_output_embeddings(self) -> torch.nn.Module | None:
+        """The projection [rows, dim] to [rows, vocab_size] that `logits` is; None where it does more."""
         ...

@@ -110,9 +110,9 @@ class DraftHead(Protocol):
     weights: WeightMap
 
     def share(self, target: Model) -> None:
-        """Takes what it has not itself, embedding or head, from the target; called once, when both have weights.
+        """Takes what it has not itself, embedding or head, from the target; called once, when that has its weights.
 
-        ModelError where the target does not give it.
+        Those of the head may come afterwards. ModelError where the target does not give it.
         """
         ...
 
@@ -287,6 +287,10 @@ class DraftSequence(Protocol):
     def salt(self) -> str: ...
 
 
+def _unheard(seconds: float) -> None:
+    """What is told where times do not matter."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftStep:
     """What the model has computed in a step, and what is wanted of the drafter: B sequences, as `inputs` has them.
@@ -307,6 +311,9 @@ class DraftStep:
     draws at random without a seed, drafts that are proposed as they were drawn stand as often as can be. A draft that
     was drawn may be left out for what came before it, but not for what it is.
 
+    `caught_up(seconds)` is to be told how long it took to compute what the drafter had left out of earlier steps, which
+    is not what drafts cost.
+
     Where `greedy`, no sampler and no grammar has a say in what `draw` would give: the likeliest token of the logits is
     a draft as good, without a call.
     """
@@ -319,6 +326,7 @@ class DraftStep:
     passes: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], torch.Tensor], StepInputs]
     draw: Callable[[NDArray[np.int64], torch.Tensor], torch.Tensor]
     greedy: NDArray[np.bool_]  # [B]
+    caught_up: Callable[[float], object] = _unheard
 
 
 class Drafts(Sequence[int]):

@@ -140,6 +140,8 @@ class Chooser:
         if compiler is None:
             return
         for chain in [module for module in model.modules() if isinstance(module, DraftChain)]:
+            if _needs_other_corrections(chain.cell, compiler):
+                continue
             cell = compiler.compile(chain.cell, attention) if isinstance(compiler, CompilesDrafts) else None
             chain.fused = compiler.compile_drafts(cell) if isinstance(compiler, CompilesDrafts) and cell else None
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:

@@ -35,11 +35,11 @@ def build(context: SpeculatorContext) -> HeadDrafter:
     """The drafter, its head with weights."""
     model, models = context.config(DraftModel), context.models
     head, checkpoint = _head(context), models.checkpoint(model)
+    head.share(context.model)
     models.fill(model, head)
     if isinstance(head, Eagle3Head):
         name = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == "d2t"), None)
         head.name_tokens(None if name is None else models.tensor(model, name), checkpoint.ref)
-    head.share(context.model)
     head.prepare()
     log.info("draft head: %s", model.served_model_name or model.model_path)
     return HeadDrafter(head, context)

@@ -26,9 +26,9 @@ from maxserve.layers import (
     Linear,
     ModelConfig,
     PreNormBlock,
+    ProjectedPair,
     RMSNorm,
 )
-from maxserve.loading import DraftChain
 
 if TYPE_CHECKING:
     from maxserve.interfaces.architecture import ModelSpec
@@ -239,6 +239,13 @@ class Eagle1Head(EagleHead):
         self.hidden_states_layernorm = _norm_if("hidden_states_layernorm.weight", config, tensors)
         self.norm = _norm_if("norm.weight", config, tensors)
 
+    def cell(self, head: Linear) -> DraftCell | None:
+        """All of it, where it has one layer."""
+        if self.config.layers > 1:
+            return None
+        pair = ProjectedPair((self.embedding_layernorm, self.hidden_states_layernorm), self.fc, self.layers[0])
+        return DraftCell(pair, self.norm, head, normed=True)
+
     def forward(self, step: StepContext, hidden: Tensor) -> Tensor:
         """[T, dim], at positions whose following tokens are the step's, to [T, dim]."""
         pair = self.embedding_layernorm(self.embed(step)), self.hidden_states_layernorm(hidden)
@@ -260,15 +267,19 @@ class Eagle3Head(EagleHead):
         self.fc: nn.Module = nn.Identity()
         if "fc.weight" in tensors:
             self.fc = Linear(width, config.dim, bias="fc.bias" in tensors)
-        first = JoiningBlock(config, 0)
-        self.layers = nn.ModuleList([first, *(HeadBlock(config, layer) for layer in range(1, config.layers))])
+        later = (HeadBlock(config, layer) for layer in range(1, config.layers))
+        self.layers = nn.ModuleList([JoiningBlock(config, 0), *later])
         self.norm = RMSNorm(config.dim, config.eps)
         self.input_norm = _norm_if("input_norm.weight", config, tensors, width)
         norms = [name for name in tensors if name.startswith("fc_norm.")]  # one for each layer that is read, or none
         self.fc_norm = nn.ModuleList(RMSNorm(config.tap_dim, config.eps) for _ in (config.taps if norms else ()))
         self._ids: Tensor | None = None
-        if config.layers == 1 and self.lm_head is not None:
-            self.chain = DraftChain(DraftCell(first, self.norm, self.lm_head, normed=config.norm_output))
+
+    def cell(self, head: Linear) -> DraftCell | None:
+        """All of it, where it has one layer."""
+        if self.config.layers > 1:
+            return None
+        return DraftCell(self.layers[0], self.norm, head, normed=self.config.norm_output)
 
     def name_tokens(self, differences: Tensor | None, ref: str) -> None:
         """Where its own vocabulary is smaller: how far the target's id of each token is from its own (`d2t`)."""

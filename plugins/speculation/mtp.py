@@ -56,8 +56,8 @@ def build(context: SpeculatorContext) -> HeadDrafter:
     """The drafter, its head with weights."""
     model = _where(context.config(DraftModel))
     head = read_head(context.models, model, context.spec)
-    context.models.fill(model, head)
     head.share(context.model)
+    context.models.fill(model, head)
     head.prepare()
     log.info("draft head: %s", context.models.checkpoint(model).ref)
     return HeadDrafter(head, context)

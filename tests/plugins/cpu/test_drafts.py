@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from maxserve import LLM
+from maxserve.interfaces.request import Request
 from maxserve.plugins.cpu.drafts import NativeDrafts
 from maxserve.plugins.speculation.heads import HeadDrafter
+from maxserve.testing.draft_head import DraftHeadCases
+from maxserve.testing.served import GREEDY
+from tests.plugins.speculation.test_eagle import Eagle1
+from tests.plugins.speculation.test_mtp import MiMo
 
 QUESTIONS = ("How do I set the port?", "What is the capital of France?", "Which option sets the KV cache page size?")
 CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
@@ -48,6 +54,35 @@ def drafts_of(calls: Calls, options: dict[str, Any]) -> tuple[list[str], list[li
     calls.at_once = 0
     found = [llm.generate(prompts[i:], max_tokens=20 + 3 * i, temperature=0.0) for i in range(3)]
     return [each.text for texts in found for each in texts], calls.proposed.copy(), calls.at_once
+
+
+class SharingAHead(DraftHeadCases):
+    """A head that computes its logits with the target's."""
+
+    def test_drafts_are_one_call_and_those_of_one_pass_after_another(
+        self, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = Calls(monkeypatch)
+        greedy = [request for request in self.requests() if request.params.fields == GREEDY]
+        texts, proposed, at_once = self.drafted(calls, served, greedy)
+        assert at_once > 10
+        monkeypatch.setattr(NativeDrafts, "__call__", lambda *_: None)
+        assert self.drafted(calls, served, greedy) == (texts, proposed, 0)
+
+    def drafted(self, calls: Calls, served: Callable[..., Any], requests: list[Request]) -> tuple[Any, Any, int]:
+        engine = served(drafting=True, num_speculative_tokens=3)
+        calls.proposed.clear()  # what was tried at the start was drawn
+        calls.at_once = 0
+        texts = self.texts(engine, requests)
+        return texts, calls.proposed.copy(), calls.at_once
+
+
+class TestMiMo(MiMo, SharingAHead):
+    pass
+
+
+class TestEagle1(Eagle1, SharingAHead):
+    pass
 
 
 @pytest.mark.parametrize("options", [{}, FLOAT32, FLOAT32_HEAD], ids=["bfloat16", "float32 target", "float32 head"])

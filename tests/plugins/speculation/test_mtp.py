@@ -178,7 +178,7 @@ class MiMoLayer(nn.Module):
         return out
 
 
-class TestMiMo(DraftHeadChecks):
+class MiMo(DraftHeadCases):
     """`model.mtp_layers.0` beside a model that is a Qwen 2."""
 
     speculator = "mtp"
@@ -200,3 +200,7 @@ class TestMiMo(DraftHeadChecks):
             forward=lambda ids, hidden: head(target.model.embed_tokens(ids), hidden),
             logits=target.lm_head,
         )
+
+
+class TestMiMo(MiMo, DraftHeadChecks):
+    pass
