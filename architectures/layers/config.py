@@ -24,7 +24,7 @@ class ModelConfig:
 
     `windows` holds, per layer, how many positions a token sees (its own included), None for all; empty: all layers
     see everything. `ropes` holds, per layer, how positions rotate its heads, None for not at all; empty: `rope` rotates
-    those of all layers. `max_length` is how many positions the rotary tables are made for, whatever length is served.
+    those of all layers. `max_length` is how many positions the model was made for, whatever length is served.
     `scale` and `softcap` are those of attention scores, as CacheLayer has them. A family that needs more derives from
     this class.
     """

@@ -18,8 +18,8 @@ from maxserve.interfaces.step_context import StepContext
 class Rotary(nn.Module):
     """The table of cosines and sines of every position, one after another for each regime of prompts.
 
-    Computed by `prepare` in float32: [regimes * max_length, cosines and sines of width / 2 each]. `rope` is one of the
-    config's, by default the one of all layers.
+    Computed by `prepare` in float32: [regimes * positions, cosines and sines of width / 2 each], as many `positions` as
+    the model was made for, or texts have at most. `rope` is one of the config's, by default the one of all layers.
     """
 
     table: Tensor
@@ -27,7 +27,12 @@ class Rotary(nn.Module):
     def __init__(self, config: ModelConfig, rope: RopeConfig | None = None) -> None:
         super().__init__()
         self.config, self.rope = config, rope or config.rope
+        self.positions = config.max_length
         self.register_buffer("table", torch.empty(0), persistent=False)
+
+    def bound_positions(self, count: int) -> None:
+        """Texts have no more of them."""
+        self.positions = min(count, self.config.max_length)
 
     def prepare(self, device: torch.device) -> None:
         """Computes the table on `device`."""
@@ -38,9 +43,9 @@ class Rotary(nn.Module):
         self.table = torch.cat(tables)
 
     def _rotations(self, longest: int, device: torch.device) -> Tensor:
-        """Those of every position, by the frequencies of texts up to `longest`; [max_length, width]."""
+        """Those of every position, by the frequencies of texts up to `longest`; [positions, width]."""
         radians, scale = frequencies(self.rope, self.config.rotary_dim, longest)
-        angles = torch.arange(self.config.max_length, device=device).float()[:, None] * radians.to(device)
+        angles = torch.arange(self.positions, device=device).float()[:, None] * radians.to(device)
         return torch.cat((angles.cos(), angles.sin()), dim=-1).mul_(scale)
 
     def forward(self, step: StepContext, dtype: torch.dtype) -> StepContext:
@@ -56,7 +61,7 @@ class Rotary(nn.Module):
         if not borders:
             return inputs.positions
         regimes = np.searchsorted(borders, inputs.prompt_lens)  # how many borders each prompt exceeds
-        starts = np.repeat(regimes * self.config.max_length, np.diff(inputs.query_start))
+        starts = np.repeat(regimes * self.positions, np.diff(inputs.query_start))
         return inputs.positions + torch.from_numpy(starts).to(inputs.positions.device, non_blocking=True)
 
 

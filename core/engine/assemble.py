@@ -171,9 +171,10 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         groups,
         held,
         format,
+        unrounded=loader.unrounded_bytes(module),
         adapters=0 if adapters is None else adapters.table.memory(),
     )
-    loader.fill(module)
+    loader.fill(module, plan.max_length)
     return Loaded(
         files=files,
         spec=spec,
@@ -201,6 +202,7 @@ def _plan_memory(
     format: BuiltCacheFormat,
     *,
     adapters: int,
+    unrounded: int,
 ) -> MemoryPlan:
     """Decided with numbers alone, before anything is allocated, and shown."""
     device, compute = target.device, target.compute
@@ -218,6 +220,7 @@ def _plan_memory(
         groups=groups,
         whole_prompts=not target.scheduler.component.chunks_prompts,
         encoding=encoding,
+        unrounded=unrounded,
         draws=target.speculator is None or target.speculator.component.draws,
     )
     log.info("memory plan\n%s", plan.table())

@@ -10,7 +10,7 @@ from maxserve.core.interfaces.architecture import Model
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.core.interfaces.speculator import DraftCheckpoint, DraftHeadContext
 from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
-from maxserve.core.loading.build import build_module, fill, fill_from, on_meta, prepare
+from maxserve.core.loading.build import bound_positions, build_module, fill, fill_from, on_meta, prepare
 from maxserve.core.loading.device import choose_device
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.model_loader import held_bytes
@@ -39,13 +39,15 @@ if TYPE_CHECKING:
 class LoadedDrafts:
     """A DraftModels. `own` are the files of the target, `found` others by what was asked for: more than once, mostly.
 
-    What attends, and from which of its layers on the drafter's are, is known once the cache is there.
+    What attends, from which of its layers on the drafter's are, and how many positions texts have at most, is known
+    once the cache is there.
     """
 
     target: Target
     own: ModelFiles
     attention_of_target: Attention | None = None
     first_layer: int = 0
+    positions: int | None = None
     found: dict[str, ModelFiles] = field(default_factory=dict)
 
     def folder(self, model: Checkpoint) -> str:
@@ -90,7 +92,7 @@ class LoadedDrafts:
         architecture, module, weights = self._architecture(files), self._module(model), self._weight_map(model)
         fill(target.host, module, files, architecture, target.computation, target.device, target.progress, weights)
         loaded = cast("Model", module)
-        prepare(loaded, files)
+        prepare(loaded, files, self.positions)
         if model.use_subgraphs:
             target.chooser.compile_layers(module, self.attention(), target.compute)
         return loaded
@@ -149,6 +151,7 @@ class LoadedDrafts:
             fill_from(target.host, module, files, target.computation, target.device, target.progress, weights)
         except ModelError as error:
             raise ModelError(f"the draft head of {files.ref}: {error}") from error
+        bound_positions(module, self.positions)
         if settings.use_subgraphs:
             target.chooser.compile_layers(module, self.attention(), target.compute)
 

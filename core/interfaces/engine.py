@@ -153,8 +153,11 @@ class LoadsModel(Protocol):
         """The module, on the meta device; PluginError, naming the `methods`, unless it is of the `protocol`."""
         ...
 
-    def fill(self, module: torch.nn.Module) -> None:
-        """Gives the module its weights and its kernels, and lets it prepare what no checkpoint holds."""
+    def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
+        """Gives the module its weights and its kernels, and lets it prepare what no checkpoint holds.
+
+        `positions` is how many texts have at most; None: as many as the model was made for.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
+from maxserve.core.interfaces.architecture import BoundsPositions
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
 from maxserve.core.loading.device import DTYPES
 from maxserve.core.loading.quantization import quantization_of, rounding_entry, rounding_to
@@ -111,9 +112,23 @@ def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
     return Rounding(files.rounding, rounding_to(host, files.rounding), cache)
 
 
-def prepare(model: SupportsPrepare, files: ModelFiles) -> None:
-    """Lets the model compute what no checkpoint holds; ModelError where its config has numbers that allow none."""
+def bound_positions(module: torch.nn.Module, positions: int | None) -> None:
+    """Tells all that is in a module how many positions texts have at most, unless that is None."""
+    if positions is None:
+        return
+    for part in module.modules():
+        if isinstance(part, BoundsPositions):
+            part.bound_positions(positions)
+
+
+def prepare(model: SupportsPrepare, files: ModelFiles, positions: int | None = None) -> None:
+    """Lets the model compute what no checkpoint holds, for texts of so many positions.
+
+    ModelError where its config has numbers that allow none.
+    """
     try:
+        if isinstance(model, torch.nn.Module):
+            bound_positions(model, positions)
         model.prepare()
     except MaxserveError:
         raise

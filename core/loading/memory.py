@@ -174,7 +174,8 @@ class MemoryPlan:
 
     `soft_pages` are those that unused prefixes may make the cache touch (None: any); `host_pages` those of the
     second tier. `page_bounds`: the most pages a request holds, by group of layers (None: as many as it has tokens for).
-    `encoding` is what the weights of projections are held in, `adapters` what the slots of adapters take.
+    `encoding` is what the weights of projections are held in, `adapters` what the slots of adapters take,
+    and `unrounded` what all other weights take where plain ones are rounded to it.
     """
 
     device: str
@@ -194,6 +195,7 @@ class MemoryPlan:
     page_bounds: Bounds = (None,)
     encoding: str = ""
     adapters: int = 0
+    unrounded: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -219,7 +221,7 @@ class MemoryPlan:
         rest = self.free - self.weights - self.adapters - self.activations - self.cache
         rows = [
             (f"free on {self.device}", self.free, f"{100 * self.utilization:.4g}% may be used"),
-            ("weights", self.weights, f"projections in {self.encoding}" if self.encoding else ""),
+            ("weights", self.weights, self._weights_text()),
             ("activations", self.activations, "estimated"),
             ("KV cache", self.cache, self._pages_text()),
             ("left", rest, f"{self.max_batch_size} requests at once, {self.max_length} tokens each at most"),
@@ -232,6 +234,10 @@ class MemoryPlan:
         if self.host_pages:
             rows.append(("host tier", self.host_pages * self.page_bytes, f"{self.host_pages} pages in host memory"))
         return aligned([(name, size_text(size), note) for name, size, note in rows])
+
+    def _weights_text(self) -> str:
+        others = f", {size_text(self.unrounded)} of others are not" if self.unrounded else ""
+        return f"projections in {self.encoding}{others}" if self.encoding else ""
 
     def _pages_text(self) -> str:
         why = "chosen" if self.page_size_chosen else f"the default on {self.device}"
@@ -260,6 +266,7 @@ def plan_memory(
     groups: Sequence[CacheGroup] = (),
     whole_prompts: bool = False,
     encoding: str = "",
+    unrounded: int = 0,
     draws: bool = True,
     adapters: int = 0,
 ) -> MemoryPlan:
@@ -315,6 +322,7 @@ def plan_memory(
         page_bounds=bounds,
         encoding=encoding,
         adapters=adapters,
+        unrounded=unrounded,
     )
     if held.bytes + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")

@@ -115,6 +115,13 @@ class ModelLoader:
     def weight_bytes(self, module: torch.nn.Module) -> int:
         return held_bytes(self._host, module, self._files, self.computation, self.weight_map())
 
+    def unrounded_bytes(self, module: torch.nn.Module) -> int:
+        """What weights take that are not held as codes where plain ones are rounded to some; 0 where none are."""
+        rounding = rounding_of(self._host, self._files)
+        if rounding is None or not isinstance(self.computation.linear_method, SupportsCodes):
+            return 0
+        return rounding.plain_bytes(module, self.storage.itemsize)
+
     def weight_map(self) -> WeightMap:
         """How names of the checkpoint become those of the module."""
         rope_type = self._settings.model.rope_type
@@ -138,10 +145,10 @@ class ModelLoader:
         self._progress.phase("Building the model")
         return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
 
-    def fill(self, module: torch.nn.Module) -> None:
+    def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
         host, files = self._host, self._files
         fill(host, module, files, self._entry, self.computation, self.device, self._progress, self.weight_map())
-        prepare(cast("Any", module), files)
+        prepare(cast("Any", module), files, positions)
 
 
 def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> str:
@@ -164,6 +171,8 @@ def held_bytes(
     rounding = rounding_of(host, files)
     if rounding is not None and isinstance(computation.linear_method, SupportsCodes):
         return rounding.held_bytes(module, itemsize)
+    if rounding is not None:
+        return weight_bytes(module, itemsize) + rounding.copied_bytes(module, itemsize)
     values, size = _codes(host, files, weight_map) if isinstance(computation.linear_method, SupportsCodes) else (0, 0)
     return max(weight_bytes(module, itemsize) - values * itemsize, 0) + size
 

@@ -1,13 +1,16 @@
 """Plain weights of projections that are rounded to codes while they are loaded.
 
 Weights of tables, of norms and of projections that are not `roundable` stay as they are; so does the table that a
-projection shares, which has its own rounded copy.
+projection shares, which has its own rounded copy. What stays, such as the weight that makes keys of latent vectors,
+which is multiplied by both ways, is named in the log.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.model")
 
+_LISTED = 5
+
 
 class Rounding:
     """Rounds rows of weights to an `encoding`, and says what that came to; what a `cache` has is not rounded again."""
@@ -38,6 +43,11 @@ class Rounding:
         self._cache = cache
         self._values = self._before = self._after = 0
         self._seconds = self._squares = self._errors = 0.0
+        self._kept: Counter[str] = Counter()  # values by the end of a weight's name
+
+    def keep(self, name: str, values: int) -> None:
+        """Notes that the weight of that name stays as it is."""
+        self._kept[".".join(re.sub(r"\.\d+(?=\.)", "", name.removesuffix(".weight")).split(".")[-2:])] += values
 
     def layout(self, outputs: int, inputs: int) -> CodesLayout | None:
         """That of the codes of a weight; None where it stays as it is."""
@@ -84,6 +94,10 @@ class Rounding:
             "" if self._cache is None else f" ({self._cache.text()})",
             100 * error,
         )
+        if self._kept:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in self._kept.most_common(_LISTED))
+            more = f" and {len(self._kept) - _LISTED} more" if len(self._kept) > _LISTED else ""
+            log.info("%.1f million other values are not rounded: %s%s", self._kept.total() / 1e6, listed, more)
 
     def held_bytes(self, model: nn.Module, itemsize: int) -> int:
         """What the weights of a model take that are held so; the model may be on the meta device."""
@@ -94,6 +108,17 @@ class Rounding:
             size += entries * held_size(self.rounds, tensors, prod(weight.shape[-2:]))
             size -= 0 if id(weight) in tables else weight.numel() * itemsize
         return size
+
+    def plain_bytes(self, model: nn.Module, itemsize: int) -> int:
+        """What the weights take of a model that are not held so."""
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}
+        rounded = sum(weight.numel() for weight, _ in self._rounded(model) if id(weight) not in tables)
+        return weight_bytes(model, itemsize) - rounded * itemsize
+
+    def copied_bytes(self, model: nn.Module, itemsize: int) -> int:
+        """What rounded copies of shared tables take where they are stored as numbers."""
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}
+        return sum(weight.numel() * itemsize for weight, _ in self._rounded(model) if id(weight) in tables)
 
     def _rounded(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, dict[str, TensorInfo]]]:
         """The weights of a model that are rounded, and the tensors that each [outputs, inputs] of them becomes."""

@@ -300,6 +300,7 @@ class _Loaded:
         self._expert_codes: dict[str, CodesExperts] = {}  # by parameter
         self._mapped: dict[str, Read] = {}  # by parameter that is the mapped file
         self._rounded: dict[str, Rounding] = {}  # by parameter, where no method takes its codes
+        self._rounded_copies: dict[str, Rounding] = {}  # likewise, by the name of a projection that shares a table
         self._second: dict[str, torch.Tensor] = {}  # by alias
         self.shapes = Parameters(
             shapes={names[0]: tuple(parameter.shape) for names, parameter in self._parameters},
@@ -367,11 +368,14 @@ class _Loaded:
     def _round(self, names: Sequence[str], storage: LinearStorage, rounding: Rounding, reads: Sequence[Read]) -> bool:
         """Makes room for the codes that a weight is rounded to; False where it stays as it is, or no method takes them.
 
-        Weights of the latter sort are rounded before they are stored as others are, unless they are tables, too.
+        Weights of the latter sort are rounded before they are stored as others are; of tables, a copy is.
         """
         modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
         projections = [(name, module) for name, module in modules if may_be_rounded(module)]
         layout = rounding.layout(*self._shape(names[0])[-2:]) if projections else None
+        shape = self._shape(names[0])
+        if len(shape) > 1 and (layout is None or len(projections) < len(modules)):
+            rounding.keep(names[0], prod(shape))
         if layout is None:
             return False
         made = [self._create_rounded(name, module, storage.method, rounding, layout) for name, module in projections]
@@ -379,6 +383,8 @@ class _Loaded:
             self._dtypes[names[0]] = storage.dtype(reads)
         elif len(projections) == len(modules):
             self._rounded[names[0]] = rounding
+        else:
+            self._rounded_copies |= {name: rounding for name, _ in projections}
         return all(made)
 
     def _create_rounded(
@@ -525,6 +531,9 @@ class _Loaded:
             parameter = nn.Parameter(shared, requires_grad=False)
             for name in names:
                 own = self._own(name, shared)
+                if name in self._rounded_copies:
+                    values = self._rounded_copies[name].values(shared if own is None else own)
+                    own = values.to(shared.dtype)
                 if name in self._packed:
                     self._packed[name].load_rows(self._read_again(names[0], shared) if own is None else own, 0)
                     continue
@@ -544,7 +553,7 @@ class _Loaded:
         """The packed weight that the modules with these names share, if rows of it can be had."""
         for name in names:
             packed = self._packed.get(name)
-            if isinstance(packed, SupportsEmbedding) and name not in self._second:
+            if isinstance(packed, SupportsEmbedding) and name not in (self._second | self._rounded_copies):
                 return packed
         return None
 

@@ -50,9 +50,9 @@ def build(context: EngineContext) -> EncoderEngine:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(context.options, spec, parameters, loader.device)
     _check_memory(context, module, tokens)
-    loader.fill(module)
-    model = cast("Encoder", module)  # it is both, which was checked when it was built
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))
+    loader.fill(module, _max_length(context.options, recipe, spec))
+    model = cast("Encoder", module)  # it is both, which was checked when it was built
     info = _info(context, recipe, parameters)
     context.progress.phase("Warming up")
     parts = EncoderParts(

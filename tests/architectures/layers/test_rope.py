@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from maxserve.architectures.layers.config import from_transformers
 from maxserve.architectures.layers.rope import frequencies
+from maxserve.architectures.layers.rotary import Rotary
+from maxserve.registry import Host
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.served import Served, continuation
+from maxserve.testing.tiny_configs import tiny_config
 
 SHORT = torch.linspace(1.0, 1.5, 32).tolist()
 LONG = torch.linspace(1.0, 60.0, 32).tolist()
@@ -103,3 +110,40 @@ def test_float32_whatever_the_default_dtype_and_device_are(kind: str) -> None:
         torch.set_default_dtype(before)
     assert ours.dtype == torch.float32
     assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("positions", [20, 80, 500])
+def test_tables_are_as_long_as_texts_are_at_most(positions: int) -> None:
+    """Of a model for 128 positions, whose prompts of more than 32 are rotated in another way."""
+    rope = {"rope_type": "longrope", "factor": 4.0, "short_factor": SHORT, "long_factor": LONG}
+    config = from_transformers(
+        {**BASE, "max_position_embeddings": 128, "original_max_position_embeddings": 32, "rope_scaling": rope}
+    )
+    whole, bounded = Rotary(config), Rotary(config)
+    bounded.bound_positions(positions)
+    for rotary in (whole, bounded):
+        rotary.prepare(torch.device("cpu"))
+    size = min(positions, 128)
+    assert config.prompt_regimes == (32,)
+    assert (len(whole.table), len(bounded.table)) == (2 * 128, 2 * size)
+    assert torch.equal(whole.table.view(2, 128, -1)[:, :size], bounded.table.view(2, size, -1))
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+def test_an_engine_has_tables_of_the_length_that_it_serves(
+    drafting: bool, plugin_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, lengths = Rotary.prepare, []
+
+    def recorded(rotary: Rotary, device: torch.device) -> None:
+        prepare(rotary, device)
+        lengths.append(len(rotary.table))
+
+    monkeypatch.setattr(Rotary, "prepare", recorded)
+    config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"], max_position_embeddings=256)
+    model: Any = randomised(ArchitectureChecks.reference(config))
+    model.save_pretrained(tmp_path)
+    draft = {"speculative_method": "standalone", "draft_model_path": str(tmp_path)} if drafting else {}
+    served = Served(tmp_path, plugin_host(), max_length=40, **draft)
+    assert lengths == [40] * (1 + drafting)
+    assert served.answers([[5, 6, 7]], 37)[0].tokens == continuation(model, [5, 6, 7], 37).tokens

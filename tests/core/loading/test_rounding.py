@@ -107,11 +107,33 @@ def test_it_is_the_same_where_nothing_takes_codes(
 
 
 @pytest.mark.compiler
-def test_a_head_is_rounded_and_the_table_that_it_shares_is_not(host: PluginHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"linear_method": "none"}, {"use_subgraphs": False}], ids=str)
+def test_a_head_is_rounded_and_the_table_that_it_shares_is_not(
+    options: Mapping[str, Any], host: PluginHost, tmp_path: Path
+) -> None:
     model = tiny("LlamaForCausalLM", tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
     round_model(host, "q4_0", model)
-    compare(Served(tmp_path, host, quantization_encoding="q4_0"), model)
+    compare(Served(tmp_path, host, quantization_encoding="q4_0", **options), model)
+
+
+@pytest.mark.compiler
+def test_what_is_not_rounded_is_named(host: PluginHost, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny("DeepseekV2ForCausalLM")
+    model.save_pretrained(tmp_path)
+    with caplog.at_level("INFO"):
+        Served(tmp_path, host, quantization_encoding="q8_0")
+    said = re.search(r"million other values are not rounded: (.*)", caplog.text)
+    assert said is not None
+    kept = {name: int(count.replace(",", "")) for name, count in re.findall(r"([\w.]+) \(([\d,]+)\)", said[1])}
+    assert sorted(kept) == ["mlp.gate", "model.embed_tokens", "self_attn.kv_b_proj", "self_attn.q_b_proj"]
+    for name, values in kept.items():  # q_b_proj has 24 inputs, and blocks are of 32
+        assert values == sum(p.numel() for own, p in model.named_parameters() if own.endswith(f"{name}.weight")), name
+    count = sum(kept.values())
+    planned = re.search(r"projections in q8_0, ([\d.]+) KiB of others are not", caplog.text)
+    assert planned is not None
+    norms = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 1)
+    assert float(planned[1]) * 1024 == pytest.approx(4 * (count + norms), rel=0.01)
 
 
 @pytest.mark.compiler
