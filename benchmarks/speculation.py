@@ -1,13 +1,15 @@
 """What speculative methods gain, in turns with plain decoding, and whether texts stay the same.
 
-    python benchmarks/speculation.py --methods synthetic:0.7,synthetic:0.0,ngram --streams 1,8,32
+    python benchmarks/speculation.py --model FOLDER --methods synthetic:0.7,synthetic:0.0 --streams 1,8,32
+    python benchmarks/speculation.py --methods eagle,standalone:FOLDER,ngram --streams 1,8,32
     python benchmarks/speculation.py --same 200 --methods ngram/fixed,suffix/fixed,cascade/fixed,eagle/fixed
 
-A method is a name of `--speculative-method`, with `:SHARE` for the acceptance of `synthetic`, `:PATH` for the draft
-model of `standalone` or the head of `eagle`, and `/fixed` behind it for drafts of a fixed length; `suffix` keeps past
-answers, and `cascade` is `ngram` before `standalone`. Each row has the tokens per second of a method, in those of plain
-decoding: the median over rounds of the quotients of each round. The demo answers questions that it was trained for, in
-groups of so many streams; other models, whose weights may be random, write texts of one length.
+A method is a name of `--speculative-method`, with `:SHARE` for the acceptance of `synthetic` (0.0 is always wrong),
+`:PATH` for the draft model of `standalone` or the head of `eagle`, and `/fixed` behind it for drafts of a fixed length;
+`suffix` keeps past answers, and `cascade` is `ngram` before `standalone`. Each row has the tokens per second of a
+method, in those of plain decoding: the median over rounds of the quotients of each round, the lowest and the highest.
+All take turns in each round. The demo answers questions that it was trained for, in groups of so many streams; other
+models, whose weights may be random, write texts of one length.
 
 With `--same`, texts alone, 16 at once and 16 at once with pages for a few of them are compared with those of plain
 decoding, greedy and seeded.
@@ -84,7 +86,7 @@ def compare_speed(models: dict[str, LLM], streams: list[int], rounds: int, param
         for name in list(models)[1:]:
             gains = [p / s for p, s in zip(plain, took[name], strict=True)]
             same = "" if texts[name] == texts["plain"] else " (OTHER TEXTS)"
-            print(f", {name} {statistics.median(gains):.2f}x{same}", end="")
+            print(f", {name} {statistics.median(gains):.2f}x ({min(gains):.2f} to {max(gains):.2f}){same}", end="")
         print(flush=True)
 
 

@@ -126,7 +126,8 @@ class Drafting:
         forced = self._forced(in_flight)
         alive = step.ledger.alive[step.slots]
         if most is not None or self._follows or not alive.all():
-            wanted = self._wanted(in_flight, 0 if most is None else most)
+            wanted = np.zeros(step.size, dtype=np.int64) if most is None else self._wanted(in_flight, most)
+            caught_up: list[float] = []  # seconds
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
             found = self._ask(
                 DraftStep(
@@ -138,12 +139,14 @@ class Drafting:
                     passes=partial(builder.build_pass, step),
                     draw=draw,
                     greedy=pipeline.untouched(step.sequences) & (wanted > 0) if wanted.any() else wanted > 0,
+                    caught_up=caught_up.append,
                 )
             )
             draw.close()
             proposed = self._enter(step, wanted, found, draw)
             if lengths is not None and run is not None and self._is_price(run, wanted):
-                self._tell(lengths, run, step.slots, wanted, proposed, time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun - sum(caught_up)
+                self._tell(lengths, run, step.slots, wanted, proposed, seconds)
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
 
@@ -375,6 +378,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
             own=loaded.files,
             attention_of_target=attention,
             first_layer=first,
+            positions=loaded.plan.max_length,
             found=loaded.draft_files,
         ),
     )

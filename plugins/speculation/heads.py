@@ -3,13 +3,15 @@
 At position i the head reads what the target has computed there and the embedding of token i + 1, and predicts token
 i + 2 (Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty", 2024). It follows the target
 over all its tokens, prompts included, so its keys are there wherever the target's are; for further drafts it goes on
-from its own results, a row of each sequence at a time, at positions that the target's next step writes over. Where no
-drafts are wanted it follows some steps at once: a pass over a row costs about what one over ten does.
+from its own results, a row of each sequence at a time, at positions that the target's next step writes over. Prompts it
+follows at once. Of a text that wants no drafts, what the target has computed is kept, and followed when some are
+wanted, or when there is no more room for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,7 @@ from maxserve.interfaces.speculator import DraftsAtOnce
 from maxserve.interfaces.step_context import StepContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -30,48 +32,107 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
-BEHIND = 16  # steps that a head may be behind the target
+MERGED = 16  # rows of a sequence that come with its next ones; more are followed in a pass of their own
+MOST_BYTES = 64 << 20  # of what is kept for later
+
+
+@dataclass(slots=True)
+class Run:
+    """Rows of steps one after another that had the same sequences: `counts` [n] of each from `starts` [n] on.
+
+    They lie from `row` on, step by step. Where there are several `steps`, each has one row of each sequence.
+    """
+
+    ids: list[str]
+    starts: Ints
+    counts: Ints
+    row: int
+    steps: int = 1
+
+    def goes_on(self, ids: list[str], starts: Ints, counts: Ints) -> bool:
+        """Whether a step of these comes next to it."""
+        if ids != self.ids or not (counts == 1).all() or not (self.counts == 1).all():
+            return False
+        return bool((starts == self.starts + self.steps).all())
+
+    def rows(self, index: int) -> list[int]:
+        """Those of one of its sequences."""
+        first = self.row + int(self.counts[:index].sum())
+        if self.steps == 1:
+            return list(range(first, first + int(self.counts[index])))
+        return list(range(first, first + self.steps * len(self.ids), len(self.ids)))
 
 
 class Behind:
-    """What the target has computed in steps that the head has not followed yet, a row of each sequence in each."""
+    """What the target has computed and the head has not followed yet: rows of sequences, up to some number of them.
 
-    def __init__(self) -> None:
-        self._outputs: list[ModelOutput] = []
-        self._count = 0  # rows of these
-        self._rows: dict[str, tuple[int, list[int]]] = {}  # by sequence: the position of the first, and which they are
+    Memory is used again once all of it was followed or forgotten.
+    """
 
-    def __len__(self) -> int:
-        """Steps."""
-        return len(self._outputs)
+    def __init__(self, most_rows: int) -> None:
+        self._most_rows = most_rows
+        self._kept: list[torch.Tensor] = []  # hidden states and outputs of layers, each [rows, dim]
+        self._count = 0  # rows of these that are taken
+        self._runs: list[Run] = []
+        self._from: dict[str, int] = {}  # by sequence that has rows: the first run that counts
 
-    def add(self, ids: Iterable[str], positions: Sequence[int], output: ModelOutput) -> None:
-        """Row j of `output` is what the target has computed of sequence j at `positions[j]`."""
-        for row, (id, position) in enumerate(zip(ids, positions, strict=True), self._count):
-            first, rows = self._rows.get(id, (position, []))
-            if first + len(rows) != position:  # its pages are others by now
-                first, rows = position, []
-            rows.append(row)
-            self._rows[id] = first, rows
-        self._count += len(output.hidden)
-        self._outputs.append(_map(output, torch.Tensor.clone))  # the runner may write to its own again
+    def fits(self, count: int, output: ModelOutput) -> bool:
+        """Whether there is room for so many more rows."""
+        if not self._kept:
+            parts = (output.hidden, *output.aux_hidden)
+            size = sum(each.shape[-1] * each.itemsize for each in parts)
+            rows = max(1, min(self._most_rows, MOST_BYTES // size))
+            self._kept = [each.new_empty((rows, each.shape[-1])) for each in parts]
+        return self._count + count <= len(self._kept[0])
 
-    def take(
-        self, ids: Iterable[str], positions: Sequence[int], output: ModelOutput
-    ) -> tuple[list[list[int]], int, ModelOutput]:
-        """The rows that come before the position of each sequence, in all rows, of which `output`'s are the last.
+    def add(self, ids: list[str], starts: Ints, counts: Ints, output: ModelOutput) -> None:
+        """Keeps a copy of what the target has computed of each, `counts[j]` rows from the position `starts[j]` on."""
+        stop = self._count + len(output.hidden)
+        for kept, each in zip(self._kept, (output.hidden, *output.aux_hidden), strict=True):
+            kept[self._count : stop] = each
+        if self._runs and self._runs[-1].goes_on(ids, starts, counts):
+            self._runs[-1].steps += 1
+        else:
+            self._runs.append(Run(ids, starts, counts, self._count))
+            for id in ids:
+                self._from.setdefault(id, len(self._runs) - 1)
+        self._count = stop
 
-        Between them is where `output`'s begin. What there is of other sequences is lost.
-        """
+    def rows(self, id: str, position: int) -> list[int]:
+        """Those of a sequence that come right before a position."""
+        found: list[int] = []
+        end = -1
+        for run in self._runs[self._from[id] :] if id in self._from else ():
+            if id in run.ids:
+                index = run.ids.index(id)
+                start, own = int(run.starts[index]), run.rows(index)
+                found = [*found, *own] if start == end else own  # its pages are others by now, behind a gap
+                end = start + len(own)
+        return found if end == position else []
+
+    def take(self, ids: Iterable[str], positions: Ints) -> list[list[int]]:
+        """The rows of each that come right before its position; they and all others of it are kept no longer."""
         found = []
-        for id, position in zip(ids, positions, strict=True):
-            first, rows = self._rows.get(id, (position, []))
-            found.append(rows if first + len(rows) == position else [])
-        outputs, count = [*self._outputs, output], self._count
-        self._outputs, self._count, self._rows = [], 0, {}
-        hidden = torch.cat([each.hidden for each in outputs])
-        aux = tuple(torch.cat(layer) for layer in zip(*(each.aux_hidden for each in outputs), strict=True))
-        return found, count, ModelOutput(logits=None, hidden=hidden, aux_hidden=aux)
+        for id, position in zip(ids, positions.tolist(), strict=True):
+            found.append(self.rows(id, position))
+            self.forget(id)
+        return found
+
+    def forget(self, id: str) -> None:
+        """Keeps the rows of a sequence no longer."""
+        if self._from.pop(id, None) is not None and not self._from:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forgets all rows."""
+        self._from.clear()
+        self._runs.clear()
+        self._count = 0
+
+    def output(self, rows: torch.Tensor) -> ModelOutput:
+        """What was computed in these rows, until more are added."""
+        hidden, *aux = (kept.index_select(0, rows) for kept in self._kept)
+        return ModelOutput(logits=None, hidden=hidden, aux_hidden=tuple(aux))
 
 
 def _map(output: ModelOutput, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelOutput:
@@ -89,24 +150,19 @@ class HeadDrafter:
         self._device = context.device
         self._vocab_size = context.vocab_size
         self._ids: torch.Tensor | None = None  # the target's, of a vocabulary of the head's own
-        self._behind = Behind()
+        self._behind = Behind(context.step_tokens)
         self._drafts_at_once = head if isinstance(head, DraftsAtOnce) else None
 
     @torch.inference_mode()
     def propose(self, step: DraftStep) -> list[list[int]]:
         drafts: list[list[int]] = [[] for _ in step.sequences]
-        who = np.flatnonzero(step.kept)
+        firsts = step.inputs.seq_lens - np.diff(step.inputs.query_start)
+        who = self._whom_to_follow(step, firsts)
         if not len(who):
             return drafts
-        kept = step.kept[who]
-        ends = (step.inputs.seq_lens - np.diff(step.inputs.query_start))[who] + kept
-        wanted = step.wanted[who]
+        kept, wanted = step.kept[who], step.wanted[who]
+        ends = firsts[who] + kept
         drafting = np.flatnonzero(wanted)
-        if not len(drafting) and self._may_wait(step):
-            self._behind.add(
-                (sequence.id for sequence in step.sequences), (step.inputs.seq_lens - 1).tolist(), step.output
-            )
-            return drafts
         inputs, combined = self._followed(step, who, ends - kept, ends)
         lasts = inputs.query_start[1:] - 1
         if len(drafting) and self._at_once(step, who[drafting], inputs, combined, lasts[drafting], drafts):
@@ -117,6 +173,57 @@ class HeadDrafter:
         hidden = hidden[self._on_device(lasts[drafting])]
         self._go_on(step, who[drafting], ends[drafting], wanted[drafting], hidden, drafts)
         return drafts
+
+    def _whom_to_follow(self, step: DraftStep, firsts: Ints) -> Ints:
+        """The sequences that are followed now: prompts and those that want drafts; of others, rows are kept for later.
+
+        `firsts` are the positions of their first rows.
+        """
+        alive = step.kept > 0
+        for i in np.flatnonzero(~alive).tolist():
+            self._behind.forget(step.sequences[i].id)
+        now = alive & ((step.wanted > 0) | (firsts < step.inputs.prompt_lens))
+        later = np.flatnonzero(alive & ~now)
+        if len(later):
+            count = int(step.kept[later].sum())
+            if not self._behind.fits(count, step.output):
+                self._catch_up(step, np.flatnonzero(alive), firsts)
+                self._behind.clear()
+            if not self._behind.fits(count, step.output):
+                now = alive
+            else:
+                self._keep(step, later, firsts, count)
+        who = np.flatnonzero(now)
+        late = sum(len(self._behind.rows(step.sequences[i].id, int(firsts[i]))) for i in who.tolist())
+        if late > MERGED * len(who):
+            self._catch_up(step, who, firsts)
+        return who
+
+    def _keep(self, step: DraftStep, who: Ints, firsts: Ints, count: int) -> None:
+        """Keeps the rows of these that stand, `count` in all."""
+        output = step.output
+        if count < len(output.hidden):
+            rows = self._on_device(_ranges(step.inputs.query_start[who], step.kept[who]))
+            output = _map(output, lambda each: each.index_select(0, rows))
+        self._behind.add([step.sequences[i].id for i in who.tolist()], firsts[who], step.kept[who], output)
+
+    def _catch_up(self, step: DraftStep, who: Ints, firsts: Ints) -> None:
+        """Follows what is kept of these, up to the positions `firsts` of their rows in the step."""
+        begun = time.perf_counter()
+        rows = self._behind.take((step.sequences[i].id for i in who.tolist()), firsts[who])
+        counts = np.array([len(each) for each in rows], dtype=np.int64)
+        who, counts = who[counts > 0], counts[counts > 0]
+        if len(who):
+            stops = firsts[who]
+            ids = self._following(step, who, stops - counts, stops)
+            output = self._behind.output(self._on_device(np.array([row for each in rows for row in each])))
+            self._forward(step.passes(who, stops - counts, stops, ids), self._head.combine(output))
+            step.caught_up(time.perf_counter() - begun)
+
+    def _following(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints) -> torch.Tensor:
+        """The tokens behind each of these positions."""
+        found = [step.sequences[i].tokens[a + 1 : b + 1] for i, a, b in zip(who, starts, stops, strict=True)]
+        return self._on_device(np.concatenate(found))
 
     def _at_once(
         self,
@@ -179,24 +286,19 @@ class HeadDrafter:
         found[:, self._ids] = logits
         return found
 
-    def _may_wait(self, step: DraftStep) -> bool:
-        """Whether the head may follow this step later: each sequence has a token of its text in it."""
-        return len(step.inputs.input_ids) == len(step.sequences) and len(self._behind) < BEHIND
-
     def _followed(self, step: DraftStep, who: Ints, starts: Ints, stops: Ints) -> tuple[StepInputs, torch.Tensor]:
         """What the target has computed and stands: rows of the sequences `who`, as the head reads it.
 
         The ids of the inputs are those of the tokens that follow.
         """
         inputs, output = step.inputs, step.output
-        if len(self._behind):
-            starts, rows, output = self._with_those_behind(step, who, starts, stops)
+        late = self._behind.take((step.sequences[i].id for i in who.tolist()), starts)
+        rows = None
+        if any(late):
+            starts, rows, output = self._with_late(step, who, starts, stops, late)
         elif int((stops - starts).sum()) < len(inputs.input_ids):
             rows = _ranges(inputs.query_start[who], stops - starts)
-        else:
-            rows = None
-        following = [step.sequences[i].tokens[a + 1 : b + 1] for i, a, b in zip(who, starts, stops, strict=True)]
-        ids = self._on_device(np.concatenate(following))
+        ids = self._following(step, who, starts, stops)
         if rows is None:  # all of them, and no others: images and adapters are the target's alone
             inputs = replace(
                 inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_rows=None
@@ -206,16 +308,21 @@ class HeadDrafter:
             inputs, output = step.passes(who, starts, stops, ids), _map(output, lambda each: each[chosen])
         return inputs, self._head.combine(output)
 
-    def _with_those_behind(
-        self, step: DraftStep, who: Ints, starts: Ints, stops: Ints
+    def _with_late(
+        self, step: DraftStep, who: Ints, starts: Ints, stops: Ints, late: list[list[int]]
     ) -> tuple[Ints, Ints, ModelOutput]:
-        """Where the rows of each begin, with those of earlier steps; which they are; the outputs that they are of."""
-        ids = (step.sequences[i].id for i in who.tolist())
-        before, first, output = self._behind.take(ids, starts.tolist(), step.output)
-        own = zip(before, step.inputs.query_start[who].tolist(), (stops - starts).tolist(), strict=True)
-        rows = [row for earlier, at, count in own for row in (*earlier, *range(first + at, first + at + count))]
-        counts = np.array([len(earlier) for earlier in before], dtype=np.int64)
-        return starts - counts, np.array(rows, dtype=np.int64), output
+        """Where the rows of each begin, with its `late` ones; which rows of what they are.
+
+        The late ones of all come first in the latter, then those of the step.
+        """
+        counts = np.array([len(each) for each in late], dtype=np.int64)
+        before = self._behind.output(self._on_device(np.array([row for each in late for row in each])))
+        pairs = zip((before.hidden, *before.aux_hidden), (step.output.hidden, *step.output.aux_hidden), strict=True)
+        hidden, *aux = (torch.cat(pair) for pair in pairs)
+        own = int(counts.sum()) + step.inputs.query_start[who]
+        firsts = np.stack((np.cumsum(counts) - counts, own), axis=1).flatten()
+        rows = _ranges(firsts, np.stack((counts, stops - starts), axis=1).flatten())
+        return starts - counts, rows, ModelOutput(logits=None, hidden=hidden, aux_hidden=tuple(aux))
 
     def _forward(self, inputs: StepInputs, hidden: torch.Tensor) -> torch.Tensor:
         self._attention.begin(inputs)
