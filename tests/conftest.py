@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +260,108 @@ def start() -> Iterator[Callable[..., LiveServer]]:
         server.stop()
 
 
+class Fork:
+    """What a Popen is to a server that another process has forked."""
+
+    def __init__(self, pid: int, output: Path) -> None:
+        self.pid = pid
+        self._status = Path(f"{output}.status")
+        self.stdout = output.open()  # waits until the server has it open, too
+        self.send_signal = partial(os.kill, pid)
+        self.kill = partial(os.kill, pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """The exit status, once it has ended: -9 where it could not say."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return int(self._status.read_text()) if self._status.exists() else -signal.SIGKILL
+        return None
+
+    def wait(self, timeout: float) -> int:
+        end = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a forked server", timeout)
+            time.sleep(0.01)
+        return status
+
+
+class Forks:
+    """Forks servers from one process that has imported everything, as forked_server.py says."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, itertools.count()
+        driver = str(Path(__file__).with_name("forked_server.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, driver, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ONE_THREAD},
+        )
+
+    def fork(self, argv: Sequence[str], env: Mapping[str, str]) -> Fork:
+        output = self._folder / str(next(self._count))
+        os.mkfifo(output)
+        executor = ("--executor", "thread", "--plugin", str(self._folder / "thread_executor.py"))
+        asked = {"argv": [*argv, *executor], "env": dict(env), "output": str(output)}
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        print(json.dumps(asked), file=requests, flush=True)
+        return Fork(int(answers.readline()), output)
+
+    def close(self) -> None:
+        self._process.communicate(timeout=10)
+
+
+class ForkedServer(LiveServer):
+    """A server whose process is forked, and whose worker is a thread of it: there in a fifth of the time."""
+
+    def __init__(self, forks: Forks, *options: str) -> None:
+        self._forks = forks
+        super().__init__(*options)
+
+    def _launch(self, argv: Sequence[str], python: str, env: Mapping[str, str]) -> Any:
+        return self._forks.fork(argv, env)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """What forks servers, once for all."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def serving(forks: Forks) -> Callable[..., AbstractContextManager[LiveServer]]:
+    """A server with these options, for tests that are not about its processes; it must end in order."""
+
+    @contextmanager
+    def serving(*options: str) -> Iterator[LiveServer]:
+        server = ForkedServer(forks, *options)
+        try:
+            yield server.wait_ready()
+        finally:
+            assert server.stop() == 0
+
+    return serving
+
+
 @pytest.fixture(scope="module")
-def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+def server(
+    model_folder: Callable[..., Path], serving: Callable[..., AbstractContextManager[LiveServer]]
+) -> Iterator[LiveServer]:
     """A server with a tiny random Llama, shared by the tests of a file."""
+    with serving("--model", str(model_folder()), "--served-model-name", "tiny", "--max-batch-size", "8") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def two_processes(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+    """The same server with a worker of its own, as it is started from a shell."""
     options = ("--model", str(model_folder()), "--served-model-name", "tiny", "--max-batch-size", "8")
     server = LiveServer(*options, env=ONE_THREAD)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from maxserve.core.config.catalog import OptionSpec, catalog
@@ -13,22 +12,13 @@ from maxserve.core.config.values import value_text
 MOST_PATHS = 5
 
 
-def describe(
-    settings: Settings,
-    *,
-    sections: Sequence[PluginSection] = (),
-    facts: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
-) -> list[str]:
-    """One block of lines per section, each value with where it came from unless it is the default.
-
-    `facts` are further blocks before these, title to name to value: what was found out about the model, the memory.
-    """
-    blocks = [_block(title, {name: value_text(value) for name, value in rows.items()}) for title, rows in facts.items()]
+def describe(settings: Settings, *, sections: Sequence[PluginSection] = ()) -> list[str]:
+    """One block of lines per section, each value with where it came from unless it is the default."""
     groups: dict[str, dict[str, str]] = {}
     for option in catalog(sections):
         rows = groups.setdefault(option.title, {})
         rows[option.path if "." in option.flag else option.name] = _row(option, settings)
-    return blocks + [_block(title, rows) for title, rows in groups.items()]
+    return [_block(title, rows) for title, rows in groups.items()]
 
 
 def _block(title: str, rows: Mapping[str, str]) -> str:

@@ -21,6 +21,11 @@ CHAT = "/v1/chat/completions"
 TURN = b'{"role":"user","content":"a"}'
 
 
+@pytest.fixture(scope="module")
+def server(two_processes: Any) -> Any:
+    return two_processes
+
+
 def address(server: Any) -> tuple[str, int]:
     parts = urlsplit(server.url)
     return str(parts.hostname), int(parts.port or 0)

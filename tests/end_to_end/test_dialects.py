@@ -37,15 +37,12 @@ def check_arguments(given: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+def server(model_folder: Callable[..., Path], serving: Any) -> Iterator[LiveServer]:
     """With room for the description of tools, which the tiny model's tokenizer makes long."""
     folder = model_folder(max_position_embeddings=2048)
     options = ("--model", str(folder), "--served-model-name", "tiny", "--max-batch-size", "8")
-    server = LiveServer(*options, env={"OMP_NUM_THREADS": "1"})
-    try:
-        yield server.wait_ready()
-    finally:
-        assert server.stop() == 0
+    with serving(*options) as server:
+        yield server
 
 
 @pytest.fixture

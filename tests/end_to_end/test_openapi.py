@@ -21,13 +21,10 @@ EXAMPLES = 8  # for each operation
 
 
 @pytest.fixture(scope="module")
-def server(model_folder: Callable[..., Path]) -> Iterator[LiveServer]:
+def server(model_folder: Callable[..., Path], serving: Any) -> Iterator[LiveServer]:
     options = ("--model", str(model_folder()), "--served-model-name", "tiny", "--max-length", "128")
-    server = LiveServer(*options, env={"OMP_NUM_THREADS": "1"})
-    try:
-        yield server.wait_ready()
-    finally:
-        assert server.stop() == 0
+    with serving(*options) as server:
+        yield server
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import Any
 
@@ -176,12 +175,12 @@ def test_annotations_in_the_parameters_of_a_tool(server: LiveServer) -> None:
     assert "'x-o'" in answer.json()["warnings"][0]
 
 
-def test_strict_fields_refuse_annotations(start: Any, model_folder: Any) -> None:
-    server = start("--model", str(model_folder()), "--strict-fields").wait_ready()
-    refused = ask(server, **schema_of(ANNOTATED))
-    assert refused.status_code == 400
-    assert "--strict-fields" in refused.json()["error"]["message"]
-    assert ask(server, **schema_of(SCHEMA)).status_code == 200
+def test_strict_fields_refuse_annotations(serving: Any, model_folder: Any) -> None:
+    with serving("--model", str(model_folder()), "--strict-fields") as server:
+        refused = ask(server, **schema_of(ANNOTATED))
+        assert refused.status_code == 400
+        assert "--strict-fields" in refused.json()["error"]["message"]
+        assert ask(server, **schema_of(SCHEMA)).status_code == 200
 
 
 def test_equal_constraints_in_two_spellings_are_one(server: LiveServer) -> None:
@@ -209,10 +208,8 @@ def test_a_long_chain_of_rules_is_refused_and_the_server_goes_on(server: LiveSer
     assert text_of(ask(server, guided_choice=["a"])) == "a"
 
 
-def test_a_strangers_back_end_serves(
-    start: Any, model_folder: Any, plugin_folder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plugin_folder.module(
+def test_a_strangers_back_end_serves(serving: Any, model_folder: Any, plugin_folder: Any) -> None:
+    module = plugin_folder.module(
         "acme_grammar",
         """
         from maxserve import GrammarBackend, hookimpl
@@ -254,21 +251,20 @@ def test_a_strangers_back_end_serves(
             yield GrammarBackend(name="acme", build=Compiler, accepts=frozenset({"regex"}), rollback=False)
         """,
     )
-    options = ("--plugin", "acme_grammar", "--structured-output-backend", "acme")
-    monkeypatch.setenv("PYTHONPATH", str(plugin_folder.path), prepend=os.pathsep)
-    server = start("--model", str(model_folder()), *options).wait_ready()
-    assert text_of(ask(server, guided_regex="just+this")) == "just+this"
-    refused = ask(server, guided_choice=["a"])
-    assert refused.status_code == 400
-    assert "'acme' does not take choice" in refused.json()["error"]["message"]
+    options = ("--plugin", str(module), "--structured-output-backend", "acme")
+    with serving("--model", str(model_folder()), *options) as server:
+        assert text_of(ask(server, guided_regex="just+this")) == "just+this"
+        refused = ask(server, guided_choice=["a"])
+        assert refused.status_code == 400
+        assert "'acme' does not take choice" in refused.json()["error"]["message"]
 
 
-def test_switched_off_it_is_refused(start: Any, model_folder: Any) -> None:
-    server = start("--model", str(model_folder()), "--no-enable-structured-output").wait_ready()
-    refused = ask(server, guided_choice=["a"])
-    assert refused.status_code == 400
-    assert "--no-enable-structured-output" in refused.json()["error"]["message"]
-    assert ask(server, response_format={"type": "text"}).status_code == 200
+def test_switched_off_it_is_refused(serving: Any, model_folder: Any) -> None:
+    with serving("--model", str(model_folder()), "--no-enable-structured-output") as server:
+        refused = ask(server, guided_choice=["a"])
+        assert refused.status_code == 400
+        assert "--no-enable-structured-output" in refused.json()["error"]["message"]
+        assert ask(server, response_format={"type": "text"}).status_code == 200
 
 
 def test_an_unknown_back_end_stops_the_start(max_cli: Any, model_folder: Any) -> None:

@@ -14,6 +14,11 @@ from openai import AsyncOpenAI, NotFoundError, OpenAI
 
 
 @pytest.fixture(scope="module")
+def server(two_processes: Any) -> Any:
+    return two_processes
+
+
+@pytest.fixture(scope="module")
 def reference(model_folder: Callable[..., Path]) -> Callable[[str, int], str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -16,7 +16,6 @@ from maxserve.core.config.settings import ModelSettings
 from maxserve.core.loading import location
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.testing.live import LiveServer
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
 from maxserve.testing.served import Served
 from maxserve.testing.weight_format import CrateFile, crate_plugin, model_contents, write_crate
@@ -80,15 +79,12 @@ def test_a_file_with_config_and_tokenizer_answers_as_its_safetensors(
     assert len(list(home.iterdir())) == 1, "unpacked once"
 
 
-def test_a_server_of_one_file(
-    start: Callable[..., LiveServer], folder: Path, crate: Path, plugin: tuple[str, str]
-) -> None:
+def test_a_server_of_one_file(serving: Any, folder: Path, crate: Path, plugin: tuple[str, str]) -> None:
     texts, cards = [], []
     for options in (("--model", str(folder)), ("--model", str(crate)), ("--model", str(crate), "--defer-resolve")):
-        server = start(*options, *plugin, "--served-model-name", "one").wait_ready()
-        texts.append(httpx.post(f"{server.url}/v1/completions", json=BODY).json()["choices"][0]["text"])
-        cards.append(httpx.get(f"{server.url}/v1/models").text)
-        server.stop()
+        with serving(*options, *plugin, "--served-model-name", "one") as server:
+            texts.append(httpx.post(f"{server.url}/v1/completions", json=BODY).json()["choices"][0]["text"])
+            cards.append(httpx.get(f"{server.url}/v1/models").text)
     assert texts[0] == texts[1] == texts[2]
     assert str(crate.parent) not in cards[1]
 

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 READY = re.compile(r"Server ready on (http://\S+)")
 START_LIMIT = 120.0
@@ -24,17 +24,20 @@ class LiveServer:
         self.lines: list[str] = []
         self.url = ""
         self._told = threading.Event()
-        self.process = subprocess.Popen(
-            [python, "-m", "maxserve", "serve", "--port", "0", *options],
+        self.process = self._launch(("serve", "--port", "0", *options), python, {**os.environ, **(env or {})})
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _launch(self, argv: Sequence[str], python: str, env: Mapping[str, str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [python, "-m", "maxserve", *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
+            env=env,
             cwd=sys.prefix,  # not a checkout: its folders would be importable
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -40,8 +40,3 @@ def test_a_long_list_of_weights_is_abbreviated() -> None:
     assert abbreviated(list("abcde")) == list("abcde")
     settings = resolve({"model": "m", "weight_path": tuple("abcdefg")}, environ={})
     assert lines(settings)["weight_path"] == "a, b, c, …, g  (command line)"
-
-
-def test_facts_come_first() -> None:
-    first = describe(Settings(), facts={"Memory": {"pages": 12, "shared": True}})[0]
-    assert first.splitlines() == ["Memory", "  pages   12", "  shared  on"]

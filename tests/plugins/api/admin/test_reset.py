@@ -48,16 +48,16 @@ def test_a_reset_is_handed_to_the_worker() -> None:
     assert client(engine).get("/reset_prefix_cache").status_code == 405
 
 
-def test_where_no_prefixes_are_kept_it_is_refused(start: Callable[..., Any], model_folder: Callable[..., Path]) -> None:
+def test_where_no_prefixes_are_kept_it_is_refused(serving: Any, model_folder: Callable[..., Path]) -> None:
     engine = Engine()
     answer = client(engine, "--cache-strategy mine").post("/reset_prefix_cache")
     assert answer.status_code == 400
     assert "--cache-strategy mine" in answer.json()["error"]["message"]
     assert engine.resets == 0
-    server = start("--model", str(model_folder()), "--no-enable-prefix-caching").wait_ready()
-    refused = httpx.post(server.url + "/reset_prefix_cache")
-    assert refused.status_code == 400
-    assert "--no-enable-prefix-caching" in refused.json()["error"]["message"]
+    with serving("--model", str(model_folder()), "--no-enable-prefix-caching") as server:
+        refused = httpx.post(server.url + "/reset_prefix_cache")
+        assert refused.status_code == 400
+        assert "--no-enable-prefix-caching" in refused.json()["error"]["message"]
 
 
 def test_without_a_worker_it_fails() -> None:
@@ -71,19 +71,19 @@ TIER = ("--enable-kvcache-swapping-to-host", "--host-kvcache-swap-space-gb", "0.
 
 @pytest.mark.parametrize("options", [(), TIER], ids=["device", "with the host"])
 def test_after_a_reset_nothing_is_found(
-    start: Callable[..., Any], model_folder: Callable[..., Path], options: tuple[str, ...]
+    serving: Any, model_folder: Callable[..., Path], options: tuple[str, ...]
 ) -> None:
-    server = start("--model", str(model_folder()), "--kv-cache-page-size", "16", *options).wait_ready()
+    with serving("--model", str(model_folder()), "--kv-cache-page-size", "16", *options) as server:
 
-    def cached() -> int:
-        body = {"prompt": [5, 6, 7, 8] * 30, "max_tokens": 4, "temperature": 0}
-        usage = httpx.post(server.url + "/v1/completions", json=body, timeout=60).json()["usage"]
-        assert usage["prompt_tokens"] == 120
-        return int(usage["prompt_tokens_details"]["cached_tokens"])
+        def cached() -> int:
+            body = {"prompt": [5, 6, 7, 8] * 30, "max_tokens": 4, "temperature": 0}
+            usage = httpx.post(server.url + "/v1/completions", json=body, timeout=60).json()["usage"]
+            assert usage["prompt_tokens"] == 120
+            return int(usage["prompt_tokens_details"]["cached_tokens"])
 
-    assert [cached(), cached()] == [0, 112]
-    assert httpx.post(server.url + "/reset_prefix_cache").status_code == 200
-    assert [cached(), cached()] == [0, 112]
+        assert [cached(), cached()] == [0, 112]
+        assert httpx.post(server.url + "/reset_prefix_cache").status_code == 200
+        assert [cached(), cached()] == [0, 112]
 
 
 def test_how_many_requests_are_open() -> None:
