@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maxserve.interfaces.inputs import ExpertRows
 from maxserve.interfaces.linear import CodesExperts, PackedExperts
 from maxserve.loading import Part, Projection, Role
 
@@ -19,6 +20,8 @@ class ExpertLinear(Projection[PackedExperts | CodesExperts]):
 
     `role` and `parts` are those of each expert's.
     """
+
+    adapter_kind = "experts"
 
     def __init__(
         self,
@@ -33,8 +36,12 @@ class ExpertLinear(Projection[PackedExperts | CodesExperts]):
         super().__init__(inputs, outputs, bias=bias, role=role, parts=parts, stack=(experts,))
         self.experts = experts
 
-    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
-        """[rows, inputs], those of expert e up to `ends[e]`, to [rows, outputs]."""
+    def forward(self, x: Tensor, ends: Tensor, adapted: ExpertRows | None = None) -> Tensor:
+        """[rows, inputs], those of expert e up to `ends[e]`, to [rows, outputs]; `adapted` have an adapter."""
+        out = self._multiplied(x, ends)
+        return out if adapted is None or self.correction is None else self.correction.correction(x, out, adapted)
+
+    def _multiplied(self, x: Tensor, ends: Tensor) -> Tensor:
         if self.packed is not None:
             return self.packed.multiply(x, ends, self.bias)
         assert self.weight is not None, "neither the layer nor a method has the weights"

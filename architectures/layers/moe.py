@@ -15,6 +15,7 @@ from maxserve.architectures.layers.expert_linear import ExpertLinear
 from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS, gate_up_parts
 from maxserve.architectures.layers.routing import Choice
+from maxserve.interfaces.inputs import ExpertRows
 from maxserve.loading import Linear, Part
 
 
@@ -48,14 +49,20 @@ class Experts(nn.Module):
         tokens, top_k = choice.experts.shape
         chosen, order = choice.experts.flatten().sort(stable=True)
         ends = torch.searchsorted(chosen, torch.arange(self.experts, device=x.device), right=True)
-        rows = x.index_select(0, order // top_k)
+        owners = order // top_k
+        rows, adapted = x.index_select(0, owners), self._adapted(owners, ends)
         if self.weighs_input:
             rows = (rows * choice.weights.flatten()[order, None]).to(x.dtype)
-        made: Tensor = self.down_proj(self.activation(self.gate_up_proj(rows, ends)), ends)
+        made: Tensor = self.down_proj(self.activation(self.gate_up_proj(rows, ends, adapted)), ends, adapted)
         made = made.index_select(0, _inverse(order)).view(tokens, top_k, x.shape[1])
         if not self.weighs_input:
             made = made * choice.weights[..., None]
         return made.sum(1).to(x.dtype)
+
+    def _adapted(self, tokens: Tensor, ends: Tensor) -> ExpertRows | None:
+        """The rows, of these tokens and in the order of experts, that have an adapter."""
+        bound = self.gate_up_proj.correction or self.down_proj.correction
+        return None if bound is None else bound.step.of_experts(tokens, ends)
 
 
 class Mixture(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection, ProjectionKind
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
+from maxserve.core.interfaces.linear import ExpertLayer
 from maxserve.core.loading.linear import (
     Adaptable,
     BoundCorrection,
@@ -25,7 +26,7 @@ from maxserve.core.loading.linear import (
     Linear,
     StepRows,
 )
-from maxserve.core.loading.weight_plan import Parameters, locator
+from maxserve.core.loading.weight_plan import Parameters, Target, locator
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
@@ -424,7 +425,8 @@ def _projection(name: str, module: Adaptable, tables: Mapping[int, str]) -> Proj
     if kind == "embedding":  # its weight lies the other way round
         inputs, outputs = outputs, inputs
     tied = tables.get(id(_storage(module)), "") if kind == "head" and isinstance(module, Linear) else ""
-    return Projection(name=name, inputs=inputs, outputs=outputs, parts=parts, kind=kind, tied=tied)
+    experts = module.experts if isinstance(module, ExpertLayer) else 1
+    return Projection(name=name, inputs=inputs, outputs=outputs, parts=parts, kind=kind, tied=tied, experts=experts)
 
 
 def locator_of(projections: Mapping[str, Projection], weight_map: WeightMap) -> Callable[[str], tuple[Location, ...]]:
@@ -433,9 +435,21 @@ def locator_of(projections: Mapping[str, Projection], weight_map: WeightMap) -> 
     find = locator(Parameters(shapes=shapes, aliases={name: name for name in shapes}), weight_map)
 
     def locate(name: str) -> tuple[Location, ...]:
-        return tuple(
-            Location(projection=target.param.removesuffix(".weight"), part=target.part, change=target.change)
-            for target in find(f"{name}.weight")
-        )
+        found = [_location(target, projections, weight_map) for target in find(f"{name}.weight")]
+        return tuple(each for each in found if each is not None)
 
     return locate
+
+
+def _location(target: Target, projections: Mapping[str, Projection], weight_map: WeightMap) -> Location | None:
+    """None where a checkpoint has a part by itself, or an expert, that the model does not have so."""
+    name, part = target.param.removesuffix(".weight"), target.part
+    projection = projections[name]
+    if part and part not in projection.parts:  # it is called otherwise in checkpoints
+        names = next(parts for parts in weight_map.fused.values() if part in parts)
+        if len(names) != len(projection.parts):
+            return None
+        part = list(projection.parts)[names.index(part)]
+    if target.entry is not None and target.entry >= projection.experts:
+        return None
+    return Location(projection=name, part=part, expert=target.entry, change=target.change)

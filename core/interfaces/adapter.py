@@ -25,11 +25,12 @@ __all__ = [
     "ProjectionKind",
 ]
 
-ProjectionKind: TypeAlias = Literal["linear", "head", "embedding"]
+ProjectionKind: TypeAlias = Literal["linear", "head", "embedding", "experts"]
 """What a projection is called with, and gives.
 
 "linear": rows [T, inputs] of the step. "head": rows [R, inputs] whose logits are wanted; the projection makes these.
-"embedding": token ids [T] int64 below `inputs`.
+"embedding": token ids [T] int64 below `inputs`. "experts": rows [N, inputs], those of one expert after those of the one
+before, with ExpertRows, which say which are whose.
 """
 
 
@@ -49,7 +50,7 @@ class Adapter(Component):
 class Projection:
     """A projection of the model by its name; `parts` are the sizes of what is fused in its outputs, by name.
 
-    `tied`: the embedding whose table is the weight of a head, "" for none.
+    `tied`: the embedding whose table is the weight of a head, "" for none. `experts` have a weight each.
     """
 
     name: str
@@ -58,17 +59,21 @@ class Projection:
     parts: Mapping[str, int] = field(default_factory=dict)
     kind: ProjectionKind = "linear"
     tied: str = ""
+    experts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """Where a weight of a checkpoint is in the model: a projection, and the part of it where it is not the whole.
 
+    `expert` is the one that has it, None where it has all of them.
+
     `change`, where there is one, is what is done to the rows of the weight when it is loaded.
     """
 
     projection: str
     part: str = ""
+    expert: int | None = None
     change: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
@@ -90,10 +95,11 @@ class AdapterContext(Context):
 class Correction(Protocol):
     """What adapters change in the outcome of one projection."""
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: Any) -> torch.Tensor:
         """The outcome to go on with, of inputs [T, inputs] and outcome [T, outputs], or as the projection's kind says.
 
-        Rows without an adapter stay as they are, to the bit. Called only in steps in which some row has one.
+        `rows` are AdapterRows, those of experts ExpertRows. Rows without an adapter stay as they are, to the bit.
+        Called only in steps in which some row has one.
         """
         ...
 

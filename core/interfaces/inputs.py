@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.request import Image
 
 
-__all__ = ["AdapterRows", "ImageSpan", "Span", "StepInputs"]
+__all__ = ["AdapterRows", "ExpertRows", "ImageSpan", "Span", "StepInputs"]
 
 Span: TypeAlias = tuple[int, int]  # first position and the one after the last
 
@@ -38,6 +38,17 @@ class AdapterRows:
     adapter_slots: Tensor  # [T] int64, 0 for none
     order: Tensor  # [N] int64, indices into T
     groups: NDArray[np.int64]  # [adapters, 3], contiguous
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRows:
+    """The rows that experts compute and that have an adapter, by expert and slot.
+
+    `order` has their numbers; `groups` (slot, expert, start, stop) says which entries are whose.
+    """
+
+    order: Tensor  # [n] int64, indices into N
+    groups: NDArray[np.int64]  # [groups, 4], contiguous
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maxserve.core.interfaces.inputs import ExpertRows
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
 
 if TYPE_CHECKING:
@@ -49,15 +51,29 @@ class StepRows:
         self.rows: AdapterRows | None = None
         self.head: AdapterRows | None = None
 
+    def of_experts(self, tokens: Tensor, ends: Tensor) -> ExpertRows | None:
+        """Those of rows that experts compute: of these tokens of the step, and of expert e up to `ends[e]`."""
+        if self.rows is None:
+            return None
+        slots = self.rows.adapter_slots[tokens].cpu().numpy()
+        experts = np.repeat(np.arange(len(ends)), np.diff(ends.cpu().numpy(), prepend=0))
+        adapted = np.flatnonzero(slots)
+        pairs = experts[adapted] * (slots.max(initial=0) + 1) + slots[adapted]
+        order = adapted[np.argsort(pairs, kind="stable")]
+        _, starts = np.unique(np.sort(pairs), return_index=True)
+        stops = np.append(starts[1:], len(order))
+        groups = np.stack([slots[order[starts]], experts[order[starts]], starts, stops], axis=1).astype(np.int64)
+        return ExpertRows(order=torch.from_numpy(order).to(tokens.device), groups=np.ascontiguousarray(groups))
+
 
 class BoundCorrection:
     """A projection's correction with the rows that it asks at each call."""
 
     def __init__(self, correction: Correction, step: StepRows) -> None:
-        self.correction, self._step = correction, step
+        self.correction, self.step = correction, step
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        return self._corrected(x, out, self._step.rows)
+        return self._corrected(x, out, self.step.rows)
 
     def _corrected(self, x: Tensor, out: Tensor, rows: AdapterRows | None) -> Tensor:
         return out if rows is None else self.correction(x, out, rows)
@@ -67,7 +83,7 @@ class BoundHeadCorrection(BoundCorrection):
     """That of a projection which is called with rows whose logits are wanted."""
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        return self._corrected(x, out, self._step.head)
+        return self._corrected(x, out, self.step.head)
 
 
 P = TypeVar("P")

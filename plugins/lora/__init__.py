@@ -21,7 +21,7 @@ def maxserve_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="lora",
         build="maxserve.plugins.lora.table:LoRATable",
-        kinds=("linear", "head", "embedding"),
+        kinds=("linear", "head", "embedding", "experts"),
         summary="low-rank corrections of projections, as PEFT saves them",
     )
 

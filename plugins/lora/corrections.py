@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,19 +13,19 @@ from torch import Tensor
 from maxserve.interfaces.adapter import AdapterContext, Projection
 
 if TYPE_CHECKING:
-    from maxserve.interfaces.inputs import AdapterRows
+    from maxserve.interfaces.inputs import AdapterRows, ExpertRows
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What fills a slot of one projection: down [inputs, parts, rank] and up [rank, outputs]."""
+    """What fills a slot of one projection: down [experts, inputs, parts, rank] and up [experts, rank, outputs]."""
 
     down: Tensor
     up: Tensor
 
     @property
     def rank(self) -> int:
-        return self.up.shape[0]
+        return self.up.shape[-2]
 
 
 class LoRACorrection:
@@ -34,8 +35,8 @@ class LoRACorrection:
         self.parts = part_sizes(projection)
         self._ends = ends_of(self.parts)
         self._inputs, self._outputs = projection.inputs, projection.outputs
-        dtype, device, width = context.compute, context.device, len(self.parts) * rank
-        self.down = torch.zeros(slots, projection.inputs * width, dtype=dtype, device=device)
+        dtype, device, rank = context.compute, context.device, rank * projection.experts
+        self.down = torch.zeros(slots, projection.inputs * len(self.parts) * rank, dtype=dtype, device=device)
         self.up = torch.zeros(slots, projection.outputs * rank, dtype=dtype, device=device)
         self.ranks = torch.zeros(slots, dtype=torch.int64)
 
@@ -55,10 +56,12 @@ class LoRACorrection:
                 out.index_add_(0, own, self._change(x.index_select(0, own), slot - 1, rank).to(out.dtype))
         return out
 
-    def _change(self, x: Tensor, index: int, rank: int) -> Tensor:
+    def _change(self, x: Tensor, index: int, rank: int, expert: int = 0) -> Tensor:
         width = len(self.parts) * rank
-        made = self._reduced(x, self.down[index, : self._inputs * width].view(self._inputs, width))
-        up = self.up[index, : self._outputs * rank].view(rank, self._outputs)
+        size = self._inputs * width
+        made = self._reduced(x, self.down[index, expert * size : (expert + 1) * size].view(self._inputs, width))
+        size = self._outputs * rank
+        up = self.up[index, expert * size : (expert + 1) * size].view(rank, self._outputs)
         if len(self.parts) == 1:
             return torch.mm(made, up)
         parts = made.view(-1, len(self.parts), rank)
@@ -74,6 +77,27 @@ class EmbeddingCorrection(LoRACorrection):
 
     def _reduced(self, x: Tensor, down: Tensor) -> Tensor:
         return down.index_select(0, x)
+
+
+class ExpertsCorrection(LoRACorrection):
+    """Adds x · down · up of slot and expert to each row that has one."""
+
+    def __call__(self, x: Tensor, out: Tensor, rows: ExpertRows) -> Tensor:  # type: ignore[override]
+        adapted = x.index_select(0, rows.order)
+        for slot, expert, start, stop in rows.groups.tolist():
+            rank = int(self.ranks[slot - 1])
+            if rank:
+                change = self._change(adapted[start:stop], slot - 1, rank, expert)
+                out.index_add_(0, rows.order[start:stop], change.to(out.dtype))
+        return out
+
+
+CORRECTIONS: Mapping[str, type[LoRACorrection]] = {
+    "linear": LoRACorrection,
+    "head": LoRACorrection,
+    "embedding": EmbeddingCorrection,
+    "experts": ExpertsCorrection,
+}
 
 
 def part_sizes(projection: Projection) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,14 @@ PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"^(?P<module>.+)\.lora_(?:(?P<side>[AB])(?:\.default)?\.weight|embedding_(?P<of>[AB])(?:\.default)?)$"
 )
+_STACKED = re.compile(r"^(?P<module>(?:.+\.)?experts)(?P<inner>(?:\.base_layer)*)\.lora_[AB](?:\.default)?\.weight$")
+_WEIGHTS_OF_EXPERTS = ("gate_up_proj", "down_proj")
+_PARAMETERS = (
+    "gate_up_proj",
+    "gate_up_proj_bias",
+    "down_proj",
+    "down_proj_bias",
+)  # in the order of transformers' modules
 _TABLE = re.compile(r"^(?P<module>.+)\.base_layer\.weight$")
 
 # What changes more than products of low rank can, or makes other numbers of them: the key, and what it stands for.
@@ -50,12 +58,34 @@ _INITS = ("true", "false", "gaussian", "eva", "orthogonal", "lora_ga", "none")
 class Factors:
     """The change of one module's weight: up [outputs, rank] · down [rank, inputs], in float32, the scale in `up`.
 
-    `embedding`: they were saved as those of a table of tokens, which are the inputs.
+    `embedding`: they were saved as those of a table of tokens, which are the inputs. With several `experts` each has
+    factors of its own: up [experts, outputs, rank], down [experts, rank, inputs].
     """
 
     down: Tensor
     up: Tensor
     embedding: bool = False
+
+    @property
+    def experts(self) -> int:
+        """0 for a module with one weight."""
+        return len(self.down) if self.down.dim() == 3 else 0
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[-2]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the weight, or of each expert's."""
+        return self.up.shape[-2], self.down.shape[-1]
+
+    def of_expert(self, index: int) -> Factors:
+        return Factors(self.down[index], self.up[index])
+
+    def swapped(self) -> Factors:
+        """Those of the weight with its two axes swapped."""
+        return Factors(self.up.transpose(-1, -2), self.down.transpose(-1, -2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +134,7 @@ def read_adapter(source: str, most: int = MOST_WEIGHTS) -> PeftFile:
         tables = _tables(tensors)
         return PeftFile(
             base=str(config.get("base_model_name_or_path") or ""),
-            factors=_factors(tensors, scales),
+            factors=_factors(tensors, scales, stacked_names(tensors, config)),
             tables=tables,
             tied=bool(config.get("ensure_weight_tying")),
         )
@@ -173,7 +203,40 @@ def _tables(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {module.removeprefix(PREFIX): tuple(tensors.pop(name).shape) for name, module in tables.items()}
 
 
-def _factors(tensors: Mapping[str, Tensor], scales: Scales) -> dict[str, Factors]:
+def stacked_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """What modules of factors stand for where they are parameters that have the weights of all experts.
+
+    PEFT wraps a module once for each of its parameters that it adapts, in their order: what it saves has the name of
+    the module, with as many "base_layer" behind as there are wrappers around.
+    """
+    depths: dict[str, set[int]] = {}
+    for name in names:
+        found = _STACKED.match(name.removeprefix(PREFIX)) if len(name) <= LONGEST_NAME else None
+        if found is not None:
+            depths.setdefault(found["module"], set()).add(found["inner"].count(".base_layer"))
+    return {
+        module + ".base_layer" * depth: f"{module}.{parameter}"
+        for module, own in depths.items()
+        for depth, parameter in enumerate(reversed(_adapted_parameters(module, own, config)))
+    }
+
+
+def _adapted_parameters(module: str, depths: set[int], config: Mapping[str, Any]) -> list[str]:
+    targets = [str(target) for target in config.get("target_parameters") or ()]
+    named = {name for name in _PARAMETERS if any(f".{module}.{name}".endswith(f".{target}") for target in targets)}
+    if not targets and depths == {0, 1}:  # all that a gated expert has
+        named = set(_WEIGHTS_OF_EXPERTS)
+    if biases := named.difference(_WEIGHTS_OF_EXPERTS):
+        raise ModelError(f"{CONFIG}: it adapts {min(biases)} of {module}, and biases of experts stay as they are")
+    if depths != set(range(len(named))):
+        raise ModelError(
+            f"{WEIGHTS}: it has factors for {len(depths)} parameters of {module}, and target_parameters of {CONFIG} "
+            f"names {', '.join(sorted(named)) or 'none'} of them"
+        )
+    return [name for name in _PARAMETERS if name in named]
+
+
+def _factors(tensors: Mapping[str, Tensor], scales: Scales, stacked: Mapping[str, str]) -> dict[str, Factors]:
     sides: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         found = _TENSOR.match(name.removeprefix(PREFIX)) if len(name) <= LONGEST_NAME else None
@@ -181,13 +244,17 @@ def _factors(tensors: Mapping[str, Tensor], scales: Scales) -> dict[str, Factors
             raise ModelError(
                 f"{WEIGHTS}: what {name[:LONGEST_NAME]} changes is not known; only lora_A and lora_B of modules are"
             )
-        both = sides.setdefault((found["module"], found["side"] is None), {})
+        module = stacked.get(found["module"], found["module"])
+        both = sides.setdefault((module, found["side"] is None), {})
         both[found["side"] or found["of"]] = _checked(name, tensor)
     if not sides:
         raise ModelError(f"{WEIGHTS}: it has no tensors")
     if twice := {module for module, embedding in sides if embedding and (module, False) in sides}:
         raise ModelError(f"{WEIGHTS}: {min(twice)} has factors both of a projection and of an embedding")
-    return {module: _scaled(module, both, scales, embedding) for (module, embedding), both in sides.items()}
+    return {
+        module: _scaled(module, both, scales, embedding, stacked=module in stacked.values())
+        for (module, embedding), both in sides.items()
+    }
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -210,13 +277,14 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
     return found
 
 
-def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales, embedding: bool) -> Factors:
+def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales, embedding: bool, *, stacked: bool) -> Factors:
     if len(sides) < 2:
         side = f"embedding_{next(iter(sides))}" if embedding else f"{next(iter(sides))}.weight"
         raise ModelError(f"{WEIGHTS}: of {module} there is only lora_{side}")
     down, up = sides["A"], sides["B"]
     rank, scale = scales.of(module)
-    if down.shape[0] != rank or up.shape[1] != rank:
+    experts = max(1, down.shape[0] // rank) if stacked else 1
+    if down.shape[0] != experts * rank or up.shape[1] != experts * rank:
         raise ModelError(
             f"{WEIGHTS}: {module} has the factors {list(down.shape)} and {list(up.shape)}, which are not of the rank "
             f"{rank} that {CONFIG} says"
@@ -224,4 +292,6 @@ def _scaled(module: str, sides: Mapping[str, Tensor], scales: Scales, embedding:
     up = up * scale
     if not up.isfinite().all():
         raise ModelError(f"{WEIGHTS}: {module} has numbers that are not finite with its scale {scale:.3g}")
+    if stacked:
+        return Factors(down.view(experts, rank, -1), up.view(-1, rank, experts).permute(2, 0, 1))
     return Factors(down, up, embedding)

@@ -11,7 +11,7 @@ import torch
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
-from maxserve.plugins.lora.corrections import EmbeddingCorrection, LoRACorrection, Packed, ends_of, part_sizes
+from maxserve.plugins.lora.corrections import CORRECTIONS, LoRACorrection, Packed, ends_of, part_sizes
 from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
@@ -22,7 +22,7 @@ RANKS = 16  # ranks in slots are multiples of it
 LARGEST_ITEM = 8  # bytes of a number in a file
 SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
 
-Parts = dict[int, Factors]  # of a projection, by the number of the part
+Parts = dict[tuple[int, int], Factors]  # of a projection, by expert and part
 
 
 class LoRATable:
@@ -60,11 +60,10 @@ class LoRATable:
     def _values(self) -> int:
         """Numbers of an adapter for all projections, for each of its ranks."""
         projections = self._context.projections.values()
-        return sum(each.inputs * len(part_sizes(each)) + each.outputs for each in projections)
+        return sum((each.inputs * len(part_sizes(each)) + each.outputs) * each.experts for each in projections)
 
     def correction(self, projection: Projection) -> LoRACorrection:
-        kind = EmbeddingCorrection if projection.kind == "embedding" else LoRACorrection
-        made = kind(projection, self.slots, self._room, self._context)
+        made = CORRECTIONS[projection.kind](projection, self.slots, self._room, self._context)
         self._corrections[projection.name] = made
         return made
 
@@ -104,13 +103,14 @@ class LoRATable:
     def _by_projection(self, file: PeftFile) -> dict[str, Parts]:
         """The factors by projection; a head that shares its embedding's table shares its factors, where it says so."""
         found: dict[str, Parts] = {}
+        swapped = self._other_way_round(file)
         for module, factors in file.factors.items():
-            self._add(found, module, factors)
+            self._add(found, module, factors.swapped() if factors.experts and swapped else factors)
         if file.tied:
             for projection in self._context.projections.values():
                 if projection.tied in found and projection.name not in found:
-                    own = found[projection.tied][0]
-                    found[projection.name] = {0: Factors(own.up.T, own.down.T)}
+                    own = found[projection.tied][0, 0]
+                    found[projection.name] = {(0, 0): Factors(own.up.T, own.down.T)}
         return found
 
     def _add(self, found: dict[str, Parts], module: str, factors: Factors) -> None:
@@ -118,31 +118,47 @@ class LoRATable:
         places = self._context.locate(module)
         if not places:
             raise ModelError(f"it adapts {module}, and the model has no such projection that can be adapted")
-        embedding = self._context.projections[places[0].projection].kind == "embedding"
-        if factors.embedding != embedding:
-            due = "lora_embedding_A and lora_embedding_B" if embedding else "lora_A and lora_B"
+        projection = self._context.projections[places[0].projection]
+        if factors.embedding != (projection.kind == "embedding"):
+            due = "lora_A and lora_B" if factors.embedding else "lora_embedding_A and lora_embedding_B"
             raise ModelError(f"the factors of {module} have other names than {due}, which are due there")
-        rank = factors.down.shape[0]
-        if rank > self._most:
-            raise ModelError(f"the rank of {module} is {rank}; --max-lora-rank allows {self._most}")
+        if factors.rank > self._most:
+            raise ModelError(f"the rank of {module} is {factors.rank}; --max-lora-rank allows {self._most}")
+        every = projection.kind == "experts" and places[0].expert is None
+        if factors.experts != (projection.experts if every else 0):
+            raise ModelError(
+                f"{module} has factors for {max(1, factors.experts)} weights; the model has "
+                f"{projection.experts if every else 1} there"
+            )
         sizes = [self._sizes(place) for place in places]
         outputs = sum(sum(each.values()) for each in sizes)
-        inputs = self._context.projections[places[0].projection].inputs
-        if factors.up.shape[0] != outputs or factors.down.shape[1] != inputs:
+        if factors.shape != (outputs, projection.inputs):
             raise ModelError(
-                f"the factors of {module} are for a weight [{factors.up.shape[0]}, {factors.down.shape[1]}]; the model "
-                f"has [{outputs}, {inputs}] there"
+                f"the factors of {module} are for a weight {list(factors.shape)}; the model has "
+                f"[{outputs}, {projection.inputs}] there"
             )
-        start = 0
-        for place, own in zip(places, sizes, strict=True):
-            up = factors.up[start : start + sum(own.values())]
-            start += len(up)
-            up = up if place.change is None else place.change(up)
-            parts = found.setdefault(place.projection, {})
-            for part, rows in zip(own, torch.split(up, [*own.values()]), strict=True):
-                if part in parts:
-                    raise ModelError(f"two of its modules are the weight of {place.projection}, one of them {module}")
-                parts[part] = Factors(factors.down, rows)
+        for expert in range(max(1, factors.experts)):
+            own = factors.of_expert(expert) if factors.experts else factors
+            for place, rows in zip(places, torch.split(own.up, [sum(each.values()) for each in sizes]), strict=True):
+                self._add_place(found, module, place, Factors(own.down, rows), expert)
+
+    def _add_place(self, found: dict[str, Parts], module: str, place: Location, own: Factors, expert: int) -> None:
+        up = own.up if place.change is None else place.change(own.up)
+        expert, sizes = expert if place.expert is None else place.expert, self._sizes(place)
+        parts = found.setdefault(place.projection, {})
+        for part, rows in zip(sizes, torch.split(up, [*sizes.values()]), strict=True):
+            if (expert, part) in parts:
+                raise ModelError(f"two of its modules are the weight of {place.projection}, one of them {module}")
+            parts[expert, part] = Factors(own.down, rows)
+
+    def _other_way_round(self, file: PeftFile) -> bool:
+        """Whether factors of all experts are those of weights [inputs, outputs]: that is known where sizes differ."""
+        for module, factors in file.factors.items():
+            for place in self._context.locate(module) if factors.experts else ():
+                projection = self._context.projections[place.projection]
+                if projection.inputs != projection.outputs:
+                    return factors.shape == (projection.inputs, projection.outputs)
+        return False
 
     def _sizes(self, place: Location) -> dict[int, int]:
         """The parts that a place is, by number, and their sizes."""
@@ -156,14 +172,13 @@ class LoRATable:
     def _packed(self, name: str, parts: Parts) -> Packed:
         projection = self._context.projections[name]
         sizes = part_sizes(projection)
-        rank = -(-max(each.down.shape[0] for each in parts.values()) // RANKS) * RANKS
-        down = torch.zeros(projection.inputs, len(sizes), rank)
-        up = torch.zeros(rank, projection.outputs)
+        rank = -(-max(each.rank for each in parts.values()) // RANKS) * RANKS
+        down = torch.zeros(projection.experts, projection.inputs, len(sizes), rank)
+        up = torch.zeros(projection.experts, rank, projection.outputs)
         ends = ends_of(sizes)
-        for part, own in parts.items():
-            count = own.down.shape[0]
-            down[:, part, :count] = own.down.T
-            up[:count, ends[part] : ends[part + 1]] = own.up.T
+        for (expert, part), own in parts.items():
+            down[expert, :, part, : own.rank] = own.down.T
+            up[expert, : own.rank, ends[part] : ends[part + 1]] = own.up.T
         largest = max(down.abs().max().item(), up.abs().max().item())
         if largest > torch.finfo(self._context.compute).max:
             raise ModelError(f"{name} has a factor of {largest:.3g}, more than {self._context.compute} holds")

@@ -22,13 +22,14 @@ from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter, AdapterContext, AdapterTable, Correction, Projection
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.core.interfaces.inputs import AdapterRows
+from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
+from maxserve.core.loading.linear import StepRows
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]
 
 CPU = torch.device("cpu")
-# Those of a small Llama of one layer, fused as the model has them, under the names of their weights in checkpoints.
+# Those of a small model whose second layer has experts, fused as it has them, under the names of their weights.
 PROJECTIONS = (
     Projection(
         name="model.layers.0.self_attn.qkv_proj",
@@ -41,8 +42,19 @@ PROJECTIONS = (
     Projection(name="model.layers.0.mlp.down_proj", inputs=96, outputs=64),
     Projection(name="model.embed_tokens", inputs=160, outputs=64, kind="embedding"),
     Projection(name="lm_head", inputs=64, outputs=160, kind="head"),
+    Projection(
+        name="model.layers.1.mlp.experts.gate_up_proj",
+        inputs=64,
+        outputs=64,
+        parts={"gate_proj": 32, "up_proj": 32},
+        kind="experts",
+        experts=4,
+    ),
+    Projection(name="model.layers.1.mlp.experts.down_proj", inputs=32, outputs=64, kind="experts", experts=4),
 )
-NAMES = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")})
+NAMES = WeightMap(
+    stacked=("experts",), fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -122,7 +134,7 @@ class AdapterChecks:
 
     def changes(self, projection: Projection, correction: Correction) -> bool:
         x, out = rows(projection, 5)
-        return not torch.equal(correction(x, out.clone(), in_slots([1] * 5)), out)
+        return not torch.equal(correction(x, out.clone(), in_rows(projection, [1] * 5)), out)
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_rows_without_an_adapter_stay_as_they_are(self, tmp_path: Path, dtype: torch.dtype) -> None:
@@ -131,7 +143,7 @@ class AdapterChecks:
         for projection, correction in self.placed(sources, self.names(sources), dtype):
             x, out = rows(projection, 7, dtype)
             slots = [0, 1, 0, 0, 1, 0, 1]
-            result = correction(x, out.clone(), in_slots(slots))
+            result = correction(x, out.clone(), in_rows(projection, slots))
             assert (result.shape, result.dtype) == (out.shape, out.dtype), f"{projection.name}: another tensor"
             plain = [row for row, slot in enumerate(slots) if not slot]
             assert torch.equal(result[plain], out[plain]), f"{projection.name}: rows without an adapter are changed"
@@ -142,11 +154,11 @@ class AdapterChecks:
         for projection, correction in self.placed(sources, names):
             x, out = rows(projection, 3 * len(names) + 2)
             slots = [(5 * row) % (len(names) + 1) for row in range(len(x))]
-            mixed = correction(x, out.clone(), in_slots(slots))
+            mixed = correction(x, out.clone(), in_rows(projection, slots))
             for row, slot in enumerate(slots):
                 if slot:
                     own = slice(row, row + 1)
-                    alone = correction(x[own], out[own].clone(), in_slots([slot]))
+                    alone = correction(x[own], out[own].clone(), in_rows(projection, [slot]))
                     torch.testing.assert_close(mixed[own], alone, atol=self.tolerance, rtol=0)
 
     def test_inputs_are_not_written_to(self, tmp_path: Path) -> None:
@@ -154,7 +166,7 @@ class AdapterChecks:
         for projection, correction in self.placed(sources, self.names(sources)):
             x, out = rows(projection, 4)
             before = x.clone()
-            correction(x, out, in_slots([1, 0, 1, 0]))
+            correction(x, out, in_rows(projection, [1, 0, 1, 0]))
             assert torch.equal(x, before), f"{projection.name}: the inputs are another projection's, too"
 
     def test_a_slot_forgets_the_adapter_before(self, tmp_path: Path) -> None:
@@ -168,7 +180,7 @@ class AdapterChecks:
         for projection, correction in corrections:
             if correction is not None:
                 x, out = rows(projection, 3)
-                slots = in_slots([1, 1, 1])
+                slots = in_rows(projection, [1, 1, 1])
                 alone = fresh[projection.name](x, out.clone(), slots)
                 assert torch.equal(correction(x, out.clone(), slots), alone), f"{projection.name}: {first!r} is left"
 
@@ -189,7 +201,7 @@ class AdapterChecks:
 
     def outcome(self, projection: Projection, correction: Correction) -> Tensor:
         x, out = rows(projection, 3)
-        return correction(x, out, in_slots([1, 0, 1]))
+        return correction(x, out, in_rows(projection, [1, 0, 1]))
 
     def test_corrections_are_as_expected(self, tmp_path: Path) -> None:
         sources = self.adapters(tmp_path)
@@ -198,7 +210,7 @@ class AdapterChecks:
                 x, out = rows(projection, 4)
                 wanted = self.expected(name, projection, x, out)
                 if wanted is not None:
-                    result = correction(x, out.clone(), in_slots([1] * 4))
+                    result = correction(x, out.clone(), in_rows(projection, [1] * 4))
                     torch.testing.assert_close(result, wanted, atol=self.tolerance, rtol=0)
 
 
@@ -206,6 +218,19 @@ def in_slots(slots: Sequence[int]) -> AdapterRows:
     """Rows whose adapters are in these slots."""
     numbers = np.array(slots, dtype=np.int64)
     found = adapter_rows(numbers, np.ones_like(numbers), CPU)
+    assert found is not None, "some row has an adapter"
+    return found
+
+
+def in_rows(projection: Projection, slots: Sequence[int]) -> AdapterRows | ExpertRows:
+    """The same as a correction of that projection gets it; the last expert has all the rows."""
+    step = StepRows()
+    step.rows = in_slots(slots)
+    if projection.kind != "experts":
+        return step.rows
+    ends = torch.zeros(projection.experts, dtype=torch.int64)
+    ends[-1] = len(slots)
+    found = step.of_experts(torch.arange(len(slots)), ends)
     assert found is not None, "some row has an adapter"
     return found
 

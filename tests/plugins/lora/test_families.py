@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
+import peft
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.testing.served import GREEDY, Answer, Served
-from tests.plugins.lora.conftest import Base, run
+from tests.plugins.lora.conftest import Base, quiet, run
 
 LONG, SHORT, OTHER = tuple(range(40, 75)), tuple(range(9, 30)), (3, 1, 4, 1, 5, 9, 2, 6)
 Requests = Mapping[str, tuple[str, Sequence[int]]]
@@ -93,3 +97,52 @@ def test_scores_of_prompts_are_those_of_the_adapted_head(
             found.setdefault(output.id, []).extend(each.logprob for each in output.prompt_logprobs or ())
     for id in ("head", ""):
         torch.testing.assert_close(torch.tensor(found[id]), base.logprobs(id, SHORT), atol=1e-4, rtol=0)
+
+
+ATTENTION = ["q_proj", "o_proj"]
+STACKED: dict[str, list[str]] = {
+    "Qwen3MoeForCausalLM": ATTENTION,
+    "GptOssForCausalLM": ATTENTION,  # [experts, inputs, outputs], gate and up side by side
+    "Llama4ForCausalLM": ATTENTION,  # [experts, inputs, outputs], which PEFT does not know
+    "DeepseekV3ForCausalLM": ["q_a_proj", "o_proj"],
+}
+
+
+@pytest.mark.parametrize("architecture", STACKED)
+def test_experts_as_parameters(
+    make_base: Callable[..., Base], served: Callable[..., Served], architecture: str
+) -> None:
+    base, modules = make_base(architecture), STACKED[architecture]
+    both = ["experts.gate_up_proj", "experts.down_proj"]
+    base.adapter("both", seed=1, r=4, target_modules=modules, target_parameters=both, alpha_pattern={both[1]: 16})
+    base.adapter("down", seed=2, r=8, use_rslora=True, target_modules=[], target_parameters=both[1:])
+    base.adapter("up", seed=3, r=2, target_modules=modules, target_parameters=["gate_up_proj"])
+    check_all_ways(base, served)
+
+
+NAMED = {
+    "Qwen3MoeForCausalLM": ("mlp", {"gate_proj": (32, 64), "up_proj": (32, 64), "down_proj": (64, 32)}),
+    "MixtralForCausalLM": ("block_sparse_moe", {"w1": (96, 64), "w3": (96, 64), "w2": (64, 96)}),
+}
+
+
+@pytest.mark.parametrize("architecture", NAMED)
+def test_experts_by_name(make_base: Callable[..., Base], served: Callable[..., Served], architecture: str) -> None:
+    """As older releases of PEFT saved them, which newer ones still read."""
+    base, (mixture, shapes) = make_base(architecture), NAMED[architecture]
+    folder = base.adapter("named", r=4, target_modules=["q_proj"])
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    tensors, generator = load_file(weights), torch.Generator().manual_seed(3)
+    layers, experts = base.model().config.num_hidden_layers, base.model().config.num_local_experts
+    for layer, expert, (name, (outputs, inputs)) in product(range(layers), range(experts), shapes.items()):
+        module = f"base_model.model.model.layers.{layer}.{mixture}.experts.{expert}.{name}"
+        tensors[f"{module}.lora_A.weight"] = torch.randn(4, inputs, generator=generator) / inputs**0.5
+        tensors[f"{module}.lora_B.weight"] = torch.randn(outputs, 4, generator=generator) * 0.2
+    save_file(tensors, weights)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": ["q_proj", *shapes]}))
+    check_all_ways(base, served)
+    with quiet():  # as PEFT saves what it has read: in fewer tensors, of twice the rank
+        peft.PeftModel.from_pretrained(base.model(), folder).save_pretrained(str(folder))
+    assert not any("experts.0." in name for name in load_file(weights))
+    requests = {"again": ("named", SHORT)}
+    check(base, run(served(base).engine, requests), requests)
