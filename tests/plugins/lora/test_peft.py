@@ -75,6 +75,20 @@ def spoiled(value: float) -> Callable[[Tensor], Tensor]:
     return spoil
 
 
+EXPERTS = "base_model.model.model.layers.1.mlp.experts"
+
+
+def of_experts(experts: int = 4, rank: int = 4, outputs: int = 64, inner: str = "") -> Tensors:
+    """Factors of down_proj of all experts, or of what the module is inside of another wrapper."""
+    a, b = torch.ones(experts * rank, 32), torch.ones(outputs, experts * rank)
+    return {f"{EXPERTS}{inner}.lora_A.weight": a, f"{EXPERTS}{inner}.lora_B.weight": b}
+
+
+def of_expert(index: int, name: str, inputs: int, outputs: int) -> Tensors:
+    a, b = torch.ones(4, inputs), torch.ones(outputs, 4)
+    return {f"{EXPERTS}.{index}.{name}.lora_A.weight": a, f"{EXPERTS}.{index}.{name}.lora_B.weight": b}
+
+
 A, B = "self_attn.q_proj.lora_A.weight", "self_attn.q_proj.lora_B.weight"
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "another kind": {"peft_type": "IA3"},
@@ -169,6 +183,13 @@ TENSORS: Mapping[str, Callable[[], Tensors]] = {
     "a whole weight beside factors": lambda: with_tensor(
         LAYER + "self_attn.q_proj.base_layer.weight", torch.ones(64, 64)
     ),
+    "experts of which nothing is said": of_experts,
+    "experts within experts": lambda: (
+        of_experts() | of_experts(inner=".base_layer") | of_experts(inner=2 * ".base_layer")
+    ),
+    "an expert too many": lambda: of_expert(4, "down_proj", 32, 64),
+    "an expert of another size": lambda: of_expert(1, "down_proj", 64, 64),
+    "a part that experts do not have": lambda: of_expert(1, "side_proj", 32, 64),
     "no rows": lambda: {LAYER + A: torch.empty(0, 64), LAYER + B: torch.empty(64, 0)},
     "one module twice": lambda: usual() | {key.replace("model.model.", "model."): v for key, v in usual().items()},
 }
@@ -382,3 +403,34 @@ def test_target_modules_are_not_matched(tmp_path: Path) -> None:
 def test_a_pattern_that_is_no_expression_is_refused() -> None:
     with pytest.raises(ModelError, match="is no expression"):
         read_scales({**CONFIG, "rank_pattern": {"(": 2}}).of("x")
+
+
+STACKED: Mapping[str, tuple[Tensors, list[str], str]] = {
+    "too few experts": (of_experts(3), ["down_proj"], "factors for 3 weights; the model has 4"),
+    "another size": (of_experts(outputs=48), ["experts.down_proj"], r"for a weight \[48, 32\]"),
+    "biases": (of_experts(), ["experts.down_proj_bias"], "biases of experts stay as they are"),
+    "more parameters than factors": (
+        of_experts(),
+        ["gate_up_proj", "down_proj"],
+        "names down_proj, gate_up_proj of them",
+    ),
+    "parameters of another module": (of_experts(), ["other.down_proj"], "names none of them"),
+    "half an expert": (of_experts(1, 6), ["down_proj"], "are not of the rank 4"),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_experts_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
+    tensors, parameters, reason = STACKED[name]
+    source = write(tmp_path / "a", tensors, target_parameters=parameters)
+    with pytest.raises(RequestError, match=reason):
+        TestLoRA().table().load("a", source)
+
+
+def test_experts_whose_weight_lies_the_other_way_round_are_known_by_its_sizes(tmp_path: Path) -> None:
+    up, down = torch.randn(16, 64), torch.randn(32, 16)  # of [experts, inputs, outputs]
+    tensors = {f"{EXPERTS}.lora_A.weight": up, f"{EXPERTS}.lora_B.weight": down}
+    packed = TestLoRA().table().load("a", write(tmp_path / "a", tensors, target_parameters=["experts.down_proj"]))
+    found = packed["model.layers.1.mlp.experts.down_proj"]
+    change = torch.einsum("ire,ero->eio", down.view(32, 4, 4), up.view(4, 4, 64)) * 2
+    torch.testing.assert_close(found.down[:, :, 0] @ found.up, change)
