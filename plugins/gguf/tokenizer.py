@@ -12,7 +12,7 @@ from maxserve.plugins.gguf.words import begins_by_default, cuts_of, is_composed,
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 _SPACE = "\u2581"
-_SPECIAL = {
+SPECIAL = {
     "bos_token": "bos",
     "eos_token": "eos",
     "unk_token": "unknown",
@@ -32,11 +32,14 @@ def tokenizer_of(container: Container) -> dict[str, Any]:
     if kind == "gpt2":
         made = _byte_level(container, tokens)
     elif kind == "llama":
-        made = _with_spaces(container, tokens)
+        vocabulary = _vocabulary(container, tokens)
+        made = _with_spaces(container, tokens, _scored_merges(container, tokens, vocabulary))
+    elif kind == "gemma4":
+        made = _with_spaces(container, tokens, _listed_merges(container, _vocabulary(container, tokens)))
     else:
         raise ModelError(
-            f"{container.path}: tokenizer.ggml.model {kind!r:.80} is not read, only gpt2 and llama; give the folder or "
-            "repository of the model's own tokenizer with --model, and this file with --weight-path"
+            f"{container.path}: tokenizer.ggml.model {kind!r:.80} is not read, only gpt2, llama and gemma4; give the "
+            "folder or repository of the model's own tokenizer with --model, and this file with --weight-path"
         )
     base = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(metadata, tokens)}
     return {**base, **made, "post_processor": _post_processor(container, tokens)}
@@ -46,7 +49,7 @@ def tokenizer_config_of(container: Container) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
     metadata, tokens = container.metadata, _strings(container, "tokens")
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for name, key in _SPECIAL.items():
+    for name, key in SPECIAL.items():
         id = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if isinstance(id, int) and 0 <= id < len(tokens):
             config[name] = tokens[id]
@@ -110,18 +113,18 @@ def _byte_level(container: Container, tokens: Sequence[str]) -> dict[str, Any]:
     """A byte pair encoding of bytes, as GPT-2's."""
     pre = container.metadata.get("tokenizer.ggml.pre", "default")
     cuts = cuts_of(container.path, pre)
-    merges = [merge.split(" ", 1) for merge in _strings(container, "merges")]
     vocabulary = _vocabulary(container, tokens)
     return {
         "normalizer": {"type": "NFC"} if is_composed(pre) else None,
         "pre_tokenizer": cuts[0] if len(cuts) == 1 else {"type": "Sequence", "pretokenizers": cuts},
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": _model(vocabulary, _known(merges, vocabulary), ignore_merges=keeps_whole_words(pre)),
+        "model": _model(vocabulary, _listed_merges(container, vocabulary), ignore_merges=keeps_whole_words(pre)),
     }
 
 
-def _known(merges: Sequence[Sequence[str]], vocabulary: Mapping[str, int]) -> list[list[str]]:
+def _listed_merges(container: Container, vocabulary: Mapping[str, int]) -> list[list[str]]:
     """Merges of which both parts, and what comes out, are tokens."""
+    merges = (merge.split(" ", 1) for merge in _strings(container, "merges"))
     return [
         [first, second]
         for first, second in (merge for merge in merges if len(merge) == 2)
@@ -129,8 +132,8 @@ def _known(merges: Sequence[Sequence[str]], vocabulary: Mapping[str, int]) -> li
     ]
 
 
-def _with_spaces(container: Container, tokens: Sequence[str]) -> dict[str, Any]:
-    """SentencePiece's byte pair encoding: spaces are letters, and the merge with the best score is made first."""
+def _with_spaces(container: Container, tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """SentencePiece's byte pair encoding: spaces are letters, and what is no token is bytes."""
     vocabulary = _vocabulary(container, tokens)
     prefix = bool(container.metadata.get("tokenizer.ggml.add_space_prefix", True))
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -139,7 +142,6 @@ def _with_spaces(container: Container, tokens: Sequence[str]) -> dict[str, Any]:
     back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
     unknown = container.metadata.get("tokenizer.ggml.unknown_token_id", 0)
     named = tokens[unknown] if isinstance(unknown, int) and 0 <= unknown < len(tokens) else None
-    merges = _scored_merges(container, tokens, vocabulary)
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]},
         "pre_tokenizer": None,
@@ -183,7 +185,9 @@ def _model(
 def _post_processor(container: Container, tokens: Sequence[str]) -> dict[str, Any] | None:
     """What puts the tokens at the beginning and the end that the file asks for."""
     metadata = container.metadata
-    usual = metadata.get("tokenizer.ggml.model") == "llama" or begins_by_default(metadata.get("tokenizer.ggml.pre"))
+    usual = metadata.get("tokenizer.ggml.model") in ("llama", "gemma4") or begins_by_default(
+        metadata.get("tokenizer.ggml.pre")
+    )
     begins = metadata.get("tokenizer.ggml.add_bos_token", usual)
     wanted = {"bos": begins, "eos": metadata.get("tokenizer.ggml.add_eos_token", False)}
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name, asked in wanted.items() if asked}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.plugins.gguf.container import Container
 from maxserve.plugins.gguf.tokenizer import tokenizer_config_of, tokenizer_of
+from maxserve.plugins.gguf.words import _BY_NAME, is_composed
 
 TEXTS = [
     "Hello, world! It's 2024; we've 123456 things & more...\n\n  Two  spaces\tand a tab.",
@@ -148,6 +150,70 @@ def test_scores_are_merges() -> None:
         assert again.decode(again.encode(text).ids) == text.replace("<|end|>", "<|end|>")
 
 
+def test_merges_of_letters_and_spaces_may_be_listed() -> None:
+    """As files of Gemma 4 have them, which have no scores to go by."""
+    tokenizer, metadata = sentencepiece()
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    listed = {"model": "gemma4", "merges": [" ".join(merge) for merge in merges], "scores": None}
+    again = read(metadata | {f"tokenizer.ggml.{key}": value for key, value in listed.items()})
+    for text in TEXTS:
+        assert again.encode(text, add_special_tokens=False).ids == tokenizer.encode(text).ids
+        assert again.encode(text).ids[0] == 1
+
+
+@pytest.mark.parametrize("pre", sorted(_BY_NAME))
+def test_no_text_is_lost_between_words(pre: str) -> None:
+    tokenizer = read(metadata_of(trained(GPT2), pre, add_bos_token=False))
+    for text in TEXTS:
+        expected = unicodedata.normalize("NFC", text) if is_composed(pre) else text
+        assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == expected
+
+
+# Texts and their words, as llama.cpp has them for these names.
+CUT: dict[str, list[str]] = {
+    "deepseek-llm": [
+        *(
+            "It",
+            "'",
+            "s",
+            " ",
+            *"1234567",
+            " \uff01",
+            "\u4f60\u597d",
+            "\u3002",
+            " \u043f\u0440\u0438",
+            " vu",
+            "...",
+            "\n",
+            "\n",
+        ),
+        *(" ", " x", "+", "y", "=$", "3"),
+    ],
+    "falcon": ["It", "'", "s", " ", "123", "456", "7", " vu", "...", "\n\n ", " x", "+", "y", "=$", "3"],
+    "viking": [
+        "It's",
+        " ",
+        *"1234567",
+        " \uff01\u4f60\u597d",
+        "\u3002",
+        "d\u00e9j\u00e0",
+        " vu",
+        "...\n\n ",
+        " x+y=$",
+        "3",
+    ],
+    "superbpe": ["It's ", "1", "234", "567", " \uff01\u4f60\u597d\u3002d\u00e9j\u00e0 vu...\n\n  x+y=$", "3"],
+}
+
+
+@pytest.mark.parametrize("pre", CUT)
+def test_texts_are_cut_into_the_words_of(pre: str) -> None:
+    tokenizer, text = read(metadata_of(trained(GPT2), pre, add_bos_token=False)), "".join(CUT[pre])
+    assert tokenizer.pre_tokenizer is not None
+    words = [text[first:last] for _, (first, last) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+    assert words == CUT[pre]
+
+
 @pytest.mark.parametrize(("begins", "ends"), [(True, False), (False, True), (True, True), (False, False)])
 def test_what_prompts_begin_and_end_with(begins: bool, ends: bool) -> None:
     metadata = metadata_of(trained(GPT2), "gpt-2", bos_token_id=7, add_bos_token=begins, add_eos_token=ends)
@@ -181,7 +247,7 @@ def test_a_tokenizer_that_lies_in_the_file_is_taken() -> None:
     [
         ({"pre": "no such"}, r"tokenizer.ggml.pre 'no such' is not known.*--model"),
         ({"pre": None}, r"tokenizer.ggml.pre 'default' is not known"),
-        ({"model": "t5"}, r"tokenizer.ggml.model 't5' is not read, only gpt2 and llama"),
+        ({"model": "t5"}, r"tokenizer.ggml.model 't5' is not read, only gpt2, llama and gemma4"),
         ({"model": "llama"}, r"no tokenizer.ggml.scores"),
         ({"tokens": None}, r"has no tokenizer.ggml.tokens"),
         ({"tokens": ["a", "a"]}, r"are the same"),
