@@ -127,7 +127,16 @@ class _Reader:
         places = {name: self._place(name, type, shape, start + offset) for name, type, shape, offset in found}
         if len(places) < len(found):
             raise _damaged(self._path, "two tensors have one name")
+        self._check_apart(places)
         return places
+
+    def _check_apart(self, places: Mapping[str, TensorPlace]) -> None:
+        """Raises where bytes are of two tensors: many that share a file would be many times its size."""
+        end = 0
+        for name, place in sorted(places.items(), key=lambda entry: entry[1].offset):
+            if place.offset < end:
+                raise _damaged(self._path, f"tensor {name} lies where another one is")
+            end = place.offset + place.size
 
     def _place(self, name: str, type: TensorType, shape: tuple[int, ...], offset: int) -> TensorPlace:
         if not all(shape) or shape[-1] % type.values:
