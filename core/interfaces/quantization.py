@@ -31,6 +31,7 @@ __all__ = [
     "SeesOthers",
     "Unpacks",
     "WritesCheckpoints",
+    "WritesFiles",
 ]
 
 
@@ -47,6 +48,7 @@ class QuantizationFormat(Component):
 
     `rounds` are the values of `--quantization-encoding` that plain weights can be rounded to while they are loaded.
     What is built for that `Rounds`, and finds the value as the "encoding" of a "quantization_config" of its name.
+    `writes` are encodings that are no rounding, in which what is built for them writes models, too (`max quantize`).
     """
 
     kind: ClassVar[str] = "quantization_format"
@@ -54,6 +56,7 @@ class QuantizationFormat(Component):
     match: Ref | None = None
     config_file: str | None = None
     rounds: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +185,11 @@ class PlainCheckpoint(Protocol):
         """A tensor, on the CPU."""
         ...
 
+    def differences(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[str]:
+        """How a model of one config.json is another than that of a second one: a line each. What ends an answer is not
+        compared. ModelError where one of them cannot be read."""
+        ...
+
 
 @runtime_checkable
 class WritesCheckpoints(Rounds, Protocol):
@@ -190,4 +198,17 @@ class WritesCheckpoints(Rounds, Protocol):
     def write(self, checkpoint: PlainCheckpoint, folder: Path) -> None:
         """Writes a model that is served as the checkpoint is with its weights rounded. There is no such folder yet, and
         after an error it is removed. ModelError, before most of the work, naming what cannot be written."""
+        ...
+
+
+@runtime_checkable
+class WritesFiles(Protocol):
+    """A BuiltQuantizationFormat that writes a model as one file (`max quantize`), whose name ends with `suffix`."""
+
+    suffix: str
+
+    def write_file(self, checkpoint: PlainCheckpoint, path: Path) -> Sequence[str]:
+        """Writes a file that is served as the checkpoint is with its weights rounded, and gives lines about what is
+        otherwise than the operator may expect. There is no such file yet, and after an error it is removed. ModelError,
+        before most of the work, naming what cannot be written."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 import sys
 import tempfile
@@ -14,7 +16,7 @@ import click
 
 from maxserve.config import CheckpointSettings
 from maxserve.interfaces.errors import ModelError, UsageError
-from maxserve.interfaces.quantization import WritesCheckpoints
+from maxserve.interfaces.quantization import QuantizationContext, WritesCheckpoints, WritesFiles
 from maxserve.loading import NullProgress, open_files, open_weights, resolve_checkpoint, rounding_to, size_text
 from maxserve.registry import Host
 
@@ -46,47 +48,81 @@ def quantize_command(invocation: Invocation) -> click.Command:
             click.Option(["--force"], is_flag=True, help="Replace what is at OUT."),
         ],
         help="Round the weights of projections of the checkpoint IN, a folder or a repository, and write the model to "
-        "the folder OUT, as `max serve --model IN --quantization-encoding` holds it.",
+        "OUT, as `max serve --model IN --quantization-encoding` holds it: a folder or, in encodings of GGUF, a file "
+        "whose name ends with .gguf.",
     )
 
 
 def encodings(host: Host) -> list[str]:
-    """Those that plain weights can be rounded to."""
-    return sorted(each for entry in host.quantization_formats for each in entry.component.rounds)
+    """Those that plain weights can be rounded to, or written in as they are."""
+    found = {each for entry in host.quantization_formats for each in (*entry.component.rounds, *entry.component.writes)}
+    return sorted(found)
 
 
 def run(host: Host, source: str, out: Path, encoding: str, *, force: bool) -> str:
     """Writes the model, and says what that came to."""
-    rounds = rounding_to(host, encoding)
-    if not isinstance(rounds, WritesCheckpoints):
-        written = ", ".join(each for each in encodings(host) if isinstance(rounding_to(host, each), WritesCheckpoints))
-        raise UsageError(
-            f"--encoding {encoding}: the plugin that rounds to it writes no checkpoints; choose from {written}, or "
-            f"round while it is loaded: max serve --model {source} --quantization-encoding {encoding}"
-        )
-    check_out(out, source, force=force)
-    settings = CheckpointSettings(model_path=source, quantization_encoding=encoding)
+    format = format_for(host, encoding)
+    check_out(out, source, format.suffix if isinstance(format, WritesFiles) else None, encoding, force=force)
+    rounds = encoding in roundable(host)
+    settings = CheckpointSettings(model_path=source, quantization_encoding=encoding if rounds else None)
     found = resolve_checkpoint(settings, host, progress=NullProgress())
-    if not found.rounding:
+    if found.config.get("quantization_config"):
         raise ModelError(f"{source} is quantized already; give the checkpoint that it was made of")
     check_read(out, [found.path, *found.weights])
     files = open_weights(host, found.weights, found.config)
     before = sum(tensor.size for file in files for tensor in file.tensors.values())
+    notes: Sequence[str] = ()
     with (
         open_files(files) as read,
         replaced(out) as unfinished,
-        click.progressbar(length=before, label=f"Rounding to {encoding}", file=sys.stderr) as bar,
+        click.progressbar(length=before, label=f"Writing in {encoding}", file=sys.stderr) as bar,
     ):
-        rounds.write(Checkpoint(found, files, read, bar.update), unfinished)
-    return f"{out}: {size_text(size_of(out))} instead of {size_text(before)}"
+        checkpoint = Checkpoint(host, found, files, read, bar.update)
+        if isinstance(format, WritesFiles):
+            notes = format.write_file(checkpoint, unfinished)
+        else:
+            format.write(checkpoint, unfinished)
+    return "\n".join([f"{out}: {size_text(size_of(out))} instead of {size_text(before)}", *notes])
+
+
+def format_for(host: Host, encoding: str) -> WritesCheckpoints | WritesFiles:
+    """What writes models in the encoding; UsageError, with those that are written, where nothing does."""
+    found = built_for(host, encoding)
+    if isinstance(found, WritesCheckpoints | WritesFiles):
+        return found
+    written = [each for each in encodings(host) if isinstance(built_for(host, each), WritesCheckpoints | WritesFiles)]
+    raise UsageError(
+        f"--encoding {encoding}: the plugin that rounds to it writes no checkpoints; choose from {', '.join(written)}, "
+        f"or round while it is loaded: max serve --quantization-encoding {encoding}"
+    )
+
+
+def built_for(host: Host, encoding: str) -> object:
+    """What a format gives for the encoding, whether it rounds to it or only writes it."""
+    if encoding in roundable(host):
+        return rounding_to(host, encoding)
+    entry = next(entry for entry in host.quantization_formats if encoding in entry.component.writes)
+    settings = {"quant_method": entry.name, "encoding": encoding}
+    return host.build(entry, QuantizationContext(model_config={"quantization_config": settings}))
+
+
+def roundable(host: Host) -> frozenset[str]:
+    """The encodings that plain weights can be rounded to."""
+    return frozenset(each for entry in host.quantization_formats for each in entry.component.rounds)
 
 
 class Checkpoint:
     """A PlainCheckpoint that counts what is read of it."""
 
     def __init__(
-        self, found: ModelFiles, files: Sequence[WeightFile], read: OpenFiles, advance: Callable[[int], None]
+        self,
+        host: Host,
+        found: ModelFiles,
+        files: Sequence[WeightFile],
+        read: OpenFiles,
+        advance: Callable[[int], None],
     ) -> None:
+        self._host = host
         self.config: Mapping[str, Any] = found.config
         self.folder = Path(found.path)
         self.tensors: Mapping[str, TensorInfo] = {name: info for file in files for name, info in file.tensors.items()}
@@ -100,16 +136,57 @@ class Checkpoint:
             self._advance(self.tensors[name].size)
         return self._read(self._paths[name], name)
 
+    def differences(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[str]:
+        models = [self._model(config) for config in (first, second)]
+        fields = sorted({*models[0], *models[1]})
+        return [
+            f"{field} is {models[0].get(field)!r:.120} instead of {models[1].get(field)!r:.120}"
+            for field in fields
+            if not same(models[0].get(field), models[1].get(field))
+        ]
 
-def check_out(out: Path, source: str, *, force: bool) -> None:
-    """UsageError where nothing can be written to `out`, or where something would be lost."""
+    def _model(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the architecture makes of a config, by field; windows and ropes by layer."""
+        entry = self._host.architectures.get(config["architectures"][0])
+        spec = self._host.load(entry, entry.component.config)(config)
+        fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        by_layer = {key: getattr(spec, key) for key in ("cache_layers", "layer_ropes") if hasattr(spec, key)}
+        return {key: value for key, value in (fields | by_layer).items() if key not in _BY_LAYER}
+
+
+# Fields that stand in others by layer; and the ends of answers, which are named in several files.
+_BY_LAYER = frozenset({"windows", "rope", "ropes", "eos_token_ids"})
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two values of a config are equal, numbers as far as 32 bits have them."""
+    if dataclasses.is_dataclass(first) and dataclasses.is_dataclass(second):
+        return type(first) is type(second) and all(
+            same(getattr(first, field.name), getattr(second, field.name)) for field in dataclasses.fields(first)
+        )
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=1e-6)
+    return bool(first == second)
+
+
+def check_out(out: Path, source: str, suffix: str | None, encoding: str, *, force: bool) -> None:
+    """UsageError where nothing can be written to `out`, or where something would be lost.
+
+    What is written is a file whose name ends with `suffix`, or a folder if that is None.
+    """
+    if suffix is not None and out.suffix != suffix:
+        raise UsageError(f"--encoding {encoding} is written as one file; let OUT, {out}, end with {suffix}")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     if not out.exists() and not out.is_symlink():
         return
     check_read(out, [source])
-    if not (out / "config.json").is_file() or out.is_symlink():
-        raise UsageError(f"{out} exists and is not the folder of a model; choose another name")
+    is_model = out.is_file() if suffix is not None else (out / "config.json").is_file()
+    if not is_model or out.is_symlink():
+        what = "the folder" if suffix is None else "the file"
+        raise UsageError(f"{out} exists and is not {what} of a model; choose another name")
     if not force:
         raise UsageError(f"{out} exists; replace it with --force, or choose another name")
 
@@ -140,6 +217,7 @@ def replaced(out: Path) -> Iterator[Path]:
         shutil.rmtree(parent, ignore_errors=True)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files of a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def size_of(out: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [out] if out.is_file() else out.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -24,4 +24,5 @@ def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
         build="maxserve.plugins.gguf.quantization:GgufQuantization",
         summary="the types of GGUF files, from 2 to 8 bits, each tensor in its own",
         rounds=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q6_k", "q8_0"),
+        writes=("bfloat16", "float16", "float32"),
     )

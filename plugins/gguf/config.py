@@ -14,7 +14,7 @@ from maxserve.plugins.gguf.families import Family, Keys
 from maxserve.plugins.gguf.types import FILE_TYPES, PLAIN
 
 # How Llama 3.1 and 3.2, and EXAONE 3.5, stretch their ropes; files have only what comes out for each frequency.
-_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+LOW, HIGH, ORIGINAL = 1.0, 4.0, 8192
 _ENDS = ("eos", "eot", "eom")
 
 
@@ -109,10 +109,10 @@ def _longrope(container: Container, keys: Keys) -> dict[str, Any]:
 
 def _llama3(container: Container, keys: Keys) -> dict[str, Any]:
     """The scaling whose divisors of frequencies the file has; ModelError where they are those of no known one."""
-    divisors = _floats(container, "rope_freqs.weight")
-    factor = max(divisors)
-    expected = _divisors(factor, len(divisors), keys.get("rope.freq_base", 10000.0))
-    if any(abs(a - b) > 1e-3 * b for a, b in zip(divisors, expected, strict=True)):
+    given = _floats(container, "rope_freqs.weight")
+    factor = max(given)
+    expected = divisors(factor, len(given), keys.get("rope.freq_base", 10000.0))
+    if any(abs(a - b) > 1e-3 * b for a, b in zip(given, expected, strict=True)):
         raise ModelError(
             f"{container.path}: rope_freqs.weight is not how Llama 3 stretches its rope; give the model's own config "
             "with --model, and this file with --weight-path"
@@ -120,23 +120,23 @@ def _llama3(container: Container, keys: Keys) -> dict[str, Any]:
     return {
         "rope_type": "llama3",
         "factor": round(factor, 4),
-        "low_freq_factor": _LOW,
-        "high_freq_factor": _HIGH,
-        "original_max_position_embeddings": _ORIGINAL,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+        "original_max_position_embeddings": ORIGINAL,
     }
 
 
-def _divisors(factor: float, count: int, theta: float) -> Sequence[float]:
+def divisors(factor: float, count: int, theta: float) -> Sequence[float]:
     """What Llama 3 divides the frequencies by: transformers' modeling_rope_utils.py."""
     made = []
     for i in range(count):
         wavelength = 2 * pi * theta ** (i / count)
-        if wavelength < _ORIGINAL / _HIGH:
+        if wavelength < ORIGINAL / HIGH:
             made.append(1.0)
-        elif wavelength > _ORIGINAL / _LOW:
+        elif wavelength > ORIGINAL / LOW:
             made.append(factor)
         else:
-            smooth = (_ORIGINAL / wavelength - _LOW) / (_HIGH - _LOW)
+            smooth = (ORIGINAL / wavelength - LOW) / (HIGH - LOW)
             made.append(1 / ((1 - smooth) / factor + smooth))
     return made
 

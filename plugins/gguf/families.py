@@ -91,15 +91,20 @@ class Family:
     `names` are those of a layer's tensors. `config(keys)` gives what config.json has beside what all families have.
     `pairs`: rows of queries and keys were put side by side, as ggml's "normal" rope takes them. `offset`: the file's
     norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns.
+
+    `metadata(config)` is the other way: keys beside those of all families, of the content of config.json with all of
+    its defaults. `one_table`: llama.cpp takes the table of such models for their head, and no head beside it.
     """
 
     model_class: str
     model_type: str
     names: Mapping[str, str] = field(default_factory=lambda: _LAYER)
     config: Callable[[Keys], Mapping[str, Any]] = lambda keys: {}
+    metadata: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     pairs: bool = False
     offset: bool = False
     alternating: bool = False
+    one_table: bool = False
 
 
 def _window(keys: Keys, pattern: int) -> dict[str, Any]:
@@ -113,6 +118,13 @@ def _window(keys: Keys, pattern: int) -> dict[str, Any]:
     return {"sliding_window": int(window), "layer_types": kinds}
 
 
+def _window_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    sliding = [kind == "sliding_attention" for kind in config.get("layer_types") or ()]
+    if not any(sliding):
+        return {}
+    return {"attention.sliding_window": config["sliding_window"], "attention.sliding_window_pattern": sliding}
+
+
 def _mixture(keys: Keys) -> dict[str, Any]:
     return {
         "num_local_experts": keys.number("expert_count"),
@@ -121,14 +133,28 @@ def _mixture(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _mixture_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    count = config.get("num_local_experts") or config["num_experts"]
+    return {"expert_count": count, "expert_used_count": config["num_experts_per_tok"]}
+
+
 def _qwen3moe(keys: Keys) -> dict[str, Any]:
     own = {"moe_intermediate_size": keys.number("expert_feed_forward_length"), "norm_topk_prob": True}
     return {**_mixture(keys), **own}
 
 
+def _qwen3moe_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_mixture_metadata(config), "expert_feed_forward_length": config["moe_intermediate_size"]}
+
+
 def _gpt_oss(keys: Keys) -> dict[str, Any]:
     size = keys.number("expert_feed_forward_length")
     return {**_mixture(keys), **_window(keys, 2), "intermediate_size": size, "attention_bias": True}
+
+
+def _gpt_oss_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"expert_feed_forward_length": config["intermediate_size"]}
+    return {**_mixture_metadata(config), **_window_metadata(config), **own}
 
 
 def _gemma2(keys: Keys) -> dict[str, Any]:
@@ -149,6 +175,11 @@ def _gemma3(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _gemma_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    return {**_window_metadata(config), **{key: float(config[key]) for key in caps if config.get(key)}}
+
+
 def _query_scale(keys: Keys, layers_of_27b: int) -> float:
     """The 27B models, which are known by their number of layers, take the width of a head before it is projected."""
     if keys.number("block_count") == layers_of_27b:
@@ -165,6 +196,15 @@ def _granite(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _granite_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "embedding_scale": float(config["embedding_multiplier"]),
+        "residual_scale": float(config["residual_multiplier"]),
+        "attention.scale": float(config["attention_multiplier"]),
+        "logit_scale": float(config["logits_scaling"]),
+    }
+
+
 def _exaone(keys: Keys) -> dict[str, Any]:
     eps = keys.get("attention.layer_norm_rms_epsilon", 1e-5)
     return {"num_layers": keys.number("block_count"), "layer_norm_epsilon": eps}
@@ -174,6 +214,12 @@ def _olmo(keys: Keys) -> dict[str, Any]:
     return {"clip_qkv": keys.get("attention.clamp_kqv")}
 
 
+def _olmo_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    clip = config.get("clip_qkv")
+    own = {} if clip is None else {"attention.clamp_kqv": float(clip)}
+    return {"attention.layer_norm_epsilon": 1e-5, **own}
+
+
 def _phi3(keys: Keys) -> dict[str, Any]:
     original = keys.get("rope.scaling.original_context_length", keys.number("context_length"))
     share = keys.get("rope.dimension_count", 0) * keys.number("attention.head_count") / keys.number("embedding_length")
@@ -181,35 +227,90 @@ def _phi3(keys: Keys) -> dict[str, Any]:
     return {**own, "partial_rotary_factor": share} if share else own
 
 
+def _phi3_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rope.scaling.original_context_length": config["original_max_position_embeddings"]}
+
+
 _LLAMA = Family(model_class="LlamaForCausalLM", model_type="llama", pairs=True)
+_MIXTRAL_FAMILY = replace(
+    _LLAMA,
+    model_class="MixtralForCausalLM",
+    model_type="mixtral",
+    names=_MIXTRAL,
+    config=_mixture,
+    metadata=_mixture_metadata,
+)
+_OLMO2 = Family(model_class="Olmo2ForCausalLM", model_type="olmo2", names=_POST_NORMED)
+_OLMO3 = replace(
+    _OLMO2,
+    model_class="Olmo3ForCausalLM",
+    model_type="olmo3",
+    config=lambda keys: _window(keys, 4),
+    metadata=_window_metadata,
+)
 _FAMILIES = {
     "llama": _LLAMA,
     "qwen2": Family(model_class="Qwen2ForCausalLM", model_type="qwen2"),
     "qwen3": Family(model_class="Qwen3ForCausalLM", model_type="qwen3"),
-    "qwen3moe": Family(model_class="Qwen3MoeForCausalLM", model_type="qwen3_moe", config=_qwen3moe),
-    "gemma2": Family(model_class="Gemma2ForCausalLM", model_type="gemma2", names=_GEMMA, config=_gemma2, offset=True),
+    "qwen3moe": Family(
+        model_class="Qwen3MoeForCausalLM", model_type="qwen3_moe", config=_qwen3moe, metadata=_qwen3moe_metadata
+    ),
+    "gemma2": Family(
+        model_class="Gemma2ForCausalLM",
+        model_type="gemma2",
+        names=_GEMMA,
+        config=_gemma2,
+        metadata=_gemma_metadata,
+        offset=True,
+        one_table=True,
+    ),
     "gemma3": Family(
-        model_class="Gemma3ForCausalLM", model_type="gemma3_text", names=_GEMMA, config=_gemma3, offset=True
+        model_class="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        names=_GEMMA,
+        config=_gemma3,
+        metadata=_gemma_metadata,
+        offset=True,
     ),
     "phi3": Family(
         model_class="Phi3ForCausalLM",
         model_type="phi3",
         names={**_LAYER, "ffn_up": "mlp.gate_up_proj"},
         config=_phi3,
+        metadata=_phi3_metadata,
     ),
-    "granite": Family(model_class="GraniteForCausalLM", model_type="granite", config=_granite, pairs=True),
-    "olmo": Family(model_class="OlmoForCausalLM", model_type="olmo", config=_olmo, pairs=True),
-    "olmo2": Family(model_class="Olmo2ForCausalLM", model_type="olmo2", names=_POST_NORMED),
+    "granite": Family(
+        model_class="GraniteForCausalLM",
+        model_type="granite",
+        config=_granite,
+        metadata=_granite_metadata,
+        pairs=True,
+    ),
+    "olmo": Family(model_class="OlmoForCausalLM", model_type="olmo", config=_olmo, metadata=_olmo_metadata, pairs=True),
+    "olmo2": _OLMO2,
     "exaone": Family(model_class="ExaoneForCausalLM", model_type="exaone", config=_exaone),
     "exaone4": Family(
         model_class="Exaone4ForCausalLM",
         model_type="exaone4",
         names=_POST_NORMED,
         config=lambda keys: _window(keys, 4),
+        metadata=_window_metadata,
     ),
     "gpt-oss": Family(
-        model_class="GptOssForCausalLM", model_type="gpt_oss", names=_GPT_OSS, config=_gpt_oss, alternating=True
+        model_class="GptOssForCausalLM",
+        model_type="gpt_oss",
+        names=_GPT_OSS,
+        config=_gpt_oss,
+        metadata=_gpt_oss_metadata,
+        alternating=True,
     ),
+}
+# What a class of models is written as; Mistral is Llama where it has no windows.
+_WRITTEN = {
+    **{family.model_class: (architecture, family) for architecture, family in _FAMILIES.items()},
+    "MistralForCausalLM": ("llama", _LLAMA),
+    "MixtralForCausalLM": ("llama", _MIXTRAL_FAMILY),
+    "Olmo3ForCausalLM": ("olmo2", _OLMO3),
 }
 
 
@@ -222,8 +323,22 @@ def family_of(keys: Keys) -> Family:
             f"are {', '.join(sorted(_FAMILIES))}; use a checkpoint in safetensors"
         )
     if keys.architecture == "llama" and keys.get("expert_count"):
-        return replace(found, model_class="MixtralForCausalLM", model_type="mixtral", names=_MIXTRAL, config=_mixture)
+        return _MIXTRAL_FAMILY
+    if keys.architecture == "olmo2" and keys.get("attention.sliding_window"):
+        return _OLMO3
     return found
+
+
+def written_family(config: Mapping[str, Any], ref: str) -> tuple[str, Family]:
+    """The general.architecture, and its family, of models of config.json's class; ModelError naming those there are."""
+    classes = config.get("architectures") or ["an unknown class"]
+    for name in classes:
+        if name in _WRITTEN:
+            return _WRITTEN[name]
+    raise ModelError(
+        f"{ref}: models of {', '.join(map(str, classes))} are not written as GGUF files; written are "
+        f"{', '.join(sorted(_WRITTEN))}"
+    )
 
 
 def keys_of(path: str, metadata: Mapping[str, Any]) -> Keys:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Arrange: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
-_OUTER = {
+OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output.weight": "lm_head.weight",
     "output_norm.weight": "model.norm.weight",
@@ -74,8 +74,8 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     parts = name.split(".")
     if name in ROPE_FACTORS:
         return {}
-    if name in _OUTER:
-        return {_OUTER[name]: Source(places=(place,), arrange=_arranged(_OUTER[name], place, keys, family))}
+    if name in OUTER:
+        return {OUTER[name]: Source(places=(place,), arrange=_arranged(OUTER[name], place, keys, family))}
     if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdigit():
         return None
     layer = f"model.layers.{int(parts[1])}."

@@ -6,36 +6,25 @@ rounded in blocks of 32, and those that are not even these stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.quantization import QuantizationContext
+from maxserve.interfaces.quantization import PlainCheckpoint, QuantizationContext
 from maxserve.interfaces.weight_format import TensorInfo
-from maxserve.plugins.gguf.types import LAYOUTS, TYPES, TensorType
+from maxserve.plugins.gguf.types import LAYOUTS, rounded_type
 
 if TYPE_CHECKING:
     import torch
 
 
-# Types by the encoding that weights are rounded to; the first whose blocks the rows are made up of is taken.
-ROUNDED = {
-    "q4_0": ("Q4_0",),
-    "q4_1": ("Q4_1",),
-    "q5_0": ("Q5_0",),
-    "q5_1": ("Q5_1",),
-    "q8_0": ("Q8_0",),
-    "q4_k": ("Q4_K", "Q5_0"),
-    "q6_k": ("Q6_K", "Q8_0"),
-}
-_BY_NAME = {type.name: type for type in TYPES.values()}
-
-
 class GgufQuantization:
-    """A BuiltQuantizationFormat that HasCodes and Rounds."""
+    """A BuiltQuantizationFormat that HasCodes, Rounds and WritesFiles."""
 
     dtype = "BF16"
+    suffix = ".gguf"
     types = frozenset(LAYOUTS)
 
     def __init__(self, context: QuantizationContext) -> None:
@@ -72,8 +61,7 @@ class GgufQuantization:
         assert type is not None, "rounded_tensors says what is rounded"
         return {type.name: rounded_rows(rows, type)}
 
+    def write_file(self, checkpoint: PlainCheckpoint, path: Path) -> Sequence[str]:
+        from maxserve.plugins.gguf.written import write_file
 
-def rounded_type(encoding: str, inputs: int) -> TensorType | None:
-    """What rows of so many inputs are rounded to; None where they are no whole blocks."""
-    types = (_BY_NAME[name] for name in ROUNDED[encoding])
-    return next((type for type in types if inputs % type.values == 0), None)
+        return write_file(checkpoint, path, self.encoding)

@@ -47,6 +47,8 @@ TYPES = {
     40: TensorType("NVFP4", 64, 36),
 }
 
+BY_NAME = {type.name: type for type in TYPES.values()}
+
 # How the quantized types that are read are coded.
 LAYOUTS = {
     "Q4_0": CodesLayout(levels=16, group=32),
@@ -90,3 +92,21 @@ FILE_TYPES = {
     38: "mxfp4",
     39: "nvfp4",
 }
+
+# Types by the encoding that weights are rounded to; the first whose blocks the rows are made up of is taken.
+ROUNDED = {
+    "q4_0": ("Q4_0",),
+    "q4_1": ("Q4_1",),
+    "q5_0": ("Q5_0",),
+    "q5_1": ("Q5_1",),
+    "q8_0": ("Q8_0",),
+    "q4_k": ("Q4_K", "Q5_0"),
+    "q6_k": ("Q6_K", "Q8_0"),
+}
+PLAIN_ENCODINGS = {"bfloat16": ("BF16",), "float16": ("F16",), "float32": ("F32",)}  # in which files are written
+
+
+def rounded_type(encoding: str, inputs: int) -> TensorType | None:
+    """What rows of so many inputs are rounded to; None where they are no whole blocks."""
+    types = (BY_NAME[name] for name in (ROUNDED | PLAIN_ENCODINGS)[encoding])
+    return next((type for type in types if inputs % type.values == 0), None)

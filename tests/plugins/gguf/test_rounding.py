@@ -9,9 +9,8 @@ from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
 from maxserve.interfaces.errors import ModelError
-from maxserve.plugins.gguf.quantization import ROUNDED, rounded_type
 from maxserve.plugins.gguf.rounding import WRITERS, rounded_rows
-from maxserve.plugins.gguf.types import TYPES
+from maxserve.plugins.gguf.types import ROUNDED, TYPES, rounded_type
 
 BY_NAME = {type.name: type for type in TYPES.values()}
 REFERENCE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # those that gguf rounds to
