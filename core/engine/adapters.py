@@ -371,6 +371,7 @@ def build_adapters(
     model: nn.Module,
     weight_map: WeightMap,
     compute: torch.dtype,
+    rows: torch.dtype,
     device: torch.device,
 ) -> BuiltAdapters | None:
     """The table of the kind of adapters that is to be served, if one is; the model has no weights yet."""
@@ -380,6 +381,7 @@ def build_adapters(
         context = AdapterContext(
             sections=sections,
             compute=compute,
+            rows=rows,
             device=device,
             projections=projections,
             locate=locator_of(projections, weight_map),

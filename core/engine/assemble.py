@@ -154,7 +154,10 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     models = LoadedDrafts(target=target, own=files)
     needs = draft_needs(target, spec, files, models)
-    adapters = build_adapters(target.host, target.sections, module, loader.weight_map(), target.compute, target.device)
+    rows = loader.computation.row_dtype(files.encoding)
+    adapters = build_adapters(
+        target.host, target.sections, module, loader.weight_map(), target.compute, rows, target.device
+    )
     layers = (*spec.cache_layers, *needs.layers)
     format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))
     factors = cache_factors(target, files, spec.cache_layers, layers) if format.factored else ()

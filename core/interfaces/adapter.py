@@ -81,12 +81,14 @@ class Location:
 class AdapterContext(Context):
     """What an AdapterTable is made of; the model has no weights yet.
 
-    `compute` is the type of what projections take and give, `projections` are those of the model by name.
+    `compute` is the type of what projections take and give, `rows` the one that rows are rounded to before the model's
+    weights multiply them. `projections` are those of the model by name.
     `locate(name)` finds the weight of a module by its name in checkpoints, such as "model.layers.0.mlp.up_proj":
     several parts where the model has it in several projections, none where it has no projection of the name.
     """
 
     compute: torch.dtype
+    rows: torch.dtype
     device: torch.device
     projections: Mapping[str, Projection] = field(default_factory=dict)
     locate: Callable[[str], tuple[Location, ...]] = lambda name: ()
@@ -109,7 +111,8 @@ class LowRank(Protocol):
     """A Correction that compiled layers carry out by themselves: out += x · down · up, part by part of the outputs.
 
     Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …] with
-    [rank, outputs]; float32, contiguous, and in one place for as long as this lives. `ranks` [slots] int64, on the
+    [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it; contiguous, and in one place for as
+    long as this lives. `ranks` [slots] int64, on the
     host, are multiples of 16, 0 where the slot's adapter does not change the projection. `parts` are the sizes of the
     parts, one or more.
     """

@@ -69,7 +69,7 @@ class _LowRank(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("down", "up", "ranks", "down_step", "up_step", "inputs", "outputs", "parts")
+            for name in ("down", "up", "ranks", "down_step", "up_step", "inputs", "outputs", "parts", "in_bfloat16")
         ),
         ("sizes", ctypes.c_int64 * MOST_PARTS),
     )
@@ -102,7 +102,10 @@ class NativeLayers:
             return None
 
     def corrects(self, correction: Correction) -> bool:
-        return isinstance(correction, LowRank) and len(correction.parts) <= MOST_PARTS
+        if not isinstance(correction, LowRank) or len(correction.parts) > MOST_PARTS:
+            return False
+        rounded = self._library.ms_dot_units() and correction.down.dtype == torch.bfloat16
+        return correction.up.dtype == correction.down.dtype and (rounded or correction.down.dtype == torch.float32)
 
     def compile_stack(
         self, calls: Sequence[Callable[..., Tensor]]
@@ -217,6 +220,7 @@ class Program:
             inputs=linear.inputs,
             outputs=linear.outputs,
             parts=len(low_rank.parts),
+            in_bfloat16=low_rank.down.dtype == torch.bfloat16,
         )
         made.sizes[:] = _padded(low_rank.parts, MOST_PARTS, 0)
         self._corrections.append((made, low_rank))

@@ -29,13 +29,13 @@ class Packed:
 
 
 class LoRACorrection:
-    """A LowRank. Adds x · down · up of the slot to each row that has one."""
+    """A LowRank. Adds x · down · up of the slot to each row that has one, in the type that rows are rounded to."""
 
     def __init__(self, projection: Projection, slots: int, rank: int, context: AdapterContext) -> None:
         self.parts = part_sizes(projection)
         self._ends = ends_of(self.parts)
         self._inputs, self._outputs = projection.inputs, projection.outputs
-        dtype, device, rank = context.compute, context.device, rank * projection.experts
+        dtype, device, rank = context.rows, context.device, rank * projection.experts
         self.down = torch.zeros(slots, projection.inputs * len(self.parts) * rank, dtype=dtype, device=device)
         self.up = torch.zeros(slots, projection.outputs * rank, dtype=dtype, device=device)
         self.ranks = torch.zeros(slots, dtype=torch.int64)

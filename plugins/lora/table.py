@@ -55,7 +55,7 @@ class LoRATable:
         return {name: _real(source) for name, source in named}
 
     def memory(self) -> int:
-        return self.slots * self._room * self._values() * self._context.compute.itemsize
+        return self.slots * self._room * self._values() * self._context.rows.itemsize
 
     def _values(self) -> int:
         """Numbers of an adapter for all projections, for each of its ranks."""
@@ -180,9 +180,10 @@ class LoRATable:
             down[expert, :, part, : own.rank] = own.down.T
             up[expert, : own.rank, ends[part] : ends[part + 1]] = own.up.T
         largest = max(down.abs().max().item(), up.abs().max().item())
-        if largest > torch.finfo(self._context.compute).max:
-            raise ModelError(f"{name} has a factor of {largest:.3g}, more than {self._context.compute} holds")
-        return Packed(down, up)
+        dtype = self._context.rows
+        if largest > torch.finfo(dtype).max:
+            raise ModelError(f"{name} has a factor of {largest:.3g}, more than {dtype} holds")
+        return Packed(down.to(dtype), up.to(dtype))
 
 
 def _named(path: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 #include "low_rank.h"
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "vectors.h"
@@ -12,37 +13,95 @@ constexpr long BLOCK = 8;      // rows that read a weight together
 constexpr long RANKS = 16;     // ranks are multiples of it
 constexpr long COLUMNS = 256;  // outputs of an item
 
-// made[row][16 columns] = x[row] * down[:, 16 columns], for N rows
-template <int N>
-void shrink(const float* const* x, const float* down, long down_step, long inputs, float* made, long made_step) {
-  constexpr int V = RANKS / LANES;
-  vec sums[N][V] = {};
-  for (long i = 0; i < inputs; i++, down += down_step)
-    for (int v = 0; v < V; v++) {
-      const vec w = load(down + v * LANES);
-      for (int n = 0; n < N; n++) sums[n][v] += spread(x[n][i]) * w;
+// Factors in float32: a step of a sum is one of a column's numbers, an entry of a row one number.
+struct Single {
+  typedef float Number;
+  typedef float Entry;
+  static constexpr long DEPTH = 1;
+
+  static const Entry* entries(const float* x, long, std::vector<Entry>&, long) { return x; }
+
+  // sums[n] += x[n][step] * the columns at `w`
+  template <int N>
+  static inline void add(const Entry* const* x, long step, const Number* w, long, vec* sums) {
+    const vec column = load(w);
+    for (int n = 0; n < N; n++) sums[n] += spread(x[n][step]) * column;
+  }
+
+  static float product(const Entry* x, long i, Number w) { return x[i] * w; }
+};
+
+#if defined(DOT_UNITS)
+
+// In bfloat16: a step is two of a column's numbers, `line` apart, an entry two numbers of a row, rounded.
+struct Double {
+  typedef uint16_t Number;
+  typedef uint32_t Entry;
+  static constexpr long DEPTH = 2;
+
+  // The entries of a block's row number n, and zeros to the end of a vector.
+  static const Entry* entries(const float* x, long count, std::vector<Entry>& room, long n) {
+    const long step = (count + LANES - 1) / LANES * (LANES / 2);
+    if ((long)room.size() < BLOCK * step) room.resize(BLOCK * step);
+    Entry* out = room.data() + n * step;
+    for (long i = 0; i < count; i += LANES) {
+      const __mmask16 there = count - i < LANES ? (1 << (count - i)) - 1 : 0xffff;
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x + i));
+      memcpy(out + i / 2, &rounded, sizeof rounded);
     }
+    return out;
+  }
+
+  template <int N>
+  static inline void add(const Entry* const* x, long step, const Number* w, long line, vec* sums) {
+    const __m512i first = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)w));
+    const __m512i second = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(w + line)));
+    const __m512bh columns = (__m512bh)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+    for (int n = 0; n < N; n++)
+      sums[n] = (vec)_mm512_dpbf16_ps((__m512)sums[n], (__m512bh)_mm512_set1_epi32((int)x[n][step]), columns);
+  }
+
+  static float widened(uint16_t word) {
+    const uint32_t bits = (uint32_t)word << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+  }
+  static float product(const Entry* x, long i, Number w) { return widened(x[i / 2] >> i % 2 * 16) * widened(w); }
+};
+
+#endif
+
+// made[row][16 columns] = x[row] * down[:, 16 columns], for N rows
+template <class F, int N>
+void shrink(const typename F::Entry* const* x, const typename F::Number* down, long line, long inputs, float* made,
+            long made_step) {
+  constexpr int V = RANKS / LANES;
+  const long steps = inputs / F::DEPTH;
+  vec sums[V][N] = {};
+  for (long i = 0; i < steps; i++, down += F::DEPTH * line)
+    for (int v = 0; v < V; v++) F::template add<N>(x, i, down + v * LANES, line, sums[v]);
+  if (inputs % F::DEPTH)  // the last entry's second number is 0
+    for (int v = 0; v < V; v++) F::template add<N>(x, steps, down + v * LANES, 0, sums[v]);
   for (int n = 0; n < N; n++)
-    for (int v = 0; v < V; v++) store(made + n * made_step + v * LANES, sums[n][v]);
+    for (int v = 0; v < V; v++) store(made + n * made_step + v * LANES, sums[v][n]);
 }
 
 // out[row][column …] += made[row] * up[:, column …], for N rows
-template <int N>
-void expand(const float* made, long made_step, const float* up, long outputs, long rank, float* const* out, long first,
-            long end) {
+template <class F, int N>
+void expand(const typename F::Entry* const* made, const typename F::Number* up, long outputs, long rank,
+            float* const* out, long first, long end) {
   long column = first;
   for (; column + LANES <= end; column += LANES) {
     vec sums[N] = {};
-    for (long r = 0; r < rank; r++) {
-      const vec w = load(up + r * outputs + column);
-      for (int n = 0; n < N; n++) sums[n] += spread(made[n * made_step + r]) * w;
-    }
+    for (long r = 0; r < rank; r += F::DEPTH)
+      F::template add<N>(made, r / F::DEPTH, up + r * outputs + column, outputs, sums);
     for (int n = 0; n < N; n++) store(out[n] + column, load(out[n] + column) + sums[n]);
   }
   for (; column < end; column++)
     for (int n = 0; n < N; n++) {
       float sum = 0;
-      for (long r = 0; r < rank; r++) sum += made[n * made_step + r] * up[r * outputs + column];
+      for (long r = 0; r < rank; r++) sum += F::product(made[n], r, up[r * outputs + column]);
       out[n][column] += sum;
     }
 }
@@ -76,17 +135,12 @@ std::vector<Span> spans_of(const LowRank& c) {
   return spans;
 }
 
-}  // namespace
-
-Adapted::Adapted(const int64_t* o, const int64_t* groups, long adapters) : order(o) {
-  for (long g = 0; g < adapters; g++, groups += 3)
-    for (long first = groups[1]; first < groups[2]; first += BLOCK) {
-      blocks.push_back({groups[0] - 1, first, std::min<long>(BLOCK, groups[2] - first)});
-      rows += blocks.back().count;
-    }
-}
-
-void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step) {
+// As `correct`, of factors of one type.
+template <class F>
+void correct_by(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step) {
+  typedef typename F::Number Number;
+  typedef typename F::Entry Entry;
+  static thread_local std::vector<Entry> room;
   long widest = 0;
   for (const auto& b : adapted.blocks) widest = std::max<long>(widest, c.ranks[b.slot]);
   if (!widest) return;
@@ -99,11 +153,12 @@ void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_st
     const auto& b = adapted.blocks[item / pieces];
     const long rank = c.ranks[b.slot], column = item % pieces * RANKS;
     if (column >= c.parts * rank) continue;
-    const float* rows[BLOCK];
-    for (long n = 0; n < b.count; n++) rows[n] = x + adapted.order[b.first + n] * x_step;
+    const Entry* rows[BLOCK];
+    for (long n = 0; n < b.count; n++)
+      rows[n] = F::entries(x + adapted.order[b.first + n] * x_step, c.inputs, room, n);
     with_rows(b.count, [&](auto n) {
-      shrink<n.value>(rows, c.down + b.slot * c.down_step + column, c.parts * rank, c.inputs,
-                      between + b.first * step + column, step);
+      shrink<F, n.value>(rows, (const Number*)c.down + b.slot * c.down_step + column, c.parts * rank, c.inputs,
+                         between + b.first * step + column, step);
     });
   }
   const std::vector<Span> spans = spans_of(c);
@@ -114,11 +169,31 @@ void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_st
     const Span& s = spans[item % columns];
     const long rank = c.ranks[b.slot];
     if (!rank) continue;
+    const Entry* made[BLOCK];
     float* rows[BLOCK];
-    for (long n = 0; n < b.count; n++) rows[n] = out + adapted.order[b.first + n] * out_step;
+    for (long n = 0; n < b.count; n++) {
+      made[n] = F::entries(between + (b.first + n) * step + s.part * rank, rank, room, n);
+      rows[n] = out + adapted.order[b.first + n] * out_step;
+    }
     with_rows(b.count, [&](auto n) {
-      expand<n.value>(between + b.first * step + s.part * rank, step, c.up + b.slot * c.up_step, c.outputs, rank, rows,
-                      s.first, s.end);
+      expand<F, n.value>(made, (const Number*)c.up + b.slot * c.up_step, c.outputs, rank, rows, s.first, s.end);
     });
   }
+}
+
+}  // namespace
+
+Adapted::Adapted(const int64_t* o, const int64_t* groups, long adapters) : order(o) {
+  for (long g = 0; g < adapters; g++, groups += 3)
+    for (long first = groups[1]; first < groups[2]; first += BLOCK) {
+      blocks.push_back({groups[0] - 1, first, std::min<long>(BLOCK, groups[2] - first)});
+      rows += blocks.back().count;
+    }
+}
+
+void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step) {
+#if defined(DOT_UNITS)
+  if (c.in_bfloat16) return correct_by<Double>(c, adapted, x, x_step, out, out_step);
+#endif
+  correct_by<Single>(c, adapted, x, x_step, out, out_step);
 }

@@ -7,11 +7,11 @@
 constexpr long MOST_PARTS = 8;
 
 // Of each slot, from the first on: down[inputs][parts][rank] and up[rank][outputs], where rank is the slot's, a multiple of
-// 16; 0: no change.
+// 16; 0: no change. In bfloat16, what they are multiplied by is rounded to it, too.
 struct LowRank {
-  const float *down, *up;
+  const void *down, *up;
   const int64_t* ranks;
-  int64_t down_step, up_step, inputs, outputs, parts, sizes[MOST_PARTS];
+  int64_t down_step, up_step, inputs, outputs, parts, in_bfloat16, sizes[MOST_PARTS];
 };
 
 // The rows of a step that have adapters, in blocks of few rows of one adapter.

@@ -99,6 +99,7 @@ class AdapterChecks:
         projections = {each.name: each for each in self.offered()}
         context = AdapterContext(
             compute=dtype,
+            rows=dtype,
             device=CPU,
             sections=self.sections,
             projections=projections,

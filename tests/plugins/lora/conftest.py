@@ -71,12 +71,12 @@ class Base:
 
 @pytest.fixture(scope="session")
 def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Base]:
-    def make(architecture: str, **changes: Any) -> Base:
+    def make(architecture: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Base:
         folder = tmp_path_factory.mktemp(architecture) / "base"
         model: Any = randomised(
             ArchitectureChecks.reference(tiny_config(architecture, architectures=[architecture], **changes))
         )  # type: ignore[arg-type]
-        model.save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder)
         return Base(folder, type(model))
 
     return make

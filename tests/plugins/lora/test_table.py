@@ -87,6 +87,7 @@ def test_rows_that_the_model_has_in_another_order_are_moved_in_the_projections_t
     context = AdapterContext(
         sections={LoRAOptions: options},
         compute=torch.float32,
+        rows=torch.float32,
         device=torch.device("cpu"),
         projections=projections,
         locate=locator_of(projections, weights),

@@ -1,0 +1,62 @@
+"""Adapters of bfloat16 models: factors are held in it where the processor multiplies it, as rows are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from maxserve.core.interfaces.adapter import AdapterContext, Projection
+from maxserve.plugins.lora.options import LoRAOptions
+from maxserve.plugins.lora.table import LoRATable
+from maxserve.testing.served import Served
+from tests.plugins.lora.conftest import Base, run
+
+REQUESTS = {
+    "base": ("", tuple(range(5, 24))),
+    "one": ("one", tuple(range(40, 75))),
+    "two": ("two", tuple(range(9, 30))),
+    "again": ("two", (3, 1, 4, 1, 5, 9, 2, 6)),
+}
+
+
+@pytest.fixture(scope="module")
+def base(make_base: Callable[..., Base]) -> Base:
+    base = make_base("LlamaForCausalLM", dtype=torch.bfloat16)
+    base.adapter("one", seed=1, r=8, lora_alpha=16)
+    base.adapter("two", seed=2, r=12, target_modules=["q_proj", "v_proj", "down_proj"])
+    return base
+
+
+@pytest.mark.parametrize("compiler", ["auto", "none"])
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+def test_adapted_rows_are_as_near_to_peft_as_those_of_the_base(
+    base: Base, served: Callable[..., Served], compiler: str, precision: str
+) -> None:
+    engine = served(base, layer_compiler=compiler, native__precision=precision).engine
+    answers = run(engine, REQUESTS)
+    away = {}
+    for id, (adapter, prompt) in REQUESTS.items():
+        tokens = [*prompt, *answers[id].tokens]
+        found = torch.tensor(answers[id].logprobs)
+        away[id] = (found - base.logprobs(adapter, tokens)[len(prompt) - 1 :]).square().mean().sqrt().item()
+        if adapter:
+            other = (found - base.logprobs("", tokens)[len(prompt) - 1 :]).square().mean().sqrt().item()
+            assert away[id] < other / 20, "the adapter changes far more than rounding does"
+    assert max(away.values()) < (1e-4 if precision == "exact" else max(1e-4, 2 * away["base"])), away
+
+
+@pytest.mark.parametrize("rows", [torch.float32, torch.bfloat16])
+def test_factors_are_of_the_type_that_rows_are_rounded_to(rows: torch.dtype) -> None:
+    context = AdapterContext(
+        sections={LoRAOptions: LoRAOptions(enable_lora=True, max_lora_rank=16, max_num_loras=2)},
+        compute=torch.float32,
+        rows=rows,
+        device=torch.device("cpu"),
+        projections={"o_proj": Projection(name="o_proj", inputs=32, outputs=48)},
+    )
+    table = LoRATable(context)
+    correction = table.correction(context.projections["o_proj"])
+    assert correction.down.dtype == correction.up.dtype == rows
+    assert table.memory() == correction.down.nbytes + correction.up.nbytes == 2 * 16 * (32 + 48) * rows.itemsize
