@@ -1,11 +1,10 @@
 """What adapters cost: tokens per second of 32 sequences with none, 1, 4 and 16 adapters, in turns with a plain model.
 
-    python benchmarks/adapters.py FOLDER [--rank 16] [--streams 32] [--tokens 48] [--rounds 7] [-- options of max serve]
+    python benchmarks/adapters.py FOLDER [--rank 16] [--streams 32] [--tokens 48] [--rounds 7]
 
-FOLDER is a model; adapters of its attention and feed-forward projections are made with random factors, in a folder that
-is removed again. Times are those of decoding steps alone, in which every sequence has one row; each figure is the median
-over rounds of the quotient of that round. Beside it stands what the bytes of factors alone would allow: they are read once
-a step, as the model's weights are.
+FOLDER is a model. Adapters of its attention and feed-forward projections are made with random factors in a folder of
+their own, which is removed again. Times are those of decoding steps alone, in which every sequence has one row; each
+figure is the median over rounds of the quotient of that round.
 """
 
 from __future__ import annotations
