@@ -176,8 +176,8 @@ async def watch(processes: Sequence[psutil.Process], record: Record) -> None:
 async def loaded(server: LiveServer, traffic: Traffic, record: Record, more: Callable[[], bool]) -> None:
     """The load, with an eye on the server's processes, which must be the same ones at the end."""
     await learn(server.url, traffic.fixed(), record)
-    processes, begun = _processes(server), time.perf_counter()
-    watching = asyncio.create_task(watch(processes, record))
+    begun = time.perf_counter()
+    watching = asyncio.create_task(watch(processes(server), record))
     loading = asyncio.create_task(load(server.url, traffic, record, more))
     await asyncio.wait({watching, loading}, return_when=asyncio.FIRST_COMPLETED)
     record.seconds = time.perf_counter() - begun
@@ -187,7 +187,7 @@ async def loaded(server: LiveServer, traffic: Traffic, record: Record, more: Cal
     record.wrong += [f"the run broke off: {r!r}" for r in results if isinstance(r, Exception)]
 
 
-def _processes(server: LiveServer) -> tuple[psutil.Process, psutil.Process]:
+def processes(server: LiveServer) -> tuple[psutil.Process, psutil.Process]:
     api = psutil.Process(server.process.pid)
     return api, next(p for p in api.children() if "worker" in " ".join(p.cmdline()))
 
@@ -227,10 +227,10 @@ def soak(options: Sequence[str], traffic: Traffic, more: Callable[[], bool]) -> 
     server = LiveServer("--plugin", "soak_check", *options, env={"PYTHONPATH": path})
     try:
         server.wait_ready()
-        before = _processes(server)
+        before = processes(server)
         asyncio.run(loaded(server, traffic, record, more))
         settle(server, record)
-        if _processes(server) != before:
+        if processes(server) != before:
             record.wrong.append("the worker was replaced by another one")
     except Exception as error:
         record.wrong.append(f"the server is not as it should be: {error!r}")
