@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ class ServedNames:
     def __init__(self, info: ModelInfo) -> None:
         self._own = ServedName(name=info.name)
         self._names = {info.name: self._own}
+        self._loads: list[Callable[[str], Awaitable[None]]] = []
         self._add_adapters(info)
 
     def __iter__(self) -> Iterator[ServedName]:
@@ -60,6 +61,22 @@ class ServedNames:
         """The same of a path, where the part of a name after its last slash will do."""
         short = [served for served in self._names.values() if served.name.rpartition("/")[2] == name]
         return self._names[name] if name in self._names else short[0] if short else self.get(name)
+
+    def load_with(self, load: Callable[[str], Awaitable[None]]) -> None:
+        """Has `load` called with names that are not served and are asked for: it adds the name, or leaves it.
+
+        It raises RequestError for a name that it knows and cannot serve.
+        """
+        self._loads.append(load)
+
+    async def load(self, name: str | None) -> None:
+        """Loads what has the name, if it is not served and something has it; before `get` or `find`."""
+        if not name or any(name in (known, known.rpartition("/")[2]) for known in self._names):
+            return
+        for load in self._loads:
+            await load(name)
+            if name in self._names:
+                return
 
     def add(self, served: ServedName) -> None:
         """One name more; ValueError when it is taken."""

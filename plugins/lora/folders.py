@@ -37,6 +37,18 @@ def real_folder(source: str, within: str = "") -> str:
     return found
 
 
+def folder_named(name: str, within: str) -> str | None:
+    """The real path of the folder of that name inside the folder `within`; None where there is none.
+
+    Nor is there one for a longer way to write a path, of which there would be any number to load.
+    """
+    if not is_name(name) or os.path.normpath(name) != name:
+        return None
+    root = os.path.realpath(os.path.expanduser(within))
+    found = os.path.realpath(os.path.join(root, name))
+    return found if is_within(found, root) and os.path.isdir(found) else None
+
+
 def is_within(path: str, root: str) -> bool:
     """Whether a real path lies below another one."""
     return path != root and os.path.commonpath((path, root)) == root

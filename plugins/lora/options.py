@@ -27,7 +27,8 @@ class LoRAOptions:
         Option(used_by="adapters", metavar="FOLDER"),
         Field(
             description="Load adapters over HTTP from within this folder alone, to which paths in requests are "
-            "relative; without it, from any folder."
+            "relative; without it, from any folder. What is in it is loaded for the first request that has its name as "
+            "its model."
         ),
     ] = ""
     max_lora_rank: Annotated[

@@ -19,7 +19,7 @@ from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.unsupported import warnings_of
-from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
+from maxserve.plugins.lora.folders import NAMES, folder_named, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 
 
@@ -50,6 +50,9 @@ class Adapters:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
+        self._first_uses: dict[str, asyncio.Task[None]] = {}  # loads that requests wait for, by name
+        if self._options.enable_lora and self._options.lora_dir:
+            context.names.load_with(self.first_use)
 
     async def load(self, body: LoadBody) -> PlainTextResponse:
         """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
@@ -69,6 +72,25 @@ class Adapters:
         """Where the worker finds it: a real folder, unless adapters are those of another plugin."""
         options = self._options
         return await asyncio.to_thread(real_folder, path, options.lora_dir) if options.enable_lora else path
+
+    async def first_use(self, name: str) -> None:
+        """Loads the adapter of --lora-dir that has the name, once for all requests that ask for it; none: it returns.
+
+        RequestError 400 with the reason for one that cannot be served.
+        """
+        task = self._first_uses.get(name)
+        if task is None:
+            task = self._first_uses[name] = asyncio.create_task(self._use(name))
+            task.add_done_callback(lambda task: self._first_uses.pop(name))
+        try:
+            await asyncio.shield(task)
+        except RequestError as error:
+            raise RequestError(error.message, param="model", code=error.code, status=error.status) from error
+
+    async def _use(self, name: str) -> None:
+        source = await asyncio.to_thread(folder_named, name, self._options.lora_dir)
+        if source is not None:
+            await self._load(AdapterChange(id=uuid4().hex, action="load", name=name, source=source))
 
     async def unload(self, body: UnloadBody) -> PlainTextResponse:
         """Serves an adapter no longer: 404 for one that is not there, 409 while it is in use and one does not wait."""

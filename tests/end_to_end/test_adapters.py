@@ -189,6 +189,54 @@ def kill_worker(server: LiveServer) -> None:
     server.wait_health(200)
 
 
+@pytest.fixture(scope="module")
+def by_name(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with a folder of adapters, none of which is loaded at the start."""
+    root = tmp_path_factory.mktemp("adapters")
+    shutil.copytree(base.adapters["first"], root / "team" / "first")
+    shutil.copytree(base.adapters["second"], root / "second")
+    shutil.copytree(base.adapters["third"], root / "broken")
+    (root / "broken" / "adapter_model.safetensors").write_bytes(b"nonsense")
+    (root / "outside").symlink_to(base.adapters["third"])
+    lora = ("--enable-lora", "--lora-dir", str(root), "--max-num-loras", "1")
+    server = LiveServer("--model", str(base.folder), "--served-model-name", "tiny", *lora, env=ONE_THREAD)
+    try:
+        yield server.wait_ready()
+    finally:
+        assert server.stop() == 0
+
+
+def test_an_adapter_is_loaded_when_it_is_first_asked_for(by_name: LiveServer, base: Base) -> None:
+    """Once, however many ask; and again after it was unloaded."""
+    assert names(by_name) == {"tiny": None}
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(text, by_name, ("team/first", "second", "tiny")[i % 3]) for i in range(12)]
+        found = [future.result() for future in asked]
+    expected = [alone(base, name) for name in ("first", "second", "")]
+    assert found == expected * 4
+    assert names(by_name) == {"tiny": None, "team/first": "tiny", "second": "tiny"}
+    loads = [line for line in by_name.lines if "loaded, generation" in line]
+    assert len(loads) == 2
+    assert post(by_name, UNLOAD, lora_name="second").status_code == 200
+    assert text(by_name, "second") == expected[1]
+    path = httpx.post(by_name.url + "/v2/models/team/first/generate", json={"text_input": PROMPT}, timeout=60)
+    assert path.status_code == 200
+
+
+def test_a_broken_one_says_why_and_others_are_not_there(by_name: LiveServer) -> None:
+    for _ in range(2):
+        answer = post(by_name, "/v1/completions", model="broken", prompt=PROMPT)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "model")
+        assert "the adapter" in error["message"]
+        assert "cannot be served" in error["message"]
+    for name in ("outside", "nothing", "team", "../second", "second/.", "second/", "a\x00b", "a" * 1000):
+        answer = post(by_name, "/v1/completions", model=name, prompt=PROMPT)
+        assert answer.status_code == (400 if name == "team" else 404), answer.text
+    assert set(names(by_name)) <= {"tiny", "team/first", "second"}
+    assert text(by_name, "tiny", tokens=2)
+
+
 def test_without_lora_there_is_none(server: LiveServer) -> None:
     assert post(server, LOAD, lora_name="a", lora_path="/tmp").status_code == 400
     assert post(server, UNLOAD, lora_name="a").status_code == 400

@@ -11,6 +11,7 @@ from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
 from maxserve.interfaces.request import Constraint, Image
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.answer_text import AnswerText
 from maxserve.plugins.api.common.bodies import ChatBody, TextBody
 from maxserve.plugins.api.common.constraint_fields import Asked, ConstraintFields, constraint_asked
@@ -70,7 +71,7 @@ class Answering:
 
     async def prompt(self, body: ChatBody) -> list[int]:
         """The tokens of a conversation, as `chat` would go on with them."""
-        self.context.names.get(body.model)
+        await self._served(body)
         self._checked(body)
         images = await self._images.read(body.images)
         return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
@@ -93,7 +94,7 @@ class Answering:
 
     async def chat(self, body: ChatBody, *, user: str) -> Generation:
         """Goes on with a conversation; RequestError when that cannot be done."""
-        served = self.context.names.get(body.model)
+        served = await self._served(body)
         warnings = [*self._checked(body), *details(body.images), *self.conversations.thinking(body).warnings]
         sampling, choice = self._fields.sampling(body), read_tools(body)
         constraint = await self._constraint(body, warnings, choice)
@@ -114,7 +115,7 @@ class Answering:
         """Goes on with each of `prompts`; RequestError when that cannot be done."""
         limits = RequestLimits(
             info=self.context.model,
-            served=self.context.names.get(body.model),
+            served=await self._served(body),
             capacity=self.context.engine.capacity,
             prompt_field="prompt",
             default_limit=default_limit,
@@ -124,6 +125,11 @@ class Answering:
         work = partial(plan_requests, body, prompts, sampling, limits, user=user, constraint=constraint)
         plan = await in_thread_if(len(prompts) * (body.n or 1) > MANY, work)
         return self._begin(plan, warnings, [None] * len(plan.requests))
+
+    async def _served(self, body: TextBody) -> ServedName:
+        """Who is asked, loaded first where it is an adapter that was not used yet."""
+        await self.context.names.load(body.model)
+        return self.context.names.get(body.model)
 
     def _checked(self, body: TextBody) -> Sequence[str]:
         require_text(self.context.model)

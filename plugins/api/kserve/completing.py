@@ -31,6 +31,7 @@ class Completing:
 
     async def begin(self, texts: Sequence[str], fields: Mapping[str, Any], call: Call) -> Generation:
         """The answers on their way; RequestError when that cannot be done."""
+        await self._names.load(call.path["name"])
         served = named_by(call.path, self._names)
         body = self._translator.body({"model": served.name, "prompt": list(texts)}, Fields.model_validate(dict(fields)))
         prompts = await self._answering.threads.run(lambda: [self._tokens(text) for text in texts])

@@ -22,6 +22,7 @@ class Infer:
         self._names = names
 
     async def plan(self, body: InferBody, call: Call) -> ResponsePlan:
+        await self._names.load(call.path["name"])
         named_by(call.path, self._names)
         texts, outputs = texts_of(body), wished(body)
         generation = await self._completing.begin(texts, body.parameters or {}, call)

@@ -71,6 +71,7 @@ class Tokenization:
 
     async def tokenize(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, TokenizeBody)
+        await self._context.names.load(body.model)
         self._context.names.get(body.model)
         ids = await self._ids(body)
         answer: dict[str, Any] = {"count": len(ids), "max_model_len": self._context.model.max_length, "tokens": ids}
@@ -79,6 +80,7 @@ class Tokenization:
 
     async def detokenize(self, request: Request) -> dict[str, Any]:
         body = await read_body(request, DetokenizeBody)
+        await self._context.names.load(body.model)
         self._context.names.get(body.model)
         tokenizer = self._context.tokenizer
         for place, id in enumerate(body.tokens):

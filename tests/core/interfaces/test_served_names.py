@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,3 +75,26 @@ def test_names_are_those_of_the_adapters_that_a_new_worker_has(names: ServedName
         "polite": ("polite", "nicer"),
         "calm": ("calm", "calm"),
     }
+
+
+def test_names_that_are_not_served_are_loaded_where_something_has_them(names: ServedNames) -> None:
+    asked: list[str] = []
+
+    async def load(name: str) -> None:
+        asked.append(name)
+        if name == "loud":
+            names.add(ServedName(name="loud", adapter="loud", parent="acme/tiny"))
+        if name == "broken":
+            raise RequestError("it is broken")
+
+    async def second(name: str) -> None:
+        asked.append(f"{name}?")
+
+    names.load_with(load)
+    names.load_with(second)
+    for name in (None, "", "acme/tiny", "tiny", "polite", "terse", "loud", "loud", "huge"):
+        asyncio.run(names.load(name))
+    assert asked == ["loud", "huge", "huge?"]
+    with pytest.raises(RequestError, match="it is broken"):
+        asyncio.run(names.load("broken"))
+    assert names.get("loud").adapter == "loud"

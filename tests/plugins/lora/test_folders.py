@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maxserve.core.interfaces.errors import RequestError
-from maxserve.plugins.lora.folders import is_name, real_folder
+from maxserve.plugins.lora.folders import folder_named, is_name, real_folder
 
 
 @pytest.fixture
@@ -53,3 +53,33 @@ def test_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "../a", "a/../b", "/a", "a//b", ".a", "a b", "a\n", "ä", "a,b", "a" * 201, "a\0"])
 def test_no_names(name: str) -> None:
     assert not is_name(name)
+
+
+@pytest.mark.parametrize("name", ["one", "same"])
+def test_a_name_is_a_folder_within(root: Path, name: str) -> None:
+    assert folder_named(name, str(root)) == os.path.realpath(root / "one")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two",
+        "link",
+        "..",
+        ".",
+        "",
+        "../secret",
+        "one/",
+        "one/.",
+        "./one",
+        "one/../one",
+        "/etc",
+        "a" * 5000,
+        "a\0b",
+        "~",
+    ],
+)
+def test_no_other_name_is_one(root: Path, name: str) -> None:
+    (root / "a file").write_text("")
+    assert folder_named(name, str(root)) is None
+    assert folder_named("a file", str(root)) is None
