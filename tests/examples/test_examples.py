@@ -11,12 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+
+from tests.plugins.lora.conftest import quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = (
     *("architecture", "scheduler", "sampler", "cache_policy", "routes", "grammar_backend", "speculator"),
     "quantization_format",
+    "adapter",
 )
 PUBLIC = ("maxserve", "maxserve.interfaces", "maxserve.layers", "maxserve.testing")
 
@@ -47,7 +51,7 @@ def test_they_are_listed_with_their_distribution(fresh: Any, tmp_path: Path) -> 
         "three-levels",
     ):
         assert name in text
-    for name in ("acme-llm", "sigma-sampler", "pair-lookup"):
+    for name in ("acme-llm", "sigma-sampler", "pair-lookup", "ia3"):
         assert name in text
     plugins = fresh.run("-m", "maxserve", "plugins", cwd=tmp_path)
     for name in ("acme", "shortest", "sigma", "next_token", "choice_tree", "dear_prefixes", "pair_lookup"):
@@ -141,6 +145,68 @@ def test_a_checkpoint_in_the_format_is_served(
     servers = [start("--model", str(each), *options, python=fresh.python).wait_ready() for each in folders]
     answers = [httpx.post(each.url + "/v1/completions", json=body, timeout=60).json() for each in servers]
     assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]
+
+
+@pytest.mark.install
+def test_adapters_of_another_kind_are_served(
+    fresh: Any, start: Any, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As PEFT computes with them: those of the start and those loaded over HTTP, beside the base model."""
+    source = model_folder(architecture="LlamaForCausalLM")
+    folders = {name: make_ia3(source, tmp_path / name, seed) for seed, name in enumerate(("first", "second"))}
+    options = ["--model", str(source), "--served-model-name", "tiny", "--ia3.slots", "2"]
+    options += ["--ia3.adapters", f"first={folders['first']}"]
+    server = start(*options, python=fresh.python).wait_ready()
+    loading = {"lora_name": "second", "lora_path": str(folders["second"])}
+    assert httpx.post(server.url + "/v1/load_lora_adapter", json=loading, timeout=60).status_code == 200
+    prompt = [5, 6, 7, 8, 9, 10, 11]
+    asked = {"prompt": prompt, "max_tokens": 6, "temperature": 0, "logprobs": 0, "ignore_eos": True}
+    texts = []
+    for name in ("tiny", "first", "second"):
+        answer = httpx.post(server.url + "/v1/completions", json={**asked, "model": name}, timeout=60).json()
+        (choice,) = answer["choices"]
+        expected = continued(source, folders.get(name), prompt, 6)
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
+        texts.append(choice["text"])
+    assert len(set(texts)) == 3
+    broken = {"lora_name": "third", "lora_path": str(tmp_path)}
+    refused = httpx.post(server.url + "/v1/load_lora_adapter", json=broken, timeout=60)
+    assert (refused.status_code, "cannot be served" in refused.text) == (400, True)
+
+
+def make_ia3(source: Path, folder: Path, seed: int) -> Path:
+    """An adapter with random vectors, saved by PEFT."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    config = peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
+    with quiet():
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "ia3_l" in name:
+            parameter.data = 1 + torch.randn(parameter.shape, generator=generator)
+    with quiet():
+        model.save_pretrained(str(folder))
+    return folder
+
+
+def continued(source: Path, adapter: Path | None, prompt: list[int], tokens: int) -> list[float]:
+    """The log probabilities of the likeliest continuation, by PEFT."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
+    if adapter is not None:
+        with quiet():
+            model = peft.PeftModel.from_pretrained(model, str(adapter))
+    ids, found = list(prompt), []
+    with torch.inference_mode():
+        for _ in range(tokens):
+            best = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).max(-1)
+            ids.append(int(best.indices))
+            found.append(float(best.values))
+    return found
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

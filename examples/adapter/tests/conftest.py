@@ -1,0 +1,3 @@
+"""The fixtures of maxserve's kit."""
+
+pytest_plugins = ["maxserve.testing"]
