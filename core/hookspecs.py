@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from maxserve.core.interfaces.adapter import Adapter
+from maxserve.core.interfaces.adapter_source import AdapterSource
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
@@ -254,6 +255,15 @@ def maxserve_http_servers() -> Iterable[HttpServer]:
     """What speaks HTTP on the port.
 
     Example: ``yield HttpServer(name="acme", build="acme.server:Server")``
+    """
+    return ()
+
+
+@hookspec
+def maxserve_adapter_sources() -> Iterable[AdapterSource]:
+    """Where adapters are that requests name before they are loaded.
+
+    Example: ``yield AdapterSource(name="acme", build="acme.adapters:Shelf")``
     """
     return ()
 

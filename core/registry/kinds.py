@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxserve.core.interfaces.adapter import Adapter, AdapterTable
+from maxserve.core.interfaces.adapter_source import AdapterSource, FindsAdapters
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import Attention, AttentionBackend
 from maxserve.core.interfaces.cache import (
@@ -78,6 +79,7 @@ KINDS = (
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
     Kind(HttpServer, "maxserve_http_servers", ServesHttp, in_workers=False),
+    Kind(AdapterSource, "maxserve_adapter_sources", FindsAdapters, in_workers=False),
     Kind(Middleware, "maxserve_middleware", in_workers=False),
     Kind(Routes, "maxserve_routes", in_workers=False),
     Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),

@@ -18,6 +18,10 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
 COMMON = "any"  # the folder of what every kind has, where its own does not say otherwise
 KINDS = {  # what it is, and how it is used
     "adapter": ("Adapters", "`max serve --{{distribution}}.scales a=0.5` has an adapter `a` for requests to name."),
+    "adapter-source": (
+        "An adapter source",
+        "`max serve --enable-lora --{{distribution}}.folders sql=FOLDER` loads `sql` when a request names it.",
+    ),
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
     "attention-backend": ("An attention back end", "`max serve --attention-backend {{distribution}}` runs it."),
     "cache-format": ("A cache format", "`max serve --kv-cache-format {{distribution}}` stores keys and values so."),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from maxserve import hookimpl
 from maxserve.interfaces.adapter import Adapter
+from maxserve.interfaces.adapter_source import AdapterSource
 from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.routes import Routes
 
@@ -23,6 +24,13 @@ def maxserve_adapters() -> Iterable[Adapter]:
         build="maxserve.plugins.lora.table:LoRATable",
         kinds=("linear", "head", "embedding", "experts"),
         summary="low-rank corrections of projections, as PEFT saves them",
+    )
+
+
+@hookimpl
+def maxserve_adapter_sources() -> Iterable[AdapterSource]:
+    yield AdapterSource(
+        name="lora-dir", build="maxserve.plugins.lora.folders:LoRADir", summary="the folder of --lora-dir"
     )
 
 

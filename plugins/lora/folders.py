@@ -6,7 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from maxserve.interfaces.component import Context
 from maxserve.interfaces.errors import ModelError, RequestError
+from maxserve.plugins.lora.options import LoRAOptions
 
 _NAME = re.compile(r"(?!.*(\.\.|//))[A-Za-z0-9_][A-Za-z0-9_.:@+/-]{0,199}")
 NAMES = "1 to 200 of the ASCII letters and digits and of _ . : @ + / -, beginning with a letter, a digit or _"
@@ -15,6 +17,11 @@ NAMES = "1 to 200 of the ASCII letters and digits and of _ . : @ + / -, beginnin
 def is_name(name: str) -> bool:
     """Whether an adapter may have this name; no part of it can lead out of a folder."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_short(name: str) -> bool:
+    """Whether it is a name, and no longer way to write another one."""
+    return is_name(name) and os.path.normpath(name) == name
 
 
 def real_folder(source: str, within: str = "") -> str:
@@ -37,12 +44,23 @@ def real_folder(source: str, within: str = "") -> str:
     return found
 
 
+class LoRADir:
+    """A FindsAdapters: the folders in that of --lora-dir."""
+
+    def __init__(self, context: Context) -> None:
+        options = context.config(LoRAOptions)
+        self._folder = options.lora_dir if options.enable_lora else ""
+
+    def find(self, name: str) -> str | None:
+        return folder_named(name, self._folder) if self._folder else None
+
+
 def folder_named(name: str, within: str) -> str | None:
     """The real path of the folder of that name inside the folder `within`; None where there is none.
 
     Nor is there one for a longer way to write a path, of which there would be any number to load.
     """
-    if not is_name(name) or os.path.normpath(name) != name:
+    if not is_short(name):
         return None
     root = os.path.realpath(os.path.expanduser(within))
     found = os.path.realpath(os.path.join(root, name))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -12,15 +14,21 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
-from maxserve.interfaces.errors import RequestError
+from maxserve.interfaces.adapter_source import AdapterSource, FindsAdapters
+from maxserve.interfaces.errors import MaxserveError, RequestError
 from maxserve.interfaces.request import AdapterChange
 from maxserve.interfaces.routes import ServerContext
 from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.options import AnswerOptions
+from maxserve.plugins.api.common.threads import Threads
 from maxserve.plugins.api.common.unsupported import warnings_of
-from maxserve.plugins.lora.folders import NAMES, folder_named, is_name, real_folder
+from maxserve.plugins.lora.folders import NAMES, is_name, is_short, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
+
+log = logging.getLogger("maxserve.lora")
+
+FINDING = 4  # threads in which sources look for adapters
 
 
 class LoadBody(Body):
@@ -51,8 +59,9 @@ class Adapters:
         self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
         self._first_uses: dict[str, asyncio.Task[None]] = {}  # loads that requests wait for, by name
-        if self._options.enable_lora and self._options.lora_dir:
-            context.names.load_with(self.first_use)
+        self._sources = sources(context)
+        self._threads = context.owned(Threads(FINDING, "adapter-source"))
+        context.names.load_with(self.first_use)
 
     async def load(self, body: LoadBody) -> PlainTextResponse:
         """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
@@ -61,23 +70,24 @@ class Adapters:
             id=uuid4().hex,
             action="load",
             name=name,
-            source=await self._source(body.lora_path),
+            source=await self._source(body.lora_path, self._options.lora_dir),
             replace=body.load_inplace,
             pinned=body.pinned,
         )
         await self._to_the_end(self._load(change))
         return _success(f"{name!r} added", warnings)
 
-    async def _source(self, path: str) -> str:
+    async def _source(self, path: str, within: str) -> str:
         """Where the worker finds it: a real folder, unless adapters are those of another plugin."""
-        options = self._options
-        return await asyncio.to_thread(real_folder, path, options.lora_dir) if options.enable_lora else path
+        return await asyncio.to_thread(real_folder, path, within) if self._options.enable_lora else path
 
     async def first_use(self, name: str) -> None:
-        """Loads the adapter of --lora-dir that has the name, once for all requests that ask for it; none: it returns.
+        """Loads the adapter that a source has under the name, once for all requests that ask for it; none: it returns.
 
         RequestError 400 with the reason for one that cannot be served.
         """
+        if not is_short(name):
+            return
         task = self._first_uses.get(name)
         if task is None:
             task = self._first_uses[name] = asyncio.create_task(self._use(name))
@@ -88,9 +98,22 @@ class Adapters:
             raise RequestError(error.message, param="model", code=error.code, status=error.status) from error
 
     async def _use(self, name: str) -> None:
-        source = await asyncio.to_thread(folder_named, name, self._options.lora_dir)
-        if source is not None:
-            await self._load(AdapterChange(id=uuid4().hex, action="load", name=name, source=source))
+        for finder in self._sources:
+            found = await self._found(finder, name)
+            if found is not None:
+                source = await self._source(found, "")
+                await self._load(AdapterChange(id=uuid4().hex, action="load", name=name, source=source))
+                return
+
+    async def _found(self, finder: FindsAdapters, name: str) -> str | None:
+        """What a source says; one that fails has nothing, so that a name which nothing has stays a 404."""
+        try:
+            return await self._threads.run(partial(finder.find, name))
+        except MaxserveError:
+            raise
+        except Exception:
+            log.exception("the adapter source %s failed over %s", type(finder).__name__, name)
+            return None
 
     async def unload(self, body: UnloadBody) -> PlainTextResponse:
         """Serves an adapter no longer: 404 for one that is not there, 409 while it is in use and one does not wait."""
@@ -136,6 +159,12 @@ class Adapters:
         self._loaded.pop(change.name, None)
         if any(served.name == change.name for served in self._context.names):
             self._context.names.remove(change.name)
+
+
+def sources(context: ServerContext) -> list[FindsAdapters]:
+    """Where adapters are looked for by name, those of the plugins that were registered last first."""
+    components = context.components
+    return [components.build(entry, context) for entry in reversed([*components.of(AdapterSource)])]
 
 
 def _success(what: str, warnings: list[str]) -> PlainTextResponse:

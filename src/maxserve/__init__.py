@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter
+from maxserve.core.interfaces.adapter_source import AdapterSource
 from maxserve.core.interfaces.architecture import Architecture, WeightMap
 from maxserve.core.interfaces.attention import AttentionBackend
 from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "Adapter",
+    "AdapterSource",
     "Architecture",
     "AttentionBackend",
     "ByteGrammar",

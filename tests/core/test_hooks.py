@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maxserve.core.config import resolve
+from maxserve.core.interfaces.adapter_source import AdapterSource
 from maxserve.core.interfaces.cache import CacheFormat, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.executor import Executor
@@ -281,6 +282,15 @@ def maxserve_http_servers():
     yield maxserve.HttpServer(name="acme", build=built("http_server"))
 """)
     assert host.build(host.of(HttpServer).get("acme"), "context").given == "context"
+
+
+def test_maxserve_adapter_sources(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_adapter_sources():
+    yield maxserve.AdapterSource(name="acme", build=built("adapter_source"))
+""")
+    assert host.build(host.of(AdapterSource).get("acme"), "context").given == "context"
 
 
 def test_maxserve_middleware(load: Load) -> None:

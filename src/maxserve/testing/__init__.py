@@ -13,6 +13,7 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.registry.options import PluginOptions
     from maxserve.testing.adapter import AdapterChecks
+    from maxserve.testing.adapter_source import AdapterSourceChecks
     from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
     from maxserve.testing.cache import CacheStrategyChecks
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchitectureCases",
     "AdapterChecks",
+    "AdapterSourceChecks",
     "ArchitectureChecks",
     "AttentionChecks",
     "CacheStrategyChecks",
@@ -98,6 +100,7 @@ FIXTURES = ("light_import", "max_cli", "plugin_folder", "plugin_host", "spawned"
 LAZY = {
     "ArchitectureCases": "maxserve.testing.architecture",
     "AdapterChecks": "maxserve.testing.adapter",
+    "AdapterSourceChecks": "maxserve.testing.adapter_source",
     "ArchitectureChecks": "maxserve.testing.architecture",
     "AttentionChecks": "maxserve.testing.attention",
     "CacheStrategyChecks": "maxserve.testing.cache",

@@ -99,6 +99,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "grammar_backend",
         "executor",
         "http_server",
+        "adapter_source",
         "middleware",
         "routes",
         "tool_parser",

@@ -28,6 +28,7 @@ WRITTEN = {
     "reasoning-parser": ("pondering", "pondering", "pondering"),
     "routes": ("counting", "counting", "counting"),
     "tool-parser": ("calling", "calling", "calling"),
+    "adapter-source": ("far-shelf", "far_shelf", "far-shelf"),
     "adapter": ("scaling", "scaling", "scaling"),
     "attention-backend": ("near-sight", "near_sight", "near-sight"),
     "engine": ("mean-rows", "mean_rows", "mean-rows"),

@@ -37,11 +37,19 @@ async def settled() -> None:
 
 
 class Server:
-    def __init__(self) -> None:
+    def __init__(self, *finders: Any) -> None:
         info: Any = SimpleNamespace(name="tiny", adapters=(), adapter_sources={})
         self.names, self.worker = ServedNames(info), Worker()
         values = {LoRAOptions: LoRAOptions(), AnswerOptions: AnswerOptions()}  # paths as they are, of another plugin
-        context: Any = SimpleNamespace(model=info, names=self.names, engine=self.worker, config=values.get)
+        sources: Any = SimpleNamespace(of=lambda kind: range(len(finders)), build=lambda entry, context: finders[entry])
+        context: Any = SimpleNamespace(
+            model=info,
+            names=self.names,
+            engine=self.worker,
+            config=values.get,
+            components=sources,
+            owned=lambda resource: resource,
+        )
         self._adapters = Adapters(context)
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -149,5 +157,69 @@ def test_fields_that_are_not_known_are_told() -> None:
             "Success: LoRA adapter 'x' added successfully.",
             "the field 'pin' is not known and was ignored",
         ]
+
+    asyncio.run(scenario())
+
+
+class Shelf:
+    """A FindsAdapters that keeps what it was asked for."""
+
+    def __init__(self, adapters: dict[str, str], error: Exception | None = None) -> None:
+        self.adapters, self.error, self.asked = adapters, error, list[str]()
+
+    def find(self, name: str) -> str | None:
+        self.asked.append(name)
+        if self.error is not None:
+            raise self.error
+        return self.adapters.get(name)
+
+
+async def asked(server: Server, name: str) -> asyncio.Task[None]:
+    """A request that names an adapter; returns when the worker has been asked, or nothing is left to do."""
+    task = asyncio.create_task(server.names.load(name))
+    while not task.done() and not server.worker.open:
+        await asyncio.sleep(0.001)
+    return task
+
+
+def test_sources_are_asked_the_last_one_first_until_one_has_the_name() -> None:
+    async def scenario() -> None:
+        first, last = Shelf({"a": "/first/a", "b": "/first/b"}), Shelf({"a": "/last/a"})
+        server = Server(first, last)
+        for name, path in (("a", "/last/a"), ("b", "/first/b")):
+            waiting = await asked(server, name)
+            more = [asyncio.create_task(server.names.load(name)) for _ in range(3)]
+            await settled()
+            assert len(server.worker.open) == 1, "once for all who ask"
+            await server.worker.made(f"load {path}")
+            await asyncio.gather(waiting, *more)
+        await (await asked(server, "c"))
+        assert server.roots() == {"a": "a", "b": "b"}
+        assert (first.asked, last.asked) == (["b", "c"], ["a", "b", "c"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["../a", "a/.", "a/", "a//b", "", "a b", "a\nb", "-a", "a" * 300])
+def test_sources_are_asked_for_plain_names_alone(name: str) -> None:
+    async def scenario() -> None:
+        shelf = Shelf({name: "/etc"})
+        await (await asked(Server(shelf), name))
+        assert shelf.asked == []
+
+    asyncio.run(scenario())
+
+
+def test_a_source_that_fails_has_nothing_and_one_that_refuses_says_why() -> None:
+    async def scenario() -> None:
+        broken, other = Shelf({}, RuntimeError("no network")), Shelf({"a": "/a"})
+        server = Server(other, broken)
+        waiting = await asked(server, "a")
+        await server.worker.made("load /a")
+        await waiting
+        assert server.roots() == {"a": "a"}
+        with pytest.raises(RequestError, match="it is not yours") as raised:
+            await (await asked(Server(Shelf({}, RequestError("it is not yours", status=403))), "a"))
+        assert (raised.value.status, raised.value.param) == (403, "model")
 
     asyncio.run(scenario())
