@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,13 +49,14 @@ def test_every_block_is_one_that_is_run() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_page_can_be_followed(tmp_path: Path) -> None:
+def test_the_page_can_be_followed(tmp_path: Path, forked_pytest: Any) -> None:
+    """Runs of pytest come last, all in forks of one process: nothing that follows on the page needs what they leave."""
     folder = tmp_path / "empty"
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    done = 0
+    done, runs = 0, []
     with ExitStack() as servers:
         for block in blocks():
             text = block.text.replace(f"--port {PORT}", f"--port {port}").replace(f":{PORT}/", f":{port}/")
@@ -65,22 +68,27 @@ def test_the_page_can_be_followed(tmp_path: Path) -> None:
                 for line in text.splitlines():
                     if line.endswith(" &"):
                         servers.enter_context(serving(line.removesuffix(" &"), folder))
+                    elif line.startswith("pytest "):
+                        args = ["-p", "no:cacheprovider", *shlex.split(line, comments=True)[1:]]
+                        runs.append({"cwd": str(folder), "path": [], "args": args})
                     else:
                         run(["bash", "-euc", line], folder)
                     done += 1
     assert done > 8
+    assert len(runs) > 2
+    for ran in forked_pytest(runs):
+        assert ran["status"] == 0, ran["output"]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """`max`, `python` and `pytest` are those of this run, whatever else is on the path."""
+    """`max` and `python` are those of this run, whatever else is on the path."""
     tools = folder.parent / "tools"
     tools.mkdir(exist_ok=True)
-    for name, words in (("max", "-P -m maxserve"), ("pytest", "-P -m pytest"), ("python", "")):
+    for name, words in (("max", "-P -m maxserve"), ("python", "")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
         (tools / name).chmod(0o700)
     path = os.pathsep.join([str(tools), os.environ["PATH"]])
-    alone = {"PYTEST_ADDOPTS": "-p no:cacheprovider", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **alone}
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def run(command: list[str], folder: Path) -> None:
