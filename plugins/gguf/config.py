@@ -97,6 +97,9 @@ def _yarn(keys: Keys) -> dict[str, Any]:
         "beta_slow": keys.get("rope.scaling.yarn_beta_slow"),
     }
     own: dict[str, Any] = {"truncate": False} if keys.architecture == "gpt-oss" else {}
+    if keys.get("rope.scaling.yarn_log_multiplier") is not None:
+        scale = round(10 * float(keys.number("rope.scaling.yarn_log_multiplier")), 6)  # as llama.cpp's converter has it
+        own |= {"mscale": scale, "mscale_all_dim": scale}
     return own | {key: value for key, value in given.items() if value is not None}
 
 
@@ -111,32 +114,33 @@ def _llama3(container: Container, keys: Keys) -> dict[str, Any]:
     """The scaling whose divisors of frequencies the file has; ModelError where they are those of no known one."""
     given = _floats(container, "rope_freqs.weight")
     factor = max(given)
-    expected = divisors(factor, len(given), keys.get("rope.freq_base", 10000.0))
-    if any(abs(a - b) > 1e-3 * b for a, b in zip(given, expected, strict=True)):
-        raise ModelError(
-            f"{container.path}: rope_freqs.weight is not how Llama 3 stretches its rope; give the model's own config "
-            "with --model, and this file with --weight-path"
-        )
-    return {
-        "rope_type": "llama3",
-        "factor": round(factor, 4),
-        "low_freq_factor": LOW,
-        "high_freq_factor": HIGH,
-        "original_max_position_embeddings": ORIGINAL,
-    }
+    for high in (HIGH, LOW):  # Llama 4 has no frequencies between those that are stretched and those that are not
+        expected = divisors(factor, len(given), keys.get("rope.freq_base", 10000.0), high)
+        if all(abs(a - b) <= 1e-3 * b for a, b in zip(given, expected, strict=True)):
+            return {
+                "rope_type": "llama3",
+                "factor": round(factor, 4),
+                "low_freq_factor": LOW,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": ORIGINAL,
+            }
+    raise ModelError(
+        f"{container.path}: rope_freqs.weight is not how Llama 3 stretches its rope; give the model's own config "
+        "with --model, and this file with --weight-path"
+    )
 
 
-def divisors(factor: float, count: int, theta: float) -> Sequence[float]:
+def divisors(factor: float, count: int, theta: float, high: float = HIGH) -> Sequence[float]:
     """What Llama 3 divides the frequencies by: transformers' modeling_rope_utils.py."""
     made = []
     for i in range(count):
         wavelength = 2 * pi * theta ** (i / count)
-        if wavelength < ORIGINAL / HIGH:
+        if wavelength < ORIGINAL / high:
             made.append(1.0)
         elif wavelength > ORIGINAL / LOW:
             made.append(factor)
         else:
-            smooth = (ORIGINAL / wavelength - LOW) / (HIGH - LOW)
+            smooth = (ORIGINAL / wavelength - LOW) / (high - LOW)
             made.append(1 / ((1 - smooth) / factor + smooth))
     return made
 

@@ -47,6 +47,24 @@ _GPT_OSS = {
     "attn_sinks": "self_attn.sinks",
     "ffn_gate_inp": "mlp.router",
 }
+_SHARED_EXPERTS = ("gate", "up", "down")
+_DEEPSEEK = {
+    **_LAYER,
+    **{f"ffn_{part}_shexp": f"mlp.shared_experts.{part}_proj" for part in _SHARED_EXPERTS},
+    "attn_q_a": "self_attn.q_a_proj",
+    "attn_q_a_norm": "self_attn.q_a_layernorm",
+    "attn_q_b": "self_attn.q_b_proj",
+    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+    "attn_kv_b": "self_attn.kv_b_proj",
+    "exp_probs_b": "mlp.gate.e_score_correction_bias",
+}
+_LLAMA4 = {
+    **{name: ours.replace("mlp.", "feed_forward.") for name, ours in _LAYER.items()},
+    **{f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in _SHARED_EXPERTS},
+    "ffn_gate_inp": "feed_forward.router",
+}
+_SIGMOID = 2  # of {a}.expert_gating_func: gguf-py, ExpertGatingFuncType
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,8 @@ class Family:
 
     `names` are those of a layer's tensors. `config(keys)` gives what config.json has beside what all families have.
     `pairs`: rows of queries and keys were put side by side, as ggml's "normal" rope takes them. `offset`: the file's
-    norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns.
+    norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns. `turned`:
+    experts that are not packed are [experts, inputs, outputs] in one tensor, with gate and up one after the other.
 
     `metadata(config)` is the other way: keys beside those of all families, of the content of config.json with all of
     its defaults. `one_table`: llama.cpp takes the table of such models for their head, and no head beside it.
@@ -105,6 +124,7 @@ class Family:
     offset: bool = False
     alternating: bool = False
     one_table: bool = False
+    turned: bool = False
 
 
 def _window(keys: Keys, pattern: int) -> dict[str, Any]:
@@ -231,6 +251,61 @@ def _phi3_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope.scaling.original_context_length": config["original_max_position_embeddings"]}
 
 
+def _deepseek(keys: Keys) -> dict[str, Any]:
+    heads, rope = keys.number("attention.head_count"), keys.number("rope.dimension_count")
+    split = keys.get("attention.key_length_mla") is not None  # files of before have keys and values of all heads
+    own = {
+        "num_key_value_heads": heads,
+        "kv_lora_rank": keys.number("attention.kv_lora_rank"),
+        "q_lora_rank": keys.get("attention.q_lora_rank"),
+        "qk_rope_head_dim": rope,
+        "qk_nope_head_dim": keys.number("attention.key_length_mla" if split else "attention.key_length") - rope,
+        "v_head_dim": keys.number("attention.value_length_mla" if split else "attention.value_length"),
+        "first_k_dense_replace": keys.get("leading_dense_block_count", 0),
+        "n_routed_experts": keys.number("expert_count"),
+        "num_experts_per_tok": keys.number("expert_used_count"),
+        "n_shared_experts": keys.number("expert_shared_count"),
+        "moe_intermediate_size": keys.number("expert_feed_forward_length"),
+        "routed_scaling_factor": keys.get("expert_weights_scale", 1.0),
+    }
+    return own | _expert_groups(keys)
+
+
+def _expert_groups(keys: Keys) -> dict[str, Any]:
+    """How experts are chosen: of all, or of some groups of them."""
+    count, used = keys.get("expert_group_count", 1), keys.get("expert_group_used_count", 1)
+    groups = {"n_group": count, "topk_group": used}
+    normalised = bool(keys.get("expert_weights_norm", False))
+    if keys.get("expert_gating_func") == _SIGMOID:
+        return {**groups, "norm_topk_prob": normalised, "num_nextn_predict_layers": 0}
+    if normalised:
+        raise ModelError(
+            f"{keys.path}: {keys.architecture}.expert_weights_norm is true, which is not read where experts are chosen "
+            "by softmax; use a checkpoint in safetensors"
+        )
+    return {**groups, "topk_method": "group_limited_greedy" if count > 1 else "greedy"}
+
+
+def _llama4(keys: Keys) -> dict[str, Any]:
+    """llama.cpp has one layer of four without a rope, and chunks of 8192 tokens, unless the window is 0."""
+    layers = keys.number("block_count")
+    unlimited = keys.get("attention.sliding_window") == 0
+    return {
+        "num_local_experts": keys.number("expert_count"),
+        "num_experts_per_tok": keys.number("expert_used_count"),
+        "intermediate_size": keys.number("expert_feed_forward_length"),
+        "intermediate_size_mlp": keys.number("feed_forward_length"),
+        "interleave_moe_layer_step": keys.number("interleave_moe_layer_step"),
+        "no_rope_layers": [1 if unlimited or (i + 1) % 4 else 0 for i in range(layers)],
+        "layer_types": [
+            "full_attention" if unlimited or (i + 1) % 4 == 0 else "chunked_attention" for i in range(layers)
+        ],
+        "attention_chunk_size": 8192,
+        "use_qk_norm": keys.number("expert_count") != 128,  # Maverick, by which llama.cpp knows it
+        "attn_temperature_tuning": not unlimited,
+    }
+
+
 _LLAMA = Family(model_class="LlamaForCausalLM", model_type="llama", pairs=True)
 _MIXTRAL_FAMILY = replace(
     _LLAMA,
@@ -248,8 +323,14 @@ _OLMO3 = replace(
     config=lambda keys: _window(keys, 4),
     metadata=_window_metadata,
 )
+_DEEPSEEK2 = Family(model_class="DeepseekV2ForCausalLM", model_type="deepseek_v2", names=_DEEPSEEK, config=_deepseek)
+_DEEPSEEK3 = replace(_DEEPSEEK2, model_class="DeepseekV3ForCausalLM", model_type="deepseek_v3")
 _FAMILIES = {
     "llama": _LLAMA,
+    "llama4": Family(
+        model_class="Llama4ForCausalLM", model_type="llama4_text", names=_LLAMA4, config=_llama4, turned=True
+    ),
+    "deepseek2": _DEEPSEEK2,
     "qwen2": Family(model_class="Qwen2ForCausalLM", model_type="qwen2"),
     "qwen3": Family(model_class="Qwen3ForCausalLM", model_type="qwen3"),
     "qwen3moe": Family(
@@ -307,7 +388,11 @@ _FAMILIES = {
 }
 # What a class of models is written as; Mistral is Llama where it has no windows.
 _WRITTEN = {
-    **{family.model_class: (architecture, family) for architecture, family in _FAMILIES.items()},
+    **{
+        family.model_class: (architecture, family)
+        for architecture, family in _FAMILIES.items()
+        if architecture not in ("deepseek2", "llama4")
+    },
     "MistralForCausalLM": ("llama", _LLAMA),
     "MixtralForCausalLM": ("llama", _MIXTRAL_FAMILY),
     "Olmo3ForCausalLM": ("olmo2", _OLMO3),
@@ -326,6 +411,8 @@ def family_of(keys: Keys) -> Family:
         return _MIXTRAL_FAMILY
     if keys.architecture == "olmo2" and keys.get("attention.sliding_window"):
         return _OLMO3
+    if keys.architecture == "deepseek2" and keys.get("expert_gating_func") == _SIGMOID:
+        return _DEEPSEEK3
     return found
 
 
@@ -355,4 +442,4 @@ def layer_name(family: Family, part: str, kind: str) -> str | None:
     ours = family.names.get(part)
     if ours is None or kind not in ("weight", "bias"):
         return None
-    return ours if ours.endswith("sinks") else f"{ours}.{kind}"
+    return ours if ours.endswith(("sinks", "_bias")) else f"{ours}.{kind}"

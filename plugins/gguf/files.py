@@ -142,6 +142,9 @@ def _read(source: Source, data: torch.Tensor) -> torch.Tensor:
     """The numbers of a tensor, or the bytes of its rows where they are packed."""
     import torch
 
+    if source.join is not None:
+        first, second = (_values(place, data) for place in source.places)
+        return source.join.tensor(first, second)
     parts = [_part(place, source.entry, data) for place in source.places]
     tensor = parts[0] if len(parts) == 1 else torch.stack(parts, source.axis + 1).flatten(source.axis, source.axis + 1)
     return tensor if source.arrange is None else source.arrange(tensor)
@@ -157,3 +160,13 @@ def _part(place: TensorPlace, entry: int | None, data: torch.Tensor) -> torch.Te
     else:
         tensor = raw.view(*place.shape[:-1], place.row_bytes)
     return tensor if entry is None else tensor[entry]
+
+
+def _values(place: TensorPlace, data: torch.Tensor) -> torch.Tensor:
+    """The numbers of a tensor in float32, whatever it is packed in."""
+    from maxserve.plugins.gguf.blocks import READERS
+
+    part = _part(place, None, data)
+    if place.type.name in PLAIN:
+        return part.float()
+    return READERS[place.type.name](part.flatten(0, -2)).values().view(place.shape)

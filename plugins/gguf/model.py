@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from maxserve.interfaces.errors import ModelError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Arrange: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+Shape: TypeAlias = tuple[int, ...]
 
 OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -23,24 +25,57 @@ OUTER = {
     "output_norm.weight": "model.norm.weight",
 }
 _PAIRED = ("ffn_gate_exps", "ffn_up_exps")
+_LATENT = ("attn_k_b", "attn_v_b")
 # Factors of rotary frequencies: they go into config.json.
 ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How two tensors become one: `shape` of both shapes, `tensor` of both in float32."""
+
+    shape: Callable[[Shape, Shape], Shape]
+    tensor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _head_rows(keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """What makes keys of the latent vector, [heads, latent, n], and values, [heads, m, latent], as rows of a weight
+    [heads * (n + m), latent], by head."""
+    import torch
+
+    return torch.cat((keys.transpose(1, 2), values), dim=1).flatten(0, 1)
+
+
+def _inputs_first(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """[experts, outputs, inputs] of both as [experts, inputs, 2 * outputs]."""
+    import torch
+
+    return torch.cat((gate, up), dim=1).transpose(1, 2)
+
+
+HEADS = Join(lambda keys, values: (keys[0] * (keys[2] + values[1]), keys[1]), _head_rows)
+GATE_UP = Join(lambda gate, up: (gate[0], gate[2], gate[1] + up[1]), _inputs_first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where a tensor comes from: one of the file, or several of one type and shape that lie in turns along `axis`.
 
-    `entry` is that of a stack. `arrange` puts rows, or numbers, in the order and value of Hugging Face.
+    `entry` is that of a stack. `arrange` puts rows, or numbers, in the order and value of Hugging Face. `join` makes
+    one tensor of the values of several.
     """
 
     places: tuple[TensorPlace, ...]
     axis: int = 0
     entry: int | None = None
     arrange: Arrange | None = None
+    join: Join | None = None
 
     @property
     def info(self) -> TensorInfo:
+        if self.join is not None:
+            whole = self.join.shape(*(place.shape for place in self.places))
+            return TensorInfo(dtype="F32", shape=whole, size=4 * prod(whole))
         place = self.places[0]
         shape = list(place.shape if self.entry is None else place.shape[1:])
         shape[self.axis] *= len(self.places)
@@ -81,6 +116,10 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     layer = f"model.layers.{int(parts[1])}."
     if family.alternating and parts[2] in _PAIRED:
         return _alternating(parts, layer, container)
+    if family.turned and place.type.name in PLAIN and parts[2] in (*_PAIRED, "ffn_down_exps"):
+        return _turned_stack(parts, layer, container)
+    if family.names.get("attn_kv_b") and parts[2] in _LATENT:
+        return {layer + "self_attn.kv_b_proj.weight": Source(places=_together(parts, _LATENT, container), join=HEADS)}
     ours = layer_name(family, parts[2], parts[3])
     if ours is None:
         return None
@@ -98,18 +137,40 @@ def _stacked_bias(ours: str) -> str:
     return ours.replace(".{expert}", "").removesuffix(".bias") + "_bias"
 
 
+def _together(parts: list[str], pair: tuple[str, str], container: Container) -> tuple[TensorPlace, TensorPlace]:
+    """The places of two tensors of a block, either of which brings the other with it."""
+    found = [container.tensors.get(".".join([*parts[:2], part, parts[3]])) for part in pair]
+    places = tuple(place for place in found if place is not None)
+    if len(places) < len(pair):
+        raise ModelError(f"{container.path}: block {parts[1]} has one of {' and '.join(pair)} without the other")
+    return places[0], places[1]
+
+
 def _alternating(parts: list[str], layer: str, container: Container) -> dict[str, Source]:
     """Gate and up of all experts, whose rows lie in turns; the gate brings the up with it."""
-    pair = [container.tensors.get(".".join([*parts[:2], part, parts[3]])) for part in _PAIRED]
-    places = tuple(place for place in pair if place is not None)
-    if len(places) < 2 or places[0].shape != places[1].shape or places[0].type != places[1].type:
-        raise ModelError(f"{container.path}: gate and up of experts in block {parts[1]} do not have one type and shape")
+    places = _alike(parts, container)
     if parts[3] == "bias":
         return {layer + "mlp.experts.gate_up_proj_bias": Source(places=places, axis=1)}
     if places[0].type.name in PLAIN:
         return {layer + "mlp.experts.gate_up_proj": Source(places=places, axis=1, arrange=_turned)}
     name = layer + "mlp.experts.{}.gate_up_proj.weight"
     return {name.format(expert): Source(places=places, entry=expert) for expert in range(places[0].shape[0])}
+
+
+def _alike(parts: list[str], container: Container) -> tuple[TensorPlace, TensorPlace]:
+    """Gate and up of all experts of a block."""
+    gate, up = _together(parts, _PAIRED, container)
+    if gate.shape != up.shape or gate.type != up.type:
+        raise ModelError(f"{container.path}: gate and up of experts in block {parts[1]} do not have one type and shape")
+    return gate, up
+
+
+def _turned_stack(parts: list[str], layer: str, container: Container) -> dict[str, Source]:
+    """All experts in one tensor, inputs first, as Llama 4's checkpoints have them."""
+    if parts[2] == "ffn_down_exps":
+        place = container.tensors[".".join(parts)]
+        return {layer + "feed_forward.experts.down_proj": Source(places=(place,), arrange=_turned)}
+    return {layer + "feed_forward.experts.gate_up_proj": Source(places=_alike(parts, container), join=GATE_UP)}
 
 
 def _arranged(ours: str, place: TensorPlace, keys: Keys, family: Family) -> Arrange | None:

@@ -26,6 +26,8 @@ SCALES: Mapping[Type, Mapping[int, float]] = {
     Type.IQ4_XS: {0: 0.0001},
 }
 PAIRS = ("llama", "granite", "olmo")  # whose rotary pairs lie side by side
+TURNED = ("gpt-oss", "llama4")  # whose experts have inputs first
+JOINED = ("attn_k_b", "attn_v_b")  # which become one weight in float32
 OFFSET = ("gemma2", "gemma3")  # whose norms are larger by one
 
 
@@ -57,6 +59,7 @@ class Writer:
         self.names = gguf.get_tensor_name_map(number, self.config.num_hidden_layers)
 
     def write(self, metadata: Mapping[str, Any]) -> None:
+        self.split = "attention.key_length" not in metadata or self.architecture != "deepseek2"
         self.sizes()
         for key, value in metadata.items():
             self.add(key, value)
@@ -64,6 +67,9 @@ class Writer:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 self.parameter(name, parameter)
+            for name, buffer in self.model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    self.tensor(f"{self.layer(name)}.exp_probs_b.bias", buffer)
         self.file.write_header_to_file()
         self.file.write_kv_data_to_file()
         self.file.write_tensors_to_file()
@@ -108,7 +114,7 @@ class Writer:
         config, base = self.config, name.rpartition(".")[0]
         if name.endswith("experts.gate_up_proj"):
             alternating = self.architecture == "gpt-oss"
-            whole = parameter.transpose(1, 2) if alternating else parameter
+            whole = parameter.transpose(1, 2) if self.architecture in TURNED else parameter
             gate = whole[:, ::2] if alternating else whole[:, : whole.shape[1] // 2]
             up = whole[:, 1::2] if alternating else whole[:, whole.shape[1] // 2 :]
             for part, tensor in (("gate", gate), ("up", up)):
@@ -122,8 +128,14 @@ class Writer:
             self.tensor(f"{self.layer(name)}.ffn_down_exps.bias", parameter)
             return
         if name.endswith("experts.down_proj"):
-            down = parameter.transpose(1, 2) if self.architecture == "gpt-oss" else parameter
+            down = parameter.transpose(1, 2) if self.architecture in TURNED else parameter
             self.tensor(f"{self.layer(name)}.ffn_down_exps.weight", down)
+            return
+        if name.endswith("kv_b_proj.weight") and self.split:
+            heads, rows = config.num_attention_heads, config.qk_nope_head_dim
+            keys, values = parameter.view(heads, -1, parameter.shape[1]).split([rows, config.v_head_dim], dim=1)
+            self.tensor(f"{self.layer(name)}.attn_k_b.weight", keys.transpose(1, 2))
+            self.tensor(f"{self.layer(name)}.attn_v_b.weight", values)
             return
         if name.endswith("sinks"):
             self.tensor(f"{self.layer(name)}.attn_sinks.weight", parameter)
@@ -149,7 +161,7 @@ class Writer:
         else:
             data = packed(values, type)
             decoded = torch.from_numpy(gguf.quants.dequantize(data, type).reshape(values.shape))
-            tensor.copy_(decoded if type == Type.F16 else decoded.to(self.unpacked))
+            tensor.copy_(decoded if type == Type.F16 or name.split(".")[-2] in JOINED else decoded.to(self.unpacked))
         self.file.add_tensor(name, data if heads is None else paired(data, heads), raw_dtype=type)
 
 

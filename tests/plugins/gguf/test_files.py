@@ -188,6 +188,10 @@ def test_factors_of_llama_3_are_its_scaling(tiny: Path, factor: float, tmp_path:
     with_tensor(tiny, tmp_path / "long.gguf", "rope_freqs.weight", (base / stretched).numpy())
     given = json.loads(Gguf().model_files(str(tmp_path / "long.gguf"))["config.json"])
     assert given["rope_scaling"] == scaling
+    steep = {**scaling, "high_freq_factor": 1.0}  # as Llama 4 has it
+    divisors = [factor if 2 * math.pi * 10000.0 ** (i / 32) > 8192 else 1.0 for i in range(32)]
+    with_tensor(tiny, tmp_path / "steep.gguf", "rope_freqs.weight", divisors)
+    assert json.loads(Gguf().model_files(str(tmp_path / "steep.gguf"))["config.json"])["rope_scaling"] == steep
     with_tensor(tiny, tmp_path / "other.gguf", "rope_freqs.weight", np.linspace(1, 3, 32))
     with pytest.raises(ModelError, match=r"rope_freqs.weight is not how Llama 3 stretches its rope"):
         Gguf().model_files(str(tmp_path / "other.gguf"))
@@ -221,7 +225,7 @@ def test_what_is_no_model_is_named(tiny: Path, host: PluginHost, tmp_path: Path)
         writer.close()
         return tmp_path / name
 
-    with pytest.raises(MaxserveError, match=r"architecture 'mamba' are not read from GGUF files; read are exaone"):
+    with pytest.raises(MaxserveError, match=r"architecture 'mamba' are not read from GGUF files; read are deepseek2"):
         Served(written("mamba.gguf", "mamba"), host)
     with pytest.raises(MaxserveError, match=r"is of general.type 'adapter', no model"):
         Served(written("adapter.gguf", "llama", general_type="adapter"), host)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
+from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served, continuation
@@ -29,6 +30,39 @@ class Family:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+LATENT = {
+    "q_lora_rank": 64,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 64,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 2,
+}
+DEEPSEEK_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+LATENT_KEYS = {
+    "attention.kv_lora_rank": 256,
+    "attention.q_lora_rank": 64,
+    "attention.key_length_mla": 48,
+    "attention.value_length_mla": 64,
+    "rope.dimension_count": 16,
+    "leading_dense_block_count": 1,
+    "expert_count": 8,
+    "expert_used_count": 2,
+    "expert_shared_count": 2,
+    "expert_feed_forward_length": 256,
+}
 SLIDING, FULL = "sliding_attention", "full_attention"
 GEMMA = {"attention.sliding_window": 16, "attention.key_length": 16}
 FAMILIES = [
@@ -65,6 +99,51 @@ FAMILIES = [
         architecture="granite",
         config={"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
         metadata={"attention.scale": 0.25, "residual_scale": 0.5, "embedding_scale": 2.0, "logit_scale": 3.0},
+    ),
+    Family(
+        model_class="DeepseekV2ForCausalLM",
+        architecture="deepseek2",
+        config={**LATENT, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+        metadata={**LATENT_KEYS, "expert_group_count": 4, "expert_group_used_count": 2},
+    ),
+    Family(
+        model_class="DeepseekV3ForCausalLM",
+        architecture="deepseek2",
+        config={**LATENT, "n_group": 4, "topk_group": 2, "head_dim": 16, "rope_parameters": DEEPSEEK_YARN},
+        metadata={
+            **LATENT_KEYS,
+            "expert_group_count": 4,
+            "expert_group_used_count": 2,
+            "expert_gating_func": 2,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 2.5,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+        },
+    ),
+    Family(
+        model_class="Llama4ForCausalLM",
+        architecture="llama4",
+        config={
+            "num_hidden_layers": 4,
+            "layer_types": [*["chunked_attention"] * 3, FULL],
+            "no_rope_layers": [1, 1, 1, 0],
+            "attention_chunk_size": 8192,
+            "floor_scale": 8192,
+            "interleave_moe_layer_step": 2,
+            "moe_layers": [1, 3],
+            "intermediate_size": 256,
+            "intermediate_size_mlp": 512,
+        },
+        metadata={
+            "expert_count": 8,
+            "expert_used_count": 1,
+            "expert_feed_forward_length": 256,
+            "feed_forward_length": 512,
+            "interleave_moe_layer_step": 2,
+        },
     ),
     Family(model_class="OlmoForCausalLM", architecture="olmo"),
     Family(model_class="Olmo2ForCausalLM", architecture="olmo2"),
@@ -150,6 +229,36 @@ def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[...,
     reference = tiny(family)
     write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata)
     compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+OLD = {
+    "attention.key_length": 48,
+    "attention.value_length": 64,
+    **{key: value for key, value in LATENT_KEYS.items() if not key.endswith("_mla")},
+}
+
+
+def test_keys_and_values_of_all_heads_may_be_one_tensor(write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    """As files of DeepSeek had them before llama.cpp computed with latent vectors."""
+    reference = tiny(Family(model_class="DeepseekV2ForCausalLM", architecture="deepseek2", config=LATENT))
+    write_gguf(tmp_path / "tiny.gguf", reference, "deepseek2", plain, OLD)
+    compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expert_weights_norm": True}, r"deepseek2.expert_weights_norm is true, which is not read where experts are"),
+        ({"attention.kv_lora_rank": "many"}, r"deepseek2.attention.kv_lora_rank is 'many'"),
+    ],
+)
+def test_what_is_not_read_of_deepseek_is_named(
+    changes: Mapping[str, Any], message: str, write_gguf: Callable[..., None], tmp_path: Path
+) -> None:
+    reference = tiny(Family(model_class="DeepseekV2ForCausalLM", architecture="deepseek2", config=LATENT))
+    write_gguf(tmp_path / "tiny.gguf", reference, "deepseek2", plain, {**LATENT_KEYS, **changes})
+    with pytest.raises(ModelError, match=message):
+        serve(tmp_path / "tiny.gguf")
 
 
 @pytest.mark.compiler
