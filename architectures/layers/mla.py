@@ -13,32 +13,37 @@ from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Linear, Part, Role, weight
+from maxserve.loading import Adaptable, BoundLatentCorrection, Linear, Part, Role, weight
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 
 
-class HeadsFromLatent(nn.Module):
+class HeadsFromLatent(Adaptable, nn.Module):
     """What makes keys and values of the latent vector: a weight [heads * (nope_dim + value_dim), kv_rank]."""
+
+    adapter_kind = "latent"
+    correction: BoundLatentCorrection | None = None
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
         self.heads, self.nope_dim = config.heads, config.nope_dim
-        outputs = config.heads * (config.nope_dim + config.value_dim)
+        self.inputs, self.outputs = config.kv_rank, config.heads * (config.nope_dim + config.value_dim)
         self.role: Role = "column"
-        self.parts = {"kv_b_proj": Part(outputs, config.heads)}
-        self.weight = weight(outputs, config.kv_rank)
+        self.parts = {"kv_b_proj": Part(self.outputs, config.heads)}
+        self.weight = weight(self.outputs, self.inputs)
 
     def _parts(self) -> Tensor:
         return self.weight.view(self.heads, -1, self.weight.shape[1])
 
     def to_latent(self, q: Tensor) -> Tensor:
         """Queries [T, heads, nope_dim] for keys as queries for latent vectors, [T, heads, kv_rank]."""
-        return torch.bmm(q.transpose(0, 1), self._parts()[:, : self.nope_dim]).transpose(0, 1)
+        out = torch.bmm(q.transpose(0, 1), self._parts()[:, : self.nope_dim]).transpose(0, 1)
+        return out if self.correction is None else self.correction.to_latent(q, out)
 
     def to_values(self, seen: Tensor) -> Tensor:
         """Sums of latent vectors [T, heads, kv_rank] as sums of values, [T, heads, value_dim]."""
-        return torch.bmm(seen.transpose(0, 1), self._parts()[:, self.nope_dim :].transpose(1, 2)).transpose(0, 1)
+        out = torch.bmm(seen.transpose(0, 1), self._parts()[:, self.nope_dim :].transpose(1, 2)).transpose(0, 1)
+        return out if self.correction is None else self.correction.to_values(seen, out)
 
 
 class LatentAttention(nn.Module):

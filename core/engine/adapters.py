@@ -21,6 +21,7 @@ from maxserve.core.loading.linear import (
     Adaptable,
     BoundCorrection,
     BoundHeadCorrection,
+    BoundLatentCorrection,
     Embedding,
     ExactLinear,
     Linear,
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 _HEAD = "lm_head"
+_BOUND: Mapping[str, Callable[[Any, StepRows], BoundCorrection | BoundLatentCorrection]] = {
+    "head": BoundHeadCorrection,
+    "latent": BoundLatentCorrection,
+}
 PATIENCE = 2.0  # seconds after which a request that waits for a slot goes before later ones that have theirs
 
 
@@ -399,8 +404,8 @@ def adapt(model: nn.Module, built: BuiltAdapters | None, rows: StepRows) -> None
     if built is None:
         return
     for projection, module in _projections(model, built.kinds):
-        correction = built.table.correction(projection)
-        bound = BoundHeadCorrection if projection.kind == "head" else BoundCorrection
+        correction: Any = built.table.correction(projection)
+        bound = _BOUND.get(projection.kind, BoundCorrection)
         module.correction = None if correction is None else bound(correction, rows)
 
 

@@ -19,18 +19,20 @@ __all__ = [
     "AdapterContext",
     "AdapterTable",
     "Correction",
+    "LatentCorrection",
     "Location",
     "LowRank",
     "Projection",
     "ProjectionKind",
 ]
 
-ProjectionKind: TypeAlias = Literal["linear", "head", "embedding", "experts"]
+ProjectionKind: TypeAlias = Literal["linear", "head", "embedding", "experts", "latent"]
 """What a projection is called with, and gives.
 
 "linear": rows [T, inputs] of the step. "head": rows [R, inputs] whose logits are wanted; the projection makes these.
 "embedding": token ids [T] int64 below `inputs`. "experts": rows [N, inputs], those of one expert after those of the one
-before, with ExpertRows, which say which are whose.
+before, with ExpertRows, which say which are whose. "latent" makes keys and values of latent vectors and is called as
+LatentCorrection says.
 """
 
 
@@ -106,6 +108,25 @@ class Correction(Protocol):
         ...
 
 
+class LatentCorrection(Protocol):
+    """What adapters change where one weight makes keys and values of all heads of a latent vector [inputs].
+
+    Its outputs are, head by head, those of the key and those of the value. Keys and values are never made: queries are
+    multiplied by the keys' part before attention, and sums of latent vectors by the values' part behind it.
+    """
+
+    def to_latent(self, q: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor:
+        """The queries for latent vectors to go on with, [T, heads, inputs], of queries for keys [T, heads, key size].
+
+        As in a Correction, rows without an adapter stay as they are in `out`.
+        """
+        ...
+
+    def to_values(self, seen: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor:
+        """The sums of values [T, heads, value size] to go on with, of sums of latent vectors [T, heads, inputs]."""
+        ...
+
+
 @runtime_checkable
 class LowRank(Protocol):
     """A Correction that compiled layers carry out by themselves: out += x · down · up, part by part of the outputs.
@@ -144,7 +165,7 @@ class AdapterTable(Protocol):
         """Bytes that the slots will take on the device."""
         ...
 
-    def correction(self, projection: Projection) -> Correction | None:
+    def correction(self, projection: Projection) -> Correction | LatentCorrection | None:
         """What corrects a projection; None where no adapter ever will. Asked once, when the slots are made."""
         ...
 

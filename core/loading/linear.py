@@ -15,7 +15,7 @@ from maxserve.core.interfaces.inputs import ExpertRows
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.adapter import Correction, ProjectionKind
+    from maxserve.core.interfaces.adapter import Correction, LatentCorrection, ProjectionKind
     from maxserve.core.interfaces.inputs import AdapterRows
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
@@ -86,6 +86,21 @@ class BoundHeadCorrection(BoundCorrection):
         return self._corrected(x, out, self.step.head)
 
 
+class BoundLatentCorrection:
+    """The same of a projection that is never made whole, of latent vectors."""
+
+    def __init__(self, correction: LatentCorrection, step: StepRows) -> None:
+        self.correction, self.step = correction, step
+
+    def to_latent(self, q: Tensor, out: Tensor) -> Tensor:
+        rows = self.step.rows
+        return out if rows is None else self.correction.to_latent(q, out, rows)
+
+    def to_values(self, seen: Tensor, out: Tensor) -> Tensor:
+        rows = self.step.rows
+        return out if rows is None else self.correction.to_values(seen, out, rows)
+
+
 P = TypeVar("P")
 
 
@@ -96,7 +111,7 @@ class Adaptable:
     inputs: int
     outputs: int
     parts: Mapping[str, Part]
-    correction: BoundCorrection | None = None
+    correction: BoundCorrection | BoundLatentCorrection | None = None
 
 
 class Projection(Adaptable, nn.Module, Generic[P]):
@@ -111,6 +126,7 @@ class Projection(Adaptable, nn.Module, Generic[P]):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     roundable: bool = True
+    correction: BoundCorrection | None = None
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ def maxserve_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="lora",
         build="maxserve.plugins.lora.table:LoRATable",
-        kinds=("linear", "head", "embedding", "experts"),
+        kinds=("linear", "head", "embedding", "experts", "latent"),
         summary="low-rank corrections of projections, as PEFT saves them",
     )
 

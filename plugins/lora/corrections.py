@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -92,11 +92,37 @@ class ExpertsCorrection(LoRACorrection):
         return out
 
 
+class LatentLoRACorrection(LoRACorrection):
+    """A LatentCorrection: products with the two factors in turn, on either side of attention."""
+
+    def to_latent(self, q: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
+        for own, down, up in self._groups(rows, q.shape[1]):
+            keys = torch.einsum("thd,rhd->thr", q[own].to(up.dtype), up[..., : q.shape[2]])
+            out.index_add_(0, own, (keys @ down.T).to(out.dtype))
+        return out
+
+    def to_values(self, seen: Tensor, out: Tensor, rows: AdapterRows) -> Tensor:
+        for own, down, up in self._groups(rows, seen.shape[1]):
+            made = torch.einsum("thr,rhd->thd", seen[own].to(down.dtype) @ down, up[..., -out.shape[2] :])
+            out.index_add_(0, own, made.to(out.dtype))
+        return out
+
+    def _groups(self, rows: AdapterRows, heads: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows of each slot that has factors, and these: down [inputs, rank], up [rank, heads, outputs of a head]."""
+        for slot, start, stop in rows.groups.tolist():
+            rank, index = int(self.ranks[slot - 1]), slot - 1
+            if rank:
+                down = self.down[index, : self._inputs * rank].view(self._inputs, rank)
+                up = self.up[index, : self._outputs * rank].view(rank, heads, -1)
+                yield rows.order[start:stop], down, up
+
+
 CORRECTIONS: Mapping[str, type[LoRACorrection]] = {
     "linear": LoRACorrection,
     "head": LoRACorrection,
     "embedding": EmbeddingCorrection,
     "experts": ExpertsCorrection,
+    "latent": LatentLoRACorrection,
 }
 
 

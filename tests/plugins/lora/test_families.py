@@ -146,3 +146,16 @@ def test_experts_by_name(make_base: Callable[..., Base], served: Callable[..., S
     assert not any("experts.0." in name for name in load_file(weights))
     requests = {"again": ("named", SHORT)}
     check(base, run(served(base).engine, requests), requests)
+
+
+QUERIES = ["q_a_proj", "q_b_proj"]
+
+
+@pytest.mark.parametrize("architecture", ["DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"])
+def test_latent_attention(make_base: Callable[..., Base], served: Callable[..., Served], architecture: str) -> None:
+    """Keys and values of the latent vectors are never made, and corrected all the same."""
+    base = make_base(architecture)
+    base.adapter("keys", seed=1, r=8, lora_alpha=16, target_modules=["kv_b_proj"])
+    base.adapter("all", seed=2, r=4, target_modules=["kv_b_proj", "kv_a_proj_with_mqa", "o_proj", *QUERIES])
+    base.adapter("queries", seed=3, r=16, use_rslora=True, target_modules=QUERIES)
+    check_all_ways(base, served)
