@@ -16,6 +16,7 @@ from maxserve.architectures.layers.mrope import MultimodalRotary, interleaved
 from maxserve.architectures.layers.vision import VisionLanguageModel
 from maxserve.architectures.layers.vision_config import VisionConfig, vision_config
 from maxserve.architectures.qwen2_5_vl import Images, sections
+from maxserve.interfaces.inputs import ImageSpan
 from maxserve.interfaces.step_context import StepContext
 
 __all__ = ["Images", "MixtureModel", "Model", "config", "mixture_config"]
@@ -47,8 +48,8 @@ class DeepStack(VisionLanguageModel):
         out: Tensor = self.model.norm(x)
         return out
 
-    def _deeper(self, seen: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        features = self.image_features(seen.image).narrow(0, seen.first, len(seen.rows))
+    def _deeper(self, seen: ImageSpan) -> tuple[Tensor, tuple[Tensor, ...]]:
+        features = self.image_features(seen).narrow(0, seen.first, len(seen.rows))
         levels = torch.split(features, self.config.dim, dim=-1)[1:]
         return seen.rows, levels
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from maxserve.architectures.layers.decoder import DecoderModel
 from maxserve.architectures.layers.vision_config import FEATURES_KEPT, VisionConfig
+from maxserve.interfaces.inputs import ImageSpan
 from maxserve.interfaces.request import Image
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import TowerRows
 
 
 class FeatureCache:
@@ -25,18 +27,18 @@ class FeatureCache:
 
     def __init__(self, limit: int = FEATURES_KEPT) -> None:
         self._limit = limit
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self.size = 0  # bytes
 
-    def get(self, digest: bytes) -> Tensor | None:
-        found = self._kept.get(digest)
+    def get(self, key: Hashable) -> Tensor | None:
+        found = self._kept.get(key)
         if found is not None:
-            self._kept.move_to_end(digest)
+            self._kept.move_to_end(key)
         return found
 
-    def put(self, digest: bytes, features: Tensor) -> None:
+    def put(self, key: Hashable, features: Tensor) -> None:
         """Keeps them, and as many of the others as there is room for; those that are too large alone stay too."""
-        self._kept[digest] = features
+        self._kept[key] = features
         self.size += features.nbytes
         while self.size > self._limit and len(self._kept) > 1:
             self.size -= self._kept.popitem(last=False)[1].nbytes
@@ -56,6 +58,7 @@ class VisionLanguageModel(DecoderModel):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config.text)  # the language model's
         self.tower = _tower(config, self.Whole, self.Language)
+        self.tower_rows = TowerRows()
         self.seen = FeatureCache()
 
     def prepare(self) -> None:
@@ -77,16 +80,21 @@ class VisionLanguageModel(DecoderModel):
     def embed(self, step: StepContext) -> Tensor:
         x = super().embed(step)
         for seen in step.inputs.images:
-            features = self.image_features(seen.image).narrow(0, seen.first, len(seen.rows))
+            features = self.image_features(seen).narrow(0, seen.first, len(seen.rows))
             x[seen.rows] = features[:, : x.shape[1]].to(x.dtype)
         return x
 
-    def image_features(self, image: Image) -> Tensor:
-        """The features of `image`, computed now or lately."""
-        found = self.seen.get(image.digest)
+    def image_features(self, seen: ImageSpan) -> Tensor:
+        """The features of an image with the adapter that changes them, if there is one, computed now or lately."""
+        image, key = seen.image, (seen.image.digest, seen.adapter)
+        found = self.seen.get(key)
         if found is None:
-            found = self.features(self._tensors(image))
-            self.seen.put(image.digest, found)
+            self.tower_rows.slot = seen.adapter_slot
+            try:
+                found = self.features(self._tensors(image))
+            finally:
+                self.tower_rows.slot = 0
+            self.seen.put(key, found)
         return found
 
     def _tensors(self, image: Image) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection, ProjectionKind
+from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection, ProjectionKind, SaysChanges
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.core.interfaces.linear import ExpertLayer
@@ -22,10 +22,13 @@ from maxserve.core.loading.linear import (
     BoundCorrection,
     BoundHeadCorrection,
     BoundLatentCorrection,
+    BoundTowerCorrection,
     Embedding,
     ExactLinear,
+    HasTower,
     Linear,
     StepRows,
+    TowerLinear,
 )
 from maxserve.core.loading.weight_plan import Parameters, Target, locator
 from maxserve.core.registry.entries import cause
@@ -53,11 +56,12 @@ PATIENCE = 2.0  # seconds after which a request that waits for a slot goes befor
 class ServedAdapter:
     """One loaded adapter, a generation of its name. `slot` 0: it has none; `rows` counts those who compute with it."""
 
-    __slots__ = ("generation", "loaded", "name", "pinned", "pool", "requests", "rows", "slot", "source")
+    __slots__ = ("generation", "images", "loaded", "name", "pinned", "pool", "requests", "rows", "slot", "source")
 
     def __init__(self, pool: Adapters, change: AdapterChange, generation: int, loaded: Any) -> None:
         self.pool, self.name, self.generation, self.loaded = pool, change.name, generation, loaded
         self.source, self.pinned = change.source, change.pinned
+        self.images = pool.changes_images(loaded)
         self.slot = self.rows = self.requests = 0
 
 
@@ -81,6 +85,7 @@ class Adapters:
 
     def __init__(self, table: AdapterTable | None, rows: StepRows | None = None) -> None:
         self.step_rows = rows or StepRows()
+        self.tower: frozenset[str] = frozenset()  # projections that compute images
         self._table = table
         self._by_name: dict[str, ServedAdapter] = {}
         self._free = list(range(table.slots, 0, -1)) if table else []
@@ -117,6 +122,11 @@ class Adapters:
     def reports(self) -> bool:
         """Whether a step has something to do or to say for changes."""
         return bool(self.done) or self._read.is_set()
+
+    def changes_images(self, loaded: Any) -> bool:
+        """Whether images have features of their own with an adapter that was loaded."""
+        table = self._table
+        return bool(self.tower.intersection(table.changes(loaded)) if isinstance(table, SaysChanges) else self.tower)
 
     def use(self) -> tuple[tuple[str, int, int], ...]:
         """Of each adapter with requests its name, how many run and how many wait, those with an old one among them."""
@@ -399,14 +409,21 @@ def build_adapters(
     return BuiltAdapters(serving[0][1], serving[0][0].component.kinds) if serving else None
 
 
-def adapt(model: nn.Module, built: BuiltAdapters | None, rows: StepRows) -> None:
-    """Has the adapters correct the model's projections; before its layers are compiled."""
+def adapt(model: nn.Module, built: BuiltAdapters | None, rows: StepRows) -> frozenset[str]:
+    """Has the adapters correct the model's projections, before its layers are compiled; returns those of its tower."""
     if built is None:
-        return
+        return frozenset()
+    towers = []
     for projection, module in _projections(model, built.kinds):
         correction: Any = built.table.correction(projection)
+        if isinstance(module, TowerLinear):
+            if correction is not None and isinstance(model, HasTower):
+                module.correct(BoundTowerCorrection(correction, model.tower_rows))
+                towers.append(projection.name)
+            continue
         bound = _BOUND.get(projection.kind, BoundCorrection)
         module.correction = None if correction is None else bound(correction, rows)
+    return frozenset(towers)
 
 
 def _projections(model: nn.Module, kinds: Collection[ProjectionKind]) -> Iterator[tuple[Projection, Adaptable]]:
@@ -419,6 +436,9 @@ def _projections(model: nn.Module, kinds: Collection[ProjectionKind]) -> Iterato
             projection = _projection(name, module, tables)
             if projection.kind in kinds:
                 yield projection, module
+    for name, module in model.tower.named_modules(prefix="tower") if isinstance(model, HasTower) else ():
+        if type(module) is nn.Linear and "linear" in kinds:
+            yield Projection(name=name, inputs=module.in_features, outputs=module.out_features), TowerLinear(module)
 
 
 def _storage(module: Linear | Embedding) -> object:

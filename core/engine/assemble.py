@@ -247,7 +247,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     module = cast("torch.nn.Module", loaded.model)
     table = None if loaded.adapters is None else loaded.adapters.table
     adapters = Adapters(table)
-    adapt(module, loaded.adapters, adapters.step_rows)
+    adapters.tower = adapt(module, loaded.adapters, adapters.step_rows)
     target.chooser.compile_layers(module, attention, target.compute)
     _load_adapters(adapters, table)
     info = _info(target, loaded, adapters.sources)

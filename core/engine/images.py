@@ -42,7 +42,16 @@ class ImageStep:
             images = sequence.images
             bidirectional.append(() if images is None else images.bidirectional)
             for image, positions, first in () if images is None else images.seen(start, stop):
-                spans.append(ImageSpan(image=image, rows=self._to_device(positions - start + offset), first=first))
+                adapter = sequence.adapter if sequence.adapter is not None and sequence.adapter.images else None
+                spans.append(
+                    ImageSpan(
+                        image=image,
+                        rows=self._to_device(positions - start + offset),
+                        first=first,
+                        adapter=0 if adapter is None else adapter.generation,
+                        adapter_slot=0 if adapter is None else adapter.slot,
+                    )
+                )
         inputs.images = tuple(spans)
         inputs.bidirectional = tuple(bidirectional) if any(bidirectional) else ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -24,6 +24,7 @@ __all__ = [
     "LowRank",
     "Projection",
     "ProjectionKind",
+    "SaysChanges",
 ]
 
 ProjectionKind: TypeAlias = Literal["linear", "head", "embedding", "experts", "latent"]
@@ -175,4 +176,13 @@ class AdapterTable(Protocol):
 
     def place(self, adapter: Any, slot: int) -> None:
         """Has a slot (1 … slots) hold an adapter that `load` gave; no step that is on its way uses the slot."""
+        ...
+
+
+@runtime_checkable
+class SaysChanges(Protocol):
+    """An AdapterTable that says what an adapter changes; one of another kind is taken to change all that it could."""
+
+    def changes(self, adapter: Any) -> Collection[str]:
+        """The names of the projections that an adapter, as `load` gave it, changes."""
         ...

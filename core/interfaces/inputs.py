@@ -20,11 +20,16 @@ Span: TypeAlias = tuple[int, int]  # first position and the one after the last
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpan:
-    """What a step computes of an image: features `first` … `first` + len(rows) - 1 go to these rows of the step."""
+    """What a step computes of an image: features `first` … `first` + len(rows) - 1 go to these rows of the step.
+
+    `adapter` is the generation of the adapter that changes its features, 0 for none, and `adapter_slot` its slot.
+    """
 
     image: Image
     rows: Tensor  # [n] int64, indices into T
     first: int
+    adapter: int = 0
+    adapter_slot: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.core.interfaces.inputs import ExpertRows
+from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import Correction, LatentCorrection, ProjectionKind
-    from maxserve.core.interfaces.inputs import AdapterRows
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
 """How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
@@ -76,7 +75,11 @@ class BoundCorrection:
         return self._corrected(x, out, self.step.rows)
 
     def _corrected(self, x: Tensor, out: Tensor, rows: AdapterRows | None) -> Tensor:
-        return out if rows is None else self.correction(x, out, rows)
+        """Of [..., inputs] and [..., outputs], whatever axes the rows lie along."""
+        if rows is None or not out.numel():
+            return out
+        flat = out.reshape(-1, out.shape[-1])
+        return self.correction(x.reshape(len(flat), *x.shape[out.dim() - 1 :]), flat, rows).view(out.shape)
 
 
 class BoundHeadCorrection(BoundCorrection):
@@ -84,6 +87,33 @@ class BoundHeadCorrection(BoundCorrection):
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         return self._corrected(x, out, self.step.head)
+
+
+class TowerRows:
+    """The slot of the adapter with which a tower computes an image, set while it does; 0: none."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self) -> None:
+        self.slot = 0
+
+
+class BoundTowerCorrection(BoundCorrection):
+    """That of a projection whose rows are all of one image."""
+
+    def __init__(self, correction: Correction, tower: TowerRows) -> None:
+        super().__init__(correction, StepRows())
+        self._tower = tower
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        slot, count = self._tower.slot, out.numel() // out.shape[-1]
+        if not slot:
+            return out
+        order = torch.arange(count, device=out.device)
+        groups = np.array([[slot, 0, count]], dtype=np.int64)
+        return self._corrected(
+            x, out, AdapterRows(adapter_slots=torch.full_like(order, slot), order=order, groups=groups)
+        )
 
 
 class BoundLatentCorrection:
@@ -112,6 +142,27 @@ class Adaptable:
     outputs: int
     parts: Mapping[str, Part]
     correction: BoundCorrection | BoundLatentCorrection | None = None
+
+
+class TowerLinear(Adaptable):
+    """A projection that is torch's own, in a tower."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.inputs, self.outputs = module.in_features, module.out_features
+        self.parts = {"": Part(self.outputs)}
+        self._module = module
+
+    def correct(self, bound: BoundCorrection) -> None:
+        """Has it corrected from now on."""
+        self._module.register_forward_hook(lambda module, args, out: bound(args[0], out))
+
+
+@runtime_checkable
+class HasTower(Protocol):
+    """A model that computes images with modules of torch's beside its own, and sets `tower_rows` while it does."""
+
+    tower: nn.Module
+    tower_rows: TowerRows
 
 
 class Projection(Adaptable, nn.Module, Generic[P]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -76,6 +76,9 @@ class LoRATable:
             raise refused(source, str(error)) from error
         log.info("adapter %s: %d projections of %s", name, len(packed), file.base or "an unnamed base model")
         return packed
+
+    def changes(self, adapter: dict[str, Packed]) -> Collection[str]:
+        return adapter.keys()
 
     def place(self, adapter: dict[str, Packed], slot: int) -> None:
         for name, correction in self._corrections.items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Part,
         Projection,
         Role,
+        TowerRows,
         weight,
     )
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
@@ -46,6 +47,7 @@ __all__ = [
     "DraftChain",
     "Adaptable",
     "BoundLatentCorrection",
+    "TowerRows",
     "Embedding",
     "ExactLinear",
     "Folder",
@@ -87,6 +89,7 @@ __getattr__ = exports(
         "DraftChain": "maxserve.core.loading.stack",
         "Adaptable": "maxserve.core.loading.linear",
         "BoundLatentCorrection": "maxserve.core.loading.linear",
+        "TowerRows": "maxserve.core.loading.linear",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",
