@@ -24,9 +24,9 @@ from maxserve.core.loading.linear import (
     BoundLatentCorrection,
     BoundTowerCorrection,
     Embedding,
-    ExactLinear,
     HasTower,
     Linear,
+    NamesHeads,
     StepRows,
     TowerLinear,
 )
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-_HEAD = "lm_head"
+_HEADS = frozenset({"lm_head"})  # of models that do not name them
 _BOUND: Mapping[str, Callable[[Any, StepRows], BoundCorrection | BoundLatentCorrection]] = {
     "head": BoundHeadCorrection,
     "latent": BoundLatentCorrection,
@@ -428,12 +428,13 @@ def adapt(model: nn.Module, built: BuiltAdapters | None, rows: StepRows) -> froz
 
 def _projections(model: nn.Module, kinds: Collection[ProjectionKind]) -> Iterator[tuple[Projection, Adaptable]]:
     """What of the model can be adapted by tables that adapt these kinds."""
+    heads = model.heads if isinstance(model, NamesHeads) else _HEADS
     tables: dict[int, str] = {}  # embeddings by what has their weight, which a head may have, too
     for name, module in model.named_modules():
         if isinstance(module, Embedding):
             tables[id(_storage(module))] = name
-        if isinstance(module, Adaptable) and not isinstance(module, ExactLinear):
-            projection = _projection(name, module, tables)
+        if isinstance(module, Adaptable) and module.adaptable:
+            projection = _projection(name, module, "head" if name in heads else module.adapter_kind, tables)
             if projection.kind in kinds:
                 yield projection, module
     for name, module in model.tower.named_modules(prefix="tower") if isinstance(model, HasTower) else ():
@@ -445,8 +446,7 @@ def _storage(module: Linear | Embedding) -> object:
     return module.weight if module.packed is None else module.packed
 
 
-def _projection(name: str, module: Adaptable, tables: Mapping[int, str]) -> Projection:
-    kind: ProjectionKind = "head" if name == _HEAD else module.adapter_kind
+def _projection(name: str, module: Adaptable, kind: ProjectionKind, tables: Mapping[int, str]) -> Projection:
     parts = {part: sizes.size for part, sizes in module.parts.items() if part}
     inputs, outputs = module.inputs, module.outputs
     if kind == "embedding":  # its weight lies the other way round

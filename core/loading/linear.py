@@ -135,8 +135,12 @@ P = TypeVar("P")
 
 
 class Adaptable:
-    """A module that adapters can correct: what they are told of it, and their correction."""
+    """A module that adapters can correct: what they are told of it, and their correction.
 
+    Unless it is `adaptable` they cannot: its rows are not those that they are told of, or near ties are decided by it.
+    """
+
+    adaptable: bool = True
     adapter_kind: ClassVar[ProjectionKind] = "linear"
     inputs: int
     outputs: int
@@ -155,6 +159,14 @@ class TowerLinear(Adaptable):
     def correct(self, bound: BoundCorrection) -> None:
         """Has it corrected from now on."""
         self._module.register_forward_hook(lambda module, args, out: bound(args[0], out))
+
+
+@runtime_checkable
+class NamesHeads(Protocol):
+    """A model whose projections of that name make its logits; in others it is lm_head."""
+
+    @property
+    def heads(self) -> frozenset[str]: ...
 
 
 @runtime_checkable
@@ -234,6 +246,8 @@ class Linear(Projection[PackedLinear | CodesLinear]):
 
 class ExactLinear(Linear):
     """Multiplies in float32 whatever the model computes in, for outcomes that near ties are decided by."""
+
+    adaptable = False
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias, roundable=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maxserve import hookimpl
-from maxserve.interfaces.architecture import Architecture
+from maxserve.interfaces.architecture import Architecture, WeightMap
 
 
 @hookimpl
@@ -14,6 +14,7 @@ def maxserve_architectures() -> Iterable[Architecture]:
         name="transformers",
         build="maxserve.plugins.transformers.model:Model",
         config="maxserve.plugins.transformers.spec:read",
+        weights=WeightMap(renames=((r"^(?!lm\.)", "lm."),)),  # where the names of its class are here
         load="maxserve.plugins.transformers.loading:load",
         fallback="maxserve.plugins.transformers.choice:refusal",
         reads_folder=True,

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from maxserve.architectures.layers import Linear
 from maxserve.interfaces.step_context import StepContext
+from maxserve.loading import Embedding
 from maxserve.plugins.transformers.rehearsal import rehearse
 from maxserve.plugins.transformers.rope import LongRope
 from maxserve.plugins.transformers.seam import NAME, Seam, attend_with
@@ -31,10 +33,19 @@ class Model(nn.Module):
         if self.spec.swaps:
             swap(lm)
         lm.requires_grad_(False)
+        for name, module in lm.named_modules():
+            if isinstance(module, Linear | Embedding):
+                module.adaptable = name in self.spec.by_row
         self.lm = lm
         self.seam = Seam(lm, self.spec.calls)
         self.rope = LongRope(lm)
         self.trunk = Trunk(lm, self.spec.trunk)
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The projections behind the trunk, which are called with the rows whose logits are wanted."""
+        names = [name for name, module in self.lm.named_modules() if isinstance(module, Linear)]
+        return frozenset(f"lm.{name}" for name in names if not name.startswith(f"{self.spec.trunk}."))
 
     def prepare(self) -> None:
         """Proves, with its weights, that it computes here what it computes alone; ModelError if not."""

@@ -52,7 +52,7 @@ class Source:
 class Spec:
     """A ModelSpec, and how to make the model. `calls` are those of its attention, `trunk` all of it but the head.
 
-    `swaps`: its projections and tables may be replaced by the core's.
+    `swaps`: its projections and tables may be replaced by the core's; `by_row` are those called with a row per token.
     """
 
     source: Source
@@ -63,6 +63,7 @@ class Spec:
     trunk: str
     swaps: bool
     prompt_regimes: tuple[int, ...]
+    by_row: frozenset[str] = frozenset()
 
     @property
     def cache_layers(self) -> tuple[CacheLayer, ...]:
@@ -91,6 +92,7 @@ def spec_of(source: Source) -> Spec:
         calls=found.calls,
         trunk=found.trunk,
         swaps=found.swaps,
+        by_row=found.by_row,
         prompt_regimes=tuple(border for border in found.borders if border < length),
     )
 

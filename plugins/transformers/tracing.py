@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from maxserve.architectures.layers import Linear
 from maxserve.interfaces.errors import MaxserveError, ModelError
+from maxserve.loading import Embedding
 from maxserve.plugins.transformers.rope import borders, rotate_without_looking
 from maxserve.plugins.transformers.seam import Call, attend_with, configs_of, given
 from maxserve.plugins.transformers.swapping import pretend_kept, swap
@@ -33,7 +35,10 @@ HARMLESS = frozenset({"scaling", "softcap", "s_aux", "position_ids", "position_e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """What was found. `swaps`: the model still ran when its projections had given their weights away."""
+    """What was found. `swaps`: the model still ran when its projections had given their weights away.
+
+    `by_row` are the modules that were called with every token of the text, and with nothing else.
+    """
 
     calls: tuple[Call, ...]
     trunk: str
@@ -41,6 +46,7 @@ class Trace:
     vocab_size: int
     swaps: bool
     borders: tuple[int, ...]
+    by_row: frozenset[str] = frozenset()
 
 
 class MakesModel(Protocol):
@@ -99,6 +105,7 @@ def _trace(source: MakesModel, length: int, *, swaps: bool) -> Trace:
         vocab_size=out.logits.shape[-1],
         swaps=swaps,
         borders=borders(model),
+        by_row=frozenset(name for name, all_rows in listener.by_row.items() if all_rows),
     )
 
 
@@ -126,6 +133,7 @@ class _Listener:
     model: nn.Module
     length: int
     calls: list[Call] = field(default_factory=list)
+    by_row: dict[str, bool] = field(default_factory=dict)
     _rules: list[tuple[Tensor, Callable[..., Tensor]]] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
     _entered: list[_Entered] = field(default_factory=list)
@@ -166,7 +174,15 @@ class _Listener:
     def _enter(self, module: nn.Module, args: object) -> None:
         if not self._open:
             self._entered.append(_Entered(self._names[id(module)]))
+        if isinstance(module, Linear | Embedding):
+            self._look_at_rows(module, args)
         self._open.append(self._names[id(module)])
+
+    def _look_at_rows(self, module: nn.Module, args: object) -> None:
+        x = args[0] if isinstance(args, tuple) and args else None
+        rows = x.shape[: x.dim() - isinstance(module, Linear)] if isinstance(x, Tensor) else ()
+        name = self._names[id(module)]
+        self.by_row[name] = self.by_row.get(name, True) and tuple(rows) == (1, TOKENS)
 
     def _leave(self, module: nn.Module, args: object, output: object) -> None:
         self._open.pop()

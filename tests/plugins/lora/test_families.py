@@ -159,3 +159,24 @@ def test_latent_attention(make_base: Callable[..., Base], served: Callable[..., 
     base.adapter("all", seed=2, r=4, target_modules=["kv_b_proj", "kv_a_proj_with_mqa", "o_proj", *QUERIES])
     base.adapter("queries", seed=3, r=16, use_rslora=True, target_modules=QUERIES)
     check_all_ways(base, served)
+
+
+FALLBACK: dict[str, list[str]] = {
+    "Starcoder2ForCausalLM": ["q_proj", "k_proj", "c_fc", "c_proj"],
+    "GPTNeoXForCausalLM": ["query_key_value", "dense", "dense_4h_to_h"],
+}
+
+
+@pytest.mark.parametrize("architecture", FALLBACK)
+def test_classes_of_transformers(
+    make_base: Callable[..., Base], served: Callable[..., Served], architecture: str
+) -> None:
+    """Run as transformers has written them, also with a head of another name."""
+    base, modules = make_base(architecture), FALLBACK[architecture]
+    model = base.model()
+    table = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    base.adapter("all", seed=1, r=8, lora_alpha=16, target_modules=modules)
+    base.adapter("head", seed=2, r=4, target_modules=[head, modules[0]])
+    base.adapter("table", seed=3, r=16, use_rslora=True, target_modules=[table])
+    check_all_ways(base, served)
