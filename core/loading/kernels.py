@@ -147,6 +147,10 @@ class Chooser:
         for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
             for index, layer in enumerate(layers):
                 if _needs_other_corrections(layer, compiler):
+                    self._say(
+                        f"layers of class {type(layer).__name__} run as they are written: adapters correct them in a "
+                        f"way that {self.serving[-1].title} does not carry out"
+                    )
                     continue
                 call = compiler.compile(layer, attention)
                 if call is None:

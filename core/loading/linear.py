@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class Adaptable:
     inputs: int
     outputs: int
     parts: Mapping[str, Part]
-    correction: BoundCorrection | BoundLatentCorrection | None = None
+    correction: Any = None  # a BoundCorrection, or what else a subclass says
 
 
 class TowerLinear(Adaptable):
@@ -158,7 +158,11 @@ class TowerLinear(Adaptable):
 
     def correct(self, bound: BoundCorrection) -> None:
         """Has it corrected from now on."""
-        self._module.register_forward_hook(lambda module, args, out: bound(args[0], out))
+
+        def hook(module: nn.Module, args: Any, out: Any) -> Tensor:
+            return bound(args[0], out)
+
+        self._module.register_forward_hook(hook)
 
 
 @runtime_checkable
