@@ -7,10 +7,13 @@ read them more than once, a block of them is made float32, or bfloat16 where it 
 
 A decoding token's heads that share keys are rows of one product over chunks of the sequence; a prompt's tokens go in
 blocks with a running softmax. A decoding token's numbers depend on nothing but the sequence; those of a prompt also on
-which of its pages lie together, as blocks end where pages do.
+which of its pages lie together, as blocks end where pages do. Tokens of a text that are computed again, many at once,
+are attended as they were when they were decoded.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +28,16 @@ from maxserve.plugins.cache.formats import Int8Format
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.library import library_for, rounds
 
+N = TypeVar("N", bound=np.generic)
+Ints = NDArray[np.int64]
+
 # The cache's types as the source numbers them, and those for which queries and weights are rounded to bfloat16, too.
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2, torch.int8: 4}
 ROUNDED = {torch.bfloat16: 3, torch.float8_e4m3fn: 5, torch.int8: 6}
+
+
+FEW, CHUNK = 16, 512  # as attention.cpp has them: new tokens that are attended as decoding ones, and positions of a sum
+MOST_SUMS = 4096  # for each head that are kept until they are joined
 
 
 class NativeAttention:
@@ -131,9 +141,46 @@ class _Step:
             return
         query_start, seq_lens = _array(inputs.query_start, np.int64), _array(inputs.seq_lens, np.int64)
         tables, slots = _array(inputs.block_tables, np.int32), inputs.slot_mapping.contiguous()
+        if len(slots) > FEW and (again := _computed_again(query_start, seq_lens, inputs.prompt_lens)).any():
+            query_start, seq_lens, owners = _in_pieces(query_start, seq_lens, inputs.prompt_lens, again)
+            tables = tables[owners]
         self._arrays = (slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
         self.addresses = (slots.data_ptr(), query_start.ctypes.data, seq_lens.ctypes.data, tables.ctypes.data)
         self.sequences, self.table_step = len(seq_lens), tables.shape[1]
+
+
+def _computed_again(query_start: Ints, seq_lens: Ints, prompt_lens: Ints) -> NDArray[np.bool_]:
+    """Which sequences have more new tokens behind their prompts than are ever decoded in one step.
+
+    Not those of so many tokens that too many sums would be kept.
+    """
+    counts = np.diff(query_start)
+    texts = np.minimum(counts, seq_lens - prompt_lens)
+    found: NDArray[np.bool_] = (counts > FEW) & (texts > 0) & (texts * (-seq_lens // CHUNK) >= -MOST_SUMS)
+    return found
+
+
+def _in_pieces(
+    query_start: Ints, seq_lens: Ints, prompt_lens: Ints, again: NDArray[np.bool_]
+) -> tuple[Ints, Ints, Ints]:
+    """`query_start` and `seq_lens` of pieces that are attended as if each were a sequence, and which each is of.
+
+    Those of a sequence that is `again` computed are its prompt, and each token behind that by itself: a sequence with
+    one new token is what projections (layers.cpp) and attention decode.
+    """
+    starts: list[int] = []
+    lengths: list[int] = []
+    owners: list[int] = []
+    firsts = zip(query_start.tolist(), query_start[1:].tolist(), strict=False)
+    rows = zip(firsts, seq_lens.tolist(), prompt_lens.tolist(), again.tolist(), strict=True)
+    for sequence, ((start, stop), length, prompt, many) in enumerate(rows):
+        text = max(prompt - (length - stop), start) if many else stop  # the row where the text begins
+        ends = ([text] if text > start or not many else []) + list(range(text + 1, stop + 1))
+        starts += [start, *ends[:-1]]
+        lengths += [end + length - stop for end in ends]
+        owners += [sequence] * len(ends)
+    stops = [*starts, int(query_start[-1])]
+    return np.array(stops, dtype=np.int64), np.array(lengths, dtype=np.int64), np.array(owners, dtype=np.int64)
 
 
 class _Layer:
@@ -158,7 +205,7 @@ class _Layer:
         return self._sizes
 
 
-def _array(array: NDArray[np.generic], dtype: type[np.generic]) -> NDArray[np.generic]:
+def _array(array: NDArray[np.generic], dtype: type[N]) -> NDArray[N]:
     return np.ascontiguousarray(array, dtype=dtype)
 
 

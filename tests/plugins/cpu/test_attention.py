@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +15,14 @@ from maxserve.interfaces.codes import Codes
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cache.formats import Int8Format
-from maxserve.plugins.cpu.attention import NativeAttention
+from maxserve.plugins.cpu.attention import NativeAttention, _computed_again, _in_pieces
 from maxserve.plugins.cpu.linear import PanelMethod
+from maxserve.registry import Host
+from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.served import Served
+from maxserve.testing.speculator import few_pages
 from maxserve.testing.tiny_cache import TinyCache, make_step
+from maxserve.testing.tiny_configs import tiny_config
 
 pytestmark = pytest.mark.compiler
 
@@ -30,7 +38,12 @@ def format_of(dtype: torch.dtype) -> BuiltCacheFormat:
 
 
 def outcome(
-    counts: list[int], dtype: torch.dtype, page: int = PAGE, scatter: int | None = None, **rules: Any
+    counts: list[int],
+    dtype: torch.dtype,
+    page: int = PAGE,
+    scatter: int | None = None,
+    prompt: int | None = None,
+    **rules: Any,
 ) -> torch.Tensor:
     """What the tokens of two sequences see, computed so many at a time: [tokens, heads, dim] of each, joined."""
     layer = CacheLayer(kv_heads=KV_HEADS, head_dim=DIM, **rules)
@@ -48,7 +61,8 @@ def outcome(
     q, k, v = (torch.randn(2, length, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS))
     found, start = [], 0
     for count in counts:
-        step = make_step(cache, [(row, [0] * count) for row in (0, 1)])
+        prompts = None if prompt is None else [prompt] * 2
+        step = make_step(cache, [(row, [0] * count) for row in (0, 1)], prompt_lens=prompts)
         part = slice(start, start + count)
         seen = step.attend(0, q[:, part].flatten(0, 1), k[:, part].flatten(0, 1), v[:, part].flatten(0, 1), None, None)
         found.append(seen.unflatten(0, (2, count)))
@@ -63,6 +77,33 @@ def test_drafts_see_to_the_bit_what_decoding_sees(before: int, rules: dict[str, 
     alone = outcome([before, *[1] * 24], dtype, **rules)
     together = outcome([before, 6, 1, 16, 1], dtype, **rules)
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *CODES], ids=str)
+@pytest.mark.parametrize("prompt", [10, 30, 505, 600])
+@pytest.mark.parametrize("rules", [{}, {"window": 40}, {"chunk": 64}], ids=str)
+def test_what_was_decoded_sees_the_same_when_it_is_computed_again(
+    prompt: int, rules: dict[str, Any], dtype: torch.dtype
+) -> None:
+    decoded = outcome([prompt, *[1] * 50], dtype, prompt=prompt, **rules)
+    for counts in ([prompt + 50], [prompt, 50], [prompt, 1, 49], [prompt + 20, 30]):
+        assert torch.equal(outcome(counts, dtype, prompt=prompt, **rules), decoded), counts
+
+
+def test_what_would_keep_too_many_sums_is_attended_as_a_prompt() -> None:
+    again = _computed_again(
+        np.array([0, 100, 200, 300, 316]), np.array([600, 100, 40000, 600]), np.array([80, 100, 9, 9])
+    )
+    assert again.tolist() == [True, False, False, False]
+    starts, lengths, owners = _in_pieces(
+        np.array([0, 5, 45, 45, 63]),
+        np.array([8, 33, 9, 50]),
+        np.array([9, 30, 9, 4]),
+        np.array([False, True, False, True]),
+    )
+    assert starts.tolist() == [0, 5, 42, 43, 44, 45, *range(45, 64)]
+    assert lengths.tolist() == [8, 30, 31, 32, 33, 9, *range(33, 51)]
+    assert owners.tolist() == [0, 1, 1, 1, 1, 2, *[3] * 18]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *CODES], ids=str)
@@ -83,6 +124,23 @@ def test_prompts_over_codes_do_not_depend_on_pages_and_cuts(rules: dict[str, Any
         cut = outcome(counts, dtype, 16, scatter, **rules)
         prompts = sum(count for count in counts if count > 16)
         assert torch.equal(cut[:, :prompts], whole[:, :prompts])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_a_text_that_was_preempted_goes_on_as_it_was(
+    dtype: str, plugin_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over codes: a difference in the last bit of a key may be another code."""
+    config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"])
+    model: Any = randomised(ArchitectureChecks.reference(config))
+    model.save_pretrained(tmp_path)
+    options: dict[str, Any] = {"kv_cache_format": dtype, "max_batch_input_tokens": 256, "enable_prefix_caching": False}
+    prompts = [list(range(3, 3 + size)) for size in (20, 40, 33, 64)]
+    expected = Served(tmp_path, plugin_host(), **options).answers(prompts, 110)
+    few_pages(monkeypatch, 24)
+    served = Served(tmp_path, plugin_host(), **options)
+    assert served.answers(prompts, 110) == expected, "tokens, and their log probabilities to the bit"
+    assert served.engine.stats().preemptions > 0
 
 
 @pytest.mark.parametrize("dim", [24, 64])
