@@ -297,7 +297,7 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
 
 @hookspec
 def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
-    """Ways in which models set apart what they think.
+    """Forms in which models mark their reasoning.
 
     Example: ``yield ReasoningParser(name="acme", build="acme.thoughts:Reader", markers=("<thought>",))``
     """

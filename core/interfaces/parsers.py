@@ -44,7 +44,7 @@ class ToolParser(Component):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningParser(Component):
-    """A way in which models set apart what they think. `build(ReasoningContext)` gives a ReadsAnswer for one answer.
+    """A form in which models mark their reasoning. `build(ReasoningContext)` gives a ReadsAnswer for one answer.
 
     `recognises` and `markers` as for tool parsers. `thoughts(ReasoningContext)` gives the Thoughts that an answer has
     before a text that is held to a grammar, None where it has none; without it no such answer has any.
@@ -108,7 +108,7 @@ class ReasoningContext(Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thoughts:
-    """How an answer thinks before the text that it is held to: as ThoughtTokens, in text.
+    """How an answer reasons before the text that it is constrained to: as ThoughtTokens, in text.
 
     `closing` must be a single token of the model; so must those of `forbidden`, or they are not forbidden.
     """
