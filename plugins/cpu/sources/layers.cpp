@@ -73,10 +73,10 @@ struct Step {
   Frame frame;
   long tokens, sequences;
   std::vector<Run> runs, whole;
-  const Adapted* adapted;
+  Adapted* adapted;
 };
 
-Step step_of(const Frame& frame, long tokens, long sequences, const Adapted* adapted) {
+Step step_of(const Frame& frame, long tokens, long sequences, Adapted* adapted) {
   return {frame, tokens, sequences, runs_of(frame.query_start, sequences), {{0, tokens, false}}, adapted};
 }
 
@@ -111,12 +111,14 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
       bool adds = o.in[1] >= 0;
       const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
       long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
+      const LowRank* change = step.adapted ? (const LowRank*)o.addresses[2] : nullptr;
+      if (change) shrink(*change, *step.adapted, x, x_step);
       const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
       for (const Run& r : wide ? step.runs : step.whole)
         multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
                   r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
-      if (step.adapted && o.addresses[2]) correct(*(const LowRank*)o.addresses[2], *step.adapted, x, x_step, out, out_step);
+      if (change) expand(*change, *step.adapted, out, out_step);
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads
@@ -300,13 +302,16 @@ void ms_layers(const void* programs, const void* frames, long count, const float
   std::vector<Layer> layers;
   layers.reserve(count);
   const Frame& first = *(const Frame*)frames;
-  const Adapted adapted(first.adapted, first.groups, first.adapters);
-  const Adapted* some = first.adapters ? &adapted : nullptr;
+  Adapted adapted(first.adapted, first.groups, first.adapters);
+  Adapted* some = first.adapters ? &adapted : nullptr;
   for (long i = 0; i < count; i++) {
     const Program& p = ((const Program*)programs)[i];
     float* after = i + 1 == count ? out : between + i % 2 * tokens * p.widths[0];
     const Buffers buffers{p.widths, p.starts, i ? layers.back().buffers.out : x, after, arena, tokens};
     layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences, some), divided);
+    for (long k = 0; some && k < p.count; k++)
+      if (p.operations[k].kind == LINEAR && p.operations[k].addresses[2])
+        some->reserve(*(const LowRank*)p.operations[k].addresses[2]);
   }
 #pragma omp parallel
   for (const Layer& layer : layers) layer.run_all();

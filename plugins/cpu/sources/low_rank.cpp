@@ -12,6 +12,8 @@ namespace {
 constexpr long BLOCK = 8;      // rows that read a weight together
 constexpr long RANKS = 16;     // ranks are multiples of it
 constexpr long COLUMNS = 256;  // outputs of an item
+constexpr long MANY = 4;       // blocks that are enough items for the threads
+constexpr long SOON = 24;      // inputs whose factors are fetched before they are read
 
 // Factors in float32: a step of a sum is one of a column's numbers, an entry of a row one number.
 struct Single {
@@ -32,6 +34,10 @@ struct Single {
 };
 
 #if defined(DOT_UNITS)
+
+// Sixteen numbers and sixteen others, to two of a column beside each other.
+static const __m512i BESIDE = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                               5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 
 // In bfloat16: a step is two of a column's numbers, `line` apart, an entry two numbers of a row, rounded.
 struct Double {
@@ -54,9 +60,9 @@ struct Double {
 
   template <int N>
   static inline void add(const Entry* const* x, long step, const Number* w, long line, vec* sums) {
-    const __m512i first = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)w));
-    const __m512i second = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(w + line)));
-    const __m512bh columns = (__m512bh)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+    const __m512i numbers = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)w)),
+                                               _mm256_loadu_si256((const __m256i*)(w + line)), 1);
+    const __m512bh columns = (__m512bh)_mm512_permutexvar_epi16(BESIDE, numbers);
     for (int n = 0; n < N; n++)
       sums[n] = (vec)_mm512_dpbf16_ps((__m512)sums[n], (__m512bh)_mm512_set1_epi32((int)x[n][step]), columns);
   }
@@ -72,25 +78,37 @@ struct Double {
 
 #endif
 
-// made[row][16 columns] = x[row] * down[:, 16 columns], for N rows
+// made[row][16 columns] = x[row] * down[:, 16 columns], for N rows. Sums of steps of even and of odd number run beside each
+// other: a few rows would wait for each step's products.
 template <class F, int N>
-void shrink(const typename F::Entry* const* x, const typename F::Number* down, long line, long inputs, float* made,
+void shrink_rows(const typename F::Entry* const* x, const typename F::Number* down, long line, long inputs, float* made,
             long made_step) {
   constexpr int V = RANKS / LANES;
   const long steps = inputs / F::DEPTH;
-  vec sums[V][N] = {};
-  for (long i = 0; i < steps; i++, down += F::DEPTH * line)
-    for (int v = 0; v < V; v++) F::template add<N>(x, i, down + v * LANES, line, sums[v]);
+  vec even[V][N] = {}, odd[V][N] = {};
+  long i = 0;
+  for (; i + 1 < steps; i += 2, down += 2 * F::DEPTH * line) {
+    for (long ahead = 0; ahead < 2 * F::DEPTH; ahead++) __builtin_prefetch(down + (SOON + ahead) * line);
+    for (int v = 0; v < V; v++) {
+      F::template add<N>(x, i, down + v * LANES, line, even[v]);
+      F::template add<N>(x, i + 1, down + F::DEPTH * line + v * LANES, line, odd[v]);
+    }
+  }
+  for (; i < steps; i++, down += F::DEPTH * line)
+    for (int v = 0; v < V; v++) F::template add<N>(x, i, down + v * LANES, line, even[v]);
   if (inputs % F::DEPTH)  // the last entry's second number is 0
-    for (int v = 0; v < V; v++) F::template add<N>(x, steps, down + v * LANES, 0, sums[v]);
+    for (int v = 0; v < V; v++) F::template add<N>(x, steps, down + v * LANES, 0, even[v]);
   for (int n = 0; n < N; n++)
-    for (int v = 0; v < V; v++) store(made + n * made_step + v * LANES, sums[v][n]);
+    for (int v = 0; v < V; v++) store(made + n * made_step + v * LANES, even[v][n] + odd[v][n]);
 }
 
 // out[row][column …] += made[row] * up[:, column …], for N rows
 template <class F, int N>
-void expand(const typename F::Entry* const* made, const typename F::Number* up, long outputs, long rank,
+void expand_rows(const typename F::Entry* const* made, const typename F::Number* up, long outputs, long rank,
             float* const* out, long first, long end) {
+  constexpr long LINE = 64 / sizeof(typename F::Number);
+  for (long r = 0; r < rank; r++)  // each of them lies elsewhere, and is short: nothing else would fetch it in time
+    for (long c = first; c < end; c += LINE) __builtin_prefetch(up + r * outputs + c, 0, 2);
   long column = first;
   for (; column + LANES <= end; column += LANES) {
     vec sums[N] = {};
@@ -135,50 +153,81 @@ std::vector<Span> spans_of(const LowRank& c) {
   return spans;
 }
 
-// As `correct`, of factors of one type.
+// The highest rank of the rows' adapters in a projection, 0 where none changes it.
+long highest_rank(const LowRank& c, const Adapted& adapted) {
+  long highest = 0;
+  for (const auto& b : adapted.blocks) highest = std::max<long>(highest, c.ranks[b.slot]);
+  return highest;
+}
+
+// `shrink` and `expand`, of factors of one type.
 template <class F>
-void correct_by(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step) {
+struct Halves {
   typedef typename F::Number Number;
   typedef typename F::Entry Entry;
-  static thread_local std::vector<Entry> room;
-  long widest = 0;
-  for (const auto& b : adapted.blocks) widest = std::max<long>(widest, c.ranks[b.slot]);
-  if (!widest) return;
-  const long step = c.parts * widest, blocks = adapted.blocks.size(), pieces = step / RANKS;
-#pragma omp single
-  if ((long)adapted.between.size() < adapted.rows * step) adapted.between.resize(adapted.rows * step);
-  float* between = adapted.between.data();
-#pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < blocks * pieces; item++) {
-    const auto& b = adapted.blocks[item / pieces];
-    const long rank = c.ranks[b.slot], column = item % pieces * RANKS;
-    if (column >= c.parts * rank) continue;
-    const Entry* rows[BLOCK];
-    for (long n = 0; n < b.count; n++)
-      rows[n] = F::entries(x + adapted.order[b.first + n] * x_step, c.inputs, room, n);
-    with_rows(b.count, [&](auto n) {
-      shrink<F, n.value>(rows, (const Number*)c.down + b.slot * c.down_step + column, c.parts * rank, c.inputs,
-                         between + b.first * step + column, step);
-    });
+
+  static std::vector<Entry>& room() {
+    static thread_local std::vector<Entry> room;
+    return room;
   }
-  const std::vector<Span> spans = spans_of(c);
-  const long columns = spans.size();
-#pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < blocks * columns; item++) {
-    const auto& b = adapted.blocks[item / columns];
-    const Span& s = spans[item % columns];
-    const long rank = c.ranks[b.slot];
-    if (!rank) continue;
-    const Entry* made[BLOCK];
-    float* rows[BLOCK];
-    for (long n = 0; n < b.count; n++) {
-      made[n] = F::entries(between + (b.first + n) * step + s.part * rank, rank, room, n);
-      rows[n] = out + adapted.order[b.first + n] * out_step;
+
+  static void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
+    const long highest = highest_rank(c, adapted), step = c.parts * highest;
+    if (!highest) return;
+    const long blocks = adapted.blocks.size(), pieces = step / RANKS;
+    const long share = blocks >= MANY ? pieces : 1;  // pieces of an item, which has its rows' entries made once
+    const long items = (pieces + share - 1) / share;
+    std::vector<Entry>& mine = room();
+#pragma omp for schedule(dynamic, 1) nowait
+    for (long item = 0; item < blocks * items; item++) {
+      const auto& b = adapted.blocks[item / items];
+      const long width = c.parts * c.ranks[b.slot], first = item % items * share * RANKS;
+      const long end = std::min(first + share * RANKS, width);
+      if (first >= end) continue;
+      const Entry* rows[BLOCK];
+      for (long n = 0; n < b.count; n++)
+        rows[n] = F::entries(x + adapted.order[b.first + n] * x_step, c.inputs, mine, n);
+      const Number* down = (const Number*)c.down + b.slot * c.down_step;
+      float* made = adapted.between.data() + b.first * step;
+      with_rows(b.count, [&](auto n) {
+        for (long column = first; column < end; column += RANKS)
+          shrink_rows<F, n.value>(rows, down + column, width, c.inputs, made + column, step);
+      });
     }
-    with_rows(b.count, [&](auto n) {
-      expand<F, n.value>(made, (const Number*)c.up + b.slot * c.up_step, c.outputs, rank, rows, s.first, s.end);
-    });
   }
+
+  static void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step) {
+    const long highest = highest_rank(c, adapted), step = c.parts * highest;
+    if (!highest) return;
+    const std::vector<Span> spans = spans_of(c);
+    const long blocks = adapted.blocks.size(), columns = spans.size();
+    std::vector<Entry>& mine = room();
+#pragma omp for schedule(dynamic, 1)
+    for (long item = 0; item < blocks * columns; item++) {
+      const auto& b = adapted.blocks[item / columns];
+      const Span& s = spans[item % columns];
+      const long rank = c.ranks[b.slot];
+      if (!rank) continue;
+      const Entry* made[BLOCK];
+      float* rows[BLOCK];
+      for (long n = 0; n < b.count; n++) {
+        made[n] = F::entries(adapted.between.data() + (b.first + n) * step + s.part * rank, rank, mine, n);
+        rows[n] = out + adapted.order[b.first + n] * out_step;
+      }
+      with_rows(b.count, [&](auto n) {
+        expand_rows<F, n.value>(made, (const Number*)c.up + b.slot * c.up_step, c.outputs, rank, rows, s.first, s.end);
+      });
+    }
+  }
+};
+
+// Calls `g` with the halves for a projection's factors.
+template <class G>
+void with_halves(const LowRank& c, G g) {
+#if defined(DOT_UNITS)
+  if (c.in_bfloat16) return g(Halves<Double>());
+#endif
+  g(Halves<Single>());
 }
 
 }  // namespace
@@ -191,9 +240,15 @@ Adapted::Adapted(const int64_t* o, const int64_t* groups, long adapters) : order
     }
 }
 
-void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step) {
-#if defined(DOT_UNITS)
-  if (c.in_bfloat16) return correct_by<Double>(c, adapted, x, x_step, out, out_step);
-#endif
-  correct_by<Single>(c, adapted, x, x_step, out, out_step);
+void Adapted::reserve(const LowRank& c) {
+  const size_t size = rows * c.parts * highest_rank(c, *this);
+  if (between.size() < size) between.resize(size);
+}
+
+void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
+  with_halves(c, [&](auto halves) { halves.shrink(c, adapted, x, x_step); });
+}
+
+void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step) {
+  with_halves(c, [&](auto halves) { halves.expand(c, adapted, out, out_step); });
 }

@@ -22,10 +22,17 @@ struct Adapted {
   const int64_t* order;
   std::vector<Block> blocks;
   long rows = 0;
-  mutable std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected
+  std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected
 
   Adapted(const int64_t* order, const int64_t* groups, long adapters);
+
+  // Has room for the change of this projection; by one thread, before any of them is computed.
+  void reserve(const LowRank& c);
 };
 
-// out[row] += x[row] * down * up for each row that has an adapter. By all threads, which end in step.
-void correct(const LowRank& c, const Adapted& adapted, const float* x, long x_step, float* out, long out_step);
+// The first half of a change, x[row] * down for each row that has an adapter. Threads do not end in step: what comes before
+// the second half has to bring them there.
+void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step);
+
+// out[row] += what the first half made * up. By all threads, which end in step.
+void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step);
