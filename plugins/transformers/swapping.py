@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,18 @@ from maxserve.loading import Embedding
 def swap(model: nn.Module) -> None:
     """Puts the core's projections and tables in the places of torch's, with the same weights; subclasses stay.
 
-    A weight of another type than the model's, kept so by its class on purpose, stays with its class too.
+    A weight of another type than the model's, kept so by its class on purpose, stays with its class too. The weight of
+    a Conv1D, which is a projection, is transposed.
     """
+    from transformers.pytorch_utils import Conv1D
+
     usual = _usual_dtype(model)
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is nn.Linear and module.weight.dtype == usual:
                 setattr(parent, name, _projection(module))
+            elif type(module) is Conv1D and module.weight.dtype == usual:
+                setattr(parent, name, _transposed(module))
             elif type(module) is nn.Embedding and module.weight.dtype == usual and module.max_norm is None:
                 setattr(parent, name, _table(module))
 
@@ -36,6 +41,14 @@ def _projection(module: nn.Linear) -> Linear:
     made = Linear(module.in_features, module.out_features, bias=module.bias is not None)
     made.weight = cast("nn.Parameter", module.weight)
     made.bias = cast("nn.Parameter | None", module.bias)
+    return made
+
+
+def _transposed(module: Any) -> Linear:
+    inputs, outputs = module.weight.shape
+    made = Linear(inputs, outputs, bias=True)
+    made.weight = nn.Parameter(module.weight.detach().T.contiguous(), requires_grad=False)
+    made.bias = cast("nn.Parameter", module.bias)
     return made
 
 

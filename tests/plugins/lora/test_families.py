@@ -164,6 +164,7 @@ def test_latent_attention(make_base: Callable[..., Base], served: Callable[..., 
 FALLBACK: dict[str, list[str]] = {
     "Starcoder2ForCausalLM": ["q_proj", "k_proj", "c_fc", "c_proj"],
     "GPTNeoXForCausalLM": ["query_key_value", "dense", "dense_4h_to_h"],
+    "GPT2LMHeadModel": ["c_attn", "c_fc", "c_proj"],  # Conv1D, a head that shares the table
 }
 
 

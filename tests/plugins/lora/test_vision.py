@@ -16,7 +16,7 @@ from maxserve.testing.architecture import randomised
 from maxserve.testing.served import GREEDY, Answer
 from maxserve.testing.vision import Prompt, VisionCases
 from tests.architectures import test_vision as families
-from tests.plugins.lora.conftest import Base, quiet
+from tests.plugins.lora.conftest import Base, preempt, quiet
 
 CASES: Mapping[str, tuple[type[VisionCases], list[str], list[str]]] = {
     "llava": (families.TestLlava, ["fc1", "linear_2", "vision_tower.*k_proj"], ["q_proj", "fc2"]),
@@ -69,13 +69,17 @@ class Images:
             torch.testing.assert_close(torch.tensor(answers[id].logprobs), expected, atol=1e-4, rtol=0)
 
 
-def run(engine: Any, requests: Mapping[str, tuple[str, Prompt]]) -> dict[str, Answer]:
+def run(engine: Any, requests: Mapping[str, tuple[str, Prompt]], preempted_after: int = 0) -> dict[str, Answer]:
     answers = {id: Answer() for id in requests}
     for id, (adapter, prompt) in requests.items():
         params = SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0, fields=GREEDY)
         request = Request(id=id, prompt=tuple(prompt.tokens), images=prompt.images, params=params, adapter=adapter)
         engine.add(request)
+    steps = 0
     while engine.busy:
+        if preempted_after and steps == preempted_after:
+            preempt(engine)
+        steps += 1
         for output in engine.next_outputs():
             answer = answers[output.id]
             answer.tokens += output.tokens
@@ -100,7 +104,12 @@ def test_towers_and_projectors(name: str, tmp_path: Path, plugin_host: Any, serv
     mixed = run(engine, requests)
     images.check(mixed, requests)
     assert len({tuple(answer.logprobs) for answer in mixed.values()}) == len(requests), "adapters change the answers"
-    again = run(engine, {"tower 0": requests["tower 0"]})
-    images.check(again, {"tower 0": requests["tower 0"]})
+    for id in ("tower 1", "both 1"):
+        run(engine, {id: requests[id]})
+        again = run(engine, {id: requests[id]})
+        assert again[id].cached >= 16
+        images.check(again, {id: requests[id]})
+    images.check(run(engine, requests, preempted_after=3), requests)
+    assert engine.stats().preemptions
     plain = run(served(images.base, ()).engine, {" 1": requests[" 1"]})
     assert run(engine, {" 1": requests[" 1"]})[" 1"].tokens == plain[" 1"].tokens
