@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from typing import Any, Protocol
 
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
@@ -46,6 +46,7 @@ class WorkerClient:
         self._batch_size = 0
         self._numbers = itertools.count()  # of changes, in the order in which they are sent
         self._changes: dict[str, tuple[int, AdapterChange]] = {}  # by name: the latest one that was made
+        self._of_the_start: Collection[str] | None = None  # adapters that every worker begins with
 
     @property
     def ready(self) -> bool:
@@ -81,10 +82,12 @@ class WorkerClient:
             pass
         if number > self._changes.get(change.name, (-1, change))[0]:
             self._changes[change.name] = number, change
+            if change.action == "unload" and change.name not in (self._of_the_start or ()):
+                del self._changes[change.name]  # there is nothing to undo: a server may see any number of names
 
     @property
     def changes(self) -> tuple[AdapterChange, ...]:
-        """The latest change of each adapter, for a new worker."""
+        """The latest change of each adapter that is not as at the start, for a new worker."""
         return tuple(change for _, change in self._changes.values())
 
     async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
@@ -125,8 +128,10 @@ class WorkerClient:
 
     # --- for the supervisor -------------------------------------------------------------------------------------
 
-    def attach(self, channel: Channel, batch_size: int) -> None:
-        """A worker that runs up to `batch_size` requests at once is ready at the other end of `channel`."""
+    def attach(self, channel: Channel, batch_size: int, adapters: Collection[str] = ()) -> None:
+        """A worker that runs up to `batch_size` requests at once, with these adapters, is ready beyond `channel`."""
+        if self._of_the_start is None:
+            self._of_the_start = adapters
         self._channel = channel
         self._batch_size = batch_size
 

@@ -175,7 +175,7 @@ class Supervisor:
                     self._greet(worker, message)
                 case Ready(info=info):
                     worker.ready = True
-                    self._client.attach(worker.channel, info.max_batch_size)
+                    self._client.attach(worker.channel, info.max_batch_size, info.adapters)
                     watcher.on_ready(info)
                 case Failed(message=text, kind=kind):
                     worker.give_up(UsageError(text) if kind == "usage" else EngineError(text))

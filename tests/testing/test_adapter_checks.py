@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,6 +105,13 @@ class Nameless(ConstantTable):
             raise RequestError("the adapter is no number") from None
 
 
+class Threaded(ConstantTable):
+    """Reads other adapters in other threads."""
+
+    def load(self, name: str, source: str) -> float:
+        return super().load(name, source) * (1 if threading.current_thread() is threading.main_thread() else 2)
+
+
 @pytest.mark.parametrize(
     ("wrong", "check", "given"),
     [
@@ -114,6 +122,7 @@ class Nameless(ConstantTable):
         (Closed, "test_it_says_what_it_takes", {}),
         (Idle, "test_every_adapter_changes_something", {}),
         (Keeping, "test_a_slot_forgets_the_adapter_before", {}),
+        (Threaded, "test_an_adapter_may_be_read_in_another_thread", {}),
         (Swapped, "test_corrections_are_as_expected", {}),
         (Credulous, "test_broken_adapters_are_refused_by_name_and_change_nothing", {}),
         (Nameless, "test_broken_adapters_are_refused_by_name_and_change_nothing", {}),

@@ -8,6 +8,7 @@ class TestAcme(AdapterChecks):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -189,6 +190,26 @@ class AdapterChecks:
             slots = in_rows(projection, [1, 1, 1])
             alone = fresh[projection.name](x, out.clone(), slots)
             assert torch.equal(correction(x, out.clone(), slots), alone), f"{projection.name}: {first!r} is left"
+
+    def test_an_adapter_may_be_read_in_another_thread(self, tmp_path: Path) -> None:
+        """As the engine has it read, while others are placed and corrections called."""
+        sources = self.adapters(tmp_path)
+        names = self.names(sources)
+        table = self.table()
+        corrections = [(each, table.correction(each)) for each in self.projections]
+        with ThreadPoolExecutor(1) as thread:
+            reading = [thread.submit(table.load, name, sources[name]) for name in names]
+            for slot, read in enumerate(reading, start=1):
+                table.place(read.result(), slot)
+        fresh = {projection.name: correction for projection, correction in self.placed(sources, names)}
+        slots = in_slots([1 + row % len(names) for row in range(3)])
+        for projection, correction in corrections:
+            if correction is not None:
+                x, out = rows(projection, 3)
+                alone = fresh[projection.name](x, out.clone(), slots)
+                assert torch.equal(correction(x, out.clone(), slots), alone), (
+                    f"{projection.name}: it depends on the thread"
+                )
 
     def test_broken_adapters_are_refused_by_name_and_change_nothing(self, tmp_path: Path) -> None:
         sources = self.adapters(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.errors import QueueFullError, RequestError, WorkerDied
 from maxserve.core.interfaces.observer import RequestStats, StepStats
-from maxserve.core.interfaces.request import Encoded, EncodeRequest, Output, Request
+from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.messages import Abort, Encode, Outputs, RequestRejected, ResetPrefixCache, Submit, ToWorker
 from maxserve.core.runtime.observing import Observers
@@ -334,5 +334,38 @@ def test_a_dead_worker_ends_texts_too() -> None:
         client.fail(WorkerDied("gone"))
         with pytest.raises(WorkerDied):
             await waiting
+
+    asyncio.run(main())
+
+
+def test_a_new_worker_is_given_the_latest_change_of_each_adapter() -> None:
+    """Also where an unload that waited is reported after the load of another one of the name."""
+
+    async def main() -> None:
+        client = WorkerClient()
+        client.attach(Recorder(), 1, ("first", "second"))
+
+        def begun(name: str, action: Any, source: str = "") -> tuple[AdapterChange, asyncio.Future[None]]:
+            change = AdapterChange(id=f"{action} {name} {source}", action=action, name=name, source=source)
+            return change, asyncio.ensure_future(client.change_adapter(change))
+
+        async def made(change: AdapterChange, task: asyncio.Future[None]) -> None:
+            client.deliver(step(Output(id=change.id, finish="stop")))
+            await task
+
+        changes = [begun("first", "unload"), begun("x", "load", "/1"), begun("x", "unload"), begun("x", "load", "/2")]
+        failing = begun("second", "load", "/3")
+        await asyncio.sleep(0)
+        for index in (0, 1, 3, 2):
+            await made(*changes[index])
+        refused = RequestRejected(id=failing[0].id, message="it is broken")
+        client.deliver(step(rejected=(refused,)))
+        with pytest.raises(RequestError, match="it is broken"):
+            await failing[1]
+        assert set(client.changes) == {changes[0][0], changes[3][0]}
+        gone = begun("x", "unload")
+        await asyncio.sleep(0)
+        await made(*gone)
+        assert client.changes == (changes[0][0],), "what is gone and was not there at the start is forgotten"
 
     asyncio.run(main())
