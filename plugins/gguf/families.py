@@ -286,6 +286,45 @@ def _expert_groups(keys: Keys) -> dict[str, Any]:
     return {**groups, "topk_method": "group_limited_greedy" if count > 1 else "greedy"}
 
 
+def _deepseek_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    own: dict[str, Any] = {
+        "attention.head_count_kv": 1,
+        "attention.key_length": rank + rope,
+        "attention.value_length": rank,
+        "attention.key_length_mla": config["qk_nope_head_dim"] + rope,
+        "attention.value_length_mla": config["v_head_dim"],
+        "attention.kv_lora_rank": rank,
+        "rope.dimension_count": rope,
+        "leading_dense_block_count": config.get("first_k_dense_replace") or 0,
+        "expert_count": config["n_routed_experts"],
+        "expert_used_count": config["num_experts_per_tok"],
+        "expert_shared_count": config["n_shared_experts"],
+        "expert_feed_forward_length": config["moe_intermediate_size"],
+        "expert_weights_scale": float(config["routed_scaling_factor"]),
+    }
+    if config.get("q_lora_rank") is not None:
+        own["attention.q_lora_rank"] = config["q_lora_rank"]
+    if config.get("topk_method") != "greedy":
+        own |= {"expert_group_count": config["n_group"], "expert_group_used_count": config["topk_group"]}
+    scale = (config.get("rope_parameters") or {}).get("mscale_all_dim")
+    return own if scale is None else {**own, "rope.scaling.yarn_log_multiplier": 0.1 * scale}
+
+
+def _deepseek3_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"expert_gating_func": _SIGMOID, "expert_weights_norm": bool(config.get("norm_topk_prob", True))}
+    return {**_deepseek_metadata(config), **own}
+
+
+def _llama4_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_mixture_metadata(config),
+        "expert_feed_forward_length": config["intermediate_size"],
+        "feed_forward_length": config["intermediate_size_mlp"],
+        "interleave_moe_layer_step": config["interleave_moe_layer_step"],
+    }
+
+
 def _llama4(keys: Keys) -> dict[str, Any]:
     """llama.cpp has one layer of four without a rope, and chunks of 8192 tokens, unless the window is 0."""
     layers = keys.number("block_count")
@@ -323,12 +362,25 @@ _OLMO3 = replace(
     config=lambda keys: _window(keys, 4),
     metadata=_window_metadata,
 )
-_DEEPSEEK2 = Family(model_class="DeepseekV2ForCausalLM", model_type="deepseek_v2", names=_DEEPSEEK, config=_deepseek)
-_DEEPSEEK3 = replace(_DEEPSEEK2, model_class="DeepseekV3ForCausalLM", model_type="deepseek_v3")
+_DEEPSEEK2 = Family(
+    model_class="DeepseekV2ForCausalLM",
+    model_type="deepseek_v2",
+    names=_DEEPSEEK,
+    config=_deepseek,
+    metadata=_deepseek_metadata,
+)
+_DEEPSEEK3 = replace(
+    _DEEPSEEK2, model_class="DeepseekV3ForCausalLM", model_type="deepseek_v3", metadata=_deepseek3_metadata
+)
 _FAMILIES = {
     "llama": _LLAMA,
     "llama4": Family(
-        model_class="Llama4ForCausalLM", model_type="llama4_text", names=_LLAMA4, config=_llama4, turned=True
+        model_class="Llama4ForCausalLM",
+        model_type="llama4_text",
+        names=_LLAMA4,
+        config=_llama4,
+        metadata=_llama4_metadata,
+        turned=True,
     ),
     "deepseek2": _DEEPSEEK2,
     "qwen2": Family(model_class="Qwen2ForCausalLM", model_type="qwen2"),
@@ -388,11 +440,8 @@ _FAMILIES = {
 }
 # What a class of models is written as; Mistral is Llama where it has no windows.
 _WRITTEN = {
-    **{
-        family.model_class: (architecture, family)
-        for architecture, family in _FAMILIES.items()
-        if architecture not in ("deepseek2", "llama4")
-    },
+    **{family.model_class: (architecture, family) for architecture, family in _FAMILIES.items()},
+    "DeepseekV3ForCausalLM": ("deepseek2", _DEEPSEEK3),
     "MistralForCausalLM": ("llama", _LLAMA),
     "MixtralForCausalLM": ("llama", _MIXTRAL_FAMILY),
     "Olmo3ForCausalLM": ("olmo2", _OLMO3),

@@ -60,19 +60,23 @@ def rope_factors(given: Mapping[str, Any]) -> dict[str, list[float]]:
     table = rope_table(given)
     if table.get("rope_type") == "llama3":
         count = _head_dim(given) // 2
-        return {"rope_freqs.weight": list(divisors(float(table["factor"]), count, float(table["rope_theta"])))}
+        factor, theta, high = (float(table[key]) for key in ("factor", "rope_theta", "high_freq_factor"))
+        return {"rope_freqs.weight": list(divisors(factor, count, theta, high))}
     if table.get("rope_type") == "longrope":
         return {f"rope_factors_{each}.weight": list(map(float, table[f"{each}_factor"])) for each in ("long", "short")}
     return {}
 
 
 def explicit(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the factor of long ropes, which files have to say, and a head of its own, as they may have."""
+    """The config with the factor of long ropes, which files have to say, a head of its own, as they may have, and no
+    layers that predict further tokens, which are left out."""
+    changed = {**given, "tie_word_embeddings": False}
+    if "num_nextn_predict_layers" in given:
+        changed["num_nextn_predict_layers"] = 0
     table = rope_table(given)
-    if table.get("rope_type") != "longrope":
-        return {**given, "tie_word_embeddings": False}
-    table = {**table, "attention_factor": _attention_factor(given)}
-    return {**given, "rope_parameters": table, "tie_word_embeddings": False}
+    if table.get("rope_type") == "longrope":
+        changed["rope_parameters"] = {**table, "attention_factor": _attention_factor(given)}
+    return changed
 
 
 def rope_table(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -126,12 +130,16 @@ def _yarn(given: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_llama3(table: Mapping[str, Any]) -> None:
     """ModelError unless a file's factors tell which scaling they are of."""
-    known = {"low_freq_factor": LOW, "high_freq_factor": HIGH, "original_max_position_embeddings": ORIGINAL}
-    for key, value in known.items():
-        if table.get(key) != value:
+    known = {
+        "low_freq_factor": (LOW,),
+        "high_freq_factor": (HIGH, LOW),
+        "original_max_position_embeddings": (ORIGINAL,),
+    }
+    for key, values in known.items():
+        if table.get(key) not in values:
             raise ModelError(
-                f"config.json: the rope's {key} is {table.get(key)}, where GGUF files are written with {value:g} only; "
-                "use the checkpoint as it is"
+                f"config.json: the rope's {key} is {table.get(key)}, where GGUF files are written with "
+                f"{' or '.join(map(str, values))} only; use the checkpoint as it is"
             )
 
 

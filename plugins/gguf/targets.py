@@ -18,19 +18,17 @@ from maxserve.plugins.gguf.writer import NewTensor
 if TYPE_CHECKING:
     import torch
 
+Cut: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 Parts: TypeAlias = "Callable[[], Iterator[torch.Tensor]]"
 
 HEAD, TABLE = "output.weight", "token_embd.weight"
 _KEPT = ("ffn_gate_inp", "attn_sinks")  # in float32, as llama.cpp has them
+_UNROUNDED = ("attn_k_b", "attn_v_b")  # as what they are made of is while it is loaded
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_STACKS = {
-    "mlp.experts.gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
-    "mlp.experts.gate_up_proj_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias"),
-    "mlp.experts.down_proj": ("ffn_down_exps.weight",),
-    "mlp.experts.down_proj_bias": ("ffn_down_exps.bias",),
-}
+_EXPERTS = re.compile(r"(?:mlp|feed_forward)\.experts\.(gate_up|down)_proj(_bias)?")
+_LATENT = "self_attn.kv_b_proj.weight"
 # What EXAONE 3's own checkpoints call what others call as Llama does.
 _RENAMES = (
     (r"^transformer\.wte\.", "model.embed_tokens."),
@@ -72,7 +70,8 @@ class Planner:
     given: Mapping[str, Any]
     encoding: str
     _sources: dict[str, list[str]] = field(default_factory=dict)  # of what has several, by expert, or one
-    _of_stacks: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # source, which of how many
+    _cut: dict[str, tuple[str, Cut]] = field(default_factory=dict)  # source, and what is taken of it
+    left_out: bool = False  # whether there are layers that predict further tokens
 
     def targets(self) -> list[Target]:
         """Those of all tensors, layer by layer; ModelError naming tensors that have none."""
@@ -86,7 +85,7 @@ class Planner:
         if TABLE not in self._sources:
             raise ModelError(f"{self.checkpoint.folder} has no table of embeddings; is it the checkpoint of a model?")
         self._settle_head()
-        names = sorted({*self._sources, *self._of_stacks}, key=_order)
+        names = sorted({*self._sources, *self._cut}, key=_order)
         return [self._target(name) for name in names]
 
     def _place(self, name: str) -> bool:
@@ -101,15 +100,19 @@ class Planner:
             self._sources[outer] = [name]
             return True
         layer = _LAYER.fullmatch(ours)
+        if layer is not None and int(layer[1]) >= self.given["num_hidden_layers"]:
+            self.left_out = True
+            return True
         return layer is not None and self._place_in_layer(name, f"blk.{layer[1]}.", layer[2])
 
     def _place_in_layer(self, name: str, block: str, ours: str) -> bool:
-        if ours in _STACKS and self.family.alternating:
-            parts = _STACKS[ours]
-            for place, each in enumerate(parts):
-                self._of_stacks[block + each] = (name, place, len(parts))
+        cuts = self._cuts(ours)
+        if cuts:
+            self._cut |= {block + part: (name, cut) for part, cut in cuts.items()}
             return True
-        module, _, kind = (ours, "", "weight") if ours.endswith("sinks") else ours.rpartition(".")
+        whole = ours.endswith(("sinks", "_bias"))  # of no module, or not its weight
+        kind = "bias" if ours.endswith("_bias") else "weight"
+        module, _, kind = (ours, "", kind) if whole else ours.rpartition(".")
         expert = _EXPERT.search(ours)
         module = _EXPERT.sub(".experts.{expert}.", module) if expert else module
         part = {ours: theirs for theirs, ours in self.family.names.items()}.get(module)
@@ -120,6 +123,23 @@ class Planner:
         sources += [""] * (number + 1 - len(sources))
         sources[number] = name
         return True
+
+    def _cuts(self, ours: str) -> dict[str, Cut]:
+        """What several tensors of the file are of one of the checkpoint's."""
+        stack = _EXPERTS.fullmatch(ours)
+        if stack is not None and (self.family.alternating or self.family.turned):
+            kind = "bias" if stack[2] else "weight"
+            if stack[1] == "down":
+                return {f"ffn_down_exps.{kind}": _outputs_first}
+            cuts = _ALTERNATING if self.family.alternating else _ONE_AFTER_OTHER
+            return {f"ffn_{part}_exps.{kind}": cut for part, cut in cuts.items()}
+        if ours != _LATENT or "attn_kv_b" not in self.family.names:
+            return {}
+        heads, first = self.given["num_attention_heads"], self.given["qk_nope_head_dim"]
+        return {
+            "attn_k_b.weight": lambda rows: rows.view(heads, -1, rows.shape[1])[:, :first].transpose(1, 2),
+            "attn_v_b.weight": lambda rows: rows.view(heads, -1, rows.shape[1])[:, first:],
+        }
 
     def _settle_head(self) -> None:
         """A head that is the table has rows of its own where these are rounded, as it has when that is loaded."""
@@ -132,13 +152,10 @@ class Planner:
             self._sources[HEAD] = self._sources[TABLE]
 
     def _target(self, name: str) -> Target:
-        if name in self._of_stacks:
-            source, number, count = self._of_stacks[name]
-            experts, *sizes = self.checkpoint.tensors[source].shape
-            if len(sizes) == 2:
-                sizes = [sizes[1], sizes[0]]
-            sizes[0] //= count
-            return self._made(name, (experts, *sizes), source, partial(self._alternate, source, number, count))
+        if name in self._cut:
+            source, cut = self._cut[name]
+            shape = _shape_of(cut, self.checkpoint.tensors[source].shape)
+            return self._made(name, shape, source, partial(self._taken, source, cut))
         sources = self._sources[name]
         if "" in sources:
             raise ModelError(f"{self.checkpoint.folder}: expert {sources.index('')} of {name} is missing")
@@ -164,6 +181,8 @@ class Planner:
                 f"{', '.join(sorted(PLAIN))}"
             )
         own = BY_NAME[stored]
+        if part in _UNROUNDED:
+            return own, ""
         if name == TABLE and not self.family.one_table and self.encoding not in PLAIN_ENCODINGS:
             return own, ""
         type = rounded_type(self.encoding, shape[-1])
@@ -184,10 +203,30 @@ class Planner:
                 tensor = side_by_side(tensor, heads if part == "attn_q" else self.given["num_key_value_heads"] or heads)
             yield tensor
 
-    def _alternate(self, source: str, number: int, count: int) -> Iterator[torch.Tensor]:
-        """Of the experts of one tensor the rows that are of gate, or of up, or all; biases have no rows."""
-        stack = self.checkpoint.read(source)
-        yield from stack.transpose(1, 2)[:, number::count] if stack.dim() == 3 else stack[:, number::count]
+    def _taken(self, source: str, cut: Cut) -> Iterator[torch.Tensor]:
+        """What is taken of a tensor, by its first axis."""
+        yield from cut(self.checkpoint.read(source))
+
+
+def _shape_of(cut: Cut, shape: Sequence[int]) -> tuple[int, ...]:
+    import torch
+
+    return tuple(cut(torch.empty(shape, device="meta")).shape)
+
+
+def _outputs_first(stack: torch.Tensor) -> torch.Tensor:
+    """[experts, inputs, outputs] the other way round; biases have no inputs."""
+    return stack.transpose(1, 2) if stack.dim() == 3 else stack
+
+
+_ALTERNATING: Mapping[str, Cut] = {
+    "gate": lambda stack: _outputs_first(stack)[:, ::2],
+    "up": lambda stack: _outputs_first(stack)[:, 1::2],
+}
+_ONE_AFTER_OTHER: Mapping[str, Cut] = {
+    "gate": lambda stack: _outputs_first(stack).chunk(2, dim=1)[0],
+    "up": lambda stack: _outputs_first(stack).chunk(2, dim=1)[1],
+}
 
 
 def _order(name: str) -> tuple[int, int, str]:

@@ -23,7 +23,8 @@ def write_file(checkpoint: PlainCheckpoint, path: Path, encoding: str) -> Sequen
     """Writes the file, one tensor after another, reads it again, and says what is otherwise than one might expect."""
     architecture, family = written_family(checkpoint.config, str(checkpoint.folder))
     given = full_config(checkpoint.config, str(checkpoint.folder))
-    targets = Planner(checkpoint, family, given, encoding).targets()
+    planner = Planner(checkpoint, family, given, encoding)
+    targets = planner.targets()
     rows = next(target.tensor.shape[0] for target in targets if target.tensor.name == TABLE)
     vocabulary = vocabulary_of(checkpoint.folder, rows, _ends(checkpoint))
     metadata = {
@@ -40,7 +41,8 @@ def write_file(checkpoint: PlainCheckpoint, path: Path, encoding: str) -> Sequen
             file.write(target.tensor.name, target.stored())
         file.check()
     _check_metadata(path, metadata)
-    return [*vocabulary.notes, *_notes(targets)]
+    left_out = ["layers that predict further tokens are left out"] if planner.left_out else []
+    return [*vocabulary.notes, *left_out, *_notes(targets)]
 
 
 def _ends(checkpoint: PlainCheckpoint) -> list[int]:

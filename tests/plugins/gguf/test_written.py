@@ -60,6 +60,19 @@ LONG = {
     "long_factor": [2.0 + i for i in range(32)],
     "original_max_position_embeddings": 64,
 }
+LATENT = {
+    "q_lora_rank": 64,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 64,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 2,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 64}
 FAMILIES = [
     Family(model_class="LlamaForCausalLM"),
@@ -100,6 +113,36 @@ FAMILIES = [
         config={"num_hidden_layers": 3, "sliding_window": 16, "layer_types": [SLIDING, FULL, SLIDING]},
     ),
     Family(model_class="GptOssForCausalLM"),
+    Family(model_class="DeepseekV2ForCausalLM", config=LATENT),
+    Family(
+        model_class="DeepseekV2ForCausalLM",
+        config={**LATENT, "q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+        name="groups",
+    ),
+    Family(
+        model_class="DeepseekV3ForCausalLM",
+        config={
+            **LATENT,
+            "n_group": 4,
+            "topk_group": 2,
+            "head_dim": 16,
+            "rope_parameters": {**YARN, "mscale": 0.8, "mscale_all_dim": 0.8},
+        },
+    ),
+    Family(
+        model_class="Llama4ForCausalLM",
+        config={
+            "num_hidden_layers": 4,
+            "layer_types": [*["chunked_attention"] * 3, FULL],
+            "no_rope_layers": [1, 1, 1, 0],
+            "attention_chunk_size": 8192,
+            "floor_scale": 8192,
+            "interleave_moe_layer_step": 2,
+            "moe_layers": [1, 3],
+            "intermediate_size": 256,
+            "intermediate_size_mlp": 512,
+        },
+    ),
 ]
 
 
@@ -142,7 +185,9 @@ def named(family: Any) -> str:
 
 
 # Of which a layout each: fused, with experts in one tensor or in many, with a table that is the head.
-ROUNDED = [family for family in FAMILIES if family.name == "tied" or family.model_class[:3] in ("Gem", "Phi", "Gpt")]
+ROUNDED = [
+    family for family in FAMILIES if family.name == "tied" or family.model_class[:3] in ("Gem", "Phi", "Gpt", "Dee")
+]
 
 
 @pytest.mark.compiler
@@ -245,6 +290,17 @@ def test_gguf_reads_what_is_written(host: PluginHost, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.token_type"][290:] == [3, 3, 4, *[5] * 37]
 
 
+def test_layers_that_predict_further_tokens_are_left_out(host: PluginHost, tmp_path: Path) -> None:
+    family = next(family for family in FAMILIES if family.model_class == "DeepseekV3ForCausalLM")
+    saved(tmp_path / "plain", family)
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    weights["model.layers.2.eh_proj.weight"] = torch.zeros(256, 512)
+    save_file(weights, tmp_path / "plain" / "model.safetensors", metadata={"format": "pt"})
+    report = run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q8_0", force=False)
+    assert "layers that predict further tokens are left out" in report.splitlines()
+    assert not any(tensor.name.startswith("blk.2.") for tensor in GGUFReader(tmp_path / "model.gguf").tensors)
+
+
 def test_rows_of_no_whole_blocks_have_another_type_that_is_named(host: PluginHost, tmp_path: Path) -> None:
     saved(tmp_path / "plain", FAMILIES[0], hidden_size=64, intermediate_size=40)
     report = run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q4_k", force=False)
@@ -311,7 +367,7 @@ def test_what_is_read_again_otherwise_is_an_error(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[Mapping[str, Any], str]] = [
-    ({"architectures": ["BertModel"]}, r"models of BertModel are not written as GGUF files; written are Exaone4"),
+    ({"architectures": ["BertModel"]}, r"models of BertModel are not written as GGUF files; written are DeepseekV2"),
     (
         {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16},
         r"a GGUF file cannot say all of its config.json; read again, cache_layers is .*window=16",
