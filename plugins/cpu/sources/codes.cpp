@@ -633,8 +633,8 @@ void make_all(const std::vector<Work>& works) {
   Rows rows;
 #pragma omp for schedule(dynamic, 1)
   for (long item = 0; item < works.back().end; item++) {
-    long i = 0;
-    while (works[i].end <= item) i++;
+    const auto ends_after = [](long item, const Work& work) { return item < work.end; };
+    const long i = std::upper_bound(works.begin(), works.end(), item, ends_after) - works.begin();
     works[i].make(item - (i ? works[i - 1].end : 0), rows);
   }
 }
