@@ -99,6 +99,15 @@ def test_scores_of_prompts_are_those_of_the_adapted_head(
         torch.testing.assert_close(torch.tensor(found[id]), base.logprobs(id, SHORT), atol=1e-4, rtol=0)
 
 
+def test_rows_of_drafts_have_the_adapted_head(make_base: Callable[..., Base], served: Callable[..., Served]) -> None:
+    base = make_base("LlamaForCausalLM")
+    base.adapter("head", seed=2, r=4, target_modules=["lm_head", "embed_tokens"])
+    engine = served(base, speculative_method="ngram", num_speculative_tokens=3).engine
+    requests = {"head": ("head", (7, 8, 9) * 8), "base": ("", (7, 8, 9) * 8)}
+    check(base, run(engine, requests, tokens=16), requests)
+    assert engine.stats().draft_tokens
+
+
 ATTENTION = ["q_proj", "o_proj"]
 STACKED: dict[str, list[str]] = {
     "Qwen3MoeForCausalLM": ATTENTION,
