@@ -59,7 +59,7 @@ __all__ = [
 
 PROMPT = 29  # tokens: several pages, and no multiple of a page
 ANSWER = 5  # tokens that follow a prompt one by one
-TEXT = 40  # tokens of a whole answer
+TEXT = 24  # tokens of a whole answer: with a prompt several pages, and longer than the windows of tiny configs
 AGAIN = 16  # tokens of an answer whose prompt is found in the cache
 TEXTS = 2  # prompts that are answered side by side
 UNDECIDED = 1e-3  # a reference whose two best logits are nearer than this might as well have taken the other
