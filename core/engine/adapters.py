@@ -17,19 +17,14 @@ from maxserve.core.interfaces.adapter import AdapterContext, Location, Projectio
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.core.interfaces.linear import ExpertLayer
-from maxserve.core.loading.linear import (
-    Adaptable,
+from maxserve.core.loading.corrections import (
     BoundCorrection,
     BoundHeadCorrection,
     BoundLatentCorrection,
     BoundTowerCorrection,
-    Embedding,
-    HasTower,
-    Linear,
-    NamesHeads,
     StepRows,
-    TowerLinear,
 )
+from maxserve.core.loading.linear import Adaptable, Embedding, HasTower, Linear, NamesHeads, TowerLinear
 from maxserve.core.loading.weight_plan import Parameters, Target, locator
 from maxserve.core.registry.entries import cause
 

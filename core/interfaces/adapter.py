@@ -69,9 +69,8 @@ class Projection:
 class Location:
     """Where a weight of a checkpoint is in the model: a projection, and the part of it where it is not the whole.
 
-    `expert` is the one that has it, None where it has all of them.
-
-    `change`, where there is one, is what is done to the rows of the weight when it is loaded.
+    `expert` is the one that has it, None where it has all of them. `change`, where there is one, is what is done to the
+    rows of the weight when it is loaded.
     """
 
     projection: str
@@ -134,9 +133,8 @@ class LowRank(Protocol):
 
     Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …] with
     [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it; contiguous, and in one place for as
-    long as this lives. `ranks` [slots] int64, on the
-    host, are multiples of 16, 0 where the slot's adapter does not change the projection. `parts` are the sizes of the
-    parts, one or more.
+    long as this lives. `ranks` [slots] int64, on the host, are multiples of 16, 0 where the slot's adapter does not
+    change the projection. `parts` are the sizes of the parts, one or more.
     """
 
     down: torch.Tensor

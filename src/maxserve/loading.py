@@ -13,19 +13,9 @@ if TYPE_CHECKING:
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern
+    from maxserve.core.loading.corrections import BoundLatentCorrection, TowerRows
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
-    from maxserve.core.loading.linear import (
-        Adaptable,
-        BoundLatentCorrection,
-        Embedding,
-        ExactLinear,
-        Linear,
-        Part,
-        Projection,
-        Role,
-        TowerRows,
-        weight,
-    )
+    from maxserve.core.loading.linear import Adaptable, Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.progress import NullProgress
@@ -88,8 +78,8 @@ __getattr__ = exports(
         "Counters": "maxserve.core.engine.parts",
         "DraftChain": "maxserve.core.loading.stack",
         "Adaptable": "maxserve.core.loading.linear",
-        "BoundLatentCorrection": "maxserve.core.loading.linear",
-        "TowerRows": "maxserve.core.loading.linear",
+        "BoundLatentCorrection": "maxserve.core.loading.corrections",
+        "TowerRows": "maxserve.core.loading.corrections",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",

@@ -24,7 +24,7 @@ from maxserve.core.interfaces.adapter import Adapter, AdapterContext, AdapterTab
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
-from maxserve.core.loading.linear import StepRows
+from maxserve.core.loading.corrections import StepRows
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]

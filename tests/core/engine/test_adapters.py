@@ -18,7 +18,8 @@ from maxserve.core.interfaces.adapter import Adapter, AdapterContext
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
-from maxserve.core.loading.linear import ExactLinear, Linear, StepRows
+from maxserve.core.loading.corrections import StepRows
+from maxserve.core.loading.linear import ExactLinear, Linear
 from maxserve.testing.adapter import ConstantTable, constant_adapters
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Answer, Served
