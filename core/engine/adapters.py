@@ -55,7 +55,7 @@ class ServedAdapter:
 
     def __init__(self, pool: Adapters, change: AdapterChange, generation: int, loaded: Any) -> None:
         self.pool, self.name, self.generation, self.loaded = pool, change.name, generation, loaded
-        self.source, self.pinned = change.source, change.pinned
+        self.source, self.pinned = change.source, bool(change.pinned)
         self.images = pool.changes_images(loaded)
         self.slot = self.rows = self.requests = 0
 
@@ -249,7 +249,7 @@ class Adapters:
         known = self._by_name.get(change.name)
         if known is not None and not change.replace and known.source != change.source:
             raise RequestError(
-                f"the adapter {change.name!r} is loaded from {known.source}; unload it first, or replace it in place",
+                f"the adapter {change.name!r} is loaded from another place; unload it first, or replace it in place",
                 status=409,
             )
         if change.pinned and 1 + sum(a.pinned for a in self._by_name.values() if a is not known) >= table.slots:
@@ -260,11 +260,12 @@ class Adapters:
             )
 
     def _is_served(self, change: AdapterChange) -> bool:
-        """Whether it is served already, from the same source; then it is pinned, or not any more."""
+        """Whether it is served already, from the same source; then it is pinned, or not any more, if that is said."""
         known = self._by_name.get(change.name)
         if known is None or change.replace:
             return False
-        self._pin(known, pinned=change.pinned)
+        if change.pinned is not None:
+            self._pin(known, pinned=change.pinned)
         self.done.append(change.id)
         return True
 
@@ -287,11 +288,11 @@ class Adapters:
         known = self._by_name.get(change.name)
         self._generations += 1
         adapter = ServedAdapter(self, change, self._generations, loaded)
-        self._pin(adapter, pinned=change.pinned)  # where it cannot be placed, nothing has changed
+        self._pin(adapter, pinned=adapter.pinned)  # where it cannot be placed, nothing has changed
         self._by_name[change.name] = adapter
         if known is not None:
             self._retire(known, "")
-            self._pin(adapter, pinned=change.pinned)  # in the slot that is free now, if there was none
+            self._pin(adapter, pinned=adapter.pinned)  # in the slot that is free now, if there was none
         log.info("adapter %s loaded, generation %d", change.name, adapter.generation)
         self.done.append(change.id)
 

@@ -181,7 +181,7 @@ class Engine:
         if self._adapters.reports:
             self._adapters.collect()
         while self._adapters.done:
-            outputs.append(Output(id=self._adapters.done.pop(), finish="stop"))
+            outputs.append(Output(id=self._adapters.done.pop(0), finish="stop"))
         if self._working or self.empty_steps:
             outputs += self._step_at_once() if self._overlap is None else self._step_ahead(self._overlap)
         if self._failed:

@@ -157,7 +157,7 @@ class AdapterChange:
 
     `load` takes it from `source`; where another one has the name, that is an error, unless it is to `replace` it: then
     requests that have begun end with the old one. `unload` waits for the requests that use it, or is refused
-    while there are some. A `pinned` one keeps its slot.
+    while there are some. A `pinned` one keeps its slot; None leaves that to what was asked before.
     """
 
     id: str
@@ -166,7 +166,7 @@ class AdapterChange:
     source: str = ""
     replace: bool = False
     wait: bool = True
-    pinned: bool = False
+    pinned: bool | None = False
 
 
 MOST_LOGPROBS = 20  # likeliest tokens a request may ask for beside each of its own

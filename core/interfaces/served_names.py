@@ -71,7 +71,7 @@ class ServedNames:
 
     async def load(self, name: str | None) -> None:
         """Loads what has the name, if it is not served and something has it; before `get` or `find`."""
-        if not name or any(name in (known, known.rpartition("/")[2]) for known in self._names):
+        if not name or name in self._names:
             return
         for load in self._loads:
             await load(name)

@@ -80,7 +80,10 @@ class WorkerClient:
         number = next(self._numbers)
         async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
             pass
-        if number > self._changes.get(change.name, (-1, change))[0]:
+        before, latest = self._changes.get(change.name, (-1, change))
+        if change.pinned is None and latest.action == "load" and latest.source == change.source and before >= 0:
+            return  # a new worker is asked for what was asked for before
+        if number > before:
             self._changes[change.name] = number, change
             if change.action == "unload" and change.name not in (self._of_the_start or ()):
                 del self._changes[change.name]  # there is nothing to undo: a server may see any number of names

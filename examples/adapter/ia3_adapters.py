@@ -99,7 +99,7 @@ class IA3:
                     break
                 start += size
             changed = part if place.change is None else place.change(part)
-            own[start : start + len(part)] = changed[:, 0]
+            own[start : start + len(part)] *= changed[:, 0]
 
     def size(self, place):
         projection = self.context.projections[place.projection]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shutil
 import sys
 import tempfile
@@ -178,6 +179,8 @@ def check_out(out: Path, source: str, suffix: str | None, encoding: str, *, forc
     """
     if suffix is not None and out.suffix != suffix:
         raise UsageError(f"--encoding {encoding} is written as one file; let OUT, {out}, end with {suffix}")
+    if re.fullmatch(r".*-\d{5}-of-\d{5}", out.stem):
+        raise UsageError(f"{out} would be taken for a part of several; let OUT not end with numbers of parts")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     if not out.exists() and not out.is_symlink():
@@ -205,12 +208,14 @@ def replaced(out: Path) -> Iterator[Path]:
     new, old = parent / "new", parent / "old"
     try:
         yield new
-        if out.exists():
-            out.rename(old)
+        if not out.is_dir():  # a file takes the place of a file in one step
+            new.replace(out)
+            return
         try:
+            out.rename(old)
             new.rename(out)
-        except OSError:
-            if old.exists():
+        except BaseException:  # also one who presses Ctrl-C here
+            if old.exists() and not out.exists():
                 old.rename(out)
             raise
     finally:

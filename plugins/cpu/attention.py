@@ -37,7 +37,7 @@ ROUNDED = {torch.bfloat16: 3, torch.float8_e4m3fn: 5, torch.int8: 6}
 
 
 FEW, CHUNK = 16, 512  # as attention.cpp has them: new tokens that are attended as decoding ones, and positions of a sum
-MOST_SUMS = 4096  # for each head that are kept until they are joined
+MOST_SUMS = 4096  # for each head that are kept in a step until they are joined
 
 
 class NativeAttention:
@@ -152,11 +152,13 @@ class _Step:
 def _computed_again(query_start: Ints, seq_lens: Ints, prompt_lens: Ints) -> NDArray[np.bool_]:
     """Which sequences have more new tokens behind their prompts than are ever decoded in one step.
 
-    Not those of so many tokens that too many sums would be kept.
+    Not those from which on so many sums would be kept in the step that they take too much memory.
     """
     counts = np.diff(query_start)
     texts = np.minimum(counts, seq_lens - prompt_lens)
-    found: NDArray[np.bool_] = (counts > FEW) & (texts > 0) & (texts * (-seq_lens // CHUNK) >= -MOST_SUMS)
+    many = (counts > FEW) & (texts > 0)
+    sums = np.where(many, texts * -(-seq_lens // CHUNK), 0)
+    found: NDArray[np.bool_] = many & (np.cumsum(sums) <= MOST_SUMS)
     return found
 
 

@@ -61,6 +61,23 @@ def end_tokens(container: Container) -> list[int]:
     return sorted({id for id in ids if isinstance(id, int)})
 
 
+# Defaults of sampling, as generation_config.json and GGUF files call them.
+SAMPLING = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+
+
+def sampling_of(container: Container) -> dict[str, Any]:
+    """What the file says of how to sample, as generation_config.json says it."""
+    said = {ours: container.metadata.get(f"general.sampling.{theirs}") for ours, theirs in SAMPLING.items()}
+    given = {name: value for name, value in said.items() if isinstance(value, int | float)}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in given.items()}
+
+
 def encoding_of(container: Container) -> str:
     """What most of the weights are, as `--quantization-encoding` calls it."""
     named = FILE_TYPES.get(container.metadata.get("general.file_type", -1))

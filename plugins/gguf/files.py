@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.weight_format import ReadsTensor, WeightQuery
-from maxserve.plugins.gguf.config import config_of, end_tokens
+from maxserve.plugins.gguf.config import config_of, end_tokens, sampling_of
 from maxserve.plugins.gguf.container import Container, TensorPlace, read_container
 from maxserve.plugins.gguf.families import family_of, keys_of
 from maxserve.plugins.gguf.model import Source, sources_of
@@ -70,7 +70,8 @@ class Gguf:
         container = read_container(_first(path))
         keys = keys_of(container.path, container.metadata)
         config = config_of(container, keys, family_of(keys))
-        generation = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": end_tokens(container)}
+        ids = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": end_tokens(container)}
+        generation = {**ids, **sampling_of(container)}
         contents = {
             "config.json": config,
             "generation_config.json": generation,

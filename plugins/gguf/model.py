@@ -114,12 +114,19 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdigit():
         return None
     layer = f"model.layers.{int(parts[1])}."
+    _check_stack(name, place, container, keys)
     if family.alternating and parts[2] in _PAIRED:
         return _alternating(parts, layer, container)
     if family.turned and place.type.name in PLAIN and parts[2] in (*_PAIRED, "ffn_down_exps"):
         return _turned_stack(parts, layer, container)
     if family.names.get("attn_kv_b") and parts[2] in _LATENT:
-        return {layer + "self_attn.kv_b_proj.weight": Source(places=_together(parts, _LATENT, container), join=HEADS)}
+        keys_of_heads, values = _together(parts, _LATENT, container)
+        if keys_of_heads.shape[:1] + keys_of_heads.shape[1:2] != values.shape[:1] + values.shape[2:]:
+            raise ModelError(
+                f"{container.path}: {' and '.join(_LATENT)} of block {parts[1]} are {list(keys_of_heads.shape)} and "
+                f"{list(values.shape)}, which are not of one latent vector; fetch the file again"
+            )
+        return {layer + "self_attn.kv_b_proj.weight": Source(places=(keys_of_heads, values), join=HEADS)}
     ours = layer_name(family, parts[2], parts[3])
     if ours is None:
         return None
@@ -144,6 +151,22 @@ def _together(parts: list[str], pair: tuple[str, str], container: Container) -> 
     if len(places) < len(pair):
         raise ModelError(f"{container.path}: block {parts[1]} has one of {' and '.join(pair)} without the other")
     return places[0], places[1]
+
+
+def _check_stack(name: str, place: TensorPlace, container: Container, keys: Keys) -> None:
+    """ModelError where a tensor of all experts, or of all heads' keys or values, has not the shape of one."""
+    part, kind = name.split(".")[2:]
+    if part.endswith("_exps"):
+        due, count, what = (2 if kind == "bias" else 3), keys.number("expert_count"), "experts"
+    elif part in _LATENT:
+        due, count, what = 3, keys.number("attention.head_count"), "heads"
+    else:
+        return
+    if len(place.shape) != due or place.shape[0] != count:
+        raise ModelError(
+            f"{container.path}: {name} is {list(place.shape)}; of {count} {what} it has {due} dimensions, the first of "
+            f"{count}; fetch the file again"
+        )
 
 
 def _alternating(parts: list[str], layer: str, container: Container) -> dict[str, Source]:

@@ -22,10 +22,11 @@ _ALIKE = 1e-4  # below this share of their square sum, the codes of a group do n
 
 
 def rounded_rows(rows: Tensor, type: TensorType) -> Tensor:
-    """Rows [n, inputs] as bytes [n, bytes] of the type; ModelError where they hold what it cannot."""
-    size = max(1, _AT_ONCE // rows.shape[1])
-    parts = [WRITERS[type.name](part.float()) for part in torch.split(rows, size)]
-    return torch.cat(parts)
+    """Rows [..., inputs] as bytes [..., bytes] of the type; ModelError where they hold what it cannot."""
+    flat = rows.flatten(0, -2)
+    size = max(1, _AT_ONCE // flat.shape[1])
+    parts = [WRITERS[type.name](part.float()) for part in torch.split(flat, size)]
+    return torch.cat(parts).view(*rows.shape[:-1], -1)
 
 
 def _blocks(rows: Tensor, values: int) -> Tensor:

@@ -249,4 +249,9 @@ def _stored(part: torch.Tensor, type: TensorType) -> torch.Tensor:
     from maxserve.plugins.gguf.rounding import rounded_rows
 
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    return part.to(dtypes[type.name]) if type.name in dtypes else rounded_rows(part, type)
+    if type.name not in dtypes:
+        return rounded_rows(part, type)
+    stored = part.to(dtypes[type.name])
+    if type.name == "F16" and not stored.isfinite().all():
+        raise ModelError(f"a weight is {part.abs().max().item():.3g}, more than float16 holds; write bfloat16 instead")
+    return stored

@@ -87,10 +87,16 @@ class _Made:
         self._put("token_type", [self._type(id, token, with_bytes) for id, token in enumerate(self._tokens)])
 
     def _listed(self, size: int) -> list[str]:
-        """Tokens by id, or what stands where there is none; ModelError where there are more than the table has rows."""
+        """Tokens by id, or what stands where there is none. ModelError where the table has no row of one, added ones
+        apart: those are tokens of other models, such as of images, which this one cannot be given."""
         by_id = {id: token for token, id in self._tokenizer.get_vocab(with_added_tokens=True).items()}
-        if by_id and max(by_id) >= size:
-            raise ModelError(f"{self._folder}: its tokenizer has token {max(by_id)}, and its table {size} rows only")
+        if known := [id for id in by_id if id >= size and id not in self._added]:
+            raise ModelError(
+                f"{self._folder}: its tokenizer has token {max(known)}, and its table {size} rows only; use the "
+                "tokenizer.json that belongs to the model"
+            )
+        for id in sorted(id for id in self._added if id >= size):
+            self._found.notes.append(f"token {id}, {by_id.get(id, '')!r}, is left out: the table has no row of it")
         return [by_id.get(id, _filler(id)) for id in range(size)]
 
     def _type(self, id: int, token: str, with_bytes: bool) -> int:
@@ -128,7 +134,7 @@ class _Made:
             id = self._tokenizer.token_to_id(text) if isinstance(text, str) else None
             if id is not None:
                 ids[key] = id
-        first = [ids["eos"]] if ids.get("eos") in ends or (not ends and "eos" in ids) else []
+        first = [ids["eos"]] if "eos" in ids else []  # which templates may write
         ordered = [*first, *(id for id in ends if id not in first and 0 <= id < len(self._tokens))]
         ids |= dict(zip(_ENDS, ordered, strict=False))
         for id in ordered[len(_ENDS) :]:
@@ -177,6 +183,7 @@ class _Made:
         odd = [
             entry["content"]
             for entry in self._added.values()
+            if entry["id"] < len(self._tokens)
             if _around(self._tokenizer, entry["content"]) != _around(again, entry["content"])
         ]
         if odd:

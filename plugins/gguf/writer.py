@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError
+from maxserve.loading import size_text
 from maxserve.plugins.gguf.container import TensorPlace
 from maxserve.plugins.gguf.types import TYPES, TensorType
 
@@ -50,6 +52,12 @@ class NewFile:
         for tensor in tensors:
             self.places[tensor.name] = TensorPlace(tensor.type, tensor.shape, end, tensor.size)
             end = _aligned(end + tensor.size)
+        free = shutil.disk_usage(path.parent).free
+        if end > free:
+            raise ModelError(
+                f"the file will have {size_text(end)}, and {size_text(free)} are free there; make room, or name OUT on "
+                "another disk"
+            )
         self._file = path.open("w+b")
         self._file.truncate(end)
         self._file.write(head.ljust(start, b"\0"))

@@ -9,7 +9,7 @@ from typing import Any
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import PlainCheckpoint
 from maxserve.loading import read_optional_object
-from maxserve.plugins.gguf.config import config_of
+from maxserve.plugins.gguf.config import SAMPLING, config_of
 from maxserve.plugins.gguf.container import read_container
 from maxserve.plugins.gguf.families import family_of, keys_of, written_family
 from maxserve.plugins.gguf.metadata import explicit, full_config, model_metadata, rope_factors
@@ -30,6 +30,7 @@ def write_file(checkpoint: PlainCheckpoint, path: Path, encoding: str) -> Sequen
     metadata = {
         **model_metadata(architecture, family, given, encoding),
         "general.name": checkpoint.folder.resolve().name,
+        **_sampling(checkpoint),
         **vocabulary.metadata,
     }
     factors = rope_factors(given)
@@ -46,11 +47,21 @@ def write_file(checkpoint: PlainCheckpoint, path: Path, encoding: str) -> Sequen
 
 
 def _ends(checkpoint: PlainCheckpoint) -> list[int]:
-    """The ids that end an answer: those of generation_config.json, or else of config.json."""
-    generation = read_optional_object(checkpoint.folder / "generation_config.json").get("eos_token_id")
-    ids = checkpoint.config.get("eos_token_id") if generation is None else generation
-    found = ids if isinstance(ids, list) else [ids]
-    return [id for id in found if isinstance(id, int)]
+    """The ids that end an answer: those of generation_config.json and of config.json, once each."""
+    found: dict[int, None] = {}
+    for config in (read_optional_object(checkpoint.folder / "generation_config.json"), checkpoint.config):
+        ids = config.get("eos_token_id")
+        found |= dict.fromkeys(id for id in (ids if isinstance(ids, list) else [ids]) if isinstance(id, int))
+    return list(found)
+
+
+def _sampling(checkpoint: PlainCheckpoint) -> dict[str, float | int]:
+    """The defaults of sampling, of a model that does not sample those of greedy texts."""
+    generation = read_optional_object(checkpoint.folder / "generation_config.json")
+    if generation.get("do_sample") is False:
+        generation = {**generation, "temperature": 0.0}
+    said = {theirs: generation.get(ours) for ours, theirs in SAMPLING.items()}
+    return {f"general.sampling.{key}": value for key, value in said.items() if isinstance(value, int | float)}
 
 
 def _write_factors(file: NewFile, factors: Mapping[str, list[float]]) -> None:

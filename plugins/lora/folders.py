@@ -58,13 +58,15 @@ class LoRADir:
 def folder_named(name: str, within: str) -> str | None:
     """The real path of the folder of that name inside the folder `within`; None where there is none.
 
-    Nor is there one for a longer way to write a path, of which there would be any number to load.
+    Nor is there one for a longer way to write a path, of which there would be any number to load: the last part of a
+    name alone may be a link.
     """
     if not is_short(name):
         return None
     root = os.path.realpath(os.path.expanduser(within))
     found = os.path.realpath(os.path.join(root, name))
-    return found if is_within(found, root) and os.path.isdir(found) else None
+    above = os.path.dirname(os.path.join(root, name))
+    return found if os.path.realpath(above) == above and is_within(found, root) and os.path.isdir(found) else None
 
 
 def is_within(path: str, root: str) -> bool:

@@ -222,7 +222,9 @@ def stacked_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, 
 
 
 def _adapted_parameters(module: str, depths: set[int], config: Mapping[str, Any]) -> list[str]:
-    targets = [str(target) for target in config.get("target_parameters") or ()]
+    targets = config.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise ModelError(f"{CONFIG}: target_parameters is {targets!r:.80}; a list of names is expected")
     named = {name for name in _PARAMETERS if any(f".{module}.{name}".endswith(f".{target}") for target in targets)}
     if not targets and depths == {0, 1}:  # all that a gated expert has
         named = set(_WEIGHTS_OF_EXPERTS)

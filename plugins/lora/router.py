@@ -10,6 +10,7 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import uuid4
 
+from cachetools import TTLCache
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
@@ -29,6 +30,8 @@ from maxserve.plugins.lora.options import LoRAOptions
 log = logging.getLogger("maxserve.lora")
 
 FINDING = 4  # threads in which sources look for adapters
+REFUSED = 5.0  # seconds for which an adapter that could not be served is not read again for requests
+REFUSALS = 1024  # that are kept for so long
 
 
 class LoadBody(Body):
@@ -59,6 +62,7 @@ class Adapters:
         self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
         self._first_uses: dict[str, asyncio.Task[None]] = {}  # loads that requests wait for, by name
+        self._refused: TTLCache[str, RequestError] = TTLCache(REFUSALS, ttl=REFUSED)
         self._sources = sources(context)
         self._threads = context.owned(Threads(FINDING, "adapter-source"))
         context.names.load_with(self.first_use)
@@ -88,6 +92,8 @@ class Adapters:
         """
         if not is_short(name):
             return
+        if (refused := self._refused.get(name)) is not None:
+            raise _of_model(refused)
         task = self._first_uses.get(name)
         if task is None:
             task = self._first_uses[name] = asyncio.create_task(self._use(name))
@@ -95,14 +101,21 @@ class Adapters:
         try:
             await asyncio.shield(task)
         except RequestError as error:
-            raise RequestError(error.message, param="model", code=error.code, status=error.status) from error
+            raise _of_model(error) from error
 
     async def _use(self, name: str) -> None:
         for finder in self._sources:
             found = await self._found(finder, name)
             if found is not None:
                 source = await self._source(found, "")
-                await self._load(AdapterChange(id=uuid4().hex, action="load", name=name, source=source))
+                change = AdapterChange(id=uuid4().hex, action="load", name=name, source=source, pinned=None)
+                try:
+                    await self._load(change)
+                except RequestError as error:  # whoever asks knows a name, and not where the operator has its folder
+                    told = RequestError(error.message.replace(source, name), code=error.code, status=error.status)
+                    if error.status == 400:
+                        self._refused[name] = told
+                    raise told from None
                 return
 
     async def _found(self, finder: FindsAdapters, name: str) -> str | None:
@@ -145,7 +158,7 @@ class Adapters:
         self._loaded[change.name] = number
         made = ServedName.of_adapter(change.name, source=change.source, parent=context.model.name)
         before = next((served for served in context.names if served.name == change.name), None)
-        if before is None or (before.adapter == change.name and change.replace):
+        if before is None or (before.adapter == change.name and (change.replace or before.root != made.root)):
             if before is not None:
                 context.names.remove(change.name)
             context.names.add(made)
@@ -165,6 +178,11 @@ def sources(context: ServerContext) -> list[FindsAdapters]:
     """Where adapters are looked for by name, those of the plugins that were registered last first."""
     components = context.components
     return [components.build(entry, context) for entry in reversed([*components.of(AdapterSource)])]
+
+
+def _of_model(error: RequestError) -> RequestError:
+    """The same about the `model` of a request."""
+    return RequestError(error.message, param="model", code=error.code, status=error.status)
 
 
 def _success(what: str, warnings: list[str]) -> PlainTextResponse:

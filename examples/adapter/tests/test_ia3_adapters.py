@@ -30,7 +30,8 @@ class TestIA3(AdapterChecks):
 
     def adapters(self, folder):
         self.folder = folder
-        return {"one": write(folder / "one", 1), "two": write(folder / "two", 2, parts={"self_attn.k_proj": (32, 1)})}
+        both = {"mlp.up_proj": (96, 1), "mlp.down_proj": (1, 96)}  # of one outcome
+        return {"one": write(folder / "one", 1), "two": write(folder / "two", 2, parts=both)}
 
     def broken(self, folder):
         short, other = {"self_attn.k_proj": (31, 1)}, {"self_attn.rotary": (32, 1)}
@@ -47,7 +48,7 @@ class TestIA3(AdapterChecks):
 
         found = load_file(self.folder / name / "adapter_model.safetensors")
         vectors = {key.split(".")[-2]: vector.flatten() for key, vector in found.items()}
-        vectors["up_proj"] = vectors.pop("down_proj", torch.ones(96))
+        vectors["up_proj"] = vectors.get("up_proj", torch.ones(96)) * vectors.pop("down_proj")
         if "down_proj" in projection.name or "o_proj" in projection.name:
             return out
         parts = [vectors.get(part, torch.ones(size)) for part, size in projection.parts.items()]

@@ -177,8 +177,9 @@ class Answering:
     def _begin(self, plan: RequestPlan, warnings: Sequence[str], parsers: Sequence[OutputParser | None]) -> Generation:
         # One post may ask for thousands of answers. Where the queue has no limit, a batch of them and a quarter are
         # there at once: enough to fill the places of those that end, and others get their turn soon. Where it has one,
-        # all of them stand in it, because a place may be gone later.
+        # all of them stand in it, because a place may be gone later; as may the adapter that they are asked of.
         info, unlimited = self.context.model, self.context.engine.capacity is None
+        unlimited = unlimited and not any(request.adapter for request in plan.requests)
         at_once = info.max_batch_size + max(1, info.max_batch_size // 4) if unlimited else None
         deltas = generate_text(
             self.context.engine, plan.requests, lambda index: self._text(plan, index, parsers[index]), at_once

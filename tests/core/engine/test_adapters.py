@@ -279,7 +279,7 @@ def test_a_name_in_use_is_not_taken_by_another_source(one_slot: Changes) -> None
     one_slot.load("small", "0.5")
     one_slot.run()
     assert one_slot.done == ["load small 0.5"], "the same once more changes nothing"
-    with pytest.raises(RequestError, match=r"is loaded from 0\.5") as raised:
+    with pytest.raises(RequestError, match=r"is loaded from another place") as raised:
         one_slot.load("small", "0.75")
     assert raised.value.status == 409
     with pytest.raises(RequestError, match="'nonsense' is no number"):
@@ -465,7 +465,7 @@ def test_changes_of_one_name_are_made_in_their_order(slow: tuple[Changes, SlowTa
     while changes.engine.busy:
         changes.step()
     assert changes.done[0] == "unload small", "that of another name does not wait"
-    assert sorted(changes.done[1:]) == ["load new 3.0"] * 2 + ["load new 5.0", "load new 6.0", "unload new"]
+    assert changes.done[1:] == ["load new 3.0"] * 2 + ["load new 5.0", "unload new", "load new 6.0"]
     ((id, error),) = changes.engine.rejected_changes()
     assert (id, error.status) == ("load new 4.0", 409)
     assert table.reads == ["3.0", "5.0", "6.0"]

@@ -14,6 +14,10 @@ from gguf import GGMLQuantizationType as Type
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.gguf.container import Container, TensorPlace
+from maxserve.plugins.gguf.families import family_of, keys_of
+from maxserve.plugins.gguf.model import sources_of
+from maxserve.plugins.gguf.types import BY_NAME
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
@@ -259,6 +263,27 @@ def test_what_is_not_read_of_deepseek_is_named(
     write_gguf(tmp_path / "tiny.gguf", reference, "deepseek2", plain, {**LATENT_KEYS, **changes})
     with pytest.raises(ModelError, match=message):
         serve(tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes"),
+    [
+        ("deepseek2", {"attn_k_b.weight": (16, 48), "attn_v_b.weight": (16, 48)}),
+        ("deepseek2", {"attn_k_b.weight": (4, 48, 16), "attn_v_b.weight": (4, 16, 40)}),
+        ("llama4", {"ffn_down_exps.weight": (64, 32)}),
+        ("llama4", {"ffn_gate_exps.weight": (64, 32), "ffn_up_exps.weight": (64, 32)}),
+        ("gpt-oss", {"ffn_gate_exps.bias": (64,), "ffn_up_exps.bias": (64,)}),
+        ("qwen3moe", {"ffn_gate_exps.weight": (64,)}),
+        ("qwen3moe", {"ffn_gate_exps.weight": (10**8, 1, 1)}),
+    ],
+)
+def test_stacks_of_other_shapes_are_damage(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    counts = {"expert_count": 8, "attention.head_count": 4, "attention.kv_lora_rank": 48}
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": n for key, n in counts.items()}}
+    tensors = {f"blk.0.{name}": TensorPlace(BY_NAME["F32"], shape, 0, 4) for name, shape in shapes.items()}
+    keys = keys_of("a.gguf", metadata)
+    with pytest.raises(ModelError, match=r"^a.gguf: .*(_exps|_b)\b.*fetch the file again"):
+        sources_of(Container(path="a.gguf", metadata=metadata, tensors=tensors), keys, family_of(keys))
 
 
 @pytest.mark.compiler

@@ -125,6 +125,24 @@ def test_roles_ends_and_templates(tmp_path: Path) -> None:
     assert vocabulary_of(tmp_path, SIZE, []).metadata["tokenizer.chat_template"] == "{{ c }}"
 
 
+def test_the_end_that_templates_write_stays_where_other_ends_are_named(tmp_path: Path) -> None:
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    found = vocabulary_of(saved(tmp_path, tokenizer), SIZE, [302])
+    assert [of(found, f"{end}_token_id") for end in ("eos", "eot")] == [301, 302]
+    assert tokenizer_config_of(Container(path="", metadata=found.metadata, tensors={}))["eos_token"] == "<|end|>"
+
+
+def test_added_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    tokenizer.add_tokens(["<image>"])
+    last = tokenizer.token_to_id("<image>")
+    found = vocabulary_of(saved(tmp_path, tokenizer), last, [])
+    assert len(of(found, "tokens")) == last
+    assert found.notes == [f"token {last}, '<image>', is left out: the table has no row of it"]
+    with pytest.raises(ModelError, match=r"its tokenizer has token 299, and its table 299 rows only; use"):
+        vocabulary_of(tmp_path, 299, [])
+
+
 def test_what_tokenizer_config_says_of_tokens_counts(tmp_path: Path) -> None:
     declared = {"303": {"content": "<think>", "special": True}, "304": {"content": "<more>", "special": False}}
     tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False))
@@ -144,8 +162,8 @@ def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
     odd = byte_level(split(r"\w+|\W+"))
     with pytest.raises(ModelError, match=r"no tokenizer.ggml.pre is known for how its tokenizer.json cuts texts"):
         vocabulary_of(saved(tmp_path, odd), SIZE, [])
-    with pytest.raises(ModelError, match=r"its tokenizer has token 303, and its table 300 rows only"):
-        vocabulary_of(saved(tmp_path, odd), 300, [])
+    with pytest.raises(ModelError, match=r"its tokenizer has token 299, and its table 290 rows only"):
+        vocabulary_of(saved(tmp_path, odd), 290, [])
     unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False))
     with pytest.raises(ModelError, match=r"a model of type 'Unigram'"):
         vocabulary_of(saved(tmp_path, unigram), SIZE, [])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -21,6 +23,8 @@ from transformers import AutoModelForCausalLM
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.interfaces.errors import ModelError, UsageError
 from maxserve.plugins.commands.quantize import Checkpoint, run
+from maxserve.plugins.gguf import rounding
+from maxserve.plugins.gguf.files import Gguf
 from maxserve.plugins.gguf.types import BY_NAME
 from maxserve.plugins.gguf.writer import NewFile, NewTensor
 from maxserve.testing.architecture import ArchitectureChecks, randomised
@@ -354,6 +358,53 @@ def test_one_tensor_is_held_at_a_time(host: PluginHost, tmp_path: Path, monkeypa
     assert len(held) > 50
 
 
+def test_ends_and_defaults_of_sampling_are_those_of_all_files(host: PluginHost, tmp_path: Path) -> None:
+    saved(tmp_path / "plain", FAMILIES[0])
+    changed(tmp_path / "plain", eos_token_id=3)
+    said = {"eos_token_id": [4], "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    (tmp_path / "plain" / "generation_config.json").write_text(json.dumps(said))
+    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q8_0", force=False)
+    generation = json.loads(Gguf().model_files(str(tmp_path / "model.gguf"))["generation_config.json"])
+    ends = generation.pop("eos_token_id")
+    assert {3, 4} < set(ends), "and the tokenizer's own"
+    assert generation == {"temperature": 0.6, "top_k": 20, "top_p": 0.95} | {
+        key: value for key, value in generation.items() if key == "bos_token_id"
+    }
+    (tmp_path / "plain" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6}')
+    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q8_0", force=True)
+    generation = json.loads(Gguf().model_files(str(tmp_path / "model.gguf"))["generation_config.json"])
+    assert generation["temperature"] == 0
+
+
+def test_values_that_float16_does_not_hold_are_an_error(host: PluginHost, tmp_path: Path) -> None:
+    saved(tmp_path / "plain", FAMILIES[0])
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 3] = 1e5
+    save_file(weights, tmp_path / "plain" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"up.*1e\+05, more than float16 holds; write bfloat16 instead"):
+        run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "float16", force=False)
+    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "bfloat16", force=False)
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    tensor = NewTensor(name="a", type=BY_NAME["F32"], shape=(1024, 1024))
+    with pytest.raises(ModelError, match=r"the file will have 4.0 MiB, and 1.0 MiB are free there; make room"):
+        NewFile(tmp_path / "model.gguf", {"general.architecture": "llama"}, [tensor])
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_stacks_are_rounded_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = torch.randn(3, 8, 256)
+    flat = rounding.rounded_rows(stack.flatten(0, 1), BY_NAME["Q4_K"])
+    monkeypatch.setattr(rounding, "_AT_ONCE", 512)
+    seen = []
+    write = rounding.WRITERS["Q4_K"]
+    monkeypatch.setitem(rounding.WRITERS, "Q4_K", lambda rows: (seen.append(rows.shape), write(rows))[1])
+    assert torch.equal(rounding.rounded_rows(stack, BY_NAME["Q4_K"]), flat.view(3, 8, -1))
+    assert set(seen) == {(2, 256)}
+
+
 def test_what_is_read_again_otherwise_is_an_error(tmp_path: Path) -> None:
     tensor = NewTensor(name="a", type=BY_NAME["F32"], shape=(4, 4))
     with NewFile(tmp_path / "model.gguf", {"general.architecture": "llama"}, [tensor]) as file:
@@ -410,7 +461,9 @@ def test_what_lies_in_the_folder_and_has_no_place_is_refused(host: PluginHost, t
 def test_only_a_file_is_replaced(host: PluginHost, tmp_path: Path) -> None:
     saved(tmp_path / "plain", FAMILIES[0])
     plain, out = str(tmp_path / "plain"), tmp_path / "model.gguf"
+    (tmp_path / "m-00001-of-00002.gguf").write_text("of another model")
     for name, why in (
+        ("m-00001-of-00002.gguf", r"would be taken for a part of several"),
         ("model", r"is written as one file; let OUT, .*model, end with .gguf"),
         ("f.gguf", r"not the file"),
     ):

@@ -60,6 +60,14 @@ def test_a_name_is_a_folder_within(root: Path, name: str) -> None:
     assert folder_named(name, str(root)) == os.path.realpath(root / "one")
 
 
+def test_only_the_last_part_of_a_name_may_be_a_link(root: Path) -> None:
+    """Any number of names would lead to one folder by way of others."""
+    (root / "latest").symlink_to(root / "one")
+    (root / "here").symlink_to(root)
+    assert folder_named("latest", str(root)) == os.path.realpath(root / "one")
+    assert folder_named("here/one", str(root)) is folder_named("here/here/one", str(root)) is None
+
+
 @pytest.mark.parametrize(
     "name",
     [

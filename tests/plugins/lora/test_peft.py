@@ -415,6 +415,7 @@ STACKED: Mapping[str, tuple[Tensors, list[str], str]] = {
         "names down_proj, gate_up_proj of them",
     ),
     "parameters of another module": (of_experts(), ["other.down_proj"], "names none of them"),
+    "a number of parameters": (of_experts(), 1, "target_parameters is 1; a list of names is expected"),
     "half an expert": (of_experts(1, 6), ["down_proj"], "are not of the rank 4"),
 }
 

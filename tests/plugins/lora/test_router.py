@@ -26,6 +26,10 @@ class Worker:
         future = self.open[f"{change.action} {change.source}".strip()] = asyncio.get_running_loop().create_future()
         await future
 
+    async def failed(self, change: str, error: Exception) -> None:
+        self.open.pop(change).set_exception(error)
+        await settled()
+
     async def made(self, change: str) -> None:
         self.open.pop(change).set_result(None)
         await settled()
@@ -196,6 +200,32 @@ def test_sources_are_asked_the_last_one_first_until_one_has_the_name() -> None:
         await (await asked(server, "c"))
         assert server.roots() == {"a": "a", "b": "b"}
         assert (first.asked, last.asked) == (["b", "c"], ["a", "b", "c"])
+
+    asyncio.run(scenario())
+
+
+def test_an_adapter_that_cannot_be_served_is_not_read_at_every_request_and_named_as_the_client_does() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({"a": "/srv/secret/a"}))
+        waiting = await asked(server, "a")
+        await server.worker.failed("load /srv/secret/a", RequestError("the adapter '/srv/secret/a' is broken"))
+        for attempt in (waiting, await asked(server, "a")):
+            with pytest.raises(RequestError, match=r"^the adapter 'a' is broken") as raised:
+                await attempt
+            assert (raised.value.status, raised.value.param) == (400, "model")
+        assert not server.worker.open, "the second one was told the same"
+
+    asyncio.run(scenario())
+
+
+def test_a_name_that_is_the_end_of_another_one_is_looked_for_too() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({"team/sql": "/team/sql", "sql": "/sql"}))
+        for name in ("team/sql", "sql"):
+            waiting = await asked(server, name)
+            await server.worker.made(f"load /{name}")
+            await waiting
+        assert list(server.roots()) == ["team/sql", "sql"]
 
     asyncio.run(scenario())
 
