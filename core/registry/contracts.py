@@ -40,6 +40,8 @@ def contract_fault(kind: str, built: object) -> str | None:
         return None
     if isinstance(built, type):
         return f"returned the class {built.__name__} itself, not an object of it"
+    if isinstance(built, str):  # which has methods of many names
+        return f"returned the text {built[:40]!r}"
     for name, member in _members(protocol).items():
         fault = _member_fault(protocol, built, name, member)
         if fault is not None:
