@@ -40,8 +40,6 @@ def contract_fault(kind: str, built: object) -> str | None:
         return None
     if isinstance(built, type):
         return f"returned the class {built.__name__} itself, not an object of it"
-    if isinstance(built, str):  # which has methods of many names
-        return f"returned the text {built[:40]!r}"
     for name, member in _members(protocol).items():
         fault = _member_fault(protocol, built, name, member)
         if fault is not None:
@@ -64,7 +62,7 @@ def _members(protocol: type[Any]) -> dict[str, Any]:
 
 
 def _member_fault(protocol: type[Any], built: object, name: str, member: Any) -> str | None:
-    if not hasattr(built, name):
+    if not hasattr(built, name) or isinstance(built, str):  # texts have methods of many names
         what = f"method {name}{_shown(member)}" if inspect.isfunction(member) else f"attribute {name!r}"
         return f"without the {what} of {protocol.__name__}"
     if not inspect.isfunction(member):

@@ -111,7 +111,7 @@ class Adapters:
                 change = AdapterChange(id=uuid4().hex, action="load", name=name, source=source, pinned=None)
                 try:
                     await self._load(change)
-                except RequestError as error:  # whoever asks knows a name, and not where the operator has its folder
+                except RequestError as error:  # clients are told names, and not the folders of the operator
                     told = RequestError(error.message.replace(source, name), code=error.code, status=error.status)
                     if error.status == 400:
                         self._refused[name] = told

@@ -94,7 +94,7 @@ def test_names_that_are_not_served_are_loaded_where_something_has_them(names: Se
     names.load_with(second)
     for name in (None, "", "acme/tiny", "tiny", "polite", "terse", "loud", "loud", "huge"):
         asyncio.run(names.load(name))
-    assert asked == ["loud", "huge", "huge?"]
+    assert asked == ["tiny", "tiny?", "terse", "terse?", "loud", "huge", "huge?"], "ends of names are names, too"
     with pytest.raises(RequestError, match="it is broken"):
         asyncio.run(names.load("broken"))
     assert names.get("loud").adapter == "loud"
