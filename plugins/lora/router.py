@@ -62,7 +62,7 @@ class Adapters:
         self._numbers = itertools.count()  # of changes, in the order in which the worker gets them
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
         self._first_uses: dict[str, asyncio.Task[None]] = {}  # loads that requests wait for, by name
-        self._refused: TTLCache[str, RequestError] = TTLCache(REFUSALS, ttl=REFUSED)
+        self._refused: TTLCache[str, RequestError] = TTLCache[str, RequestError](REFUSALS, REFUSED)
         self._sources = sources(context)
         self._threads = context.owned(Threads(FINDING, "adapter-source"))
         context.names.load_with(self.first_use)
