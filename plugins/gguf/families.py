@@ -108,7 +108,7 @@ class Family:
 
     `names` are those of a layer's tensors. `config(keys)` gives what config.json has beside what all families have.
     `pairs`: rows of queries and keys were put side by side, as ggml's "normal" rope takes them. `offset`: the file's
-    norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns. `turned`:
+    norms are larger by one. `alternating`: gate and up of experts are one weight whose rows lie in turns. `transposed`:
     experts that are not packed are [experts, inputs, outputs] in one tensor, with gate and up one after the other.
 
     `metadata(config)` is the other way: keys beside those of all families, of the content of config.json with all of
@@ -124,7 +124,7 @@ class Family:
     offset: bool = False
     alternating: bool = False
     one_table: bool = False
-    turned: bool = False
+    transposed: bool = False
 
 
 def _window(keys: Keys, pattern: int) -> dict[str, Any]:
@@ -380,7 +380,7 @@ _FAMILIES = {
         names=_LLAMA4,
         config=_llama4,
         metadata=_llama4_metadata,
-        turned=True,
+        transposed=True,
     ),
     "deepseek2": _DEEPSEEK2,
     "qwen2": Family(model_class="Qwen2ForCausalLM", model_type="qwen2"),

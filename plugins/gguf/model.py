@@ -79,7 +79,7 @@ class Source:
         place = self.places[0]
         shape = list(place.shape if self.entry is None else place.shape[1:])
         shape[self.axis] *= len(self.places)
-        if self.arrange is _turned:
+        if self.arrange is _transposed:
             shape = [shape[0], shape[2], shape[1]]
         size = sum(each.size for each in self.places) // (1 if self.entry is None else place.shape[0])
         return TensorInfo(dtype=place.type.name, shape=tuple(shape), size=size)
@@ -117,8 +117,8 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     _check_stack(name, place, container, keys)
     if family.alternating and parts[2] in _PAIRED:
         return _alternating(parts, layer, container)
-    if family.turned and place.type.name in PLAIN and parts[2] in (*_PAIRED, "ffn_down_exps"):
-        return _turned_stack(parts, layer, container)
+    if family.transposed and place.type.name in PLAIN and parts[2] in (*_PAIRED, "ffn_down_exps"):
+        return _transposed_stack(parts, layer, container)
     if family.names.get("attn_kv_b") and parts[2] in _LATENT:
         keys_of_heads, values = _together(parts, _LATENT, container)
         if keys_of_heads.shape[:1] + keys_of_heads.shape[1:2] != values.shape[:1] + values.shape[2:]:
@@ -135,7 +135,7 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     if ours.endswith(".bias"):
         return {layer + _stacked_bias(ours): Source(places=(place,))}
     if family.alternating and place.type.name in PLAIN:
-        return {layer + "mlp.experts.down_proj": Source(places=(place,), arrange=_turned)}
+        return {layer + "mlp.experts.down_proj": Source(places=(place,), arrange=_transposed)}
     return {layer + ours.format(expert=e): Source(places=(place,), entry=e) for e in range(place.shape[0])}
 
 
@@ -175,7 +175,7 @@ def _alternating(parts: list[str], layer: str, container: Container) -> dict[str
     if parts[3] == "bias":
         return {layer + "mlp.experts.gate_up_proj_bias": Source(places=places, axis=1)}
     if places[0].type.name in PLAIN:
-        return {layer + "mlp.experts.gate_up_proj": Source(places=places, axis=1, arrange=_turned)}
+        return {layer + "mlp.experts.gate_up_proj": Source(places=places, axis=1, arrange=_transposed)}
     name = layer + "mlp.experts.{}.gate_up_proj.weight"
     return {name.format(expert): Source(places=places, entry=expert) for expert in range(places[0].shape[0])}
 
@@ -188,11 +188,11 @@ def _alike(parts: list[str], container: Container) -> tuple[TensorPlace, TensorP
     return gate, up
 
 
-def _turned_stack(parts: list[str], layer: str, container: Container) -> dict[str, Source]:
+def _transposed_stack(parts: list[str], layer: str, container: Container) -> dict[str, Source]:
     """All experts in one tensor, inputs first, as Llama 4's checkpoints have them."""
     if parts[2] == "ffn_down_exps":
         place = container.tensors[".".join(parts)]
-        return {layer + "feed_forward.experts.down_proj": Source(places=(place,), arrange=_turned)}
+        return {layer + "feed_forward.experts.down_proj": Source(places=(place,), arrange=_transposed)}
     return {layer + "feed_forward.experts.gate_up_proj": Source(places=_alike(parts, container), join=GATE_UP)}
 
 
@@ -207,7 +207,7 @@ def _arranged(ours: str, place: TensorPlace, keys: Keys, family: Family) -> Arra
     return None
 
 
-def _turned(stack: torch.Tensor) -> torch.Tensor:
+def _transposed(stack: torch.Tensor) -> torch.Tensor:
     """[experts, outputs, inputs] the other way round, as such checkpoints have it where it is not packed."""
     return stack.transpose(1, 2)
 

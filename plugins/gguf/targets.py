@@ -127,7 +127,7 @@ class Planner:
     def _cuts(self, ours: str) -> dict[str, Cut]:
         """What several tensors of the file are of one of the checkpoint's."""
         stack = _EXPERTS.fullmatch(ours)
-        if stack is not None and (self.family.alternating or self.family.turned):
+        if stack is not None and (self.family.alternating or self.family.transposed):
             kind = "bias" if stack[2] else "weight"
             if stack[1] == "down":
                 return {f"ffn_down_exps.{kind}": _outputs_first}
