@@ -1,15 +1,19 @@
 """How many drafts are worth their verification: no more than make text come faster.
 
-What a step takes is known by its rows, from a few steps at the start and from those that run. The j-th draft of a
-sequence stands with a probability of a ** j, where `a` is the share of its drafts that stood lately, as far as there
-were some, and of all drafts before. Drafts are taken as long as tokens per second grow (compare Liu et al.,
-"Optimizing Speculative Decoding for Serving Large Language Models Using Goodput", arXiv 2406.14066). Where none are
-worth it the drafter is asked for those of a sequence now and then, for a small part of the time.
+What a step takes is known by its rows, from a few steps at the start and from those that run. What more it takes with
+drafts is known from pairs of a step with and one without, one after the other: machines are busy elsewhere, and a step
+is not compared with one of another time. The j-th draft of a sequence stands with a probability of a ** j, where `a` is
+the share of its drafts that stood lately, as far as there were some, and of all drafts before. Drafts are taken as long
+as tokens per second grow (compare Liu et al., "Optimizing Speculative Decoding for Serving Large Language Models Using
+Goodput", arXiv 2406.14066). Where none are worth it there are some for one step now and then, for a small part of the
+time.
 """
 
 from __future__ import annotations
 
+import statistics
 from bisect import bisect_left
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -34,16 +38,17 @@ LOAD, SHAPE = 0.1, 0.02  # weight of a time, in how fast the machine is and in w
 LEAST = 0.05  # part of the time of asking that is taken for more than following, at least: times are not exact
 
 START = 0.7  # the share of drafts that stand, before any was verified
-TRUST = 3.0  # drafts, or asks, of a sequence that count as much as all those of others
+TRUST = 4.0  # drafts, or asks, of a sequence that count as much as all those of others
 KNOWN = 32.0  # drafts, or asks, of a sequence that are remembered
 KNOWN_OF_ALL = 256.0
 FADING = 0.95  # part of what is known of a sequence that is kept at a decision for no drafts: texts change
 SELDOM = 0.05  # a sequence for which the drafter proposes something more seldom than this is not asked for
-GAIN = 1.03  # what drafts must promise: times are not exact
+GAIN = 1.05  # what drafts must promise: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
-TRIAL = 2  # drafts of a sequence that are tried where none are worth it
+TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 TRIALS = 0.01  # part of the time that trials may take
 PLAIN = 64  # most steps with drafts after which one has none
+PAIRS = 15  # of a step with drafts and one without, next to each other, of which the median counts
 TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
 
 
@@ -125,19 +130,19 @@ class StepCost:
 
 
 class DraftedCost:
-    """How many times as long steps with drafts take as others with as many rows: there is more to do on the host."""
+    """How many times as long steps with drafts take as their rows say: hosts have more to do, attention has less."""
 
     def __init__(self) -> None:
-        self._ratios: dict[int, Lately] = {}  # by rows
+        self._ratios: dict[int, deque[float]] = {}  # by rows
 
     def add(self, rows: int, ratio: float) -> None:
-        self._ratios.setdefault(SIZES[_nearest(rows)], Lately()).add(ratio)
+        self._ratios.setdefault(SIZES[_nearest(rows)], deque(maxlen=PAIRS)).append(ratio)
 
     def ratios(self, rows: Floats) -> Floats:
         if not self._ratios:
             return np.ones_like(rows)
         known = sorted(self._ratios)
-        return np.interp(rows, known, [self._ratios[size].seconds for size in known])
+        return np.interp(rows, known, [statistics.median(self._ratios[size]) for size in known])
 
 
 def _nearest(rows: int) -> int:
@@ -211,7 +216,7 @@ class AdaptiveLengths:
         self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
         self._allowed = 0.0  # seconds that trials may take
         self._latest = 0.0  # seconds of the last step
-        self._tried = 0  # sequences that had a trial
+        self._before: DraftedStep | None = None
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -230,22 +235,29 @@ class AdaptiveLengths:
         if not step.prompts:
             if tried is None:
                 self._cost.add(step.rows, step.seconds)
-            elif self._cost.any:
-                self._learn_drafted(step.rows, step.seconds)
             self._allowed = min(self._allowed + TRIALS * step.seconds, step.seconds)
             self._latest = step.seconds
+        if not self._measuring:
+            self._learn_pair(step)
         if tried is None or stood is None or self._measuring:
             return
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
         self._record.add(step.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
 
-    def _learn_drafted(self, rows: int, seconds: float) -> None:
-        """Notes what a step with drafts took: no less than one without would have."""
-        plain = self._cost.seconds(np.array([rows], dtype=np.float64)).item()
-        if seconds < plain:
-            self._cost.add(rows, seconds)
-        self._drafted.add(rows, max(seconds / plain, 1.0))
+    def _learn_pair(self, step: DraftedStep) -> None:
+        """Notes what a step with drafts took beside one without that came before it or after: the machine was alike."""
+        before, self._before = self._before, None if step.prompts else step
+        if (
+            step.prompts
+            or before is None
+            or (before.tried is None) == (step.tried is None)
+            or len(before.slots) != len(step.slots)
+        ):
+            return
+        plain, drafted = (before, step) if before.tried is None else (step, before)
+        alone, there = self._cost.seconds(np.array([plain.rows, drafted.rows], dtype=np.float64)).tolist()
+        self._drafted.add(drafted.rows, drafted.seconds / plain.seconds * alone / there)
 
     def learn_drafter(self, step: DraftedStep, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
         if not wanted.any():
@@ -290,20 +302,19 @@ class AdaptiveLengths:
         return found
 
     def _with_trial(self, depths: Ints | None, sequences: int) -> Ints | None:
-        """One more sequence has drafts, where there is time for it."""
-        trial = min(TRIAL, self._most)
-        if self._allowed < TAKES * self._latest or (depths is not None and depths.any()):
+        """Drafts are tried where there are none, when there is time for it."""
+        if depths is not None and depths.any():
             return depths
-        alone, tried = self._seconds_of_steps(np.array([sequences, sequences + trial], dtype=np.float64)).tolist()
+        trial = min(TRIAL, self._most) if sequences == 1 else 1
+        if self._allowed < TAKES * self._latest:
+            return depths
+        alone, tried = self._seconds_of_steps(np.array([1.0, 1.0 + trial]) * sequences).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
-        takes = max(proposed * (tried - alone) + self._seconds_of_asking(1, trial), TAKES * alone)
+        takes = max(proposed * (tried - alone) + self._seconds_of_asking(sequences, trial), TAKES * alone)
         if self._allowed < min(takes, self._latest):
             return depths
         self._allowed -= takes
-        self._tried += 1
-        found = np.zeros(sequences, dtype=np.int64)
-        found[self._tried % sequences] = trial
-        return found
+        return np.full(sequences, trial, dtype=np.int64)
 
     def _seconds_of_steps(self, rows: Floats) -> Floats:
         """What steps of so many rows take, with a drafter that follows them: the first without drafts, others with."""
