@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maxserve.core.interfaces.adapter import AdapterContext, Location, Projection, ProjectionKind, SaysChanges
+from maxserve.core.interfaces.adapter_source import AdapterSourceContext, adapter_sources
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.core.interfaces.linear import ExpertLayer
@@ -384,8 +385,17 @@ def build_adapters(
     compute: torch.dtype,
     rows: torch.dtype,
     device: torch.device,
+    path: str,
 ) -> BuiltAdapters | None:
-    """The table of the kind of adapters that is to be served, if one is; the model has no weights yet."""
+    """The table of the kind of adapters that is to be served, if one is; the model has no weights yet.
+
+    `path` is the folder with its config.
+    """
+
+    def find(name: str) -> str | None:
+        sources = adapter_sources(host, AdapterSourceContext(sections=sections, path=path, of_operator=True))
+        return next((found for source in sources if (found := source.find(name)) is not None), None)
+
     tables = []
     for entry in host.adapters:
         projections = {each.name: each for each, _ in _projections(model, entry.component.kinds)}
@@ -396,6 +406,7 @@ def build_adapters(
             device=device,
             projections=projections,
             locate=locator_of(projections, weight_map),
+            find=find,
         )
         tables.append((entry, host.build(entry, context)))
     serving = [(entry, table) for entry, table in tables if table.slots]

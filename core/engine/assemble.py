@@ -156,7 +156,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     needs = draft_needs(target, spec, files, models)
     rows = loader.computation.row_dtype(files.encoding)
     adapters = build_adapters(
-        target.host, target.sections, module, loader.weight_map(), target.compute, rows, target.device
+        target.host, target.sections, module, loader.weight_map(), target.compute, rows, target.device, files.path
     )
     layers = (*spec.cache_layers, *needs.layers)
     format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))

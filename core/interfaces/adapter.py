@@ -87,6 +87,7 @@ class AdapterContext(Context):
     weights multiply them. `projections` are those of the model by name.
     `locate(name)` finds the weight of a module by its name in checkpoints, such as "model.layers.0.mlp.up_proj":
     several parts where the model has it in several projections, none where it has no projection of the name.
+    `find(name)` is where the sources of plugins have the adapter that the operator names so, None where none has it.
     """
 
     compute: torch.dtype
@@ -94,6 +95,7 @@ class AdapterContext(Context):
     device: torch.device
     projections: Mapping[str, Projection] = field(default_factory=dict)
     locate: Callable[[str], tuple[Location, ...]] = lambda name: ()
+    find: Callable[[str], str | None] = lambda name: None
 
 
 class Correction(Protocol):

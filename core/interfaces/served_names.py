@@ -42,11 +42,17 @@ class ServedNames:
     def __init__(self, info: ModelInfo) -> None:
         self._own = ServedName(name=info.name)
         self._names = {info.name: self._own}
+        self._offered: dict[str, ServedName] = {}
         self._loads: list[Callable[[str], Awaitable[None]]] = []
         self._add_adapters(info)
 
     def __iter__(self) -> Iterator[ServedName]:
-        return iter(tuple(self._names.values()))
+        """Those that are served, and those that will be when they are asked for."""
+        return iter(tuple({**self._names, **self._offered, **self._names}.values()))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it is served now."""
+        return name in self._names
 
     def get(self, name: str | None) -> ServedName:
         """Who answers under a name; none, or an empty one, stands for the model itself. RequestError 404 for others."""
@@ -61,6 +67,10 @@ class ServedNames:
         """The same of a path, where the part of a name after its last slash will do."""
         short = [served for served in self._names.values() if served.name.rpartition("/")[2] == name]
         return self._names[name] if name in self._names else short[0] if short else self.get(name)
+
+    def offer(self, served: ServedName) -> None:
+        """Has a name listed that what `load_with` was given adds when it is asked for."""
+        self._offered[served.name] = served
 
     def load_with(self, load: Callable[[str], Awaitable[None]]) -> None:
         """Has `load` called with names that are not served and are asked for: it adds the name, or leaves it.
@@ -109,4 +119,4 @@ class ServedNames:
         return RequestError(message, param="model", code="model_not_found", status=404)
 
     def _listed(self) -> str:
-        return ", ".join(repr(name) for name in self._names)
+        return ", ".join(repr(served.name) for served in self)

@@ -79,7 +79,7 @@ KINDS = (
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
     Kind(HttpServer, "maxserve_http_servers", ServesHttp, in_workers=False),
-    Kind(AdapterSource, "maxserve_adapter_sources", FindsAdapters, in_workers=False),
+    Kind(AdapterSource, "maxserve_adapter_sources", FindsAdapters),
     Kind(Middleware, "maxserve_middleware", in_workers=False),
     Kind(Routes, "maxserve_routes", in_workers=False),
     Kind(ToolParser, "maxserve_tool_parsers", ReadsAnswer, in_workers=False),

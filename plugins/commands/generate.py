@@ -117,7 +117,9 @@ def own_options() -> list[click.Option]:
         click.Option(["--ignore-eos"], is_flag=True, help="Go on after the model's own end."),
         click.Option(["--detokenize/--no-detokenize"], default=True, help="Print text, or token ids."),
         click.Option(
-            ["--lora"], metavar="PATH", help="Answer with this LoRA adapter: a folder, or a name of --lora-paths."
+            ["--lora"],
+            metavar="PATH",
+            help="Answer with this LoRA adapter: a folder, a name of --lora-paths, or one that a source has.",
         ),
         click.Option(["--seed"], type=int, help="Seed of the draw; equal seeds give equal texts."),
     ]

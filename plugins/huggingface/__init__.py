@@ -1,11 +1,13 @@
-"""Models of the Hugging Face hub."""
+"""Models and adapters of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from maxserve import hookimpl
+from maxserve.interfaces.adapter_source import AdapterSource
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.model_source import ModelQuery, ModelSource
 
@@ -31,3 +33,12 @@ def maxserve_model_source(ref: str, query: ModelQuery) -> ModelSource | None:
     from maxserve.plugins.huggingface.repository import Repository
 
     return ModelSource(location=Repository(ref, HuggingFaceHub(), query))
+
+
+@hookimpl
+def maxserve_adapter_sources() -> Iterable[AdapterSource]:
+    yield AdapterSource(
+        name="huggingface",
+        build="maxserve.plugins.huggingface.adapters:HubAdapters",
+        summary="repositories of the Hugging Face hub, those of --lora-hub for requests",
+    )

@@ -20,7 +20,10 @@ class LoRAOptions:
     lora_paths: Annotated[
         tuple[str, ...],
         Option(used_by="adapters", metavar="[NAME=]PATH"),
-        Field(description="Folder of an adapter to load at start, with the name clients use."),
+        Field(
+            description="Folder of an adapter to load at start, or its name where a source has it, with the name "
+            "clients use."
+        ),
     ] = ()
     lora_dir: Annotated[
         str,
@@ -31,6 +34,14 @@ class LoRAOptions:
             "its model."
         ),
     ] = ""
+    lora_hub: Annotated[
+        tuple[str, ...],
+        Option(used_by="adapters", metavar="ORG/NAME"),
+        Field(
+            description="Load the adapter of this repository of the Hugging Face hub for the first request that has "
+            "its name as its model; * in NAME stands for any text."
+        ),
+    ] = ()
     max_lora_rank: Annotated[
         int, Option(used_by="adapters"), Field(description="Largest rank that an adapter may have.", ge=1)
     ] = 16

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
-from maxserve.interfaces.adapter_source import AdapterSource, FindsAdapters
+from maxserve.interfaces.adapter_source import AdapterSourceContext, FindsAdapters, ListsAdapters, adapter_sources
 from maxserve.interfaces.errors import MaxserveError, RequestError
 from maxserve.interfaces.request import AdapterChange
 from maxserve.interfaces.routes import ServerContext
@@ -63,9 +63,14 @@ class Adapters:
         self._loaded: dict[str, int] = {}  # the number of the last load that was made, by name
         self._first_uses: dict[str, asyncio.Task[None]] = {}  # loads that requests wait for, by name
         self._refused: TTLCache[str, RequestError] = TTLCache[str, RequestError](REFUSALS, REFUSED)
-        self._sources = sources(context)
+        self._sources = adapter_sources(
+            context.components, AdapterSourceContext(sections=context.sections, path=context.model.path)
+        )
         self._threads = context.owned(Threads(FINDING, "adapter-source"))
         context.names.load_with(self.first_use)
+        for source in self._sources:
+            for name in source.names() if isinstance(source, ListsAdapters) else ():
+                context.names.offer(ServedName.of_adapter(name, source=name, parent=context.model.name))
 
     async def load(self, body: LoadBody) -> PlainTextResponse:
         """Serves an adapter from now on: 404 where there is none, 400 if it cannot be served, 409 for a name in use."""
@@ -104,19 +109,21 @@ class Adapters:
             raise _of_model(error) from error
 
     async def _use(self, name: str) -> None:
-        for finder in self._sources:
-            found = await self._found(finder, name)
-            if found is not None:
-                source = await self._source(found, "")
-                change = AdapterChange(id=uuid4().hex, action="load", name=name, source=source, pinned=None)
-                try:
+        found = ""
+        try:
+            for finder in self._sources:
+                found = await self._found(finder, name) or ""
+                if found:
+                    found = await self._source(found, "")
+                    change = AdapterChange(id=uuid4().hex, action="load", name=name, source=found, pinned=None)
                     await self._load(change)
-                except RequestError as error:  # clients are told names, and not the folders of the operator
-                    told = RequestError(error.message.replace(source, name), code=error.code, status=error.status)
-                    if error.status == 400:
-                        self._refused[name] = told
-                    raise told from None
-                return
+                    return
+        except RequestError as error:  # clients are told names, and not the folders of the operator
+            message = error.message.replace(found, name).replace(found[:200], name) if found else error.message
+            told = RequestError(message, code=error.code, status=error.status)
+            if error.status == 400:
+                self._refused[name] = told
+            raise told from None
 
     async def _found(self, finder: FindsAdapters, name: str) -> str | None:
         """What a source says; one that fails has nothing, so that a name which nothing has stays a 404."""
@@ -157,7 +164,7 @@ class Adapters:
         await context.engine.change_adapter(change)
         self._loaded[change.name] = number
         made = ServedName.of_adapter(change.name, source=change.source, parent=context.model.name)
-        before = next((served for served in context.names if served.name == change.name), None)
+        before = context.names.get(change.name) if change.name in context.names else None
         if before is None or (before.adapter == change.name and (change.replace or before.root != made.root)):
             if before is not None:
                 context.names.remove(change.name)
@@ -170,14 +177,8 @@ class Adapters:
         if self._loaded.get(change.name, -1) > number:
             return
         self._loaded.pop(change.name, None)
-        if any(served.name == change.name for served in self._context.names):
+        if change.name in self._context.names:
             self._context.names.remove(change.name)
-
-
-def sources(context: ServerContext) -> list[FindsAdapters]:
-    """Where adapters are looked for by name, those of the plugins that were registered last first."""
-    components = context.components
-    return [components.build(entry, context) for entry in reversed([*components.of(AdapterSource)])]
 
 
 def _of_model(error: RequestError) -> RequestError:

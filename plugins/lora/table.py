@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
 
 log = logging.getLogger("maxserve.lora")
 
+_REPOSITORIES = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.*-]+")  # of one user or organisation
 RANKS = 16  # ranks in slots are multiples of it
 LARGEST_ITEM = 8  # bytes of a number in a file
 SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
@@ -38,9 +40,15 @@ class LoRATable:
         self.slots = options.max_num_loras if options.enable_lora else 0
         if not options.enable_lora and options != LoRAOptions():
             raise SettingsError(
-                "--lora-paths, --lora-dir, --max-lora-rank and --max-num-loras mean nothing without --enable-lora; "
-                "give that, too, or leave them out"
+                "--lora-paths, --lora-dir, --lora-hub, --max-lora-rank and --max-num-loras mean nothing without "
+                "--enable-lora; give that, too, or leave them out"
             )
+        for pattern in options.lora_hub:
+            if _REPOSITORIES.fullmatch(pattern) is None:
+                raise SettingsError(
+                    f"--lora-hub {pattern}: give ORG/NAME; * may stand in NAME, and whose repositories are loaded is "
+                    "said in full"
+                )
         if options.lora_dir and not os.path.isdir(os.path.expanduser(options.lora_dir)):
             raise SettingsError(f"--lora-dir: there is no folder {options.lora_dir!r}")
 
@@ -52,7 +60,20 @@ class LoRATable:
         for name, source in named:
             if name != source and not is_name(name):
                 raise SettingsError(f"--lora-paths: {name!r} is no name for an adapter; names are {NAMES}")
-        return {name: _real(source) for name, source in named}
+        return {name: self._found(source) for name, source in named}
+
+    def _found(self, source: str) -> str:
+        """The real path of a folder, so that the same one is known again; or where a source has what is named so."""
+        try:
+            return real_folder(source)
+        except RequestError as error:
+            try:
+                found = self._context.find(source) if is_name(source) else None
+            except RequestError as refusal:
+                raise SettingsError(f"--lora-paths: {refusal.message}") from refusal
+            if found is None:
+                raise SettingsError(f"--lora-paths: {error.message}, and no source has one of that name") from error
+            return found
 
     def memory(self) -> int:
         return self.slots * self._room * self._values() * self._context.rows.itemsize
@@ -197,11 +218,3 @@ def _named(path: str) -> tuple[str, str]:
     if not name or not source:
         raise SettingsError(f"--lora-paths {path}: a name or a path is missing; give NAME=PATH, or PATH")
     return name, source
-
-
-def _real(source: str) -> str:
-    """The real path of a folder, so that the same one is known again."""
-    try:
-        return real_folder(source)
-    except RequestError as error:
-        raise SettingsError(f"--lora-paths: {error.message}") from error

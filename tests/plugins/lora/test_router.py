@@ -42,7 +42,7 @@ async def settled() -> None:
 
 class Server:
     def __init__(self, *finders: Any) -> None:
-        info: Any = SimpleNamespace(name="tiny", adapters=(), adapter_sources={})
+        info: Any = SimpleNamespace(name="tiny", path="/tiny", adapters=(), adapter_sources={})
         self.names, self.worker = ServedNames(info), Worker()
         values = {LoRAOptions: LoRAOptions(), AnswerOptions: AnswerOptions()}  # paths as they are, of another plugin
         sources: Any = SimpleNamespace(of=lambda kind: range(len(finders)), build=lambda entry, context: finders[entry])
@@ -51,6 +51,7 @@ class Server:
             names=self.names,
             engine=self.worker,
             config=values.get,
+            sections={},
             components=sources,
             owned=lambda resource: resource,
         )
@@ -75,7 +76,7 @@ class Server:
         self._tasks[-1].cancel()
 
     def roots(self) -> dict[str, str]:
-        return {served.name: served.root for served in self.names if served.parent}
+        return {served.name: served.root for served in self.names if served.parent and served.name in self.names}
 
 
 def test_a_name_that_is_loaded_while_an_unload_waits_stays() -> None:
@@ -251,5 +252,27 @@ def test_a_source_that_fails_has_nothing_and_one_that_refuses_says_why() -> None
         with pytest.raises(RequestError, match="it is not yours") as raised:
             await (await asked(Server(Shelf({}, RequestError("it is not yours", status=403))), "a"))
         assert (raised.value.status, raised.value.param) == (403, "model")
+
+    asyncio.run(scenario())
+
+
+def test_what_a_source_lists_has_its_name_before_it_is_loaded_and_after_it_is_unloaded() -> None:
+    class Known(Shelf):
+        def names(self) -> list[str]:
+            return list(self.adapters)
+
+    async def scenario() -> None:
+        server = Server(Known({"x": "/a/x"}))
+        assert [served.name for served in server.names] == ["tiny", "x"]
+        assert server.roots() == {}
+        waiting = await asked(server, "x")
+        await server.worker.made("load /a/x")
+        await waiting
+        assert server.names.get("x").adapter == "x"
+        await server.unload()
+        await server.worker.made("unload")
+        assert [served.name for served in server.names] == ["tiny", "x"]
+        with pytest.raises(RequestError, match="does not exist"):
+            server.names.get("x")
 
     asyncio.run(scenario())
