@@ -17,7 +17,7 @@ constexpr long BLOCK = 64;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
-constexpr long TALLER = 192;  // the same where matrix units leave less to be shared
+constexpr long TALLER = 384;  // the same where matrix units leave less to be shared
 constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
 // The type of the cache. With PAIRS, rows are rounded to bfloat16, those of 8 bits where a prompt is looked at.
@@ -289,12 +289,16 @@ __m512i entries(const uint16_t* head, long first, long dim) {
 void pair_keys(const Call& call, const Stored& stored) {
   const long words = padded(call) / 2, step = stored.step;
   room.key_words.resize(BLOCK * words);
+  uint32_t* out = room.key_words.data();
   for (long i = 0; i < stored.count; i += LANES)
     for (long d = 0; d < words; d += LANES) {
       __m512i rows[LANES];
-      for (long j = 0; j < LANES; j++)
-        rows[j] = entries((const uint16_t*)stored.keys + std::min(i + j, stored.count - 1) * step, 2 * d, call.dim);
-      lay_across(rows, room.key_words.data() + (i / WIDTH * words + d) * WIDTH + i % WIDTH, WIDTH);
+      for (long j = 0; j < LANES; j++) {
+        const uint16_t* key = (const uint16_t*)stored.keys + std::min(i + j, stored.count - 1) * step;
+        __builtin_prefetch(key + BLOCK * step + 2 * d);
+        rows[j] = entries(key, 2 * d, call.dim);
+      }
+      lay_across(rows, out + (i / WIDTH * words + d) * WIDTH + i % WIDTH, WIDTH);
     }
 }
 
@@ -302,10 +306,12 @@ void pair_keys(const Call& call, const Stored& stored) {
 void pair_values(const Call& call, const Stored& stored) {
   const long wide = padded(call), step = stored.step;
   room.value_words.resize(BLOCK / 2 * wide);
-  for (long i = 0; i < stored.count; i += 2) {
+  uint32_t* out = room.value_words.data();
+  for (long i = 0; i < stored.count; i += 2, out += wide) {
     const uint16_t *one = (const uint16_t*)stored.values + i * step, *other = one + step;
-    uint32_t* out = room.value_words.data() + i / 2 * wide;
     for (long d = 0; d < wide; d += 32) {
+      __builtin_prefetch(one + BLOCK * step + d);
+      __builtin_prefetch(other + BLOCK * step + d);
       const __m512i low = entries(one, d, call.dim);
       const __m512i high = i + 1 < stored.count ? entries(other, d, call.dim) : _mm512_setzero_si512();
       const __m512i first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(low));
@@ -575,11 +581,15 @@ void weigh(const float* scores, Running row, long wide, const float* scales, uin
   if (*row.peak == -INFINITY) return (void)std::fill_n(words, BLOCK / 2, 0);  // nothing to be seen yet
   const __m512 log2e = _mm512_set1_ps(1.44269504f), peak = _mm512_set1_ps(*row.peak * 1.44269504f);
   vec sum = *row.heap;
-#pragma GCC unroll 4
-  for (long i = 0; i < BLOCK; i += LANES) {
+  const auto weighed = [&](long i) {
     const __m512 weight = power_of_two(_mm512_fmsub_ps((__m512)load(scores + i), log2e, peak));
     sum += (vec)weight;
-    const __m256bh rounded = _mm512_cvtneps_pbh(scales ? (__m512)((vec)weight * load(scales + i)) : weight);
+    return scales ? (__m512)((vec)weight * load(scales + i)) : weight;
+  };
+#pragma GCC unroll 2
+  for (long i = 0; i < BLOCK; i += 2 * LANES) {  // a line at once, as tiles read it
+    const __m512 low = weighed(i), high = weighed(i + LANES);
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
     memcpy(words + i / 2, &rounded, sizeof rounded);
   }
   *row.heap = sum;
@@ -591,16 +601,15 @@ class ByDots {
   static constexpr long HEIGHT = ROWS;
 
   // scores[ROWS][BLOCK] = queries[ROWS][words] * the block's keys
-  void scores(const uint32_t* queries, long words, const Stored& stored, float* scores) const {
-    for (long i = 0; i < stored.count; i += WIDTH)
-      tile<ROWS, 1, Dot>(queries, words, (const Dot*)room.key_words.data() + i * words, WIDTH, 0, {scores + i, BLOCK}, words);
+  void scores(const uint32_t* queries, long words, const uint32_t* keys, long count, float* scores) const {
+    for (long i = 0; i < count; i += WIDTH)
+      tile<ROWS, 1, Dot>(queries, words, (const Dot*)keys + i * words, WIDTH, 0, {scores + i, BLOCK}, words);
   }
 
   // sums[ROWS][wide] += weights[ROWS][BLOCK / 2] * the block's values
-  void add_values(const uint32_t* weights, long wide, const Stored& stored, float* sums) const {
+  void add_values(const uint32_t* weights, long wide, const uint32_t* values, long count, float* sums) const {
     for (long d = 0; d < wide; d += WIDTH)
-      tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)room.value_words.data() + d, wide, 0, onto(sums + d, wide),
-                         (stored.count + 1) / 2);
+      tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)values + d, wide, 0, onto(sums + d, wide), (count + 1) / 2);
   }
 };
 
@@ -637,18 +646,18 @@ class ByUnits {
 
   ByUnits() { units_.shape(HALF, HALF); }
 
-  void scores(const uint32_t* queries, long words, const Stored& stored, float* scores) const {
-    for (long i = 0; i < stored.count; i += WIDTH) {
+  void scores(const uint32_t* queries, long words, const uint32_t* keys, long count, float* scores) const {
+    for (long i = 0; i < count; i += WIDTH) {
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);
       _tile_zero(3);
-      add(queries, words * 4, room.key_words.data() + i * words, LINE, words / WORDS);
+      add(queries, words * 4, keys + i * words, LINE, words / WORDS);
       store(scores + i, BLOCK * 4);
     }
   }
 
-  void add_values(const uint32_t* weights, long wide, const Stored& stored, float* sums) const {
+  void add_values(const uint32_t* weights, long wide, const uint32_t* values, long count, float* sums) const {
     const long line = wide * 4;
     for (long d = 0; d < wide; d += WIDTH) {
       float* to = sums + d;
@@ -656,7 +665,7 @@ class ByUnits {
       _tile_loadd(1, to + HALF, line);
       _tile_loadd(2, to + HALF * wide, line);
       _tile_loadd(3, to + HALF * wide + HALF, line);
-      add(weights, LINE_OF_WEIGHTS, room.value_words.data() + d, line, (stored.count + STEP - 1) / STEP);
+      add(weights, LINE_OF_WEIGHTS, values + d, line, (count + STEP - 1) / STEP);
       store(to, line);
     }
   }
@@ -670,27 +679,29 @@ void clear_values(const Call& call, const Stored& stored) {
 
 #endif
 
-// As `prompt`, a tile of rows at a time, so that scores and weights stay near.
+// As `prompt`, a tile of rows at a time, so that scores and weights stay near. A tile's scores are made before the tile before
+// it is weighed, and its values added after the next one is: units wait for what vectors have just written, and they for it.
 template <class Products>
 void prompt_by_pairs(const Call& call, const Task& task) {
   static_assert(BLOCK == 4 * LANES);
   constexpr long HEIGHT = Products::HEIGHT;
   const Products products;
+  Room& own = room;
   const long group = call.group(), wide = padded(call), words = wide / 2, tokens = task.end - task.first;
   const long count = tokens * group, rows = (count + HEIGHT - 1) / HEIGHT * HEIGHT;
   const long start = call.query_start[task.sequence];
   const long before = call.seq_lens[task.sequence] - (call.query_start[task.sequence + 1] - start);
   const int32_t* table = call.tables + task.sequence * call.table_step;
-  room.queries.assign(rows * wide, 0.0f);
-  room.sums.assign(rows * wide, 0.0f);
-  room.peaks.assign(rows, -INFINITY);
-  room.heaps.assign(rows, vec{});
+  own.queries.assign(rows * wide, 0.0f);
+  own.sums.assign(rows * wide, 0.0f);
+  own.peaks.assign(rows, -INFINITY);
+  own.heaps.assign(rows, vec{});
   for (long t = 0; t < tokens; t++)
-    read_queries(call, start + task.first + t, task.head, room.queries.data() + t * group * wide);
+    read_queries(call, start + task.first + t, task.head, own.queries.data() + t * group * wide);
   round_queries(rows, wide);
   const long last = before + task.end, position = before + task.first;
-  alignas(64) float scores[HEIGHT * BLOCK];
-  alignas(64) uint32_t weights[HEIGHT * BLOCK / 2];
+  alignas(64) float scores[2][HEIGHT * BLOCK];
+  alignas(64) uint32_t weights[2][HEIGHT * BLOCK / 2];
   Scales scales;
   const bool scaled = of_int8(call);
   const long seen = call.first_seen(position);
@@ -704,26 +715,43 @@ void prompt_by_pairs(const Call& call, const Task& task) {
 #if defined(MATRIX_UNITS)
     clear_values(call, stored);
 #endif
-    for (long first = 0; first < rows; first += HEIGHT) {
-      if (low > position + (first + HEIGHT - 1) / group) continue;  // none of them sees the block
-      products.scores(room.query_words.data() + first * words, words, stored, scores);
-      for (long r = 0; r < HEIGHT; r++) {
-        float* row = scores + r * BLOCK;
+    const auto score = [&](long first) {
+      products.scores(own.query_words.data() + first * words, words, own.key_words.data(), stored.count,
+                      scores[first / HEIGHT % 2]);
+    };
+    const auto weigh_rows = [&](long first) {
+      uint32_t* out = weights[first / HEIGHT % 2];
+      for (long r = 0; r < HEIGHT; r++, out += BLOCK / 2) {
+        float* row = scores[first / HEIGHT % 2] + r * BLOCK;
         for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
         bound(call, row, stored.count);
-        std::fill(row + stored.count, row + BLOCK, -INFINITY);
-        if (!clear) hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
-        weigh(row, {room.sums.data() + (first + r) * wide, &room.peaks[first + r], &room.heaps[first + r]}, wide,
-              scaled ? scales.values : nullptr, weights + r * BLOCK / 2);
+        if (!clear) {
+          std::fill(row + stored.count, row + BLOCK, -INFINITY);
+          hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
+        }
+        weigh(row, {own.sums.data() + (first + r) * wide, &own.peaks[first + r], &own.heaps[first + r]}, wide,
+              scaled ? scales.values : nullptr, out);
       }
-      products.add_values(weights, wide, stored, room.sums.data() + first * wide);
+    };
+    const auto add = [&](long first) {
+      products.add_values(weights[first / HEIGHT % 2], wide, own.value_words.data(), stored.count,
+                          own.sums.data() + first * wide);
+    };
+    long begin = 0;
+    while (low > position + (begin + HEIGHT - 1) / group) begin += HEIGHT;  // none of these rows sees the block
+    score(begin);
+    for (long first = begin; first < rows; first += HEIGHT) {
+      if (first + HEIGHT < rows) score(first + HEIGHT);
+      weigh_rows(first);
+      if (first > begin) add(first - HEIGHT);
     }
+    add(rows - HEIGHT);
     low += stored.count;
   }
   for (long r = 0; r < count; r++) {
     const long head = task.head * group + r % group;
-    write_out(call, start + task.first + r / group, head, room.sums.data() + r * wide,
-              total(room.heaps[r]) + sink(call, head, room.peaks[r]));
+    write_out(call, start + task.first + r / group, head, own.sums.data() + r * wide,
+              total(own.heaps[r]) + sink(call, head, own.peaks[r]));
   }
 }
 

@@ -172,13 +172,19 @@ WholePanel panel_of(const Product& p, long panel, long rows, Kept<Whole>&) {
 // out = sums + start + bias, for the columns of one panel
 void finish(const Product& p, long first, long rows, long column, const float* sums) {
   const long width = std::min<long>(WIDTH, p.outputs - column);
+  const float* bias = p.bias ? p.bias + column : nullptr;
   for (long i = 0; i < rows; i++, sums += WIDTH) {
     float* out = p.out + (first + i) * p.out_step + column;
-    const float *bias = p.bias ? p.bias + column : nullptr;
     const float* start = p.start ? p.start + (first + i) * p.start_step + column : nullptr;
-    if (start) for (long j = 0; j < width; j++) out[j] = sums[j] + start[j];
-    else std::copy_n(sums, width, out);
-    if (bias) for (long j = 0; j < width; j++) out[j] += bias[j];
+    if (width == WIDTH)
+      for (long j = 0; j < WIDTH; j += LANES) {
+        vec made = load(sums + j);
+        if (start) made += load(start + j);
+        if (bias) made += load(bias + j);
+        store(out + j, made);
+      }
+    else
+      for (long j = 0; j < width; j++) out[j] = sums[j] + (start ? start[j] : 0.0f) + (bias ? bias[j] : 0.0f);
   }
 }
 
