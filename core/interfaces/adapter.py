@@ -134,9 +134,14 @@ class LowRank(Protocol):
     """A Correction that compiled layers carry out by themselves: out += x · down · up, part by part of the outputs.
 
     Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …] with
-    [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it; contiguous, and in one place for as
-    long as this lives. `ranks` [slots] int64, on the host, are multiples of 16, 0 where the slot's adapter does not
-    change the projection. `parts` are the sizes of the parts, one or more.
+    [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it; those of a slot contiguous, and in one
+    place for as long as this lives. `ranks` [slots] int64, on the host, are multiples of 16, 0 where the slot's adapter
+    does not change the projection. `parts` are the sizes of the parts, one or more.
+
+    After `lay_in_panels` a slot begins with matrices in panels of 16 columns instead: `down` with that of [inputs,
+    parts * rank], inputs filled up with zeros to a multiple of 32, `up` with one of [rank, size] for each part, sizes
+    filled up to a multiple of 16. A panel has its numbers row by row, in bfloat16 by two rows, the two numbers of a
+    column beside each other.
     """
 
     down: torch.Tensor
@@ -145,6 +150,10 @@ class LowRank(Protocol):
     parts: tuple[int, ...]
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, rows: AdapterRows) -> torch.Tensor: ...
+
+    def lay_in_panels(self) -> None:
+        """From now on factors lie so. By compiled layers, before a slot holds anything; again it changes nothing."""
+        ...
 
 
 class AdapterTable(Protocol):

@@ -211,12 +211,13 @@ class Program:
         if low_rank is None:
             return 0
         assert isinstance(low_rank, LowRank), "the others are not offered"
+        low_rank.lay_in_panels()
         made = _LowRank(
             down=low_rank.down.data_ptr(),
             up=low_rank.up.data_ptr(),
             ranks=low_rank.ranks.data_ptr(),
-            down_step=low_rank.down[0].numel(),
-            up_step=low_rank.up[0].numel(),
+            down_step=low_rank.down.stride(0),
+            up_step=low_rank.up.stride(0),
             inputs=linear.inputs,
             outputs=linear.outputs,
             parts=len(low_rank.parts),

@@ -12,7 +12,15 @@ import torch
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
-from maxserve.plugins.lora.corrections import CORRECTIONS, LoRACorrection, Packed, ends_of, part_sizes
+from maxserve.plugins.lora.corrections import (
+    CORRECTIONS,
+    LoRACorrection,
+    Packed,
+    SlotMemory,
+    ends_of,
+    factor_sizes,
+    part_sizes,
+)
 from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
@@ -35,6 +43,7 @@ class LoRATable:
         self._context = context
         self._paths = options.lora_paths
         self._corrections: dict[str, LoRACorrection] = {}
+        self._memory: SlotMemory | None = None  # of all projections, once the first is corrected
         self._most = options.max_lora_rank
         self._room = -(-options.max_lora_rank // RANKS) * RANKS
         self.slots = options.max_num_loras if options.enable_lora else 0
@@ -76,7 +85,12 @@ class LoRATable:
             return found
 
     def memory(self) -> int:
-        return self.slots * self._room * self._values() * self._context.rows.itemsize
+        return self.slots * self._numbers() * self._context.rows.itemsize
+
+    def _numbers(self) -> int:
+        """Numbers of a slot."""
+        projections = self._context.projections.values()
+        return sum(sum(factor_sizes(each, self._room)) for each in projections)
 
     def _values(self) -> int:
         """Numbers of an adapter for all projections, for each of its ranks."""
@@ -84,7 +98,9 @@ class LoRATable:
         return sum((each.inputs * len(part_sizes(each)) + each.outputs) * each.experts for each in projections)
 
     def correction(self, projection: Projection) -> LoRACorrection:
-        made = CORRECTIONS[projection.kind](projection, self.slots, self._room, self._context)
+        if self._memory is None:
+            self._memory = SlotMemory(self.slots, self._numbers(), self._context.rows, self._context.device)
+        made = CORRECTIONS[projection.kind](projection, self._room, self._memory)
         self._corrections[projection.name] = made
         return made
 

@@ -5,123 +5,98 @@
 #include <cstring>
 #include <type_traits>
 
+#include "matrix.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr long BLOCK = 8;      // rows that read a weight together
-constexpr long RANKS = 16;     // ranks are multiples of it
-constexpr long COLUMNS = 256;  // outputs of an item
-constexpr long MANY = 4;       // blocks that are enough items for the threads
-constexpr long SOON = 24;      // inputs whose factors are fetched before they are read
+constexpr long BLOCK = 16;       // rows that read a weight together
+constexpr long PANEL = 16;       // columns of a panel, in which factors lie input by input
+constexpr long INPUTS = 32;      // inputs of `down` are filled up to a multiple of it
+constexpr long COLUMNS = 256;    // outputs of an item where there are few
+constexpr long MANY = 4;         // blocks that are enough items for the threads
+constexpr long SOON = 4 * 1024;  // bytes that are fetched before they are read
 
-// Factors in float32: a step of a sum is one of a column's numbers, an entry of a row one number.
+long filled(long count, long to) { return (count + to - 1) / to * to; }
+
+// Fetches what is read SOON bytes later than the line at `at`.
+inline void fetch(const void* at) { __builtin_prefetch((const char*)at + SOON); }
+
+// Fetches what will be read first.
+inline void fetch_first(const void* at) {
+  for (long i = 0; i < SOON; i += 64) __builtin_prefetch((const char*)at + i);
+}
+
+// Rounded to bfloat16 and filled up with zeros, rows of one thread's item.
+struct alignas(64) Words {
+  uint16_t words[INPUTS];
+};
+thread_local std::vector<Words> room;
+
+// Factors in float32: a step of a sum is one of a column's numbers.
 struct Single {
   typedef float Number;
-  typedef float Entry;
-  static constexpr long DEPTH = 1;
+  typedef const float* Row;
+  static constexpr long DEPTH = 1, MOST = 8;
 
-  static const Entry* entries(const float* x, long, std::vector<Entry>&, long) { return x; }
+  static Row row(const float* x, long, long, long) { return x; }
 
-  // sums[n] += x[n][step] * the columns at `w`
+  // sums[n] += x[n][step] * a line of a panel
   template <int N>
-  static inline void add(const Entry* const* x, long step, const Number* w, long, vec* sums) {
-    const vec column = load(w);
-    for (int n = 0; n < N; n++) sums[n] += spread(x[n][step]) * column;
+  static inline void add(const Row* x, long step, const Number* line, vec (*sums)[PANEL / LANES]) {
+    for (int v = 0; v < PANEL / LANES; v++) {
+      const vec columns = load(line + v * LANES);
+      for (int n = 0; n < N; n++) sums[n][v] += spread(x[n][step]) * columns;
+    }
   }
-
-  static float product(const Entry* x, long i, Number w) { return x[i] * w; }
 };
 
 #if defined(DOT_UNITS)
 
-// Sixteen numbers and sixteen others, to two of a column beside each other.
-static const __m512i BESIDE = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                               5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-
-// In bfloat16: a step is two of a column's numbers, `line` apart, an entry two numbers of a row, rounded.
+// In bfloat16: a step is two of a column's numbers, which lie beside each other.
 struct Double {
   typedef uint16_t Number;
-  typedef uint32_t Entry;
-  static constexpr long DEPTH = 2;
+  typedef const uint32_t* Row;
+  static constexpr long DEPTH = 2, MOST = 8;
 
-  // The entries of a block's row number n, and zeros to the end of a vector.
-  static const Entry* entries(const float* x, long count, std::vector<Entry>& room, long n) {
-    const long step = (count + LANES - 1) / LANES * (LANES / 2);
-    if ((long)room.size() < BLOCK * step) room.resize(BLOCK * step);
-    Entry* out = room.data() + n * step;
-    for (long i = 0; i < count; i += LANES) {
-      const __mmask16 there = count - i < LANES ? (1 << (count - i)) - 1 : 0xffff;
+  // The numbers of an item's row number n, of `size` in memory.
+  static Row row(const float* x, long count, long n, long size) {
+    const size_t lines = size / INPUTS;
+    if (room.size() < BLOCK * lines) room.resize(BLOCK * lines);
+    uint16_t* out = room[n * lines].words;
+    for (long i = 0; i < size; i += LANES) {
+      const __mmask16 there = count - i >= LANES ? 0xffff : count <= i ? 0 : (1 << (count - i)) - 1;
       const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x + i));
-      memcpy(out + i / 2, &rounded, sizeof rounded);
+      memcpy(out + i, &rounded, sizeof rounded);
     }
-    return out;
+    return (Row)out;
   }
 
   template <int N>
-  static inline void add(const Entry* const* x, long step, const Number* w, long line, vec* sums) {
-    const __m512i numbers = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)w)),
-                                               _mm256_loadu_si256((const __m256i*)(w + line)), 1);
-    const __m512bh columns = (__m512bh)_mm512_permutexvar_epi16(BESIDE, numbers);
+  static inline void add(const Row* x, long step, const Number* line, vec (*sums)[PANEL / LANES]) {
+    const __m512bh columns = (__m512bh)_mm512_loadu_si512(line);
     for (int n = 0; n < N; n++)
-      sums[n] = (vec)_mm512_dpbf16_ps((__m512)sums[n], (__m512bh)_mm512_set1_epi32((int)x[n][step]), columns);
+      sums[n][0] = (vec)_mm512_dpbf16_ps((__m512)sums[n][0], (__m512bh)_mm512_set1_epi32((int)x[n][step]), columns);
   }
-
-  static float widened(uint16_t word) {
-    const uint32_t bits = (uint32_t)word << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-  }
-  static float product(const Entry* x, long i, Number w) { return widened(x[i / 2] >> i % 2 * 16) * widened(w); }
 };
 
 #endif
 
-// made[row][16 columns] = x[row] * down[:, 16 columns], for N rows. Sums of steps of even and of odd number run beside each
-// other: a few rows would wait for each step's products.
+// out[row][PANEL] = x[row] * a panel, for N rows. Sums of steps of even and of odd number run beside each other: a few rows
+// would wait for each step's products.
 template <class F, int N>
-void shrink_rows(const typename F::Entry* const* x, const typename F::Number* down, long line, long inputs, float* made,
-            long made_step) {
-  constexpr int V = RANKS / LANES;
-  const long steps = inputs / F::DEPTH;
-  vec even[V][N] = {}, odd[V][N] = {};
+void sum_rows(const typename F::Row* x, const typename F::Number* panel, long steps, float (*out)[PANEL]) {
+  constexpr long LINE = PANEL * F::DEPTH;
+  vec even[N][PANEL / LANES] = {}, odd[N][PANEL / LANES] = {};
   long i = 0;
-  for (; i + 1 < steps; i += 2, down += 2 * F::DEPTH * line) {
-    for (long ahead = 0; ahead < 2 * F::DEPTH; ahead++) __builtin_prefetch(down + (SOON + ahead) * line);
-    for (int v = 0; v < V; v++) {
-      F::template add<N>(x, i, down + v * LANES, line, even[v]);
-      F::template add<N>(x, i + 1, down + F::DEPTH * line + v * LANES, line, odd[v]);
-    }
+  for (; i + 1 < steps; i += 2, panel += 2 * LINE) {
+    fetch(panel), fetch(panel + LINE);
+    F::template add<N>(x, i, panel, even);
+    F::template add<N>(x, i + 1, panel + LINE, odd);
   }
-  for (; i < steps; i++, down += F::DEPTH * line)
-    for (int v = 0; v < V; v++) F::template add<N>(x, i, down + v * LANES, line, even[v]);
-  if (inputs % F::DEPTH)  // the last entry's second number is 0
-    for (int v = 0; v < V; v++) F::template add<N>(x, steps, down + v * LANES, 0, even[v]);
+  if (i < steps) F::template add<N>(x, i, panel, even);
   for (int n = 0; n < N; n++)
-    for (int v = 0; v < V; v++) store(made + n * made_step + v * LANES, even[v][n] + odd[v][n]);
-}
-
-// out[row][column …] += made[row] * up[:, column …], for N rows
-template <class F, int N>
-void expand_rows(const typename F::Entry* const* made, const typename F::Number* up, long outputs, long rank,
-            float* const* out, long first, long end) {
-  constexpr long LINE = 64 / sizeof(typename F::Number);
-  for (long r = 0; r < rank; r++)  // each of them lies elsewhere, and is short: nothing else would fetch it in time
-    for (long c = first; c < end; c += LINE) __builtin_prefetch(up + r * outputs + c, 0, 2);
-  long column = first;
-  for (; column + LANES <= end; column += LANES) {
-    vec sums[N] = {};
-    for (long r = 0; r < rank; r += F::DEPTH)
-      F::template add<N>(made, r / F::DEPTH, up + r * outputs + column, outputs, sums);
-    for (int n = 0; n < N; n++) store(out[n] + column, load(out[n] + column) + sums[n]);
-  }
-  for (; column < end; column++)
-    for (int n = 0; n < N; n++) {
-      float sum = 0;
-      for (long r = 0; r < rank; r++) sum += F::product(made[n], r, up[r * outputs + column]);
-      out[n][column] += sum;
-    }
+    for (int v = 0; v < PANEL / LANES; v++) store(out[n] + v * LANES, even[n][v] + odd[n][v]);
 }
 
 // Calls `f` with as many rows as there are, as a constant.
@@ -135,21 +110,136 @@ void with_rows(long count, F f) {
     case 5: return f(std::integral_constant<int, 5>());
     case 6: return f(std::integral_constant<int, 6>());
     case 7: return f(std::integral_constant<int, 7>());
-    default: return f(std::integral_constant<int, BLOCK>());
+    default: return f(std::integral_constant<int, 8>());
   }
 }
 
-// Columns of `up` that are of one part, few enough for an item.
-struct Span {
-  long part, first, end;
+// An item's rows times panels, by vectors.
+template <class F>
+class ByVectors {
+  typename F::Row rows_[BLOCK];
+  long count_ = 0, steps_ = 0;
+
+ public:
+  typedef typename F::Number Number;
+
+  // Row number n of `count`, of `depth` numbers.
+  void take(const float* x, long n, long count, long depth, long size) {
+    count_ = count, steps_ = (depth + F::DEPTH - 1) / F::DEPTH;
+    rows_[n] = F::row(x, depth, n, filled(size, INPUTS));
+  }
+
+  // Gives each panel's sums [count][PANEL] to `end(number of the panel, sums)`; panels are of `size` inputs.
+  template <class End>
+  void multiply(const Number* panels, long count, long size, End end) {
+    float sums[BLOCK][PANEL];
+    for (long p = 0; p < count; p++, panels += size * PANEL) {
+      for (long first = 0; first < count_; first += F::MOST)
+        with_rows(std::min(count_ - first, F::MOST),
+                  [&](auto n) { sum_rows<F, n.value>(rows_ + first, panels, steps_, sums + first); });
+      end(p, sums);
+    }
+  }
 };
 
-std::vector<Span> spans_of(const LowRank& c) {
+#if defined(MATRIX_UNITS)
+
+// The same by matrix units: a panel's 32 inputs are a tile, as are its 16.
+class ByUnits {
+  const uint16_t* rows_ = nullptr;
+  long count_ = 0, size_ = 0, shaped_ = 0;
+
+  struct Shapes {  // what `ldtilecfg` reads: bytes of a row and rows of each tile
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 32, 64, 64};
+    uint8_t rows[16] = {};
+  };
+
+  // Tiles 0 and 1 are sums, 2 and 3 weights of 32 inputs, 6 and 7 of 16, 4 and 5 rows for these.
+  void shape() {
+    if (shaped_ == count_) return;
+    shaped_ = count_;
+    Shapes shapes;
+    const uint8_t n = count_, rows[] = {n, n, HEIGHT, HEIGHT, n, n, HEIGHT / 2, HEIGHT / 2};
+    std::copy(rows, rows + 8, shapes.rows);
+    _tile_loadconfig(&shapes);
+  }
+
+  static void fetch_tile(const uint16_t* tile, long lines) {
+    for (long i = 0; i < lines; i++) fetch(tile + i * 32);
+  }
+
+  // The sums of a panel, or of two.
+  template <bool BOTH>
+  void sum(const uint16_t* one, const uint16_t* other, float (*sums)[BLOCK][PANEL]) const {
+    const long line = filled(size_, INPUTS) * 2;
+    _tile_zero(0);
+    if (BOTH) _tile_zero(1);
+    long i = 0;
+    for (; i + INPUTS <= size_; i += INPUTS, one += INPUTS * PANEL, other += INPUTS * PANEL) {
+      fetch_tile(one, 16);
+      _tile_loadd(4, rows_ + i, line);
+      _tile_loadd(2, one, 64);
+      _tile_dpbf16ps(0, 4, 2);
+      if (!BOTH) continue;
+      fetch_tile(other, 16);
+      _tile_loadd(3, other, 64);
+      _tile_dpbf16ps(1, 4, 3);
+    }
+    if (i < size_) {
+      fetch_tile(one, 8);
+      _tile_loadd(5, rows_ + i, line);
+      _tile_loadd(6, one, 64);
+      _tile_dpbf16ps(0, 5, 6);
+      if (BOTH) {
+        fetch_tile(other, 8);
+        _tile_loadd(7, other, 64);
+        _tile_dpbf16ps(1, 5, 7);
+      }
+    }
+    _tile_stored(0, sums[0], 64);
+    if (BOTH) _tile_stored(1, sums[1], 64);
+  }
+
+ public:
+  typedef uint16_t Number;
+
+  ~ByUnits() { if (shaped_) _tile_release(); }
+
+  void take(const float* x, long n, long count, long depth, long size) {
+    Double::row(x, depth, n, filled(size, INPUTS));
+    count_ = count, size_ = size, rows_ = room.data()->words;
+  }
+
+  template <class End>
+  void multiply(const uint16_t* panels, long count, long size, End end) {
+    alignas(64) float sums[2][BLOCK][PANEL];
+    shape();
+    long p = 0;
+    for (; p + 1 < count; p += 2, panels += 2 * size * PANEL) {
+      sum<true>(panels, panels + size * PANEL, sums);
+      end(p, sums[0]), end(p + 1, sums[1]);
+    }
+    if (p == count) return;
+    sum<false>(panels, panels, sums);
+    end(p, sums[0]);
+  }
+};
+
+#endif
+
+// Columns of `up` that are of one part, few enough for an item; `panels` come before them.
+struct Span {
+  long part, column, width, panels;
+};
+
+std::vector<Span> spans_of(const LowRank& c, long most) {
   std::vector<Span> spans;
-  long start = 0;
-  for (long p = 0; p < c.parts; start += c.sizes[p++])
-    for (long first = 0; first < c.sizes[p]; first += COLUMNS)
-      spans.push_back({p, start + first, start + std::min<long>(first + COLUMNS, c.sizes[p])});
+  for (long p = 0, column = 0, panels = 0; p < c.parts; column += c.sizes[p++])
+    for (long first = 0; first < c.sizes[p]; first += most) {
+      spans.push_back({p, column + first, std::min<long>(most, c.sizes[p] - first), panels});
+      panels += filled(spans.back().width, PANEL) / PANEL;
+    }
   return spans;
 }
 
@@ -160,38 +250,37 @@ long highest_rank(const LowRank& c, const Adapted& adapted) {
   return highest;
 }
 
-// `shrink` and `expand`, of factors of one type.
-template <class F>
-struct Halves {
-  typedef typename F::Number Number;
-  typedef typename F::Entry Entry;
+void add_to(float* out, const float* sums, long width) {
+  if (width < PANEL)
+    for (long i = 0; i < width; i++) out[i] += sums[i];
+  else
+    for (long i = 0; i < PANEL; i += LANES) store(out + i, load(out + i) + load(sums + i));
+}
 
-  static std::vector<Entry>& room() {
-    static thread_local std::vector<Entry> room;
-    return room;
-  }
+// `shrink` and `expand`, of factors of one type.
+template <class Products>
+struct Halves {
+  typedef typename Products::Number Number;
 
   static void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
-    const long highest = highest_rank(c, adapted), step = c.parts * highest;
+    const long highest = highest_rank(c, adapted), step = c.parts * highest, size = filled(c.inputs, INPUTS);
     if (!highest) return;
-    const long blocks = adapted.blocks.size(), pieces = step / RANKS;
-    const long share = blocks >= MANY ? pieces : 1;  // pieces of an item, which has its rows' entries made once
+    const long blocks = adapted.blocks.size(), pieces = step / PANEL;
+    const long share = blocks >= MANY ? pieces : 1;  // panels of an item, which has its rows made once
     const long items = (pieces + share - 1) / share;
-    std::vector<Entry>& mine = room();
+    Products products;
 #pragma omp for schedule(dynamic, 1) nowait
     for (long item = 0; item < blocks * items; item++) {
       const auto& b = adapted.blocks[item / items];
-      const long width = c.parts * c.ranks[b.slot], first = item % items * share * RANKS;
-      const long end = std::min(first + share * RANKS, width);
+      const long first = item % items * share, end = std::min(first + share, c.parts * c.ranks[b.slot] / PANEL);
       if (first >= end) continue;
-      const Entry* rows[BLOCK];
+      const Number* down = (const Number*)c.down + b.slot * c.down_step + first * size * PANEL;
+      fetch_first(down);
       for (long n = 0; n < b.count; n++)
-        rows[n] = F::entries(x + adapted.order[b.first + n] * x_step, c.inputs, mine, n);
-      const Number* down = (const Number*)c.down + b.slot * c.down_step;
-      float* made = adapted.between.data() + b.first * step;
-      with_rows(b.count, [&](auto n) {
-        for (long column = first; column < end; column += RANKS)
-          shrink_rows<F, n.value>(rows, down + column, width, c.inputs, made + column, step);
+        products.take(x + adapted.order[b.first + n] * x_step, n, b.count, c.inputs, size);
+      float* made = adapted.between.data() + b.first * step + first * PANEL;
+      products.multiply(down, end - first, size, [&](long p, const float (*sums)[PANEL]) {
+        for (long n = 0; n < b.count; n++) std::copy_n(sums[n], PANEL, made + n * step + p * PANEL);
       });
     }
   }
@@ -199,24 +288,26 @@ struct Halves {
   static void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step) {
     const long highest = highest_rank(c, adapted), step = c.parts * highest;
     if (!highest) return;
-    const std::vector<Span> spans = spans_of(c);
-    const long blocks = adapted.blocks.size(), columns = spans.size();
-    std::vector<Entry>& mine = room();
+    const long blocks = adapted.blocks.size();
+    const std::vector<Span> spans = spans_of(c, blocks >= MANY ? c.outputs : COLUMNS);
+    const long share = blocks >= MANY ? spans.size() : 1, items = spans.size() / share;
+    Products products;
 #pragma omp for schedule(dynamic, 1)
-    for (long item = 0; item < blocks * columns; item++) {
-      const auto& b = adapted.blocks[item / columns];
-      const Span& s = spans[item % columns];
+    for (long item = 0; item < blocks * items; item++) {
+      const auto& b = adapted.blocks[item / items];
       const long rank = c.ranks[b.slot];
       if (!rank) continue;
-      const Entry* made[BLOCK];
-      float* rows[BLOCK];
-      for (long n = 0; n < b.count; n++) {
-        made[n] = F::entries(adapted.between.data() + (b.first + n) * step + s.part * rank, rank, mine, n);
-        rows[n] = out + adapted.order[b.first + n] * out_step;
+      for (long s = item % items * share; s < (item % items + 1) * share; s++) {
+        const Span& span = spans[s];
+        const Number* up = (const Number*)c.up + b.slot * c.up_step + span.panels * rank * PANEL;
+        fetch_first(up);
+        for (long n = 0; n < b.count; n++)
+          products.take(adapted.between.data() + (b.first + n) * step + span.part * rank, n, b.count, rank, rank);
+        products.multiply(up, filled(span.width, PANEL) / PANEL, rank, [&](long p, const float (*sums)[PANEL]) {
+          for (long n = 0; n < b.count; n++)
+            add_to(out + adapted.order[b.first + n] * out_step + span.column + p * PANEL, sums[n], span.width - p * PANEL);
+        });
       }
-      with_rows(b.count, [&](auto n) {
-        expand_rows<F, n.value>(made, (const Number*)c.up + b.slot * c.up_step, c.outputs, rank, rows, s.first, s.end);
-      });
     }
   }
 };
@@ -224,10 +315,13 @@ struct Halves {
 // Calls `g` with the halves for a projection's factors.
 template <class G>
 void with_halves(const LowRank& c, G g) {
-#if defined(DOT_UNITS)
-  if (c.in_bfloat16) return g(Halves<Double>());
+#if defined(MATRIX_UNITS)
+  if (c.in_bfloat16 && matrix_units()) return g(Halves<ByUnits>());
 #endif
-  g(Halves<Single>());
+#if defined(DOT_UNITS)
+  if (c.in_bfloat16) return g(Halves<ByVectors<Double>>());
+#endif
+  g(Halves<ByVectors<Single>>());
 }
 
 }  // namespace

@@ -6,8 +6,9 @@
 
 constexpr long MOST_PARTS = 8;
 
-// Of each slot, from the first on: down[inputs][parts][rank] and up[rank][outputs], where rank is the slot's, a multiple of
-// 16; 0: no change. In bfloat16, what they are multiplied by is rounded to it, too.
+// Of each slot, from the first on, panels of 16 columns of two matrices: down[inputs][parts][rank] with inputs filled up to a
+// multiple of 32, and of each part up[rank][its outputs] filled up to a multiple of 16. `rank` is the slot's, a multiple of 16;
+// 0: no change. In bfloat16, two numbers of a column lie beside each other, and what they are multiplied by is rounded, too.
 struct LowRank {
   const void *down, *up;
   const int64_t* ranks;

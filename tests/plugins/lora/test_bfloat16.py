@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from maxserve.core.interfaces.adapter import AdapterContext, Projection
+from maxserve.plugins.lora.corrections import LoRACorrection, Packed, SlotMemory, factor_sizes
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.table import LoRATable
+from maxserve.testing.adapter import in_slots
 from maxserve.testing.served import Served
 from tests.plugins.lora.conftest import Base, run
 
@@ -60,3 +62,20 @@ def test_factors_are_of_the_type_that_rows_are_rounded_to(rows: torch.dtype) -> 
     correction = table.correction(context.projections["o_proj"])
     assert correction.down.dtype == correction.up.dtype == rows
     assert table.memory() == correction.down.nbytes + correction.up.nbytes == 2 * 16 * (32 + 48) * rows.itemsize
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_in_panels_are_the_same_factors(dtype: torch.dtype) -> None:
+    """For layers that run as they are written; sizes are no multiples of those of panels."""
+    projection = Projection(name="qkv", inputs=41, outputs=43, parts={"q": 21, "k": 11, "v": 11})
+    packed = Packed(torch.randn(1, 41, 3, 16).to(dtype), torch.randn(1, 16, 43).to(dtype))
+    x, outcomes = torch.randn(2, 41), []
+    for panels in (False, True):
+        memory = SlotMemory(3, sum(factor_sizes(projection, 32)), dtype, torch.device("cpu"))
+        correction = LoRACorrection(projection, 32, memory)
+        if panels:
+            correction.lay_in_panels()
+        correction.place(packed, 2)
+        outcomes.append(correction(x, torch.zeros(2, 43), in_slots([2, 0])))
+    torch.testing.assert_close(*outcomes)
+    assert outcomes[0].any(dim=1).tolist() == [True, False]
