@@ -24,6 +24,7 @@ __all__ = [
     "CompilesDrafts",
     "CompilesLayers",
     "CompilesStacks",
+    "KeepsOutputs",
     "LayerCompiler",
     "LayerContext",
 ]
@@ -71,6 +72,20 @@ class CompilesStacks(Protocol):
 
         It is called with the input of the first and the step of each.
         """
+        ...
+
+
+@runtime_checkable
+class KeepsOutputs(Protocol):
+    """A call of several layers that also gives the outputs of some of them, as draft heads read them.
+
+    Where `compile_stack` gives another, there are as many calls as there are such layers, and one more.
+    """
+
+    def keeping(
+        self, x: torch.Tensor, steps: Sequence[StepContext], layers: Sequence[int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the call gives, and the outputs [T, dim] of `layers`, each before the last, as tensors of their own."""
         ...
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor, nn
 
+from maxserve.core.interfaces.layer_compiler import KeepsOutputs
+
 if TYPE_CHECKING:
     from maxserve.core.interfaces.layer_compiler import CompiledDrafts
     from maxserve.core.interfaces.step_context import StepContext
@@ -32,7 +34,8 @@ class LayerStack(nn.ModuleList):
 
     `last`, which has its name in checkpoints elsewhere, is called as the layers are. `fuse`, set once all layers are
     compiled, makes one call of those from one layer to before another: of all, or, where outputs of single ones are
-    wanted (`aux_layers`), up to each of these. `fuses_last`: it counts the last module as one layer more.
+    wanted (`aux_layers`) that it does not give besides (KeepsOutputs), up to each of these. `fuses_last`: it counts the
+    last module as one layer more.
     """
 
     fuse: Callable[[int, int], FusedLayers | None] | None = None
@@ -56,12 +59,17 @@ class LayerStack(nn.ModuleList):
                 step.keep(index, x)
         steps = [*steps, *steps[-1:]] if self.fuses_last else steps
         for start, stop, call in calls:
-            x = call(x, steps[start:stop])
+            within = [layer for layer in sorted(step.aux_layers) if start <= layer < stop - 1]
+            if within and isinstance(call, KeepsOutputs):
+                x, kept = call.keeping(x, steps[start:stop], [layer - start for layer in within])
+                step.aux_hidden += kept
+            else:
+                x = call(x, steps[start:stop])
             step.keep(stop - 1, x)
         return x if not self._last or (calls and self.fuses_last) else self._last[0](x, step)
 
     def _calls(self, wanted: tuple[int, ...]) -> list[tuple[int, int, FusedLayers]]:
-        """Calls that end at each layer whose output is wanted, and at the last; none where these cannot be made."""
+        """Calls that give each output that is wanted, and the last; none where these cannot be made."""
         if wanted not in self._spans:
             self._spans[wanted] = self._fused_spans(wanted)
         return self._spans[wanted]
@@ -69,7 +77,11 @@ class LayerStack(nn.ModuleList):
     def _fused_spans(self, wanted: tuple[int, ...]) -> list[tuple[int, int, FusedLayers]]:
         if self.fuse is None:
             return []
-        stops = sorted({*(layer + 1 for layer in wanted), len(self) + self.fuses_last})
+        end = len(self) + self.fuses_last
+        whole = self.fuse(0, end)
+        if whole is not None and (not wanted or isinstance(whole, KeepsOutputs)):
+            return [(0, end, whole)]
+        stops = sorted({*(layer + 1 for layer in wanted), end})
         spans = [(start, stop, self.fuse(start, stop)) for start, stop in pairwise((0, *stops))]
         made = [(start, stop, call) for start, stop, call in spans if call is not None]
         return made if len(made) == len(spans) else []

@@ -243,6 +243,7 @@ class _Stack:
         self._library, self._arena, self._programs, self._layers = library, arena, programs, layers
         self._listings = (_Listing * len(programs))(*(program.listing() for program in programs))
         self._frames = np.zeros((len(programs), FRAME), dtype=np.int64)
+        self._kept = np.zeros(len(programs), dtype=np.int64)  # where outputs go that are wanted
         self._one_attention = len({id(program.attention) for program in programs}) == 1
         self._roped = next((program for program in programs if program.rope), programs[0])
         self._dim = programs[0].dim
@@ -251,16 +252,24 @@ class _Stack:
 
     def __call__(self, x: Tensor, contexts: Sequence[StepContext]) -> Tensor:
         """[T, inputs] to [T, dim]. Each layer has a context."""
+        return self.keeping(x, contexts, ())[0]
+
+    def keeping(self, x: Tensor, contexts: Sequence[StepContext], layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the outputs [T, dim] of some layers before the last one."""
         if self._layers and x.shape[1] != self._programs[0].inputs:  # they say what they make of it
+            outputs = []
             for layer, context in zip(self._layers, contexts, strict=True):
                 x = layer(x, context)
-            return x
+                outputs.append(x)
+            return x, [outputs[layer] for layer in layers]
         if not x.shape[0]:  # an empty step, of which the attention knows nothing
-            return x[:, : self._dim]
+            return x[:, : self._dim], [x[:, : self._dim] for _ in layers]
         self._fill(contexts)
         x = rows(x).contiguous()
         tokens = x.shape[0]
         out = torch.empty(tokens, self._dim)
+        kept = [torch.empty(tokens, self._dim) for _ in layers]
+        self._kept[list(layers)] = [each.data_ptr() for each in kept]
         arena = self._arena.take((self._between + self._width) * tokens)
         self._library.ms_layers(
             self._listings,
@@ -270,11 +279,13 @@ class _Stack:
             out.data_ptr(),
             arena.data_ptr(),
             arena.data_ptr() + self._between * tokens * arena.itemsize,
+            self._kept.ctypes.data,
             tokens,
             self._programs[0].attention.step.sequences,
         )
+        self._kept[list(layers)] = 0
         self._arena.done(self._programs[-1].number)
-        return out
+        return out, kept
 
     def _fill(self, contexts: Sequence[StepContext]) -> None:
         """Frames of the step; layers of one rope and one attention have the same."""

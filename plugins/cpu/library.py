@@ -41,7 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _POINTER,
     ),
     "ms_drafts": (_POINTER,),
-    "ms_layers": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 4, _LONG, _LONG),
+    "ms_layers": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 5, _LONG, _LONG),
 }
 _GIVES_LONG = frozenset({"ms_codes_chunk", "ms_codes_bytes"})
 

@@ -295,9 +295,10 @@ void ms_drafts(const void* call) {
   }
 }
 
-// Layers one after another, x[tokens][dim] to out. `between` has room for two such values.
+// Layers one after another, x[tokens][dim] to out. `between` has room for two such values; `kept` [count] says where the
+// output of a layer goes that is wanted as well, 0 for others.
 void ms_layers(const void* programs, const void* frames, long count, const float* x, float* out, float* between,
-               float* arena, long tokens, long sequences) {
+               float* arena, const int64_t* kept, long tokens, long sequences) {
   Divided divided;
   std::vector<Layer> layers;
   layers.reserve(count);
@@ -306,7 +307,7 @@ void ms_layers(const void* programs, const void* frames, long count, const float
   Adapted* some = first.adapters ? &adapted : nullptr;
   for (long i = 0; i < count; i++) {
     const Program& p = ((const Program*)programs)[i];
-    float* after = i + 1 == count ? out : between + i % 2 * tokens * p.widths[0];
+    float* after = i + 1 == count ? out : kept[i] ? (float*)kept[i] : between + i % 2 * tokens * p.widths[0];
     const Buffers buffers{p.widths, p.starts, i ? layers.back().buffers.out : x, after, arena, tokens};
     layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences, some), divided);
     for (long k = 0; some && k < p.count; k++)

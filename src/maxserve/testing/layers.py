@@ -21,7 +21,7 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
 from maxserve.testing.architecture import randomised
-from maxserve.testing.tiny_cache import TinyCache, run_step
+from maxserve.testing.tiny_cache import TinyCache, make_step, run_step
 
 __all__ = ["LayerCompilerChecks"]
 
@@ -102,6 +102,13 @@ class LayerCompilerChecks:
             expected, result, together = (run_step(model, cache, parts) for model, cache in models)
             self.check(result, expected)
             assert torch.equal(together, result), "all layers in one call compute something else than one by one"
+        parts = [(0, tokens[:7].tolist()), (3, tokens[:1].tolist())]
+        result, together = (
+            _outputs(model, cache, parts) for model, cache in zip((compiled, fused), caches[1:], strict=True)
+        )
+        assert torch.equal(together, result), (
+            "one call of all layers gives other outputs of single ones than these have"
+        )
 
     @pytest.mark.parametrize("name", ["plain", "whole lines"])
     def test_a_sequence_does_not_depend_on_the_others(self, name: str) -> None:
@@ -172,6 +179,15 @@ class LayerCompilerChecks:
             joined = layers.fuse(0, len(calls)) is not None
             assert joined or not self.must_stack, f"{self.compiler} makes no one call of all layers"
         return len(calls) - calls.count(None)
+
+
+def _outputs(model: Any, cache: TinyCache, parts: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+    """The outputs of all layers in one step, [layers, T, dim]."""
+    with torch.inference_mode():
+        step = make_step(cache, parts)
+        step.aux_layers = tuple(range(len(model.model.layers)))
+        model.forward(step)
+        return torch.stack(step.aux_hidden)
 
 
 def _of_first(logits: Tensor, step: Sequence[tuple[int, int]]) -> Tensor:

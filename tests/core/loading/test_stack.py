@@ -26,6 +26,7 @@ class Kept:
     def __init__(self, *aux_layers: int) -> None:
         self.aux_layers = aux_layers
         self.seen: dict[int, float] = {}
+        self.aux_hidden: list[Tensor] = []
 
     def keep(self, layer: int, x: Tensor) -> None:
         if layer in self.aux_layers:
@@ -88,8 +89,37 @@ def test_outputs_of_single_layers_are_had_between_calls_of_several() -> None:
 
     stack.fuse = fuse
     assert [run(stack, step), run(stack, step)] == [400, 400]
-    assert asked == [(0, 1), (1, 3), (3, 4)]  # made once
+    assert asked == [(0, 4), (0, 1), (1, 3), (3, 4)]  # made once
     assert step.seen == {0: 100, 2: 300}
+
+
+class Keeping:
+    """One call of all layers that gives the outputs of some."""
+
+    def __call__(self, x: Tensor, steps: Sequence[StepContext]) -> Tensor:
+        return fused(x, steps)
+
+    def keeping(self, x: Tensor, steps: Sequence[StepContext], layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return fused(x, steps), [fused(x, steps[: layer + 1]) for layer in layers]
+
+
+def test_outputs_of_single_layers_are_had_of_one_call_that_gives_them() -> None:
+    stack, step = LayerStack([Add(1), Add(2), Add(4), Add(8)], last=Half()), Kept(2, 0, 3)
+    asked = []
+
+    def fuse(start: int, stop: int) -> Any:
+        asked.append((start, stop))
+        return Keeping()
+
+    stack.fuse = fuse
+    assert [run(stack, step), run(stack, step)] == [200, 200]
+    assert asked == [(0, 4)]
+    assert [x.item() for x in step.aux_hidden[:2]] == [100, 300]
+    assert step.seen == {3: 400}  # the last one, before what is behind it
+    stack.fuses_last, step.aux_hidden = True, []
+    stack._spans.clear()
+    assert run(stack, step) == 500
+    assert [x.item() for x in step.aux_hidden] == [100, 300, 400]
 
 
 def test_layers_that_cannot_be_joined_are_called_by_themselves() -> None:
