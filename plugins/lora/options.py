@@ -45,6 +45,14 @@ class LoRAOptions:
     max_lora_rank: Annotated[
         int, Option(used_by="adapters"), Field(description="Largest rank that an adapter may have.", ge=1)
     ] = 16
+    lora_target_modules: Annotated[
+        tuple[str, ...],
+        Option(used_by="adapters", metavar="MODULE"),
+        Field(
+            description="Have slots for adapters of these modules alone, such as q_proj, self_attn or experts, and "
+            "refuse adapters of others; without it, of all modules. Slots take memory whether they are used or not."
+        ),
+    ] = ()
     max_num_loras: Annotated[
         int, Option(used_by="adapters"), Field(description="Adapters that can be in use in one step.", ge=1)
     ] = 1

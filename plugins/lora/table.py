@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
+from maxserve.loading import size_text
 from maxserve.plugins.lora.corrections import (
     CORRECTIONS,
     LoRACorrection,
@@ -46,12 +47,18 @@ class LoRATable:
         self._memory: SlotMemory | None = None  # of all projections, once the first is corrected
         self._most = options.max_lora_rank
         self._room = -(-options.max_lora_rank // RANKS) * RANKS
+        self._targets = options.lora_target_modules
         self.slots = options.max_num_loras if options.enable_lora else 0
         if not options.enable_lora and options != LoRAOptions():
             raise SettingsError(
-                "--lora-paths, --lora-dir, --lora-hub, --max-lora-rank and --max-num-loras mean nothing without "
-                "--enable-lora; give that, too, or leave them out"
+                "--lora-paths, --lora-dir, --lora-hub, --lora-target-modules, --max-lora-rank and --max-num-loras mean "
+                "nothing without --enable-lora; give that, too, or leave them out"
             )
+        for target in self._targets if options.enable_lora else ():
+            if not any(_names(target, each) for each in context.projections.values()):
+                raise SettingsError(
+                    f"--lora-target-modules {target}: the model has no such module; it has {self._modules()}"
+                )
         for pattern in options.lora_hub:
             if _REPOSITORIES.fullmatch(pattern) is None:
                 raise SettingsError(
@@ -85,27 +92,53 @@ class LoRATable:
             return found
 
     def memory(self) -> int:
-        return self.slots * self._numbers() * self._context.rows.itemsize
+        """Of a model with experts it says what takes it: theirs are most of it, though few adapters change them."""
+        kinds = {each.kind: 0 for each in self._context.projections.values()}
+        for each in self._context.projections.values():
+            kinds[each.kind] += self._numbers((each,)) * self._context.rows.itemsize
+        if self.slots and kinds.get("experts"):
+            parts = ", ".join(f"{kind} {size_text(taken)}" for kind, taken in kinds.items() if taken)
+            log.info("each slot of adapters takes: %s; --lora-target-modules leaves modules out", parts)
+        return self.slots * sum(kinds.values())
 
-    def _numbers(self) -> int:
-        """Numbers of a slot."""
+    def _numbers(self, projections: Iterable[Projection]) -> int:
+        """Numbers of a slot for those of the projections that have one."""
+        return sum(sum(factor_sizes(each, self._room)) for each in projections if self._has_slots(each))
+
+    def _values(self, projections: Iterable[Projection]) -> int:
+        """Numbers of an adapter for those of the projections that have slots, for each of its ranks."""
+        own = [each for each in projections if self._has_slots(each)]
+        return sum((each.inputs * len(part_sizes(each)) + each.outputs) * each.experts for each in own)
+
+    def _has_slots(self, projection: Projection, module: str = "") -> bool:
+        """Whether adapters may change it; of a `module` in it that has a name of its own in checkpoints, that one."""
+        if not self._targets:
+            return True
+        named = (_part_of(target, module) if module else False for target in self._targets)
+        return any(named) or any(_names(target, projection, whole=bool(module)) for target in self._targets)
+
+    def _modules(self) -> str:
+        """The last parts of the names of modules."""
         projections = self._context.projections.values()
-        return sum(sum(factor_sizes(each, self._room)) for each in projections)
+        last = {name.rpartition(".")[2] for each in projections for name in (each.name, *each.parts)}
+        return ", ".join(sorted(last))
 
-    def _values(self) -> int:
-        """Numbers of an adapter for all projections, for each of its ranks."""
-        projections = self._context.projections.values()
-        return sum((each.inputs * len(part_sizes(each)) + each.outputs) * each.experts for each in projections)
-
-    def correction(self, projection: Projection) -> LoRACorrection:
+    def correction(self, projection: Projection) -> LoRACorrection | None:
+        if not self._has_slots(projection):
+            return None
         if self._memory is None:
-            self._memory = SlotMemory(self.slots, self._numbers(), self._context.rows, self._context.device)
+            numbers = self._numbers(self._context.projections.values())
+            self._memory = SlotMemory(self.slots, numbers, self._context.rows, self._context.device)
         made = CORRECTIONS[projection.kind](projection, self._room, self._memory)
         self._corrections[projection.name] = made
         return made
 
     def load(self, name: str, source: str) -> dict[str, Packed]:
-        file = read_adapter(source, (self._most * self._values() + self._table_values()) * LARGEST_ITEM + SPARE)
+        file = read_adapter(
+            source,
+            (self._most * self._values(self._context.projections.values()) + self._table_values()) * LARGEST_ITEM
+            + SPARE,
+        )
         try:
             self._check_tables(file.tables)
             packed = {name: self._packed(name, parts) for name, parts in self._by_projection(file).items()}
@@ -159,6 +192,8 @@ class LoRATable:
         if not places:
             raise ModelError(f"it adapts {module}, and the model has no such projection that can be adapted")
         projection = self._context.projections[places[0].projection]
+        if not self._has_slots(projection, module):
+            raise ModelError(f"it adapts {module}, for which there are no slots; add it to --lora-target-modules")
         if factors.embedding != (projection.kind == "embedding"):
             due = "lora_A and lora_B" if factors.embedding else "lora_embedding_A and lora_embedding_B"
             raise ModelError(f"the factors of {module} have other names than {due}, which are due there")
@@ -224,6 +259,17 @@ class LoRATable:
         if largest > torch.finfo(dtype).max:
             raise ModelError(f"{name} has a factor of {largest:.3g}, more than {dtype} holds")
         return Packed(down.to(dtype), up.to(dtype))
+
+
+def _names(target: str, projection: Projection, *, whole: bool = False) -> bool:
+    """Whether it is the name of a projection, or a part of that; or, unless `whole`, of what is fused in it."""
+    above = projection.name.rpartition(".")[0]
+    fused = () if whole else (f"{above}.{part}" for part in projection.parts)
+    return any(_part_of(target, name) for name in (projection.name, *fused))
+
+
+def _part_of(target: str, name: str) -> bool:
+    return f".{target}." in f".{name}."
 
 
 def _named(path: str) -> tuple[str, str]:
