@@ -234,8 +234,6 @@ def check_for_task(settings: Settings, task: str, sections: Sequence[PluginSecti
         if option.marker.used_by == "embeddings" and task != EMBEDDINGS:
             what = "gives scores" if task == SCORING else "generates text"
             raise SettingsError(f"{option.flag} is for embedding models, and this one {what}; leave it out")
-        if option.marker.used_by == "adapters" and task != TEXT and option.value(settings) != option.default:
-            raise SettingsError(f"{option.flag}: only models that generate text have adapters; leave it out")
     if task == TEXT:
         return
     idle = [option.flag for option in chosen if _of_text(option)]

@@ -18,6 +18,7 @@ from maxserve.core.interfaces.adapter_source import AdapterSourceContext, adapte
 from maxserve.core.interfaces.errors import RequestError, SettingsError
 from maxserve.core.interfaces.inputs import AdapterRows
 from maxserve.core.interfaces.linear import ExpertLayer
+from maxserve.core.interfaces.request import AdapterChange
 from maxserve.core.loading.corrections import (
     BoundCorrection,
     BoundHeadCorrection,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.architecture import WeightMap
     from maxserve.core.interfaces.inputs import StepInputs
-    from maxserve.core.interfaces.request import AdapterChange
     from maxserve.core.interfaces.runner import ModelOutput, Runner
     from maxserve.core.registry.protocol import Host
 
@@ -103,6 +103,10 @@ class Adapters:
     @property
     def slots(self) -> int:
         return 0 if self._table is None else self._table.slots
+
+    @property
+    def memory(self) -> int:
+        return 0 if self._table is None else self._table.memory()
 
     @property
     def sources(self) -> dict[str, str]:
@@ -191,6 +195,10 @@ class Adapters:
             self._free.append(adapter.slot)
             adapter.slot = 0
 
+    def adapt_rows(self, slots: NDArray[np.int64] | None, device: torch.device) -> None:
+        """Has projections correct rows of which these are the slots, 0 for none, until it is called again."""
+        self.step_rows.rows = None if slots is None else rows_by_slot(slots, device)
+
     # --- changes ----------------------------------------------------------------------------------------------
 
     def change(self, change: AdapterChange) -> None:
@@ -204,6 +212,16 @@ class Adapters:
             self._check(change, table)
             if not self._is_served(change):
                 self._begin(change, table)
+
+    def load_initial(self) -> None:
+        """Loads those that are to be served from the start; SettingsError for one that cannot be."""
+        table = self._table
+        for name, source in ({} if table is None else table.initial()).items():
+            try:
+                self.load(AdapterChange(id="", action="load", name=name, source=source))
+            except RequestError as error:
+                raise SettingsError(error.message) from error
+        self.done.clear()
 
     def load(self, change: AdapterChange) -> None:
         """Loads an adapter at once, at the start."""

@@ -36,9 +36,9 @@ from maxserve.core.interfaces.attention import CacheQuery
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import ModelInfo
-from maxserve.core.interfaces.errors import PluginError, RequestError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
-from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.overlap import DeviceQueue
-    from maxserve.core.interfaces.adapter import AdapterTable
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
@@ -245,11 +244,10 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     module = cast("torch.nn.Module", loaded.model)
-    table = None if loaded.adapters is None else loaded.adapters.table
-    adapters = Adapters(table)
+    adapters = Adapters(None if loaded.adapters is None else loaded.adapters.table)
     adapters.tower = adapt(module, loaded.adapters, adapters.step_rows)
     target.chooser.compile_layers(module, attention, target.compute)
-    _load_adapters(adapters, table)
+    adapters.load_initial()
     info = _info(target, loaded, adapters.sources)
     if info.name in info.adapters:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
@@ -285,16 +283,6 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
-
-
-def _load_adapters(adapters: Adapters, table: AdapterTable | None) -> None:
-    """Those that are to be served from the start."""
-    for name, source in ({} if table is None else table.initial()).items():
-        try:
-            adapters.load(AdapterChange(id="", action="load", name=name, source=source))
-        except RequestError as error:
-            raise SettingsError(error.message) from error
-    adapters.done.clear()
 
 
 def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:

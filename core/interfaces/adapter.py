@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
+    from maxserve.core.interfaces.errors import RequestError
     from maxserve.core.interfaces.inputs import AdapterRows
+    from maxserve.core.interfaces.request import AdapterChange
 
 
 __all__ = [
     "Adapter",
     "AdapterContext",
+    "AdapterPool",
     "AdapterTable",
     "Correction",
     "LatentCorrection",
     "Location",
     "LowRank",
+    "PooledAdapter",
     "Projection",
     "ProjectionKind",
     "SaysChanges",
@@ -195,3 +201,71 @@ class SaysChanges(Protocol):
     def changes(self, adapter: Any) -> Collection[str]:
         """The names of the projections that an adapter, as `load` gave it, changes."""
         ...
+
+
+class PooledAdapter(Protocol):
+    """One loaded adapter, a generation of its name. `slot` 0: it has none now."""
+
+    name: str
+    slot: int
+    requests: int  # that are open and are computed with it; who adds one calls `end` of the pool for it
+
+
+class AdapterPool(Protocol):
+    """The adapters of a model, for engines of plugins: those that requests may name, and the slots of those in use.
+
+    The engine's thread uses it. `wake`, where it is set, is called in another one when there is something in `reports`.
+    """
+
+    wake: Callable[[], None] | None
+    done: list[str]  # ids of changes that are made and not reported yet
+    rejected: list[tuple[str, RequestError]]  # likewise, of those that cannot be made though they were begun
+
+    @property
+    def slots(self) -> int: ...
+    @property
+    def memory(self) -> int:
+        """Bytes that the slots take on the device."""
+        ...
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each of those that are served was found, by its name."""
+        ...
+
+    @property
+    def changing(self) -> bool:
+        """Whether something is being read, or a change is made and not reported yet."""
+        ...
+
+    @property
+    def reports(self) -> bool:
+        """Whether a step has something to do or to say for changes: `collect`, and then `done`."""
+        ...
+
+    def named(self, name: str) -> PooledAdapter | None:
+        """The adapter a new request is computed with, "" for none; RequestError for one that is not there."""
+        ...
+
+    def end(self, adapter: Any) -> None:
+        """A request with this adapter is over."""
+        ...
+
+    def enter(self, adapter: Any) -> bool:
+        """Gives the adapter a slot until `leave`; False where others have all of them."""
+        ...
+
+    def leave(self, adapter: Any) -> None: ...
+    def change(self, change: AdapterChange) -> None:
+        """Begins a change; its id is in `done` once it is made, or in `rejected`. RequestError if it cannot begin."""
+        ...
+
+    def collect(self) -> None:
+        """Serves what has been read."""
+        ...
+
+    def adapt_rows(self, slots: NDArray[np.int64] | None, device: torch.device) -> None:
+        """Has projections correct rows of which these are the slots, 0 for none, until it is called again."""
+        ...
+
+    def close(self) -> None: ...

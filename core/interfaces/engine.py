@@ -14,6 +14,7 @@ from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeReque
 if TYPE_CHECKING:
     import torch
 
+    from maxserve.core.interfaces.adapter import AdapterPool
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec
     from maxserve.core.interfaces.errors import RequestError
 
@@ -45,7 +46,7 @@ class Engine(Component):
 
     `tags` are tasks by what pages of the hub call them. `files` are patterns of names of files beside config.json that
     it reads. `recognises(folder)`: the task that files in a model's folder speak for, of a model whose class is for
-    several; it is called without torch.
+    several; it is called without torch. `adapters`: it serves those that the operator asks for.
     """
 
     kind: ClassVar[str] = "engine"
@@ -54,6 +55,7 @@ class Engine(Component):
     tags: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     recognises: Ref | None = None
+    adapters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,13 @@ class LoadsModel(Protocol):
 
     def build(self, protocol: type[Any], methods: str) -> torch.nn.Module:
         """The module, on the meta device; PluginError, naming the `methods`, unless it is of the `protocol`."""
+        ...
+
+    def adapters(self, module: torch.nn.Module) -> AdapterPool | None:
+        """What an engine that serves adapters serves them with, where the operator wants some; asked before `fill`.
+
+        They have slots, and those of the start are loaded, once the module is filled.
+        """
         ...
 
     def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:

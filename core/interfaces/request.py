@@ -218,7 +218,8 @@ class EncodeRequest:
     `pair_starts` says of each text where its second part begins, for models that distinguish the parts of a pair (their
     token types are 0 before and 1 from there on); 0 where there is none. The first `prompt_prefix` tokens of every text
     are those of a prompt that is not pooled. Without `activation`, the last function of the model is left out: the one
-    that divides a vector by its length, or makes a score of a logit.
+    that divides a vector by its length, or makes a score of a logit. `adapter` names the one that the texts are encoded
+    with, "" for none.
     """
 
     id: str
@@ -226,6 +227,7 @@ class EncodeRequest:
     pair_starts: tuple[int, ...] = ()
     prompt_prefix: int = 0
     activation: bool = True
+    adapter: str = ""
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):

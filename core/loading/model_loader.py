@@ -6,7 +6,9 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from maxserve.core.config.catalog import catalog
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
+from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
 from maxserve.core.interfaces.quantization import HasCodes, NamesEncoding
 from maxserve.core.loading.architecture import read_spec, read_weight_map
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
+    from maxserve.core.engine.adapters import Adapters, BuiltAdapters
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
-    from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
+    from maxserve.core.interfaces.engine import Engine, ModelFiles, ServedEngine
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
@@ -38,9 +41,18 @@ def build_served(settings: Settings, host: Host, files: ModelFiles, progress: Pr
     """The engine for the task of the model, ready to serve."""
     entry = engine_for(files.task, host)
     own = entry.component is GENERATION
+    if not own and not entry.component.adapters:
+        _validate_no_adapters(settings, entry, host)
     context = OwnContext(settings, host, files, progress) if own else engine_context(settings, host, files, progress)
     engine: ServedEngine = host.build(entry, context)
     return engine
+
+
+def _validate_no_adapters(settings: Settings, entry: Entry[Engine], host: Host) -> None:
+    """SettingsError where the operator asks for adapters and the engine serves none."""
+    for option in catalog(host.plugin_sections()):
+        if option.marker.used_by == "adapters" and option.value(settings) != option.default:
+            raise SettingsError(f"{option.flag}: {entry.title} serves no adapters; leave it out")
 
 
 def engine_context(settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> EngineContext:
@@ -72,6 +84,7 @@ class ModelLoader:
         self._host = host
         self._files = files
         self._progress = progress
+        self._adapters: tuple[BuiltAdapters, Adapters] | None = None  # with slots once the module is filled
 
     @cached_property
     def _entry(self) -> Entry[Architecture]:
@@ -145,10 +158,33 @@ class ModelLoader:
         self._progress.phase("Building the model")
         return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
 
+    def adapters(self, module: torch.nn.Module) -> Adapters | None:
+        from maxserve.core.engine.adapters import Adapters, build_adapters  # which stands on this package
+
+        rows = self.computation.row_dtype(self._files.encoding)
+        built = build_adapters(
+            self._host,
+            self.sections,
+            module,
+            self.weight_map(),
+            self.compute,
+            rows,
+            self.device,
+            self._files.path,
+        )
+        self._adapters = None if built is None else (built, Adapters(built.table))
+        return None if self._adapters is None else self._adapters[1]
+
     def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
         host, files = self._host, self._files
         fill(host, module, files, self._entry, self.computation, self.device, self._progress, self.weight_map())
         prepare(cast("Any", module), files, positions)
+        if self._adapters is not None:
+            from maxserve.core.engine.adapters import adapt
+
+            built, adapters = self._adapters
+            adapt(module, built, adapters.step_rows)
+            adapters.load_initial()
 
 
 def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> str:

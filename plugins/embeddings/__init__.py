@@ -39,6 +39,7 @@ def maxserve_engines() -> Iterable[Engine]:
         tasks=(EMBEDDINGS, SCORING),
         tags={"feature-extraction": EMBEDDINGS, "sentence-similarity": EMBEDDINGS},
         files=SENTENCE_FILES,
+        adapters=True,
         recognises="maxserve.plugins.embeddings.sentence:task_of_folder",
         summary="Vectors of texts, and scores of pairs of texts.",
     )

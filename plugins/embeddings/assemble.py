@@ -49,11 +49,14 @@ def build(context: EngineContext) -> EncoderEngine:
         module = loader.build(Encoder, "prepare and forward")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     tokens = step_tokens(context.options, spec, parameters, loader.device)
-    _check_memory(context, module, tokens)
+    adapters = loader.adapters(module)
+    _check_memory(context, module, tokens, 0 if adapters is None else adapters.memory)
     recipe = read_recipe(Path(files.path), causal=bool(spec.cache_layers))
     loader.fill(module, _max_length(context.options, recipe, spec))
     model = cast("Encoder", module)  # it is both, which was checked when it was built
-    info = _info(context, recipe, parameters)
+    info = _info(context, recipe, parameters, {} if adapters is None else adapters.sources)
+    if info.name in info.adapters:
+        raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     context.progress.phase("Warming up")
     parts = EncoderParts(
         info=info,
@@ -65,6 +68,7 @@ def build(context: EngineContext) -> EncoderEngine:
         max_texts=info.max_batch_size,
         failure_percent=context.options.failure_percent,
         random=random.Random(),
+        adapters=adapters,
     )
     engine = EncoderEngine(parts)
     warm_up(engine)
@@ -80,8 +84,8 @@ def step_tokens(options: EngineOptions, spec: ModelSpec, parameters: int, device
     return min(tokens, max(LEAST_TOKENS, min(MOST_TOKENS, int(STEP_WORK / (2 * multiplied)))))
 
 
-def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int) -> None:
-    """ModelError when weights and a step do not fit into the share of memory that may be used."""
+def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int, adapters: int) -> None:
+    """ModelError when weights, slots of adapters and a step do not fit into the share of memory that may be used."""
     loader, spec, device = context.model, context.model.spec, context.model.device
     free = free_memory(device.type, device.index or 0)
     usable = int(free * context.options.memory_share)
@@ -89,14 +93,16 @@ def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int) 
     longest = max(tokens, spec.max_length)
     activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=loader.compute.itemsize)
     log.info(
-        "memory: %s free on %s, weights %s, activations %s (estimated); steps of %d tokens",
-        *(size_text(free), device.type, size_text(weights), size_text(activations), tokens),
+        "memory: %s free on %s, weights %s, slots of adapters %s, activations %s (estimated); steps of %d tokens",
+        *(size_text(free), device.type, size_text(weights), size_text(adapters), size_text(activations), tokens),
     )
-    if weights + activations > usable:
+    if weights + adapters + activations > usable:
+        slots = f", slots of adapters {size_text(adapters)}" if adapters else ""
+        needed = f"weights {size_text(weights)}{slots} and activations {size_text(activations)}"
         raise ModelError(
-            f"the model does not fit: weights {size_text(weights)} and activations {size_text(activations)} need more "
-            f"than the {size_text(usable)} that may be used of the {size_text(free)} free on {device.type}; free some "
-            "memory, lower --max-batch-input-tokens, raise --device-memory-utilization, or take a smaller model"
+            f"the model does not fit: {needed} need more than the {size_text(usable)} that may be used of the "
+            f"{size_text(free)} free on {device.type}; free some memory, lower --max-batch-input-tokens, raise "
+            "--device-memory-utilization, or take a smaller model"
         )
 
 
@@ -122,7 +128,7 @@ def _score_activation(config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     return known[function]
 
 
-def _info(context: EngineContext, recipe: Recipe, parameters: int) -> ModelInfo:
+def _info(context: EngineContext, recipe: Recipe, parameters: int, adapters: Mapping[str, str]) -> ModelInfo:
     files, loader, options = context.files, context.model, context.options
     return ModelInfo(
         name=options.name,
@@ -138,6 +144,8 @@ def _info(context: EngineContext, recipe: Recipe, parameters: int) -> ModelInfo:
         max_batch_size=options.max_batch_size or STEP_TEXTS,
         created=int(time.time()),
         task=files.task,
+        adapters=tuple(adapters),
+        adapter_sources=adapters,
         vectors=vector_info(
             recipe,
             files.config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from maxserve.config import HELP_WIDTH, GroupedCommand, engine_options, settle, typed
 from maxserve.interfaces.engine import EMBEDDINGS, TEXT
 from maxserve.interfaces.errors import UsageError
-from maxserve.plugins.commands.generate import PROMPT, local_process, prompt_argument, with_prompt
+from maxserve.plugins.commands.generate import PROMPT, local_process, prompt_argument, with_adapter, with_prompt
 from maxserve.plugins.commands.report import Measured, encode_report
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ def encode_command(invocation: Invocation) -> click.Command:
         click.Option(
             ["--num-warmups"], type=click.IntRange(0), default=0, help="Times to encode it first, unseen and uncounted."
         ),
+        click.Option(
+            ["--lora"],
+            metavar="PATH",
+            help="Encode with this LoRA adapter: a folder, a name of --lora-paths, or one that a source has.",
+        ),
     ]
 
     @click.pass_context
@@ -32,9 +38,10 @@ def encode_command(invocation: Invocation) -> click.Command:
         given = typed(ctx)
         with_prompt(ctx, given)
         names = {option.name for option in own}
-        settings = settle(invocation, {name: value for name, value in given.items() if name not in names})
+        chosen = {name: value for name, value in given.items() if name not in names}
+        settings = settle(invocation, with_adapter(chosen, ctx.params["lora"]))
         with local_process(invocation.host):
-            run(settings, invocation.host, ctx.params["prompt"], ctx.params["num_warmups"])
+            run(settings, invocation.host, ctx.params)
 
     return GroupedCommand(
         "encode",
@@ -45,9 +52,9 @@ def encode_command(invocation: Invocation) -> click.Command:
     )
 
 
-def run(settings: Settings, host: Host, prompt: str, warmups: int) -> None:
+def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
     """Loads the model, prints the vector and then the report."""
-    start = time.perf_counter()
+    start, prompt, lora = time.perf_counter(), asked["prompt"], asked["lora"] or ""
 
     from maxserve import LLM  # imports torch
     from maxserve.plugins.embeddings.encoder_input import EncoderInputs
@@ -57,10 +64,10 @@ def run(settings: Settings, host: Host, prompt: str, warmups: int) -> None:
         what = "generates text; there is `max generate`" if llm.info.task == TEXT else "scores pairs of texts; serve it"
         raise UsageError(f"{llm.info.name} gives no embeddings, it {what}")
     ready = time.perf_counter()
-    for _ in range(warmups):
-        llm.encode(prompt)
+    for _ in range(asked["num_warmups"]):
+        llm.encode(prompt, lora=lora)
     begun = time.perf_counter()
-    (vector,) = llm.encode(prompt)
+    (vector,) = llm.encode(prompt, lora=lora)
     done = time.perf_counter()
     click.echo(f"Encoding: {prompt}")
     click.echo(f"Embeddings: {vector}")

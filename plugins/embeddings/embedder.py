@@ -10,6 +10,7 @@ from uuid import uuid4
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, VectorInfo
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedName
 from maxserve.interfaces.tokenizer import Truncation
 from maxserve.plugins.api.common.answer import TextDelta
 from maxserve.plugins.api.common.meter import Meter
@@ -23,12 +24,16 @@ MOST_INPUTS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
-    """How texts of pairs are cut, first each by itself and then the pair, and whether scores are activated."""
+    """How texts of pairs are cut, first each by itself and then the pair, and whether scores are activated.
+
+    `adapter` is the one that the pairs are encoded with, "" for none.
+    """
 
     truncation: Truncation | None = None
     query_tokens: int | None = None
     document_tokens: int | None = None
     activation: bool | None = None
+    adapter: str = ""
 
 
 class Embedder:
@@ -65,13 +70,15 @@ class Embedder:
         size: int | None = None,
         prompt_prefix: int = 0,
         activation: bool | None = None,
+        adapter: str = "",
     ) -> list[Vector]:
         """The vectors of `inputs` in their order, cut to `size` numbers. The meter hears of tokens and of the end.
 
         With `activation` embeddings have the length 1, and with False what the model has before its last function;
         None: as the model was made.
         """
-        request = encode_request(uuid4().hex, inputs, prompt_prefix, activation=activation is not False)
+        activated = activation is not False
+        request = encode_request(uuid4().hex, inputs, prompt_prefix, activation=activated, adapter=adapter)
         meter.prompt_tokens += sum(map(len, request.texts))
         collected = Collected(len(inputs), self._vectors)
         async with aclosing(self._context.engine.encode(request)) as answers:
@@ -113,7 +120,7 @@ class Embedder:
             return [self.inputs.pair(one, other, param, truncation=truncation) for (one, other), (_, param) in cases]
 
         inputs = await self.threads.run(read)
-        vectors = await self.encode(inputs, meter, activation=options.activation)
+        vectors = await self.encode(inputs, meter, activation=options.activation, adapter=options.adapter)
         return [float(score[0]) for score in vectors]
 
     async def _cosines(
@@ -135,9 +142,9 @@ class Embedder:
             return [self.inputs.text(text, params[text], prompt=prompt, truncation=truncation) for text in texts]
 
         prompt_prefix = self.inputs.skipped(prompt)
-        vectors = dict(
-            zip(texts, await self.encode(await self.threads.run(read), meter, prompt_prefix=prompt_prefix), strict=True)
-        )
+        inputs = await self.threads.run(read)
+        found = await self.encode(inputs, meter, prompt_prefix=prompt_prefix, adapter=options.adapter)
+        vectors = dict(zip(texts, found, strict=True))
         return [cosines(vectors[one], [vectors[other]])[0] for one, other in shortened]
 
     def _cut(self, pairs: Sequence[tuple[str, str]], options: ScoreOptions) -> Sequence[tuple[str, str]]:
@@ -147,6 +154,12 @@ class Embedder:
         cut = self.inputs.cut_text
         queries = {one: cut(one, options.query_tokens) for one, _ in pairs}  # one query has many documents
         return [(queries[one], cut(other, options.document_tokens)) for one, other in pairs]
+
+
+async def served_name(context: ServerContext, model: str | None) -> ServedName:
+    """Who is asked, loaded first where it is an adapter that was not used yet. RequestError 404 for others."""
+    await context.names.load(model)
+    return context.names.get(model)
 
 
 def require_vectors(context: ServerContext) -> Embedder:

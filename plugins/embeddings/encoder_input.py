@@ -130,7 +130,7 @@ def _too_long(size: str, info: ModelInfo, param: str) -> RequestError:
 
 
 def encode_request(
-    id: str, inputs: Sequence[Input], prompt_prefix: int = 0, *, activation: bool = True
+    id: str, inputs: Sequence[Input], prompt_prefix: int = 0, *, activation: bool = True, adapter: str = ""
 ) -> EncodeRequest:
     """The request for `inputs`."""
     pair_starts = tuple(each.second for each in inputs)
@@ -141,4 +141,5 @@ def encode_request(
         pair_starts=pair_starts if any(pair_starts) else (),
         prompt_prefix=prompt_prefix,
         activation=activation,
+        adapter=adapter,
     )

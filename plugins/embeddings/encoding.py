@@ -34,6 +34,7 @@ class Encoding:
         prompt_name: str | None = None,
         dimensions: int | None = None,
         cut: int | None = None,
+        adapter: str = "",
     ) -> list[Vector]:
         """The vectors of texts, or of token ids, which get no prompt."""
         self._insist_on(EMBEDDINGS, "gives scores of pairs and no embeddings; use score")
@@ -47,15 +48,15 @@ class Encoding:
         coded = [index for index, text in enumerate(texts) if not isinstance(text, str)]
         for indices, prefix in ((spelled, self._inputs.skipped(prompt)), (coded, 0)):
             inputs = [self._input(texts[index], f"texts[{index}]", prompt, most) for index in indices]
-            found.update(zip(indices, self._run(inputs, size=size, prompt_prefix=prefix), strict=True))
+            found.update(zip(indices, self._run(inputs, size=size, prompt_prefix=prefix, adapter=adapter), strict=True))
         return [found[index] for index in range(len(texts))]
 
-    def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None) -> list[float]:
+    def score(self, first: str, seconds: Sequence[str], *, cut: int | None = None, adapter: str = "") -> list[float]:
         """How well each of `seconds` goes with `first`."""
         self._insist_on(SCORING, "gives embeddings and no scores; use encode")
         most = self._inputs.truncation(cut)
         inputs = [self._inputs.pair(first, each, f"seconds[{i}]", truncation=most) for i, each in enumerate(seconds)]
-        return [float(score[0]) for score in self._run(inputs)]
+        return [float(score[0]) for score in self._run(inputs, adapter=adapter)]
 
     def _insist_on(self, task: str, otherwise: str) -> None:
         if self._engine.info.task != task:
@@ -66,10 +67,12 @@ class Encoding:
             return self._inputs.text(text, param, prompt=prompt, truncation=truncation)
         return self._inputs.ids(text, param, truncation=truncation)
 
-    def _run(self, inputs: Sequence[Input], *, size: int | None = None, prompt_prefix: int = 0) -> list[Vector]:
+    def _run(
+        self, inputs: Sequence[Input], *, size: int | None = None, prompt_prefix: int = 0, adapter: str = ""
+    ) -> list[Vector]:
         if not inputs:
             return []
-        request = encode_request(next(self._ids), inputs, prompt_prefix)
+        request = encode_request(next(self._ids), inputs, prompt_prefix, adapter=adapter)
         collected = Collected(len(inputs), self._vectors)
         self._engine.add(request)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from maxserve.interfaces.cache import CacheSizes
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.observer import StepStats
-from maxserve.interfaces.request import Encoded, EncodeRequest, Request
+from maxserve.interfaces.request import AdapterChange, Encoded, EncodeRequest, Request
 from maxserve.layers import TextContext, TextInputs
 from maxserve.loading import Counters, validate_ids
 from maxserve.plugins.embeddings.encoder_input import validate_text
 from maxserve.plugins.embeddings.pooling import Spans
 from maxserve.plugins.embeddings.queue import EncodeQueue, Taken
+from maxserve.plugins.embeddings.seats import Seats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from maxserve.interfaces.adapter import AdapterPool
     from maxserve.interfaces.engine import ModelInfo
     from maxserve.layers import Encoder, TextAttention
 
@@ -61,6 +63,7 @@ class EncoderParts:
     max_texts: int
     failure_percent: float = 0.0
     random: random.Random
+    adapters: AdapterPool | None = None
 
 
 class EncoderEngine:
@@ -73,18 +76,20 @@ class EncoderEngine:
         self._parts = parts
         self._queue = EncodeQueue()
         self._counters = Counters()
+        self._pool = parts.adapters
+        self._seats = Seats(parts.adapters)
         self.simulates_failures = True
 
     # --- requests come and go -----------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
-        return len(self._queue) > 0
+        return len(self._queue) > 0 or (self._pool is not None and self._pool.changing)
 
     @property
     def pause(self) -> float | None:
-        """A step is of use whenever there is a request."""
-        return 0.0 if self.busy else None
+        """A step is of use whenever there is a request, or something to say of adapters."""
+        return 0.0 if len(self._queue) or (self._pool is not None and self._pool.reports) else None
 
     def add(self, request: Request | EncodeRequest) -> None:
         """Queues a request; RequestError when it can never be served."""
@@ -97,32 +102,82 @@ class EncoderEngine:
             validate_ids(text, self.info, f"input[{index}]")
         if not request.texts:
             raise RequestError("there is no text to encode", param="input")
-        self._queue.add(request)
+        adapter = None
+        if request.adapter:
+            adapter = self._adapters().named(request.adapter)
+            assert adapter is not None, "it has a name"
+            adapter.requests += 1
+        self._queue.add(request, adapter)
 
     def abort(self, ids: Iterable[str]) -> None:
         """Forgets requests; unknown ids are those that ended meanwhile."""
         for id in ids:
-            self._queue.drop(id)
+            self._drop(id)
+
+    def _drop(self, id: str) -> None:
+        work = self._queue.drop(id)
+        if work is not None and work.adapter is not None:
+            self._adapters().end(work.adapter)
+
+    def _adapters(self) -> AdapterPool:
+        if self._pool is None:
+            raise RequestError("this server serves no adapters; start it with --enable-lora", param="model")
+        return self._pool
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Where each of those that are served now was found, by its name."""
+        return {} if self._pool is None else self._pool.sources
+
+    def change_adapter(self, change: AdapterChange) -> None:
+        """Begins to load, replace or unload one; RequestError if that cannot be. A later step says that it is done."""
+        self._adapters().change(change)
+
+    def rejected_changes(self) -> list[tuple[str, RequestError]]:
+        """Which of those that were begun could not be made, and why; each of them once."""
+        if self._pool is None:
+            return []
+        found, self._pool.rejected = self._pool.rejected, []
+        return found
 
     def reset_prefix_cache(self) -> int:
         """There is none."""
         return 0
 
     def serve_grammars(self, wake: Callable[[], None]) -> None:
-        """Nothing is generated here, so nothing is held to a grammar."""
+        """Nothing is generated here, so nothing is held to a grammar; adapters are read beside the loop."""
+        if self._pool is not None:
+            self._pool.wake = wake
 
     def reset_counters(self) -> None:
         """Starts counting anew, after a warm-up that no client asked for."""
         self._counters = Counters()
 
     def close(self) -> None:
-        """Nothing runs beside the caller's thread."""
+        """Ends what runs beside the caller's thread: adapters that are being read."""
+        if self._pool is not None:
+            self._pool.close()
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[Encoded]:
         """Encodes the next batch. A failure in it ends the requests that have texts in it, and no others."""
-        taken = self._queue.take(self._parts.max_tokens, self._parts.max_texts)
+        changed = self._changed()
+        taken = self._queue.take(self._parts.max_tokens, self._parts.max_texts, self._seats.admits)
+        try:
+            return [*changed, *(self._end(id, error) for id, error in self._seats.failed.items()), *self._step(taken)]
+        finally:
+            self._seats.clear()
+
+    def _changed(self) -> list[Encoded]:
+        """What there is to say of changes of adapters that were begun."""
+        if self._pool is None or not self._pool.reports:
+            return []
+        self._pool.collect()
+        done, self._pool.done = self._pool.done, []
+        return [Encoded(id=id, finish="stop") for id in done]
+
+    def _step(self, taken: Sequence[Taken]) -> list[Encoded]:
         if not taken:
             return []
         self._counters.steps += 1
@@ -144,19 +199,26 @@ class EncoderEngine:
     @torch.inference_mode()
     def _encode(self, taken: Sequence[Taken]) -> list[NDArray[np.float32]]:
         """The vector, or the vectors [tokens, size], of each text."""
-        parts = self._parts
+        parts, slots = self._parts, self._seats.slots(taken)
         inputs = text_inputs(taken, parts.device)
         parts.attention.begin(inputs)
+        self._adapt(None if slots is None else np.repeat(slots, inputs.seq_lens))
         hidden = parts.model.forward(TextContext(inputs=inputs, attention=parts.attention))
         if parts.finish is None:
             return np.split(_numbers(hidden), inputs.query_start[1:-1])
         prefixes = np.array([each.work.request.prompt_prefix for each in taken], dtype=np.int64)
+        self._adapt(slots)  # a head that scores has a row for each text
         pooled = parts.finish.pool(hidden, Spans(inputs.query_start, prefixes))
         activated = np.array([each.work.request.activation for each in taken])
         if activated.all():
             return list(_numbers(parts.finish.activate(pooled)))
         wanted = torch.from_numpy(activated).to(pooled.device)[:, None]
         return list(_numbers(torch.where(wanted, parts.finish.activate(pooled), pooled)))
+
+    def _adapt(self, slots: NDArray[np.int64] | None) -> None:
+        """Has the model's projections correct the rows that come, of which these are the slots."""
+        if self._pool is not None:
+            self._pool.adapt_rows(slots, self._parts.device)
 
     def _given(
         self, id: str, numbers: Sequence[int], taken: Sequence[Taken], rows: Sequence[NDArray[np.float32]]
@@ -165,7 +227,7 @@ class EncoderEngine:
         own = [rows[number] for number in numbers]
         over = not taken[numbers[0]].work.left
         if over:
-            self._queue.drop(id)
+            self._drop(id)
         return Encoded(
             id=id,
             indices=tuple(taken[number].index for number in numbers),
@@ -175,7 +237,7 @@ class EncoderEngine:
         )
 
     def _end(self, id: str, error: str) -> Encoded:
-        self._queue.drop(id)
+        self._drop(id)
         return Encoded(id=id, finish="error", error=error)
 
     def _maybe_fail(self) -> None:
@@ -196,7 +258,17 @@ class EncoderEngine:
             steps=self._counters.steps,
             iteration_tokens=self._counters.iteration_tokens.distribution(),
             batch_sizes=self._counters.batch_sizes.distribution(),
+            adapters=self._use(),
+            adapter_slots=0 if self._pool is None else self._pool.slots,
         )
+
+    def _use(self) -> tuple[tuple[str, int, int], ...]:
+        """Of each adapter with requests its name, how many have begun and how many wait."""
+        found: dict[str, list[int]] = {}
+        for work in self._queue:
+            if work.adapter is not None:
+                found.setdefault(work.adapter.name, [0, 0])[not work.begun] += 1
+        return tuple((name, begun, waiting) for name, (begun, waiting) in found.items())
 
 
 def text_inputs(taken: Sequence[Taken], device: torch.device) -> TextInputs:

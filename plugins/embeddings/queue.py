@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maxserve.interfaces.request import EncodeRequest
+
+if TYPE_CHECKING:
+    from maxserve.interfaces.adapter import PooledAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,9 @@ class Taken:
 class EncodeWork:
     """A request and those of its texts that are still to do; the longest are done first."""
 
-    def __init__(self, request: EncodeRequest) -> None:
+    def __init__(self, request: EncodeRequest, adapter: PooledAdapter | None = None) -> None:
         self.request = request
+        self.adapter = adapter
         self._todo = sorted(range(len(request.texts)), key=lambda index: len(request.texts[index]))
         self.begun = False
 
@@ -64,20 +69,21 @@ class EncodeQueue:
     def __iter__(self) -> Iterator[EncodeWork]:
         return iter(self._open.values())
 
-    def add(self, request: EncodeRequest) -> None:
-        self._open[request.id] = EncodeWork(request)
+    def add(self, request: EncodeRequest, adapter: PooledAdapter | None = None) -> None:
+        self._open[request.id] = EncodeWork(request, adapter)
 
-    def drop(self, id: str) -> bool:
-        """Forgets a request; whether there was one."""
-        return self._open.pop(id, None) is not None
+    def drop(self, id: str) -> EncodeWork | None:
+        """Forgets a request, if there is one."""
+        return self._open.pop(id, None)
 
-    def take(self, tokens: int, texts: int) -> list[Taken]:
+    def take(self, tokens: int, texts: int, admits: Callable[[EncodeWork], bool] = lambda work: True) -> list[Taken]:
         """The texts of a step, sorted by length: up to `tokens` tokens and `texts` texts.
 
         Every request gets an equal share of the tokens, and what is left goes round again. The first text of a step
-        may exceed the tokens, since texts are not cut. Who got some goes to the end of the line.
+        may exceed the tokens, since texts are not cut. Who got some goes to the end of the line; requests that the
+        step does not admit keep their places.
         """
-        step = _Step(tokens, texts)
+        step = _Step(tokens, texts, admits)
         share = max(1, tokens // max(1, len(self._open)))
         served = [work for work in self._open.values() if step.take(work, share)]
         for work in served:
@@ -87,8 +93,9 @@ class EncodeQueue:
 
 
 class _Step:
-    def __init__(self, tokens: int, texts: int) -> None:
+    def __init__(self, tokens: int, texts: int, admits: Callable[[EncodeWork], bool]) -> None:
         self.taken: list[Taken] = []
+        self._admits = admits
         self._tokens = tokens
         self._texts = texts
 
@@ -98,6 +105,8 @@ class _Step:
         while work.left and len(self.taken) < self._texts:
             length = work.next_length
             if self.taken and (length > self._tokens or (own and own + length > share)):
+                break
+            if not own and not self._admits(work):
                 break
             self.taken.append(work.take())
             own += length

@@ -252,18 +252,31 @@ class LLM:
         prompt_name: str | None = None,
         dimensions: int | None = None,
         truncate_prompt_tokens: int | None = None,
+        lora: str | None = None,
     ) -> list[Vector]:
         """The vector of each text (or list of token ids), float32; with --no-pool-embeddings a row for each token.
 
-        The options are the fields of /v1/embeddings.
+        The options are the fields of /v1/embeddings. `lora` is the name of an adapter, "" for none.
         """
         return self._encoder.encode(
-            _as_list(texts), prompt_name=prompt_name, dimensions=dimensions, cut=truncate_prompt_tokens
+            _as_list(texts),
+            prompt_name=prompt_name,
+            dimensions=dimensions,
+            cut=truncate_prompt_tokens,
+            adapter=self._adapter if lora is None else lora,
         )
 
-    def score(self, first: str, seconds: Sequence[str], *, truncate_prompt_tokens: int | None = None) -> list[float]:
-        """How well each of `seconds` goes with `first`, as a model of pairs says."""
-        return self._encoder.score(first, seconds, cut=truncate_prompt_tokens)
+    def score(
+        self,
+        first: str,
+        seconds: Sequence[str],
+        *,
+        truncate_prompt_tokens: int | None = None,
+        lora: str | None = None,
+    ) -> list[float]:
+        """How well each of `seconds` goes with `first`, as a model of pairs says; `lora` as for `encode`."""
+        adapter = self._adapter if lora is None else lora
+        return self._encoder.score(first, seconds, cut=truncate_prompt_tokens, adapter=adapter)
 
     def params(
         self,

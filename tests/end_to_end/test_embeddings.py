@@ -14,7 +14,9 @@ import openai
 import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from maxserve import LLM
 from maxserve.testing.live import LiveServer
+from tests.plugins.lora.test_encoders import make as make_adapters
 
 TEXTS = ["the quick brown fox", "jumps", "over the lazy dog while the early bird catches the worm", "a b c"]
 
@@ -103,3 +105,31 @@ def test_scores_and_ranks(serving: Any, encoder_folder: Callable[..., Path]) -> 
         refused = httpx.post(server.url + "/v1/embeddings", json={"input": "a"})
         assert refused.status_code == 400
         assert "gives scores and no embeddings" in refused.text
+
+
+def test_adapters_are_model_names(serving: Any, encoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Of vectors, of ranks by these, and where one is loaded when it is first asked for."""
+    folder = encoder_folder()
+    adapters = make_adapters(folder, tmp_path, {"one": ["query", "value"], "two": ["key"]})
+    options = ("--model", str(folder), "--served-model-name", "tiny", "--enable-lora", "--lora-dir", str(tmp_path))
+    with serving(*options, "--lora-paths", f"one={adapters['one']}") as server:
+        vectors = {}
+        for name in ("tiny", "one", "two"):
+            answer = httpx.post(server.url + "/v1/embeddings", json={"model": name, "input": TEXTS}, timeout=60).json()
+            assert answer["model"] == name
+            vectors[name] = np.array([each["embedding"] for each in answer["data"]])
+            llm = LLM(str(folder), lora=adapters.get(name))
+            np.testing.assert_allclose(vectors[name], llm.encode(TEXTS), atol=1e-5)
+        assert np.abs(vectors["one"] - vectors["two"]).max() > 1e-3
+        assert np.abs(vectors["one"] - vectors["tiny"]).max() > 1e-3
+        listed = httpx.get(server.url + "/v1/models").json()["data"]
+        assert {each["id"]: each["parent"] for each in listed} == {"tiny": None, "one": "tiny", "two": "tiny"}
+        ranked = httpx.post(
+            server.url + "/rerank", json={"model": "one", "query": TEXTS[0], "documents": TEXTS}, timeout=60
+        ).json()
+        expected = vectors["one"] @ vectors["one"][0]
+        by_index = {each["index"]: each["relevance_score"] for each in ranked["results"]}
+        np.testing.assert_allclose([by_index[i] for i in range(len(TEXTS))], expected, atol=1e-5)
+        assert ranked["model"] == "one"
+        refused = httpx.post(server.url + "/v1/embeddings", json={"model": "three", "input": "a"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from maxserve.interfaces.engine import SCORING
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedName
 from maxserve.interfaces.tokenizer import Truncation
 from maxserve.plugins.api.common.bodies import ChatBody
 from maxserve.plugins.api.common.conversation import Conversations
@@ -22,7 +23,7 @@ from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.tools import read_tools
 from maxserve.plugins.api.openai.completion_body import Prompt
 from maxserve.plugins.api.openai.vector_format import FormatFields, VectorFormat
-from maxserve.plugins.embeddings.embedder import Embedder, require_embeddings, require_vectors
+from maxserve.plugins.embeddings.embedder import Embedder, require_embeddings, require_vectors, served_name
 from maxserve.plugins.embeddings.encoder_input import Input
 from maxserve.plugins.embeddings.vector_fields import VectorFields
 from maxserve.plugins.embeddings.vectors import Vector
@@ -97,24 +98,21 @@ class Embeddings:
         self._conversations = Conversations(context)
 
     async def embeddings(self, body: EmbeddingsBody, call: Call) -> Response:
-        self._context.names.get(body.model)
+        served = await served_name(self._context, body.model)
         embedder = require_embeddings(self._context)
         warnings = body.warnings(strict=self._context.config(AnswerOptions).strict_fields)
-        vectors = await self._vectors(body, embedder, call)
-        head = self._head(f"embd-{call.id}")
+        vectors = await self._vectors(body, embedder, served, call)
+        head = _head(f"embd-{call.id}", served)
         return _answered(vectors, body.format, head, ("embedding", "embedding"), warnings, call)
 
     async def pooling(self, body: PoolingBody, call: Call) -> Response:
         context = self._context
-        context.names.get(body.model)
+        served = await served_name(context, body.model)
         embedder = require_vectors(context)
         self._check_task(body.task)
         warnings = body.warnings(strict=context.config(AnswerOptions).strict_fields, taken=frozenset({"task"}))
-        vectors = await self._vectors(body, embedder, call)
-        return _answered(vectors, body.format, self._head(f"pool-{call.id}"), ("pooling", "data"), warnings, call)
-
-    def _head(self, id: str) -> dict[str, Any]:
-        return {"id": id, "object": "list", "created": int(time.time()), "model": self._context.model.name}
+        vectors = await self._vectors(body, embedder, served, call)
+        return _answered(vectors, body.format, _head(f"pool-{call.id}", served), ("pooling", "data"), warnings, call)
 
     def _check_task(self, task: str | None) -> None:
         info = self._context.model
@@ -125,12 +123,19 @@ class Embeddings:
             message = f"the task of this server is {given}, not {task}{more}"
             raise RequestError(message, param="task", code="unsupported_parameter")
 
-    async def _vectors(self, body: EmbeddingsBody, embedder: Embedder, call: Call) -> list[Vector]:
+    async def _vectors(self, body: EmbeddingsBody, embedder: Embedder, served: ServedName, call: Call) -> list[Vector]:
         _ = body.format  # what does not go together is refused before anything is computed
         size, prompt = embedder.size(body.dimensions), embedder.inputs.prompt(_prompt_name(body, embedder))
         inputs = await embedder.threads.run(partial(self._inputs, body, embedder, prompt))
         skip = 0 if body.messages is not None or _ids_given(body.input) else embedder.inputs.skipped(prompt)
-        return await embedder.encode(inputs, call.meter, size=size, prompt_prefix=skip, activation=body.activation)
+        return await embedder.encode(
+            inputs,
+            call.meter,
+            size=size,
+            prompt_prefix=skip,
+            activation=body.activation,
+            adapter=served.adapter,
+        )
 
     def _inputs(self, body: EmbeddingsBody, embedder: Embedder, prompt: str) -> list[Input]:
         truncation = body.truncated(embedder.inputs)
@@ -153,6 +158,10 @@ class Embeddings:
         return embedder.inputs.text(
             text, "messages", truncation=truncation, add_special_tokens=bool(body.add_special_tokens)
         )
+
+
+def _head(id: str, served: ServedName) -> dict[str, Any]:
+    return {"id": id, "object": "list", "created": int(time.time()), "model": served.name}
 
 
 def embeddings_endpoints(context: ServerContext) -> list[Endpoint[Any]]:

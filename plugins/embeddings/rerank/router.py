@@ -12,9 +12,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from maxserve.interfaces.routes import ServerContext
+from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.endpoint import Call, Endpoint
 from maxserve.plugins.api.common.options import AnswerOptions
-from maxserve.plugins.embeddings.embedder import Embedder, ScoreOptions, require_vectors
+from maxserve.plugins.embeddings.embedder import Embedder, ScoreOptions, require_vectors, served_name
 from maxserve.plugins.embeddings.rerank.bodies import RerankBody, ScoreBody, text_of
 
 RERANK = ("/rerank", "/v1/rerank", "/v2/rerank", "/reranking", "/v1/reranking")
@@ -28,12 +29,12 @@ class Ranking:
         self._context = context
 
     async def rerank(self, body: RerankBody, call: Call) -> Response:
-        embedder, warnings = self._checked(body)
+        embedder, served, warnings = await self._checked(body)
         texts, query = body.document_texts, text_of(body.query)
         embedder.check_count(len(texts), body.field)
         names = [("query", f"{body.field}[{index}]") for index in range(len(texts))]
         pairs = [(query, text) for text in texts]
-        scores = await embedder.scores(pairs, names, call.meter, _options(body, embedder))
+        scores = await embedder.scores(pairs, names, call.meter, _options(body, embedder, served))
         best = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.most]
         if body.texts is not None:
             return _finished([_tei_result(index, scores, texts, body) for index in best], call)
@@ -41,23 +42,23 @@ class Ranking:
         if body.return_documents is not False:
             for result in results:
                 result["document"] = {"text": texts[result["index"]]}
-        answer = {"id": f"rerank-{uuid4().hex}", "model": self._context.model.name, "results": results}
+        answer = {"id": f"rerank-{uuid4().hex}", "model": served.name, "results": results}
         return self._answered({**answer, "meta": _meta(call)}, warnings, call)
 
     async def score(self, body: ScoreBody, call: Call) -> Response:
-        embedder, warnings = self._checked(body)
+        embedder, served, warnings = await self._checked(body)
         pairs = body.pairs
         embedder.check_count(len(pairs), body.sides[1])
-        scores = await embedder.scores(pairs, body.names, call.meter, _options(body, embedder))
+        scores = await embedder.scores(pairs, body.names, call.meter, _options(body, embedder, served))
         data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
         head = {"id": f"score-{uuid4().hex}", "object": "list", "created": int(time.time())}
-        return self._answered({**head, "model": self._context.model.name, "data": data}, warnings, call)
+        return self._answered({**head, "model": served.name, "data": data}, warnings, call)
 
-    def _checked(self, body: RerankBody | ScoreBody) -> tuple[Embedder, list[str]]:
+    async def _checked(self, body: RerankBody | ScoreBody) -> tuple[Embedder, ServedName, list[str]]:
         context = self._context
-        context.names.get(body.model)
+        served = await served_name(context, body.model)
         embedder = require_vectors(context)
-        return embedder, body.warnings(strict=context.config(AnswerOptions).strict_fields)
+        return embedder, served, body.warnings(strict=context.config(AnswerOptions).strict_fields)
 
     @staticmethod
     def _answered(answer: dict[str, Any], warnings: list[str], call: Call) -> Response:
@@ -71,12 +72,13 @@ def _finished(answer: Any, call: Call) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def _options(body: RerankBody | ScoreBody, embedder: Embedder) -> ScoreOptions:
+def _options(body: RerankBody | ScoreBody, embedder: Embedder, served: ServedName) -> ScoreOptions:
     return ScoreOptions(
         truncation=body.truncated(embedder.inputs),
         query_tokens=body.max_tokens_per_query,
         document_tokens=body.max_tokens_per_doc,
         activation=body.activation,
+        adapter=served.adapter,
     )
 
 

@@ -29,33 +29,6 @@ def test_pooling_is_for_embeddings(task: str, what: str, value: bool) -> None:
         check_for_task(settings, task, sections)
 
 
-@pytest.mark.parametrize("task", ["embeddings_generation", "scoring"])
-@pytest.mark.parametrize(
-    "typed",
-    [
-        {"enable_lora": True},
-        {"lora_paths": ["sql=./sql"]},
-        {"lora_dir": "./adapters"},
-        {"max_lora_rank": 8},
-        {"max_num_loras": 2},
-    ],
-    ids=lambda typed: next(iter(typed)),
-)
-def test_adapters_are_for_models_that_generate_text(task: str, typed: dict[str, Any]) -> None:
-    sections = built_in_sections()
-    settings = resolve(typed, environ={}, sections=sections)
-    check_for_task(settings, "text_generation", sections)
-    flag = "--" + next(iter(typed)).replace("_", "-")
-    with pytest.raises(SettingsError, match=f"^{flag}: only models that generate text have adapters; leave it out$"):
-        check_for_task(settings, task, sections)
-
-
-def test_no_adapters_are_no_matter_of_the_task() -> None:
-    sections = built_in_sections()
-    settings = resolve({"enable_lora": False, "max_num_loras": 1, "lora_paths": []}, environ={}, sections=sections)
-    check_for_task(settings, "embeddings_generation", sections)
-
-
 def test_options_about_text_are_told_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
     typed: dict[str, Any] = {"kv_cache_page_size": 32, "max_num_steps": 4, "max_batch_size": 8, "tool_parser": "json"}
     typed |= {"ce_delay_ms": 1, "enable_penalties": False, "fair__default_weight": 2}

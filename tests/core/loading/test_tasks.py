@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from maxserve.core.config import resolve
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.core.interfaces.engine import Engine
+from maxserve.core.interfaces.errors import ModelError, SettingsError
+from maxserve.core.loading.model_loader import build_served
+from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.tasks import settle_task
 from maxserve.core.registry.entries import Entry, Registry, find_architecture, load_ref, tasks_of
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.embeddings import maxserve_engines
+from maxserve.testing.sections import built_in_sections
 
 BOTH = ("text_generation", "embeddings_generation")
 
@@ -124,3 +129,20 @@ def test_what_is_built_in() -> None:
         assert tasks_of(known, [name]) == ("scoring",)
     assert tasks_of(known, ["Qwen3ForCausalLM"]) == BOTH
     assert tasks_of(known, ["LlamaForCausalLM"]) == ("text_generation",)
+
+
+@pytest.mark.parametrize(
+    "typed", [{"enable_lora": True}, {"lora_paths": ["sql=./sql"]}, {"lora_dir": "./a"}, {"max_num_loras": 2}]
+)
+def test_options_of_adapters_are_for_engines_that_serve_some(typed: dict[str, Any]) -> None:
+    """No model is loaded in vain."""
+    component = Engine(name="acme", tasks=("humming",), build="acme:build")
+    entry = Entry(kind="engine", component=component, plugin="acme", origin="o")
+    sections = built_in_sections()
+    host: Any = SimpleNamespace(of=lambda kind: [entry], plugin_sections=lambda: sections)
+    files: Any = SimpleNamespace(task="humming")
+    flag = "--" + next(iter(typed)).replace("_", "-")
+    with pytest.raises(
+        SettingsError, match=f"^{flag}: plugin 'acme'.*: engine 'acme' serves no adapters; leave it out$"
+    ):
+        build_served(resolve(typed, environ={}, sections=sections), host, files, NullProgress())
