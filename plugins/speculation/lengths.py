@@ -205,7 +205,7 @@ class AdaptiveLengths:
         self._depths = np.arange(1, most + 1)
         self._cost = StepCost()
         self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
-        self._asking: dict[tuple[int, int], Lately] = {}  # beyond that, by sequences and the most drafts of one
+        self._asking: dict[int, dict[int, Lately]] = {}  # beyond that, by sequences and the most drafts of one
         self._drafted = DraftedCost()
         self._until_plain: dict[
             int, tuple[int, int]
@@ -216,6 +216,7 @@ class AdaptiveLengths:
         self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
         self._allowed = 0.0  # seconds that trials may take
         self._latest = 0.0  # seconds of the last step
+        self._deeper = False  # the step after one without drafts has more than are known to be worth it
         self._before: DraftedStep | None = None
 
     @contextmanager
@@ -265,8 +266,8 @@ class AdaptiveLengths:
             return
         following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
         asked = wanted > 0
-        kind = SIZES[_nearest(int(asked.sum()))], int(wanted.max())
-        self._asking.setdefault(kind, Lately()).add(max(seconds - following, LEAST * seconds))
+        asking = self._asking.setdefault(SIZES[_nearest(int(asked.sum()))], {})
+        asking.setdefault(int(wanted.max()), Lately()).add(max(seconds - following, LEAST * seconds))
         self._record.add(
             slots[asked],
             Record.PROPOSED,
@@ -287,8 +288,12 @@ class AdaptiveLengths:
             self._holds = self._held
         self._for = slots
         depths = self._record.depths[slots] if self._any else None
+        deeper, self._deeper = self._deeper, False
         if depths is not None and self._plain_is_due(len(slots)):
+            self._deeper = True
             return None
+        if depths is not None and deeper:
+            return np.minimum(depths + (depths > 0), self._most)
         if depths is None or not depths.all():
             depths = self._with_trial(depths, len(slots))
         return depths
@@ -310,7 +315,9 @@ class AdaptiveLengths:
             return depths
         alone, tried = self._seconds_of_steps(np.array([1.0, 1.0 + trial]) * sequences).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
-        takes = max(proposed * (tried - alone) + self._seconds_of_asking(sequences, trial), TAKES * alone)
+        takes = max(
+            proposed * (tried - alone) + self._seconds_of_asking(sequences, np.array([trial])).item(), TAKES * alone
+        )
         if self._allowed < min(takes, self._latest):
             return depths
         self._allowed -= takes
@@ -325,13 +332,19 @@ class AdaptiveLengths:
     def _seconds_of_following(self, rows: Floats) -> Floats:
         return self._following.seconds(rows) if self._following.any else np.zeros_like(rows)
 
-    def _seconds_of_asking(self, sequences: int, passes: int) -> float:
-        """By what it took for about as many sequences and drafts; half of it is taken to go with the latter."""
-        if not self._asking or not passes:
-            return 0.0
+    def _seconds_of_asking(self, sequences: int, passes: Ints) -> Floats:
+        """What drafts of so many sequences take, by how many each has, as far as about as many were asked for.
+
+        More drafts than were ever asked take no longer, so that it is found out; the first takes half at least.
+        """
+        if not self._asking:
+            return np.zeros(len(passes))
         near = SIZES[_nearest(sequences)]
-        size, known = min(self._asking, key=lambda kind: (abs(kind[0] - near), abs(kind[1] - passes)))
-        return self._asking[size, known].seconds * (1 + passes / known) / 2
+        known = self._asking[min(self._asking, key=lambda size: abs(size - near))]
+        counts = sorted(known)
+        seconds = np.maximum.accumulate([known[count].seconds for count in counts])
+        found = np.interp(passes, [0, *counts], [seconds[0] / 2, *seconds])
+        return np.where(passes > 0, found, 0.0)
 
     def _decide(self, slots: Ints) -> bool:
         """How many drafts each may have from now on; whether that is something else than before."""
@@ -353,7 +366,7 @@ class AdaptiveLengths:
         there = proposed[order // most]
         gains = np.cumsum(stands.ravel()[order] * there)
         passes = np.maximum.accumulate(order % most) + 1
-        asking = np.array([self._seconds_of_asking(sequences, k) for k in range(most + 1)])
+        asking = self._seconds_of_asking(sequences, np.arange(most + 1))
         rows = np.concatenate(([sequences], sequences + np.cumsum(there)))
         times = self._seconds_of_steps(rows)
         speed = (sequences + gains) / (times[1:] + asking[passes])

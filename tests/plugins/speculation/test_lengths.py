@@ -224,7 +224,18 @@ def test_asking_is_never_free() -> None:
     lengths.choose(run)  # enters the sequence
     lengths.learn_drafter(run, slots, none, none, 3.0)
     lengths.learn_drafter(run, slots, np.array([2]), np.array([2]), 2.0)
-    assert lengths._seconds_of_asking(1, 2) == pytest.approx(0.1)
+    assert lengths._seconds_of_asking(1, np.array([2])) == pytest.approx([0.1])
+
+
+def test_a_start_that_was_slow_for_many_rows_is_corrected() -> None:
+    """Steps of as many rows are not run unless they are tried."""
+    simulated = Simulated([0.9], base=1.0, slope=0.01, asking=0.2, per_pass=0.02, measured=())
+    with simulated.lengths.measuring():
+        for rows in (1, 2, 4, 8) * 5:
+            run = simulated.run(None, None, rows)
+            run.seconds *= 4.0 if rows > 2 else 1.0
+            simulated.lengths.choose(run)
+    assert simulated.speed(1000) > 2.3
 
 
 def test_times_by_rows() -> None:
