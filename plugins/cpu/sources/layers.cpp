@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "low_rank.h"
@@ -111,14 +112,17 @@ void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
       bool adds = o.in[1] >= 0;
       const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
       long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
-      const LowRank* change = step.adapted ? (const LowRank*)o.addresses[2] : nullptr;
-      if (change) shrink(*change, *step.adapted, x, x_step);
+      const LowRank* low_rank = step.adapted ? (const LowRank*)o.addresses[2] : nullptr;
+      std::optional<Change> change;
+      if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step);
       const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
-      for (const Run& r : wide ? step.runs : step.whole)
+      const std::vector<Run>& runs = wide ? step.runs : step.whole;
+      const bool alone = change && runs.size() == 1;  // one product makes all rows, and adds what is changed
+      for (const Run& r : runs)
         multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
-                  r.end - r.first, o.sizes[0], o.sizes[1], r.prompts});
-      if (change) expand(*change, *step.adapted, out, out_step);
+                  r.end - r.first, o.sizes[0], o.sizes[1], r.prompts, alone ? &*change : nullptr});
+      if (change && !alone) change->add(out, out_step);
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads

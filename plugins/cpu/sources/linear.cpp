@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "codes.h"
+#include "low_rank.h"
 #include "matrix.h"
 #include "parts.h"
 #include "vectors.h"
@@ -240,13 +241,29 @@ struct Cut {
   }
 };
 
+// Adds a change to what items make, while they have it near, each a group of columns of all rows.
+template <class W>
+void multiply_and_change(const Product& p, const Cut& cut) {
+  Kept<W> kept;
+  const long width = cut.group * WIDTH;
+#pragma omp for schedule(dynamic, 1)
+  for (long item = 0; item < cut.items; item++) {
+    const long first = item * width, end = std::min(first + width, p.outputs);
+    for (long column = first; column < end; column += WIDTH) p.change->fetch(column, WIDTH);
+    cut.make<W>(p, item, kept);
+    for (long column = first; column < end; column += WIDTH) p.change->add(column, WIDTH, p.out, p.out_step);
+  }
+}
+
 template <class W>
 void multiply_by(const Product& p) {
   const Cut cut(p, rows_at_once<W>(p));
+  if (p.change && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
   Kept<W> kept;
   // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
 #pragma omp for schedule(dynamic, 1)
   for (long item = 0; item < cut.items; item++) cut.make<W>(p, item, kept);
+  if (p.change) p.change->add(p.out, p.out_step);
 }
 
 // The products of a mixture: one for each expert that has rows, their items numbered one after another.
@@ -324,7 +341,11 @@ void with_kind(Weights weights, long inputs, bool many, F&& call) {
 
 void multiply(const Product& p) {
   if (!p.m) return;
-  if (p.weights == CODES) return multiply_codes(p);
+  if (p.weights == CODES) {
+    multiply_codes(p);
+    if (p.change) p.change->add(p.out, p.out_step);
+    return;
+  }
   with_kind(p.weights, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
 }
 

@@ -13,9 +13,10 @@ namespace {
 constexpr long BLOCK = 16;       // rows that read a weight together
 constexpr long PANEL = 16;       // columns of a panel, in which factors lie input by input
 constexpr long INPUTS = 32;      // inputs of `down` are filled up to a multiple of it
-constexpr long COLUMNS = 256;    // outputs of an item where there are few
+constexpr long COLUMNS = 256;    // outputs of an item
 constexpr long MANY = 4;         // blocks that are enough items for the threads
 constexpr long SOON = 4 * 1024;  // bytes that are fetched before they are read
+constexpr long FEW = 384 << 10;  // bytes of `down` that each thread reads for itself, sooner than threads wait for each other
 
 long filled(long count, long to) { return (count + to - 1) / to * to; }
 
@@ -40,6 +41,8 @@ struct Single {
   static constexpr long DEPTH = 1, MOST = 8;
 
   static Row row(const float* x, long, long, long) { return x; }
+  static Row made(const Number* x) { return x; }
+  static void keep(const float* sums, Number* out) { std::copy_n(sums, PANEL, out); }
 
   // sums[n] += x[n][step] * a line of a panel
   template <int N>
@@ -72,6 +75,12 @@ struct Double {
     return (Row)out;
   }
 
+  static Row made(const Number* x) { return (Row)x; }
+  static void keep(const float* sums, Number* out) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(sums));
+    memcpy(out, &rounded, sizeof rounded);
+  }
+
   template <int N>
   static inline void add(const Row* x, long step, const Number* line, vec (*sums)[PANEL / LANES]) {
     const __m512bh columns = (__m512bh)_mm512_loadu_si512(line);
@@ -99,6 +108,27 @@ void sum_rows(const typename F::Row* x, const typename F::Number* panel, long st
     for (int v = 0; v < PANEL / LANES; v++) store(out[n] + v * LANES, even[n][v] + odd[n][v]);
 }
 
+// out[row][width] += made[row] * panels, for N rows; `out` are where the columns begin.
+template <class F, int N>
+void add_rows(const typename F::Row* made, const typename F::Number* panels, long rank, float* const* out, long width) {
+  constexpr long LINE = PANEL * F::DEPTH;
+  for (long column = 0; column < width; column += PANEL) {
+    vec sums[N][PANEL / LANES] = {};
+    for (long step = 0; step < rank / F::DEPTH; step++, panels += LINE) {
+      fetch(panels);
+      F::template add<N>(made, step, panels, sums);
+    }
+    for (int n = 0; n < N; n++)
+      if (width - column < PANEL)
+        for (long i = 0; i < width - column; i++) out[n][column + i] += sums[n][i / LANES][i % LANES];
+      else
+        for (int v = 0; v < PANEL / LANES; v++) {
+          float* at = out[n] + column + v * LANES;
+          store(at, load(at) + sums[n][v]);
+        }
+  }
+}
+
 // Calls `f` with as many rows as there are, as a constant.
 template <class F>
 void with_rows(long count, F f) {
@@ -121,17 +151,15 @@ class ByVectors {
   long count_ = 0, steps_ = 0;
 
  public:
-  typedef typename F::Number Number;
-
-  // Row number n of `count`, of `depth` numbers.
-  void take(const float* x, long n, long count, long depth, long size) {
-    count_ = count, steps_ = (depth + F::DEPTH - 1) / F::DEPTH;
-    rows_[n] = F::row(x, depth, n, filled(size, INPUTS));
+  // Row number n of `count`, of so many inputs.
+  void take(const float* x, long n, long count, long inputs) {
+    count_ = count, steps_ = (inputs + F::DEPTH - 1) / F::DEPTH;
+    rows_[n] = F::row(x, inputs, n, filled(inputs, INPUTS));
   }
 
-  // Gives each panel's sums [count][PANEL] to `end(number of the panel, sums)`; panels are of `size` inputs.
+  // Gives each panel's sums [count][PANEL] to `end(number of the panel, sums)`.
   template <class End>
-  void multiply(const Number* panels, long count, long size, End end) {
+  void multiply(const typename F::Number* panels, long count, long size, End end) {
     float sums[BLOCK][PANEL];
     for (long p = 0; p < count; p++, panels += size * PANEL) {
       for (long first = 0; first < count_; first += F::MOST)
@@ -144,71 +172,56 @@ class ByVectors {
 
 #if defined(MATRIX_UNITS)
 
-// The same by matrix units: a panel's 32 inputs are a tile, as are its 16.
+// The same by matrix units: 32 inputs of a panel are a tile.
 class ByUnits {
   const uint16_t* rows_ = nullptr;
-  long count_ = 0, size_ = 0, shaped_ = 0;
+  long count_ = 0, shaped_ = 0;
 
   struct Shapes {  // what `ldtilecfg` reads: bytes of a row and rows of each tile
     uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 32, 64, 64};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64};
     uint8_t rows[16] = {};
   };
 
-  // Tiles 0 and 1 are sums, 2 and 3 weights of 32 inputs, 6 and 7 of 16, 4 and 5 rows for these.
+  // Tiles 0 and 1 are sums, 2 and 3 weights, 4 is rows.
   void shape() {
     if (shaped_ == count_) return;
     shaped_ = count_;
     Shapes shapes;
-    const uint8_t n = count_, rows[] = {n, n, HEIGHT, HEIGHT, n, n, HEIGHT / 2, HEIGHT / 2};
-    std::copy(rows, rows + 8, shapes.rows);
+    for (int tile : {0, 1, 4}) shapes.rows[tile] = count_;
+    for (int tile : {2, 3}) shapes.rows[tile] = HEIGHT;
     _tile_loadconfig(&shapes);
   }
 
-  static void fetch_tile(const uint16_t* tile, long lines) {
-    for (long i = 0; i < lines; i++) fetch(tile + i * 32);
+  static void fetch_tile(const uint16_t* tile) {
+    for (long i = 0; i < INPUTS * PANEL; i += 32) fetch(tile + i);
   }
 
   // The sums of a panel, or of two.
   template <bool BOTH>
-  void sum(const uint16_t* one, const uint16_t* other, float (*sums)[BLOCK][PANEL]) const {
-    const long line = filled(size_, INPUTS) * 2;
+  void sum(const uint16_t* one, const uint16_t* other, long size, float (*sums)[BLOCK][PANEL]) const {
     _tile_zero(0);
     if (BOTH) _tile_zero(1);
-    long i = 0;
-    for (; i + INPUTS <= size_; i += INPUTS, one += INPUTS * PANEL, other += INPUTS * PANEL) {
-      fetch_tile(one, 16);
-      _tile_loadd(4, rows_ + i, line);
+    for (long i = 0; i < size; i += INPUTS, one += INPUTS * PANEL, other += INPUTS * PANEL) {
+      fetch_tile(one);
+      _tile_loadd(4, rows_ + i, size * 2);
       _tile_loadd(2, one, 64);
       _tile_dpbf16ps(0, 4, 2);
       if (!BOTH) continue;
-      fetch_tile(other, 16);
+      fetch_tile(other);
       _tile_loadd(3, other, 64);
       _tile_dpbf16ps(1, 4, 3);
-    }
-    if (i < size_) {
-      fetch_tile(one, 8);
-      _tile_loadd(5, rows_ + i, line);
-      _tile_loadd(6, one, 64);
-      _tile_dpbf16ps(0, 5, 6);
-      if (BOTH) {
-        fetch_tile(other, 8);
-        _tile_loadd(7, other, 64);
-        _tile_dpbf16ps(1, 5, 7);
-      }
     }
     _tile_stored(0, sums[0], 64);
     if (BOTH) _tile_stored(1, sums[1], 64);
   }
 
  public:
-  typedef uint16_t Number;
-
   ~ByUnits() { if (shaped_) _tile_release(); }
 
-  void take(const float* x, long n, long count, long depth, long size) {
-    Double::row(x, depth, n, filled(size, INPUTS));
-    count_ = count, size_ = size, rows_ = room.data()->words;
+  void take(const float* x, long n, long count, long inputs) {
+    Double::row(x, inputs, n, filled(inputs, INPUTS));
+    count_ = count, rows_ = room.data()->words;
   }
 
   template <class End>
@@ -217,11 +230,11 @@ class ByUnits {
     shape();
     long p = 0;
     for (; p + 1 < count; p += 2, panels += 2 * size * PANEL) {
-      sum<true>(panels, panels + size * PANEL, sums);
+      sum<true>(panels, panels + size * PANEL, size, sums);
       end(p, sums[0]), end(p + 1, sums[1]);
     }
     if (p == count) return;
-    sum<false>(panels, panels, sums);
+    sum<false>(panels, panels, size, sums);
     end(p, sums[0]);
   }
 };
@@ -233,11 +246,11 @@ struct Span {
   long part, column, width, panels;
 };
 
-std::vector<Span> spans_of(const LowRank& c, long most) {
+std::vector<Span> spans_of(const LowRank& c) {
   std::vector<Span> spans;
   for (long p = 0, column = 0, panels = 0; p < c.parts; column += c.sizes[p++])
-    for (long first = 0; first < c.sizes[p]; first += most) {
-      spans.push_back({p, column + first, std::min<long>(most, c.sizes[p] - first), panels});
+    for (long first = 0; first < c.sizes[p]; first += COLUMNS) {
+      spans.push_back({p, column + first, std::min<long>(COLUMNS, c.sizes[p] - first), panels});
       panels += filled(spans.back().width, PANEL) / PANEL;
     }
   return spans;
@@ -250,64 +263,89 @@ long highest_rank(const LowRank& c, const Adapted& adapted) {
   return highest;
 }
 
-void add_to(float* out, const float* sums, long width) {
-  if (width < PANEL)
-    for (long i = 0; i < width; i++) out[i] += sums[i];
-  else
-    for (long i = 0; i < PANEL; i += LANES) store(out + i, load(out + i) + load(sums + i));
-}
-
-// `shrink` and `expand`, of factors of one type.
-template <class Products>
+// The halves of a change, of factors of one type. What the first makes is kept as the second reads it.
+template <class F, class Products>
 struct Halves {
-  typedef typename Products::Number Number;
+  typedef typename F::Number Number;
 
-  static void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
-    const long highest = highest_rank(c, adapted), step = c.parts * highest, size = filled(c.inputs, INPUTS);
-    if (!highest) return;
-    const long blocks = adapted.blocks.size(), pieces = step / PANEL;
-    const long share = blocks >= MANY ? pieces : 1;  // panels of an item, which has its rows made once
-    const long items = (pieces + share - 1) / share;
-    Products products;
-#pragma omp for schedule(dynamic, 1) nowait
-    for (long item = 0; item < blocks * items; item++) {
-      const auto& b = adapted.blocks[item / items];
-      const long first = item % items * share, end = std::min(first + share, c.parts * c.ranks[b.slot] / PANEL);
-      if (first >= end) continue;
-      const Number* down = (const Number*)c.down + b.slot * c.down_step + first * size * PANEL;
-      fetch_first(down);
-      for (long n = 0; n < b.count; n++)
-        products.take(x + adapted.order[b.first + n] * x_step, n, b.count, c.inputs, size);
-      float* made = adapted.between.data() + b.first * step + first * PANEL;
-      products.multiply(down, end - first, size, [&](long p, const float (*sums)[PANEL]) {
-        for (long n = 0; n < b.count; n++) std::copy_n(sums[n], PANEL, made + n * step + p * PANEL);
-      });
-    }
+  // Panels first … end - 1 of a block.
+  static void shrink_block(const LowRank& c, const Adapted& adapted, const Adapted::Block& b, long step, long first, long end,
+                           const float* x, long x_step, Products& products, float* between) {
+    end = std::min(end, c.parts * c.ranks[b.slot] / PANEL);
+    if (first >= end) return;
+    const long size = filled(c.inputs, INPUTS);
+    const Number* down = (const Number*)c.down + b.slot * c.down_step + first * size * PANEL;
+    fetch_first(down);
+    for (long n = 0; n < b.count; n++) products.take(x + adapted.order[b.first + n] * x_step, n, b.count, c.inputs);
+    Number* made = (Number*)between + b.first * step + first * PANEL;
+    products.multiply(down, end - first, size, [&](long p, const float (*sums)[PANEL]) {
+      for (long n = 0; n < b.count; n++) F::keep(sums[n], made + n * step + p * PANEL);
+    });
   }
 
-  static void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step) {
-    const long highest = highest_rank(c, adapted), step = c.parts * highest;
-    if (!highest) return;
-    const long blocks = adapted.blocks.size();
-    const std::vector<Span> spans = spans_of(c, blocks >= MANY ? c.outputs : COLUMNS);
-    const long share = blocks >= MANY ? spans.size() : 1, items = spans.size() / share;
+  static const float* shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
+    const long step = c.parts * highest_rank(c, adapted), blocks = adapted.blocks.size(), pieces = step / PANEL;
+    if (!step) return nullptr;
     Products products;
+    if (blocks * pieces * filled(c.inputs, INPUTS) * PANEL * (long)sizeof(Number) <= FEW) {
+      static thread_local std::vector<float> own;
+      if ((long)own.size() < adapted.rows * step) own.resize(adapted.rows * step);
+      for (const auto& b : adapted.blocks) shrink_block(c, adapted, b, step, 0, pieces, x, x_step, products, own.data());
+      return own.data();
+    }
+    const long share = blocks >= MANY ? pieces : 1;  // panels of an item, which has its rows made once
+    const long items = (pieces + share - 1) / share;
+#pragma omp for schedule(dynamic, 1)
+    for (long item = 0; item < blocks * items; item++)
+      shrink_block(c, adapted, adapted.blocks[item / items], step, item % items * share, (item % items + 1) * share, x, x_step,
+                   products, adapted.between.data());
+    return adapted.between.data();
+  }
+
+  // Adds the change of some columns of a part to a block's rows.
+  static void expand_block(const LowRank& c, const Adapted& adapted, const float* between, const Adapted::Block& b, long step,
+                           const Span& span, float* out, long out_step) {
+    const long rank = c.ranks[b.slot];
+    const Number* up = (const Number*)c.up + b.slot * c.up_step + span.panels * rank * PANEL;
+    const Number* made = (const Number*)between + b.first * step + span.part * rank;
+    typename F::Row rows[BLOCK];
+    float* outs[BLOCK];
+    for (long n = 0; n < b.count; n++) {
+      rows[n] = F::made(made + n * step);
+      outs[n] = out + adapted.order[b.first + n] * out_step + span.column;
+    }
+    for (long first = 0; first < b.count; first += F::MOST)
+      with_rows(std::min(b.count - first, F::MOST),
+                [&](auto n) { add_rows<F, n.value>(rows + first, up, rank, outs + first, span.width); });
+  }
+
+  static void expand(const LowRank& c, const Adapted& adapted, const float* between, float* out, long out_step) {
+    const long step = c.parts * highest_rank(c, adapted);
+    if (!step) return;
+    const std::vector<Span> spans = spans_of(c);
+    const long blocks = adapted.blocks.size(), items = spans.size();
 #pragma omp for schedule(dynamic, 1)
     for (long item = 0; item < blocks * items; item++) {
       const auto& b = adapted.blocks[item / items];
-      const long rank = c.ranks[b.slot];
-      if (!rank) continue;
-      for (long s = item % items * share; s < (item % items + 1) * share; s++) {
-        const Span& span = spans[s];
-        const Number* up = (const Number*)c.up + b.slot * c.up_step + span.panels * rank * PANEL;
-        fetch_first(up);
-        for (long n = 0; n < b.count; n++)
-          products.take(adapted.between.data() + (b.first + n) * step + span.part * rank, n, b.count, rank, rank);
-        products.multiply(up, filled(span.width, PANEL) / PANEL, rank, [&](long p, const float (*sums)[PANEL]) {
-          for (long n = 0; n < b.count; n++)
-            add_to(out + adapted.order[b.first + n] * out_step + span.column + p * PANEL, sums[n], span.width - p * PANEL);
-        });
-      }
+      if (c.ranks[b.slot]) expand_block(c, adapted, between, b, step, spans[item % items], out, out_step);
+    }
+  }
+
+  // `step`: numbers from a row of what the first half made to the next.
+  static void expand_columns(const LowRank& c, const Adapted& adapted, const float* between, long step, long column,
+                             long width, float* out, long out_step) {
+    long part = 0, start = 0;
+    while (column >= start + c.sizes[part]) start += c.sizes[part++];
+    const Span span{part, column, std::min(width, c.outputs - column), column / PANEL};
+    for (const auto& b : adapted.blocks)
+      if (c.ranks[b.slot]) expand_block(c, adapted, between, b, step, span, out, out_step);
+  }
+
+  static void fetch_columns(const LowRank& c, const Adapted& adapted, long column, long width) {
+    for (const auto& b : adapted.blocks) {
+      const long rank = c.ranks[b.slot], size = std::min(width, c.outputs - column) * rank * sizeof(Number);
+      const char* up = (const char*)((const Number*)c.up + b.slot * c.up_step + column * rank);
+      for (long i = 0; i < size; i += 64) __builtin_prefetch(up + i, 0, 2);
     }
   }
 };
@@ -316,12 +354,12 @@ struct Halves {
 template <class G>
 void with_halves(const LowRank& c, G g) {
 #if defined(MATRIX_UNITS)
-  if (c.in_bfloat16 && matrix_units()) return g(Halves<ByUnits>());
+  if (c.in_bfloat16 && matrix_units()) return g(Halves<Double, ByUnits>());
 #endif
 #if defined(DOT_UNITS)
-  if (c.in_bfloat16) return g(Halves<ByVectors<Double>>());
+  if (c.in_bfloat16) return g(Halves<Double, ByVectors<Double>>());
 #endif
-  g(Halves<ByVectors<Single>>());
+  g(Halves<Single, ByVectors<Single>>());
 }
 
 }  // namespace
@@ -339,10 +377,26 @@ void Adapted::reserve(const LowRank& c) {
   if (between.size() < size) between.resize(size);
 }
 
-void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
-  with_halves(c, [&](auto halves) { halves.shrink(c, adapted, x, x_step); });
+Change::Change(const LowRank& c, Adapted& adapted, const float* x, long x_step) : c_(c), adapted_(adapted) {
+  step_ = c.parts * highest_rank(c, adapted);
+  with_halves(c, [&](auto halves) { made_ = halves.shrink(c, adapted, x, x_step); });
 }
 
-void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step) {
-  with_halves(c, [&](auto halves) { halves.expand(c, adapted, out, out_step); });
+bool Change::by_columns(long width) const {
+  bool whole = true;
+  for (long p = 0; p < c_.parts; p++) whole &= c_.sizes[p] % width == 0;
+  return whole;
+}
+
+void Change::fetch(long column, long width) const {
+  if (step_) with_halves(c_, [&](auto halves) { halves.fetch_columns(c_, adapted_, column, width); });
+}
+
+void Change::add(long column, long width, float* out, long out_step) const {
+  if (step_)
+    with_halves(c_, [&](auto halves) { halves.expand_columns(c_, adapted_, made_, step_, column, width, out, out_step); });
+}
+
+void Change::add(float* out, long out_step) const {
+  with_halves(c_, [&](auto halves) { halves.expand(c_, adapted_, made_, out, out_step); });
 }

@@ -23,7 +23,7 @@ struct Adapted {
   const int64_t* order;
   std::vector<Block> blocks;
   long rows = 0;
-  std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected
+  std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected, as the second half reads it
 
   Adapted(const int64_t* order, const int64_t* groups, long adapters);
 
@@ -31,9 +31,23 @@ struct Adapted {
   void reserve(const LowRank& c);
 };
 
-// The first half of a change, x[row] * down for each row that has an adapter. Threads do not end in step: what comes before
-// the second half has to bring them there.
-void shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step);
+// What adapters change in the outcome of a projection. It is made of x[row] * down for each row that has an adapter: by all
+// threads, which end in step where they share the work, and then each has the same.
+class Change {
+  const LowRank& c_;
+  const Adapted& adapted_;
+  const float* made_;
+  long step_;  // numbers from a row of what is made to the next
 
-// out[row] += what the first half made * up. By all threads, which end in step.
-void expand(const LowRank& c, const Adapted& adapted, float* out, long out_step);
+ public:
+  Change(const LowRank& c, Adapted& adapted, const float* x, long x_step);
+
+  // Whether no `width` columns, from a multiple of it on, are of two parts, so that they can be added to by themselves.
+  bool by_columns(long width) const;
+  // What some columns need comes nearer.
+  void fetch(long column, long width) const;
+  // out[row] += made[row] * up in some columns: by whoever has just made these of all rows.
+  void add(long column, long width, float* out, long out_step) const;
+  // The same in all columns, by all threads, which end in step.
+  void add(float* out, long out_step) const;
+};

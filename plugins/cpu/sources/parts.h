@@ -10,8 +10,10 @@
 // CodedWeight of codes.h.
 enum Weights : long { FLOAT32 = 0, BFLOAT16 = 1, BFLOAT16_ROUNDS = 2, CODES = 3 };
 
-// out[m][outputs] = x[m][inputs] * w' + bias + start; bias and start may be missing. Rows of `many` may be multiplied by
-// other units than a few are, with sums in another order.
+class Change;
+
+// out[m][outputs] = x[m][inputs] * w' + bias + start + change; bias, start and change may be missing. Rows of `many` may be
+// multiplied by other units than a few are, with sums in another order.
 struct Product {
   const float* x;
   long x_step;
@@ -22,6 +24,7 @@ struct Product {
   float* out;
   long out_step, m, inputs, outputs;
   bool many = false;
+  const Change* change = nullptr;  // of low_rank.h, to rows of this product
 };
 void multiply(const Product& product);
 
