@@ -50,7 +50,8 @@ def build_served(settings: Settings, host: Host, files: ModelFiles, progress: Pr
 
 def _validate_no_adapters(settings: Settings, entry: Entry[Engine], host: Host) -> None:
     """SettingsError where the operator asks for adapters and the engine serves none."""
-    for option in catalog(host.plugin_sections()):
+    chosen = [option for option in catalog(host.plugin_sections()) if option.path in settings.chosen]
+    for option in chosen:
         if option.marker.used_by == "adapters" and option.value(settings) != option.default:
             raise SettingsError(f"{option.flag}: {entry.title} serves no adapters; leave it out")
 
